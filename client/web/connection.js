@@ -1,0 +1,143 @@
+// A WebSocket that comes back: JSON messages both ways, and after a loss a new attempt with
+// exponential back-off. It draws nothing and knows no game, so that any page here can use it.
+//
+//   const connection = new Connection(roomUrl("meadow"));
+//   connection.addEventListener("message", (event) => use(event.detail));
+//   connection.addEventListener("state", () => show(connection.state, connection.reason));
+//   connection.open();
+//
+// state    what is going on
+// connecting  an attempt is under way
+// connected   messages flow
+// waiting     lost or refused; `retryAt` says when the next attempt starts
+// closed      closed by this page; nothing will happen until open()
+
+const FIRST_DELAY = 500; // milliseconds before the first new attempt
+const LONGEST_DELAY = 15_000;
+const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off starts over
+
+export class Connection extends EventTarget {
+  state = "closed";
+  reason = ""; // why the last connection ended, in words
+  retryAt = 0; // on the clock of performance.now()
+
+  #url;
+  #socket = null;
+  #failures = 0;
+  #openedAt = 0;
+  #timer = 0;
+
+  constructor(url) {
+    super();
+    this.#url = url;
+    // The network is back: no point in waiting out the delay.
+    window.addEventListener("online", () => this.retryNow());
+  }
+
+  open() {
+    if (this.state === "closed") this.#connect();
+  }
+
+  /** Leave where we are and go to another address, as if this page had just been opened. */
+  moveTo(url) {
+    this.close();
+    this.#url = url;
+    this.#failures = 0;
+    this.reason = "";
+    this.open();
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    const socket = this.#socket;
+    this.#socket = null; // from here on its events are those of a stranger
+    socket?.close(1000);
+    this.#enter("closed");
+  }
+
+  retryNow() {
+    if (this.state !== "waiting") return;
+    clearTimeout(this.#timer);
+    this.#connect();
+  }
+
+  /** Send one JSON message. Returns false, and sends nothing, while there is no connection. */
+  send(message) {
+    if (this.state !== "connected") return false;
+    this.#socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  #connect() {
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
+    socket.onopen = ifCurrent(() => this.#opened());
+    socket.onmessage = ifCurrent((event) => this.#received(event.data));
+    socket.onclose = ifCurrent((event) => this.#lost(event));
+    this.#enter("connecting");
+  }
+
+  #opened() {
+    this.#openedAt = performance.now();
+    this.#enter("connected");
+  }
+
+  #received(text) {
+    let message;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      console.warn("not JSON, ignored:", text);
+      return;
+    }
+    this.dispatchEvent(new CustomEvent("message", { detail: message }));
+  }
+
+  #lost(event) {
+    const steady =
+      this.state === "connected" && performance.now() - this.#openedAt > STEADY_AFTER;
+    this.#failures = steady ? 0 : this.#failures;
+    this.#socket = null;
+    this.reason = describeClose(event);
+    const delay = backoff(this.#failures);
+    this.#failures += 1;
+    this.retryAt = performance.now() + delay;
+    this.#timer = setTimeout(() => this.#connect(), delay);
+    this.#enter("waiting");
+  }
+
+  #enter(state) {
+    this.state = state;
+    this.dispatchEvent(new Event("state"));
+  }
+}
+
+/** Double the delay each time, and take a random half off: a thousand pages that lost the same
+    server must not all come back in the same instant. */
+export function backoff(failures, random = Math.random) {
+  const full = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures);
+  return full * (0.5 + 0.5 * random());
+}
+
+/** The address of a room on the server that this page came from. */
+export function roomUrl(room) {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  return `${scheme}//${location.host}/${encodeURIComponent(room)}`;
+}
+
+// What the closing handshake says (RFC 6455, 7.4.1). 1006 is the browser's own word for
+// "no closing handshake at all": the network broke, or the server refused.
+const CLOSE_WORDS = {
+  1000: "the room was closed",
+  1001: "the server is going away",
+  1006: "the server cannot be reached",
+  1008: "the server turned us away",
+  1009: "a message was too large",
+  1011: "the game stopped unexpectedly",
+  1013: "the server is full",
+};
+
+function describeClose({ code, reason }) {
+  return reason || CLOSE_WORDS[code] || `close code ${code}`;
+}

@@ -1,0 +1,76 @@
+// Says in words how the connection is: a short word in the header that is always there, and a
+// note over the game when something is amiss, with the reason and what happens next.
+
+const GOOD_NEWS_STAYS = 4_000; // milliseconds
+const SLOW_AFTER = 1_000; // a connection attempt that takes this long is worth a note
+
+const WORDS = {
+  connecting: "Connecting…",
+  connected: "Connected",
+  waiting: "Offline",
+  closed: "Closed",
+};
+
+export class StatusView {
+  #connection;
+  #parts;
+  #timer = 0;
+
+  /** `parts` are elements: {word, note, text, countdown, retry}. */
+  constructor(connection, parts) {
+    this.#connection = connection;
+    this.#parts = parts;
+    parts.retry.addEventListener("click", () => connection.retryNow());
+    connection.addEventListener("state", () => this.#update());
+    this.#update();
+  }
+
+  #update() {
+    const { state } = this.#connection;
+    clearTimeout(this.#timer);
+    document.body.dataset.status = state;
+    this.#parts.word.textContent = WORDS[state];
+    this.#parts.countdown.textContent = "";
+    this.#parts.retry.hidden = state !== "waiting";
+    const show = {
+      connecting: () => this.#showConnecting(),
+      connected: () => this.#showConnected(),
+      waiting: () => this.#showWaiting(),
+      closed: () => this.#hide(),
+    };
+    show[state]();
+  }
+
+  #showConnecting() {
+    if (this.#connection.reason) this.#say("Trying again now …");
+    else this.#timer = setTimeout(() => this.#say("Still connecting …"), SLOW_AFTER);
+  }
+
+  #showConnected() {
+    if (!this.#connection.reason) return this.#hide();
+    this.#say("Connected again.");
+    this.#timer = setTimeout(() => this.#hide(), GOOD_NEWS_STAYS);
+  }
+
+  #showWaiting() {
+    const reason = this.#connection.reason.replace(/\.$/, "");
+    this.#say(`No connection: ${reason}.`);
+    this.#countDown();
+  }
+
+  /** The seconds are kept apart from the text: a screen reader should not read out each one. */
+  #countDown() {
+    const left = Math.max(0, this.#connection.retryAt - performance.now());
+    this.#parts.countdown.textContent = `Next try in ${Math.ceil(left / 1_000)} s.`;
+    this.#timer = setTimeout(() => this.#countDown(), 250);
+  }
+
+  #say(words) {
+    this.#parts.text.textContent = words;
+    this.#parts.note.classList.add("shown");
+  }
+
+  #hide() {
+    this.#parts.note.classList.remove("shown");
+  }
+}

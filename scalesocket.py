@@ -1,0 +1,4360 @@
+"""Turn any program into a multiplayer WebSocket server.
+
+    python3 scalesocket.py game.py
+
+serves `game.py` at `ws://host:9000/<room>`. All clients of a room share one backend: a child
+process that reads stdin and prints to stdout, or a Python `Game` inside this server. The file
+needs nothing but the standard library and may be copied alone. It is written to be read from
+top to bottom: first bytes, then messages, then threads, then rooms.
+
+The way of the data:
+
+    client --TCP--> reader thread --batch--> room's inbox --> room thread --> child's stdin
+                    recv, parse, unmask      bounded          joins all       or Game hooks
+                                             in bytes         that waits
+    client <--send-- pump thread <-- child's stdout           (a Game answers from the room thread)
+                    split, route, encode once, one send to each client
+
+Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all
+items that wait make one write, one read of the child's output makes one send for each client.
+Nothing waits in order to batch, so a quiet room answers at once and a busy one costs less per
+message the busier it gets.
+
+    thread      how many         what it does                            it ends when
+    main        1                options, listeners, signals             a signal has drained it
+    acceptor    1 per listener   accepts, starts a reader                the server stops
+    reader      1 per client     request head, handshake, then recv      the connection ends
+    room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
+    pump        1 per child      child's output to the clients           the child has ended
+    stderr      1 per child      child's stderr to the log               the child has ended
+    sender      1                writes what sockets could not take      the server stops
+    timer       1                close timeouts, pings, lingering rooms  the server stops
+
+Locks are taken in the order registry, room, connection, and none is held while waiting for a
+peer, a child or a disk. Every queue is bounded in bytes. A full inbox blocks its readers, so TCP
+slows its clients down; a full backlog makes the pump wait, so the child is slowed down.
+
+Chapters:
+
+     1. Vocabulary
+     2. Errors
+     3. Frames
+     4. Messages
+     5. HTTP and the opening handshake
+     6. Protocol
+     7. Connection
+     8. Framing and routing
+     9. Environment of the child
+    10. Backends
+    11. Rooms
+    12. Plain HTTP
+    13. Server
+    14. Command line
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import codecs
+import contextlib
+import email.utils
+import enum
+import hashlib
+import heapq
+import importlib
+import importlib.util
+import itertools
+import json
+import logging
+import mimetypes
+import os
+import re
+import select
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.parse
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+# A game that imports `scalesocket` gets this module, also when it runs as a script.
+sys.modules.setdefault("scalesocket", sys.modules[__name__])
+
+# ==== 1. Vocabulary ======================================================================
+# The names and limits that everything below speaks in.
+
+__version__ = "0.1.0"
+
+ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+KIB = 1024
+MIB = 1024 * KIB
+
+RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
+THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 256 KiB do not
+MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
+MAX_HEADERS = 100
+MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
+MAX_ROOM_NAME = 128  # characters
+MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
+INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
+HEAD_TIMEOUT = 10.0  # seconds for a whole request head
+IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
+CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
+RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
+RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
+TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
+MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
+ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
+MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
+DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
+ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
+
+RESERVED_ROOMS = frozenset(
+    ("api", "metrics", "health", "static", "upload", "robots.txt", "favicon.ico")
+)
+
+POSIX = os.name == "posix"
+HERE = Path(__file__).resolve().parent
+
+log = logging.getLogger("scalesocket")
+
+JsonValue = Any  # what `json.loads` returns; no narrower type would be true
+
+
+# ==== 2. Errors ==========================================================================
+# Each error says who erred, and carries what is needed to answer: a close code, a status.
+
+
+class ScaleSocketError(Exception):
+    """Base of all errors that this module raises on purpose."""
+
+
+class ProtocolError(ScaleSocketError):
+    """The peer broke RFC 6455; the connection is failed with this close code (7.1.7)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+class HandshakeError(ScaleSocketError):
+    """The peer's HTTP request cannot be served; it is answered with this status."""
+
+    def __init__(self, status: int, reason: str, *headers: tuple[str, str]) -> None:
+        super().__init__(f"{reason} ({status})")
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class ConnectionClosed(ScaleSocketError):
+    """The room refuses or ends this connection, with a close code and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+class BackendError(ScaleSocketError):
+    """The child or game of a room failed; the room ends with close code 1011."""
+
+
+class ConfigError(ScaleSocketError):
+    """The operator's options cannot work; the program ends with status 2."""
+
+
+# ==== 3. Frames ==========================================================================
+# A message crosses the wire as one or more frames (RFC 6455 section 5.2):
+#
+#      0               1               2               3
+#      0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7
+#     +-+-+-+-+-------+-+-------------+-------------------------------+
+#     |F|R|R|R| opcode|M| length      | 126: 16 bits of length follow |
+#     |I|S|S|S| (4)   |A| (7)         | 127: 64 bits of length follow |
+#     |N|V|V|V|       |S|             |                               |
+#     | |1|2|3|       |K|             |                               |
+#     +-+-+-+-+-------+-+-------------+-------------------------------+
+#     | masking key, 4 bytes, in frames from the client only          |
+#     +---------------------------------------------------------------+
+#     | payload; from the client: byte i XOR masking key byte i mod 4 |
+#     +---------------------------------------------------------------+
+#
+# From the server `81 05 48 65 6c 6c 6f` is the text "Hello"; from a client with the masking key
+# 37 fa 21 3d it is `81 85 37 fa 21 3d 7f 9f 4d 51 58` (both in section 5.7).
+# This chapter turns frames into bytes and back; it never opens a socket.
+
+
+class Opcode(enum.IntEnum):
+    """What a frame carries (RFC 6455 section 5.2)."""
+
+    CONTINUATION = 0x0  # the next fragment of a message
+    TEXT = 0x1  # UTF-8
+    BINARY = 0x2  # any bytes
+    CLOSE = 0x8  # a code and a reason, or nothing
+    PING = 0x9  # to be answered with the same payload
+    PONG = 0xA  # the answer to a ping, or a heartbeat
+
+
+class CloseCode(enum.IntEnum):
+    """Why a connection ends (RFC 6455 section 7.4.1, and the IANA registry)."""
+
+    NORMAL = 1000  # done
+    GOING_AWAY = 1001  # the server stops, or the page was left
+    PROTOCOL_ERROR = 1002  # the peer broke RFC 6455
+    UNSUPPORTED_DATA = 1003  # binary where text is wanted, or the reverse
+    NO_STATUS = 1005  # never sent: a Close without a code arrived
+    ABNORMAL = 1006  # never sent: the connection ended without a Close
+    INVALID_DATA = 1007  # a text message that was not UTF-8
+    POLICY_VIOLATION = 1008  # here: too slow a reader
+    MESSAGE_TOO_BIG = 1009  # over --maxmsg
+    MANDATORY_EXTENSION = 1010  # only a client sends it
+    INTERNAL_ERROR = 1011  # the child or the game failed
+    SERVICE_RESTART = 1012  # come back: the server restarts
+    TRY_AGAIN_LATER = 1013  # no room left, for now
+    BAD_GATEWAY = 1014  # a proxy got a bad answer
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """The part of a frame that comes before its payload."""
+
+    fin: bool  # the last fragment of its message
+    rsv: int  # the three reserved bits, RSV1 highest
+    opcode: int
+    length: int  # bytes of payload
+    masking_key: bytes  # 4 bytes, or none
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame, or the piece of one that has arrived.
+
+    The pieces of a frame carry the same header; control frames come in one piece.
+    """
+
+    header: FrameHeader
+    payload: bytes  # unmasked
+    first: bool = True  # this piece begins the frame
+    last: bool = True  # this piece ends the frame
+
+
+def apply_mask(payload: bytes, masking_key: bytes) -> bytes:
+    """Mask or unmask a payload: the same operation (RFC 6455 section 5.3).
+
+    One XOR of two long integers: 40 times faster than a loop over bytes.
+    """
+    length = len(payload)
+    mask = (masking_key * (length // 4 + 1))[:length]
+    masked = int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")
+    return masked.to_bytes(length, "little")
+
+
+def encode_header(first_byte: int, length: int, mask_bit: int = 0) -> bytes:
+    """Return the header of a frame, without its masking key, in the shortest form (5.2)."""
+    if length < 126:
+        return bytes((first_byte, mask_bit | length))
+    if length < 0x10000:
+        return struct.pack("!BBH", first_byte, mask_bit | 126, length)
+    return struct.pack("!BBQ", first_byte, mask_bit | 127, length)
+
+
+def encode_frame(
+    opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, masking_key: bytes = b""
+) -> bytes:
+    """Return one frame as bytes.
+
+    Args:
+        opcode: an `Opcode`.
+        payload: any bytes; text must be UTF-8.
+        fin: False for all but the last fragment of a message.
+        rsv: the three reserved bits, RSV1 highest.
+        masking_key: 4 bytes in a client's frame, none in a server's.
+    """
+    first_byte = fin << 7 | rsv << 4 | opcode
+    if not masking_key:
+        return encode_header(first_byte, len(payload)) + payload
+    header = encode_header(first_byte, len(payload), 0x80)
+    return header + masking_key + apply_mask(payload, masking_key)
+
+
+# Headers of short unfragmented messages, by length: framing one costs a look-up and a join.
+_SHORT_HEADERS = {
+    opcode: tuple(encode_header(0x80 | opcode, length) for length in range(126))
+    for opcode in (Opcode.TEXT, Opcode.BINARY)
+}
+
+
+def encode_messages(opcode: int, payloads: Sequence[bytes]) -> list[bytes]:
+    """Return unmasked, unfragmented frames, one for each message."""
+    headers = _SHORT_HEADERS[Opcode(opcode)]
+    if max(map(len, payloads), default=0) < 126:
+        return [headers[len(payload)] + payload for payload in payloads]
+    return [encode_header(0x80 | opcode, len(payload)) + payload for payload in payloads]
+
+
+def encode_message(message: str | bytes) -> bytes:
+    """Return a message as one unmasked frame: `str` is text, `bytes` is binary."""
+    if isinstance(message, str):
+        return encode_frame(Opcode.TEXT, message.encode())
+    return encode_frame(Opcode.BINARY, message)
+
+
+def encode_close(code: int, reason: str = "") -> bytes:
+    """Return the payload of a Close frame (5.5.1); NO_STATUS stands for an empty one."""
+    if code == CloseCode.NO_STATUS:
+        return b""
+    text = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
+    return struct.pack("!H", code) + text.encode()
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """Return code and reason of a Close frame's payload (5.5.1, 7.4).
+
+    Raises:
+        ProtocolError: one byte, a code that must not be sent, a reason that is not UTF-8.
+    """
+    if not payload:
+        return CloseCode.NO_STATUS, ""
+    if len(payload) == 1:
+        raise ProtocolError(
+            CloseCode.PROTOCOL_ERROR, "close payload of 1 byte; 0 or 2 is the least"
+        )
+    code = int.from_bytes(payload[:2], "big")
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"close code {code} must not be sent")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise ProtocolError(CloseCode.INVALID_DATA, "close reason is not UTF-8") from None
+
+
+class FrameParser:
+    """Cuts a stream of bytes into frames.
+
+    `take_run` is the hot path: it takes whole, unfragmented data messages in one loop.
+    `next_frame` takes anything, one frame or piece of a frame at a time. Both give the same
+    results where both apply.
+
+    Args:
+        masked: frames must be masked (they come from a client) or must not be (5.1).
+        max_length: bytes of payload; longer frames are left to `next_frame`.
+        allowed_rsv: reserved bits that an extension has given a meaning.
+    """
+
+    def __init__(self, *, masked: bool, max_length: int, allowed_rsv: int = 0) -> None:
+        self._masked = masked
+        self._max_length = max_length
+        self._allowed_rsv = allowed_rsv
+        self._data = b""
+        self._position = 0
+        self._header: FrameHeader | None = None  # of the frame whose payload is arriving
+        self._fresh = False  # none of its pieces has been given out
+        self._taken = 0  # bytes of its payload already given out
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes that arrived; what is left over from before is at most a short frame."""
+        rest = self._data[self._position :]
+        self._data = rest + data if rest else data
+        self._position = 0
+
+    def take_run(self) -> tuple[int, list[bytes], int]:
+        """Take all whole, masked, unfragmented messages of one type that come next.
+
+        This loop sees nearly every message that a server ever gets, so it makes no object but
+        the payload. Whatever it does not understand it leaves in place for `next_frame`.
+
+        Returns:
+            Opcode, payloads, and the number of bytes that they took on the wire.
+        """
+        data, position = self._data, self._position
+        end = len(data)
+        payloads: list[bytes] = []
+        if self._header is not None or not self._masked or position >= end:
+            return 0, payloads, 0
+        first_byte = data[position]
+        if first_byte not in (0x81, 0x82):
+            return 0, payloads, 0
+        from_bytes = int.from_bytes
+        while position + 6 <= end and data[position] == first_byte:
+            length = data[position + 1] - 0x80
+            start = position + 6
+            if length == 126:
+                length = data[position + 2] << 8 | data[position + 3]
+                start += 2
+                if length < 126:
+                    break
+            elif not 0 <= length < 126:
+                break
+            stop = start + length
+            if stop > end or length > self._max_length:
+                break
+            mask = (data[start - 4 : start] * (length // 4 + 1))[:length]
+            masked = from_bytes(data[start:stop], "little") ^ from_bytes(mask, "little")
+            payloads.append(masked.to_bytes(length, "little"))
+            position = stop
+        size = position - self._position
+        self._position = position
+        return first_byte & 0xF, payloads, size
+
+    def next_frame(self) -> Frame | None:
+        """Return the next frame, or piece of a data frame; None until more bytes arrive.
+
+        Raises:
+            ProtocolError: as soon as the bytes of the header show it.
+        """
+        if self._header is None:
+            self._header = self._take_header()
+            self._fresh = True
+        header = self._header
+        if header is None:
+            return None
+        missing = header.length - self._taken
+        piece = self._data[self._position : self._position + missing]
+        last = len(piece) == missing
+        if not last and header.opcode >= Opcode.CLOSE:
+            self._put_back(header)
+            return None
+        if not (piece or last or self._fresh):
+            return None
+        return self._take_piece(header, piece, last)
+
+    def _put_back(self, header: FrameHeader) -> None:
+        """Leave a control frame until it is whole: it is short, and quickly parsed again."""
+        self._header = None
+        self._position -= 2 + len(header.masking_key)
+
+    def _take_piece(self, header: FrameHeader, piece: bytes, last: bool) -> Frame:
+        first, self._fresh = self._fresh, False
+        self._position += len(piece)
+        key = header.masking_key
+        if key:
+            shift = self._taken % 4
+            piece = apply_mask(piece, key[shift:] + key[:shift])
+        self._taken += len(piece)
+        if last:
+            self._header = None
+            self._taken = 0
+        return Frame(header, piece, first, last)
+
+    def _take_header(self) -> FrameHeader | None:
+        data, start = self._data, self._position
+        available = len(data) - start
+        if available < 2:
+            return None
+        first_byte, second_byte = data[start], data[start + 1]
+        length = second_byte & 0x7F
+        self._check_header(first_byte, second_byte)
+        extended = {126: 2, 127: 8}.get(length, 0)
+        key_at = start + 2 + extended
+        size = 2 + extended + (4 if self._masked else 0)
+        if available < 2 + extended:
+            return None
+        if extended:
+            length = int.from_bytes(data[start + 2 : key_at], "big")
+            self._check_length(length, extended)
+        if available < size:
+            return None
+        self._position = start + size
+        fin, rsv, opcode = first_byte >= 0x80, first_byte >> 4 & 0x7, first_byte & 0xF
+        return FrameHeader(fin, rsv, opcode, length, data[key_at : start + size])
+
+    def _check_header(self, first_byte: int, second_byte: int) -> None:
+        rsv, opcode = first_byte >> 4 & 0x7, first_byte & 0xF
+        if rsv & ~self._allowed_rsv or (rsv and opcode != Opcode.TEXT and opcode != Opcode.BINARY):
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"reserved bits {rsv:03b} are set")
+        if opcode not in (0x0, 0x1, 0x2, 0x8, 0x9, 0xA):
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"opcode {opcode} is reserved")
+        if (second_byte >= 0x80) != self._masked:
+            what = "not masked" if self._masked else "masked"
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"frame is {what}")
+        if opcode < Opcode.CLOSE:
+            return
+        if first_byte < 0x80:  # 5.5: control frames are never fragmented
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame is fragmented")
+        if second_byte & 0x7F > MAX_CONTROL_PAYLOAD:
+            reason = f"control frame over the {MAX_CONTROL_PAYLOAD} bytes that it may have"
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
+
+    @staticmethod
+    def _check_length(length: int, extended: int) -> None:
+        if length < (126 if extended == 2 else 0x10000):  # 5.2: the shortest form is a must
+            raise ProtocolError(
+                CloseCode.PROTOCOL_ERROR, f"length {length} in {extended} bytes is not minimal"
+            )
+        if length >= 1 << 63:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length has its top bit set")
+
+
+# ==== 4. Messages ========================================================================
+# Fragments become messages again here, and text is checked as it arrives: a bad byte fails
+# the connection at once, not when the message is complete (RFC 6455 sections 5.4 and 8.1).
+
+
+class MessageAssembler:
+    """Joins frames into messages.
+
+    Args:
+        max_message: bytes; a longer message fails with 1009, from its header alone.
+    """
+
+    def __init__(self, *, max_message: int) -> None:
+        self.max_message = max_message
+        self.opcode = 0  # of the message under way
+        self._pieces: list[bytes] = []
+        self._size = 0  # bytes that the headers so far have promised
+        self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
+        self._busy = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next data frame begins a new message."""
+        return not self._busy
+
+    def add(self, frame: Frame) -> bytes | None:
+        """Take a data frame or piece of one; return the message when it is complete.
+
+        Raises:
+            ProtocolError: fragments out of order, not UTF-8, too long.
+        """
+        if frame.first:
+            self._begin(frame.header)
+        if frame.payload:
+            self._pieces.append(frame.payload)
+        complete = frame.last and frame.header.fin
+        if self._decoder is not None:
+            self._check_text(frame.payload, complete)
+        if not complete:
+            return None
+        message = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        self._busy = False
+        return message
+
+    def _begin(self, header: FrameHeader) -> None:
+        continued = header.opcode == Opcode.CONTINUATION
+        if continued and not self._busy:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
+        if self._busy and not continued:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside a fragmented one")
+        self._size += header.length
+        if self._size > self.max_message:
+            raise ProtocolError(
+                CloseCode.MESSAGE_TOO_BIG,
+                f"message of {self._size} bytes; {self.max_message} is the most",
+            )
+        if continued:
+            return
+        self._busy = True
+        self.opcode = header.opcode
+        is_text = header.opcode == Opcode.TEXT
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
+
+    def _check_text(self, piece: bytes, complete: bool) -> None:
+        assert self._decoder is not None
+        try:
+            self._decoder.decode(piece, complete)
+        except UnicodeDecodeError:
+            raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
+
+
+def valid_text_count(payloads: Sequence[bytes]) -> int:
+    """Return how many payloads, from the first on, are UTF-8 (8.1).
+
+    One check covers a whole batch of ASCII, which most traffic is.
+    """
+    if b"".join(payloads).isascii():
+        return len(payloads)
+    for index, payload in enumerate(payloads):
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            return index
+    return len(payloads)
+
+
+# ==== 5. HTTP and the opening handshake ==================================================
+# A WebSocket begins as an HTTP/1.1 GET that asks for an upgrade (RFC 6455 section 4):
+#
+#     GET /lobby HTTP/1.1
+#     Host: localhost:9000                            HTTP/1.1 101 Switching Protocols
+#     Upgrade: websocket                       -->    Upgrade: websocket
+#     Connection: Upgrade                             Connection: Upgrade
+#     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYG…
+#     Sec-WebSocket-Version: 13
+#
+# The accept value is the SHA-1 of key and GUID: it proves that the server speaks WebSocket and
+# is no cache or mail server that merely echoes.
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
+
+STATUS_TEXT = {
+    101: "Switching Protocols",
+    200: "OK",
+    206: "Partial Content",
+    301: "Moved Permanently",
+    304: "Not Modified",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    416: "Range Not Satisfiable",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+class Headers:
+    """Header fields in their order; names compare without case (RFC 9110 section 5)."""
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self.fields = list(fields)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.fields)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of a field, in order."""
+        wanted = name.lower()
+        return [value for key, value in self.fields if key.lower() == wanted]
+
+    def get(self, name: str) -> str:
+        """Return a field's values joined with `, ` (5.2), or an empty string."""
+        return ", ".join(self.get_all(name))
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the members of a comma-separated field in lower case."""
+        return [token.strip().lower() for token in self.get(name).split(",") if token.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of an HTTP request."""
+
+    method: str
+    target: str  # as it came
+    version: str  # "HTTP/1.1"
+    headers: Headers
+
+    @property
+    def path(self) -> str:
+        """The path, still percent-encoded."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """What follows the first `?`, still percent-encoded."""
+        return self.target.partition("?")[2]
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether it asks for a WebSocket."""
+        return "websocket" in self.headers.tokens("Upgrade")
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the connection may serve another request (RFC 9112 section 9.3)."""
+        options = self.headers.tokens("Connection")
+        if self.version == "HTTP/1.0":
+            return "keep-alive" in options
+        return "close" not in options
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response; a `file` is sent after the head, from `start`, `length` bytes of it."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = "text/plain; charset=utf-8"
+    file: Path | None = None
+    start: int = 0
+    length: int = 0
+
+    def encode_head(self, *, keep_alive: bool) -> bytes:
+        """Return status line and headers as bytes."""
+        fields = [("Connection", "keep-alive" if keep_alive else "close"), *self.headers]
+        if self.status == 304:
+            pass  # RFC 9110 section 15.4.5: it has no body, and says nothing about one
+        else:
+            length = self.length if self.file else len(self.body)
+            fields += [("Content-Length", str(length)), ("Content-Type", self.content_type)]
+        fields.append(("Date", email.utils.formatdate(usegmt=True)))
+        return encode_head(self.status, fields)
+
+
+def encode_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return the head of a response as bytes."""
+    lines = [f"HTTP/1.1 {status} {STATUS_TEXT[status]}", *(f"{k}: {v}" for k, v in fields)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def parse_request(head: bytes) -> Request:
+    """Parse a request head, without its final empty line (RFC 9112 sections 3 and 5).
+
+    Raises:
+        HandshakeError: 400 if it is malformed, 431 if it has too many fields, 505 if it is
+            not HTTP/1.
+    """
+    line, *field_lines = head.decode("latin-1").split("\r\n")
+    parts = line.split(" ")
+    if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
+        raise HandshakeError(400, "malformed request line")
+    method, target, version = parts
+    if not re.fullmatch(r"HTTP/\d\.\d", version):
+        raise HandshakeError(400, "malformed request line")
+    if version not in ("HTTP/1.0", "HTTP/1.1"):
+        raise HandshakeError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if len(field_lines) > MAX_HEADERS:
+        raise HandshakeError(431, f"{len(field_lines)} header fields; {MAX_HEADERS} is the most")
+    headers = Headers(map(_parse_field, field_lines))
+    if version == "HTTP/1.1" and len(headers.get_all("Host")) != 1:
+        raise HandshakeError(400, "exactly one Host header is needed")
+    if target.startswith("http://"):  # absolute form, as a proxy sends it (3.2.2)
+        target = "/" + target.removeprefix("http://").partition("/")[2]
+    if not target.startswith("/"):
+        raise HandshakeError(400, "the request target must be a path")
+    return Request(method, target, version, headers)
+
+
+def _parse_field(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    value = value.strip(" \t")
+    if not colon or not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+        raise HandshakeError(400, "malformed header field")
+    return name, value
+
+
+def accept_key(key: str) -> str:
+    """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + ACCEPT_GUID).digest()).decode()
+
+
+class Handshake:
+    """The server's side of the opening handshake (RFC 6455 section 4.2).
+
+    Args:
+        request: the upgrade request.
+        subprotocols: what the server speaks; the first of the client's list that is among
+            them is chosen.
+
+    Raises:
+        HandshakeError: the request is no valid opening handshake.
+    """
+
+    def __init__(self, request: Request, *, subprotocols: Sequence[str] = ()) -> None:
+        if request.method != "GET":
+            raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
+        if request.version != "HTTP/1.1":
+            raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
+        if "upgrade" not in request.headers.tokens("Connection"):
+            raise HandshakeError(400, "the Connection header must say Upgrade")
+        if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:
+            raise HandshakeError(
+                426, "WebSocket version 13 is spoken here", ("Sec-WebSocket-Version", "13")
+            )
+        self.key = self._check_key(request.headers.get("Sec-WebSocket-Key"))
+        offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
+        self.subprotocol = next((p for p in offered if p in subprotocols), "")
+
+    @staticmethod
+    def _check_key(key: str) -> str:
+        try:
+            nonce = base64.b64decode(key, validate=True)
+        except binascii.Error:
+            nonce = b""
+        if len(nonce) != 16:
+            raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        return key
+
+    def encode_response(self) -> bytes:
+        """Return the 101 response that opens the WebSocket."""
+        fields = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", accept_key(self.key)),
+        ]
+        if self.subprotocol:
+            fields.append(("Sec-WebSocket-Protocol", self.subprotocol))
+        return encode_head(101, fields)
+
+
+# ==== 6. Protocol ========================================================================
+# Bytes in, events out: the rules of RFC 6455 with no socket, thread or clock. The receiving
+# half belongs to the reader thread alone; what is sent is made by the functions of chapter 3.
+
+
+class Role(enum.Enum):
+    """Which end of the connection this is; a client masks, a server does not (5.1)."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class State(enum.Enum):
+    """Where the receiving half stands (RFC 6455 section 7)."""
+
+    OPEN = "open"  # messages are given out
+    CLOSED = "closed"  # their Close, or their error, has come: nothing more is read
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """A run of complete data messages of one type, in order; text has been checked as UTF-8."""
+
+    opcode: int  # TEXT or BINARY
+    payloads: list[bytes]
+    size: int  # bytes of memory or wire that they took, for accounting
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A ping; it is to be answered with a pong of the same payload (5.5.2)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """A pong, asked for or not (5.5.3)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The last event: the peer sent Close, or broke the protocol and is owed one.
+
+    `code` is the peer's (NO_STATUS if it gave none), or the one to fail the connection with.
+    """
+
+    code: int
+    reason: str
+    failed: bool  # the peer broke the protocol
+
+    def encode_reply(self) -> bytes:
+        """Return the Close payload to answer with: an echo of the code, or the failure."""
+        return encode_close(self.code, self.reason if self.failed else "")
+
+
+Event = Messages | Ping | Pong | Closing
+
+
+class WebSocketProtocol:
+    """The receiving half of a WebSocket, for either role.
+
+    Args:
+        role: which end this is.
+        max_message: bytes; longer messages fail with 1009.
+    """
+
+    def __init__(self, role: Role, *, max_message: int) -> None:
+        self.state = State.OPEN
+        self._parser = FrameParser(masked=role is Role.SERVER, max_length=max_message)
+        self._assembler = MessageAssembler(max_message=max_message)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take the bytes of one `recv`; return what they amount to, in order.
+
+        A protocol error is an event, `Closing` with `failed`, so that it keeps its place after
+        the messages that came before it.
+        """
+        events: list[Event] = []
+        self._parser.feed(data)
+        try:
+            while self.state is not State.CLOSED and self._advance(events):
+                pass
+        except ProtocolError as error:
+            self.state = State.CLOSED
+            events.append(Closing(error.code, error.reason, failed=True))
+        return events
+
+    def _advance(self, events: list[Event]) -> bool:
+        """Take the next run of messages or the next frame; return False when there is none."""
+        if self._assembler.idle:
+            opcode, payloads, size = self._parser.take_run()
+            if payloads:
+                self._take_messages(Messages(opcode, payloads, size), events)
+                return True
+        frame = self._parser.next_frame()
+        if frame is None:
+            return False
+        if frame.header.opcode >= Opcode.CLOSE:
+            self._take_control(frame, events)
+        else:
+            message = self._assembler.add(frame)
+            if message is not None:
+                size = len(message) + 64  # about what a bytes object costs beside its content
+                events.append(Messages(self._assembler.opcode, [message], size))
+        return True
+
+    def _take_messages(self, run: Messages, events: list[Event]) -> None:
+        valid = len(run.payloads)
+        if run.opcode == Opcode.TEXT:
+            valid = valid_text_count(run.payloads)
+        if valid:
+            events.append(replace(run, payloads=run.payloads[:valid]))
+        if valid < len(run.payloads):
+            raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8")
+
+    def _take_control(self, frame: Frame, events: list[Event]) -> None:
+        if frame.header.opcode == Opcode.PING:
+            events.append(Ping(frame.payload))
+        elif frame.header.opcode == Opcode.PONG:
+            events.append(Pong(frame.payload))
+        else:
+            code, reason = parse_close(frame.payload)
+            self.state = State.CLOSED
+            events.append(Closing(code, reason, failed=False))
+
+
+# ==== 7. Connection ======================================================================
+# The first threads. A connection is read by its own reader thread, which may block, and written
+# by whichever thread has a message, which may not: what the kernel does not take at once goes to
+# the connection's backlog, and the one sender thread finishes it. In a fan-out no client costs
+# a thread, a queue or a hand-over, and no byte is written out of order or by two threads at once.
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_PEER_GONE = (
+    getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+)
+
+
+def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    """Start a daemon thread; whoever started it must see to its end."""
+    thread = threading.Thread(name=name, target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+class Timer:
+    """One thread that calls functions later; they must be short and must not block."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards the two below
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._stopped = False
+        self._order = itertools.count()  # calls of the same time keep their order
+
+    def start(self) -> None:
+        """Start the thread."""
+        start_thread("timer", self._run)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function once, on the timer thread, after that many seconds."""
+        with self._changed:
+            heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), function))
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread; what has not been called will not be."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (function := self._next()) is not None:
+            try:
+                function()
+            except Exception:  # one caller's bug must not take everyone's deadlines along
+                log.exception("a timed call failed")
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for the earliest call; None when stopped."""
+        with self._changed:
+            while not self._stopped:
+                wait = self._heap[0][0] - time.monotonic() if self._heap else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._heap)[2]
+                self._changed.wait(wait)
+        return None
+
+
+class Sender:
+    """The one thread that writes backlogs as their sockets become writable."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[Connection] = deque()  # put by any thread, taken by the sender
+        self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
+        self._wake_up, self._waker = socket.socketpair()
+        self._wake_up.setblocking(False)
+        self._waker.setblocking(False)
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._selector.register(self._wake_up, selectors.EVENT_READ)
+        start_thread("sender", self._run)
+
+    def add(self, connection: Connection) -> None:
+        """Take over a connection's backlog until it is empty; called once for each filling."""
+        self._arrivals.append(connection)
+        self._wake()
+
+    def stop(self) -> None:
+        """End the thread; backlogs that are not empty are lost."""
+        self._stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: a wake-up is under way already
+            self._waker.send(b"\0")
+
+    def _run(self) -> None:
+        while not self._stopped:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._take_arrivals()
+                else:
+                    key.data.flush(self._selector)
+        self._selector.close()
+        self._wake_up.close()
+        self._waker.close()
+
+    def _take_arrivals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_up.recv(4096):
+                pass
+        while self._arrivals:
+            self._arrivals.popleft().enter(self._selector)
+
+
+class Connection:
+    """The socket of one WebSocket, its protocol and its backlog.
+
+    `receive` and `dispose` belong to the reader thread, `enter` and `flush` to the sender;
+    all else may be called by any thread and does not block.
+
+    Args:
+        sock: a connected, blocking stream socket after the opening handshake.
+        protocol: the receiving half.
+        sender: finishes what the socket does not take at once.
+        timer: ends a closing handshake that the peer does not finish.
+        max_backlog: bytes that may wait before the connection counts as full.
+        early: what has been read already, behind the opening handshake.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol: WebSocketProtocol,
+        *,
+        sender: Sender,
+        timer: Timer,
+        max_backlog: int,
+        early: bytes = b"",
+    ) -> None:
+        self._socket = sock
+        self._early = early
+        self._protocol = protocol
+        self._sender = sender
+        self._timer = timer
+        self._max_backlog = max_backlog
+        self.listening_since = time.monotonic()  # 0.0: the reader is busy; written by it alone
+        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._backlog: deque[memoryview] = deque()  # whole frames, but for the first's start
+        self._backlog_size = 0  # bytes
+        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
+        self._drained: threading.Event | None = None  # set when the backlog is no longer full
+        self._with_sender = False  # the sender knows it, and will close the socket
+        self._close_sent = False
+        self._close_received = False  # or waived: the peer broke the protocol
+        self._dead = False  # no byte can be sent any more
+        self._disposed = False  # the reader is done with it
+        sock.settimeout(None if _DONT_WAIT else 3600.0)
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return self._backlog_size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes wait as may."""
+        return self._backlog_size >= self._max_backlog
+
+    # -- the reader's side --
+
+    def receive(self) -> list[Event] | None:
+        """Wait for bytes; return their events, or None when the connection has ended.
+
+        Pings are answered here.
+        """
+        data, self._early = self._early, b""
+        self.listening_since = time.monotonic()
+        with contextlib.suppress(OSError):
+            data = data or self._socket.recv(RECEIVE_SIZE)
+        self.listening_since = 0.0
+        if not data:
+            return None
+        events = self._protocol.receive(data)
+        for event in events:
+            # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
+            if isinstance(event, Ping) and not self.is_full:
+                self.send(encode_frame(Opcode.PONG, event.payload))
+        return events
+
+    def drain_input(self) -> None:
+        """Read and drop whatever comes until the connection has ended.
+
+        Closing a socket with unread bytes in it would reset the connection, and the peer
+        would lose our Close frame.
+        """
+        self._timer.call_later(CLOSE_TIMEOUT, self.abort)
+        with contextlib.suppress(OSError):
+            while self._socket.recv(RECEIVE_SIZE):
+                pass
+
+    def dispose(self) -> None:
+        """Give the socket back to the system, once the sender does not use it either."""
+        with self._lock:
+            self._disposed = True
+            self._die()
+            if not self._with_sender:
+                self._socket.close()
+
+    # -- anyone's side --
+
+    def send(self, data: bytes) -> bool:
+        """Send whole frames, in order with all else; return False if they were dropped.
+
+        They are dropped only if a Close frame has been sent, or the connection has ended.
+        """
+        with self._lock:
+            if self._close_sent or self._dead:
+                return False
+            self._push(data)
+            return True
+
+    def close(self, code: int, reason: str = "", *, discard: bool = False) -> None:
+        """Send a Close frame, unless one has been sent, and see the connection to its end.
+
+        Args:
+            code: the close code.
+            reason: at most 123 bytes of it are sent.
+            discard: drop the backlog but for its first part, which may be on the wire in part.
+        """
+        self._finish(encode_close(code, reason), discard=discard)
+
+    def answer(self, closing: Closing) -> None:
+        """Send the Close frame that the peer's Close, or its error, asks for (5.5.1, 7.1.7)."""
+        if closing.code == CloseCode.ABNORMAL:
+            self.abort()
+            return
+        self._close_received = True
+        self._finish(closing.encode_reply())
+
+    def abort(self) -> None:
+        """End the connection now; the reader wakes up."""
+        with self._lock:
+            self._die()
+
+    def wait_until_drained(self, stall: float) -> bool:
+        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
+
+        For the pump, which so slows its child down to the pace of the slowest client.
+        """
+        while True:
+            with self._lock:
+                if not self.is_full:
+                    return True
+                self._drained = self._drained or threading.Event()
+                self._drained.clear()
+                patience = self._progress_at + stall - time.monotonic()
+            if patience <= 0:
+                return False
+            self._drained.wait(patience)
+
+    def peer_gone(self) -> bool:
+        """Whether the peer has ended its side, though we may have no room to read so."""
+        with self._lock:
+            if self._dead:
+                return True
+            if not _PEER_GONE:
+                return False
+            poller = select.poll()
+            poller.register(self._socket, _PEER_GONE)
+            return bool(poller.poll(0))
+
+    # -- under the lock --
+
+    def _finish(self, payload: bytes, *, discard: bool = False) -> None:
+        with self._lock:
+            if not self._close_sent and not self._dead:
+                if discard:
+                    self._discard_backlog()
+                self._push(encode_frame(Opcode.CLOSE, payload))
+                self._close_sent = True
+                self._timer.call_later(CLOSE_TIMEOUT, self.abort)
+            self._hang_up_if_done()
+
+    def _push(self, data: bytes) -> None:
+        rest = memoryview(data)
+        if not self._backlog:
+            rest = rest[self._write([rest]) :]
+            self._progress_at = time.monotonic() if rest else 0.0
+        if not rest or self._dead:
+            return
+        self._backlog.append(rest)
+        self._backlog_size += len(rest)
+        if not self._with_sender:
+            self._with_sender = True
+            self._sender.add(self)
+
+    def _write(self, buffers: list[memoryview]) -> int:
+        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
+        try:
+            if len(buffers) == 1:
+                return self._socket.send(buffers[0], _DONT_WAIT)
+            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._die()
+            return 0
+
+    def _discard_backlog(self) -> None:
+        while len(self._backlog) > 1:
+            self._backlog_size -= len(self._backlog.pop())
+
+    def _hang_up_if_done(self) -> None:
+        """Close our side of TCP when both Close frames have passed; the server goes first."""
+        if self._close_sent and self._close_received and not self._backlog and not self._dead:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def _die(self) -> None:
+        if self._dead:
+            return
+        self._dead = True
+        self._backlog.clear()
+        self._backlog_size = 0
+        if self._drained is not None:
+            self._drained.set()
+        with contextlib.suppress(OSError):  # it may be unconnected already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- the sender's side --
+
+    def enter(self, selector: selectors.BaseSelector) -> None:
+        """Be watched for writability from now on."""
+        with self._lock:
+            if self._dead:
+                self._leave_sender()
+            else:
+                selector.register(self._socket, selectors.EVENT_WRITE, self)
+
+    def flush(self, selector: selectors.BaseSelector) -> None:
+        """Write what the socket takes; stop watching it when nothing is left.
+
+        That happens under the lock, so that no descriptor is closed, and its number used
+        again, while the selector still knows it.
+        """
+        with self._lock:
+            sent = self._write(list(itertools.islice(self._backlog, 64))) if self._backlog else 0
+            if sent:
+                self._progress_at = time.monotonic()
+                self._backlog_size -= sent
+            while sent:
+                first = self._backlog.popleft()
+                if len(first) > sent:
+                    self._backlog.appendleft(first[sent:])
+                sent -= min(sent, len(first))
+            if self._drained is not None and not self.is_full:
+                self._drained.set()
+            if not self._backlog:
+                selector.unregister(self._socket)
+                self._leave_sender()
+                self._hang_up_if_done()
+
+    def _leave_sender(self) -> None:
+        self._with_sender = False
+        if self._disposed:
+            self._socket.close()
+
+
+class Client:
+    """A seat in a room: who a message is from, and whom one is for.
+
+    It is not the socket, so that a seat may one day outlive its connection. In-process games
+    get this object in their hooks; `id`, `request`, `data`, `send` and `close` are theirs.
+
+    Args:
+        client_id: unique in this server, from 1 on.
+        room_name: the room asked for.
+        request: the upgrade request.
+        connection: what it is connected by.
+        peer: its address and port.
+        local: address and port of ours that it connected to.
+    """
+
+    def __init__(
+        self,
+        client_id: int,
+        room_name: str,
+        request: Request,
+        connection: Connection,
+        *,
+        peer: tuple[str, int],
+        local: tuple[str, int],
+    ) -> None:
+        self.id = client_id
+        self.room_name = room_name
+        self.request = request
+        self.connection = connection
+        self.peer = peer
+        self.local = local
+        self.data: dict[str, Any] = {}  # the game's own
+        self.room: Room | None = None  # set when it joins
+        self.departed = False  # guarded by the room's lock
+        self.outbox: list[bytes] = []  # a game's frames for it, sent when the hook returns
+
+    @property
+    def address(self) -> str:
+        """Its address, without the port."""
+        return self.peer[0]
+
+    def send(self, message: str | bytes) -> None:
+        """Send a text or binary message; for in-process games, on the room's thread."""
+        self.outbox.append(encode_message(message))
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection after what was sent before; for in-process games."""
+        assert self.room is not None
+        self.flush()
+        self.room.kick(self, code, reason)
+
+    def flush(self) -> None:
+        """Hand what a game has sent to the connection."""
+        if self.outbox:
+            self.connection.send(b"".join(self.outbox))
+            self.outbox.clear()
+
+
+# ==== 8. Framing and routing =============================================================
+# What crosses the pipe between the server and a child. Without framing a client's message is a
+# line for the child, and a line from the child a message for everyone. JSON framing adds who
+# sent a message, and reads whom one is for; gwsocket framing does both with a binary header.
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A run of messages from the child that go the same way."""
+
+    opcode: int
+    payloads: list[bytes]
+    to: tuple[int, ...] | None = None  # client IDs; None: everyone
+    exclude: tuple[int, ...] = ()  # but not these
+    cached: bool | None = None  # `_cache`; None: the framing has no such mark
+
+
+@dataclass(frozen=True, slots=True)
+class Kick:
+    """The child's wish to end connections."""
+
+    to: tuple[int, ...] | None
+    exclude: tuple[int, ...]
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the child wants the API to show of its room."""
+
+    value: JsonValue
+
+
+Output = Route | Kick | Metadata
+Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
+
+
+class Framing:
+    """Lines, or raw bytes with --binary: the base of the framings, and the one by default.
+
+    One object serves one direction of one child: the client's side through `encode` and
+    `announce`, or the child's side through `feed` and `finish`.
+
+    Args:
+        binary: no delimiters, in either direction; what the child prints is binary messages.
+        delimiters: bytes, each of which ends a message from the child.
+        report: is told what had to be dropped.
+    """
+
+    def __init__(self, *, binary: bool, delimiters: bytes, report: Report) -> None:
+        self._opcode = Opcode.BINARY if binary else Opcode.TEXT
+        self._binary = binary
+        self._delimiter = delimiters[:1]
+        self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
+        self._many = len(delimiters) > 1
+        self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
+        self._report = report
+        self._rest: list[bytes] = []  # of an item that has not ended
+        self._rest_size = 0
+
+    def encode(self, sender: int, run: Messages) -> bytes:
+        """Return what the child reads for a run of messages from one client."""
+        if self._binary:
+            return b"".join(run.payloads)
+        return b"\n".join(run.payloads) + b"\n"
+
+    def announce(self, sender: int, message: str) -> bytes:
+        """Return what the child reads for a join or leave message."""
+        return self.encode(sender, Messages(Opcode.TEXT, [message.encode()], 0))
+
+    def feed(self, data: bytes) -> list[Output]:
+        """Take what the child printed; return what it amounts to.
+
+        Raises:
+            BackendError: an item that does not end.
+        """
+        if self._binary:
+            return [Route(Opcode.BINARY, [data])]
+        if self._many:
+            data = data.translate(self._same)
+        head, found, tail = data.rpartition(self._delimiter)
+        if not found:
+            self._keep(tail)
+            return []
+        if self._rest:
+            head = b"".join(self._rest) + head
+            self._rest.clear()
+            self._rest_size = 0
+        if tail:
+            self._keep(tail)
+        if self._strip_cr and b"\r" in head:
+            head = head.replace(b"\r\n", b"\n").removesuffix(b"\r")
+        items = head.split(self._delimiter)
+        if not head.isascii():
+            items = [self._to_text(item) for item in items]
+        return self.route(items)
+
+    def finish(self) -> list[Output]:
+        """Return what is left when the child has ended: its last line may have no newline."""
+        rest = b"".join(self._rest)
+        self._rest.clear()
+        return self.feed(rest + self._delimiter) if rest else []
+
+    def route(self, items: list[bytes]) -> list[Output]:
+        """Say where items go; here, to everyone."""
+        return [Route(Opcode.TEXT, items)]
+
+    def _keep(self, tail: bytes) -> None:
+        self._rest.append(tail)
+        self._rest_size += len(tail)
+        if self._rest_size > MAX_OUTPUT_ITEM:
+            raise BackendError(
+                f"the child printed {self._rest_size} bytes without a delimiter; "
+                f"{MAX_OUTPUT_ITEM} is the most"
+            )
+
+    def _to_text(self, item: bytes) -> bytes:
+        """Return an item as valid UTF-8, as a text message must be."""
+        try:
+            item.decode()
+        except UnicodeDecodeError:
+            self._report(None, "output that is not UTF-8 was repaired; --binary sends it as it is")
+            return item.decode(errors="replace").encode()
+        return item
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Checks JSON without converting its numbers: a message keeps its bytes.
+_json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
+_scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed lacks it
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
+# A line without any of these is an ordinary broadcast; an escaped letter may hide a name.
+_ROUTING = re.compile(rb'"_(?:to|except|meta|cache|close)"|\\u00[2-7]')
+
+
+def remove_member(text: str, name: str) -> str:
+    """Return a JSON object without its top-level members of that name; it must be valid."""
+
+    def skip(index: int) -> int:
+        match = _JSON_SPACE.match(text, index)
+        assert match is not None
+        return match.end()
+
+    kept = []
+    index = skip(text.index("{") + 1)
+    while text[index] != "}":
+        start = index
+        key, index = _scan_string(text, index + 1, True)
+        _, end = _json_checker.raw_decode(text, skip(skip(index) + 1))
+        if key != name:
+            kept.append(text[start:end])
+        index = skip(end)
+        if text[index] == ",":
+            index = skip(index + 1)
+    return "{" + ",".join(kept) + "}"
+
+
+class JsonFraming(Framing):
+    """JSON lines with a field that says who sent a message, and one that says whom it is for.
+
+    Args:
+        id_field: one name for both, as ScaleSocket 0.1 had it; empty: `_from` and `_to`.
+    """
+
+    def __init__(self, *, id_field: str, delimiters: bytes, report: Report) -> None:
+        super().__init__(binary=False, delimiters=delimiters, report=report)
+        self._id_field = id_field
+        self._from = id_field or "_from"
+        self._to = id_field or "_to"
+        self._to_quoted = f'"{self._to}"'.encode()
+        self._markers = self._to_quoted if id_field else b'"_'
+
+    def encode(self, sender: int, run: Messages) -> bytes:
+        """Tag messages with their sender; drop what is not a JSON object."""
+        prefix = f"{{{json.dumps(self._from)}:{sender}".encode()
+        lines = []
+        for payload in run.payloads:
+            try:
+                lines.append(self._tag(prefix, payload))
+            except (ValueError, RecursionError) as error:
+                self._report(sender, f"message is not a JSON object: {error}")
+        return b"".join(lines)
+
+    def announce(self, sender: int, message: str) -> bytes:
+        """Return a join or leave message as its own line; it needs no tag."""
+        return message.encode() + b"\n"
+
+    def _tag(self, prefix: bytes, payload: bytes) -> bytes:
+        """Splice the sender in front, and keep every other byte as it came."""
+        text = payload.decode()
+        value = _json_checker.decode(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"it is of type {type(value).__name__}")
+        if self._from in value:
+            payload = remove_member(text, self._from).encode()
+            value.pop(self._from)
+        # A line break in JSON stands only between tokens; the child must see one line.
+        if b"\n" in payload or b"\r" in payload:
+            payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
+        rest = payload[payload.index(b"{") + 1 :]
+        return prefix + (b"," if value else b"") + rest + b"\n"
+
+    def route(self, items: list[bytes]) -> list[Output]:
+        """Read whom items are for; consecutive broadcasts stay one run."""
+        outputs: list[Output] = []
+        run: list[bytes] = []
+        for item in items:
+            marked = _ROUTING.search(item) or (self._id_field and self._to_quoted in item)
+            output = self._route_one(item) if marked else None
+            if not marked:
+                run.append(item)
+            elif output is not None:
+                if run:
+                    outputs.append(Route(Opcode.TEXT, run, cached=False))
+                    run = []
+                outputs.append(output)
+        if run:
+            outputs.append(Route(Opcode.TEXT, run, cached=False))
+        return outputs
+
+    def _route_one(self, item: bytes) -> Output | None:
+        try:
+            value = json.loads(item)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            return Route(Opcode.TEXT, [item], cached=False)
+        if value.get("_meta") is True:
+            del value["_meta"]
+            return Metadata(value)
+        try:
+            to = self._read_to(value.get(self._to))
+            exclude = _read_ids("_except", value.get("_except")) or ()
+        except ValueError as error:
+            self._report(None, f"message of the child was not sent: {error}")
+            return None
+        if value.get("_close"):
+            code, reason = _read_close(value["_close"])
+            return Kick(to, exclude, code, reason)
+        return Route(Opcode.TEXT, [item], to, exclude, value.get("_cache") is True)
+
+    def _read_to(self, value: JsonValue) -> tuple[int, ...] | None:
+        try:
+            return _read_ids(self._to, value)
+        except ValueError:
+            if self._id_field:
+                return None  # such a field may mean something else to the game
+            raise
+
+
+def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(client_id) is int for client_id in ids):
+        raise ValueError(f"{name} must be an ID or a list of IDs, not {json.dumps(value)[:80]}")
+    return tuple(ids)
+
+
+def _read_close(value: JsonValue) -> tuple[int, str]:
+    if not isinstance(value, dict):
+        return CloseCode.NORMAL, ""
+    code = value.get("code", CloseCode.NORMAL)
+    try:
+        parse_close(encode_close(code, ""))
+    except (ProtocolError, struct.error):
+        log.warning("the child asked for close code %r, which must not be sent; 1000 is", code)
+        code = CloseCode.NORMAL
+    return code, str(value.get("reason", ""))
+
+
+class GwsocketFraming(Framing):
+    """gwsocket's strict mode: a header of three 32-bit numbers in network byte order.
+
+    Client ID (from the child: 0 is everyone), type (1 text, 2 binary), bytes of payload.
+    """
+
+    HEADER = struct.Struct("!III")
+
+    def __init__(self, *, report: Report) -> None:
+        super().__init__(binary=True, delimiters=b"\n", report=report)
+        self._data = bytearray()
+
+    def encode(self, sender: int, run: Messages) -> bytes:
+        """Put the header before each message."""
+        pack = self.HEADER.pack
+        parts = [pack(sender, run.opcode, len(payload)) + payload for payload in run.payloads]
+        return b"".join(parts)
+
+    def feed(self, data: bytes) -> list[Output]:
+        """Take all whole messages, however the reads cut them.
+
+        Raises:
+            BackendError: the header cannot be one; there is no way to find the next.
+        """
+        self._data += data
+        outputs: list[Output] = []
+        position = 0
+        while len(self._data) - position >= self.HEADER.size:
+            client_id, kind, length = self.HEADER.unpack_from(self._data, position)
+            if kind not in (Opcode.TEXT, Opcode.BINARY) or length > MAX_OUTPUT_ITEM:
+                raise BackendError(
+                    f"gwsocket header with type {kind} and length {length}; types are 1 and 2, "
+                    f"{MAX_OUTPUT_ITEM} is the longest"
+                )
+            start = position + self.HEADER.size
+            if len(self._data) < start + length:
+                break
+            position = start + length
+            payload = bytes(self._data[start:position])
+            if kind == Opcode.TEXT and not payload.isascii():
+                payload = self._to_text(payload)
+            outputs.append(Route(kind, [payload], (client_id,) if client_id else None))
+        del self._data[:position]
+        return outputs
+
+    def finish(self) -> list[Output]:
+        """Drop a message that the child did not finish."""
+        if self._data:
+            self._report(None, f"{len(self._data)} bytes of an unfinished gwsocket message")
+        return []
+
+
+_VARIABLE = re.compile(r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY_[A-Za-z0-9_]+)")
+
+
+def expand_template(template: str, client: Client) -> str:
+    """Fill in a join or leave message.
+
+    The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
+    query parameter `name`, which stays URL-encoded. Values are escaped as in a JSON string.
+    """
+    query = client.request.query
+    parameters: dict[str, str] = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        parameters.setdefault(name.upper(), value)
+
+    def expand(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "ID":
+            return str(client.id)
+        values = {"ROOM": client.room_name, "REMOTE_ADDR": client.address, "QUERY_STRING": query}
+        value = values.get(name)
+        if value is None:
+            value = parameters.get(name.removeprefix("QUERY_").upper(), "")
+        return json.dumps(value, ensure_ascii=False)[1:-1]
+
+    return _VARIABLE.sub(expand, template)
+
+
+# ==== 9. Environment of the child ========================================================
+# A child learns about the request that opened its room as a CGI program does (RFC 3875
+# section 4.1). It gets nothing of the server's own environment but what --passenv lists.
+
+
+def build_environment(
+    request: Request,
+    *,
+    room: str,
+    peer: tuple[str, int],
+    local: tuple[str, int],
+    passed: Iterable[str],
+) -> dict[str, str]:
+    """Return the environment of a child.
+
+    Args:
+        request: the upgrade request that opened the room.
+        room: its name.
+        peer: address and port of the client.
+        local: address and port that it connected to.
+        passed: names of variables to hand through.
+    """
+    host = request.headers.get("Host")
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    environment = {key: os.environ[key] for key in passed if key in os.environ}
+    environment |= {
+        "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": f"scalesocket/{__version__}",
+        "SERVER_PROTOCOL": request.version,
+        "SERVER_NAME": name or local[0],
+        "SERVER_PORT": str(local[1]),
+        "REQUEST_METHOD": request.method,
+        "REQUEST_URI": request.target,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": urllib.parse.unquote(request.path),
+        "QUERY_STRING": request.query,
+        "REMOTE_ADDR": peer[0],
+        "REMOTE_HOST": peer[0],
+        "REMOTE_PORT": str(peer[1]),
+        "UNIQUE_ID": uuid.uuid4().hex,
+        "ROOM": room,
+    }
+    environment |= _header_variables(request.headers)
+    return {key: value.replace("\0", " ") for key, value in environment.items()}
+
+
+def _header_variables(headers: Headers) -> dict[str, str]:
+    # RFC 3875 section 4.1.18. `Proxy` would become HTTP_PROXY, which many programs obey
+    # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
+    names = dict.fromkeys(name.lower() for name, _ in headers)
+    return {
+        "HTTP_" + name.upper().replace("-", "_"): headers.get(name)
+        for name in names
+        if name != "proxy" and re.fullmatch(r"[a-z0-9-]+", name)
+    }
+
+
+# ==== 10. Backends =======================================================================
+# What a room's clients talk to: a child on pipes, on TCP or in a terminal, or a Python `Game`.
+# A backend lives on its room's thread: it is started, fed and stopped there. A child's output
+# comes on a second thread, the pump, so that writing to it never waits for reading from it.
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A client has come."""
+
+    client: Client
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A client has sent messages."""
+
+    client: Client
+    run: Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A client has gone; `reply` is what its Close, or its error, is yet to be answered by."""
+
+    client: Client
+    code: int
+    reply: Closing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The child has no more output; with what the pump choked on, if it did."""
+
+    error: BackendError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The room is over: what came before this is still handled."""
+
+
+RoomEvent = Joined | Received | Left | Exited | Ended
+
+
+class Backend:
+    """What a room's clients talk to; all methods are called on the room's thread."""
+
+    # Whether answers are made while an event is handled. If so, joining, leaving and failing
+    # wait for their turn among the events; if not, the reader does its part at once.
+    in_order = False
+
+    def start(self, room: Room, opener: Client) -> None:
+        """Begin. `opener` is the client for whom the room was made.
+
+        Raises:
+            BackendError: it cannot.
+        """
+
+    def handle(self, events: list[RoomEvent]) -> None:
+        """Take events in their order; none if `wait_time` ran out.
+
+        Raises:
+            ConnectionClosed: the room is to end, with this code and reason for its clients.
+            BackendError: the same with 1011.
+        """
+        raise NotImplementedError
+
+    def wait_time(self) -> float | None:
+        """Return the seconds until `handle` is wanted even without events, or None."""
+        return None
+
+    def stop(self) -> None:
+        """End, and leave nothing behind."""
+
+    def kill(self) -> None:
+        """End at once; called by the main thread when there is no time to `stop`."""
+
+
+STOP_STEPS = (  # how a child is stopped, and the seconds it is given each time
+    (0, 0.1),  # its stdin is closed
+    (signal.SIGINT, 0.25),
+    (signal.SIGTERM, 0.5),
+    (getattr(signal, "SIGKILL", signal.SIGTERM), 1.0),
+)
+
+
+class ChildProcess:
+    """A child that leads a process group of its own.
+
+    Args:
+        command: program and arguments.
+        environment: all of its environment variables.
+        streams: its stdin, stdout and stderr, as `subprocess.Popen` takes them.
+        grace: seconds added to each step of stopping it.
+
+    Raises:
+        BackendError: the program cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        *,
+        grace: float,
+    ) -> None:
+        self._grace = grace
+        stdin, stdout, stderr = streams
+        try:
+            self.popen = subprocess.Popen(
+                command,
+                env=environment,
+                bufsize=0,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=POSIX,
+            )
+        except OSError as error:
+            raise BackendError(f"cannot start {command[0]}: {error.strerror}") from None
+        self.pid = self.popen.pid
+        restore_file_limit(self.pid)
+        self._pidfd = -1  # becomes readable when the child exits
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(self.pid)
+
+    def read(self, descriptor: int) -> Iterator[bytes]:
+        """Yield what the child writes to a descriptor until it closes it or exits.
+
+        A child's own children may hold the descriptor open for longer; what the child itself
+        wrote before it exited is all there by then, so nobody waits for them.
+        """
+        if not POSIX:
+            yield from iter(lambda: os.read(descriptor, RECEIVE_SIZE), b"")
+            return
+        os.set_blocking(descriptor, False)
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        if self._pidfd >= 0:
+            poller.register(self._pidfd, select.POLLIN)
+        exited = False
+        while True:
+            try:
+                data = os.read(descriptor, RECEIVE_SIZE)
+            except BlockingIOError:
+                if exited:
+                    return
+                ready = dict(poller.poll(None if self._pidfd >= 0 else 200))
+                exited = descriptor not in ready and self._has_exited()
+                continue
+            except OSError:  # EIO: the end of a pseudo-terminal
+                return
+            if not data:
+                return
+            yield data
+
+    def _has_exited(self) -> bool:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.pid, options) is not None
+        except ChildProcessError:  # reaped already
+            return True
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the child to exit; return whether it has."""
+        try:
+            self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, end_input: Callable[[], None]) -> None:
+        """Stop the child, gently first, and whatever it has started (STOP_STEPS)."""
+        end_input()
+        for signal_number, patience in STOP_STEPS:
+            if signal_number:
+                self.signal_group(signal_number)
+            if self.wait(patience + self._grace):
+                break
+        self._stop_descendants()
+
+    def close(self) -> None:
+        """Close what is open between us; nobody may be reading any more."""
+        for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            if stream is not None:
+                stream.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+
+    def signal_group(self, signal_number: int) -> bool:
+        """Signal the whole process group; return False if there is none left."""
+        if not POSIX:
+            self.popen.kill()
+            return False
+        try:
+            os.killpg(self.pid, signal_number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # macOS: all that is left are zombies
+            return False
+        return True
+
+    def _stop_descendants(self) -> None:
+        """Stop what the child has left behind in its group, which keeps the number reserved."""
+        for signal_number, patience in STOP_STEPS[2:]:
+            if not self.signal_group(signal_number):
+                return
+            deadline = time.monotonic() + patience + self._grace
+            while time.monotonic() < deadline:
+                if not self.signal_group(0):
+                    return
+                time.sleep(0.01)
+
+
+_FILE_LIMIT: tuple[int, int] | None = None  # as it was before `raise_file_limit`
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: each client is one."""
+    global _FILE_LIMIT
+    if not POSIX:
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit beyond the hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        _FILE_LIMIT = (soft, hard)
+
+
+def restore_file_limit(pid: int) -> None:
+    """Give a child the limit that we were given: programs that use select() rely on it."""
+    if _FILE_LIMIT is None:
+        return
+    import resource
+
+    with contextlib.suppress(AttributeError, OSError):  # prlimit is Linux; it may be gone
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, _FILE_LIMIT)
+
+
+class ProcessBackend(Backend):
+    """A child that reads stdin and writes stdout.
+
+    Args:
+        config: how to start it, and how to speak with it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._input = -1  # descriptor that the child reads
+        self._output = -1  # descriptor that the child writes
+        self._input_closed = False
+        self._pump: threading.Thread | None = None
+        self._stderr: threading.Thread | None = None
+        self._child: ChildProcess | None = None
+        self._present: dict[int, Client] = {}  # who the child knows of
+        self._started_at = 0.0
+        self._backoff = RESPAWN_FIRST
+
+    # -- the room's thread --
+
+    def start(self, room: Room, opener: Client) -> None:
+        """Start the child and the two threads that read it."""
+        self._room = room
+        self._opener = opener
+        self._to_child = make_framing(self._config, self._config.clientframe, room.report)
+        self._launch()
+
+    def handle(self, events: list[RoomEvent]) -> None:
+        """Write everything that waits to the child at once."""
+        exited: Exited | None = None
+        for event in events:
+            if isinstance(event, Joined):
+                self._present[event.client.id] = event.client
+            elif isinstance(event, Left):
+                self._present.pop(event.client.id, None)
+            elif isinstance(event, Exited):
+                exited = event
+        if exited is not None:
+            self._after_exit(exited)
+            # The next child knows who is there; what the last one did not get is for it.
+            events = [e for e in events if isinstance(e, Received) and e.client.id in self._present]
+        self._write(b"".join(map(self._encode, events)))
+
+    def stop(self) -> None:
+        """Stop the child, wait for its threads, close what was open."""
+        if self._child is not None:
+            self._child.stop(self._end_input)
+            for thread in (self._pump, self._stderr):
+                if thread is not None:
+                    thread.join()
+            self._child.close()
+            self._child = None
+            self._room.registry.count("children_exited")
+        self._detach()
+
+    def kill(self) -> None:
+        """Kill the child and whatever it has started."""
+        if self._child is not None:
+            self._child.signal_group(signal.SIGKILL)
+
+    def _launch(self) -> None:
+        config, opener = self._config, self._opener
+        environment = build_environment(
+            opener.request,
+            room=self._room.name,
+            peer=opener.peer,
+            local=opener.local,
+            passed=config.passenv,
+        )
+        self._from_child = make_framing(config, config.serverframe, self._room.report)
+        self._input_closed = False
+        self._started_at = time.monotonic()
+        self._child, log_descriptor = self._attach(environment)
+        self._room.registry.count("children_started")
+        self._room.log.debug("child %d started", self._child.pid)
+        name = self._room.name
+        self._pump = start_thread(f"pump {name}", self._run_pump, self._child)
+        if log_descriptor >= 0:
+            self._stderr = start_thread(
+                f"stderr {name}", self._run_stderr, self._child, log_descriptor
+            )
+
+    def _after_exit(self, exited: Exited) -> None:
+        """End the room, or start the next child."""
+        assert self._child is not None
+        lived = time.monotonic() - self._started_at
+        popen = self._child.popen
+        self.stop()
+        status = popen.returncode
+        if exited.error is not None:
+            raise exited.error
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        self._room.log.info("child %d ended with %s", popen.pid, how)
+        if not self._config.respawn:
+            if status == 0:
+                raise ConnectionClosed(CloseCode.NORMAL, "the program has ended")
+            raise BackendError(f"the program ended with {how}")
+        self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
+        self._room.closing.wait(self._backoff)
+        self._backoff = min(self._backoff * 2, RESPAWN_LAST)
+        if self._room.closing.is_set():
+            raise ConnectionClosed(CloseCode.NORMAL, "the program has ended")
+        self._launch()
+        known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
+        self._write(b"".join(known))
+
+    def _encode(self, event: RoomEvent) -> bytes:
+        """Return what the child reads for an event."""
+        if isinstance(event, Received):
+            return self._to_child.encode(event.client.id, event.run)
+        if isinstance(event, Joined):
+            return self._announce(self._config.joinmsg, event.client)
+        if isinstance(event, Left):
+            return self._announce(self._config.leavemsg, event.client)
+        return b""
+
+    def _announce(self, template: str, client: Client) -> bytes:
+        if not template:
+            return b""
+        return self._to_child.announce(client.id, expand_template(template, client))
+
+    def _write(self, data: bytes) -> None:
+        """Write to the child, at its pace.
+
+        The pipe does not block, so that a child that never reads cannot hold this thread for
+        ever: it is given up when it has exited, or when none of the room's clients is left.
+        """
+        rest = memoryview(data)
+        blocked_since = 0.0
+        while rest and not self._input_closed:
+            try:
+                rest = rest[os.write(self._input, rest) :]
+                blocked_since = 0.0
+                continue
+            except BlockingIOError:
+                blocked_since = blocked_since or time.monotonic()
+            except OSError:
+                self._room.log.debug("the child has closed its stdin")
+                self._input_closed = True
+                break
+            if not wait_writable(self._input, 0.25) and self._should_abandon(blocked_since):
+                self._room.log.warning("the child took no input; what it was sent is dropped")
+                self._input_closed = True
+
+    def _should_abandon(self, blocked_since: float) -> bool:
+        if self._pump is not None and not self._pump.is_alive():
+            return True
+        if time.monotonic() - blocked_since < ABANDON_TIMEOUT:
+            return False
+        return self._room.registry.is_deserted(self._room)
+
+    # -- how the child is connected; the other kinds of child differ here --
+
+    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
+        """Start the child; return it and the descriptor of what it says for the log."""
+        streams = (subprocess.PIPE, subprocess.PIPE, subprocess.PIPE)
+        child = ChildProcess(
+            self._config.command, environment, streams, grace=self._config.closegrace
+        )
+        popen = child.popen
+        assert popen.stdin and popen.stdout and popen.stderr
+        self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
+        if POSIX:
+            os.set_blocking(self._input, False)
+        self._room.closing.wait(self._config.delay)
+        return child, popen.stderr.fileno()
+
+    def _end_input(self) -> None:
+        assert self._child is not None and self._child.popen.stdin
+        self._input_closed = True
+        self._child.popen.stdin.close()
+
+    def _detach(self) -> None:
+        """Close what `_attach` opened; also called when it failed."""
+
+    # -- the pump and the stderr thread --
+
+    def _run_pump(self, child: ChildProcess) -> None:
+        error: BackendError | None = None
+        try:
+            for data in child.read(self._output):
+                self._room.deliver(self._wrap(self._from_child.feed(data)))
+            self._room.deliver(self._wrap(self._from_child.finish()))
+        except BackendError as raised:
+            error = raised
+        finally:
+            self._room.inbox.put(Exited(error))
+
+    def _run_stderr(self, child: ChildProcess, descriptor: int) -> None:
+        lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
+        with contextlib.suppress(BackendError):  # a line without an end is not worth more
+            for data in child.read(descriptor):
+                self._take_stderr(lines.feed(data))
+            self._take_stderr(lines.finish())
+
+    def _take_stderr(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            assert isinstance(output, Route)
+            if self._config.passstderr:
+                self._room.deliver([replace(output, payloads=wrap("stderr", output.payloads))])
+            else:
+                for line in output.payloads:
+                    self._room.log.info("stderr: %s", line.decode(errors="replace"))
+
+    def _wrap(self, outputs: list[Output]) -> list[Output]:
+        """With --passstderr every message says which stream it is from."""
+        if not self._config.passstderr:
+            return outputs
+        return [
+            replace(output, payloads=wrap("stdout", output.payloads))
+            if isinstance(output, Route)
+            else output
+            for output in outputs
+        ]
+
+
+def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
+    """Return lines as JSON objects that name the stream which they came from."""
+    return [
+        json.dumps({"stream": stream, "data": line.decode()}, ensure_ascii=False).encode()
+        for line in payloads
+    ]
+
+
+def wait_writable(descriptor: int, timeout: float) -> bool:
+    """Wait until a descriptor takes bytes; return False after that many seconds."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    return bool(poller.poll(timeout * 1000))
+
+
+class TcpBackend(ProcessBackend):
+    """A child that listens on the TCP port which its variable PORT names.
+
+    Args:
+        config: how to start it, and how to speak with it.
+        ports: where the port is taken from and goes back to.
+    """
+
+    def __init__(self, config: Config, ports: PortPool) -> None:
+        super().__init__(config)
+        self._ports = ports
+        self._port = 0
+        self._socket: socket.socket | None = None
+
+    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
+        self._port = self._ports.take()
+        environment["PORT"] = str(self._port)
+        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
+        child = ChildProcess(
+            self._config.command, environment, streams, grace=self._config.closegrace
+        )
+        try:
+            self._socket = self._connect(child)
+        except BackendError:
+            child.stop(lambda: None)
+            child.close()
+            raise
+        assert child.popen.stdout
+        self._input = self._output = self._socket.fileno()
+        return child, child.popen.stdout.fileno()
+
+    def _connect(self, child: ChildProcess) -> socket.socket:
+        """Try until the child listens."""
+        self._room.closing.wait(self._config.delay)
+        deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
+        while True:
+            try:
+                sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
+            except OSError as error:
+                if child.wait(0.05):
+                    reason = f"the program ended before it listened on port {self._port}"
+                    raise BackendError(reason) from None
+                if time.monotonic() > deadline or self._room.closing.is_set():
+                    reason = f"nothing listens on port {self._port}: {error.strerror}"
+                    raise BackendError(reason) from None
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+
+    def _end_input(self) -> None:
+        assert self._socket is not None
+        self._input_closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _detach(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._port:
+            self._ports.give_back(self._port)
+            self._port = 0
+
+
+class PortPool:
+    """The ports of --tcpports, each for one child at a time.
+
+    Args:
+        first, last: the range, both included.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self._range = f"{first}:{last}"
+        self._changed = threading.Condition()  # guards the queue; a used port comes last
+        self._free = deque(range(first, last + 1))
+
+    def take(self) -> int:
+        """Return a port on which nothing listens; wait a little for one to come back.
+
+        Raises:
+            ConnectionClosed: there is none (1013).
+        """
+        with self._changed:
+            port = self._find()
+            if port is None and self._changed.wait(ROOM_TIMEOUT):
+                port = self._find()
+        if port is None:
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no port of {self._range} is free")
+        return port
+
+    def _find(self) -> int | None:
+        for _ in range(len(self._free)):
+            port = self._free.popleft()
+            if self._is_usable(port):
+                return port
+            self._free.append(port)
+        return None
+
+    def give_back(self, port: int) -> None:
+        """Return a port to the pool."""
+        with self._changed:
+            self._free.append(port)
+            self._changed.notify()
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    @staticmethod
+    def _is_usable(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        return True
+
+
+# Makes a new session's leader take its stdin as the controlling terminal, then becomes the
+# program. Python code between fork and exec in a threaded process could deadlock; this cannot.
+_PTY_LAUNCHER = (
+    "import fcntl, os, sys, termios;"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+class PtyBackend(ProcessBackend):
+    """A child in a pseudo-terminal: what it draws goes out as binary, keys come in."""
+
+    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
+        import pty  # POSIX only
+
+        master, slave = pty.openpty()
+        self._input = self._output = master
+        environment.setdefault("TERM", "xterm-256color")
+        command = [sys.executable, "-IS", "-c", _PTY_LAUNCHER, *self._config.command]
+        streams = (slave, slave, slave)
+        try:
+            child = ChildProcess(command, environment, streams, grace=self._config.closegrace)
+        finally:
+            os.close(slave)
+        os.set_blocking(master, False)
+        self._room.closing.wait(self._config.delay)
+        return child, -1
+
+    def _encode(self, event: RoomEvent) -> bytes:
+        if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
+            keys = [payload for payload in event.run.payloads if not self._resize(payload)]
+            event = replace(event, run=replace(event.run, payloads=keys))
+        return super()._encode(event)
+
+    def _resize(self, payload: bytes) -> bool:
+        """Set the terminal's size if the message asks for that: `{"resize":[cols,rows]}`."""
+        import fcntl
+        import termios
+
+        if not payload.startswith(b'{"resize"'):
+            return False
+        try:
+            columns, rows = json.loads(payload)["resize"]
+            size = struct.pack("HHHH", rows, columns, 0, 0)
+        except (ValueError, TypeError, KeyError, struct.error):
+            return False
+        fcntl.ioctl(self._input, termios.TIOCSWINSZ, size)
+        return True
+
+    def _end_input(self) -> None:
+        assert self._child is not None
+        self._input_closed = True
+        self._child.signal_group(signal.SIGHUP)  # as when a terminal's window is closed
+
+    def _detach(self) -> None:
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = self._output = -1
+
+
+class Game:
+    """A backend in Python: subclass it, and fill in the hooks that are needed.
+
+    Every room has an object of its own. All hooks of a room run on its thread, one at a time.
+    A hook that raises ends its room with 1011; other rooms go on.
+    """
+
+    tick_rate: float = 0  # calls of `on_tick` per second; 0: driven by messages alone
+    max_clients: int = 0  # in a room; 0: the server's limit
+    subprotocols: Sequence[str] = ()  # offered in the opening handshake
+
+    def on_create(self, room: GameRoom) -> None:
+        """Begin; keep the room."""
+
+    def on_join(self, client: Client) -> None:
+        """A client has come; it is among `room.clients` from now on."""
+
+    def on_message(self, client: Client, message: str | bytes) -> None:
+        """A client has sent a text or a binary message."""
+
+    def on_leave(self, client: Client, code: int) -> None:
+        """A client has gone, with a close code (1006: without one)."""
+
+    def on_tick(self, dt: float) -> None:
+        """Time has passed: seconds since the last tick, at most `MAX_TICK_TIME`."""
+
+    def on_dispose(self) -> None:
+        """The room ends."""
+
+
+class GameRoom:
+    """A room as its game sees it; to be used on the room's thread only."""
+
+    def __init__(self, room: Room) -> None:
+        self.id = room.name
+        self.clients: dict[int, Client] = {}  # by ID, in the order they came
+        self.closing: ConnectionClosed | None = None
+        self._room = room
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap
+        self._order = itertools.count()
+
+    @property
+    def metadata(self) -> JsonValue:
+        """What the API shows of this room; any value that JSON can hold."""
+        return self._room.metadata
+
+    @metadata.setter
+    def metadata(self, value: JsonValue) -> None:
+        self._room.metadata = value
+
+    def broadcast(self, message: str | bytes, exclude: Iterable[Client] = ()) -> None:
+        """Send a message to every client but the excluded; it is encoded once."""
+        frame = encode_message(message)
+        excluded = {client.id for client in exclude}
+        for client in self.clients.values():
+            if client.id not in excluded:
+                client.outbox.append(frame)
+        self._room.remember([frame])
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """End the room when the hook returns; its clients get this code and reason."""
+        self.closing = ConnectionClosed(code, reason)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function once, on the room's thread, after that many seconds."""
+        due = time.monotonic() + seconds
+        heapq.heappush(self._calls, (due, next(self._order), function))
+
+    def next_call(self) -> float | None:
+        """Return when the earliest of these calls is due, in monotonic seconds."""
+        return self._calls[0][0] if self._calls else None
+
+    def run_due_calls(self) -> None:
+        """Make the calls that are due."""
+        now = time.monotonic()
+        while self._calls and self._calls[0][0] <= now:
+            heapq.heappop(self._calls)[2]()
+
+
+class GameBackend(Backend):
+    """Runs a `Game` on its room's thread.
+
+    Ticks come at absolute deadlines, so that they do not drift; ticks that were missed are
+    skipped, not made up for. What hooks send is collected and goes out once they have
+    returned, in one piece for each client.
+
+    Args:
+        game: the class; an object is made of it for each room.
+    """
+
+    in_order = True
+
+    def __init__(self, game: type[Game]) -> None:
+        self._factory = game
+
+    def start(self, room: Room, opener: Client) -> None:
+        """Make the game."""
+        self._room = room
+        self._game_room = GameRoom(room)
+        with self._guard():
+            self._game = self._factory()
+            self._game.on_create(self._game_room)
+        self._interval = 1 / self._game.tick_rate if self._game.tick_rate else 0.0
+        self._last_tick = time.monotonic()
+        self._next_tick = self._last_tick + self._interval
+
+    def handle(self, events: list[RoomEvent]) -> None:
+        """Call the hooks for what happened, then the timed calls and the tick that are due."""
+        try:
+            with self._guard():
+                for event in events:
+                    self._handle_one(event)
+                self._game_room.run_due_calls()
+                if self._interval and time.monotonic() >= self._next_tick:
+                    self._tick()
+                if self._game_room.closing is not None:
+                    raise self._game_room.closing
+        finally:
+            for client in list(self._game_room.clients.values()):
+                self._flush(client)
+
+    def wait_time(self) -> float | None:
+        """Return the seconds until the next tick or timed call."""
+        due = [self._next_tick] if self._interval else []
+        call = self._game_room.next_call()
+        if call is not None:
+            due.append(call)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def stop(self) -> None:
+        """Tell the game that the room ends."""
+        if hasattr(self, "_game"):
+            with contextlib.suppress(BackendError, ConnectionClosed), self._guard():
+                self._game.on_dispose()
+
+    def _handle_one(self, event: RoomEvent) -> None:
+        if isinstance(event, Received):
+            text = event.run.opcode == Opcode.TEXT
+            for payload in event.run.payloads:
+                self._game.on_message(event.client, payload.decode() if text else payload)
+        elif isinstance(event, Joined):
+            self._room.admit(event.client)
+            self._game_room.clients[event.client.id] = event.client
+            self._game.on_join(event.client)
+        elif isinstance(event, Left):
+            self._game_room.clients.pop(event.client.id, None)
+            self._flush(event.client)
+            if event.reply is not None:
+                event.client.connection.answer(event.reply)
+            self._game.on_leave(event.client, event.code)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        dt = min(now - self._last_tick, MAX_TICK_TIME)
+        self._last_tick = now
+        behind = int((now - self._next_tick) / self._interval)
+        self._next_tick += self._interval * (behind + 1)
+        self._game.on_tick(dt)
+
+    def _flush(self, client: Client) -> None:
+        """Send what the game has for a client; one that reads too slowly is let go."""
+        if client.outbox and client.connection.is_full:
+            client.outbox.clear()
+            self._room.drop_slow(client)
+        self._room.traffic.messages_out += len(client.outbox)
+        self._room.traffic.bytes_out += sum(map(len, client.outbox))
+        client.flush()
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Log what a hook raises, with its traceback, as the operator's code is at fault."""
+        try:
+            yield
+        except (ConnectionClosed, BackendError):
+            raise
+        except Exception as error:
+            self._room.log.exception("the game failed")
+            raise BackendError(f"the game failed: {type(error).__name__}") from error
+
+
+def make_framing(config: Config, mode: str, report: Report) -> Framing:
+    """Return the framing of one direction: `json`, `gwsocket` or none."""
+    if mode == "json":
+        return JsonFraming(id_field=config.idfield, delimiters=config.delimiters, report=report)
+    if mode == "gwsocket":
+        return GwsocketFraming(report=report)
+    return Framing(binary=config.binary, delimiters=config.delimiters, report=report)
+
+
+def make_backend(config: Config, ports: PortPool) -> Backend:
+    """Return a new backend of the kind that the options ask for."""
+    if config.game is not None:
+        return GameBackend(config.game)
+    if config.tcp:
+        return TcpBackend(config, ports)
+    return PtyBackend(config) if config.pty else ProcessBackend(config)
+
+
+# ==== 11. Rooms ==========================================================================
+# A room is one order of events. What its clients do is put into one inbox and taken out by one
+# thread; what its backend says goes to its members under one lock, together with the history
+# that newcomers get, so that between history and what follows there is no gap and no repeat.
+
+
+class Inbox:
+    """A queue of room events, bounded in bytes: putting messages into a full one waits.
+
+    Args:
+        limit: bytes of messages that may wait; a single larger one is let in when none does.
+    """
+
+    def __init__(self, limit: int = INBOX_SIZE) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # guards all below
+        self._filled = threading.Condition(self._lock)
+        self._freed = threading.Condition(self._lock)
+        self._events: list[RoomEvent] = []
+        self._size = 0  # bytes
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of messages that wait."""
+        return self._size
+
+    def put(self, event: RoomEvent, size: int = 0) -> bool:
+        """Add an event, once there is room for its bytes; return False if the inbox is closed."""
+        with self._lock:
+            while size and self._size + size > self._limit and self._size and not self._closed:
+                self._freed.wait()
+            if self._closed:
+                return False
+            self._events.append(event)
+            self._size += size
+            self._filled.notify()
+            return True
+
+    def take(self, timeout: float | None = None) -> list[RoomEvent]:
+        """Wait for events and return all that are there; none after that many seconds."""
+        with self._lock:
+            if not self._events:
+                self._filled.wait(timeout)
+            return self._empty()
+
+    def close(self) -> list[RoomEvent]:
+        """Let nothing more in, wake who waits, return what was left."""
+        with self._lock:
+            self._closed = True
+            return self._empty()
+
+    def _empty(self) -> list[RoomEvent]:
+        events, self._events = self._events, []
+        if self._size:
+            self._size = 0
+            self._freed.notify_all()
+        elif self._closed:
+            self._freed.notify_all()
+        return events
+
+
+class History:
+    """The last messages of a room, as frames, for those who come later (--cache).
+
+    Args:
+        size: how many; 0 keeps none.
+        tagged: keep only messages that are marked `_cache`.
+    """
+
+    def __init__(self, size: int, *, tagged: bool) -> None:
+        self.size = size
+        self._tagged = tagged
+        self._frames: deque[bytes] = deque(maxlen=size)
+
+    def copy(self) -> History:
+        """Return a history of its own with the same frames."""
+        other = History(self.size, tagged=self._tagged)
+        other._frames.extend(tuple(self._frames))
+        return other
+
+    def wants(self, route: Route) -> bool:
+        """Whether messages of this route are kept: only what everyone may see is."""
+        return self.size > 0 and route.to is None and (route.cached is True or not self._tagged)
+
+    def add(self, frames: Iterable[bytes]) -> None:
+        """Keep frames; the oldest make room."""
+        self._frames.extend(frames)
+
+    def replay(self) -> bytes:
+        """Return all frames that are kept, in order."""
+        return b"".join(self._frames)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What has passed through a room; each number is written by one thread at a time."""
+
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+    dropped: int = 0  # messages that could not be used
+    slow_closed: int = 0  # clients closed because they did not read
+
+    def add(self, other: Traffic) -> None:
+        """Add another room's numbers."""
+        for name in Traffic.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class RoomLog(logging.LoggerAdapter[logging.Logger]):
+    """Says in every line which room it is about, and which client if `client=` is given."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Add both to the record (see `logging.LoggerAdapter`)."""
+        kwargs["extra"] = {**(self.extra or {}), "client": kwargs.pop("client", None)}
+        return msg, kwargs
+
+
+class Room:
+    """Clients and the backend that they share.
+
+    Args:
+        name: unique among the rooms that are open.
+        registry: where it is listed while newcomers may join.
+        backend: not started yet.
+        opener: the client for whom it is made.
+        history: what newcomers get.
+        stall: seconds that a full backlog may make no progress.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        registry: RoomRegistry,
+        backend: Backend,
+        opener: Client,
+        *,
+        history: History,
+        stall: float,
+    ) -> None:
+        self.name = name
+        self.registry = registry
+        self.inbox = Inbox()
+        self.metadata: JsonValue = None
+        self.traffic = Traffic()
+        self.log = RoomLog(log, {"room": name})
+        self.closing = threading.Event()  # set when the end has been decided
+        self.seats: set[Client] = set()  # guarded by the registry's lock
+        self.empty_since = 0.0  # likewise
+        self._backend = backend
+        self._opener = opener
+        self._stall = stall
+        self._unfinished: list[RoomEvent] = []  # what the backend is handling
+        self._complained: set[tuple[int | None, str]] = set()
+        self._lock = threading.Lock()  # guards the three below, and so the order of a fan-out
+        self._members: dict[int, Client] = {}
+        self.history = history
+        self._ended = False
+
+    def start(self) -> None:
+        """Start the room's thread."""
+        start_thread(f"room {self.name}", self._run)
+
+    # -- a reader's side --
+
+    def join(self, client: Client) -> None:
+        """Let a client in."""
+        client.room = self
+        self.log.debug("joined from %s", client.address, client=client.id)
+        if not self._backend.in_order:
+            self.admit(client)
+        self.inbox.put(Joined(client))
+
+    def receive(self, client: Client, run: Messages) -> None:
+        """Take messages from a client; wait while the inbox is full."""
+        if not client.departed:
+            self.inbox.put(Received(client, run), run.size)
+
+    def leave(self, client: Client, closing: Closing) -> None:
+        """Let a client go after it closed, failed or vanished."""
+        if not self._depart(client):
+            client.connection.answer(closing)
+            return
+        self.log.debug("left with %d", closing.code, client=client.id)
+        if self._backend.in_order:
+            if self.inbox.put(Left(client, closing.code, closing)):
+                return
+        else:
+            self.inbox.put(Left(client, closing.code))
+        client.connection.answer(closing)
+
+    # -- any thread --
+
+    def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
+        """Close a client's connection; it is a member no longer."""
+        if self._depart(client):
+            client.connection.close(code, reason, discard=discard)
+            self.inbox.put(Left(client, code))
+
+    def drop_slow(self, client: Client) -> None:
+        """Let a client go that does not read."""
+        with self._lock:
+            self.traffic.slow_closed += 1
+        waiting = client.connection.backlog_size
+        self.log.warning("does not read; %d bytes waited", waiting, client=client.id)
+        reason = f"too slow: {waiting} bytes waited"
+        self.kick(client, CloseCode.POLICY_VIOLATION, reason, discard=True)
+
+    def admit(self, client: Client) -> None:
+        """Give a client the history, and make it a member; whoever ends the room closes it."""
+        with self._lock:
+            if self._ended or client.departed:
+                return
+            replay = self.history.replay()
+            if replay:
+                client.connection.send(replay)
+            self._members[client.id] = client
+
+    def remember(self, frames: list[bytes]) -> None:
+        """Keep what an in-process game has broadcast."""
+        if self.history.wants(Route(Opcode.TEXT, [])):
+            with self._lock:
+                self.history.add(frames)
+
+    def report(self, client_id: int | None, what: str) -> None:
+        """Count something that had to be dropped; log the first of its kind from each client."""
+        with self._lock:
+            self.traffic.dropped += 1
+        kind = (client_id, what.partition(":")[0])
+        first = kind not in self._complained and len(self._complained) < 1000
+        if first:
+            self._complained.add(kind)
+        self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
+
+    def expire(self) -> None:
+        """End the room because it is empty; what was sent before is still handled."""
+        self.closing.set()
+        self.inbox.put(Ended())
+
+    def end(self, code: int, reason: str) -> None:
+        """End the room for its clients, and for newcomers; its thread then stops the backend."""
+        clients = self.registry.remove(self)
+        self.closing.set()
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        for client in clients:
+            if self._depart(client):
+                client.connection.close(code, reason)
+        self.inbox.put(Ended())
+
+    def deliver(self, outputs: list[Output]) -> None:
+        """Send what the child said to those it is for, then wait for who cannot keep up.
+
+        Called by the child's pump. Under the lock nothing blocks: each client gets one `send`,
+        and what its socket does not take is its backlog. Only after that the pump waits for
+        full backlogs, all of which have been draining in the meantime.
+        """
+        for is_kick, group in itertools.groupby(outputs, lambda o: isinstance(o, Kick)):
+            if is_kick:
+                self._kick_all(list(group))
+            else:
+                self._send_all(list(group))
+        with self._lock:
+            full = [c for c in self._members.values() if c.connection.is_full]
+        for client in full:
+            if not client.connection.wait_until_drained(self._stall):
+                self.drop_slow(client)
+
+    def _send_all(self, outputs: list[Output]) -> None:
+        with self._lock:
+            pending: dict[int, list[bytes]] = {}
+            for output in outputs:
+                if isinstance(output, Route):
+                    self._enqueue(output, pending)
+                elif isinstance(output, Metadata):
+                    self.metadata = output.value
+            for client_id, frames in pending.items():
+                self._members[client_id].connection.send(b"".join(frames))
+
+    def _kick_all(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            assert isinstance(output, Kick)
+            with self._lock:
+                recipients = self._recipients(output.to, output.exclude)
+                clients = [self._members[client_id] for client_id in recipients]
+            for client in clients:
+                self.kick(client, output.code, output.reason)
+
+    def _enqueue(self, route: Route, pending: dict[int, list[bytes]]) -> None:
+        """Encode a run of messages once, and note it for each recipient."""
+        frames = encode_messages(route.opcode, route.payloads)
+        if self.history.wants(route):
+            self.history.add(frames)
+        data = b"".join(frames)
+        recipients = self._recipients(route.to, route.exclude)
+        for client_id in recipients:
+            pending.setdefault(client_id, []).append(data)
+        self.traffic.messages_out += len(frames) * len(recipients)
+        self.traffic.bytes_out += len(data) * len(recipients)
+
+    def _recipients(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> Sequence[int]:
+        wanted = self._members if to is None else dict.fromkeys(to)
+        return [i for i in wanted if i in self._members and i not in exclude]
+
+    def _depart(self, client: Client) -> bool:
+        """Take a client off the members; return False if that was done before."""
+        with self._lock:
+            if client.departed:
+                return False
+            client.departed = True
+            self._members.pop(client.id, None)
+            return True
+
+    # -- the room's thread --
+
+    def _run(self) -> None:
+        self.log.debug("opened")
+        try:
+            self._backend.start(self, self._opener)
+            while not self._handle(self.inbox.take(self._backend.wait_time())):
+                pass
+            self.end(CloseCode.NORMAL, "the room has ended")
+        except ConnectionClosed as closed:
+            self.end(closed.code, closed.reason)
+        except BackendError as error:
+            self.log.error("%s", error)
+            self.end(CloseCode.INTERNAL_ERROR, str(error))
+        except Exception:
+            self.log.exception("our own bug")
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._close()
+
+    def _handle(self, events: list[RoomEvent]) -> bool:
+        """Pass events on; return whether the last of them has come."""
+        for event in events:
+            if isinstance(event, Received):
+                self.traffic.messages_in += len(event.run.payloads)
+                self.traffic.bytes_in += event.run.size
+        self._unfinished = events
+        self._backend.handle(events)
+        self._unfinished = []
+        return any(isinstance(event, Ended) for event in events)
+
+    def kill(self) -> None:
+        """Kill the backend: the main thread has no time left."""
+        self._backend.kill()
+
+    def _close(self) -> None:
+        for event in self._unfinished + self.inbox.close():
+            if isinstance(event, Left) and event.reply is not None:
+                event.client.connection.answer(event.reply)
+        try:
+            self._backend.stop()
+        finally:
+            self.registry.forget(self)
+            self.log.debug("closed")
+
+
+class RoomRegistry:
+    """The rooms, the seats in them, and what outlives them.
+
+    Args:
+        config: the limits, and how rooms are made.
+        timer: ends rooms that linger.
+    """
+
+    def __init__(self, config: Config, timer: Timer) -> None:
+        self._config = config
+        self._timer = timer
+        self.ports = PortPool(*config.tcpports)
+        self._lock = threading.Lock()  # guards all below, and each room's seats
+        self._idle = threading.Condition(self._lock)  # told when a room has closed
+        self._rooms: dict[str, Room] = {}  # those that may be joined
+        self._running: set[Room] = set()  # those whose thread has not finished, too
+        self._histories: dict[str, History] = {}  # of rooms that are gone (--cachepersist)
+        self._visits: dict[str, int] = {}  # connections ever, by room, the latest rooms
+        self._past = Traffic()  # of rooms that are gone
+        self._counts: Counter[str] = Counter()
+        self._refusal: ConnectionClosed | None = None  # set when the server stops
+
+    def join(self, client: Client) -> Room:
+        """Give a client a seat in its room, which is made if need be.
+
+        Raises:
+            ConnectionClosed: there are too many rooms, or clients in it (1013).
+        """
+        name = client.room_name
+        with self._lock:
+            room = self._find_place(name)
+            created = room is None
+            if room is None:
+                room = self._make_room(client)
+            self._check_seats(room)
+            room.seats.add(client)
+            self._count_visit(name)
+        if created:
+            self._start(room)
+        room.join(client)
+        return room
+
+    def leave(self, room: Room, client: Client) -> None:
+        """Take back a seat; a room without any ends, at once or after --linger."""
+        with self._lock:
+            room.seats.discard(client)
+            room.empty_since = time.monotonic()
+            if room.seats or self._rooms.get(room.name) is not room:
+                return
+        if self._config.linger:
+            self._timer.call_later(self._config.linger, lambda: self._collect(room))
+        else:
+            self._collect(room)
+
+    def remove(self, room: Room) -> list[Client]:
+        """Let newcomers have a fresh room of this name; return who has a seat in this one."""
+        with self._lock:
+            self._remove(room)
+            return list(room.seats)
+
+    def forget(self, room: Room) -> None:
+        """Note that a room's thread is done."""
+        with self._lock:
+            self._remove(room)
+            self._running.discard(room)
+            self._past.add(room.traffic)
+            self._idle.notify_all()
+
+    def is_deserted(self, room: Room) -> bool:
+        """Whether no client of a room is left, though their readers may not know it yet."""
+        with self._lock:
+            seats = list(room.seats)
+        return all(client.connection.peer_gone() for client in seats)
+
+    def end_all(self, code: int, reason: str) -> None:
+        """End every room, with this close code for its clients, and let no more be made."""
+        with self._lock:
+            self._refusal = ConnectionClosed(code, reason)
+            rooms = list(self._running)
+        for room in rooms:
+            room.end(code, reason)
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until every room has closed; False after that many seconds."""
+        with self._lock:
+            return self._idle.wait_for(lambda: not self._running, timeout)
+
+    def count(self, name: str) -> None:
+        """Count something that happens rarely."""
+        with self._lock:
+            self._counts[name] += 1
+
+    def listing(self) -> list[Room]:
+        """Return the rooms that may be joined, by name."""
+        with self._lock:
+            return [self._rooms[name] for name in sorted(self._rooms)]
+
+    def find(self, name: str) -> Room | None:
+        """Return the room of that name, if it is open."""
+        with self._lock:
+            return self._rooms.get(name)
+
+    def totals(self) -> tuple[Traffic, Counter[str], dict[str, int], list[Room]]:
+        """Return all traffic so far, the counts, the visits by room, and the running rooms."""
+        with self._lock:
+            traffic = replace(self._past)
+            for room in self._running:
+                traffic.add(room.traffic)
+            return traffic, self._counts.copy(), dict(self._visits), list(self._running)
+
+    def _start(self, room: Room) -> None:
+        try:
+            room.start()
+        except RuntimeError as error:  # out of threads
+            room.end(CloseCode.TRY_AGAIN_LATER, "the server is out of threads")
+            self.forget(room)
+            log.error("cannot start a room: %s", error)
+
+    # -- under the lock --
+
+    def _find_place(self, name: str) -> Room | None:
+        """Return the room of that name, or None if there is place to make it.
+
+        A room whose child is about to end still takes a place: that is waited for.
+        """
+        limit = self._config.maxrooms
+        deadline = time.monotonic() + ROOM_TIMEOUT
+        while True:
+            if self._refusal is not None:
+                raise self._refusal
+            room = self._rooms.get(name)
+            if room is not None or not limit or len(self._running) < limit:
+                return room
+            patience = deadline - time.monotonic()
+            if len(self._rooms) >= limit or patience <= 0:
+                reason = f"all {limit} rooms are in use"
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
+            self._idle.wait(patience)
+
+    def _make_room(self, opener: Client) -> Room:
+        config, name = self._config, opener.room_name
+        kept = self._histories.get(name)
+        history = kept.copy() if kept else History(config.cache_size, tagged=config.cache_tagged)
+        backend = make_backend(config, self.ports)
+        room = Room(name, self, backend, opener, history=history, stall=config.stall)
+        self._rooms[name] = room
+        self._running.add(room)
+        return room
+
+    def _check_seats(self, room: Room) -> None:
+        limits = [
+            self._config.maxclients,
+            self._config.game.max_clients if self._config.game else 0,
+        ]
+        limit = min((n for n in limits if n), default=0)
+        if limit and len(room.seats) >= limit:
+            reason = f"the room is full: {limit} clients"
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
+
+    def _count_visit(self, name: str) -> None:
+        self._visits[name] = self._visits.pop(name, 0) + 1
+        if len(self._visits) > MAX_REMEMBERED_ROOMS:
+            self._visits.pop(next(iter(self._visits)))
+
+    def _remove(self, room: Room) -> None:
+        if self._rooms.get(room.name) is not room:
+            return
+        del self._rooms[room.name]
+        if self._config.cachepersist:
+            self._histories.pop(room.name, None)
+            self._histories[room.name] = room.history
+            if len(self._histories) > MAX_REMEMBERED_ROOMS:
+                self._histories.pop(next(iter(self._histories)))
+
+    def _collect(self, room: Room) -> None:
+        """End a room if it is empty, and has been for --linger seconds."""
+        with self._lock:
+            lingered = time.monotonic() - room.empty_since >= self._config.linger
+            if room.seats or not lingered or self._rooms.get(room.name) is not room:
+                return
+            self._remove(room)
+        room.expire()
+
+
+# ==== 12. Plain HTTP =====================================================================
+# The same port answers ordinary requests: files of --staticdir, the rooms for a lobby, metrics
+# and health for whoever runs it. Each is a function from a request to a response.
+
+
+def json_response(value: JsonValue, status: int = 200) -> Response:
+    """Return a response with a JSON body."""
+    return Response(status, json.dumps(value).encode(), content_type="application/json")
+
+
+def parse_range(value: str, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the number of bytes that a Range header asks for.
+
+    None if it is to be ignored: another unit, several ranges, malformed (RFC 9110 section 14.2).
+
+    Raises:
+        HandshakeError: 416, it lies outside of the file.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", value.strip())
+    if match is None or match[0].endswith("=-"):
+        return None
+    first, last = match[1], match[2]
+    if first and last and int(first) > int(last):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= stop:
+        fields = ("Content-Range", f"bytes */{size}")
+        raise HandshakeError(416, f"the file has {size} bytes", fields)
+    return start, stop - start
+
+
+# What browsers insist on, whatever the system's tables say.
+CONTENT_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
+
+
+class StaticFiles:
+    """The files below a folder (--staticdir).
+
+    Nothing outside of the folder is served, by `..` or by link, and nothing whose name begins
+    with a dot.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    def respond(self, request: Request) -> Response:
+        """Return the file that a request asks for, or the part, or that it has not changed.
+
+        Raises:
+            HandshakeError: there is none (404), it may not be read (403), or not so (416).
+        """
+        path = self._locate(request.path)
+        if path.is_dir():
+            if not request.path.endswith("/"):
+                return Response(301, headers=(("Location", request.path + "/"),))
+            path = self._inside(path / "index.html")
+        if not path.is_file():
+            raise HandshakeError(404, "no such file")
+        if not os.access(path, os.R_OK):
+            raise HandshakeError(403, "this file may not be read")
+        return self._respond_with(path, request.headers)
+
+    def _locate(self, path: str) -> Path:
+        try:
+            segments = urllib.parse.unquote(path, errors="strict").split("/")[1:]
+        except UnicodeDecodeError:
+            raise HandshakeError(400, "the path is not UTF-8") from None
+        decoded = [segment for segment in segments[:-1]] + [s for s in segments[-1:] if s]
+        bad = re.compile(r"|\..*|.*[\\\0:].*", re.DOTALL)
+        if path.lower().count("%2f") or any(bad.fullmatch(segment) for segment in decoded):
+            raise HandshakeError(404, "no such file")
+        return self._inside(self._root.joinpath(*decoded))
+
+    def _inside(self, path: Path) -> Path:
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError):  # a name too long, a loop of links
+            raise HandshakeError(404, "no such file") from None
+        if not resolved.is_relative_to(self._root):
+            raise HandshakeError(404, "no such file")
+        return resolved
+
+    def _respond_with(self, path: Path, wanted: Headers) -> Response:
+        facts = path.stat()
+        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+        modified = email.utils.formatdate(facts.st_mtime, usegmt=True)
+        fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"))
+        if self._is_unchanged(wanted, etag, facts.st_mtime):
+            return Response(304, headers=fresh)
+        fields = (*fresh, ("Accept-Ranges", "bytes"), ("X-Content-Type-Options", "nosniff"))
+        kind = CONTENT_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]
+        kind = kind or "application/octet-stream"
+        if kind.startswith("text/"):
+            kind += "; charset=utf-8"
+        part = None
+        if wanted.get("If-Range") in ("", etag, modified):
+            part = parse_range(wanted.get("Range"), facts.st_size)
+        if part is None:
+            return Response(200, b"", fields, kind, path, 0, facts.st_size)
+        start, length = part
+        span = f"bytes {start}-{start + length - 1}/{facts.st_size}"
+        return Response(206, b"", (*fields, ("Content-Range", span)), kind, path, start, length)
+
+    @staticmethod
+    def _is_unchanged(wanted: Headers, etag: str, modified: float) -> bool:
+        """Compare with what the client has (RFC 9110 section 13.2.2: the ETag goes first)."""
+        known = wanted.get("If-None-Match")
+        if known:
+            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+            return etag in tags or "*" in tags
+        try:
+            since = email.utils.parsedate_to_datetime(wanted.get("If-Modified-Since"))
+            return int(modified) <= since.timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return False
+
+
+class RoomsApi:
+    """What a lobby asks for: the rooms, one room, one metric of it (--api)."""
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+
+    def respond(self, request: Request) -> Response:
+        """Answer `/api/rooms/`, `/api/<ROOM>/` or `/api/<ROOM>/<METRIC>`.
+
+        Raises:
+            HandshakeError: 404, there is no such room or metric.
+        """
+        parts = [urllib.parse.unquote(part) for part in request.path.strip("/").split("/")[1:]]
+        if parts == ["rooms"]:
+            return json_response([self._describe(room) for room in self._registry.listing()])
+        room = self._registry.find(parts[0]) if 1 <= len(parts) <= 2 else None
+        if room is None:
+            raise HandshakeError(404, "no such room")
+        facts = self._describe(room)
+        if len(parts) == 1:
+            return json_response(facts)
+        if parts[1] not in ("connections", "metadata"):
+            raise HandshakeError(404, "the metrics of a room are connections and metadata")
+        return json_response(facts[parts[1]])
+
+    @staticmethod
+    def _describe(room: Room) -> dict[str, JsonValue]:
+        return {"name": room.name, "connections": len(room.seats), "metadata": room.metadata}
+
+
+class Metrics:
+    """Numbers for whoever watches the server, in the OpenMetrics text format 1.0 (--metrics)."""
+
+    CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+
+    def respond(self) -> Response:
+        """Return all metrics."""
+        text = "".join(self._families()) + "# EOF\n"
+        return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
+
+    def _families(self) -> Iterator[str]:
+        traffic, counts, visits, rooms = self._registry.totals()
+        seats: Counter[str] = Counter()
+        for room in rooms:
+            seats[room.name] += len(room.seats)
+        connections = [client.connection for room in rooms for client in list(room.seats)]
+        name = "websocket_connections"
+        yield self._family(name, "counter", "Clients that have joined.", visits)
+        yield self._family(f"{name}_open", "gauge", "Clients that are there.", seats)
+        yield self._family("messages_received", "counter", "From clients.", traffic.messages_in)
+        yield self._family("messages_sent", "counter", "To clients.", traffic.messages_out)
+        yield self._family("received_bytes", "counter", "From clients.", traffic.bytes_in, "bytes")
+        yield self._family("sent_bytes", "counter", "To clients.", traffic.bytes_out, "bytes")
+        yield self._family(
+            "messages_dropped", "counter", "Messages that could not be used.", traffic.dropped
+        )
+        yield self._family(
+            "slow_clients_closed", "counter", "Clients that did not read.", traffic.slow_closed
+        )
+        yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
+        for verb in ("started", "exited"):
+            number = counts[f"children_{verb}"]
+            yield self._family(f"children_{verb}", "counter", f"Children {verb}.", number)
+        inbox = sum(room.inbox.size for room in rooms)
+        yield self._family("inbox_bytes", "gauge", "Waiting for backends.", inbox, "bytes")
+        backlog = sum(connection.backlog_size for connection in connections)
+        yield self._family("backlog_bytes", "gauge", "Waiting for clients.", backlog, "bytes")
+
+    @staticmethod
+    def _family(
+        name: str, kind: str, text: str, value: int | Mapping[str, int], unit: str = ""
+    ) -> str:
+        name = f"scalesocket_{name}"
+        lines = [f"# TYPE {name} {kind}", *([f"# UNIT {name} {unit}"] if unit else [])]
+        lines.append(f"# HELP {name} {text}")
+        sample = f"{name}_total" if kind == "counter" else name
+        if isinstance(value, int):
+            lines.append(f"{sample} {value}")
+        else:
+            for room, number in sorted(value.items()):
+                label = room.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+                lines.append(f'{sample}{{room="{label}"}} {number}')
+        return "\n".join(lines) + "\n"
+
+
+class HttpSite:
+    """Everything that is answered without a WebSocket.
+
+    Args:
+        config: what is switched on.
+        registry: what there is to tell.
+    """
+
+    def __init__(self, config: Config, registry: RoomRegistry) -> None:
+        self._files = StaticFiles(config.staticdir) if config.staticdir else None
+        self._api = RoomsApi(registry) if config.api else None
+        self._metrics = Metrics(registry) if config.metrics else None
+
+    def respond(self, request: Request) -> Response:
+        """Return the response to a request.
+
+        Raises:
+            HandshakeError: there is nothing of that name (404), the method is not GET or HEAD
+                (405), or what the responsible part says.
+        """
+        if request.method not in ("GET", "HEAD"):
+            raise HandshakeError(405, "only GET and HEAD are answered", ("Allow", "GET, HEAD"))
+        path = request.path
+        if path.rstrip("/") == "/health":
+            return json_response({"status": "ok"})
+        if self._metrics and path.rstrip("/") == "/metrics":
+            return self._metrics.respond()
+        if self._api and path.startswith("/api/"):
+            return self._api.respond(request)
+        if self._files:
+            return self._files.respond(request)
+        raise HandshakeError(404, "nothing here; rooms are at ws://…/<room>")
+
+
+# ==== 13. Server =========================================================================
+# Listens, reads request heads, and lets each connection become a file, an answer or a client.
+
+
+def parse_room_name(path: str) -> str:
+    """Return the room that the path of an upgrade request names.
+
+    Raises:
+        HandshakeError: 400, it is no single path segment of 1 to 128 characters without
+            control characters, or it is reserved.
+    """
+    try:
+        name = urllib.parse.unquote(path[1:].removesuffix("/"), errors="strict")
+    except UnicodeDecodeError:
+        raise HandshakeError(400, "the room's name is not UTF-8") from None
+    if not name:
+        raise HandshakeError(400, "a room is wanted: ws://…/<room>")
+    if len(name) > MAX_ROOM_NAME:
+        reason = f"a room's name has {MAX_ROOM_NAME} characters at the most, not {len(name)}"
+        raise HandshakeError(400, reason)
+    if "/" in name or not name.isprintable():
+        raise HandshakeError(400, "a room is one path segment without control characters")
+    if name in RESERVED_ROOMS:
+        raise HandshakeError(400, f"{name!r} is reserved")
+    return name
+
+
+class RequestReader:
+    """Reads request heads from a socket; each must be whole within its time.
+
+    Args:
+        sock: its time-out is changed.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.rest = b""  # what came behind the last head
+
+    def read_head(self, patience: float) -> bytes | None:
+        """Return the next head without its empty line; None if the peer has no more requests.
+
+        Args:
+            patience: seconds for the first byte, as far as they go beyond HEAD_TIMEOUT.
+
+        Raises:
+            HandshakeError: 408 if it takes too long, 431 if it is too large.
+        """
+        now = time.monotonic()
+        deadline = now + (HEAD_TIMEOUT if self.rest else patience)
+        while b"\r\n\r\n" not in self.rest:
+            if len(self.rest) > MAX_HEAD:
+                raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
+            data = self._receive(deadline)
+            if not data:
+                return None
+            if not self.rest:
+                deadline = time.monotonic() + HEAD_TIMEOUT
+            self.rest = (self.rest + data).lstrip(b"\r\n") if not self.rest else self.rest + data
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        if len(head) > MAX_HEAD:
+            raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
+        return head
+
+    def _receive(self, deadline: float) -> bytes:
+        patience = deadline - time.monotonic()
+        try:
+            if patience > 0:
+                self._socket.settimeout(patience)
+                return self._socket.recv(RECEIVE_SIZE)
+        except TimeoutError:
+            pass
+        except OSError:
+            return b""
+        if self.rest:
+            raise HandshakeError(408, f"request head took over {HEAD_TIMEOUT:g} s")
+        return b""
+
+
+class Server:
+    """All of it together.
+
+    Args:
+        config: the options.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._timer = Timer()
+        self._sender = Sender()
+        self._registry = RoomRegistry(config, self._timer)
+        self._site = HttpSite(config, self._registry)
+        self._client_ids = itertools.count(1)  # `next` on it is atomic
+        self._listeners: list[socket.socket] = []
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # guards the two below
+        self._connections: set[Connection] = set()
+        self._served_one = False  # for --oneshot
+
+    def listen(self) -> None:
+        """Open the listening sockets.
+
+        Raises:
+            OSError: an address cannot be had; its `filename` says which.
+        """
+        threading.stack_size(THREAD_STACK)
+        for host, port in self._config.addr:
+            try:
+                self._listen_at(host, port)
+            except OSError as error:
+                error.filename = f"{host}:{port}"
+                raise
+        for listener in self._listeners:
+            host, port = listener.getsockname()[:2]
+            log.info("running at %s on port %d", host, port)
+        log.info("open %s", self._describe_url(*self._listeners[0].getsockname()[:2]))
+
+    def _listen_at(self, host: str, port: int) -> None:
+        kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
+        found = socket.getaddrinfo(host, port, type=kind, flags=passive)
+        for family, _, _, _, address in found if port else found[:1]:
+            listener = socket.socket(family, kind)
+            self._listeners.append(listener)
+            if POSIX:  # on Windows it would let two servers share the port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                alone = len(self._config.addr) == len(found) == 1
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
+            listener.bind(address)
+            listener.listen(4096)
+            listener.setblocking(False)
+
+    def _describe_url(self, host: str, port: int) -> str:
+        name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+        name = f"[{name}]" if ":" in name else name
+        if self._config.staticdir:
+            return f"http://{name}:{port}/"
+        return f"ws://{name}:{port}/<room>"
+
+    def run(self) -> None:
+        """Serve until `stop` is called, then drain all rooms."""
+        self._timer.start()
+        self._sender.start()
+        if self._config.ping:
+            self._timer.call_later(self._config.ping / 4, self._check_peers)
+        for listener in self._listeners:
+            start_thread("acceptor", self._accept_from, listener)
+        self._stopping.wait()
+        self._drain()
+
+    def stop(self) -> None:
+        """Make `run` end; may be called by any thread, and by a signal handler."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stopping.is_set()
+
+    def kill(self) -> None:
+        """End all children at once; for when draining takes too long."""
+        for room in self._registry.totals()[3]:
+            room.kill()
+
+    def _drain(self) -> None:
+        """Close every client, end every room, and wait for both (7.1.1)."""
+        log.info("stopping")
+        self._registry.end_all(CloseCode.GOING_AWAY, "the server is going away")
+        if not self._registry.wait_until_idle(DRAIN_TIMEOUT):
+            log.warning("some rooms did not end within %g s", DRAIN_TIMEOUT)
+            self.kill()
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        while self._connections and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._sender.stop()
+        self._timer.stop()
+        log.info("stopped")
+
+    # -- the acceptors --
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        """Accept clients until the server stops; each gets a reader thread."""
+        failed = False
+        with listener, selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                try:
+                    if selector.select(0.5):
+                        self._accept_all(listener)
+                    failed = False
+                except (OSError, RuntimeError) as error:  # out of descriptors, or of threads
+                    if not failed:
+                        log.error("cannot accept: %s", error)
+                    failed = True
+                    self._stopping.wait(0.1)
+
+    def _accept_all(self, listener: socket.socket) -> None:
+        while not self._stopping.is_set():
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # gone again before it was accepted
+                continue
+            try:
+                start_thread(f"reader {address[0]}:{address[1]}", self._serve, sock, address)
+            except RuntimeError:
+                sock.close()
+                raise
+
+    # -- the readers --
+
+    def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        """Serve one TCP connection from its first byte to its last."""
+        client = None
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader = RequestReader(sock)
+            request = self._serve_requests(sock, address, reader)
+            if request is not None:
+                client = self._open_websocket(sock, address, request, reader.rest)
+                self._serve_client(client)
+        except HandshakeError as error:
+            self._refuse(sock, error)
+        except OSError as error:
+            log.debug("connection from %s ended: %s", address[0], error)
+        except Exception:
+            log.exception("our own bug")
+        finally:
+            if client is None:
+                sock.close()
+            else:
+                self._close_client(client)
+
+    def _serve_requests(
+        self, sock: socket.socket, address: tuple[str, int], reader: RequestReader
+    ) -> Request | None:
+        """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
+        head = reader.read_head(HEAD_TIMEOUT)
+        while head is not None:
+            request = parse_request(head)
+            log.debug("%s %s from %s", request.method, request.target, address[0])
+            if request.is_upgrade:
+                return request
+            if not self._serve_http(sock, request):
+                return None
+            head = reader.read_head(IDLE_TIMEOUT)
+        return None
+
+    def _serve_http(self, sock: socket.socket, request: Request) -> bool:
+        """Answer a request; return whether the connection may serve another."""
+        fields = request.headers
+        has_body = fields.get("Content-Length") not in ("", "0") or fields.get("Transfer-Encoding")
+        keep_alive = request.keeps_alive and not has_body and not self._stopping.is_set()
+        try:
+            response = self._site.respond(request)
+        except HandshakeError as error:
+            response = self._describe_error(error)
+            keep_alive = keep_alive and request.method in ("GET", "HEAD")
+        sock.settimeout(HEAD_TIMEOUT)
+        head = response.encode_head(keep_alive=keep_alive)
+        if request.method == "HEAD" or response.status == 304:
+            sock.sendall(head)
+        elif response.file is None:
+            sock.sendall(head + response.body)
+        else:
+            with response.file.open("rb") as file:
+                sock.sendall(head)
+                sent = sock.sendfile(file, response.start, response.length or None)
+            keep_alive = keep_alive and sent == response.length
+        if not keep_alive:
+            self._linger(sock)
+        return keep_alive
+
+    @staticmethod
+    def _describe_error(error: HandshakeError) -> Response:
+        return Response(error.status, f"{error.reason}\n".encode(), error.headers)
+
+    def _refuse(self, sock: socket.socket, error: HandshakeError) -> None:
+        log.debug("refused with %d: %s", error.status, error.reason)
+        response = self._describe_error(error)
+        with contextlib.suppress(OSError):
+            sock.settimeout(HEAD_TIMEOUT)
+            sock.sendall(response.encode_head(keep_alive=False) + response.body)
+            self._linger(sock)
+
+    @staticmethod
+    def _linger(sock: socket.socket) -> None:
+        """Read a little of what still comes, or closing would reset what we have sent."""
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(1.0)
+        with contextlib.suppress(OSError):
+            for _ in range(16):
+                if not sock.recv(RECEIVE_SIZE):
+                    return
+
+    def _open_websocket(
+        self, sock: socket.socket, address: tuple[str, int], request: Request, early: bytes
+    ) -> Client:
+        """Answer the opening handshake; the socket is the client's connection's from then on."""
+        config = self._config
+        handshake = Handshake(request, subprotocols=config.game.subprotocols if config.game else ())
+        name = parse_room_name(request.path)
+        if config.rooms and name not in config.rooms:
+            raise HandshakeError(404, f"there is no room {name!r} here")
+        if config.oneshot and self._take_only_shot():
+            raise HandshakeError(503, "one client has been served already (--oneshot)")
+        connection = Connection(
+            sock,
+            WebSocketProtocol(Role.SERVER, max_message=config.maxmsg),
+            sender=self._sender,
+            timer=self._timer,
+            max_backlog=config.backlog,
+            early=early,
+        )
+        local = sock.getsockname()[:2]
+        connection.send(handshake.encode_response())
+        with self._lock:
+            self._connections.add(connection)
+        client_id = next(self._client_ids)
+        return Client(client_id, name, request, connection, peer=address[:2], local=local)
+
+    def _close_client(self, client: Client) -> None:
+        client.connection.dispose()
+        with self._lock:
+            self._connections.discard(client.connection)
+        if self._config.oneshot:
+            self.stop()
+
+    def _take_only_shot(self) -> bool:
+        with self._lock:
+            taken, self._served_one = self._served_one, True
+        return taken
+
+    def _serve_client(self, client: Client) -> None:
+        """Let a client into its room, and pass on what it sends until it ends."""
+        try:
+            room = self._registry.join(client)
+        except ConnectionClosed as refusal:
+            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+            client.connection.close(refusal.code, refusal.reason)
+            client.connection.drain_input()
+            return
+        try:
+            room.leave(client, self._relay(client, room))
+            client.connection.drain_input()
+        finally:
+            self._registry.leave(room, client)
+
+    @staticmethod
+    def _relay(client: Client, room: Room) -> Closing:
+        """Put what a client sends into its room's inbox; return how it ended."""
+        connection = client.connection
+        while (events := connection.receive()) is not None:
+            for event in events:
+                if isinstance(event, Messages):
+                    room.receive(client, event)
+                elif isinstance(event, Closing):
+                    return event
+        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+
+    # -- the timer --
+
+    def _check_peers(self) -> None:
+        """Ping who has been silent for an interval; close who has been for two (--ping)."""
+        interval, now = self._config.ping, time.monotonic()
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            since = connection.listening_since
+            if since and now - since > 2 * interval:
+                connection.close(CloseCode.INTERNAL_ERROR, f"silent for {now - since:.0f} s")
+            elif since and now - since > interval and not connection.is_full:
+                connection.send(encode_frame(Opcode.PING, b""))
+        if not self._stopping.is_set():
+            self._timer.call_later(interval / 4, self._check_peers)
+
+
+# ==== 14. Command line ===================================================================
+# Options come from three places, each before the next: the defaults here, the script's own
+# inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The options, with their defaults."""
+
+    command: tuple[str, ...] = ()  # program and arguments, unless `game` is set
+    game: type[Game] | None = None
+    addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
+    staticdir: Path | None = None
+    api: bool = False
+    metrics: bool = False
+    ping: float = 20.0  # seconds
+    rooms: tuple[str, ...] = ()
+    maxrooms: int = 1024
+    maxclients: int = 0
+    maxmsg: int = 1 * MIB  # bytes
+    backlog: int = 4 * MIB  # bytes
+    stall: float = 5.0  # seconds
+    linger: float = 0.0  # seconds
+    oneshot: bool = False
+    cache_size: int = 0
+    cache_tagged: bool = False
+    cachepersist: bool = False
+    binary: bool = False
+    delimiters: bytes = b"\n"
+    clientframe: str = ""  # "", "json" or "gwsocket"
+    serverframe: str = ""
+    idfield: str = ""
+    joinmsg: str = ""
+    leavemsg: str = ""
+    passenv: tuple[str, ...] = ("PATH", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH")
+    passstderr: bool = False
+    tcp: bool = False
+    tcpports: tuple[int, int] = (9001, 9999)
+    pty: bool = False
+    delay: float = 0.0  # seconds
+    respawn: bool = False
+    closegrace: float = 0.1  # seconds
+    log: str = "text"
+    verbose: int = 0
+
+
+JSON_JOIN = '{"t":"Join","_from":#ID}'
+JSON_LEAVE = '{"t":"Leave","_from":#ID}'
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(message)
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes from `4096`, `64K`, `4M` or `1G`."""
+    match = re.fullmatch(r"(\d{1,15})([KMG]?)", text.upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 4096, 64K, 4M or 1G")
+    return int(match[1]) * {"": 1, "K": KIB, "M": MIB, "G": KIB * MIB}[match[2]]
+
+
+def parse_seconds(text: str) -> float:
+    """Return seconds, 0 or more."""
+    if not re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number, 0 or more."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Return the members of a comma-separated list."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]*)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
+    return match[1] or match[2] or "0.0.0.0", int(match[3])
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """Return both ends of a range `START:END`."""
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
+    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range START:END of ports up to 65535")
+    return int(match[1]), int(match[2])
+
+
+def parse_cache(text: str) -> tuple[int, bool]:
+    """Return size, and whether only tagged messages count, from `[TYPE:]SIZE`."""
+    match = re.fullmatch(r"(?:(all|tagged):)?(\d{1,6})", text)
+    if match is None or int(match[2]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no SIZE, all:SIZE or tagged:SIZE")
+    return int(match[2]), match[1] == "tagged"
+
+
+def parse_delimiters(text: str) -> bytes:
+    """Return single bytes, each of which ends an item."""
+    if not text or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or more ASCII characters")
+    return bytes(dict.fromkeys(text.encode()))
+
+
+def parse_folder(text: str) -> Path:
+    """Return a folder that can be read."""
+    path = Path(text)
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder that can be read")
+    return path
+
+
+DESCRIPTION = """\
+Turn any program into a multiplayer WebSocket server.
+
+Clients connect to rooms, ws://HOST:PORT/<room>. All clients of a room share one
+TARGET, which reads what they send from stdin; what it prints goes to them all."""
+
+EPILOG = """\
+TARGET is a Python class (module:Class), a file, a bundled example (game.py), or a
+command. Options may also stand behind it; what follows -- is its arguments. A Python
+script may carry its own options in a "# /// script" block, as [tool.scalesocket].
+SIZE takes K, M and G. Exit status: 0 done, 1 failed, 2 wrong options.
+
+  python3 scalesocket.py game.py              the bundled game, with its page
+  python3 scalesocket.py --json ./chat.py     your program, told who says what
+  python3 scalesocket.py cat -- -u            any command, with arguments"""
+
+
+MODES = ("json", "gwsocket")
+FLAG = "flag"
+
+# Group, then names, value, how that is read, and help; a test holds README's tables to it.
+# fmt: off
+OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
+    "server": (
+        ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
+        ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
+        ("--api", "", FLAG, "rooms as JSON: /api/rooms/, /api/<ROOM>/, /api/<ROOM>/<METRIC>"),
+        ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
+        ("--ping", "SECONDS", parse_seconds,
+         "ping silent clients, close them after two such intervals (default 20; 0: never)"),
+    ),
+    "rooms and limits": (
+        ("--rooms", "LIST", parse_list, "allow only these rooms"),
+        ("--maxrooms --maxforks", "NUM", parse_count,
+         "rooms at the same time (default 1024; 0: any number)"),
+        ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
+        ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
+        ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
+        ("--stall", "SECONDS", parse_seconds,
+         "close a client that takes nothing of a full backlog for so long (default 5)"),
+        ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
+        ("--cache", "[TYPE:]SIZE", parse_cache,
+         "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
+        ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
+        ("--oneshot", "", FLAG, "serve one client, then exit"),
+    ),
+    "messages": (
+        ("--json", "", FLAG, "--frame=json, with default join and leave messages"),
+        ("--frame", "MODE", MODES,
+         "tag what clients send, route what TARGET prints: json (default) or gwsocket"),
+        ("--clientframe", "MODE", MODES, "only tag what clients send"),
+        ("--serverframe", "MODE", MODES, "only route what TARGET prints"),
+        ("--idfield", "NAME", str,
+         "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
+        ("--joinmsg", "MSG", str,
+         "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING "
+         "and #QUERY_XYZ are filled in"),
+        ("--leavemsg", "MSG", str, "likewise when it goes"),
+        ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
+        ("--delimiters", "CHARS", parse_delimiters,
+         "any of CHARS ends a message of TARGET (default newline)"),
+        ("--null", "", FLAG, "so does a null byte, alone or with --delimiters"),
+    ),
+    "child": (
+        ("--passenv", "LIST", parse_list,
+         "environment variables to pass on (default PATH, LD_LIBRARY_PATH, DYLD_LIBRARY_PATH)"),
+        ("--passstderr", "", FLAG, 'send stderr too, as {"stream":"stderr","data":...}'),
+        ("--tcp", "", FLAG, "connect to TARGET at the port in its variable PORT"),
+        ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
+        ("--pty", "", FLAG, "run TARGET in a pseudo-terminal, in binary"),
+        ("--delay", "SECONDS", parse_seconds, "wait before attaching (default 0; 1 with --tcp)"),
+        ("--respawn", "", FLAG, "start TARGET again when it exits"),
+        ("--closegrace", "SECONDS", parse_seconds,
+         "added to each step of stopping TARGET (default 0.1)"),
+    ),
+    "general": (
+        ("--log", "FMT", ("text", "json"), "log as text (default) or json"),
+        ("-v --verbose", "", "count", "log clients too; -vv: messages"),
+        ("-h --help", "", "help", "show this and exit"),
+        ("-V --version", "", "version", "show the version and exit"),
+    ),
+}
+# fmt: on
+
+
+def build_parser() -> OptionParser:
+    """Return the parser of the command line, and of a script's own options."""
+    parser = OptionParser(
+        prog="scalesocket",
+        usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 26, 88),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("target", metavar="TARGET", nargs="?", help=argparse.SUPPRESS)
+    for title, rows in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for names, metavar, kind, text in rows:
+            group.add_argument(*names.split(), help=text, **describe_value(metavar, kind))
+    return parser
+
+
+def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
+    """Return what argparse is to know of an option's value."""
+    if kind == FLAG:
+        return {"action": "store_true"}
+    if kind == "version":
+        return {"action": kind, "version": f"scalesocket {__version__}"}
+    if isinstance(kind, str):
+        return {"action": kind}
+    if isinstance(kind, tuple):
+        return {"choices": kind, "metavar": metavar}
+    action = "append" if kind is parse_address else "store"
+    return {"type": kind, "metavar": metavar, "action": action}
+
+
+def parse_command_line(arguments: Sequence[str]) -> Config:
+    """Return the options that a command line amounts to.
+
+    Raises:
+        ConfigError: they cannot work.
+        SystemExit: help or version was asked for, and printed.
+    """
+    words, target_arguments = split_arguments(arguments)
+    given = vars(build_parser().parse_args(words))
+    target = given.pop("target", None)
+    if target is None:
+        if not target_arguments:
+            raise ConfigError("a TARGET is wanted, such as game.py or cat")
+        target, *target_arguments = target_arguments
+    what = find_target(target)
+    own: dict[str, Any] = {}
+    game = load_game(what) if isinstance(what, str) else None
+    if isinstance(what, Path) and what.suffix == ".py":
+        own, class_name = read_script_options(what)
+        game = load_game_file(what, class_name) if class_name else None
+    command = () if game else (*describe_command(what), *target_arguments)
+    return combine_options(own, given, command, game)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split at the first `--`; a bare `--frame` means json, and never takes the next word."""
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    return ["--frame=json" if word == "--frame" else word for word in words[:at]], words[at + 1 :]
+
+
+def combine_options(
+    own: dict[str, Any], given: dict[str, Any], command: tuple[str, ...], game: type[Game] | None
+) -> Config:
+    """Put a script's own options under those of the command line, and check them together.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    options = expand_shorthands(own) | expand_shorthands(given)
+    frame = options.pop("frame", "")
+    options.setdefault("clientframe", frame)
+    options.setdefault("serverframe", frame)
+    if options.get("pty"):
+        options["binary"] = True
+    if options.get("tcp"):
+        options.setdefault("delay", 1.0)
+    if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
+        options.setdefault("idfield", "id")
+    config = Config(command=command, game=game, **options)
+    check_options(config)
+    return config
+
+
+def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of one place with `--json`, `--null` and `--cache` spelled out."""
+    options = dict(options)
+    if options.pop("json", False):
+        options = {"frame": "json", "joinmsg": JSON_JOIN, "leavemsg": JSON_LEAVE} | options
+    if options.pop("null", False):
+        options["delimiters"] = options.get("delimiters", b"") + b"\0"
+    if "cache" in options:
+        options["cache_size"], options["cache_tagged"] = options.pop("cache")
+    if "addr" in options:
+        options["addr"] = tuple(options["addr"])
+    return options
+
+
+def check_options(config: Config) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigError: they do; it names them.
+    """
+    framings = {config.clientframe, config.serverframe}
+    raw = "--pty" if config.pty else "--binary"
+    contradictions = {
+        "--pty and --tcp exclude each other": config.pty and config.tcp,
+        "--pty takes no framing": config.pty and framings != {""},
+        "--pty needs a POSIX system": config.pty and not POSIX,
+        f"{raw} and JSON framing exclude each other": config.binary and "json" in framings,
+        f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
+        "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
+        and config.serverframe == "gwsocket",
+        "--cache=tagged needs JSON framing of what TARGET prints": config.cache_tagged
+        and config.serverframe != "json",
+    }
+    for text, applies in contradictions.items():
+        if applies:
+            raise ConfigError(text)
+
+
+# -- what is to be served --
+
+
+def find_target(target: str) -> Path | str:
+    """Return what TARGET means: a file as a path, or `module:Class`.
+
+    Raises:
+        ConfigError: nothing of that name.
+    """
+    path = Path(target)
+    if re.fullmatch(r"[\w.]+:\w+", target) and not path.exists():
+        return target
+    if is_program(path):
+        return path
+    bundled = HERE / "game"
+    for example in (bundled / target, bundled / f"{target}.py"):
+        if os.sep not in target and example.is_file() and not example.name.startswith("__"):
+            return example
+    command = shutil.which(target)
+    if command is not None:
+        return Path(command)
+    if path.is_file():
+        raise ConfigError(f"{target} is not executable: chmod +x {target}")
+    raise ConfigError(f"there is no class, file, example or command {target!r}")
+
+
+def is_program(path: Path) -> bool:
+    """Whether a path is a Python script, or a file that may be executed."""
+    return path.is_file() and (path.suffix == ".py" or os.access(path, os.X_OK))
+
+
+def describe_command(what: Path | str) -> tuple[str, ...]:
+    """Return the command that runs a file: this interpreter, unbuffered, for Python."""
+    path = Path(what)
+    if path.suffix == ".py":
+        return sys.executable, "-u", str(path)
+    return (str(path) if path.is_absolute() else os.path.join(".", path),)
+
+
+def load_game(target: str) -> type[Game]:
+    """Import `module:Class`, looking in the working directory first.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Game`.
+    """
+    module_name, _, class_name = target.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"cannot import {module_name}: {error}") from None
+    return pick_game(module, class_name, target)
+
+
+def load_game_file(path: Path, class_name: str) -> type[Game]:
+    """Import the class of a script that names it in its inline metadata.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Game`.
+    """
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise ConfigError(f"cannot import {path}: {error}") from None
+    return pick_game(module, class_name, f"{path}:{class_name}")
+
+
+def pick_game(module: object, class_name: str, where: str) -> type[Game]:
+    """Return a module's class of that name.
+
+    Raises:
+        ConfigError: it is no `Game`.
+    """
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Game)):
+        raise ConfigError(f"{where} is no subclass of scalesocket.Game")
+    return found
+
+
+# The block of PEP 723, with `# ///` lines around comment lines of TOML.
+_SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
+_PATH_OPTIONS = frozenset(("staticdir",))
+
+
+def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the options in a script's inline metadata, and the name of its `Game` class.
+
+    Raises:
+        ConfigError: the block is no TOML, or its options cannot work.
+    """
+    try:
+        match = _SCRIPT_BLOCK.search(path.read_text(encoding="utf-8").replace("\r\n", "\n"))
+        lines = match["content"].splitlines() if match else []
+        tool = tomllib.loads("\n".join(line[2:] for line in lines)).get("tool", {})
+        table = dict(tool.get("scalesocket", {}))
+        class_name = str(table.pop("game", ""))
+        words = [word for item in table.items() for word in spell_option(*item, path.parent)]
+        options = vars(build_parser().parse_args(words))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot read its [tool.scalesocket]: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: [tool.scalesocket]: {error}") from None
+    options.pop("target", None)
+    return options, class_name
+
+
+def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
+    """Return an entry of a script's table as it would stand on a command line."""
+    if isinstance(value, bool):
+        return [f"--{name}"] if value else []
+    if name in _PATH_OPTIONS:
+        value = folder / value
+    if name == "addr" and isinstance(value, list):
+        return [f"--addr={address}" for address in value]
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return [f"--{name}={value}"]
+
+
+# -- what the operator sees --
+
+TRACE = 5  # a log level below DEBUG, for -vv
+
+
+def escape_controls(text: str) -> str:
+    """Escape control characters, so that no name can forge or hide a log line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class TextFormatter(logging.Formatter):
+    """`[INFO] joined from 127.0.0.1  room=lobby client=7`; coloured on a terminal."""
+
+    COLOURS = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record, and its traceback if it has one."""
+        level = {"WARNING": "WARN"}.get(record.levelname, record.levelname)
+        where = ""
+        for name in ("room", "client"):
+            value = getattr(record, name, None)
+            where += f" {name}={value}" if value is not None else ""
+        head, message = f"[{level}]", escape_controls(record.getMessage())
+        where = " " + escape_controls(where) if where else ""
+        if self._colour:
+            head = f"\x1b[{self.COLOURS.get(level, 0)}m{head}\x1b[0m"
+            where = f"\x1b[2m{where}\x1b[0m" if where else ""
+        line = f"{head} {message}{where}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
+        entry: dict[str, JsonValue] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        for name in ("room", "client"):
+            if getattr(record, name, None) is not None:
+                entry[name] = getattr(record, name)
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to stderr as the options say."""
+    handler = logging.StreamHandler()
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(JsonFormatter() if config.log == "json" else TextFormatter(colour=colour))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal comes; return the exit status."""
+    server = Server(config)
+    try:
+        server.listen()
+    except OSError as error:
+        print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if server.stopping:
+            raise KeyboardInterrupt  # a second signal: no more patience
+        server.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        server.kill()
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    try:
+        config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+    except ConfigError as error:
+        print(f"scalesocket: {error} (try --help)", file=sys.stderr)
+        return 2
+    set_up_logging(config)
+    raise_file_limit()
+    return serve(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

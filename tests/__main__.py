@@ -1,0 +1,232 @@
+"""The one test command: `python3 -m tests`.
+
+Needs Python 3.11 and nothing else. It makes its own virtual environment, installs what is
+pinned in `tests/requirements.txt`, and runs ruff, mypy and pytest. All other arguments go to
+pytest:
+
+    python3 -m tests --quick                    while developing
+    python3 -m tests --quick -k frames
+    python3 -m tests --no-lint tests/test_frames.py
+    python3 -m tests --only lint
+
+With CI set in the environment nothing may be skipped for a missing tool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support import NODE_FOLDER, ROOT, TOOLS, find_tool
+
+REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+ENVIRONMENT = ROOT / ".venv-tests"
+NODE_PACKAGES = NODE_FOLDER / "node_modules"
+TYPED = ("scalesocket.py", "net", "game", "client")
+TIME_LIMIT = 900  # seconds for one installation
+
+
+class PreparationError(Exception):
+    """What the tests need could not be installed."""
+
+
+class Outcome(NamedTuple):
+    """How a step ended."""
+
+    name: str
+    status: int
+    seconds: float
+
+    def __str__(self) -> str:
+        word = "ok" if self.status == 0 else f"FAILED ({self.status})"
+        return f"{self.name}: {word}, {self.seconds:.1f} s"
+
+
+# ==== 1. What the tests need ==============================================
+# Installed once. A stamp holds the hash of what was asked for; it is written last, so that an
+# installation that was interrupted is begun again.
+
+
+def prepare() -> Path:
+    """Install what is missing, and return the Python of the virtual environment."""
+    with one_at_a_time():
+        wanted = fingerprint(REQUIREMENTS.read_bytes(), sys.version.encode())
+        stamp = ENVIRONMENT / "stamp"
+        if read_stamp(stamp) != wanted:
+            install_python_packages()
+            stamp.write_text(wanted)
+        if shutil.which("npm"):
+            prepare_node()
+    return environment_python()
+
+
+def prepare_node() -> None:
+    """Install the packages of `tests/node/package.json`."""
+    wanted = fingerprint((NODE_FOLDER / "package.json").read_bytes())
+    stamp = NODE_PACKAGES / "stamp"
+    if read_stamp(stamp) == wanted:
+        return
+    heading("npm install")
+    options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
+    install(["npm", "install", *options], NODE_FOLDER, "the packages in tests/node/package.json")
+    stamp.write_text(wanted)
+
+
+def install_python_packages() -> None:
+    """Make the virtual environment anew."""
+    heading("pip install")
+    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+    install([sys.executable, "-m", "venv", os.fspath(ENVIRONMENT)], ROOT, "a virtual environment")
+    pip = [os.fspath(environment_python()), "-m", "pip", "--disable-pip-version-check"]
+    packages = ["--quiet", "--requirement", os.fspath(REQUIREMENTS)]
+    install([*pip, "install", *packages], ROOT, "the packages in tests/requirements.txt")
+
+
+def install(command: Sequence[str], folder: Path, what: str) -> None:
+    """Run one installer, quietly unless it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIME_LIMIT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PreparationError(f"cannot install {what}: {error}") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
+        cause = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise PreparationError(f"cannot install {what}: {cause.strip()}")
+
+
+def environment_python() -> Path:
+    """Return the path of the virtual environment's Python."""
+    return ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def fingerprint(*parts: bytes) -> str:
+    """Return a hash of what an installation depends on."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def read_stamp(path: Path) -> str | None:
+    """Return the fingerprint of what is installed."""
+    return path.read_text() if path.exists() else None
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Make a second `python3 -m tests` wait while this one installs."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with REQUIREMENTS.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# ==== 2. The steps ========================================================
+
+
+def heading(text: str) -> None:
+    """Announce a step."""
+    print(f"\n==== {text} {'=' * (70 - len(text))}", flush=True)
+
+
+def run_step(name: str, python: Path, arguments: Sequence[str]) -> Outcome:
+    """Run `python -m ARGUMENTS...` under a heading."""
+    heading(name)
+    start = time.monotonic()
+    status = subprocess.run([python, "-m", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL)
+    outcome = Outcome(name, status.returncode, time.monotonic() - start)
+    print(outcome, flush=True)
+    return outcome
+
+
+def typed_sources() -> list[str]:
+    """Return what mypy is to check; it refuses a folder that has no Python in it."""
+    return [name for name in TYPED if (ROOT / name).is_file() or any((ROOT / name).rglob("*.py"))]
+
+
+def run_lint(python: Path) -> list[Outcome]:
+    """Hold the sources against the rules."""
+    return [
+        run_step("ruff check", python, ["ruff", "check", "--output-format=concise", "."]),
+        run_step("ruff format", python, ["ruff", "format", "--check", "."]),
+        run_step("mypy", python, ["mypy", "--strict", *typed_sources()]),
+    ]
+
+
+def run_pytest(python: Path, quick: bool, arguments: Sequence[str]) -> Outcome:
+    """Run the tests; `-rs` makes pytest say what it skipped, and why."""
+    chosen = ["-m", "not slow and not browser"] if quick else []
+    return run_step("pytest", python, ["pytest", "-rs", *chosen, *arguments])
+
+
+# ==== 3. The command ======================================================
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; what it does not know is pytest's."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests",
+        usage="%(prog)s [--quick] [--no-lint | --only STEP] [PYTEST ARGUMENTS...]",
+        description="Run ruff, mypy and pytest in an environment made for them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out slow and browser tests")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--only", choices=("lint", "tests"), help="run one half")
+    steps.add_argument("--no-lint", dest="only", action="store_const", const="tests")
+    return parser
+
+
+def main() -> int:
+    """Run what was asked for and return the worst exit status."""
+    options, pytest_arguments = build_parser().parse_known_args()
+    try:
+        python = prepare()
+    except PreparationError as error:
+        print(f"tests: {error}", file=sys.stderr)
+        return 1
+    outcomes = [] if options.only == "tests" else run_lint(python)
+    if options.only != "lint":
+        outcomes.append(run_pytest(python, options.quick, pytest_arguments))
+    return conclude(outcomes, left_out(options.quick), needs_tools=options.only != "lint")
+
+
+def left_out(quick: bool) -> str:
+    """Say which tests were not asked for."""
+    return "slow and browser tests (--quick)" if quick else "nothing"
+
+
+def conclude(outcomes: Sequence[Outcome], left_out: str, needs_tools: bool) -> int:
+    """Say briefly how it went, so that pytest's own last line stays near the end."""
+    missing = [name for name in TOOLS if find_tool(name) is None] if needs_tools else []
+    print(f"\n{'; '.join(map(str, outcomes))}")
+    print(f"left out: {left_out}; missing tools: {', '.join(missing) or 'none'}", flush=True)
+    worst = max(abs(outcome.status) for outcome in outcomes)
+    if missing and os.environ.get("CI"):
+        print("tests: with CI set, no tool may be missing", file=sys.stderr)
+        return max(worst, 1)
+    return worst
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036 - says so instead of failing in the middle
+        sys.exit("tests: Python 3.11 or later is needed")
+    sys.exit(main())

@@ -1,0 +1,473 @@
+"""The page of the bundled game, played in a real browser against the real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import ROOT, ServerProcess, require_tool, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+PAGES = ROOT / "client" / "web"
+PATIENCE = 15_000  # milliseconds that a test waits for a condition
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 360, "height": 640}
+PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
+MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room
+
+OpenTab = Callable[..., "Page"]
+
+
+# ==== 1. A browser and its tabs ============================================
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests here; each tab gets a profile of its own."""
+    executable = require_tool("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("missing package: playwright")
+        pytest.skip("missing package: playwright")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def server() -> Iterator[ServerProcess]:
+    """Serve the bundled game just as the README says: with no options at all."""
+    with serve("game.py") as running:
+        yield running
+
+
+@pytest.fixture
+def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
+    """Open the page in tabs; at the end, no script in any of them may have failed."""
+    errors: list[str] = []
+    with ExitStack() as stack:
+
+        def open_one(room: str = "meadow", path: str | None = None, **options: Any) -> Page:
+            context = browser.new_context(**{"viewport": DESKTOP, **options})
+            stack.callback(context.close)
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(server.http(path or f"/?room={room}"))
+            return page
+
+        yield open_one
+    assert errors == []
+
+
+def wait_for(page: Page, condition: str, value: object = None) -> None:
+    """Wait until a JavaScript expression is true; in it, `value` is the argument."""
+    page.wait_for_function(f"(value) => {condition}", arg=value)
+
+
+def wait_for_players(page: Page, count: int) -> None:
+    wait_for(page, "game.me !== null && document.body.dataset.players === String(value)", count)
+
+
+def me(page: Page) -> str:
+    return str(page.evaluate("game.me"))
+
+
+def place_of(page: Page, player: str) -> dict[str, float]:
+    place: dict[str, float] = page.evaluate("(id) => game.players[id]", player)
+    return place
+
+
+def click_at(page: Page, x: float, y: float) -> None:
+    """Click on the game, at fractions of its width and height."""
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def go_to_room(page: Page, room: str) -> None:
+    page.get_by_label("Go to another room").fill(room)
+    page.get_by_role("button", name="Go", exact=True).click()
+
+
+# ==== 2. Playing together ==================================================
+
+
+def test_two_tabs_see_two_players(open_tab: OpenTab) -> None:
+    a, b = open_tab(), open_tab()
+    wait_for_players(a, 2)
+    wait_for_players(b, 2)
+    assert me(a) != me(b)
+    assert a.evaluate("game.players") == b.evaluate("game.players")
+    assert set(a.evaluate("game.players")) == {me(a), me(b)}
+    assert a.locator("#status").inner_text() == "Connected"
+    assert a.locator("#headcount").inner_text() == "with 1 more."
+
+
+def test_when_one_clicks_the_other_sees_it_hop_there(open_tab: OpenTab) -> None:
+    a, b = open_tab(), open_tab()
+    wait_for_players(a, 2)
+    wait_for_players(b, 2)
+    before = place_of(b, me(a))
+    still = place_of(b, me(b))
+    click_at(a, 0.5, 0.5)
+    wait_for(b, "game.players[value[0]].x !== value[1]", [me(a), before["x"]])
+    after = place_of(b, me(a))
+    assert after == place_of(a, me(a))
+    assert after["x"] == pytest.approx(600, abs=2)  # the middle of the world
+    assert 300 < after["y"] < 500
+    wait_for(
+        b,
+        "game.sprites.some(({ id, x, y }) => id == value.id && x === value.x && y === value.y)",
+        {"id": me(a), **after},
+    )
+    assert place_of(a, me(b)) == still
+
+
+def test_a_click_beyond_the_fence_ends_at_the_edge_of_the_world(open_tab: OpenTab) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    click_at(page, 0.99, 0.03)
+    wait_for(page, "game.players[game.me].y === 0")
+    assert place_of(page, me(page)) == {"x": 1200, "y": 0}
+
+
+def test_a_finger_will_do(open_tab: OpenTab) -> None:
+    page = open_tab(viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2)
+    wait_for_players(page, 1)
+    before = place_of(page, me(page))
+    page.locator("#stage").tap()
+    wait_for(page, "game.players[game.me].x !== value", before["x"])
+    assert place_of(page, me(page))["x"] == pytest.approx(600, abs=5)
+
+
+@pytest.mark.parametrize(("key", "axis", "sign"), [("ArrowRight", "x", 1), ("w", "y", -1)])
+def test_keys_will_do(open_tab: OpenTab, key: str, axis: str, sign: int) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    click_at(page, 0.5, 0.5)
+    wait_for(page, "game.players[game.me].x > 590 && game.players[game.me].x < 610")
+    before = place_of(page, me(page))
+    page.keyboard.press(key)
+    wait_for(page, f"(game.players[game.me].{axis} - value) * {sign} > 50", before[axis])
+    other = "y" if axis == "x" else "x"
+    assert place_of(page, me(page))[other] == before[other]
+
+
+def test_keys_typed_into_a_field_move_nobody(open_tab: OpenTab) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    before = place_of(page, me(page))
+    page.get_by_label("Go to another room").press_sequentially("wasd")
+    click_at(page, 0.5, 0.5)  # what was sent before this would have arrived before it
+    wait_for(page, "game.players[game.me].x > 590 && game.players[game.me].x < 610")
+    assert before["x"] != place_of(page, me(page))["x"]
+    assert page.evaluate("document.querySelector('#room').value") == "wasd"
+
+
+def test_who_closes_the_tab_is_gone(open_tab: OpenTab) -> None:
+    a, b = open_tab(), open_tab()
+    wait_for_players(a, 2)
+    wait_for_players(b, 2)
+    a.context.close()
+    wait_for_players(b, 1)
+    wait_for(b, "game.sprites.length === 1")
+    assert list(b.evaluate("game.players")) == [me(b)]
+    assert b.locator("#headcount").inner_text() == "all alone."
+
+
+def test_the_canvas_shows_a_picture_that_moves(open_tab: OpenTab) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    wait_for(
+        page,
+        """(() => {
+            const canvas = document.getElementById("stage");
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(data.buffer)).size > 500;
+        })()""",
+    )
+    before = page.locator("#stage").screenshot()
+    click_at(page, 0.3, 0.6)
+    wait_for(page, "game.sprites[0].x === game.players[game.me].x && game.sprites[0].x < 500")
+    assert page.locator("#stage").screenshot() != before
+
+
+# ==== 3. Rooms =============================================================
+
+
+def test_another_room_is_another_meadow(open_tab: OpenTab) -> None:
+    a, b = open_tab(), open_tab()
+    wait_for_players(a, 2)
+    wait_for_players(b, 2)
+    go_to_room(b, "burrow")
+    wait_for_players(a, 1)
+    wait_for_players(b, 1)
+    assert b.evaluate("game.room") == "burrow"
+    assert b.url.endswith("/?room=burrow")
+    assert b.locator("[data-room-name]").inner_text() == "burrow"
+    b.go_back()
+    wait_for_players(a, 2)
+    wait_for_players(b, 2)
+    assert b.evaluate("game.room") == "meadow"
+
+
+def test_live_rooms_are_listed_with_their_players(open_tab: OpenTab) -> None:
+    a, b, c = open_tab("pond"), open_tab("pond"), open_tab("burrow")
+    for page, count in ((a, 2), (b, 2), (c, 1)):
+        wait_for_players(page, count)
+    wait_for(c, "document.querySelectorAll('[data-rooms] li').length === 2")
+    assert c.locator("[data-rooms] li").all_inner_texts() == ["pond\n2", "burrow\n1"]
+    assert c.locator("[data-rooms] [aria-current]").get_attribute("data-room") == "burrow"
+    c.locator("[data-rooms] a", has_text="pond").click()
+    wait_for_players(a, 3)
+    wait_for_players(c, 3)
+
+
+@pytest.mark.parametrize("room", [MARKUP, "a b/c?d#e%41&f", "żółw 🐢", "x" * 128])
+def test_a_room_may_have_any_name_and_it_is_shown_as_text(open_tab: OpenTab, room: str) -> None:
+    a, b = open_tab(), open_tab()
+    wait_for_players(a, 2)
+    go_to_room(a, room)
+    wait_for_players(b, 1)
+    wait_for(a, "game.room === value && game.me !== null", room)
+    b.goto(a.url)  # the link leads to the same room
+    wait_for_players(b, 2)
+    wait_for(b, "document.querySelector('[data-rooms] [aria-current]') !== null")
+    assert b.locator("[data-room-name]").inner_text() == room
+    assert b.locator("[data-rooms] [aria-current] span").first.text_content() == room
+    assert b.locator("aside img").count() == 0
+    assert b.title() != "gotcha"
+
+
+@pytest.mark.parametrize(
+    ("room", "words"), [("api", "taken by the server"), ("..", "taken by the server"), ("", "name")]
+)
+def test_a_name_that_no_room_can_have_is_refused_in_words(
+    open_tab: OpenTab, room: str, words: str
+) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    go_to_room(page, room)
+    assert words in page.get_by_role("alert").inner_text()
+    assert page.evaluate("game.room") == "meadow"
+    assert page.evaluate("game.state") == "connected"
+
+
+def test_the_link_is_copied_also_where_browsers_hide_the_clipboard(open_tab: OpenTab) -> None:
+    page = open_tab("pond")
+    wait_for_players(page, 1)
+    page.evaluate(
+        """() => {
+            Object.defineProperty(navigator, "clipboard", { value: undefined });
+            document.addEventListener("copy", () => (window.copied = String(getSelection())));
+        }"""
+    )
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Copied!").wait_for()
+    assert page.evaluate("copied") == page.url
+    page.get_by_role("button", name="Copy link").wait_for()
+
+
+def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list_of_rooms(
+    browser: Browser, tmp_path: Path
+) -> None:
+    script = (ROOT / "game" / "game.py").read_text()
+    (tmp_path / "game.py").write_text(script.split("# ///\n", 1)[1])  # without options of its own
+    shutil.copytree(PAGES, tmp_path / "public")
+    options = [
+        *("--staticdir", "public/"),
+        "--frame=json",
+        *("--joinmsg", '{"t":"Join","id":#ID}'),
+        *("--leavemsg", '{"t":"Leave","id":#ID}'),
+    ]
+    with serve(*options, "game.py", cwd=tmp_path) as server, browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        a, b = context.new_page(), context.new_page()
+        a.goto(server.http())
+        b.goto(server.http())
+        wait_for_players(a, 2)
+        wait_for_players(b, 2)
+        note = a.locator("[data-rooms-note]")
+        wait_for(a, "document.querySelector('[data-rooms-note]').textContent !== ''")
+        assert note.inner_text() == "This server keeps its list of rooms to itself."
+        go_to_room(a, "burrow")
+        wait_for_players(a, 1)
+
+
+# ==== 4. When the connection breaks ========================================
+
+
+def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Browser) -> None:
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        with serve("game.py") as server:
+            page.goto(server.http("/?room=pond"))
+            wait_for_players(page, 1)
+            assert not page.locator("#note").is_visible()
+        wait_for(page, "document.body.dataset.status === 'waiting'")
+        wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
+        assert page.locator("#status").inner_text() == "Offline"
+        assert page.locator("#note").is_visible()
+        assert re.fullmatch(r"Next try in \d+ s\.", page.locator("#countdown").inner_text())
+        assert page.evaluate("Object.keys(game.players).length") == 0
+        with serve("game.py", addr=f"127.0.0.1:{server.port}"):
+            wait_for_players(page, 1)
+            assert page.locator("#note-text").inner_text() == "Connected again."
+            assert page.locator("#status").inner_text() == "Connected"
+            assert page.evaluate("game.room") == "pond"
+            page.locator("#note").wait_for(state="hidden")
+            page.goto("about:blank")
+
+
+def test_the_reason_that_the_server_gives_is_shown(browser: Browser) -> None:
+    with serve("--maxclients", "1", "game.py") as server, browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        first, second = context.new_page(), context.new_page()
+        first.goto(server.http("/?room=pond"))
+        wait_for_players(first, 1)
+        second.goto(server.http("/?room=pond"))
+        wait_for(second, "document.body.dataset.status === 'waiting'")
+        reason = second.evaluate(
+            """(url) => new Promise((resolve) => {
+                new WebSocket(url).onclose = ({ reason }) => resolve(reason);
+            })""",
+            server.url("pond"),
+        )
+        assert reason
+        wait_for(second, "document.querySelector('#note-text').textContent.includes(value)", reason)
+        first.close()
+        # In one go, or the next attempt might come by itself between the look and the click.
+        button = "document.querySelector('#retry')"
+        wait_for(
+            second,
+            f"game.state === 'waiting' && ({button}.click(), game.state === 'connecting')",
+        )
+        wait_for_players(second, 1)
+
+
+def test_attempts_become_rarer_up_to_a_limit_and_never_keep_step(open_tab: OpenTab) -> None:
+    page = open_tab()
+    delays = page.evaluate(
+        """async () => {
+            const { backoff } = await import("/connection.js");
+            const attempts = [...Array(12).keys()];
+            return [0, 0.999].map((chance) => attempts.map((n) => backoff(n, () => chance)));
+        }"""
+    )
+    shortest, longest = delays
+    assert longest[:5] == pytest.approx([500, 1000, 2000, 4000, 8000], rel=0.01)
+    assert max(longest) == pytest.approx(15_000, rel=0.01)
+    assert shortest == pytest.approx([delay / 2 for delay in longest], rel=0.01)
+
+
+# ==== 5. Fit for all =======================================================
+
+
+@pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE, DESKTOP], ids=str)
+def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int]) -> None:
+    page = open_tab("a-room-with-a-name-that-is-much-too-long-for-a-phone", viewport=size)
+    wait_for_players(page, 1)
+    wait_for(page, "document.querySelectorAll('[data-rooms] li').length === 1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    sticking_out = page.evaluate(
+        """() => [...document.querySelectorAll("body *")]
+            .filter((element) => {
+                const { left, right } = element.getBoundingClientRect();
+                return left < 0 || right > innerWidth;
+            })
+            .map((element) => element.outerHTML.slice(0, 80))"""
+    )
+    assert sticking_out == []
+    box = page.locator("#stage").bounding_box()
+    assert box and box["height"] >= 250 and box["width"] >= 350
+
+
+def test_words_that_change_move_nothing(open_tab: OpenTab) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    measure = """() => ["#stage", "#status", "form", ".live"].map((name) => {
+        const { x, y, height } = document.querySelector(name).getBoundingClientRect();
+        return [x, y, height];
+    })"""
+    wait_for(page, "document.querySelectorAll('[data-rooms] li').length === 1")
+    before = page.evaluate(measure)
+    page.evaluate("document.querySelector('#status').textContent = 'Connecting…'")
+    page.evaluate("document.querySelector('[data-problem]').textContent = 'A room needs a name.'")
+    page.evaluate("document.querySelector('#note').classList.add('shown')")
+    assert page.evaluate(measure) == before
+
+
+def test_there_is_a_day_and_a_night(open_tab: OpenTab) -> None:
+    brightness = """() => {
+        const stage = document.getElementById("stage");
+        const { data } = stage.getContext("2d").getImageData(0, stage.height / 2, 300, 40);
+        const paper = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+        const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+        return [mean(data.filter((_, i) => i % 4 < 3)), mean(paper)];
+    }"""
+    page = open_tab(color_scheme="light")
+    wait_for_players(page, 1)
+    wait_for(page, f"({brightness})()[0] > 100")
+    assert page.evaluate(brightness)[1] > 200
+    page.emulate_media(color_scheme="dark")
+    wait_for(page, f"({brightness})()[0] < 80")
+    assert page.evaluate(brightness)[1] < 60
+
+
+def test_the_page_asks_nobody_but_its_own_server(browser: Browser, server: ServerProcess) -> None:
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        asked: list[str] = []
+        failed: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
+        page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+        page.goto(server.http())
+        wait_for_players(page, 1)
+        own = f"{server.host}:{server.port}/"
+        assert len(asked) > 5
+        assert [url for url in asked if url.split("://")[1].startswith(own) is False] == []
+        assert failed == []
+
+
+def test_every_control_has_a_name(open_tab: OpenTab) -> None:
+    page = open_tab()
+    wait_for_players(page, 1)
+    for role, name in [
+        ("application", "The meadow"),
+        ("textbox", "Go to another room"),
+        ("button", "Go"),
+        ("button", "Copy link"),
+        ("list", "Rooms right now"),
+        ("complementary", "Rooms"),
+        ("heading", "Meadow"),
+    ]:
+        assert page.get_by_role(role, name=re.compile(f"^{name}")).count() == 1, (role, name)  # type: ignore[arg-type]
+    assert page.locator("html").get_attribute("lang") == "en"

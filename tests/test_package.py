@@ -1,0 +1,184 @@
+"""The package is one module, and the module needs nothing but Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, SCRIPT, RawClient, serve
+
+TOP_LEVEL = {
+    ".ci",
+    ".gitattributes",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "client",
+    "game",
+    "net",
+    "pyproject.toml",
+    "scalesocket.py",
+    "tests",
+}
+ALONE = [sys.executable, "-I", "-S"]  # no PYTHON* variables, no installed packages
+HOME_PATH = re.compile(rb"(?:/home/|/Users/|/root/|[A-Z]:\\Users\\)[A-Za-z0-9_.-]+")
+
+
+def tracked_files() -> list[str]:
+    """Return what git tracks or is about to; skip the test outside a clone."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git clone")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of the sources, so that the clone stays clean."""
+    sources = tmp_path_factory.mktemp("sources")
+    for name in ("scalesocket.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("game", "net", "client", "tests"):  # what must not slip into the wheel
+        (sources / name).mkdir()
+        (sources / name / "__init__.py").touch()
+    built = tmp_path_factory.mktemp("wheel")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(built), str(sources)],
+        check=True,
+        timeout=100,
+    )
+    [path] = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture
+def copied_alone(tmp_path: Path) -> Path:
+    """Return a copy of the server in a folder of its own."""
+    return Path(shutil.copy(SCRIPT, tmp_path))
+
+
+def version() -> str:
+    """Read the version from the source, without running it."""
+    found = re.search(r'^__version__\b.*= "([^"]+)"$', SCRIPT.read_text("utf-8"), re.MULTILINE)
+    assert found, "scalesocket.py sets no __version__"
+    return found[1]
+
+
+def test_the_wheel_holds_one_module(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert names == ["scalesocket.py"]
+
+
+def test_the_wheel_names_its_version_license_and_extra(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = archive.read(name).decode().splitlines()
+        assert any(name.endswith("/LICENSE") for name in archive.namelist())
+    assert f"Version: {version()}" in metadata
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata
+    required = [line for line in metadata if line.startswith("Requires-Dist:")]
+    assert len(required) == 1 and "msgpack" in required[0] and "extra ==" in required[0]
+
+
+def test_the_installed_command_runs(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    options = ["--quiet", "--no-deps", "--no-index", "--python", str(folder / "python")]
+    subprocess.run(
+        [sys.executable, "-m", "pip", *options[-2:], "install", *options[:-2], str(wheel)],
+        check=True,
+        timeout=100,
+    )
+    command = [str(folder / "scalesocket")]
+    shown = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=20)
+    assert shown.returncode == 0
+    assert version() in shown.stdout
+    with serve("cat", command=command) as server, RawClient.connect(server) as client:
+        client.send_text("hello")
+        assert client.receive_text() == "hello"
+
+
+def test_a_lone_copy_tells_its_version(copied_alone: Path) -> None:
+    shown = subprocess.run(
+        [*ALONE, str(copied_alone), "--version"],
+        cwd=copied_alone.parent,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert version() in shown.stdout
+
+
+def test_a_lone_copy_serves(copied_alone: Path) -> None:
+    command = [*ALONE, str(copied_alone)]
+    with serve("cat", command=command, cwd=copied_alone.parent) as server:
+        with RawClient.connect(server, "lobby") as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+
+
+def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import scalesocket;"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    shown = subprocess.run(
+        [*ALONE, "-c", program, str(copied_alone.parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    ours = {"scalesocket", "__main__"}
+    assert set(shown.stdout.split()) - sys.stdlib_module_names - ours == set()
+
+
+def test_importing_it_needs_no_module_that_only_posix_has(copied_alone: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "for name in ('fcntl', 'pty', 'termios', 'tty', 'resource', 'pwd', 'grp'):\n"
+        "    sys.modules[name] = None\n"
+        "import scalesocket\n"
+    )
+    subprocess.run([*ALONE, "-c", program, str(copied_alone.parent)], check=True, timeout=20)
+
+
+def test_the_top_level_holds_what_the_design_names() -> None:
+    found = {name.partition("/")[0] for name in tracked_files()}
+    assert found - TOP_LEVEL == set()
+
+
+def test_no_file_names_somebody_s_home() -> None:
+    guilty = {}
+    for name in tracked_files():
+        found = HOME_PATH.search((ROOT / name).read_bytes())
+        if found:
+            guilty[name] = found[0]
+    assert guilty == {}
+
+
+def test_the_requirements_of_the_tests_are_pinned() -> None:
+    lines = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert wanted and all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9.]+", line) for line in wanted)
+
+
+def test_the_server_depends_on_nothing() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project.get("dependencies", []) == []
