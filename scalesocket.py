@@ -131,6 +131,8 @@ POSIX = os.name == "posix"
 HERE = Path(__file__).resolve().parent
 
 log = logging.getLogger("scalesocket")
+TRACE = 5  # a log level below DEBUG, for -vv
+logging.addLevelName(TRACE, "TRACE")
 
 JsonValue = Any  # what `json.loads` returns; no narrower type would be true
 
@@ -1204,8 +1206,8 @@ class Connection:
     def _finish(self, payload: bytes, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
-                if discard:
-                    self._discard_backlog()
+                while discard and len(self._backlog) > 1:
+                    self._backlog_size -= len(self._backlog.pop())
                 self._push(encode_frame(Opcode.CLOSE, payload))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self.abort)
@@ -1235,10 +1237,6 @@ class Connection:
         except OSError:
             self._die()
             return 0
-
-    def _discard_backlog(self) -> None:
-        while len(self._backlog) > 1:
-            self._backlog_size -= len(self._backlog.pop())
 
     def _hang_up_if_done(self) -> None:
         """Close our side of TCP when both Close frames have passed; the server goes first."""
@@ -2137,7 +2135,7 @@ class ProcessBackend(Backend):
         """Write to the child, at its pace.
 
         The pipe does not block, so that a child that never reads cannot hold this thread for
-        ever: it is given up when it has exited, or when none of the room's clients is left.
+        ever: it is given up when it has exited, when the room ends, or when no client is left.
         """
         rest = memoryview(data)
         blocked_since = 0.0
@@ -2161,7 +2159,7 @@ class ProcessBackend(Backend):
             return True
         if time.monotonic() - blocked_since < ABANDON_TIMEOUT:
             return False
-        return self._room.registry.is_deserted(self._room)
+        return self._room.closing.is_set() or self._room.registry.is_deserted(self._room)
 
     # -- how the child is connected; the other kinds of child differ here --
 
@@ -2666,18 +2664,19 @@ class Inbox:
                 self._filled.wait(timeout)
             return self._empty()
 
-    def close(self) -> list[RoomEvent]:
-        """Let nothing more in, wake who waits, return what was left."""
+    def close(self) -> None:
+        """Let nothing more in, and wake who waits; `Ended` comes after what is there."""
         with self._lock:
-            self._closed = True
-            return self._empty()
+            if not self._closed:
+                self._closed = True
+                self._events.append(Ended())
+                self._filled.notify()
+                self._freed.notify_all()
 
     def _empty(self) -> list[RoomEvent]:
         events, self._events = self._events, []
         if self._size:
             self._size = 0
-            self._freed.notify_all()
-        elif self._closed:
             self._freed.notify_all()
         return events
 
@@ -2798,6 +2797,7 @@ class Room:
     def receive(self, client: Client, run: Messages) -> None:
         """Take messages from a client; wait while the inbox is full."""
         if not client.departed:
+            self.trace("<", run.payloads, client.id)
             self.inbox.put(Received(client, run), run.size)
 
     def leave(self, client: Client, closing: Closing) -> None:
@@ -2856,10 +2856,16 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
+    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
+        """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
+        if log.isEnabledFor(TRACE):
+            for payload in payloads:
+                self.log.log(TRACE, "%s %.200r", way, payload, client=client)
+
     def expire(self) -> None:
         """End the room because it is empty; what was sent before is still handled."""
         self.closing.set()
-        self.inbox.put(Ended())
+        self.inbox.close()
 
     def end(self, code: int, reason: str) -> None:
         """End the room for its clients, and for newcomers; its thread then stops the backend."""
@@ -2872,7 +2878,7 @@ class Room:
         for client in clients:
             if self._depart(client):
                 client.connection.close(code, reason)
-        self.inbox.put(Ended())
+        self.inbox.close()
 
     def deliver(self, outputs: list[Output]) -> None:
         """Send what the child said to those it is for, then wait for who cannot keep up.
@@ -2919,6 +2925,7 @@ class Room:
             self.history.add(frames)
         data = b"".join(frames)
         recipients = self._recipients(route.to, route.exclude)
+        self.trace(">", route.payloads, route.to)
         for client_id in recipients:
             pending.setdefault(client_id, []).append(data)
         self.traffic.messages_out += len(frames) * len(recipients)
@@ -2940,7 +2947,7 @@ class Room:
     # -- the room's thread --
 
     def _run(self) -> None:
-        self.log.debug("opened")
+        self.log.info("room opened")
         try:
             self._backend.start(self, self._opener)
             while not self._handle(self.inbox.take(self._backend.wait_time())):
@@ -2973,14 +2980,14 @@ class Room:
         self._backend.kill()
 
     def _close(self) -> None:
-        for event in self._unfinished + self.inbox.close():
+        for event in self._unfinished + self.inbox.take(0):
             if isinstance(event, Left) and event.reply is not None:
                 event.client.connection.answer(event.reply)
         try:
             self._backend.stop()
         finally:
             self.registry.forget(self)
-            self.log.debug("closed")
+            self.log.info("room closed")
 
 
 class RoomRegistry:
@@ -3175,6 +3182,11 @@ class RoomRegistry:
 def json_response(value: JsonValue, status: int = 200) -> Response:
     """Return a response with a JSON body."""
     return Response(status, json.dumps(value).encode(), content_type="application/json")
+
+
+def describe_error(error: HandshakeError) -> Response:
+    """Return the response that tells a peer what was wrong with its request."""
+    return Response(error.status, f"{error.reason}\n".encode(), error.headers)
 
 
 def parse_range(value: str, size: int) -> tuple[int, int] | None:
@@ -3443,8 +3455,8 @@ def parse_room_name(path: str) -> str:
     return name
 
 
-class RequestReader:
-    """Reads request heads from a socket; each must be whole within its time.
+class HttpSession:
+    """The requests and responses on one socket, one after the other.
 
     Args:
         sock: its time-out is changed.
@@ -3458,40 +3470,99 @@ class RequestReader:
         """Return the next head without its empty line; None if the peer has no more requests.
 
         Args:
-            patience: seconds for the first byte, as far as they go beyond HEAD_TIMEOUT.
+            patience: seconds to wait for the first byte; the rest has HEAD_TIMEOUT.
 
         Raises:
             HandshakeError: 408 if it takes too long, 431 if it is too large.
         """
-        now = time.monotonic()
-        deadline = now + (HEAD_TIMEOUT if self.rest else patience)
+        deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
         while b"\r\n\r\n" not in self.rest:
-            if len(self.rest) > MAX_HEAD:
-                raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
+            self._check_size(self.rest)
             data = self._receive(deadline)
             if not data:
                 return None
             if not self.rest:
                 deadline = time.monotonic() + HEAD_TIMEOUT
-            self.rest = (self.rest + data).lstrip(b"\r\n") if not self.rest else self.rest + data
+                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
+            self.rest += data
         head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        self._check_size(head)
+        return head
+
+    def send(self, response: Response, *, method: str, keep_alive: bool) -> bool:
+        """Send a response; return whether the connection may serve another request."""
+        self._socket.settimeout(HEAD_TIMEOUT)
+        head = response.encode_head(keep_alive=keep_alive)
+        if method == "HEAD" or response.status == 304:
+            self._socket.sendall(head)
+        elif response.file is None:
+            self._socket.sendall(head + response.body)
+        else:
+            with response.file.open("rb") as file:
+                self._socket.sendall(head)
+                sent = self._socket.sendfile(file, response.start, response.length or None)
+            keep_alive = keep_alive and sent == response.length
+        if not keep_alive:
+            self._linger()
+        return keep_alive
+
+    @staticmethod
+    def _check_size(head: bytes) -> None:
         if len(head) > MAX_HEAD:
             raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
-        return head
 
     def _receive(self, deadline: float) -> bytes:
         patience = deadline - time.monotonic()
-        try:
+        with contextlib.suppress(OSError):
             if patience > 0:
                 self._socket.settimeout(patience)
                 return self._socket.recv(RECEIVE_SIZE)
-        except TimeoutError:
-            pass
-        except OSError:
-            return b""
-        if self.rest:
+        if self.rest and time.monotonic() >= deadline:
             raise HandshakeError(408, f"request head took over {HEAD_TIMEOUT:g} s")
         return b""
+
+    def _linger(self) -> None:
+        """Read a little of what still comes, or closing would reset what we have sent."""
+        self._socket.shutdown(socket.SHUT_WR)
+        self._socket.settimeout(1.0)
+        for _ in range(16):
+            if not self._socket.recv(RECEIVE_SIZE):
+                return
+
+
+def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
+    """Return listening sockets for every address of a host.
+
+    Args:
+        host: a name or an address.
+        port: 0 for any that is free.
+        alone: no other --addr is given, so that `[::]` may mean IPv4 too.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    kind = socket.SOCK_STREAM
+    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+    listeners = []
+    for family, _, _, _, address in found if port else found[:1]:
+        listener = socket.socket(family, kind)
+        if POSIX:  # on Windows it would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            both = alone and len(found) == 1
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        listener.bind(address)
+        listener.listen(4096)
+        listener.setblocking(False)
+        listeners.append(listener)
+    return listeners
+
+
+def describe_url(host: str, port: int, *, page: bool) -> str:
+    """Return what to open: the page that is served, or where rooms are."""
+    name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/" if page else f"ws://{name}:{port}/<room>"
 
 
 class Server:
@@ -3510,6 +3581,7 @@ class Server:
         self._client_ids = itertools.count(1)  # `next` on it is atomic
         self._listeners: list[socket.socket] = []
         self._stopping = threading.Event()
+        self._wake_up, self._waker = socket.socketpair()  # its end wakes the acceptors
         self._lock = threading.Lock()  # guards the two below
         self._connections: set[Connection] = set()
         self._served_one = False  # for --oneshot
@@ -3523,36 +3595,15 @@ class Server:
         threading.stack_size(THREAD_STACK)
         for host, port in self._config.addr:
             try:
-                self._listen_at(host, port)
+                self._listeners += open_listeners(host, port, alone=len(self._config.addr) == 1)
             except OSError as error:
                 error.filename = f"{host}:{port}"
                 raise
         for listener in self._listeners:
             host, port = listener.getsockname()[:2]
             log.info("running at %s on port %d", host, port)
-        log.info("open %s", self._describe_url(*self._listeners[0].getsockname()[:2]))
-
-    def _listen_at(self, host: str, port: int) -> None:
-        kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
-        found = socket.getaddrinfo(host, port, type=kind, flags=passive)
-        for family, _, _, _, address in found if port else found[:1]:
-            listener = socket.socket(family, kind)
-            self._listeners.append(listener)
-            if POSIX:  # on Windows it would let two servers share the port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                alone = len(self._config.addr) == len(found) == 1
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
-            listener.bind(address)
-            listener.listen(4096)
-            listener.setblocking(False)
-
-    def _describe_url(self, host: str, port: int) -> str:
-        name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
-        name = f"[{name}]" if ":" in name else name
-        if self._config.staticdir:
-            return f"http://{name}:{port}/"
-        return f"ws://{name}:{port}/<room>"
+        host, port = self._listeners[0].getsockname()[:2]
+        log.info("open %s", describe_url(host, port, page=self._config.staticdir is not None))
 
     def run(self) -> None:
         """Serve until `stop` is called, then drain all rooms."""
@@ -3560,9 +3611,12 @@ class Server:
         self._sender.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
-        for listener in self._listeners:
-            start_thread("acceptor", self._accept_from, listener)
+        acceptors = [start_thread("acceptor", self._accept_from, x) for x in self._listeners]
         self._stopping.wait()
+        self._waker.close()
+        for acceptor in acceptors:
+            acceptor.join()
+        self._wake_up.close()
         self._drain()
 
     def stop(self) -> None:
@@ -3600,10 +3654,11 @@ class Server:
         failed = False
         with listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
-            while not self._stopping.is_set():
+            selector.register(self._wake_up, selectors.EVENT_READ)
+            while not self.stopping:
+                selector.select()
                 try:
-                    if selector.select(0.5):
-                        self._accept_all(listener)
+                    self._accept_all(listener)
                     failed = False
                 except (OSError, RuntimeError) as error:  # out of descriptors, or of threads
                     if not failed:
@@ -3612,7 +3667,7 @@ class Server:
                     self._stopping.wait(0.1)
 
     def _accept_all(self, listener: socket.socket) -> None:
-        while not self._stopping.is_set():
+        while not self.stopping:
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -3632,13 +3687,15 @@ class Server:
         client = None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            reader = RequestReader(sock)
-            request = self._serve_requests(sock, address, reader)
+            session = HttpSession(sock)
+            request = self._serve_requests(session, address)
             if request is not None:
-                client = self._open_websocket(sock, address, request, reader.rest)
+                client = self._open_websocket(sock, address, request, session.rest)
                 self._serve_client(client)
         except HandshakeError as error:
-            self._refuse(sock, error)
+            log.debug("refused with %d: %s", error.status, error.reason)
+            with contextlib.suppress(OSError):
+                session.send(describe_error(error), method="", keep_alive=False)
         except OSError as error:
             log.debug("connection from %s ended: %s", address[0], error)
         except Exception:
@@ -3649,67 +3706,29 @@ class Server:
             else:
                 self._close_client(client)
 
-    def _serve_requests(
-        self, sock: socket.socket, address: tuple[str, int], reader: RequestReader
-    ) -> Request | None:
+    def _serve_requests(self, session: HttpSession, address: tuple[str, int]) -> Request | None:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
-        head = reader.read_head(HEAD_TIMEOUT)
+        head = session.read_head(HEAD_TIMEOUT)
         while head is not None:
             request = parse_request(head)
             log.debug("%s %s from %s", request.method, request.target, address[0])
             if request.is_upgrade:
                 return request
-            if not self._serve_http(sock, request):
+            if not self._answer(session, request):
                 return None
-            head = reader.read_head(IDLE_TIMEOUT)
+            head = session.read_head(IDLE_TIMEOUT)
         return None
 
-    def _serve_http(self, sock: socket.socket, request: Request) -> bool:
+    def _answer(self, session: HttpSession, request: Request) -> bool:
         """Answer a request; return whether the connection may serve another."""
-        fields = request.headers
-        has_body = fields.get("Content-Length") not in ("", "0") or fields.get("Transfer-Encoding")
-        keep_alive = request.keeps_alive and not has_body and not self._stopping.is_set()
+        length = request.headers.get("Content-Length")
+        has_body = length not in ("", "0") or request.headers.get("Transfer-Encoding")
+        keep_alive = request.keeps_alive and not has_body and not self.stopping
         try:
             response = self._site.respond(request)
         except HandshakeError as error:
-            response = self._describe_error(error)
-            keep_alive = keep_alive and request.method in ("GET", "HEAD")
-        sock.settimeout(HEAD_TIMEOUT)
-        head = response.encode_head(keep_alive=keep_alive)
-        if request.method == "HEAD" or response.status == 304:
-            sock.sendall(head)
-        elif response.file is None:
-            sock.sendall(head + response.body)
-        else:
-            with response.file.open("rb") as file:
-                sock.sendall(head)
-                sent = sock.sendfile(file, response.start, response.length or None)
-            keep_alive = keep_alive and sent == response.length
-        if not keep_alive:
-            self._linger(sock)
-        return keep_alive
-
-    @staticmethod
-    def _describe_error(error: HandshakeError) -> Response:
-        return Response(error.status, f"{error.reason}\n".encode(), error.headers)
-
-    def _refuse(self, sock: socket.socket, error: HandshakeError) -> None:
-        log.debug("refused with %d: %s", error.status, error.reason)
-        response = self._describe_error(error)
-        with contextlib.suppress(OSError):
-            sock.settimeout(HEAD_TIMEOUT)
-            sock.sendall(response.encode_head(keep_alive=False) + response.body)
-            self._linger(sock)
-
-    @staticmethod
-    def _linger(sock: socket.socket) -> None:
-        """Read a little of what still comes, or closing would reset what we have sent."""
-        sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(1.0)
-        with contextlib.suppress(OSError):
-            for _ in range(16):
-                if not sock.recv(RECEIVE_SIZE):
-                    return
+            response = describe_error(error)
+        return session.send(response, method=request.method, keep_alive=keep_alive)
 
     def _open_websocket(
         self, sock: socket.socket, address: tuple[str, int], request: Request, early: bytes
@@ -3789,7 +3808,7 @@ class Server:
                 connection.close(CloseCode.INTERNAL_ERROR, f"silent for {now - since:.0f} s")
             elif since and now - since > interval and not connection.is_full:
                 connection.send(encode_frame(Opcode.PING, b""))
-        if not self._stopping.is_set():
+        if not self.stopping:
             self._timer.call_later(interval / 4, self._check_peers)
 
 
@@ -4257,8 +4276,6 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
 
 
 # -- what the operator sees --
-
-TRACE = 5  # a log level below DEBUG, for -vv
 
 
 def escape_controls(text: str) -> str:

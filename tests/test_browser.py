@@ -248,7 +248,7 @@ def test_live_rooms_are_listed_with_their_players(open_tab: OpenTab) -> None:
     wait_for_players(c, 3)
 
 
-@pytest.mark.parametrize("room", [MARKUP, "a b/c?d#e%41&f", "żółw 🐢", "x" * 128])
+@pytest.mark.parametrize("room", [MARKUP, "a b?c#d%41&e+f", "żółw 🐢", "x" * 128])
 def test_a_room_may_have_any_name_and_it_is_shown_as_text(open_tab: OpenTab, room: str) -> None:
     a, b = open_tab(), open_tab()
     wait_for_players(a, 2)
@@ -265,7 +265,14 @@ def test_a_room_may_have_any_name_and_it_is_shown_as_text(open_tab: OpenTab, roo
 
 
 @pytest.mark.parametrize(
-    ("room", "words"), [("api", "taken by the server"), ("..", "taken by the server"), ("", "name")]
+    ("room", "words"),
+    [
+        ("api", "taken by the server"),
+        ("..", "taken by the server"),
+        ("a/b", "no slash"),
+        ("a\u200bb", "invisible"),
+        ("", "needs a name"),
+    ],
 )
 def test_a_name_that_no_room_can_have_is_refused_in_words(
     open_tab: OpenTab, room: str, words: str
@@ -276,6 +283,15 @@ def test_a_name_that_no_room_can_have_is_refused_in_words(
     assert words in page.get_by_role("alert").inner_text()
     assert page.evaluate("game.room") == "meadow"
     assert page.evaluate("game.state") == "connected"
+
+
+def test_a_link_to_an_impossible_room_leads_to_the_usual_one_and_says_why(
+    open_tab: OpenTab,
+) -> None:
+    page = open_tab("a/b")
+    wait_for_players(page, 1)
+    assert page.evaluate("game.room") == "meadow"
+    assert "no slash" in page.get_by_role("alert").inner_text()
 
 
 def test_the_link_is_copied_also_where_browsers_hide_the_clipboard(open_tab: OpenTab) -> None:

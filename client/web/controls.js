@@ -65,7 +65,8 @@ export class Controls {
     }
     const length = Math.hypot(dx, dy);
     if (!length) return;
-    this.#send({ x: from.x + (dx / length) * distance, y: from.y + (dy / length) * distance }, false);
+    const stride = distance / length; // as long along a diagonal as along an axis
+    this.#send({ x: from.x + dx * stride, y: from.y + dy * stride }, false);
   }
 
   #send(place, drop) {

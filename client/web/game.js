@@ -12,7 +12,8 @@
 import { Bunny, nameOf } from "./bunny.js";
 import { Connection, roomUrl } from "./connection.js";
 import { Controls } from "./controls.js";
-import { MARGIN, drawCarrot, drawClouds, drawInsects, paintMeadow, standingThings } from "./meadow.js";
+import { MARGIN, paintMeadow, standingThings } from "./meadow.js";
+import { drawCarrot, drawClouds, drawInsects } from "./meadow.js";
 import { clamp, night } from "./paint.js";
 import { RoomChooser } from "./rooms.js";
 import { Stage, animate } from "./stage.js";

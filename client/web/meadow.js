@@ -305,7 +305,8 @@ export function drawInsects(context, world, time, dark) {
   if (calm.matches) return;
   const count = dark ? 16 : 5;
   for (let i = 0; i < count; i += 1) {
-    const x = (0.5 + 0.46 * Math.sin(time * 0.11 + i * 2.4) * Math.cos(i + time * 0.05)) * world.width;
+    const across = 0.46 * Math.sin(time * 0.11 + i * 2.4) * Math.cos(i + time * 0.05);
+    const x = (0.5 + across) * world.width;
     const y = (0.5 + 0.44 * Math.cos(time * 0.13 + i * 1.7)) * world.height;
     if (dark) drawFirefly(context, x, y, time + i * 1.3);
     else drawButterfly(context, x, y, time * 9 + i, [330, 45, 265, 20, 200][i]);

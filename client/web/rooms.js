@@ -6,21 +6,29 @@ const POLL_EVERY = 3_000; // milliseconds between looks at the list of rooms
 const SOON = 200;
 const LONGEST_NAME = 128;
 
+const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
+
 // Paths on which the server answers something else, and names that browsers take for folders.
 const RESERVED = new Set(
   ["api", "metrics", "health", "static", "upload", "robots.txt", "favicon.ico", ".", ".."],
 );
 
+/** The room that the page's address names, or the usual one if it names none that can be. */
 export function currentRoom() {
-  const room = new URLSearchParams(location.search).get("room") ?? "";
+  const room = askedFor();
   return problemWith(room) ? DEFAULT_ROOM : room;
+}
+
+function askedFor() {
+  return new URLSearchParams(location.search).get("room") || DEFAULT_ROOM;
 }
 
 /** Say what is wrong with a room's name; an empty string is: nothing. */
 export function problemWith(room) {
   if (!room) return "A room needs a name.";
   if ([...room].length > LONGEST_NAME) return `At most ${LONGEST_NAME} characters, please.`;
-  if (/[\p{Cc}\p{Cs}]/u.test(room)) return "That name has a character that no room can have.";
+  if (room.includes("/")) return "A room’s name has no slash in it.";
+  if (UNPRINTABLE.test(room)) return "That name has an invisible character in it.";
   if (RESERVED.has(room)) return `“${room}” is taken by the server itself.`;
   return "";
 }
@@ -57,6 +65,7 @@ export class RoomChooser {
     this.copyButton.addEventListener("click", () => this.#copy());
     window.addEventListener("popstate", () => this.#arrive(currentRoom()));
     document.addEventListener("visibilitychange", () => this.refresh());
+    this.problem.textContent = problemWith(askedFor());
     this.#show();
     this.refresh();
   }
@@ -149,7 +158,8 @@ export class RoomChooser {
     count.className = "count";
     count.textContent = connections;
     link.append(label, count);
-    link.setAttribute("aria-label", `${name}, ${connections} ${connections === 1 ? "player" : "players"}`);
+    const players = connections === 1 ? "1 player" : `${connections} players`;
+    link.setAttribute("aria-label", `${name}, ${players}`);
     if (name === this.#room) link.setAttribute("aria-current", "page");
     const item = document.createElement("li");
     item.append(link);
