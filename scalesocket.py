@@ -2068,7 +2068,7 @@ class ProcessBackend(Backend):
     def kill(self) -> None:
         """Kill the child and whatever it has started."""
         if self._child is not None:
-            self._child.signal_group(signal.SIGKILL)
+            self._child.signal_group(STOP_STEPS[-1][0])
 
     def _launch(self) -> None:
         config, opener = self._config, self._opener

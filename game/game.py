@@ -116,8 +116,8 @@ def parse_json(data: str):
 
 
 def main() -> None:
-    if isinstance(stdin, TextIOWrapper):  # whatever the locale says, and even if bytes are broken
-        stdin.reconfigure(encoding="utf-8", errors="replace")
+    if isinstance(stdin, TextIOWrapper):
+        stdin.reconfigure(errors="replace")  # bytes that are no text are bad JSON, not the end
     meadow = Meadow()
     stdin_events = map(parse_json, stdin)
 

@@ -122,6 +122,7 @@ def test_a_newcomer_sees_where_the_others_are_now() -> None:
         (math.inf, -math.inf, (WIDTH, 0)),
         (10**400, -(10**400), (WIDTH, 0)),  # too large for a float
         (12.6, 0.2, (13, 0)),
+        (WIDTH - 1, WIDTH - 1, (WIDTH - 1, HEIGHT)),
     ],
 )
 def test_coordinates_are_brought_into_the_world(x: float, y: float, place: tuple[int, int]) -> None:

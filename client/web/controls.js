@@ -46,7 +46,7 @@ export class Controls {
   }
 
   #keyDown(event) {
-    const typing = event.target.closest?.("input, button, a");
+    const typing = event.target.closest?.("input");
     const shortcut = event.ctrlKey || event.metaKey || event.altKey;
     if (typing || shortcut || !Object.hasOwn(KEYS, event.code)) return;
     event.preventDefault(); // arrows would scroll the page
