@@ -1960,7 +1960,8 @@ class ChildProcess:
     def signal_group(self, signal_number: int) -> bool:
         """Signal the whole process group; return False if there is none left."""
         if not POSIX:
-            self.popen.kill()
+            if self.popen.poll() is None:
+                self.popen.kill()
             return False
         try:
             os.killpg(self.pid, signal_number)
@@ -3775,6 +3776,7 @@ class Server:
         except ConnectionClosed as refusal:
             log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
             client.connection.close(refusal.code, refusal.reason)
+            client.connection.answer(self._relay(client, None))
             client.connection.drain_input()
             return
         try:
@@ -3784,12 +3786,12 @@ class Server:
             self._registry.leave(room, client)
 
     @staticmethod
-    def _relay(client: Client, room: Room) -> Closing:
-        """Put what a client sends into its room's inbox; return how it ended."""
+    def _relay(client: Client, room: Room | None) -> Closing:
+        """Put what a client sends into its room's inbox, if it has one; return how it ended."""
         connection = client.connection
         while (events := connection.receive()) is not None:
             for event in events:
-                if isinstance(event, Messages):
+                if isinstance(event, Messages) and room is not None:
                     room.receive(client, event)
                 elif isinstance(event, Closing):
                     return event

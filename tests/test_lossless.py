@@ -6,12 +6,14 @@ from it: all of it, in order, byte for byte, while the server's memory stays sma
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -63,6 +65,12 @@ def deaf_client(server: ServerProcess, room: str = "room") -> Iterator[RawClient
     with RawClient(sock) as client:
         client.upgrade(address_text(server), f"/{room}", {})
         yield client
+
+
+def receive_together(clients: Sequence[RawClient], count: int) -> list[list[bytes]]:
+    """Let several clients read at the same time, and return what each received."""
+    with ThreadPoolExecutor(len(clients)) as pool:
+        return list(pool.map(lambda client: client.receive_many(count), clients))
 
 
 # ==== A room of one ========================================================
@@ -195,10 +203,8 @@ def test_a_client_that_stops_reading_is_closed_and_the_others_lose_nothing() -> 
         deaf_client(server) as stopped,
     ):
         sender.send_in_background(encode_client_frames(messages))
-        other_thread = other.send_in_background(b"")
-        assert_same(sender.receive_many(len(messages)), messages)
-        assert_same(other.receive_many(len(messages)), messages)
-        other_thread.join(5)
+        for received in receive_together([sender, other], len(messages)):
+            assert_same(received, messages)
         assert metric(server, "scalesocket_slow_clients_closed_total") == 1
         # It reads again before it is cut off: whole frames from the first on, then why.
         received: list[bytes] = []
@@ -237,8 +243,8 @@ def test_a_reader_slower_than_the_stall_time_in_all_but_never_stopped_is_kept() 
         deaf_client(server) as slow,
     ):
         sender.send_in_background(encode_client_frames(messages))
-        assert_same(slow.receive_many(len(messages)), messages)
-        assert_same(sender.receive_many(len(messages)), messages)
+        for received in receive_together([sender, slow], len(messages)):
+            assert_same(received, messages)
 
 
 def test_with_stall_0_a_full_backlog_closes_at_once() -> None:
@@ -398,8 +404,6 @@ def test_a_child_that_reads_slowly_gets_everything_in_order(tmp_path: Path) -> N
         "    if count == 8000:\n"
         "        print(digest.hexdigest(), flush=True)\n"
     )
-    import hashlib
-
     messages = numbered(8000, 1000)
     with serve(os.fspath(program)) as server, RawClient.connect(server) as client:
         client.send_in_background(encode_client_frames(messages))
