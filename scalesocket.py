@@ -56,7 +56,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import codecs
 import contextlib
 import email.utils
@@ -82,6 +81,7 @@ import sys
 import threading
 import time
 import tomllib
+import traceback
 import urllib.parse
 import uuid
 from collections import Counter, deque
@@ -321,7 +321,7 @@ def encode_close(code: int, reason: str = "") -> bytes:
     """Return the payload of a Close frame (5.5.1); NO_STATUS stands for an empty one."""
     if code == CloseCode.NO_STATUS:
         return b""
-    text = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
+    text = reason.encode(errors="replace")[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
     return struct.pack("!H", code) + text.encode()
 
 
@@ -735,8 +735,10 @@ def parse_request(head: bytes) -> Request:
     headers = Headers(map(_parse_field, field_lines))
     if version == "HTTP/1.1" and len(headers.get_all("Host")) != 1:
         raise HandshakeError(400, "exactly one Host header is needed")
-    if target.startswith("http://"):  # absolute form, as a proxy sends it (3.2.2)
-        target = "/" + target.removeprefix("http://").partition("/")[2]
+    absolute = re.match(r"https?://[^/?]+", target, re.IGNORECASE)
+    if absolute:  # as a proxy sends it (3.2.2)
+        path = target[absolute.end() :]
+        target = path if path.startswith("/") else "/" + path
     if not target.startswith("/"):
         raise HandshakeError(400, "the request target must be a path")
     return Request(method, target, version, headers)
@@ -786,7 +788,7 @@ class Handshake:
     def _check_key(key: str) -> str:
         try:
             nonce = base64.b64decode(key, validate=True)
-        except binascii.Error:
+        except ValueError:
             nonce = b""
         if len(nonce) != 16:
             raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
@@ -1405,6 +1407,9 @@ class Framing:
     def __init__(self, *, binary: bool, delimiters: bytes, report: Report) -> None:
         self._opcode = Opcode.BINARY if binary else Opcode.TEXT
         self._binary = binary
+        delimiters = bytes(
+            sorted(delimiters, key=lambda byte: byte != 0x0A)
+        )  # \r\n is stripped first
         self._delimiter = delimiters[:1]
         self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
         self._many = len(delimiters) > 1
@@ -1485,6 +1490,10 @@ def _reject_constant(name: str) -> NoReturn:
 
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
+# Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
+_json_reader = json.JSONDecoder(
+    parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits
+)
 _scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed lacks it
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 # A line without any of these is an ordinary broadcast; an escaped letter may hide a name.
@@ -1578,22 +1587,25 @@ class JsonFraming(Framing):
 
     def _route_one(self, item: bytes) -> Output | None:
         try:
-            value = json.loads(item)
-        except (ValueError, RecursionError):
+            value = _json_reader.decode(item.decode())
+        except RecursionError:  # whom it is for cannot be told, so nobody gets it
+            self._report(None, "message of the child was not sent: nested too deeply")
+            return None
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             return Route(Opcode.TEXT, [item], cached=False)
-        if value.get("_meta") is True:
-            del value["_meta"]
-            return Metadata(value)
         try:
+            if value.get("_meta") is True:
+                return _read_metadata(value)
             to = self._read_to(value.get(self._to))
             exclude = _read_ids("_except", value.get("_except")) or ()
         except ValueError as error:
             self._report(None, f"message of the child was not sent: {error}")
             return None
-        if value.get("_close"):
-            code, reason = _read_close(value["_close"])
+        close = value.get("_close")
+        if close is True or isinstance(close, dict):
+            code, reason = _read_close(close)
             return Kick(to, exclude, code, reason)
         return Route(Opcode.TEXT, [item], to, exclude, value.get("_cache") is True)
 
@@ -1604,6 +1616,12 @@ class JsonFraming(Framing):
             if self._id_field:
                 return None  # such a field may mean something else to the game
             raise
+
+
+def _read_metadata(value: dict[str, JsonValue]) -> Metadata:
+    del value["_meta"]
+    json.dumps(value, allow_nan=False)  # the API must be able to show it
+    return Metadata(value)
 
 
 def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
@@ -1624,7 +1642,8 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     except (ProtocolError, struct.error):
         log.warning("the child asked for close code %r, which must not be sent; 1000 is", code)
         code = CloseCode.NORMAL
-    return code, str(value.get("reason", ""))
+    reason = value.get("reason")
+    return code, reason if isinstance(reason, str) else ""
 
 
 class GwsocketFraming(Framing):
@@ -3934,6 +3953,23 @@ def parse_delimiters(text: str) -> bytes:
     return bytes(dict.fromkeys(text.encode()))
 
 
+def parse_text(text: str) -> str:
+    """Return text that can be written as UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
+    return text
+
+
+def parse_field(text: str) -> str:
+    """Return the name of a JSON field: a plain one, as its routing is told by its look."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of ASCII letters, digits and _")
+    return text
+
+
 def parse_folder(text: str) -> Path:
     """Return a folder that can be read."""
     path = Path(text)
@@ -3994,12 +4030,12 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "tag what clients send, route what TARGET prints: json (default) or gwsocket"),
         ("--clientframe", "MODE", MODES, "only tag what clients send"),
         ("--serverframe", "MODE", MODES, "only route what TARGET prints"),
-        ("--idfield", "NAME", str,
+        ("--idfield", "NAME", parse_field,
          "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
-        ("--joinmsg", "MSG", str,
+        ("--joinmsg", "MSG", parse_text,
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING "
          "and #QUERY_XYZ are filled in"),
-        ("--leavemsg", "MSG", str, "likewise when it goes"),
+        ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
         ("--delimiters", "CHARS", parse_delimiters,
          "any of CHARS ends a message of TARGET (default newline)"),
@@ -4200,10 +4236,7 @@ def load_game(target: str) -> type[Game]:
     """
     module_name, _, class_name = target.partition(":")
     sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"cannot import {module_name}: {error}") from None
+    module = import_for(target, lambda: importlib.import_module(module_name))
     return pick_game(module, class_name, target)
 
 
@@ -4218,11 +4251,25 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ConfigError(f"cannot import {path}: {error}") from None
+    import_for(str(path), lambda: spec.loader.exec_module(module))
     return pick_game(module, class_name, f"{path}:{class_name}")
+
+
+def import_for(target: str, load: Callable[[], object]) -> object:
+    """Run an import; whatever goes wrong in it is the operator's to mend.
+
+    Raises:
+        ConfigError: what went wrong, and in which line.
+    """
+    try:
+        return load()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" ({frames[-1].filename}, line {frames[-1].lineno})"
+        where = "" if isinstance(error, ImportError | SyntaxError) else at
+        raise ConfigError(
+            f"cannot import {target}: {type(error).__name__}: {error}{where}"
+        ) from None
 
 
 def pick_game(module: object, class_name: str, where: str) -> type[Game]:
@@ -4237,7 +4284,7 @@ def pick_game(module: object, class_name: str, where: str) -> type[Game]:
     return found
 
 
-# The block of PEP 723, with `# ///` lines around comment lines of TOML.
+# The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
 _PATH_OPTIONS = frozenset(("staticdir",))
 
@@ -4249,32 +4296,58 @@ def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
         ConfigError: the block is no TOML, or its options cannot work.
     """
     try:
-        match = _SCRIPT_BLOCK.search(path.read_text(encoding="utf-8").replace("\r\n", "\n"))
-        lines = match["content"].splitlines() if match else []
-        tool = tomllib.loads("\n".join(line[2:] for line in lines)).get("tool", {})
-        table = dict(tool.get("scalesocket", {}))
-        class_name = str(table.pop("game", ""))
+        table = read_script_table(path)
+        class_name = table.pop("game", "")
+        if not isinstance(class_name, str):
+            raise ConfigError(f"game must be the name of a class, not {class_name!r}")
         words = [word for item in table.items() for word in spell_option(*item, path.parent)]
-        options = vars(build_parser().parse_args(words))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot read its [tool.scalesocket]: {error}") from None
+        return vars(build_parser().parse_args(words)), class_name
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot read its inline metadata: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: [tool.scalesocket]: {error}") from None
-    options.pop("target", None)
-    return options, class_name
+
+
+def read_script_table(path: Path) -> dict[str, JsonValue]:
+    """Return the table `[tool.scalesocket]` of a script's inline metadata.
+
+    Raises:
+        ValueError: it is no TOML, no table, or there are several blocks.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    blocks = [match["content"] for match in _SCRIPT_BLOCK.finditer(text)]
+    if len(blocks) > 1:  # PEP 723 makes this an error
+        raise ValueError(f"there are {len(blocks)} script blocks; one is the most")
+    toml = "\n".join(line[2:] for block in blocks for line in block.splitlines())
+    tool = tomllib.loads(toml).get("tool", {})
+    table = tool.get("scalesocket", {}) if isinstance(tool, dict) else tool
+    if not isinstance(table, dict):
+        raise ValueError("[tool.scalesocket] is no table")
+    return dict(table)
 
 
 def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
-    """Return an entry of a script's table as it would stand on a command line."""
-    if isinstance(value, bool):
-        return [f"--{name}"] if value else []
+    """Return an entry of a script's table as it would stand on a command line.
+
+    Raises:
+        ConfigError: there is no such option, or its value is of the wrong type.
+    """
+    kinds = {f: row[2] for rows in OPTIONS.values() for row in rows for f in row[0].split()}
+    kind = kinds.get(f"--{name}")
+    if kind is None or kind in ("help", "version"):
+        raise ConfigError(f"there is no option {name!r}")
+    if kind in (FLAG, "count") or (name == "frame" and isinstance(value, bool)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be true or false, not {value!r}")
+        return [f"--{name}" if name != "frame" else "--frame=json"] if value else []
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"{name} must be text or a number, not {value!r}")
     if name in _PATH_OPTIONS:
-        value = folder / value
-    if name == "addr" and isinstance(value, list):
-        return [f"--addr={address}" for address in value]
-    if isinstance(value, list):
-        value = ",".join(map(str, value))
-    return [f"--{name}={value}"]
+        values = [folder / str(v) for v in values]
+    if kind is parse_address:
+        return [f"--{name}={v}" for v in values]
+    return [f"--{name}={','.join(map(str, values))}"]
 
 
 # -- what the operator sees --
@@ -4368,7 +4441,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
     except ConfigError as error:
-        print(f"scalesocket: {error} (try --help)", file=sys.stderr)
+        print(f"scalesocket: {escape_controls(str(error))} (try --help)", file=sys.stderr)
         return 2
     set_up_logging(config)
     raise_file_limit()
