@@ -606,7 +606,7 @@ def valid_text_count(payloads: Sequence[bytes]) -> int:
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
+_TARGET = re.compile(r"[\x21-\x7e]+")
 
 STATUS_TEXT = {
     101: "Switching Protocols",
@@ -1944,6 +1944,9 @@ class ChildProcess:
             yield data
 
     def _has_exited(self) -> bool:
+        """Whether the child has exited; it stays unreaped, so that its number stays taken."""
+        if not hasattr(os, "waitid"):  # macOS
+            return self.popen.poll() is not None
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self.pid, options) is not None
@@ -2534,6 +2537,7 @@ class GameBackend(Backend):
 
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
+        self._game = Game()  # whose hooks do nothing, until there is a real one
 
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
@@ -2552,11 +2556,8 @@ class GameBackend(Backend):
             with self._guard():
                 for event in events:
                     self._handle_one(event)
-                self._game_room.run_due_calls()
-                if self._interval and time.monotonic() >= self._next_tick:
-                    self._tick()
-                if self._game_room.closing is not None:
-                    raise self._game_room.closing
+                    self._run_due()
+                self._run_due()
         finally:
             for client in list(self._game_room.clients.values()):
                 self._flush(client)
@@ -2571,9 +2572,10 @@ class GameBackend(Backend):
 
     def stop(self) -> None:
         """Tell the game that the room ends."""
-        if hasattr(self, "_game"):
-            with contextlib.suppress(BackendError, ConnectionClosed), self._guard():
-                self._game.on_dispose()
+        try:
+            self._game.on_dispose()
+        except Exception:
+            self._room.log.exception("the game failed to dispose of itself")
 
     def _handle_one(self, event: RoomEvent) -> None:
         if isinstance(event, Received):
@@ -2591,6 +2593,14 @@ class GameBackend(Backend):
                 event.client.connection.answer(event.reply)
             self._game.on_leave(event.client, event.code)
 
+    def _run_due(self) -> None:
+        """Make the timed calls and the tick that are due; end the room if a hook asked for it."""
+        self._game_room.run_due_calls()
+        if self._interval and time.monotonic() >= self._next_tick:
+            self._tick()
+        if self._game_room.closing is not None:
+            raise self._game_room.closing
+
     def _tick(self) -> None:
         now = time.monotonic()
         dt = min(now - self._last_tick, MAX_TICK_TIME)
@@ -2601,7 +2611,9 @@ class GameBackend(Backend):
 
     def _flush(self, client: Client) -> None:
         """Send what the game has for a client; one that reads too slowly is let go."""
-        if client.outbox and client.connection.is_full:
+        if not client.outbox:
+            return
+        if client.connection.is_full:
             client.outbox.clear()
             self._room.drop_slow(client)
         self._room.traffic.messages_out += len(client.outbox)
@@ -2610,14 +2622,13 @@ class GameBackend(Backend):
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """Log what a hook raises, with its traceback, as the operator's code is at fault."""
+        """Let what a hook raises end the room; its traceback is the operator's to see."""
         try:
             yield
         except (ConnectionClosed, BackendError):
             raise
         except Exception as error:
-            self._room.log.exception("the game failed")
-            raise BackendError(f"the game failed: {type(error).__name__}") from error
+            raise BackendError("the game failed") from error
 
 
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
@@ -2976,7 +2987,7 @@ class Room:
         except ConnectionClosed as closed:
             self.end(closed.code, closed.reason)
         except BackendError as error:
-            self.log.error("%s", error)
+            self.log.error("%s", error, exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
         except Exception:
             self.log.exception("our own bug")
@@ -4249,9 +4260,9 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    loader, module = spec.loader, importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    import_for(str(path), lambda: spec.loader.exec_module(module))
+    import_for(str(path), lambda: loader.exec_module(module))
     return pick_game(module, class_name, f"{path}:{class_name}")
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -485,5 +485,6 @@ def test_every_control_has_a_name(open_tab: OpenTab) -> None:
         ("complementary", "Rooms"),
         ("heading", "Meadow"),
     ]:
-        assert page.get_by_role(role, name=re.compile(f"^{name}")).count() == 1, (role, name)  # type: ignore[arg-type]
+        found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
+        assert found.count() == 1, (role, name)
     assert page.locator("html").get_attribute("lang") == "en"

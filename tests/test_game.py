@@ -83,7 +83,8 @@ def test_a_newcomer_is_told_who_it_is_and_the_whole_state_and_the_others_are_tol
     meadow = Meadow()
     x1, y1 = spawn_place(1)
     x7, y7 = spawn_place(7)
-    first, newcomer = {"id": 1, "x": x1, "y": y1}, {"id": 7, "x": x7, "y": y7}
+    first: dict[str, object] = {"id": 1, "x": x1, "y": y1}
+    newcomer: dict[str, object] = {"id": 7, "x": x7, "y": y7}
     world = {"width": WIDTH, "height": HEIGHT}
     assert happen(meadow, join(1), join(7)) == [
         Message("Welcome", {"you": 7, "world": world, "players": [first, newcomer]}, to_id=7),
