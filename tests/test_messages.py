@@ -129,7 +129,7 @@ BAD_TEXT = {
     "a lone continuation byte": (b"ok\x80", 3),
     "an overlong slash": (b"\xc0\xaf", 1),
     "an overlong of three bytes": (b"\xe0\x80\xaf", 2),
-    "a surrogate": (b"\xed\xa0\x80", 2),
+    "a surrogate": (b"\xed\xa0\x80", 3),  # the second is bad, but codecs waits for the third
     "beyond Unicode": (b"\xf4\x90\x80\x80", 2),
     "a byte that never occurs": (b"\xff", 1),
     "a character broken off by a letter": (b"\xf0\x9fx", 3),

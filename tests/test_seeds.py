@@ -6,7 +6,6 @@ everything is run as a reader would: by a shell, on port 5000.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -268,5 +267,4 @@ def test_the_excerpts_are_in_the_program_as_they_stand() -> None:
     assert GAME_INPUT in GAME_PROGRAM
     inside = [line.removeprefix("    ") for line in GAME_PROGRAM.splitlines()]
     assert "\n".join(inside).find(GAME_OUTPUT) > 0
-    json.dumps(GAME_COMMAND)  # one string, with its line continuations
     assert GAME_COMMAND.count("\\\n") == 5
