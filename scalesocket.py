@@ -965,7 +965,7 @@ class Timer:
 
     def start(self) -> None:
         """Start the thread."""
-        start_thread("timer", self._run)
+        self._thread = start_thread("timer", self._run)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function once, on the timer thread, after that many seconds."""
@@ -974,10 +974,11 @@ class Timer:
             self._changed.notify()
 
     def stop(self) -> None:
-        """End the thread; what has not been called will not be."""
+        """End the thread; what has not been called will not be. Not for that thread itself."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
+        self._thread.join()
 
     def _run(self) -> None:
         while (function := self._next()) is not None:
@@ -1011,7 +1012,7 @@ class Sender:
     def start(self) -> None:
         """Start the thread."""
         self._selector.register(self._wake_up, selectors.EVENT_READ)
-        start_thread("sender", self._run)
+        self._thread = start_thread("sender", self._run)
 
     def add(self, connection: Connection) -> None:
         """Take over a connection's backlog until it is empty; called once for each filling."""
@@ -1022,6 +1023,7 @@ class Sender:
         """End the thread; backlogs that are not empty are lost."""
         self._stopped = True
         self._wake()
+        self._thread.join()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: a wake-up is under way already
@@ -3463,6 +3465,9 @@ class HttpSite:
 # Listens, reads request heads, and lets each connection become a file, an answer or a client.
 
 
+_LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 def parse_room_name(path: str) -> str:
     """Return the room that the path of an upgrade request names.
 
@@ -3479,7 +3484,7 @@ def parse_room_name(path: str) -> str:
     if len(name) > MAX_ROOM_NAME:
         reason = f"a room's name has {MAX_ROOM_NAME} characters at the most, not {len(name)}"
         raise HandshakeError(400, reason)
-    if "/" in name or not name.isprintable():
+    if "/" in name or _LINE_BREAKING.search(name):
         raise HandshakeError(400, "a room is one path segment without control characters")
     if name in RESERVED_ROOMS:
         raise HandshakeError(400, f"{name!r} is reserved")
@@ -3611,8 +3616,10 @@ class Server:
         self._site = HttpSite(config, self._registry)
         self._client_ids = itertools.count(1)  # `next` on it is atomic
         self._listeners: list[socket.socket] = []
-        self._stopping = threading.Event()
-        self._wake_up, self._waker = socket.socketpair()  # its end wakes the acceptors
+        self._stopping = False
+        # Shut down by `stop`, which wakes all that wait for `_wake_up` to be readable: a signal
+        # handler may do that, but it may not take a lock, as an Event would.
+        self._wake_up, self._waker = socket.socketpair()
         self._lock = threading.Lock()  # guards the two below
         self._connections: set[Connection] = set()
         self._served_one = False  # for --oneshot
@@ -3643,21 +3650,23 @@ class Server:
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
         acceptors = [start_thread("acceptor", self._accept_from, x) for x in self._listeners]
-        self._stopping.wait()
-        self._waker.close()
+        self._wake_up.recv(1)
         for acceptor in acceptors:
             acceptor.join()
         self._wake_up.close()
+        self._waker.close()
         self._drain()
 
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
-        self._stopping.set()
+        self._stopping = True
+        with contextlib.suppress(OSError):  # closed already
+            self._waker.shutdown(socket.SHUT_WR)
 
     @property
     def stopping(self) -> bool:
         """Whether `stop` has been called."""
-        return self._stopping.is_set()
+        return self._stopping
 
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
@@ -3695,7 +3704,7 @@ class Server:
                     if not failed:
                         log.error("cannot accept: %s", error)
                     failed = True
-                    self._stopping.wait(0.1)
+                    time.sleep(0.1)
 
     def _accept_all(self, listener: socket.socket) -> None:
         while not self.stopping:

@@ -270,7 +270,7 @@ def test_a_room_may_have_any_name_and_it_is_shown_as_text(open_tab: OpenTab, roo
         ("api", "taken by the server"),
         ("..", "taken by the server"),
         ("a/b", "no slash"),
-        ("a\u200bb", "invisible"),
+        ("a\u0085b", "control character"),
         ("", "needs a name"),
     ],
 )

@@ -217,21 +217,23 @@ def test_a_client_that_stops_reading_is_closed_and_the_others_lose_nothing() -> 
         assert closed.value.reason
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_reading_for_good_is_cut_off() -> None:
     messages = numbered(16_000, 1024)
     with (
         serve("--stall", "1", "--backlog", "256K", "cat") as server,
         RawClient.connect(server) as sender,
     ):
-        with sender.sock:
-            before = server.descriptors()
-            with deaf_client(server):
-                wait_until(lambda: server.descriptors() == before + 1)
-                sender.send_in_background(encode_client_frames(messages))
-                assert_same(sender.receive_many(len(messages)), messages)
-                wait_until(lambda: server.descriptors() == before, timeout=20)
-            sender.send_text("still here")
-            assert sender.receive_text() == "still here"
+        sender.send_text("ready")
+        assert sender.receive_text() == "ready"
+        before = server.descriptors()
+        with deaf_client(server):
+            wait_until(lambda: server.descriptors() == before + 1)
+            sender.send_in_background(encode_client_frames(messages))
+            assert_same(sender.receive_many(len(messages)), messages)
+            wait_until(lambda: server.descriptors() == before, timeout=20)
+        sender.send_text("still here")
+        assert sender.receive_text() == "still here"
 
 
 def test_a_reader_slower_than_the_stall_time_in_all_but_never_stopped_is_kept() -> None:
@@ -268,6 +270,7 @@ def test_with_stall_0_a_full_backlog_closes_at_once() -> None:
         assert sender.receive_text() == "still here"
 
 
+@pytest.mark.slow
 def test_many_stopped_clients_cost_the_room_one_stall_and_not_one_each() -> None:
     """Their time runs out together; one after the other it would take 40 s."""
     messages = numbered(10_000, 1024)
@@ -282,6 +285,7 @@ def test_many_stopped_clients_cost_the_room_one_stall_and_not_one_each() -> None
         assert_same(sender.receive_many(len(messages), timeout=25), messages)
 
 
+@pytest.mark.slow
 def test_a_client_that_pings_and_never_reads_does_not_fill_the_memory() -> None:
     """A pong of two bytes must not cost hundreds in a backlog that is counted in bytes."""
     pings = encode_client_frame(9, b"") * 500_000
@@ -339,7 +343,7 @@ def flood(client: RawClient, size: int = 40_000_000) -> None:
     """Send until the server takes no more; it must not take it all."""
     message = encode_client_frame(TEXT, b"x" * 1000)
     with pytest.raises(TimeoutError):
-        client.send_bytes(message * (size // len(message)), timeout=2)
+        client.send_bytes(message * (size // len(message)), timeout=1)
 
 
 def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program: str) -> None:
@@ -358,6 +362,7 @@ def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program
         assert [room["name"] for room in listing] == ["deaf"]
 
 
+@pytest.mark.slow
 def test_a_room_whose_child_never_reads_ends_when_its_clients_have_gone(
     deaf_program: str,
 ) -> None:
@@ -372,6 +377,7 @@ def test_a_room_whose_child_never_reads_ends_when_its_clients_have_gone(
             wait_until(lambda: server.children() not in ([], [child]))
 
 
+@pytest.mark.slow
 def test_a_sender_that_vanished_is_no_member_of_a_deaf_room(deaf_program: str) -> None:
     """Another client is still there, so the room stays; the lobby must count it right."""
     with serve("--api", deaf_program) as server, RawClient.connect(server, "deaf") as idle:
@@ -386,6 +392,7 @@ def test_a_sender_that_vanished_is_no_member_of_a_deaf_room(deaf_program: str) -
         assert idle.receive() == (PONG, b"!")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_server_whose_child_never_reads(deaf_program: str) -> None:
     with serve(deaf_program) as server, RawClient.connect(server, "deaf") as sender:
         flood(sender)
@@ -412,6 +419,7 @@ def test_a_child_that_reads_slowly_gets_everything_in_order(tmp_path: Path) -> N
         assert server.peak_rss() < MEMORY
 
 
+@pytest.mark.slow
 def test_a_child_that_only_talks_is_slowed_to_its_reader() -> None:
     """`yes` prints gigabytes a second; what its client does not take must not be kept."""
     with serve("--stall", "60", "yes") as server, deaf_client(server) as client:

@@ -6,7 +6,7 @@ const POLL_EVERY = 3_000; // milliseconds between looks at the list of rooms
 const SOON = 200;
 const LONGEST_NAME = 128;
 
-const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
+const LINE_BREAKING = /[\p{Cc}\p{Zl}\p{Zp}]/u;
 
 // Paths on which the server answers something else, and names that browsers take for folders.
 const RESERVED = new Set(
@@ -28,7 +28,7 @@ export function problemWith(room) {
   if (!room) return "A room needs a name.";
   if ([...room].length > LONGEST_NAME) return `At most ${LONGEST_NAME} characters, please.`;
   if (room.includes("/")) return "A room’s name has no slash in it.";
-  if (UNPRINTABLE.test(room)) return "That name has an invisible character in it.";
+  if (LINE_BREAKING.test(room)) return "That name has a control character in it.";
   if (RESERVED.has(room)) return `“${room}” is taken by the server itself.`;
   return "";
 }
