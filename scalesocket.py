@@ -110,6 +110,7 @@ MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
+JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
@@ -942,9 +943,8 @@ class WebSocketProtocol:
 # a thread, a queue or a hand-over, and no byte is written out of order or by two threads at once.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_PEER_GONE = (
-    getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
-)
+_POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Linux)
+_POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
 def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
@@ -1081,8 +1081,9 @@ class Connection:
         self._max_backlog = max_backlog
         self.listening_since = time.monotonic()  # 0.0: the reader is busy; written by it alone
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
-        self._backlog: deque[memoryview] = deque()  # whole frames, but for the first's start
-        self._backlog_size = 0  # bytes
+        self._backlog: deque[bytes | bytearray] = deque()  # each of whole frames
+        self._offset = 0  # bytes of the first that have been sent
+        self._backlog_size = 0  # bytes that have not
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._drained: threading.Event | None = None  # set when the backlog is no longer full
         self._with_sender = False  # the sender knows it, and will close the socket
@@ -1194,16 +1195,30 @@ class Connection:
                 return False
             self._drained.wait(patience)
 
-    def peer_gone(self) -> bool:
-        """Whether the peer has ended its side, though we may have no room to read so."""
+    def is_alive(self) -> bool:
+        """Whether bytes can still be sent."""
+        return not self._dead
+
+    def probe(self) -> bool:
+        """Return whether the peer is still there, though the reader is too busy to listen.
+
+        A peer that has gone may have left more than we have room to read, and its end comes
+        only behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset, which
+        shows at the next probe.
+        """
+        if self.listening_since:
+            return True
+        if not self._backlog_size:
+            self.send(encode_frame(Opcode.PONG, b""))
         with self._lock:
-            if self._dead:
-                return True
-            if not _PEER_GONE:
-                return False
+            if self._dead or not _POLL_BROKEN:
+                return not self._dead
             poller = select.poll()
-            poller.register(self._socket, _PEER_GONE)
-            return bool(poller.poll(0))
+            poller.register(self._socket, _POLL_END | _POLL_BROKEN)
+            seen = dict(poller.poll(0)).get(self._socket.fileno(), 0)
+            if seen & _POLL_BROKEN:
+                self._die()
+            return not seen
 
     # -- under the lock --
 
@@ -1218,19 +1233,29 @@ class Connection:
             self._hang_up_if_done()
 
     def _push(self, data: bytes) -> None:
-        rest = memoryview(data)
         if not self._backlog:
-            rest = rest[self._write([rest]) :]
-            self._progress_at = time.monotonic() if rest else 0.0
-        if not rest or self._dead:
-            return
-        self._backlog.append(rest)
-        self._backlog_size += len(rest)
+            sent = self._write([data])
+            if sent == len(data) or self._dead:
+                return
+            self._offset = sent
+            self._backlog_size = -sent
+            self._progress_at = time.monotonic()
+        self._append(data)
+        self._backlog_size += len(data)
         if not self._with_sender:
             self._with_sender = True
             self._sender.add(self)
 
-    def _write(self, buffers: list[memoryview]) -> int:
+    def _append(self, data: bytes) -> None:
+        """Add to the backlog; short frames are joined, or their objects would outweigh them."""
+        last = self._backlog[-1] if len(self._backlog) > 1 else b""
+        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
+            last += data
+        else:
+            short = self._backlog and len(data) < JOINED_SIZE // 4
+            self._backlog.append(bytearray(data) if short else data)
+
+    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
         try:
             if len(buffers) == 1:
@@ -1276,21 +1301,25 @@ class Connection:
         again, while the selector still knows it.
         """
         with self._lock:
-            sent = self._write(list(itertools.islice(self._backlog, 64))) if self._backlog else 0
-            if sent:
-                self._progress_at = time.monotonic()
-                self._backlog_size -= sent
-            while sent:
-                first = self._backlog.popleft()
-                if len(first) > sent:
-                    self._backlog.appendleft(first[sent:])
-                sent -= min(sent, len(first))
+            if self._backlog:
+                self._write_backlog()
             if self._drained is not None and not self.is_full:
                 self._drained.set()
             if not self._backlog:
                 selector.unregister(self._socket)
                 self._leave_sender()
                 self._hang_up_if_done()
+
+    def _write_backlog(self) -> None:
+        rest = memoryview(self._backlog[0])[self._offset :]
+        sent = self._write([rest, *itertools.islice(self._backlog, 1, 64)])
+        if not sent:
+            return
+        self._progress_at = time.monotonic()
+        self._backlog_size -= sent
+        self._offset += sent
+        while self._backlog and self._offset >= len(self._backlog[0]):
+            self._offset -= len(self._backlog.popleft())
 
     def _leave_sender(self) -> None:
         self._with_sender = False
@@ -1387,7 +1416,7 @@ class Kick:
 class Metadata:
     """What the child wants the API to show of its room."""
 
-    value: JsonValue
+    text: str  # JSON
 
 
 Output = Route | Kick | Metadata
@@ -1588,23 +1617,28 @@ class JsonFraming(Framing):
         return outputs
 
     def _route_one(self, item: bytes) -> Output | None:
+        """Read whom a marked item is for; if that cannot be told, nobody gets it."""
+        try:
+            return self._read_route(item)
+        except RecursionError:
+            self._report(None, "message of the child was not sent: nested too deeply")
+        except ValueError as error:
+            self._report(None, f"message of the child was not sent: {error}")
+        return None
+
+    def _read_route(self, item: bytes) -> Output:
         try:
             value = _json_reader.decode(item.decode())
-        except RecursionError:  # whom it is for cannot be told, so nobody gets it
-            self._report(None, "message of the child was not sent: nested too deeply")
-            return None
         except ValueError:
             value = None
         if not isinstance(value, dict):
             return Route(Opcode.TEXT, [item], cached=False)
-        try:
-            if value.get("_meta") is True:
-                return _read_metadata(value)
-            to = self._read_to(value.get(self._to))
-            exclude = _read_ids("_except", value.get("_except")) or ()
-        except ValueError as error:
-            self._report(None, f"message of the child was not sent: {error}")
-            return None
+        if value.get("_meta") is True:
+            text = item.decode()
+            _json_checker.decode(text)  # stricter, as the API must be able to show it
+            return Metadata(remove_member(text, "_meta"))
+        to = self._read_to(value.get(self._to))
+        exclude = _read_ids("_except", value.get("_except")) or ()
         close = value.get("_close")
         if close is True or isinstance(close, dict):
             code, reason = _read_close(close)
@@ -1618,12 +1652,6 @@ class JsonFraming(Framing):
             if self._id_field:
                 return None  # such a field may mean something else to the game
             raise
-
-
-def _read_metadata(value: dict[str, JsonValue]) -> Metadata:
-    del value["_meta"]
-    json.dumps(value, allow_nan=False)  # the API must be able to show it
-    return Metadata(value)
 
 
 def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
@@ -2175,7 +2203,7 @@ class ProcessBackend(Backend):
                 self._room.log.debug("the child has closed its stdin")
                 self._input_closed = True
                 break
-            if not wait_writable(self._input, 0.25) and self._should_abandon(blocked_since):
+            if not wait_writable(self._input, 0.5) and self._should_abandon(blocked_since):
                 self._room.log.warning("the child took no input; what it was sent is dropped")
                 self._input_closed = True
 
@@ -2489,11 +2517,11 @@ class GameRoom:
     @property
     def metadata(self) -> JsonValue:
         """What the API shows of this room; any value that JSON can hold."""
-        return self._room.metadata
+        return json.loads(self._room.metadata)
 
     @metadata.setter
     def metadata(self, value: JsonValue) -> None:
-        self._room.metadata = value
+        self._room.metadata = json.dumps(value, allow_nan=False)
 
     def broadcast(self, message: str | bytes, exclude: Iterable[Client] = ()) -> None:
         """Send a message to every client but the excluded; it is encoded once."""
@@ -2678,11 +2706,20 @@ class Inbox:
         """Bytes of messages that wait."""
         return self._size
 
-    def put(self, event: RoomEvent, size: int = 0) -> bool:
-        """Add an event, once there is room for its bytes; return False if the inbox is closed."""
+    def put(
+        self, event: RoomEvent, size: int = 0, *, wanted: Callable[[], bool] | None = None
+    ) -> bool:
+        """Add an event, once there is room for its bytes; return whether it was added.
+
+        Args:
+            event: what happened.
+            size: bytes that it takes; none are let in at once.
+            wanted: asked once a second while waiting; if it says no, the event is dropped.
+        """
         with self._lock:
             while size and self._size + size > self._limit and self._size and not self._closed:
-                self._freed.wait()
+                if not self._freed.wait(1.0) and wanted is not None and not wanted():
+                    return False
             if self._closed:
                 return False
             self._events.append(event)
@@ -2797,7 +2834,7 @@ class Room:
         self.name = name
         self.registry = registry
         self.inbox = Inbox()
-        self.metadata: JsonValue = None
+        self.metadata = "null"  # JSON
         self.traffic = Traffic()
         self.log = RoomLog(log, {"room": name})
         self.closing = threading.Event()  # set when the end has been decided
@@ -2831,7 +2868,7 @@ class Room:
         """Take messages from a client; wait while the inbox is full."""
         if not client.departed:
             self.trace("<", run.payloads, client.id)
-            self.inbox.put(Received(client, run), run.size)
+            self.inbox.put(Received(client, run), run.size, wanted=client.connection.is_alive)
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
@@ -2938,7 +2975,7 @@ class Room:
                 if isinstance(output, Route):
                     self._enqueue(output, pending)
                 elif isinstance(output, Metadata):
-                    self.metadata = output.value
+                    self.metadata = output.text
             for client_id, frames in pending.items():
                 self._members[client_id].connection.send(b"".join(frames))
 
@@ -3095,7 +3132,7 @@ class RoomRegistry:
         """Whether no client of a room is left, though their readers may not know it yet."""
         with self._lock:
             seats = list(room.seats)
-        return all(client.connection.peer_gone() for client in seats)
+        return not any([client.connection.probe() for client in seats])
 
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
@@ -3212,9 +3249,9 @@ class RoomRegistry:
 # and health for whoever runs it. Each is a function from a request to a response.
 
 
-def json_response(value: JsonValue, status: int = 200) -> Response:
+def json_response(text: str) -> Response:
     """Return a response with a JSON body."""
-    return Response(status, json.dumps(value).encode(), content_type="application/json")
+    return Response(200, text.encode(), content_type="application/json")
 
 
 def describe_error(error: HandshakeError) -> Response:
@@ -3353,20 +3390,21 @@ class RoomsApi:
         """
         parts = [urllib.parse.unquote(part) for part in request.path.strip("/").split("/")[1:]]
         if parts == ["rooms"]:
-            return json_response([self._describe(room) for room in self._registry.listing()])
+            rooms = ", ".join(self._describe(room) for room in self._registry.listing())
+            return json_response(f"[{rooms}]")
         room = self._registry.find(parts[0]) if 1 <= len(parts) <= 2 else None
         if room is None:
             raise HandshakeError(404, "no such room")
-        facts = self._describe(room)
-        if len(parts) == 1:
-            return json_response(facts)
-        if parts[1] not in ("connections", "metadata"):
+        metrics = {"": self._describe(room), "metadata": room.metadata}
+        metrics["connections"] = str(len(room.seats))
+        if parts[-1] not in metrics and len(parts) == 2:
             raise HandshakeError(404, "the metrics of a room are connections and metadata")
-        return json_response(facts[parts[1]])
+        return json_response(metrics[parts[1] if len(parts) == 2 else ""])
 
     @staticmethod
-    def _describe(room: Room) -> dict[str, JsonValue]:
-        return {"name": room.name, "connections": len(room.seats), "metadata": room.metadata}
+    def _describe(room: Room) -> str:
+        facts = {"name": room.name, "connections": len(room.seats)}
+        return f'{json.dumps(facts)[:-1]}, "metadata": {room.metadata}}}'
 
 
 class Metrics:
@@ -3451,7 +3489,7 @@ class HttpSite:
             raise HandshakeError(405, "only GET and HEAD are answered", ("Allow", "GET, HEAD"))
         path = request.path
         if path.rstrip("/") == "/health":
-            return json_response({"status": "ok"})
+            return json_response('{"status": "ok"}')
         if self._metrics and path.rstrip("/") == "/metrics":
             return self._metrics.respond()
         if self._api and path.startswith("/api/"):
@@ -3845,9 +3883,11 @@ class Server:
             connections = list(self._connections)
         for connection in connections:
             since = connection.listening_since
-            if since and now - since > 2 * interval:
+            if not since:
+                connection.probe()
+            elif now - since > 2 * interval:
                 connection.close(CloseCode.INTERNAL_ERROR, f"silent for {now - since:.0f} s")
-            elif since and now - since > interval and not connection.is_full:
+            elif now - since > interval and not connection.is_full:
                 connection.send(encode_frame(Opcode.PING, b""))
         if not self.stopping:
             self._timer.call_later(interval / 4, self._check_peers)

@@ -140,9 +140,7 @@ def test_messages_of_every_length_around_the_header_sizes_come_back() -> None:
 
 def burst_into_a_room(clients: int, messages: list[bytes]) -> None:
     with serve("cat") as server, ExitStack() as stack:
-        everyone = [
-            stack.enter_context(RawClient.connect(server, "arena")) for _ in range(clients)
-        ]
+        everyone = [stack.enter_context(RawClient.connect(server, "arena")) for _ in range(clients)]
         everyone[0].send_in_background(encode_client_frames(messages))
         for client in everyone:
             assert_same(client.receive_many(len(messages)), messages)

@@ -1,0 +1,896 @@
+"""What crosses the pipe: lines, JSON with sender and receiver, gwsocket's headers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import scalesocket
+from scalesocket import (
+    BackendError,
+    Framing,
+    GwsocketFraming,
+    Headers,
+    JsonFraming,
+    Kick,
+    Messages,
+    Metadata,
+    Opcode,
+    Request,
+    Route,
+    expand_template,
+)
+
+
+@dataclass
+class Reports:
+    """Collects what a framing had to drop."""
+
+    found: list[tuple[int | None, str]] = field(default_factory=list)
+
+    def __call__(self, client: int | None, text: str) -> None:
+        self.found.append((client, text))
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+def texts(*payloads: bytes) -> Messages:
+    return Messages(Opcode.TEXT, list(payloads), sum(map(len, payloads)))
+
+
+def lines_framing(delimiters: bytes = b"\n", report: Reports | None = None) -> Framing:
+    return Framing(binary=False, delimiters=delimiters, report=report or Reports())
+
+
+def json_framing(id_field: str = "", report: Reports | None = None) -> JsonFraming:
+    return JsonFraming(id_field=id_field, delimiters=b"\n", report=report or Reports())
+
+
+def broadcasts(outputs: list[Any]) -> list[bytes]:
+    """Return the payloads of outputs that must all go to everyone."""
+    found = []
+    for output in outputs:
+        assert isinstance(output, Route)
+        assert (output.to, output.exclude) == (None, ())
+        found += output.payloads
+    return found
+
+
+def feed_bytewise(framing: Framing, data: bytes) -> list[Any]:
+    return [output for byte in data for output in framing.feed(bytes((byte,)))]
+
+
+# ==== Lines ===============================================================
+
+
+def test_each_message_is_a_line_for_the_child() -> None:
+    framing = lines_framing()
+    assert framing.encode(7, texts(b"a", b"", b"b c")) == b"a\n\nb c\n"
+    assert framing.encode(7, Messages(Opcode.BINARY, [b"\xff"], 1)) == b"\xff\n"
+    assert framing.announce(7, "joined é") == "joined é\n".encode()
+
+
+def test_each_line_of_the_child_is_a_text_for_everyone() -> None:
+    framing = lines_framing()
+    (output,) = framing.feed(b"one\ntwo\n\nthree")
+    assert output == Route(Opcode.TEXT, [b"one", b"two", b""])
+    assert broadcasts(framing.feed(b"!\n")) == [b"three!"]
+
+
+@pytest.mark.parametrize("text", [b"", b" ", b"\t", b"  a  ", b"<script>", b"; rm -rf /"])
+def test_a_line_stays_as_it_is(text: bytes) -> None:
+    assert broadcasts(lines_framing().feed(text + b"\n")) == [text]
+
+
+def test_the_last_line_needs_no_newline() -> None:
+    framing = lines_framing()
+    assert framing.feed(b"the e") == []
+    assert framing.feed(b"nd") == []
+    assert broadcasts(framing.finish()) == [b"the end"]
+    assert lines_framing().finish() == []
+
+
+@pytest.mark.parametrize("delimiters", [b"\n", b"\n;", b";\n"])
+def test_a_carriage_return_before_the_newline_is_stripped(delimiters: bytes) -> None:
+    data = b"a\r\nb\rc\r\n\r\nd\n"
+    expected = [b"a", b"b\rc", b"", b"d"]
+    assert broadcasts(lines_framing(delimiters).feed(data)) == expected
+    assert broadcasts(feed_bytewise(lines_framing(delimiters), data)) == expected
+
+
+def test_a_carriage_return_that_is_a_delimiter_itself_ends_an_item() -> None:
+    assert broadcasts(lines_framing(b"\n\r").feed(b"a\rb\r\n")) == [b"a", b"b", b""]
+
+
+def test_any_of_several_delimiters_ends_an_item() -> None:
+    data = b"a;b\nc\0d;;e"
+    expected = [b"a", b"b", b"c", b"d", b""]
+    assert broadcasts(lines_framing(b";\n\0").feed(data)) == expected
+    assert broadcasts(feed_bytewise(lines_framing(b";\n\0"), data)) == expected
+
+
+def test_with_null_alone_an_item_may_have_several_lines() -> None:
+    assert broadcasts(lines_framing(b"\0").feed(b"a\r\nb\n\0c\0")) == [b"a\r\nb\n", b"c"]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(st.sampled_from("aé🦊\r;"), max_size=5), max_size=6), st.integers(1, 9))
+def test_lines_are_the_same_however_reads_cut_them(items: list[str], step: int) -> None:
+    data = b"".join(item.encode() + b"\n" for item in items) + b"rest"
+    framing = lines_framing()
+    found = []
+    for at in range(0, len(data), step):
+        found += broadcasts(framing.feed(data[at : at + step]))
+    found += broadcasts(framing.finish())
+    assert found == [item.encode().removesuffix(b"\r") for item in items] + [b"rest"]
+
+
+def test_output_that_is_not_utf8_is_repaired_and_reported(reports: Reports) -> None:
+    framing = lines_framing(report=reports)
+    found = broadcasts(framing.feed(b"good\nb\xffd\n" + "é\n".encode()))
+    assert found == [b"good", "b\ufffdd".encode(), "é".encode()]
+    assert len(reports.found) == 1
+    assert reports.found[0][0] is None
+
+
+def test_a_line_that_does_not_end_fails_at_the_limit() -> None:
+    framing = lines_framing()
+    chunk = b"x" * (1 << 20)
+    for _ in range(scalesocket.MAX_OUTPUT_ITEM // len(chunk)):
+        assert framing.feed(chunk) == []
+    with pytest.raises(BackendError, match=str(scalesocket.MAX_OUTPUT_ITEM)):
+        framing.feed(b"x")
+
+
+def test_many_lines_together_may_be_longer_than_the_limit() -> None:
+    framing = lines_framing()
+    half = scalesocket.MAX_OUTPUT_ITEM // 2 + 1
+    for _ in range(4):
+        assert framing.feed(b"x" * half) == []
+        (line,) = broadcasts(framing.feed(b"\n"))
+        assert len(line) == half
+
+
+def test_binary_passes_bytes_both_ways() -> None:
+    framing = Framing(binary=True, delimiters=b"\n", report=Reports())
+    assert framing.encode(1, Messages(Opcode.BINARY, [b"\0\n", b"\xff"], 3)) == b"\0\n\xff"
+    assert framing.encode(1, texts(b"a", b"b")) == b"ab"
+    assert framing.feed(b"\0\n\xff") == [Route(Opcode.BINARY, [b"\0\n\xff"])]
+    assert framing.finish() == []
+
+
+# ==== JSON: what the child reads ==========================================
+
+GENERATIONS = {"": "_from", "id": "id"}
+Generation = pytest.mark.parametrize("id_field", GENERATIONS)
+
+
+def tag(payload: bytes | str, sender: int = 7, id_field: str = "") -> bytes:
+    """Return the child's line for a message that must not be dropped."""
+    reports = Reports()
+    data = payload.encode() if isinstance(payload, str) else payload
+    line = json_framing(id_field, reports).encode(sender, texts(data))
+    assert not reports.found
+    return line
+
+
+@Generation
+def test_the_sender_is_put_in_front_and_nothing_else_changes(id_field: str) -> None:
+    name = GENERATIONS[id_field]
+    message = '{"b": 1.50, "a":[1e400,-0, 10000000000000000000000.0] ,"u":"\\u00e9é\\/"}'
+    expected = f'{{"{name}":7,{message[1:]}\n'
+    assert tag(message, id_field=id_field) == expected.encode()
+
+
+@Generation
+@pytest.mark.parametrize("empty", ["{}", "{ }", " {\n} ", "\t{\r\n}\n"])
+def test_an_empty_object_has_only_a_sender(empty: str, id_field: str) -> None:
+    line = tag(empty, id_field=id_field)
+    assert json.loads(line) == {GENERATIONS[id_field]: 7}
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+
+
+FORGED = {
+    "": [
+        '{"_from":1}',
+        '{ "_from" : 1 }',
+        '{"_from":{"_from":[1,{"}":"{"}]}}',
+        '{"_fro\\u006d":1}',
+        '{"\\u005f\\u0066\\u0072\\u006f\\u006d":1}',
+        '{"_from":1,"_from":2,"\\u005ffrom":3}',
+        '{"_from":null,"_from":"x\\"y,_from"}',
+    ],
+    "id": ['{"id":1}', '{"\\u0069d":1}', '{"id":1,"i\\u0064":[2],"id":"3"}'],
+}
+
+
+@pytest.mark.parametrize(
+    ("id_field", "forged"), [(id_field, text) for id_field in FORGED for text in FORGED[id_field]]
+)
+@pytest.mark.parametrize("place", ["alone", "first", "last", "between"])
+def test_a_forged_sender_is_removed(id_field: str, forged: str, place: str) -> None:
+    inner = forged.strip()[1:-1]
+    text = {
+        "alone": forged,
+        "first": f'{{{inner},"x":"_from"}}',
+        "last": f'{{"x":"_from",{inner}}}',
+        "between": f'{{"x":"_from",{inner},"y":{{"_from":1,"id":2}}}}',
+    }[place]
+    line = tag(text, id_field=id_field)
+    pairs = json.loads(line, object_pairs_hook=list)
+    name = GENERATIONS[id_field]
+    assert [pair for pair in pairs if pair[0] == name] == [[name, 7]] or [
+        tuple(pair) for pair in pairs if pair[0] == name
+    ] == [(name, 7)]
+    value = json.loads(line)
+    if place != "alone":
+        assert value["x"] == "_from"
+    if place == "between":
+        assert value["y"] == {"_from": 1, "id": 2}
+
+
+def test_a_forged_sender_is_removed_and_the_rest_keeps_its_bytes() -> None:
+    line = tag('{"a": 1.0,  "_from": 2 , "b" :[1,  2]}')
+    assert line.startswith(b'{"_from":7,')
+    assert b'"a": 1.0' in line
+    assert b'"b" :[1,  2]' in line
+
+
+def test_the_field_of_the_other_generation_is_an_ordinary_key() -> None:
+    assert tag('{"id":3,"_to":4}') == b'{"_from":7,"id":3,"_to":4}\n'
+    assert tag('{"_from":3}', id_field="id") == b'{"id":7,"_from":3}\n'
+
+
+def test_line_breaks_between_tokens_become_spaces() -> None:
+    line = tag('\n{\r\n"a"\n:\n[1\r,\n2]\n}\n')
+    assert line.count(b"\n") == 1
+    assert b"\r" not in line
+    assert json.loads(line) == {"_from": 7, "a": [1, 2]}
+
+
+def test_line_breaks_in_strings_stay_escaped() -> None:
+    assert tag('{"a":"x\\ny\\u000a"}') == b'{"_from":7,"a":"x\\ny\\u000a"}\n'
+
+
+def test_the_characters_that_only_some_take_for_line_breaks_stay() -> None:
+    text = '{"a":"\u2028\u2029\x85"}'
+    assert json.loads(tag(text)) == {"_from": 7, "a": "\u2028\u2029\x85"}
+
+
+NOT_OBJECTS = [
+    b"",
+    b" ",
+    b"hello",
+    b"[]",
+    b'[{"a":1}]',
+    b"1",
+    b'"{}"',
+    b"null",
+    b"true",
+    b"{",
+    b"}",
+    b"{}{}",
+    b'{"a":1} x',
+    b"{'a':1}",
+    b"{a:1}",
+    b'{"a":1,}',
+    b'{"a" 1}',
+    b'{"a":01}',
+    b'{"a":.5}',
+    b'{"a":NaN}',
+    b'{"a":Infinity}',
+    b'{"a":[-Infinity]}',
+    b'{"a":"tab\tinside"}',
+    b'{"a":"line\nbreak"}',
+    b'{"a":"\\x"}',
+    b'{"a":"\\u12"}',
+    b'\xef\xbb\xbf{"a":1}',
+    b'\x0b{"a":1}',
+    b'{"_from":1,"a":NaN}',
+    b"{" + b'"a":[' * 200_000,
+    b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
+]
+
+
+@pytest.mark.parametrize("payload", NOT_OBJECTS, ids=lambda payload: repr(payload[:20]))
+@Generation
+def test_what_is_no_json_object_is_dropped_and_reported(
+    payload: bytes, id_field: str, reports: Reports
+) -> None:
+    framing = json_framing(id_field, reports)
+    line = framing.encode(3, texts(b'{"n":1}', payload, b'{"n":2}'))
+    assert [json.loads(part)["n"] for part in line.splitlines()] == [1, 2]
+    ((client, _),) = reports.found
+    assert client == 3
+
+
+def test_binary_messages_that_are_not_utf8_are_dropped(reports: Reports) -> None:
+    framing = json_framing(report=reports)
+    assert framing.encode(3, Messages(Opcode.BINARY, [b'{"a":"\xff"}'], 10)) == b""
+    assert len(reports.found) == 1
+
+
+def in_small_thread(function: Callable[[], None]) -> None:
+    """Run in a thread with the stack that the server gives its threads."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    before = threading.stack_size(scalesocket.THREAD_STACK)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join(60)
+    if errors:
+        raise errors[0]
+
+
+DEEP = {
+    "lists": lambda n: b'{"x":' + b"[" * n + b"]" * n + b"}",
+    "objects": lambda n: b'{"x":' * n + b"1" + b"}" * n,
+    "unfinished": lambda n: b'{"_from":1,"_to":1,"x":' + b"[" * n,
+}
+
+
+@pytest.mark.parametrize("shape", DEEP)
+@pytest.mark.parametrize("depth", [100, 500, 900, 950, 980, 990, 1000, 100_000])
+def test_deep_nesting_never_crashes_a_thread(shape: str, depth: int) -> None:
+    """Near the recursion limit, and beyond, each of them is taken or dropped."""
+    data = DEEP[shape](depth)
+
+    def check() -> None:
+        reports = Reports()
+        line = json_framing(report=reports).encode(1, texts(data))
+        assert bool(line) != bool(reports.found)
+        for extra in (b'"_to":1,', b'"_meta":true,', b'"_close":true,'):
+            json_framing(report=reports).route([b"{" + extra + data[1:]])
+
+    in_small_thread(check)
+
+
+def test_nesting_is_handled_at_every_depth_near_the_limit() -> None:
+    """No depth may fit one step and not the next."""
+
+    def check() -> None:
+        for depth in range(930, 1005):
+            data = DEEP["lists"](depth)
+            forged = b'{"_from":1,' + data[1:]
+            reports = Reports()
+            line = json_framing(report=reports).encode(1, texts(forged))
+            assert bool(line) != bool(reports.found)
+            json_framing(report=reports).route([b'{"_meta":true,' + data[1:]])
+
+    in_small_thread(check)
+
+
+keys = st.one_of(
+    st.sampled_from(["_from", "id", "_to", "a", "", "_from ", "_From", '"', "\\", "é"]),
+    st.text(max_size=4),
+)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.sampled_from(['"_from":1', "}", "{", "\\", '\\"', "\n", "_from"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
+    max_leaves=6,
+)
+spaces = st.text(st.sampled_from(" \t\r\n"), max_size=2)
+
+
+@st.composite
+def json_strings(draw: st.DrawFn, text: str) -> str:
+    """Return a JSON string, with some of its characters escaped for no reason."""
+    parts = []
+    for character in text:
+        if ord(character) < 0x10000 and draw(st.integers(0, 3)) == 0:
+            parts.append(f"\\u{ord(character):04{draw(st.sampled_from('xX'))}}")
+        else:
+            parts.append(json.dumps(character, ensure_ascii=draw(st.booleans()))[1:-1])
+    return '"' + "".join(parts) + '"'
+
+
+@st.composite
+def json_objects(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], str]:
+    """Return the members of an object, repeated keys included, and one way to write it."""
+    pairs = draw(st.lists(st.tuples(keys, values), max_size=5))
+    members = []
+    for key, value in pairs:
+        text = json.dumps(value, indent=draw(st.sampled_from([None, 1])))
+        name = draw(json_strings(key))
+        members.append(f"{draw(spaces)}{name}{draw(spaces)}:{draw(spaces)}{text}{draw(spaces)}")
+    body = ",".join(members) or draw(spaces)
+    return pairs, f"{draw(spaces)}{{{body}}}{draw(spaces)}"
+
+
+@settings(max_examples=200)
+@given(json_objects(), st.sampled_from(["", "id", "a"]), st.integers(1, 2**32 - 1))
+def test_any_object_reaches_the_child_as_one_line_with_its_true_sender(
+    written: tuple[list[tuple[str, Any]], str], id_field: str, sender: int
+) -> None:
+    pairs, text = written
+    line = tag(text, sender, id_field)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert b"\r" not in line
+    name = id_field or "_from"
+    found = decode_pairs(line)
+    assert found == [(name, sender), *(pair for pair in pairs if pair[0] != name)]
+
+
+def decode_pairs(line: bytes) -> list[tuple[str, Any]]:
+    """Return the members of a line's outermost object, in order, repeated ones too."""
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # objects are finished from the inside out
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=keep)
+    return outermost
+
+
+@settings(max_examples=100)
+@given(st.lists(st.one_of(st.binary(max_size=12), st.sampled_from(NOT_OBJECTS[:-2])), max_size=4))
+def test_any_message_is_one_line_or_one_report(payloads: list[bytes]) -> None:
+    reports = Reports()
+    data = json_framing(report=reports).encode(5, texts(*payloads))
+    lines = data.splitlines(keepends=True)
+    assert len(lines) + len(reports.found) == len(payloads)
+    assert all(json.loads(line)["_from"] == 5 for line in lines)
+
+
+def test_join_and_leave_messages_carry_no_tag() -> None:
+    assert json_framing().announce(7, '{"t":"Join","_from":7}') == b'{"t":"Join","_from":7}\n'
+    assert json_framing().announce(7, "hello") == b"hello\n"
+
+
+# ==== JSON: what the child prints =========================================
+
+
+def route_one(line: bytes | str, id_field: str = "", report: Reports | None = None) -> Any:
+    """Return the one output of one line."""
+    data = line.encode() if isinstance(line, str) else line
+    (output,) = json_framing(id_field, report).feed(data + b"\n")
+    return output
+
+
+@pytest.mark.parametrize(
+    ("line", "to", "exclude"),
+    [
+        ('{"a":1}', None, ()),
+        ('{"_to":5}', (5,), ()),
+        ('{"a":1, "_to" : 5 }', (5,), ()),
+        ('{"_to":[5,6]}', (5, 6), ()),
+        ('{"_to":[]}', (), ()),
+        ('{"_to":null}', None, ()),
+        ('{"_to":4294967295}', (4294967295,), ()),
+        ('{"_except":5}', None, (5,)),
+        ('{"_except":[5,6],"_to":[5,7]}', (5, 7), (5, 6)),
+        ('{"_except":null}', None, ()),
+        ('{"_except":[]}', None, ()),
+        ('{"\\u005fto":5}', (5,), ()),
+        ('{"\\u005Fto":5}', (5,), ()),
+        ('{"_t\\u006f":5}', (5,), ()),
+        ('{"_\\u0074o":5}', (5,), ()),
+        ('{"_e\\u0078cept":5}', None, (5,)),
+        ('{"a":{"_to":5}}', None, ()),
+        ('{"a":"_to"}', None, ()),
+        ('{"a":"\\"_to\\":5"}', None, ()),
+        ('{"_to":1,"_to":2}', (2,), ()),
+        ('{"id":5}', None, ()),
+    ],
+)
+def test_a_message_goes_where_its_fields_say(
+    line: str, to: tuple[int, ...] | None, exclude: tuple[int, ...]
+) -> None:
+    output = route_one(line)
+    assert isinstance(output, Route)
+    assert (output.to, output.exclude, output.payloads) == (to, exclude, [line.encode()])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"_to":true}',
+        '{"_to":false}',
+        '{"_to":"5"}',
+        '{"_to":1.0}',
+        '{"_to":1e2}',
+        '{"_to":{}}',
+        '{"_to":[1,"2"]}',
+        '{"_to":[true]}',
+        '{"_to":[[1]]}',
+        '{"_to":[null]}',
+        '{"_except":true}',
+        '{"_except":"5"}',
+        '{"_except":[1.5]}',
+        '{"_to":5,"_except":"6"}',
+        '{"_to":' + "9" * 5000 + "}",
+    ],
+)
+def test_a_receiver_that_is_no_id_is_reported_and_the_message_not_sent(
+    line: str, reports: Reports
+) -> None:
+    """It was meant for somebody; everybody must not get it."""
+    assert json_framing(report=reports).feed(line.encode() + b"\n") == []
+    ((client, text),) = reports.found
+    assert client is None
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("extra", ["9" * 5000, "-" + "9" * 5000, "1" * 4301])
+def test_a_private_message_stays_private_with_a_number_of_any_length(extra: str) -> None:
+    assert route_one(f'{{"_to":1,"n":{extra}}}').to == (1,)
+    assert route_one(f'{{"id":1,"n":{extra}}}', "id").to == (1,)
+
+
+def test_a_private_message_that_is_nested_too_deeply_reaches_nobody_else(
+    reports: Reports,
+) -> None:
+    line = b'{"_to":1,"n":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    for output in json_framing(report=reports).feed(line):
+        assert output == Route(Opcode.TEXT, [line[:-1]], (1,), cached=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "to"),
+    [
+        ('{"id":5}', (5,)),
+        ('{"t":"x", "id" : 5}', (5,)),
+        ('{"id":[5,6]}', (5, 6)),
+        ('{"\\u0069d":5}', (5,)),
+        ('{"i\\u0064":5}', (5,)),
+        ('{"id":null}', None),
+        ('{"id":"abc"}', None),
+        ('{"id":true}', None),
+        ('{"id":1.5}', None),
+        ('{"id":{"x":1}}', None),
+        ('{"a":{"id":5}}', None),
+        ('{"_to":5}', None),
+        ("{}", None),
+    ],
+)
+def test_the_older_generation_routes_by_its_one_field(
+    line: str, to: tuple[int, ...] | None
+) -> None:
+    output = route_one(line, "id")
+    assert (output.to, output.payloads) == (to, [line.encode()])
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("to", '{"to":5}'),
+        ("player_2", '{"player_2":5}'),
+        ("player_2", '{"player\\u005F2":5}'),
+        ("player_2", '{"player_\\u0032":5}'),
+        ("Z", '{"\\u005a":5}'),
+    ],
+)
+def test_an_id_field_may_have_any_plain_name(name: str, line: str) -> None:
+    assert route_one(line, name).to == (5,)
+    assert json.loads(tag(line, id_field=name)) == {name: 7}
+
+
+@pytest.mark.parametrize(
+    ("line", "cached"),
+    [
+        ('{"_cache":true}', True),
+        ('{"_cache":true,"_to":1}', True),
+        ('{"_cache":false}', False),
+        ('{"_cache":1}', False),
+        ('{"_cache":"true"}', False),
+        ('{"\\u005fcache":true}', True),
+        ('{"a":{"_cache":true}}', False),
+        ('{"a":1}', False),
+        ("plain", False),
+    ],
+)
+def test_a_message_is_marked_for_the_cache_by_true_alone(line: str, cached: bool) -> None:
+    assert route_one(line).cached is cached
+
+
+def test_metadata_is_stored_and_not_sent() -> None:
+    assert route_one('{"_meta":true,"name":"Den","_to":5}') == Metadata({"name": "Den", "_to": 5})
+    assert route_one('{"\\u005fmeta":true}') == Metadata({})
+
+
+@pytest.mark.parametrize("line", ['{"_meta":false}', '{"_meta":1}', '{"_meta":null,"a":1}'])
+def test_metadata_needs_true(line: str) -> None:
+    assert broadcasts([route_one(line)]) == [line.encode()]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_metadata_is_always_json_that_the_api_can_show(number: str, reports: Reports) -> None:
+    line = f'{{"_meta":true,"x":{number}}}\n'.encode()
+    for output in json_framing(report=reports).feed(line):
+        if isinstance(output, Metadata):
+            json.dumps(output.value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "kick"),
+    [
+        ('{"_to":5,"_close":true}', Kick((5,), (), 1000, "")),
+        ('{"_to":[5,6],"_close":{}}', Kick((5, 6), (), 1000, "")),
+        ('{"_to":5,"_close":{"code":4000}}', Kick((5,), (), 4000, "")),
+        ('{"_to":5,"_close":{"reason":"bye é"}}', Kick((5,), (), 1000, "bye é")),
+        ('{"_to":5,"_close":{"code":1008,"reason":"x"}}', Kick((5,), (), 1008, "x")),
+        ('{"_close":true,"_except":5}', Kick(None, (5,), 1000, "")),
+        ('{"_to":5,"\\u005fclose":true}', Kick((5,), (), 1000, "")),
+        ('{"_to":5,"_close":{"reason":null}}', Kick((5,), (), 1000, "")),
+    ],
+)
+def test_a_child_may_close_clients(line: str, kick: Kick) -> None:
+    assert route_one(line) == kick
+
+
+@pytest.mark.parametrize(
+    "code", ["0", "999", "1004", "1006", "1015", "2000", "5000", "65536", "-1", "1e3", '"1000"']
+)
+@pytest.mark.parametrize("more", ["", ',"reason":"why"'])
+def test_a_close_code_that_must_not_be_sent_becomes_1000(code: str, more: str) -> None:
+    output = route_one(f'{{"_to":5,"_close":{{"code":{code}{more}}}}}')
+    assert isinstance(output, Kick)
+    assert output.code == 1000
+
+
+@pytest.mark.parametrize("code", ["true", "null", "[]", "{}", "1.5", "1005.0", "9" * 30])
+def test_a_close_code_of_any_type_can_be_encoded(code: str) -> None:
+    output = route_one(f'{{"_to":5,"_close":{{"code":{code}}}}}')
+    assert isinstance(output, Kick)
+    scalesocket.parse_close(scalesocket.encode_close(output.code, output.reason))
+
+
+@pytest.mark.parametrize("reason", ['"\\ud800"', '"' + "é" * 500 + '"', "5", "[]", "null"])
+def test_a_close_reason_of_any_kind_can_be_encoded(reason: str) -> None:
+    output = route_one(f'{{"_to":5,"_close":{{"reason":{reason}}}}}')
+    assert isinstance(output, Kick)
+    scalesocket.parse_close(scalesocket.encode_close(output.code, output.reason))
+
+
+@pytest.mark.parametrize("value", ["false", "null"])
+def test_a_close_that_is_not_wanted_is_a_message(value: str) -> None:
+    line = f'{{"_to":5,"_close":{value}}}'
+    assert route_one(line) == Route(Opcode.TEXT, [line.encode()], (5,), cached=False)
+
+
+@pytest.mark.parametrize(
+    "line", ["hello", "", '"_to"', '["_to",5]', '{"_to":5', '{"_to":5}}', "null", '"_to":5']
+)
+@Generation
+def test_a_line_that_is_no_json_object_goes_to_everyone(line: str, id_field: str) -> None:
+    assert broadcasts([route_one(line, id_field)]) == [line.encode()]
+
+
+def test_outputs_keep_the_order_of_lines_and_broadcasts_stay_in_runs() -> None:
+    data = b'{"n":1}\n{"n":2}\n{"n":3,"_to":1}\nplain\n{"_to":1,"_close":true}\n{"n":4}\n'
+    assert json_framing().feed(data) == [
+        Route(Opcode.TEXT, [b'{"n":1}', b'{"n":2}'], cached=False),
+        Route(Opcode.TEXT, [b'{"n":3,"_to":1}'], (1,), cached=False),
+        Route(Opcode.TEXT, [b"plain"], cached=False),
+        Kick((1,), (), 1000, ""),
+        Route(Opcode.TEXT, [b'{"n":4}'], cached=False),
+    ]
+    bytewise = feed_bytewise(json_framing(), data)
+    assert [type(output) for output in bytewise] == [Route, Route, Route, Route, Kick, Route]
+
+
+def test_the_last_json_line_needs_no_newline_to_be_routed() -> None:
+    framing = json_framing()
+    assert framing.feed(b'{"_to":5,') == []
+    framing.feed(b'"a":1}')
+    assert framing.finish() == [Route(Opcode.TEXT, [b'{"_to":5,"a":1}'], (5,), cached=False)]
+
+
+@settings(max_examples=150)
+@given(json_objects(), st.sampled_from([None, "_to", "_except", "_close", "_meta"]))
+@example(([("_to", 1)], '{"_to":1}'), None)
+def test_any_object_of_the_child_is_routed_as_its_parsed_fields_say(
+    written: tuple[list[tuple[str, Any]], str], extra: str | None
+) -> None:
+    pairs, text = written
+    text = text.replace("\n", " ").replace("\r", " ")
+    if extra:
+        text = text[: text.rindex("}")] + ("," if pairs else "") + f'"{extra}":true}}'
+    value = json.loads(text)
+    outputs = json_framing().feed(text.encode() + b"\n")
+    if value.get("_meta") is True:
+        assert all(isinstance(output, Metadata) for output in outputs)
+        return
+    if extra == "_close":
+        assert not any(isinstance(output, Route) for output in outputs)
+        return
+    to = value.get("_to")
+    for output in outputs:
+        assert isinstance(output, Route)
+        assert output.payloads == [text.encode()]
+        assert output.to == (None if to is None else tuple(to) if isinstance(to, list) else (to,))
+    valid = to is None or type(to) is int or isinstance(to, list)
+    assert not outputs or valid
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=60), st.sampled_from(["", "id"]), st.integers(1, 20))
+def test_any_output_of_a_child_becomes_valid_messages(
+    data: bytes, id_field: str, step: int
+) -> None:
+    framing = json_framing(id_field)
+    outputs = []
+    for at in range(0, len(data), step):
+        outputs += framing.feed(data[at : at + step])
+    for output in outputs + framing.finish():
+        if isinstance(output, Route):
+            for payload in output.payloads:
+                payload.decode()
+
+
+# ==== gwsocket ============================================================
+
+
+def gw(client: int, kind: int, payload: bytes) -> bytes:
+    return struct.pack("!III", client, kind, len(payload)) + payload
+
+
+def gw_framing(report: Reports | None = None) -> GwsocketFraming:
+    return GwsocketFraming(report=report or Reports())
+
+
+def test_a_gwsocket_child_reads_a_header_in_network_byte_order() -> None:
+    data = gw_framing().encode(258, texts(b"hi", b""))
+    assert data == bytes.fromhex("000001020000000100000002") + b"hi" + gw(258, 1, b"")
+    binary = Messages(Opcode.BINARY, [b"\0\xff"], 2)
+    assert gw_framing().encode(2**32 - 1, binary) == gw(2**32 - 1, 2, b"\0\xff")
+
+
+def test_join_and_leave_messages_have_a_gwsocket_header_too() -> None:
+    assert gw_framing().announce(9, "hé") == gw(9, 1, "hé".encode())
+
+
+GW_STREAM = gw(0, 1, b"all") + gw(5, 2, b"\xff\0") + gw(2**32 - 1, 1, b"") + gw(0, 2, bytes(300))
+GW_OUTPUTS = [
+    Route(Opcode.TEXT, [b"all"]),
+    Route(Opcode.BINARY, [b"\xff\0"], (5,)),
+    Route(Opcode.TEXT, [b""], (2**32 - 1,)),
+    Route(Opcode.BINARY, [bytes(300)]),
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 11, 12, 13, 100, 1000])
+def test_gwsocket_messages_are_whole_however_reads_cut_them(step: int) -> None:
+    framing = gw_framing()
+    found = []
+    for at in range(0, len(GW_STREAM), step):
+        found += framing.feed(GW_STREAM[at : at + step])
+    assert found == GW_OUTPUTS
+    assert framing.finish() == []
+
+
+@pytest.mark.parametrize("kind", [0, 3, 8, 0x01000000, 2**32 - 1])
+def test_a_gwsocket_header_of_an_unknown_type_ends_the_child(kind: int) -> None:
+    with pytest.raises(BackendError, match=str(kind)):
+        gw_framing().feed(gw(0, 1, b"ok") + gw(0, kind, b""))
+
+
+def test_a_gwsocket_header_with_an_absurd_length_ends_the_child() -> None:
+    length = scalesocket.MAX_OUTPUT_ITEM + 1
+    with pytest.raises(BackendError, match=str(length)):
+        gw_framing().feed(struct.pack("!III", 0, 1, length))
+    with pytest.raises(BackendError):
+        gw_framing().feed(struct.pack("<III", 0, 1, 5))
+
+
+def test_good_gwsocket_messages_before_a_bad_header_are_not_lost() -> None:
+    """What the child had said by then is delivered, as with any other end of a child."""
+    framing = gw_framing()
+    assert framing.feed(gw(0, 1, b"ok")) == [Route(Opcode.TEXT, [b"ok"])]
+    with pytest.raises(BackendError):
+        framing.feed(b"x" * 12)
+
+
+def test_gwsocket_text_that_is_not_utf8_is_repaired_and_reported(reports: Reports) -> None:
+    (output,) = gw_framing(reports).feed(gw(0, 1, b"a\xff"))
+    assert output == Route(Opcode.TEXT, ["a\ufffd".encode()])
+    assert len(reports.found) == 1
+
+
+def test_an_unfinished_gwsocket_message_is_reported(reports: Reports) -> None:
+    framing = gw_framing(reports)
+    assert framing.feed(gw(0, 1, b"abc")[:-1]) == []
+    assert framing.finish() == []
+    assert len(reports.found) == 1
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=20)), max_size=5))
+def test_what_one_gwsocket_end_writes_the_other_reads(parts: list[tuple[int, bytes]]) -> None:
+    runs = [(client, Messages(Opcode.BINARY, [payload], 1)) for client, payload in parts]
+    data = b"".join(gw_framing().encode(client, run) for client, run in runs)
+    expected = [Route(2, [payload], (client,) if client else None) for client, payload in parts]
+    assert gw_framing().feed(data) == expected
+
+
+# ==== Join and leave messages =============================================
+
+
+def client(room: str = "den", query: str = "", address: str = "10.0.0.9") -> scalesocket.Client:
+    """Return a client that is connected by nothing."""
+    target = "/den" + (f"?{query}" if query else "")
+    request = Request("GET", target, "HTTP/1.1", Headers([("Host", "h")]))
+    connection: Any = None
+    return scalesocket.Client(
+        12, room, request, connection, peer=(address, 5555), local=("127.0.0.1", 9000)
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "expanded"),
+    [
+        ("#ID", "12"),
+        ('{"t":"Join","_from":#ID}', '{"t":"Join","_from":12}'),
+        ("#ROOM at #REMOTE_ADDR", "den at 10.0.0.9"),
+        ("#QUERY_STRING", "name=a%20b&x=1&NAME=late&empty=&flag"),
+        ("#QUERY_NAME", "a%20b"),
+        ("#QUERY_name", "a%20b"),
+        ("#QUERY_X #QUERY_X", "1 1"),
+        ("#QUERY_EMPTY|#QUERY_FLAG|#QUERY_NONE|", "|||"),
+        ("#id #Room # ## #UNKNOWN", "#id #Room # ## #UNKNOWN"),
+        ("no variable", "no variable"),
+    ],
+)
+def test_variables_are_filled_in(template: str, expanded: str) -> None:
+    someone = client(query="name=a%20b&x=1&NAME=late&empty=&flag")
+    assert expand_template(template, someone) == expanded
+
+
+def test_without_a_query_its_variables_are_empty() -> None:
+    assert expand_template("[#QUERY_STRING][#QUERY_X]", client()) == "[][]"
+
+
+def test_a_value_is_not_expanded_again() -> None:
+    someone = client(room="#ID", query="a=#ROOM")
+    assert expand_template("#ROOM #QUERY_A", someone) == "#ID #ROOM"
+
+
+nasty = st.text(st.one_of(st.sampled_from('"\\#{}/é\u2028🦊'), st.characters(codec="utf-8")))
+
+
+@settings(max_examples=100)
+@given(nasty, nasty, nasty)
+@example('","_from":1,"x":"', "a=\\", "::1%eth0")
+def test_no_value_breaks_out_of_a_json_string(room: str, query: str, address: str) -> None:
+    template = '{"room":"#ROOM","query":"#QUERY_STRING","a":"#QUERY_A","ip":"#REMOTE_ADDR"}'
+    someone = client(room, query, address)
+    text = expand_template(template, someone)
+    assert "\n" not in text
+    value = json.loads(text)
+    assert set(value) == {"room", "query", "a", "ip"}
+    assert (value["room"], value["query"], value["ip"]) == (
+        room,
+        someone.request.query,
+        address,
+    )
