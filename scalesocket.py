@@ -1061,6 +1061,8 @@ class Connection:
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
+        response: of the opening handshake, if it is still to be sent: by `open`, and until then
+            all that is sent waits, so that it is in its room before it hears that it is.
     """
 
     def __init__(
@@ -1072,6 +1074,7 @@ class Connection:
         timer: Timer,
         max_backlog: int,
         early: bytes = b"",
+        response: bytes = b"",
     ) -> None:
         self._socket = sock
         self._early = early
@@ -1081,6 +1084,7 @@ class Connection:
         self._max_backlog = max_backlog
         self.listening_since = time.monotonic()  # 0.0: the reader is busy; written by it alone
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._corked: list[bytes] | None = [response] if response else None
         self._backlog: deque[bytes | bytearray] = deque()  # each of whole frames
         self._offset = 0  # bytes of the first that have been sent
         self._backlog_size = 0  # bytes that have not
@@ -1104,6 +1108,13 @@ class Connection:
         return self._backlog_size >= self._max_backlog
 
     # -- the reader's side --
+
+    def open(self) -> None:
+        """Send the response of the opening handshake, then what has been sent meanwhile."""
+        with self._lock:
+            waiting, self._corked = self._corked, None
+            if waiting:
+                self._push(b"".join(waiting))
 
     def receive(self) -> list[Event] | None:
         """Wait for bytes; return their events, or None when the connection has ended.
@@ -1233,6 +1244,9 @@ class Connection:
             self._hang_up_if_done()
 
     def _push(self, data: bytes) -> None:
+        if self._corked is not None:
+            self._corked.append(data)
+            return
         if not self._backlog:
             sent = self._write([data])
             if sent == len(data) or self._dead:
@@ -1360,7 +1374,8 @@ class Client:
         self.local = local
         self.data: dict[str, Any] = {}  # the game's own
         self.room: Room | None = None  # set when it joins
-        self.departed = False  # guarded by the room's lock
+        self.departed = False  # guarded by the registry's lock
+        self.kicked = False  # its backend wants no more of it
         self.outbox: list[bytes] = []  # a game's frames for it, sent when the hook returns
 
     @property
@@ -1448,6 +1463,7 @@ class Framing:
         self._report = report
         self._rest: list[bytes] = []  # of an item that has not ended
         self._rest_size = 0
+        self.error: BackendError | None = None  # why nothing more can be read
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Return what the child reads for a run of messages from one client."""
@@ -1462,8 +1478,7 @@ class Framing:
     def feed(self, data: bytes) -> list[Output]:
         """Take what the child printed; return what it amounts to.
 
-        Raises:
-            BackendError: an item that does not end.
+        An item that does not end sets `error`.
         """
         if self._binary:
             return [Route(Opcode.BINARY, [data])]
@@ -1500,7 +1515,7 @@ class Framing:
         self._rest.append(tail)
         self._rest_size += len(tail)
         if self._rest_size > MAX_OUTPUT_ITEM:
-            raise BackendError(
+            self.error = BackendError(
                 f"the child printed {self._rest_size} bytes without a delimiter; "
                 f"{MAX_OUTPUT_ITEM} is the most"
             )
@@ -1697,8 +1712,7 @@ class GwsocketFraming(Framing):
     def feed(self, data: bytes) -> list[Output]:
         """Take all whole messages, however the reads cut them.
 
-        Raises:
-            BackendError: the header cannot be one; there is no way to find the next.
+        A header that cannot be one sets `error`: there is no way to find the next.
         """
         self._data += data
         outputs: list[Output] = []
@@ -1706,10 +1720,11 @@ class GwsocketFraming(Framing):
         while len(self._data) - position >= self.HEADER.size:
             client_id, kind, length = self.HEADER.unpack_from(self._data, position)
             if kind not in (Opcode.TEXT, Opcode.BINARY) or length > MAX_OUTPUT_ITEM:
-                raise BackendError(
+                self.error = BackendError(
                     f"gwsocket header with type {kind} and length {length}; types are 1 and 2, "
                     f"{MAX_OUTPUT_ITEM} is the longest"
                 )
+                break
             start = position + self.HEADER.size
             if len(self._data) < start + length:
                 break
@@ -2241,22 +2256,25 @@ class ProcessBackend(Backend):
     # -- the pump and the stderr thread --
 
     def _run_pump(self, child: ChildProcess) -> None:
-        error: BackendError | None = None
+        framing = self._from_child
         try:
             for data in child.read(self._output):
-                self._room.deliver(self._wrap(self._from_child.feed(data)))
-            self._room.deliver(self._wrap(self._from_child.finish()))
-        except BackendError as raised:
-            error = raised
+                self._room.deliver(self._wrap(framing.feed(data)))
+                if framing.error:
+                    break
+            else:
+                self._room.deliver(self._wrap(framing.finish()))
         finally:
-            self._room.inbox.put(Exited(error))
+            self._room.inbox.put(Exited(framing.error))
 
     def _run_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
-        with contextlib.suppress(BackendError):  # a line without an end is not worth more
-            for data in child.read(descriptor):
-                self._take_stderr(lines.feed(data))
-            self._take_stderr(lines.finish())
+        for data in child.read(descriptor):
+            self._take_stderr(lines.feed(data))
+            if lines.error:
+                self._room.log.warning("stderr is read no more: %s", lines.error)
+                return
+        self._take_stderr(lines.finish())
 
     def _take_stderr(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -2500,7 +2518,7 @@ class Game:
         """Time has passed: seconds since the last tick, at most `MAX_TICK_TIME`."""
 
     def on_dispose(self) -> None:
-        """The room ends."""
+        """The room ends; clients that are still there get no `on_leave`."""
 
 
 class GameRoom:
@@ -2611,6 +2629,8 @@ class GameBackend(Backend):
         if isinstance(event, Received):
             text = event.run.opcode == Opcode.TEXT
             for payload in event.run.payloads:
+                if event.client.kicked or self._game_room.closing:
+                    return
                 self._game.on_message(event.client, payload.decode() if text else payload)
         elif isinstance(event, Joined):
             self._room.admit(event.client)
@@ -2845,24 +2865,15 @@ class Room:
         self._stall = stall
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
-        self._lock = threading.Lock()  # guards the three below, and so the order of a fan-out
+        self._lock = threading.Lock()  # guards the two below, and so the order of a fan-out
         self._members: dict[int, Client] = {}
         self.history = history
-        self._ended = False
 
     def start(self) -> None:
         """Start the room's thread."""
         start_thread(f"room {self.name}", self._run)
 
     # -- a reader's side --
-
-    def join(self, client: Client) -> None:
-        """Let a client in."""
-        client.room = self
-        self.log.debug("joined from %s", client.address, client=client.id)
-        if not self._backend.in_order:
-            self.admit(client)
-        self.inbox.put(Joined(client))
 
     def receive(self, client: Client, run: Messages) -> None:
         """Take messages from a client; wait while the inbox is full."""
@@ -2872,24 +2883,20 @@ class Room:
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
-        if not self._depart(client):
-            client.connection.answer(closing)
-            return
-        self.log.debug("left with %d", closing.code, client=client.id)
-        if self._backend.in_order:
-            if self.inbox.put(Left(client, closing.code, closing)):
+        reply = closing if self._backend.in_order else None
+        if self.registry.release(client, Left(client, closing.code, reply)):
+            self.log.debug("left with %d", closing.code, client=client.id)
+            if reply is not None:
                 return
-        else:
-            self.inbox.put(Left(client, closing.code))
         client.connection.answer(closing)
 
     # -- any thread --
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""
-        if self._depart(client):
+        client.kicked = True
+        if self.registry.release(client, Left(client, code)):
             client.connection.close(code, reason, discard=discard)
-            self.inbox.put(Left(client, code))
 
     def drop_slow(self, client: Client) -> None:
         """Let a client go that does not read."""
@@ -2900,15 +2907,26 @@ class Room:
         reason = f"too slow: {waiting} bytes waited"
         self.kick(client, CloseCode.POLICY_VIOLATION, reason, discard=True)
 
+    def greet(self, client: Client) -> None:
+        """Admit a newcomer at once, unless the backend does so when its turn has come."""
+        self.log.debug("joined from %s", client.address, client=client.id)
+        if not self._backend.in_order:
+            self.admit(client)
+
     def admit(self, client: Client) -> None:
-        """Give a client the history, and make it a member; whoever ends the room closes it."""
+        """Give a client the history, and make it a member."""
         with self._lock:
-            if self._ended or client.departed:
+            if client.departed:
                 return
             replay = self.history.replay()
             if replay:
                 client.connection.send(replay)
             self._members[client.id] = client
+
+    def dismiss(self, client: Client) -> None:
+        """Take a client off the members; its seat has been taken back."""
+        with self._lock:
+            self._members.pop(client.id, None)
 
     def remember(self, frames: list[bytes]) -> None:
         """Keep what an in-process game has broadcast."""
@@ -2933,22 +2951,16 @@ class Room:
                 self.log.log(TRACE, "%s %.200r", way, payload, client=client)
 
     def expire(self) -> None:
-        """End the room because it is empty; what was sent before is still handled."""
+        """Let the room's thread come to its end; what was sent before is still handled."""
         self.closing.set()
         self.inbox.close()
 
     def end(self, code: int, reason: str) -> None:
         """End the room for its clients, and for newcomers; its thread then stops the backend."""
-        clients = self.registry.remove(self)
-        self.closing.set()
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
-        for client in clients:
-            if self._depart(client):
-                client.connection.close(code, reason)
-        self.inbox.close()
+        for client in self.registry.vacate(self):
+            self.dismiss(client)
+            client.connection.close(code, reason)
+        self.expire()
 
     def deliver(self, outputs: list[Output]) -> None:
         """Send what the child said to those it is for, then wait for who cannot keep up.
@@ -3004,15 +3016,6 @@ class Room:
     def _recipients(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> Sequence[int]:
         wanted = self._members if to is None else dict.fromkeys(to)
         return [i for i in wanted if i in self._members and i not in exclude]
-
-    def _depart(self, client: Client) -> bool:
-        """Take a client off the members; return False if that was done before."""
-        with self._lock:
-            if client.departed:
-                return False
-            client.departed = True
-            self._members.pop(client.id, None)
-            return True
 
     # -- the room's thread --
 
@@ -3096,29 +3099,43 @@ class RoomRegistry:
                 room = self._make_room(client)
             self._check_seats(room)
             room.seats.add(client)
+            client.room = room
             self._count_visit(name)
+            room.inbox.put(Joined(client))
         if created:
             self._start(room)
-        room.join(client)
+        room.greet(client)
         return room
 
-    def leave(self, room: Room, client: Client) -> None:
-        """Take back a seat; a room without any ends, at once or after --linger."""
-        with self._lock:
-            room.seats.discard(client)
-            room.empty_since = time.monotonic()
-            if room.seats or self._rooms.get(room.name) is not room:
-                return
-        if self._config.linger:
-            self._timer.call_later(self._config.linger, lambda: self._collect(room))
-        else:
-            self._collect(room)
+    def release(self, client: Client, left: Left) -> bool:
+        """Take back a seat; return False if that was done before.
 
-    def remove(self, room: Room) -> list[Client]:
-        """Let newcomers have a fresh room of this name; return who has a seat in this one."""
+        The room hears that the client `left`. If nobody else has a seat, it ends, at once or
+        after --linger; all in one step, so that the next to join finds either this room alive
+        or a fresh one.
+        """
+        room = client.room
+        assert room is not None
+        with self._lock:
+            if client.departed:
+                return False
+            client.departed = True
+            room.seats.discard(client)
+            room.inbox.put(left)
+            if not room.seats:
+                self._let_go(room)
+        room.dismiss(client)
+        return True
+
+    def vacate(self, room: Room) -> list[Client]:
+        """Take back all seats, and let newcomers have a fresh room; return who had one."""
         with self._lock:
             self._remove(room)
-            return list(room.seats)
+            clients = list(room.seats)
+            room.seats.clear()
+            for client in clients:
+                client.departed = True
+        return clients
 
     def forget(self, room: Room) -> None:
         """Note that a room's thread is done."""
@@ -3234,14 +3251,25 @@ class RoomRegistry:
             if len(self._histories) > MAX_REMEMBERED_ROOMS:
                 self._histories.pop(next(iter(self._histories)))
 
+    def _let_go(self, room: Room) -> None:
+        """End an empty room, at once or after --linger."""
+        linger = self._config.linger
+        room.empty_since = time.monotonic()
+        if linger:
+            self._timer.call_later(linger, lambda: self._collect(room))
+        elif self._rooms.get(room.name) is room:
+            self._remove(room)
+            room.expire()
+
+    # -- the timer --
+
     def _collect(self, room: Room) -> None:
-        """End a room if it is empty, and has been for --linger seconds."""
+        """End a room if it has been empty for --linger seconds."""
         with self._lock:
             lingered = time.monotonic() - room.empty_since >= self._config.linger
-            if room.seats or not lingered or self._rooms.get(room.name) is not room:
-                return
-            self._remove(room)
-        room.expire()
+            if not room.seats and lingered and self._rooms.get(room.name) is room:
+                self._remove(room)
+                room.expire()
 
 
 # ==== 12. Plain HTTP =====================================================================
@@ -3311,15 +3339,17 @@ class StaticFiles:
             HandshakeError: there is none (404), it may not be read (403), or not so (416).
         """
         path = self._locate(request.path)
-        if path.is_dir():
+        if os.path.isdir(path):
             if not request.path.endswith("/"):
                 return Response(301, headers=(("Location", request.path + "/"),))
             path = self._inside(path / "index.html")
-        if not path.is_file():
+        elif request.path.endswith("/"):
+            raise HandshakeError(404, "no such folder")
+        if not os.path.isfile(path):
             raise HandshakeError(404, "no such file")
         if not os.access(path, os.R_OK):
             raise HandshakeError(403, "this file may not be read")
-        return self._respond_with(path, request.headers)
+        return self._respond_with(path, request)
 
     def _locate(self, path: str) -> Path:
         try:
@@ -3341,7 +3371,8 @@ class StaticFiles:
             raise HandshakeError(404, "no such file")
         return resolved
 
-    def _respond_with(self, path: Path, wanted: Headers) -> Response:
+    def _respond_with(self, path: Path, request: Request) -> Response:
+        wanted = request.headers
         facts = path.stat()
         etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
         modified = email.utils.formatdate(facts.st_mtime, usegmt=True)
@@ -3354,7 +3385,7 @@ class StaticFiles:
         if kind.startswith("text/"):
             kind += "; charset=utf-8"
         part = None
-        if wanted.get("If-Range") in ("", etag, modified):
+        if request.method == "GET" and wanted.get("If-Range") in ("", etag, modified):
             part = parse_range(wanted.get("Range"), facts.st_size)
         if part is None:
             return Response(200, b"", fields, kind, path, 0, facts.st_size)
@@ -3549,16 +3580,17 @@ class HttpSession:
         Raises:
             HandshakeError: 408 if it takes too long, 431 if it is too large.
         """
+        self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
         deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
         while b"\r\n\r\n" not in self.rest:
             self._check_size(self.rest)
             data = self._receive(deadline)
             if not data:
                 return None
-            if not self.rest:
+            begun = bool(self.rest)
+            self.rest += data if begun else data.lstrip(b"\r\n")
+            if self.rest and not begun:
                 deadline = time.monotonic() + HEAD_TIMEOUT
-                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
-            self.rest += data
         head, _, self.rest = self.rest.partition(b"\r\n\r\n")
         self._check_size(head)
         return head
@@ -3762,7 +3794,7 @@ class Server:
 
     def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one TCP connection from its first byte to its last."""
-        client = None
+        client = request = None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             session = HttpSession(sock)
@@ -3773,7 +3805,8 @@ class Server:
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
             with contextlib.suppress(OSError):
-                session.send(describe_error(error), method="", keep_alive=False)
+                method = request.method if request else ""
+                session.send(describe_error(error), method=method, keep_alive=False)
         except OSError as error:
             log.debug("connection from %s ended: %s", address[0], error)
         except Exception:
@@ -3811,7 +3844,7 @@ class Server:
     def _open_websocket(
         self, sock: socket.socket, address: tuple[str, int], request: Request, early: bytes
     ) -> Client:
-        """Answer the opening handshake; the socket is the client's connection's from then on."""
+        """Check the opening handshake; the socket is the client's connection's from then on."""
         config = self._config
         handshake = Handshake(request, subprotocols=config.game.subprotocols if config.game else ())
         name = parse_room_name(request.path)
@@ -3826,9 +3859,9 @@ class Server:
             timer=self._timer,
             max_backlog=config.backlog,
             early=early,
+            response=handshake.encode_response(),
         )
         local = sock.getsockname()[:2]
-        connection.send(handshake.encode_response())
         with self._lock:
             self._connections.add(connection)
         client_id = next(self._client_ids)
@@ -3848,19 +3881,18 @@ class Server:
 
     def _serve_client(self, client: Client) -> None:
         """Let a client into its room, and pass on what it sends until it ends."""
+        connection = client.connection
         try:
             room = self._registry.join(client)
         except ConnectionClosed as refusal:
             log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-            client.connection.close(refusal.code, refusal.reason)
-            client.connection.answer(self._relay(client, None))
-            client.connection.drain_input()
-            return
-        try:
+            connection.close(refusal.code, refusal.reason)
+            connection.open()
+            connection.answer(self._relay(client, None))
+        else:
+            connection.open()
             room.leave(client, self._relay(client, room))
-            client.connection.drain_input()
-        finally:
-            self._registry.leave(room, client)
+        connection.drain_input()
 
     @staticmethod
     def _relay(client: Client, room: Room | None) -> Closing:
@@ -3945,6 +3977,18 @@ JSON_LEAVE = '{"t":"Leave","_from":#ID}'
 
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line."""
+
+    def parse_options(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the options that words give, by name.
+
+        Raises:
+            ConfigError: they are none, or their values cannot work.
+        """
+        options = vars(self.parse_args(words))
+        for name, value in options.items():
+            if value == []:  # argparse takes the `--` of `--joinmsg=--` for its own mark
+                raise ConfigError(f"argument --{name}: its value cannot be '--'")
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print.
@@ -4165,7 +4209,7 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         SystemExit: help or version was asked for, and printed.
     """
     words, target_arguments = split_arguments(arguments)
-    given = vars(build_parser().parse_args(words))
+    given = build_parser().parse_options(words)
     target = given.pop("target", None)
     if target is None:
         if not target_arguments:
@@ -4259,25 +4303,25 @@ def find_target(target: str) -> Path | str:
         ConfigError: nothing of that name.
     """
     path = Path(target)
-    if re.fullmatch(r"[\w.]+:\w+", target) and not path.exists():
+    if re.fullmatch(r"[\w.]+:\w+", target) and not os.path.exists(target):
         return target
     if is_program(path):
         return path
     bundled = HERE / "game"
     for example in (bundled / target, bundled / f"{target}.py"):
-        if os.sep not in target and example.is_file() and not example.name.startswith("__"):
+        if os.sep not in target and os.path.isfile(example) and not example.name.startswith("__"):
             return example
     command = shutil.which(target)
     if command is not None:
         return Path(command)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ConfigError(f"{target} is not executable: chmod +x {target}")
     raise ConfigError(f"there is no class, file, example or command {target!r}")
 
 
 def is_program(path: Path) -> bool:
     """Whether a path is a Python script, or a file that may be executed."""
-    return path.is_file() and (path.suffix == ".py" or os.access(path, os.X_OK))
+    return os.path.isfile(path) and (path.suffix == ".py" or os.access(path, os.X_OK))
 
 
 def describe_command(what: Path | str) -> tuple[str, ...]:
@@ -4361,7 +4405,7 @@ def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
         if not isinstance(class_name, str):
             raise ConfigError(f"game must be the name of a class, not {class_name!r}")
         words = [word for item in table.items() for word in spell_option(*item, path.parent)]
-        return vars(build_parser().parse_args(words)), class_name
+        return build_parser().parse_options(words), class_name
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot read its inline metadata: {error}") from None
     except ConfigError as error:
@@ -4475,11 +4519,6 @@ def set_up_logging(config: Config) -> None:
 def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit status."""
     server = Server(config)
-    try:
-        server.listen()
-    except OSError as error:
-        print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
 
     def on_signal(_number: int, _frame: object) -> None:
         if server.stopping:
@@ -4488,6 +4527,11 @@ def serve(config: Config) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    try:
+        server.listen()
+    except OSError as error:
+        print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     try:
         server.run()
     except KeyboardInterrupt:

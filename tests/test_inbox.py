@@ -1,0 +1,435 @@
+"""The small things with locks in them: inbox, history, timer, the pool of ports."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import scalesocket
+from scalesocket import ConnectionClosed, Ended, History, Inbox, Opcode, PortPool, Route, Timer
+from tests.support import wait_until
+
+PATIENCE = 30  # seconds that a wait may take on a busy machine
+
+
+class Worker:
+    """A thread whose result is asked for, and whose error is the test's."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: object) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                self.result = function(*arguments)
+            except BaseException as error:
+                self.error = error
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self.thread.is_alive()
+
+    def join(self) -> Any:
+        """Return the function's result, or raise its error."""
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive(), "the thread hangs"
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def is_waiting(inbox: Inbox) -> bool:
+    """Whether a thread waits for room in an inbox."""
+    return bool(inbox._freed._waiters)  # type: ignore[attr-defined]
+
+
+def event(*what: object) -> Any:
+    """Return something to put: an inbox does not look into its events."""
+    return what
+
+
+# ==== Inbox ===============================================================
+
+
+def test_all_that_waits_is_taken_at_once_in_order() -> None:
+    inbox = Inbox(100)
+    for number in range(5):
+        assert inbox.put(event(number), number)
+    assert inbox.size == 10
+    assert inbox.take() == [event(number) for number in range(5)]
+    assert inbox.size == 0
+    assert inbox.take(0) == []
+
+
+def test_taking_waits_for_something_to_come() -> None:
+    inbox = Inbox()
+    taker = Worker(inbox.take)
+    wait_until(lambda: inbox._filled._waiters)  # type: ignore[attr-defined]
+    inbox.put(event("late"))
+    assert taker.join() == [event("late")]
+
+
+def test_putting_into_a_full_inbox_waits_until_it_is_emptied() -> None:
+    inbox = Inbox(10)
+    assert inbox.put(event(1), 10)
+    putter = Worker(inbox.put, event(2), 1)
+    wait_until(lambda: is_waiting(inbox))
+    assert inbox.size == 10
+    assert inbox.take() == [event(1)]
+    assert putter.join() is True
+    assert inbox.take() == [event(2)]
+
+
+def test_what_fits_exactly_does_not_wait() -> None:
+    inbox = Inbox(10)
+    assert inbox.put(event(1), 4)
+    assert inbox.put(event(2), 6)
+    assert inbox.size == 10
+
+
+def test_a_message_over_the_limit_is_let_in_when_nothing_else_waits() -> None:
+    inbox = Inbox(10)
+    assert inbox.put(event("huge"), 1000)
+    putter = Worker(inbox.put, event("huge too"), 1000)
+    wait_until(lambda: is_waiting(inbox))
+    assert inbox.take() == [event("huge")]
+    assert putter.join()
+    assert inbox.take() == [event("huge too")]
+
+
+def test_events_without_bytes_never_wait() -> None:
+    """A client that leaves must get through to a room that is full."""
+    inbox = Inbox(10)
+    inbox.put(event("full"), 10)
+    assert inbox.put(event("left"))
+    assert inbox.take() == [event("full"), event("left")]
+
+
+def test_closing_wakes_those_who_wait_to_put() -> None:
+    inbox = Inbox(10)
+    inbox.put(event(1), 10)
+    putters = [Worker(inbox.put, event(n), 5) for n in range(3)]
+    wait_until(lambda: len(inbox._freed._waiters) == 3)  # type: ignore[attr-defined]
+    inbox.close()
+    assert [putter.join() for putter in putters] == [False] * 3
+    assert inbox.take() == [event(1), Ended()]
+
+
+def test_closing_wakes_the_one_who_waits_to_take() -> None:
+    inbox = Inbox()
+    taker = Worker(inbox.take)
+    wait_until(lambda: inbox._filled._waiters)  # type: ignore[attr-defined]
+    inbox.close()
+    assert taker.join() == [Ended()]
+
+
+def test_a_closed_inbox_takes_nothing_and_ends_once() -> None:
+    inbox = Inbox()
+    inbox.put(event(1))
+    inbox.close()
+    inbox.close()
+    assert inbox.put(event(2)) is False
+    assert inbox.put(event(3), 3) is False
+    assert inbox.take() == [event(1), Ended()]
+    assert inbox.take(0) == []
+
+
+def test_one_who_is_no_longer_wanted_stops_waiting() -> None:
+    inbox = Inbox(10)
+    inbox.put(event(1), 10)
+    wanted = threading.Event()
+    wanted.set()
+    putter = Worker(lambda: inbox.put(event(2), 10, wanted=wanted.is_set))
+    wait_until(lambda: is_waiting(inbox))
+    wanted.clear()
+    assert putter.join() is False
+    assert inbox.take() == [event(1)]
+
+
+def test_many_writers_lose_nothing_keep_their_order_and_stay_within_the_limit() -> None:
+    inbox = Inbox(100)
+    writers, count = 4, 2000
+    sizes = [random.Random(seed) for seed in range(writers)]
+
+    def write(name: int) -> None:
+        for number in range(count):
+            size = sizes[name].randint(1, 60)
+            assert inbox.put(event(name, number, size), size)
+
+    threads = [Worker(write, name) for name in range(writers)]
+    found: list[Any] = []
+    while len(found) < writers * count:
+        batch = inbox.take(PATIENCE)
+        assert batch, "a writer hangs"
+        assert sum(size for _, _, size in batch) <= 100
+        found += batch
+    for thread in threads:
+        thread.join()
+    for name in range(writers):
+        assert [number for who, number, _ in found if who == name] == list(range(count))
+    assert inbox.size == 0
+
+
+def in_rounds(count: int, *jobs: Callable[[int], None], check: Callable[[int], None]) -> None:
+    """Run the jobs at the same moment, each on its thread, `count` times, and check each time."""
+    barrier = threading.Barrier(len(jobs) + 1)
+
+    def repeat(job: Callable[[int], None]) -> None:
+        for number in range(count):
+            barrier.wait(PATIENCE)
+            job(number)
+            barrier.wait(PATIENCE)
+
+    workers = [Worker(repeat, job) for job in jobs]
+    try:
+        for number in range(count):
+            barrier.wait(PATIENCE)
+            barrier.wait(PATIENCE)
+            check(number)
+    except threading.BrokenBarrierError:
+        pass  # the worker that broke it says why
+    except BaseException:
+        barrier.abort()
+        raise
+    for worker in workers:
+        if not isinstance(worker.error, threading.BrokenBarrierError):
+            worker.join()
+
+
+def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
+    rounds = 1500
+    inboxes = [Inbox(20) for _ in range(rounds)]
+    accepted: list[list[int]] = [[0, 0] for _ in range(rounds)]
+    found: list[list[Any]] = [[] for _ in range(rounds)]
+
+    def write(number: int, who: int) -> None:
+        while inboxes[number].put(event(who), 7):
+            accepted[number][who] += 1
+
+    def take(number: int) -> None:
+        while not found[number] or not isinstance(found[number][-1], Ended):
+            found[number] += inboxes[number].take()
+
+    def check(number: int) -> None:
+        assert found[number].count(Ended()) == 1
+        for who in (0, 1):
+            assert found[number].count(event(who)) == accepted[number][who]
+        assert inboxes[number].take(0) == []
+
+    jobs = [lambda n: write(n, 0), lambda n: write(n, 1), take, lambda n: inboxes[n].close()]
+    in_rounds(rounds, *jobs, check=check)
+
+
+# ==== History =============================================================
+
+
+def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Route:
+    return Route(Opcode.TEXT, [b"x"], to, cached=cached)
+
+
+def test_a_history_keeps_the_last_messages_in_order() -> None:
+    history = History(3, tagged=False)
+    assert history.replay() == b""
+    history.add([b"1", b"2"])
+    assert history.replay() == b"12"
+    history.add([b"3", b"4", b"5"])
+    assert history.replay() == b"345"
+
+
+def test_a_history_keeps_what_everyone_may_see() -> None:
+    history = History(1, tagged=False)
+    assert history.wants(route())
+    assert history.wants(route(cached=False))
+    assert history.wants(route(cached=True))
+    assert not history.wants(route(to=(1,)))
+    assert not history.wants(route(to=()))
+    assert not history.wants(route(to=(1,), cached=True))
+
+
+def test_a_tagged_history_keeps_what_is_marked() -> None:
+    history = History(1, tagged=True)
+    assert history.wants(route(cached=True))
+    assert not history.wants(route(cached=False))
+    assert not history.wants(route())
+    assert not history.wants(route(to=(1,), cached=True))
+
+
+def test_a_history_of_no_size_keeps_nothing() -> None:
+    history = History(0, tagged=False)
+    assert not history.wants(route(cached=True))
+    history.add([b"1"])
+    assert history.replay() == b""
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    history = History(2, tagged=False)
+    history.add([b"1", b"2"])
+    copy = history.copy()
+    copy.add([b"3"])
+    assert (history.replay(), copy.replay()) == (b"12", b"23")
+
+
+# ==== Timer ===============================================================
+
+
+@pytest.fixture
+def timer() -> Iterator[Timer]:
+    running = Timer()
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_calls_come_in_the_order_of_their_times(timer: Timer) -> None:
+    called: list[str] = []
+    done = threading.Event()
+    for seconds, name in ((0.15, "late"), (0.05, "early"), (0.1, "between"), (0.0, "at once")):
+        timer.call_later(seconds, lambda name=name: called.append(name))  # type: ignore[misc]
+    timer.call_later(0.2, done.set)
+    assert done.wait(PATIENCE)
+    assert called == ["at once", "early", "between", "late"]
+
+
+def test_calls_of_the_same_time_keep_their_order(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[int] = []
+    real = scalesocket.time.monotonic
+    now = real()
+    monkeypatch.setattr(scalesocket.time, "monotonic", lambda: now)
+    for number in range(20):
+        timer.call_later(0.01, lambda number=number: called.append(number))  # type: ignore[misc]
+    monkeypatch.setattr(scalesocket.time, "monotonic", real)
+    wait_until(lambda: len(called) == 20, PATIENCE)
+    assert called == list(range(20))
+
+
+def test_an_earlier_call_overtakes_the_one_that_is_waited_for(timer: Timer) -> None:
+    called = threading.Event()
+    timer.call_later(3600, lambda: None)
+    timer.call_later(0, called.set)
+    assert called.wait(PATIENCE)
+
+
+def test_a_call_may_ask_for_the_next(timer: Timer) -> None:
+    done = threading.Event()
+
+    def count(left: int) -> None:
+        if not left:
+            done.set()
+            return
+        timer.call_later(0, lambda: count(left - 1))
+
+    count(100)
+    assert done.wait(PATIENCE)
+
+
+def test_a_call_that_fails_takes_no_other_along(
+    timer: Timer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
+    called = threading.Event()
+    timer.call_later(0, lambda: 1 // 0)
+    timer.call_later(0, called.set)
+    assert called.wait(PATIENCE)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_stopped_timer_calls_nothing_and_ends() -> None:
+    timer = Timer()
+    timer.start()
+    called: list[int] = []
+    timer.call_later(0.2, lambda: called.append(1))
+    timer.stop()
+    timer.call_later(0, lambda: called.append(2))
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "timer"], PATIENCE)
+    assert called == []
+
+
+# ==== Ports ===============================================================
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_each_port_is_given_to_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 0.05)
+    port = free_port()
+    pool = PortPool(port, port)
+    assert pool.take() == port
+    with pytest.raises(ConnectionClosed, match=str(port)) as caught:
+        pool.take()
+    assert caught.value.code == 1013
+    pool.give_back(port)
+    assert pool.take() == port
+
+
+def test_a_port_that_someone_else_listens_on_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 0.05)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        pool = PortPool(port, port)
+        with pytest.raises(ConnectionClosed):
+            pool.take()
+        assert len(pool) == 1
+    assert pool.take() == port
+
+
+def test_the_port_that_was_used_last_comes_last() -> None:
+    """So that a new child does not meet the connections of the one before."""
+    first = free_port()
+    pool = PortPool(first, min(first + 20, 65535))
+    port = pool.take()
+    pool.give_back(port)
+    assert pool.take() != port
+
+
+def test_one_who_waits_gets_the_port_that_comes_back() -> None:
+    port = free_port()
+    pool = PortPool(port, port)
+    pool.take()
+    waiter = Worker(pool.take)
+    wait_until(lambda: pool._changed._waiters)  # type: ignore[attr-defined]
+    pool.give_back(port)
+    assert waiter.join() == port
+
+
+def test_ports_are_never_shared_and_always_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More takers than ports: each waits for its turn, and none is refused while some come back."""
+    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 20.0)
+    monkeypatch.setattr(PortPool, "_is_usable", staticmethod(lambda port: True))
+    pool = PortPool(5000, 5002)
+    taken: set[int] = set()
+    lock = threading.Lock()
+
+    def use() -> None:
+        for _ in range(500):
+            port = pool.take()
+            with lock:
+                assert port not in taken
+                taken.add(port)
+            with lock:
+                taken.remove(port)
+            pool.give_back(port)
+
+    for worker in [Worker(use) for _ in range(8)]:
+        worker.join()
+    assert len(pool) == 3
+    assert {pool.take() for _ in range(3)} == {5000, 5001, 5002}

@@ -1,0 +1,237 @@
+"""Children in a pseudo-terminal (--pty)."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import (
+    BINARY,
+    RawClient,
+    ServerProcess,
+    encode_client_frame,
+    processes,
+    run_cli,
+    serve,
+    wait_until,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+
+
+def shell(script: str) -> tuple[str, ...]:
+    """Return the target and arguments that run a shell script as the child."""
+    return ("sh", "--", "-c", script)
+
+
+class Screen:
+    """All that a terminal has sent to a client; only binary messages are right."""
+
+    def __init__(self, client: RawClient) -> None:
+        self.client = client
+        self.text = ""
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Receive until a pattern is found, and return it; what stands up to it is forgotten."""
+        while not (found := re.search(pattern, self.text)):
+            self.text += self.client.receive_binary(20).decode("latin-1")
+        self.text = self.text[found.end() :]
+        return found
+
+    def type(self, keys: str) -> None:
+        """Send keys."""
+        self.client.send_text(keys)
+
+
+def commands(server: ServerProcess) -> list[str]:
+    """Return the names of the living programs that came from the server."""
+    return sorted(process.command for process in server.survivors())
+
+
+@pytest.fixture
+def bare_shell() -> Iterator[tuple[ServerProcess, Screen]]:
+    """A shell on a terminal, with `$` for a prompt."""
+    with serve("--pty", *shell("PS1='$ ' exec sh -i")) as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for(r"\$ ")
+            yield server, screen
+
+
+def test_the_child_has_a_terminal_for_all_three_streams() -> None:
+    script = "tty; test -t 0 && test -t 1 && test -t 2 && echo three; echo $TERM; exec cat"
+    with serve("--pty", *shell(script)) as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        screen.wait_for(r"/dev/(pts/|tty)\w+\r\n")
+        screen.wait_for(r"three\r\n")
+        screen.wait_for(r"xterm-256color\r\n")
+
+
+def test_the_terminal_is_the_childs_controlling_one() -> None:
+    script = "echo through /dev/tty >/dev/tty; ps -o tty= -p $$; exec cat"
+    with serve("--pty", *shell(script)) as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        screen.wait_for("through /dev/tty\r\n")
+        screen.wait_for(r"(pts/|tty)\w+\s*\r\n")
+
+
+def test_input_is_echoed_and_output_is_binary() -> None:
+    with serve("--pty", "cat") as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        client.send_text("hello\r")
+        screen.wait_for("^hello\r\nhello\r\n$")
+        client.send_binary(b"bytes\n")
+        screen.wait_for("^bytes\r\nbytes\r\n$")
+
+
+def test_bytes_pass_unchanged_through_a_raw_terminal() -> None:
+    payload = random.randbytes(300_000)
+    script = "stty raw -echo; echo ready; exec cat"
+    with serve("--pty", *shell(script)) as server, RawClient.connect(server) as client:
+        Screen(client).wait_for("ready\n")
+        client.send_in_background(encode_client_frame(BINARY, payload))
+        found = b""
+        while len(found) < len(payload):
+            found += client.receive_binary(30)
+        assert found == payload
+
+
+def test_a_resize_changes_the_size_and_tells_the_program(
+    bare_shell: tuple[ServerProcess, Screen],
+) -> None:
+    _, screen = bare_shell
+    for text, size in (('{"resize":[100,30]}', "30 100"), ('{"resize": [81, 25]}', "25 81")):
+        screen.type(text)
+        screen.type("stty size\n")
+        screen.wait_for(rf"stty size\r\n{size}\r\n")
+    screen.type("trap 'echo changed' WINCH\n")
+    screen.wait_for(r"\$ $")
+    screen.type('{"resize":[10,20]}')
+    screen.type("echo\n")
+    screen.wait_for(r"\r\nchanged\r\n")
+
+
+@pytest.mark.parametrize(
+    "message", ['{"resize":[1]}', '{"resize":[-1,5]}', '{"resize":[70000,1]}', '{"resize"', "{}"]
+)
+def test_what_is_no_whole_resize_is_input(message: str) -> None:
+    with serve("--pty", *shell("stty size; exec cat")) as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for(r"\d+ \d+\r\n")
+            client.send_text(message + "\n")
+            screen.wait_for(re.escape(message) + "\r\n" + re.escape(message) + "\r\n")
+
+
+def test_a_resize_in_binary_is_input() -> None:
+    with serve("--pty", "cat") as server, RawClient.connect(server) as client:
+        client.send_binary(b'{"resize":[9,9]}\n')
+        Screen(client).wait_for(r'(\{"resize":\[9,9\]\}\r\n){2}')
+
+
+def test_ctrl_c_interrupts_a_sleep_and_not_the_shell(
+    bare_shell: tuple[ServerProcess, Screen],
+) -> None:
+    server, screen = bare_shell
+    screen.type("sleep 1000\n")
+    wait_until(lambda: "sleep" in commands(server))
+    screen.type("\x03")
+    wait_until(lambda: "sleep" not in commands(server))
+    screen.type("echo still $((40 + 2))\n")
+    screen.wait_for("still 42\r\n")
+
+
+def test_ctrl_d_ends_the_program() -> None:
+    with serve("--pty", "cat") as server, RawClient.connect(server) as client:
+        client.send_text("last\n\x04")
+        Screen(client).wait_for("last\r\nlast\r\n")
+        assert client.wait_close()[0] == 1000
+
+
+def test_leaving_hangs_the_program_up(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    script = f"trap 'echo hung up >{note}; exit' HUP; echo up; while :; do sleep 0.05; done"
+    for end in (RawClient.close, RawClient.reset):
+        with serve("--pty", *shell(script)) as server:
+            with RawClient.connect(server) as client:
+                Screen(client).wait_for("up\r\n")
+                end(client)
+            wait_until(lambda s=server: not s.survivors())
+        assert note.read_text() == "hung up\n"
+        note.unlink()
+
+
+def test_a_program_that_ignores_the_hang_up_is_killed() -> None:
+    script = "trap '' HUP INT TERM; echo up; while :; do sleep 0.05; done"
+    with serve("--pty", *shell(script)) as server:
+        with RawClient.connect(server) as client:
+            Screen(client).wait_for("up\r\n")
+            client.close()
+        wait_until(lambda: not server.survivors())
+
+
+def test_a_shell_with_jobs_leaves_nothing_behind() -> None:
+    with serve("--pty", "bash", "--", "--norc", "-i") as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for(r"\$ |# ")
+            screen.type("sleep 1001 & sleep 1002 | sleep 1003 & (sleep 1004; true) &\n")
+            wait_until(lambda: commands(server).count("sleep") == 4)
+            screen.type("bash --norc -i\n")
+            wait_until(lambda: commands(server).count("bash") == 3)
+            screen.type("sleep 1005\n")
+            wait_until(lambda: commands(server).count("sleep") == 5)
+            client.close()
+        wait_until(lambda: not server.survivors(), message="what the shell has started")
+
+
+def test_all_clients_share_one_terminal_and_a_newcomer_sees_its_history() -> None:
+    with serve("--pty", "--cache", "64", "cat") as server:
+        with RawClient.connect(server) as first:
+            first.send_text("one\n")
+            Screen(first).wait_for("one\r\none\r\n")
+            with RawClient.connect(server) as second:
+                screen = Screen(second)
+                screen.wait_for("one\r\none\r\n")
+                second.send_text("two\n")
+                screen.wait_for("two\r\ntwo\r\n")
+                second.close()
+            Screen(first).wait_for("two\r\ntwo\r\n")
+            assert len(server.children()) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 1000), (3, 1011)])
+def test_the_last_output_comes_before_the_close(status: int, code: int) -> None:
+    script = f"seq 3000; printf last; exit {status}"
+    with serve("--pty", *shell(script)) as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        screen.wait_for(r"^1\r\n2\r\n(\d+\r\n)*3000\r\nlast$")
+        assert client.wait_close()[0] == code
+
+
+def test_many_terminals_leave_no_descriptor_behind() -> None:
+    with serve("--pty", "cat") as server:
+        counts = []
+        for number in range(12):
+            with RawClient.connect(server, f"room{number}") as client:
+                client.send_text("x\n")
+                Screen(client).wait_for("x\r\nx\r\n")
+                client.close()
+            wait_until(lambda: not server.children())
+            counts.append(wait_until(server.descriptors))
+        wait_until(lambda: server.descriptors() <= counts[0], message=f"descriptors: {counts}")
+        pids = {process.pid for process in processes()}
+        assert server.pid in pids
+
+
+@pytest.mark.parametrize("other", ["--tcp", "--json", "--frame=gwsocket", "--passstderr"])
+def test_options_that_contradict_a_terminal_are_refused(other: str) -> None:
+    done = run_cli("--pty", other, "cat")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "--pty" in line
