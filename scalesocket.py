@@ -1026,7 +1026,8 @@ class Sender:
         self._thread.join()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: a wake-up is under way already
+        # Full: a wake-up is under way already. Closed: the server has stopped.
+        with contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
     def _run(self) -> None:
@@ -2150,36 +2151,31 @@ class ProcessBackend(Backend):
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._input_closed = False
         self._started_at = time.monotonic()
-        self._child, log_descriptor = self._attach(environment)
-        self._room.registry.count("children_started")
-        self._room.log.debug("child %d started", self._child.pid)
-        name = self._room.name
-        self._pump = start_thread(f"pump {name}", self._run_pump, self._child)
-        if log_descriptor >= 0:
-            self._stderr = start_thread(
-                f"stderr {name}", self._run_stderr, self._child, log_descriptor
-            )
+        self._attach(environment)
+        self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
 
     def _after_exit(self, exited: Exited) -> None:
         """End the room, or start the next child."""
         assert self._child is not None
         lived = time.monotonic() - self._started_at
         popen = self._child.popen
+        by_itself = self._child.wait(STOP_STEPS[0][1] + self._config.closegrace)
         self.stop()
-        status = popen.returncode
         if exited.error is not None:
             raise exited.error
+        status = popen.returncode if by_itself else 0  # else it was our signal
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        self._room.log.info("child %d ended with %s", popen.pid, how)
+        how = f"has ended with {how}" if by_itself else "has closed its output"
+        self._room.log.info("child %d %s", popen.pid, how)
         if not self._config.respawn:
             if status == 0:
-                raise ConnectionClosed(CloseCode.NORMAL, "the program has ended")
-            raise BackendError(f"the program ended with {how}")
+                raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
+            raise BackendError(f"the program {how}")
         self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            raise ConnectionClosed(CloseCode.NORMAL, "the program has ended")
+            raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
@@ -2231,19 +2227,28 @@ class ProcessBackend(Backend):
 
     # -- how the child is connected; the other kinds of child differ here --
 
-    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
-        """Start the child; return it and the descriptor of what it says for the log."""
-        streams = (subprocess.PIPE, subprocess.PIPE, subprocess.PIPE)
-        child = ChildProcess(
-            self._config.command, environment, streams, grace=self._config.closegrace
-        )
-        popen = child.popen
-        assert popen.stdin and popen.stdout and popen.stderr
+    def _attach(self, environment: dict[str, str]) -> None:
+        """Start the child, and open the ways to it."""
+        pipe = subprocess.PIPE
+        popen = self._start_child(self._config.command, environment, (pipe, pipe, pipe)).popen
+        assert popen.stdin and popen.stdout
         self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
         if POSIX:
             os.set_blocking(self._input, False)
         self._room.closing.wait(self._config.delay)
-        return child, popen.stderr.fileno()
+
+    def _start_child(
+        self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> ChildProcess:
+        """Start the child, and the thread that reads what it says for the log."""
+        self._child = ChildProcess(command, environment, streams, grace=self._config.closegrace)
+        self._room.registry.count("children_started")
+        self._room.log.debug("child %d started", self._child.pid)
+        said = self._child.popen.stderr or self._child.popen.stdout
+        if said is not None:
+            name = f"stderr {self._room.name}"
+            self._stderr = start_thread(name, self._run_stderr, self._child, said.fileno())
+        return self._child
 
     def _end_input(self) -> None:
         assert self._child is not None and self._child.popen.stdin
@@ -2255,8 +2260,9 @@ class ProcessBackend(Backend):
 
     # -- the pump and the stderr thread --
 
-    def _run_pump(self, child: ChildProcess) -> None:
-        framing = self._from_child
+    def _run_pump(self) -> None:
+        child, framing = self._child, self._from_child
+        assert child is not None
         try:
             for data in child.read(self._output):
                 self._room.deliver(self._wrap(framing.feed(data)))
@@ -2325,48 +2331,50 @@ class TcpBackend(ProcessBackend):
         self._ports = ports
         self._port = 0
         self._socket: socket.socket | None = None
+        self._closing_since = 0.0
 
-    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
+    def _attach(self, environment: dict[str, str]) -> None:
         self._port = self._ports.take()
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
-        child = ChildProcess(
-            self._config.command, environment, streams, grace=self._config.closegrace
-        )
-        try:
-            self._socket = self._connect(child)
-        except BackendError:
-            child.stop(lambda: None)
-            child.close()
-            raise
-        assert child.popen.stdout
-        self._input = self._output = self._socket.fileno()
-        return child, child.popen.stdout.fileno()
-
-    def _connect(self, child: ChildProcess) -> socket.socket:
-        """Try until the child listens."""
+        child = self._start_child(self._config.command, environment, streams)
         self._room.closing.wait(self._config.delay)
         deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
-        while True:
-            try:
-                sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
-            except OSError as error:
-                if child.wait(0.05):
-                    reason = f"the program ended before it listened on port {self._port}"
-                    raise BackendError(reason) from None
-                if time.monotonic() > deadline or self._room.closing.is_set():
-                    reason = f"nothing listens on port {self._port}: {error.strerror}"
-                    raise BackendError(reason) from None
-                continue
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+        while self._socket is None:
+            self._socket = self._connect()
+            if self._socket is None:
+                self._check_patience(child, deadline)
+        self._input = self._output = self._socket.fileno()
+
+    def _connect(self) -> socket.socket | None:
+        """Return a connection to the child, or None if it does not listen yet."""
+        try:
+            sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
+        except OSError:
+            return None
+        if sock.getsockname() == sock.getpeername():  # TCP can connect a port to itself
+            sock.close()
+            return None
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _check_patience(self, child: ChildProcess, deadline: float) -> None:
+        """Wait a little for the child to listen; raise when that will not happen any more."""
+        if child.wait(0.05):
+            raise BackendError(f"the program ended before it listened on port {self._port}")
+        if self._room.closing.is_set() and not self._closing_since:
+            self._closing_since = time.monotonic()
+        if self._closing_since and time.monotonic() > self._closing_since + ABANDON_TIMEOUT:
+            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
+        if time.monotonic() > deadline:
+            raise BackendError(f"nothing listens on port {self._port}")
 
     def _end_input(self) -> None:
-        assert self._socket is not None
         self._input_closed = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
 
     def _detach(self) -> None:
         if self._socket is not None:
@@ -2395,12 +2403,12 @@ class PortPool:
         Raises:
             ConnectionClosed: there is none (1013).
         """
+        deadline = time.monotonic() + ROOM_TIMEOUT
         with self._changed:
-            port = self._find()
-            if port is None and self._changed.wait(ROOM_TIMEOUT):
-                port = self._find()
-        if port is None:
-            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no port of {self._range} is free")
+            while (port := self._find()) is None:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    reason = f"no port of {self._range} is free"
+                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
         return port
 
     def _find(self) -> int | None:
@@ -2443,21 +2451,19 @@ _PTY_LAUNCHER = (
 class PtyBackend(ProcessBackend):
     """A child in a pseudo-terminal: what it draws goes out as binary, keys come in."""
 
-    def _attach(self, environment: dict[str, str]) -> tuple[ChildProcess, int]:
+    def _attach(self, environment: dict[str, str]) -> None:
         import pty  # POSIX only
 
         master, slave = pty.openpty()
         self._input = self._output = master
         environment.setdefault("TERM", "xterm-256color")
         command = [sys.executable, "-IS", "-c", _PTY_LAUNCHER, *self._config.command]
-        streams = (slave, slave, slave)
         try:
-            child = ChildProcess(command, environment, streams, grace=self._config.closegrace)
+            self._start_child(command, environment, (slave, slave, slave))
         finally:
             os.close(slave)
         os.set_blocking(master, False)
         self._room.closing.wait(self._config.delay)
-        return child, -1
 
     def _encode(self, event: RoomEvent) -> bytes:
         if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:

@@ -152,7 +152,8 @@ def test_every_environment_can_be_given_to_a_process(target: str, value: str, ro
 def test_a_child_sees_just_that(tmp_path_factory: pytest.TempPathFactory) -> None:
     """With a real child; the parent's secret stays the parent's, what is listed arrives."""
     script = tmp_path_factory.mktemp("environment") / "show.py"
-    script.write_text("import json, os, sys\nprint(json.dumps(dict(os.environ)))\nsys.stdin.read()\n")
+    show = "print(json.dumps(dict(os.environ)))"
+    script.write_text(f"import json, os, sys\n{show}\nsys.stdin.read()\n")
     secrets = {"SECRET_TOKEN": "s3cret", "WANTED": "1"}
     arguments = ("--passenv", "PATH,WANTED", str(script))
     with serve(*arguments, env=secrets) as server:

@@ -411,6 +411,20 @@ def test_one_who_waits_gets_the_port_that_comes_back() -> None:
     assert waiter.join() == port
 
 
+def test_one_who_waits_goes_on_waiting_when_another_is_quicker() -> None:
+    port = free_port()
+    pool = PortPool(port, port)
+    pool.take()
+    waiter = Worker(pool.take)
+    wait_until(lambda: pool._changed._waiters)  # type: ignore[attr-defined]
+    with pool._changed:  # the waiter is woken, but cannot look before the port has gone again
+        pool.give_back(port)
+        assert pool.take() == port
+    wait_until(lambda: pool._changed._waiters or not waiter.busy)  # type: ignore[attr-defined]
+    pool.give_back(port)
+    assert waiter.join() == port
+
+
 def test_ports_are_never_shared_and_always_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """More takers than ports: each waits for its turn, and none is refused while some come back."""
     monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 20.0)

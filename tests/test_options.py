@@ -150,9 +150,9 @@ def test_no_option_is_left_without_an_example() -> None:
     assert untested == []
 
 
-REFERENCE = """--addr --binary --cache --cachepersist --delay --delimiters --null --joinmsg --leavemsg
-    --json --frame --clientframe --serverframe --log --metrics --api --oneshot --passenv --rooms
-    --maxrooms --maxforks --staticdir --tcp --tcpports --help --version -b -v -h -V"""
+REFERENCE = """--addr --binary --cache --cachepersist --delay --delimiters --null --joinmsg
+    --leavemsg --json --frame --clientframe --serverframe --log --metrics --api --oneshot --passenv
+    --rooms --maxrooms --maxforks --staticdir --tcp --tcpports --help --version -b -v -h -V"""
 
 
 def test_the_original_scalesocket_has_no_option_that_is_missing_here() -> None:

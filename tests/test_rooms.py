@@ -217,6 +217,14 @@ def test_join_messages_and_leave_of_a_client_come_in_that_order() -> None:
         assert list(seen.values()) == [["Join", 0, 1, "Leave"]] * 20
 
 
+def test_every_client_gets_the_answer_to_its_own_join() -> None:
+    welcome = '{"_to":#ID,"t":"Welcome"}'
+    with serve("--serverframe=json", "--joinmsg", welcome, "cat") as server, ExitStack() as stack:
+        for number in range(200):
+            client = stack.enter_context(RawClient.connect(server, f"room{number % 3}"))
+            assert client.receive_json() == {"_to": number + 1, "t": "Welcome"}
+
+
 def test_ids_are_unique_in_the_whole_server() -> None:
     with serve("--joinmsg", "#ID", "cat") as server:
         ids = []

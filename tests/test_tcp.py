@@ -25,7 +25,9 @@ from tests.support import (
 
 # What every child begins with; `accept()` waits for the server.
 PROLOGUE = """\
-import os, socket, sys, time
+import os, signal, socket, sys, time
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # being stopped is worth no traceback
 
 def accept():
     listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
@@ -167,10 +169,8 @@ def test_a_child_that_begins_to_listen_late_is_tried_again() -> None:
 @pytest.mark.slow
 def test_a_child_that_never_listens_ends_the_room() -> None:
     ports = free_ports(1)
-    source = "print('up', flush=True)\ntime.sleep(1000)\n"
-    with serve(*tcp("--tcpports", spell(ports)), *child(source)) as server:
+    with serve(*tcp("--tcpports", spell(ports)), "sleep", "--", "1000") as server:
         with RawClient.connect(server) as client:
-            server.wait_log("up")
             code, reason = client.wait_close(30)
             assert code == 1011
             assert str(ports[0]) in reason
@@ -179,12 +179,10 @@ def test_a_child_that_never_listens_ends_the_room() -> None:
 
 def test_a_client_that_leaves_before_the_child_listens_ends_the_waiting() -> None:
     ports = free_ports(1)
-    source = "print('up', flush=True)\ntime.sleep(1000)\n"
-    with serve(*tcp("--tcpports", spell(ports)), *child(source)) as server:
+    with serve(*tcp("--tcpports", spell(ports)), "sleep", "--", "1000") as server:
         for _ in range(2):
-            lines = len(server.log())
             with RawClient.connect(server) as client:
-                server.wait_log("up", since=lines)
+                wait_until(server.children)
                 client.close()
             wait_until(lambda: not server.children(), 5, "the child that nobody waits for")
 
@@ -194,6 +192,20 @@ def test_a_child_that_ends_before_it_listens_ends_the_room_at_once() -> None:
         code, reason = client.wait_close(5)
         assert code == 1011
         assert "ended before it listened" in reason
+
+
+def test_what_a_child_prints_before_it_listens_is_in_the_log() -> None:
+    source = "sys.exit('no luck today')"
+    with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
+        assert client.wait_close()[0] == 1011
+        server.wait_log("no luck today", timeout=3)
+
+
+def test_a_child_that_prints_a_lot_before_it_listens_is_not_blocked() -> None:
+    source = "print('x' * 199 * 1000 + '\\n', flush=True)\n" + ECHO
+    with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
+        client.send_text("hello")
+        assert client.receive_text(5) == "hello"
 
 
 def test_what_the_child_prints_is_for_the_log() -> None:
@@ -307,21 +319,37 @@ def test_when_all_ports_are_in_use_the_next_room_is_refused_and_a_freed_one_work
 def test_all_that_a_child_sent_before_it_exited_comes_before_the_close() -> None:
     source = "accept().sendall(b''.join(b'%d\\n' % n for n in range(100_000)) + b'last')\n"
     with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
-        # The child never reads this, so its end of TCP is a reset.
-        client.send_bytes(encode_client_frames([b"unread"] * 3))
         assert client.receive_many(100_001) == [b"%d" % n for n in range(100_000)] + [b"last"]
         assert client.wait_close()[0] == 1000
+
+
+def test_also_when_it_left_unread_what_it_was_sent() -> None:
+    # The kernel then ends its connection with a reset.
+    source = """\
+connection = accept()
+while len(connection.recv(100, socket.MSG_PEEK)) < 7:
+    continue
+connection.sendall(b"bye")
+"""
+    with serve(*tcp(), *child(source)) as server:
+        for _ in range(5):
+            with RawClient.connect(server) as client:
+                client.send_text("unread")
+                assert client.receive_text() == "bye"
+                assert client.wait_close()[0] == 1000
 
 
 def test_the_child_reads_all_that_was_sent_before_its_last_client_left() -> None:
     source = """\
 connection, size = accept(), 0
+connection.sendall(b"ready\\n")
 while data := connection.recv(65536):
     size += len(data)
 print(f"read {size} bytes to the end", flush=True)
 """
     with serve(*tcp(), *child(source)) as server:
         with RawClient.connect(server) as client:
+            assert client.receive_text() == "ready"
             client.send_bytes(encode_client_frames([b"x" * 999] * 1000))
             client.close()
         server.wait_log("read 1000000 bytes to the end")

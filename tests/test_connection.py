@@ -1,0 +1,602 @@
+"""A connection and its sender over a socket pair: order, backlog, the end, and what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import scalesocket
+from scalesocket import (
+    CloseCode,
+    Closing,
+    Connection,
+    Messages,
+    Ping,
+    Role,
+    Sender,
+    Timer,
+    WebSocketProtocol,
+    encode_message,
+)
+from tests.support import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    RawClient,
+    encode_client_frame,
+    wait_until,
+)
+from tests.test_inbox import PATIENCE, Worker, in_rounds
+
+KIB = 1024
+BIG = 8 << 20  # bytes: more than any socket's buffers take at once
+
+
+@dataclass
+class Engine:
+    """What connections share in a server."""
+
+    sender: Sender
+    timer: Timer
+
+    def watched(self) -> int:
+        """Return how many connections the sender knows."""
+        return len(self.sender._selector.get_map()) - 1 + len(self.sender._arrivals)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """A sender and a timer, which must know nothing any more when the test is over."""
+    running = Engine(Sender(), Timer())
+    running.sender.start()
+    running.timer.start()
+    yield running
+    try:
+        wait_until(lambda: running.watched() == 0, PATIENCE, "the sender still watches a socket")
+    finally:
+        running.timer.stop()
+        running.sender.stop()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    return ours, theirs
+
+
+@contextlib.contextmanager
+def connected(
+    engine: Engine,
+    *,
+    tcp: bool = False,
+    max_backlog: int = 1 << 20,
+    early: bytes = b"",
+) -> Iterator[tuple[Connection, RawClient]]:
+    """Connect a connection and a client that is not ours; both have ended afterwards."""
+    ours, theirs = tcp_pair() if tcp else socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
+    connection = Connection(
+        ours,
+        WebSocketProtocol(Role.SERVER, max_message=1 << 20),
+        sender=engine.sender,
+        timer=engine.timer,
+        max_backlog=max_backlog,
+        early=early,
+    )
+    client = RawClient(theirs)
+    try:
+        yield connection, client
+    finally:
+        connection.dispose()
+        theirs.close()
+        wait_until(lambda: ours.fileno() == -1, PATIENCE, "the socket has not been closed")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+# ==== Receiving ===========================================================
+
+
+def test_what_arrives_becomes_events(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        client.send_text("hello")
+        events = connection.receive()
+        assert events is not None
+        (event,) = events
+        assert isinstance(event, Messages)
+        assert (event.opcode, event.payloads) == (TEXT, [b"hello"])
+
+
+def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
+    frame = encode_client_frame(TEXT, b"early")
+    with connected(engine, early=frame[:-1]) as (connection, client):
+        assert connection.receive() == []
+        client.send_bytes(frame[-1:] + encode_client_frame(TEXT, b"late"))
+        events = connection.receive()
+        assert events is not None
+        payloads = [p for e in events if isinstance(e, Messages) for p in e.payloads]
+        assert payloads == [b"early", b"late"]
+
+
+def test_a_ping_is_answered_with_its_payload(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        client.ping(b"abc")
+        assert connection.receive() == [Ping(b"abc")]
+        assert client.receive() == (PONG, b"abc")
+
+
+def test_a_peer_that_pings_and_does_not_read_costs_no_memory(engine: Engine) -> None:
+    with connected(engine, max_backlog=1000) as (connection, client):
+        connection.send(bytes(BIG))
+        size = connection.backlog_size
+        for _ in range(100):
+            client.ping(bytes(125))
+            connection.receive()
+        assert connection.backlog_size <= size
+
+
+def test_the_end_of_the_peer_is_the_end_of_receiving(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        client.sock.close()
+        assert connection.receive() is None
+
+
+def test_an_abort_wakes_the_reader(engine: Engine) -> None:
+    with connected(engine) as (connection, _):
+        reader = Worker(connection.receive)
+        wait_until(lambda: connection.listening_since > 0)
+        connection.abort()
+        assert reader.join() is None
+        assert connection.send(b"x") is False
+
+
+# ==== Sending =============================================================
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_many_threads_write_whole_frames_in_their_own_order(engine: Engine, tcp: bool) -> None:
+    """A frame that another thread's bytes got into would not parse."""
+    writers, count = 6, 60
+
+    def write(connection: Connection, name: int) -> None:
+        for number in range(count):
+            size = (0, 3, 120, 130, 3000, 70_000)[(name + number) % 6]
+            text = f"{name} {number} " + "x" * size
+            if number % 5 == 0:  # a batch, as a fan-out sends it
+                assert connection.send(encode_message(text) + encode_message(f"{name} also"))
+            else:
+                assert connection.send(encode_message(text))
+
+    with connected(engine, tcp=tcp, max_backlog=1 << 30) as (connection, client):
+        threads = [Worker(write, connection, name) for name in range(writers)]
+        total = writers * (count + count // 5)
+        messages = [m.decode().split(" ") for m in client.receive_many(total)]
+        for thread in threads:
+            thread.join()
+        for name in range(writers):
+            own = [message for message in messages if message[0] == str(name)]
+            numbers = [message[1] for message in own if message[1] != "also"]
+            assert numbers == [str(number) for number in range(count)]
+            assert all(
+                later[1] == "also"
+                for first, later in zip(own, own[1:], strict=False)
+                if first[1] != "also" and int(first[1]) % 5 == 0
+            )
+        wait_until(lambda: connection.backlog_size == 0)
+        wait_until(lambda: engine.watched() == 0)
+
+
+def test_what_the_socket_does_not_take_waits_and_is_sent_later(engine: Engine) -> None:
+    payload = os.urandom(BIG)
+    with connected(engine) as (connection, client):
+        assert connection.send(encode_message(payload))
+        assert connection.send(encode_message("after"))
+        assert BIG > connection.backlog_size > BIG - (4 << 20)
+        assert connection.is_full
+        assert client.receive_message(PATIENCE) == (BINARY, payload)
+        assert client.receive_text() == "after"
+        wait_until(lambda: connection.backlog_size == 0)
+        assert not connection.is_full
+
+
+def test_a_connection_returns_to_the_sender_as_often_as_it_must(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        for number in range(20):
+            connection.send(encode_message(bytes([number]) * (1 << 20)))
+            opcode, payload = client.receive_message(PATIENCE)
+            assert payload == bytes([number]) * (1 << 20)
+
+
+def test_a_slow_client_does_not_hold_up_another(engine: Engine) -> None:
+    with connected(engine) as (slow, _), connected(engine) as (quick, client):
+        slow.send(bytes(BIG))
+        for number in range(20):
+            quick.send(encode_message(bytes([number]) * (1 << 20)))
+            assert client.receive_message(PATIENCE)[1][0] == number
+        assert slow.backlog_size > 0
+
+
+# ==== Waiting for a slow client ===========================================
+
+
+def test_one_who_waits_is_woken_when_the_client_has_read_enough(engine: Engine) -> None:
+    with connected(engine, max_backlog=1000) as (connection, client):
+        connection.send(encode_message(bytes(BIG)))
+        waiter = Worker(connection.wait_until_drained, 3600.0)
+        wait_until(lambda: connection._drained is not None)
+        assert waiter.busy
+        client.receive_message(PATIENCE)
+        assert waiter.join() is True
+
+
+def test_nobody_waits_for_a_client_that_keeps_up(engine: Engine) -> None:
+    with connected(engine, max_backlog=1000) as (connection, _):
+        assert connection.wait_until_drained(0) is True
+
+
+@pytest.mark.parametrize("stall", [0, 0.1])
+def test_a_client_that_takes_nothing_is_given_up(engine: Engine, stall: float) -> None:
+    with connected(engine, max_backlog=1000) as (connection, _):
+        connection.send(bytes(BIG))
+        assert connection.wait_until_drained(stall) is False
+
+
+def test_several_may_wait_for_one_client(engine: Engine) -> None:
+    """The pump and the stderr thread may, with --passstderr."""
+    with connected(engine, max_backlog=1000) as (connection, client):
+        connection.send(encode_message(bytes(BIG)))
+        waiters = [Worker(connection.wait_until_drained, 3600.0) for _ in range(3)]
+        client.receive_message(PATIENCE)
+        assert [waiter.join() for waiter in waiters] == [True] * 3
+
+
+@pytest.mark.parametrize("end", ["abort", "dispose", "close and discard", "reset by the peer"])
+def test_one_who_waits_is_woken_when_there_is_nothing_left_to_wait_for(
+    engine: Engine, end: str
+) -> None:
+    with connected(engine, tcp=True, max_backlog=1 << 20) as (connection, client):
+        connection.send(bytes(BIG))
+        wait_until(lambda: len(connection._backlog) == 1)
+        client.sock.recv(1)  # so that the first part of the backlog is on the wire in part
+        for _ in range(10):
+            connection.send(bytes(1 << 20))
+        waiter = Worker(connection.wait_until_drained, 3600.0)
+        wait_until(lambda: connection._drained is not None)
+        if end == "abort":
+            connection.abort()
+        elif end == "dispose":
+            connection.dispose()
+        elif end == "reset by the peer":
+            client.reset()
+        else:
+            with connection._lock:  # as if the first part were short
+                connection._backlog_size -= len(connection._backlog[0])
+                connection._backlog[0] = connection._backlog[0][:10]
+                connection._backlog_size += 10
+            connection.close(1008, "too slow", discard=True)
+        assert waiter.join() is True
+        connection.abort()
+
+
+# ==== Closing =============================================================
+
+
+def test_a_close_has_its_code_and_reason_and_nothing_follows_it(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        connection.send(encode_message("last"))
+        connection.close(4000, "why")
+        assert connection.send(encode_message("late")) is False
+        connection.close(4001, "again")
+        assert client.receive_text() == "last"
+        assert client.receive() == (CLOSE, struct.pack("!H", 4000) + b"why")
+        client.send_close(4000)
+        (closing,) = connection.receive() or []
+        assert closing == Closing(4000, "", failed=False)
+        connection.answer(closing)
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_a_close_of_the_peer_is_answered_with_its_code_and_the_server_hangs_up_first(
+    engine: Engine,
+) -> None:
+    with connected(engine) as (connection, client):
+        client.send_close(4321, "bye")
+        (closing,) = connection.receive() or []
+        assert isinstance(closing, Closing)
+        connection.answer(closing)
+        assert client.receive() == (CLOSE, struct.pack("!H", 4321))
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_a_peer_that_broke_the_protocol_gets_everything_before_its_close(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        payload = os.urandom(1 << 20)
+        connection.send(encode_message(payload))
+        client.send_frame(TEXT, b"\xff")
+        (closing,) = connection.receive() or []
+        assert isinstance(closing, Closing)
+        connection.answer(closing)
+        assert client.receive_message(PATIENCE) == (BINARY, payload)
+        assert client.receive()[1][:2] == struct.pack("!H", CloseCode.INVALID_DATA)
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def read_to_the_end(connection: Connection) -> None:
+    """Do what a reader thread does: receive, answer the Close, drain."""
+    while (events := connection.receive()) is not None:
+        for event in events:
+            if isinstance(event, Closing):
+                connection.answer(event)
+                connection.drain_input()
+                return
+
+
+def test_a_close_comes_after_the_whole_backlog(engine: Engine) -> None:
+    payload = os.urandom(BIG)
+    with connected(engine) as (connection, client):
+        connection.send(encode_message(payload))
+        for number in range(100):
+            connection.send(encode_message(f"{number}"))
+        connection.close(1000)
+        assert client.receive_message(PATIENCE) == (BINARY, payload)
+        assert [client.receive_text() for _ in range(100)] == [str(n) for n in range(100)]
+        reader = Worker(read_to_the_end, connection)
+        assert client.wait_close() == (1000, "")
+        reader.join()
+
+
+def test_a_close_that_discards_leaves_whole_frames(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        first = os.urandom(BIG)
+        connection.send(encode_message(first))
+        for _ in range(1000):
+            connection.send(encode_message("dropped"))
+        connection.close(1008, "too slow", discard=True)
+        assert connection.backlog_size < BIG + 100
+        assert client.receive_message(PATIENCE) == (BINARY, first)
+        assert client.receive() == (CLOSE, struct.pack("!H", 1008) + b"too slow")
+
+
+def test_an_abnormal_end_is_not_answered(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        connection.answer(Closing(CloseCode.ABNORMAL, "connection lost", failed=False))
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_a_peer_that_never_answers_a_close_is_cut_off(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
+    with connected(engine) as (connection, client):
+        connection.close(1001)
+        assert connection.receive() is None
+        assert client.receive()[0] == CLOSE
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_a_peer_that_sends_for_ever_after_a_close_is_cut_off(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
+    with connected(engine) as (connection, client):
+        client.send_close()
+        (closing,) = connection.receive() or []
+        assert isinstance(closing, Closing)
+        connection.answer(closing)
+        client.send_in_background(encode_client_frame(BINARY, bytes(1000)) * 100_000)
+        connection.drain_input()
+        assert connection.send(b"x") is False
+        client._end()
+
+
+# ==== Races ===============================================================
+
+
+def receive_all(client: RawClient) -> list[tuple[int, bytes]]:
+    """Return every frame until the end of the stream, which must come between two frames."""
+    frames = []
+    try:
+        while True:
+            frames.append(client.receive(PATIENCE))
+    except EOFError as error:
+        assert "; 0 bytes were left over" in str(error)
+    return frames
+
+
+def race_to_close(
+    engine: Engine, rounds: int, prepare: Callable[[Connection], None], discard: bool
+) -> None:
+    """Close, answer, send and close again at once; whoever wins, one Close is the last frame."""
+    pairs: list[tuple[Connection, RawClient]] = []
+    sent = [0]
+    ours: list[socket.socket] = []
+
+    def setup() -> None:
+        mine, theirs = socket.socketpair()
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * KIB)
+        protocol = WebSocketProtocol(Role.SERVER, max_message=100)
+        connection = Connection(
+            mine, protocol, sender=engine.sender, timer=engine.timer, max_backlog=1 << 20
+        )
+        prepare(connection)
+        ours[:] = [mine]
+        pairs[:] = [(connection, RawClient(theirs))]
+        sent[0] = 0
+
+    def send(_: int) -> None:
+        for _ in range(4):
+            sent[0] += pairs[0][0].send(encode_message("text"))
+
+    def check(_: int) -> None:
+        connection, client = pairs[0]
+        frames = receive_all(client)
+        codes = [payload[:2] for opcode, payload in frames if opcode == CLOSE]
+        assert len(codes) == 1
+        assert frames[-1][0] == CLOSE
+        assert struct.unpack("!H", codes[0])[0] in (1001, 1000, 1008)
+        texts = frames.count((TEXT, b"text"))
+        assert texts <= sent[0] if discard else texts == sent[0]
+        connection.dispose()
+        client.sock.close()
+        wait_until(lambda: ours[0].fileno() == -1)
+        setup()
+
+    setup()
+    in_rounds(
+        rounds,
+        lambda _: pairs[0][0].close(1001),
+        lambda _: pairs[0][0].answer(Closing(1000, "", failed=False)),
+        lambda _: pairs[0][0].close(1008, "slow", discard=discard),
+        send,
+        check=check,
+    )
+    connection, client = pairs[0]
+    connection.dispose()
+    client.sock.close()
+
+
+def test_one_close_is_sent_whoever_wants_to_close(engine: Engine) -> None:
+    race_to_close(engine, 1500, lambda connection: None, False)
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_one_close_is_sent_after_a_backlog_too(engine: Engine, discard: bool) -> None:
+    def fill(connection: Connection) -> None:
+        frame = encode_message("x" * 1000)
+        while connection.backlog_size < 20_000:
+            connection.send(frame)
+
+    race_to_close(engine, 200, fill, discard)
+
+
+def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> None:
+    """Neither the selector nor the descriptor may outlive the connection."""
+    before = descriptors()
+    for number in range(120):
+        with connected(engine, tcp=number % 2 == 0) as (connection, client):
+            connection.send(encode_message("x" * 1_000_000))
+            if number % 3 == 0:
+                client.reset()
+            if number % 5 == 0:
+                wait_until(lambda: not engine.sender._arrivals)
+    assert descriptors() <= before
+
+
+def test_descriptors_that_are_used_again_get_nobody_elses_bytes(engine: Engine) -> None:
+    """Writers go on while their connection is disposed of and its number is given to the next."""
+    current: list[Connection] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for connection in list(current):
+                mark = str(id(connection))
+                connection.send(encode_message(mark * 200))
+
+    writers = [Worker(write) for _ in range(3)]
+    try:
+        for number in range(150):
+            with connected(engine, tcp=number % 2 == 0) as (connection, client):
+                current[:] = [connection]
+                mark = str(id(connection)).encode()
+                for _ in range(3):
+                    assert client.receive_message(PATIENCE) == (TEXT, mark * 200)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+
+
+def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
+    frame = encode_message("x" * 5000)
+
+    def write(connection: Connection) -> None:
+        for _ in range(100_000):
+            if not connection.send(frame):
+                return
+            connection.wait_until_drained(PATIENCE)
+        raise AssertionError("the connection did not end")
+
+    for number in range(40):
+        with connected(engine, tcp=True, max_backlog=50_000) as (connection, client):
+            writers = [Worker(write, connection) for _ in range(2)]
+            reader = Worker(connection.receive)
+            for _ in range(number % 4):
+                client.receive_message(PATIENCE)
+            client.reset()
+            assert reader.join() is None
+            for writer in writers:
+                writer.join()
+            assert connection.backlog_size == 0
+
+
+def test_after_the_sender_has_stopped_sending_raises_nothing() -> None:
+    """At shutdown a pump may be in the middle of a fan-out."""
+    engine = Engine(Sender(), Timer())
+    engine.sender.start()
+    engine.timer.start()
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Role.SERVER, max_message=100)
+    connection = Connection(
+        ours, protocol, sender=engine.sender, timer=engine.timer, max_backlog=1000
+    )
+    engine.timer.stop()
+    engine.sender.stop()
+    try:
+        connection.send(bytes(BIG))
+        connection.close(1001)
+    finally:
+        connection.dispose()
+        ours.close()
+        theirs.close()
+
+
+# ==== Is the peer still there? ============================================
+
+
+def test_a_peer_that_is_there_is_not_disturbed(engine: Engine) -> None:
+    with connected(engine, tcp=True) as (connection, client):
+        client.send_text("read")
+        assert connection.receive()  # and now the reader is busy with it
+        for _ in range(3):
+            assert connection.probe()
+        connection.send(encode_message("x"))
+        assert client.receive_text() == "x"  # a pong on the way is passed over
+
+
+def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(engine: Engine) -> None:
+    with connected(engine, tcp=True) as (connection, client):
+        client.send_text("read")
+        assert connection.receive()  # and now the reader is busy with it
+        client.send_text("unread")
+        assert connection.probe()
+        client.sock.close()
+        wait_until(lambda: not connection.probe(), PATIENCE)
+
+
+def test_a_reader_that_listens_needs_no_probe(engine: Engine) -> None:
+    with connected(engine, tcp=True) as (connection, client):
+        reader = Worker(connection.receive)
+        wait_until(lambda: connection.listening_since > 0)
+        assert connection.probe()
+        client.send_frame(PING, b"first")
+        assert reader.join() == [Ping(b"first")]
+        assert client.receive() == (PONG, b"first")

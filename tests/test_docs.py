@@ -1,0 +1,214 @@
+"""The words about the code say what the code does: chapters, README, `--help`, sizes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+import scalesocket
+from tests.support import ROOT, SCRIPT, run_cli
+
+SOURCE = SCRIPT.read_text(encoding="utf-8")
+LINES = SOURCE.splitlines()
+LONGEST_FUNCTION = 40  # lines
+LONGEST_CLASS = 250
+
+Option = tuple[str, str, object, str]
+ROWS: list[Option] = [row for rows in scalesocket.OPTIONS.values() for row in rows]
+NAMES = sorted({name for row in ROWS for name in row[0].split()})
+
+
+# ==== Chapters =============================================================
+
+
+def banners() -> list[tuple[int, int, str]]:
+    """Return line number, chapter number and name of each banner."""
+    found = []
+    for number, line in enumerate(LINES):
+        match = re.fullmatch(r"# ==== (\d+)\. (.+?) =+", line)
+        if match:
+            found.append((number, int(match[1]), match[2]))
+    return found
+
+
+def test_the_list_of_chapters_is_what_the_banners_say() -> None:
+    assert scalesocket.__doc__
+    _, _, listing = scalesocket.__doc__.partition("\nChapters:\n")
+    listed = re.findall(r"^ +(\d+)\. (.+?)\s*$", listing, re.MULTILINE)
+    assert len(listed) == 14
+    assert [(int(number), name) for number, name in listed] == [b[1:] for b in banners()]
+    assert [number for _, number, _ in banners()] == list(range(1, 15))
+
+
+def test_every_banner_has_the_same_form() -> None:
+    """Also one with a mistake in it would be taken for a comment."""
+    assert len([line for line in LINES if line.startswith("# ===")]) == len(banners())
+    assert {len(LINES[at]) for at, _, _ in banners()} == {len(LINES[banners()[0][0]])}
+
+
+def test_every_banner_is_followed_by_its_reason() -> None:
+    for at, _, name in banners():
+        reason = LINES[at + 1]
+        assert reason.startswith("# ") and len(reason) > 20, f"chapter {name} has no reason"
+
+
+# ==== Sizes ================================================================
+
+
+def oversized(kinds: tuple[type[ast.AST], ...], limit: int) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(SOURCE)):
+        if isinstance(node, kinds):
+            assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            size = (node.end_lineno or 0) - node.lineno + 1
+            if size > limit:
+                found.append(f"{node.name} has {size} lines")
+    return found
+
+
+def test_no_function_is_too_long_to_be_read_at_once() -> None:
+    assert oversized((ast.FunctionDef, ast.AsyncFunctionDef), LONGEST_FUNCTION) == []
+
+
+def test_no_class_is_too_long_to_be_kept_in_mind() -> None:
+    assert oversized((ast.ClassDef,), LONGEST_CLASS) == []
+
+
+def test_the_protocol_chapters_know_no_socket_thread_or_clock() -> None:
+    """Chapters 3 to 6 are bytes in, events out."""
+    (start,) = [at for at, number, _ in banners() if number == 3]
+    (stop,) = [at for at, number, _ in banners() if number == 7]
+    tree = ast.parse("\n".join(LINES[start:stop]))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not names & {"socket", "threading", "time", "select", "selectors", "os", "log", "open"}
+
+
+def test_the_server_imports_nothing_but_the_standard_library() -> None:
+    import sys
+
+    imported = set()
+    for node in ast.walk(ast.parse(SOURCE)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module
+            imported.add(node.module.partition(".")[0])
+    assert imported <= sys.stdlib_module_names
+
+
+# ==== Help =================================================================
+
+
+@cache
+def help_text() -> str:
+    done = run_cli("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_help_is_readable_in_a_terminal() -> None:
+    lines = help_text().splitlines()
+    assert max(map(len, lines)) <= 90
+    assert all(line == line.rstrip() for line in lines)
+    for title in scalesocket.OPTIONS:
+        assert f"{title}:" in lines
+    assert run_cli("-h").stdout == help_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_every_option(name: str) -> None:
+    assert re.search(rf"^ +.*(?<![\w-]){re.escape(name)}(?![\w-])", help_text(), re.MULTILINE)
+
+
+def test_help_names_no_option_that_does_not_exist() -> None:
+    text = help_text().replace("--passenv", "")
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z]+", text))
+    assert mentioned <= {*NAMES}
+
+
+def test_version_is_one_line() -> None:
+    for name in ("-V", "--version"):
+        assert run_cli(name).stdout == f"scalesocket {scalesocket.__version__}\n"
+
+
+def told_default(row: Option) -> str | None:
+    """Return the default that an option's help tells, without its explanation."""
+    found = re.search(r"\(default ([^)]*)\)", row[3])
+    return re.split(r"[;:] |[;:]$", found[1])[0].strip() if found else None
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if callable(row[2])], ids=lambda row: row[0])
+def test_help_tells_the_true_default(row: Option) -> None:
+    names, _, read, _ = row
+    assert callable(read)
+    field = names.split()[0].lstrip("-")
+    told = told_default(row)
+    if told is None or not hasattr(scalesocket.Config(), field) or told == "newline":
+        return
+    actual = getattr(scalesocket.Config(), field)
+    if field == "idfield":
+        assert actual == ""  # what it then is depends on --joinmsg, and the help says how
+    elif field == "addr":
+        assert actual == (read(told),)
+    elif isinstance(actual, tuple) and actual and isinstance(actual[0], str):
+        assert set(read(told)) == set(actual)
+    else:
+        assert read(told) == actual
+
+
+# ==== README ===============================================================
+
+
+@cache
+def readme_rows() -> dict[str, list[list[str]]]:
+    """Return the cells behind each option that stands in the first cell of a table's row."""
+    rows: dict[str, list[list[str]]] = {}
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        if not line.lstrip().startswith("|"):
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        for code in re.findall(r"`([^`]+)`", cells[0]):
+            for name in re.findall(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*", code):
+                rows.setdefault(name, []).append(cells[1:])
+    return rows
+
+
+def plain(text: str) -> str:
+    """Return text in the form in which defaults are compared: `1 MiB` is `1m`."""
+    text = text.replace("`", "").replace("\\", "").lower()
+    text = re.sub(r"(\d)\s*([kmg])(?:i?b)?\b", r"\1\2", text)
+    return re.sub(r"(\d)\s*(?:s|sec|seconds)\b", r"\1", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_lists_every_option(name: str) -> None:
+    assert name in readme_rows(), f"{name} stands in no table of README.md"
+
+
+def test_readme_lists_no_option_that_does_not_exist() -> None:
+    assert set(readme_rows()) <= set(NAMES)
+
+
+def test_no_option_is_in_readme_twice() -> None:
+    assert [name for name, rows in readme_rows().items() if len(rows) > 1] == []
+
+
+NOTHING = {"", "-", "–", "—", "off", "no", "none", "any", "all", "false"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_readme_tells_the_same_default_as_help(row: Option) -> None:
+    told = told_default(row)
+    for name in row[0].split():
+        for cells in readme_rows()[name]:
+            cell = plain(cells[0])
+            if told is None:
+                words = re.findall(r"[\w–—-]+", cell)[:1] or [""]
+                assert words[0] in NOTHING or "default" in row[3], f"{name}: {cells[0]!r}"
+                continue
+            words = set(re.findall(r"[^\s,()]+", plain(told))) - {"and", "or"}
+            missing = [word for word in words if word not in re.findall(r"[^\s,()]+", cell)]
+            assert not missing, f"{name}: README says {cells[0]!r}, --help says {told!r}"
