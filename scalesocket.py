@@ -519,7 +519,7 @@ class MessageAssembler:
     def __init__(self, *, max_message: int) -> None:
         self.max_message = max_message
         self.opcode = 0  # of the message under way
-        self._pieces: list[bytes] = []
+        self._message = bytearray()  # so far; tiny fragments would weigh more one by one
         self._size = 0  # bytes that the headers so far have promised
         self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
         self._busy = False
@@ -537,15 +537,15 @@ class MessageAssembler:
         """
         if frame.first:
             self._begin(frame.header)
-        if frame.payload:
-            self._pieces.append(frame.payload)
         complete = frame.last and frame.header.fin
         if self._decoder is not None:
             self._check_text(frame.payload, complete)
+        if not complete or self._message:
+            self._message += frame.payload
         if not complete:
             return None
-        message = b"".join(self._pieces)
-        self._pieces.clear()
+        message = bytes(self._message) if self._message else frame.payload
+        self._message.clear()
         self._size = 0
         self._busy = False
         return message
@@ -2881,6 +2881,16 @@ class Room:
 
     # -- a reader's side --
 
+    def join(self, client: Client) -> None:
+        """Let a client in who has got a seat; the registry's lock is held.
+
+        It is a member before the backend hears of it, or it could miss the answer to that; an
+        in-order backend admits it itself.
+        """
+        if not self._backend.in_order:
+            self.admit(client)
+        self.inbox.put(Joined(client))
+
     def receive(self, client: Client, run: Messages) -> None:
         """Take messages from a client; wait while the inbox is full."""
         if not client.departed:
@@ -2912,12 +2922,6 @@ class Room:
         self.log.warning("does not read; %d bytes waited", waiting, client=client.id)
         reason = f"too slow: {waiting} bytes waited"
         self.kick(client, CloseCode.POLICY_VIOLATION, reason, discard=True)
-
-    def greet(self, client: Client) -> None:
-        """Admit a newcomer at once, unless the backend does so when its turn has come."""
-        self.log.debug("joined from %s", client.address, client=client.id)
-        if not self._backend.in_order:
-            self.admit(client)
 
     def admit(self, client: Client) -> None:
         """Give a client the history, and make it a member."""
@@ -3107,10 +3111,10 @@ class RoomRegistry:
             room.seats.add(client)
             client.room = room
             self._count_visit(name)
-            room.inbox.put(Joined(client))
+            room.join(client)
         if created:
             self._start(room)
-        room.greet(client)
+        room.log.debug("joined from %s", client.address, client=client.id)
         return room
 
     def release(self, client: Client, left: Left) -> bool:
@@ -4490,7 +4494,10 @@ class TextFormatter(logging.Formatter):
             head = f"\x1b[{self.COLOURS.get(level, 0)}m{head}\x1b[0m"
             where = f"\x1b[2m{where}\x1b[0m" if where else ""
         line = f"{head} {message}{where}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if record.exc_info:
+            for more in self.formatException(record.exc_info).split("\n"):
+                line += f"\n  | {escape_controls(more)}"  # indented, as it may quote a client
+        return line
 
 
 class JsonFormatter(logging.Formatter):

@@ -267,12 +267,9 @@ def test_several_may_wait_for_one_client(engine: Engine) -> None:
 def test_one_who_waits_is_woken_when_there_is_nothing_left_to_wait_for(
     engine: Engine, end: str
 ) -> None:
-    with connected(engine, tcp=True, max_backlog=1 << 20) as (connection, client):
-        connection.send(bytes(BIG))
-        wait_until(lambda: len(connection._backlog) == 1)
-        client.sock.recv(1)  # so that the first part of the backlog is on the wire in part
-        for _ in range(10):
-            connection.send(bytes(1 << 20))
+    with connected(engine, tcp=True, max_backlog=100_000) as (connection, client):
+        while not connection.is_full:  # in small parts, of which a close may leave one
+            connection.send(encode_message("x" * 1000))
         waiter = Worker(connection.wait_until_drained, 3600.0)
         wait_until(lambda: connection._drained is not None)
         if end == "abort":
@@ -282,13 +279,13 @@ def test_one_who_waits_is_woken_when_there_is_nothing_left_to_wait_for(
         elif end == "reset by the peer":
             client.reset()
         else:
-            with connection._lock:  # as if the first part were short
-                connection._backlog_size -= len(connection._backlog[0])
-                connection._backlog[0] = connection._backlog[0][:10]
-                connection._backlog_size += 10
             connection.close(1008, "too slow", discard=True)
-        assert waiter.join() is True
-        connection.abort()
+            assert connection.backlog_size < 100_000
+        try:
+            assert waiter.join() is True
+        finally:
+            connection.abort()
+            waiter.join()
 
 
 # ==== Closing =============================================================
@@ -390,6 +387,16 @@ def test_a_peer_that_never_answers_a_close_is_cut_off(
         assert client.receive()[0] == CLOSE
         with pytest.raises(EOFError):
             client.receive()
+
+
+def test_what_is_dropped_at_the_end_is_dropped_for_a_while_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
+    with connected(engine) as (connection, client):
+        client.send_text("dropped")
+        connection.drain_input()
+        assert connection.send(b"x") is False
 
 
 def test_a_peer_that_sends_for_ever_after_a_close_is_cut_off(

@@ -138,6 +138,10 @@ FAILURES = {
     "reserved bits": (lambda role: frame_for(role, 1, b"x", rsv=4), 1002),
     "a reserved opcode": (lambda role: frame_for(role, 3, b"x"), 1002),
     "a continuation of nothing": (lambda role: frame_for(role, 0, b"x"), 1002),
+    "a message inside another": (
+        lambda role: frame_for(role, 1, b"x", fin=False) + frame_for(role, 1, b"y"),
+        1002,
+    ),
     "a fragmented ping": (lambda role: frame_for(role, 9, b"x", fin=False), 1002),
     "a close payload of one byte": (lambda role: frame_for(role, 8, b"\x03"), 1002),
     "a forbidden close code": (lambda role: frame_for(role, 8, struct.pack("!H", 1005)), 1002),

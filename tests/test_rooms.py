@@ -643,7 +643,9 @@ def test_a_gwsocket_header_that_cannot_be_one_ends_the_room(
     header: tuple[int, int, int], tmp_path: Path
 ) -> None:
     data = struct.pack("!III", 0, 1, 2) + b"ok" + struct.pack("!III", *header)
-    program = f"import sys\nsys.stdout.buffer.write({data!r})\nsys.stdout.flush()\ninput()\n"
+    program = (
+        f"import sys\nsys.stdout.buffer.write({data!r})\nsys.stdout.flush()\nsys.stdin.read()\n"
+    )
     with serve("--frame=gwsocket", write_program(tmp_path, program)) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "ok"
@@ -1188,7 +1190,7 @@ class Obedient(Game):
         self.room.broadcast(f"left with {code}")
 
     def on_dispose(self):
-        print("heard:", *self.heard, file=sys.stderr, flush=True)
+        print(self.room.id, "heard", *self.heard, file=sys.stderr, flush=True)
 
 
 class Clock(Game):
@@ -1322,13 +1324,12 @@ def test_a_game_may_close_its_room(obedient: ServerProcess) -> None:
 
 
 def test_no_message_reaches_a_game_that_has_closed_its_room(obedient: ServerProcess) -> None:
-    lines = len(obedient.log())
     with RawClient.connect(obedient, path="/closing?ann") as client:
         orders = [["close", 4003, "game over"], ["say", "too late"], ["raise"]]
         client.send_bytes(encode_client_frames(map(json.dumps, orders)))
         assert client.receive_text() == "the end"
         assert client.wait_close() == (4003, "game over")
-    assert obedient.wait_log("heard:.*", since=lines)[0] == "heard: close"
+    assert obedient.wait_log("^closing heard.*")[0] == "closing heard close"
 
 
 def test_calls_come_later_in_their_order(obedient: ServerProcess) -> None:
