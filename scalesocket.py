@@ -84,6 +84,7 @@ import tomllib
 import traceback
 import urllib.parse
 import uuid
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,6 +109,7 @@ THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 256 
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
+MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
@@ -311,13 +313,6 @@ def encode_messages(opcode: int, payloads: Sequence[bytes]) -> list[bytes]:
     return [encode_header(0x80 | opcode, len(payload)) + payload for payload in payloads]
 
 
-def encode_message(message: str | bytes) -> bytes:
-    """Return a message as one unmasked frame: `str` is text, `bytes` is binary."""
-    if isinstance(message, str):
-        return encode_frame(Opcode.TEXT, message.encode())
-    return encode_frame(Opcode.BINARY, message)
-
-
 def encode_close(code: int, reason: str = "") -> bytes:
     """Return the payload of a Close frame (5.5.1); NO_STATUS stands for an empty one."""
     if code == CloseCode.NO_STATUS:
@@ -507,6 +502,45 @@ class FrameParser:
 # ==== 4. Messages ========================================================================
 # Fragments become messages again here, and text is checked as it arrives: a bad byte fails
 # the connection at once, not when the message is complete (RFC 6455 sections 5.4 and 8.1).
+# With permessage-deflate (RFC 7692) the payload of a message is DEFLATE data without its last
+# four bytes, and RSV1 of its first frame says so.
+
+RSV1 = 0x4  # of `rsv`: the message is compressed (RFC 7692 section 6)
+_DEFLATE_TAIL = b"\x00\x00\xff\xff"  # the end of every flush, not sent (section 7.2.1)
+
+
+def compress(payload: bytes, window_bits: int) -> bytes | None:
+    """Return a payload as DEFLATE data on its own, or None if that is not shorter.
+
+    No context is taken over from message to message, so that one result serves every client.
+
+    Args:
+        payload: any bytes.
+        window_bits: 9 to 15, as negotiated.
+    """
+    if len(payload) < MIN_COMPRESSED:
+        return None
+    compressor = zlib.compressobj(4, zlib.DEFLATED, -window_bits)
+    data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    data = data.removesuffix(_DEFLATE_TAIL)
+    return data if len(data) < len(payload) else None
+
+
+def encode_compressed(opcode: int, payload: bytes, window_bits: int) -> bytes:
+    """Return one message as a frame, compressed if that makes it shorter."""
+    data = compress(payload, window_bits)
+    if data is None:
+        return encode_frame(opcode, payload)
+    return encode_frame(opcode, data, rsv=RSV1)
+
+
+def encode_message(message: str | bytes, window_bits: int = 0) -> bytes:
+    """Return a message as one unmasked frame: `str` is text, `bytes` is binary."""
+    opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+    payload = message.encode() if isinstance(message, str) else message
+    if window_bits:
+        return encode_compressed(opcode, payload, window_bits)
+    return encode_frame(opcode, payload)
 
 
 class MessageAssembler:
@@ -522,6 +556,7 @@ class MessageAssembler:
         self._message = bytearray()  # so far; tiny fragments would weigh more one by one
         self._size = 0  # bytes that the headers so far have promised
         self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
+        self._inflater: Any = None  # of a compressed message; zlib does not name the type
         self._busy = False
 
     @property
@@ -537,14 +572,17 @@ class MessageAssembler:
         """
         if frame.first:
             self._begin(frame.header)
+        piece = frame.payload
         complete = frame.last and frame.header.fin
+        if self._inflater is not None:
+            piece = self._inflate(piece + _DEFLATE_TAIL if complete else piece)
         if self._decoder is not None:
-            self._check_text(frame.payload, complete)
+            self._check_text(piece, complete)
         if not complete or self._message:
-            self._message += frame.payload
+            self._message += piece
         if not complete:
             return None
-        message = bytes(self._message) if self._message else frame.payload
+        message = bytes(self._message) if self._message else piece
         self._message.clear()
         self._size = 0
         self._busy = False
@@ -558,16 +596,29 @@ class MessageAssembler:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside a fragmented one")
         self._size += header.length
         if self._size > self.max_message:
-            raise ProtocolError(
-                CloseCode.MESSAGE_TOO_BIG,
-                f"message of {self._size} bytes; {self.max_message} is the most",
-            )
+            self._fail_as_too_big(str(self._size))
         if continued:
             return
         self._busy = True
         self.opcode = header.opcode
         is_text = header.opcode == Opcode.TEXT
         self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if header.rsv & RSV1 else None
+
+    def _inflate(self, data: bytes) -> bytes:
+        """Decompress, but never more than one byte beyond the limit."""
+        room = self.max_message - len(self._message) + 1
+        try:
+            piece: bytes = self._inflater.decompress(data, room)
+        except zlib.error:
+            raise ProtocolError(CloseCode.INVALID_DATA, "compressed data is damaged") from None
+        if len(piece) == room:
+            self._fail_as_too_big(f"over {self.max_message}")
+        return piece
+
+    def _fail_as_too_big(self, size: str) -> NoReturn:
+        reason = f"message of {size} bytes; {self.max_message} is the most"
+        raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, reason)
 
     def _check_text(self, piece: bytes, complete: bool) -> None:
         assert self._decoder is not None
@@ -753,6 +804,51 @@ def _parse_field(line: str) -> tuple[str, str]:
     return name, value
 
 
+def parse_extensions(value: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the offers of a Sec-WebSocket-Extensions header in their order (9.1).
+
+    An offer is a name and its parameters; a parameter without a value has an empty one. One
+    that has a parameter twice is left out, as nothing may say so.
+
+    Raises:
+        HandshakeError: 400, it is malformed.
+    """
+    offers = []
+    for text in filter(None, (part.strip() for part in value.split(","))):
+        name, *parameters = (part.strip() for part in text.split(";"))
+        pairs = [
+            (k.strip(), v.strip().strip('"')) for k, _, v in (p.partition("=") for p in parameters)
+        ]
+        if not all(_TOKEN.fullmatch(word) for word in (name, *(key for key, _ in pairs))):
+            raise HandshakeError(400, "malformed Sec-WebSocket-Extensions header")
+        if len(dict(pairs)) == len(pairs):
+            offers.append((name, dict(pairs)))
+    return offers
+
+
+def accept_deflate(parameters: dict[str, str]) -> tuple[int, str] | None:
+    """Return window bits and answer for an offer of permessage-deflate (RFC 7692 section 7.1).
+
+    Both sides take no context over: ours for broadcasts, the client's because Wireshark 4.0
+    reads both alike. None: the offer cannot be honoured.
+    """
+    known = {"server_no_context_takeover", "client_no_context_takeover"}
+    windows = {"server_max_window_bits", "client_max_window_bits"}
+    answer = ["permessage-deflate", "server_no_context_takeover", "client_no_context_takeover"]
+    for name, value in parameters.items():
+        bits_left_out = name == "client_max_window_bits" and not value
+        if name in known and not value or bits_left_out:
+            continue
+        if name not in windows or not re.fullmatch(r"[89]|1[0-5]", value):
+            return None
+    bits = int(parameters.get("server_max_window_bits", "15"))
+    if bits == 8:  # zlib cannot make it
+        return None
+    if "server_max_window_bits" in parameters:
+        answer += [f"{name}={bits}" for name in sorted(windows, reverse=True) if name in parameters]
+    return bits, "; ".join(answer)
+
+
 def accept_key(key: str) -> str:
     """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.encode() + ACCEPT_GUID).digest()).decode()
@@ -765,12 +861,15 @@ class Handshake:
         request: the upgrade request.
         subprotocols: what the server speaks; the first of the client's list that is among
             them is chosen.
+        compress: whether to accept permessage-deflate if it is offered.
 
     Raises:
         HandshakeError: the request is no valid opening handshake.
     """
 
-    def __init__(self, request: Request, *, subprotocols: Sequence[str] = ()) -> None:
+    def __init__(
+        self, request: Request, *, subprotocols: Sequence[str] = (), compress: bool = False
+    ) -> None:
         if request.method != "GET":
             raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
         if request.version != "HTTP/1.1":
@@ -784,6 +883,12 @@ class Handshake:
         self.key = self._check_key(request.headers.get("Sec-WebSocket-Key"))
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
         self.subprotocol = next((p for p in offered if p in subprotocols), "")
+        self.window_bits, self.extension = 0, ""  # of compression, 0 for none; the answer to it
+        for name, parameters in parse_extensions(request.headers.get("Sec-WebSocket-Extensions")):
+            accepted = accept_deflate(parameters) if name == "permessage-deflate" else None
+            if compress and accepted is not None:
+                self.window_bits, self.extension = accepted
+                break
 
     @staticmethod
     def _check_key(key: str) -> str:
@@ -804,6 +909,8 @@ class Handshake:
         ]
         if self.subprotocol:
             fields.append(("Sec-WebSocket-Protocol", self.subprotocol))
+        if self.extension:
+            fields.append(("Sec-WebSocket-Extensions", self.extension))
         return encode_head(101, fields)
 
 
@@ -873,12 +980,17 @@ class WebSocketProtocol:
 
     Args:
         role: which end this is.
-        max_message: bytes; longer messages fail with 1009.
+        max_message: bytes; longer messages fail with 1009. The decompressed size counts.
+        compressed: permessage-deflate has been negotiated.
     """
 
-    def __init__(self, role: Role, *, max_message: int) -> None:
+    def __init__(self, role: Role, *, max_message: int, compressed: bool = False) -> None:
         self.state = State.OPEN
-        self._parser = FrameParser(masked=role is Role.SERVER, max_length=max_message)
+        self._parser = FrameParser(
+            masked=role is Role.SERVER,
+            max_length=max_message,
+            allowed_rsv=RSV1 if compressed else 0,
+        )
         self._assembler = MessageAssembler(max_message=max_message)
 
     def receive(self, data: bytes) -> list[Event]:
@@ -1064,6 +1176,7 @@ class Connection:
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if it is still to be sent: by `open`, and until then
             all that is sent waits, so that it is in its room before it hears that it is.
+        window_bits: of the compression that it takes; 0: none.
     """
 
     def __init__(
@@ -1076,9 +1189,11 @@ class Connection:
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
+        window_bits: int = 0,
     ) -> None:
         self._socket = sock
         self._early = early
+        self.window_bits = window_bits
         self._protocol = protocol
         self._sender = sender
         self._timer = timer
@@ -1386,7 +1501,7 @@ class Client:
 
     def send(self, message: str | bytes) -> None:
         """Send a text or binary message; for in-process games, on the room's thread."""
-        self.outbox.append(encode_message(message))
+        self.outbox.append(encode_message(message, self.connection.window_bits))
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection after what was sent before; for in-process games."""
@@ -2549,12 +2664,15 @@ class GameRoom:
 
     def broadcast(self, message: str | bytes, exclude: Iterable[Client] = ()) -> None:
         """Send a message to every client but the excluded; it is encoded once."""
-        frame = encode_message(message)
+        frames = {0: encode_message(message)}  # by window bits, as few as there are
         excluded = {client.id for client in exclude}
         for client in self.clients.values():
+            bits = client.connection.window_bits
+            if bits not in frames:
+                frames[bits] = encode_message(message, bits)
             if client.id not in excluded:
-                client.outbox.append(frame)
-        self._room.remember([frame])
+                client.outbox.append(frames[bits])
+        self._room.remember([frames[0]])
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the room when the hook returns; its clients get this code and reason."""
@@ -3015,13 +3133,17 @@ class Room:
         frames = encode_messages(route.opcode, route.payloads)
         if self.history.wants(route):
             self.history.add(frames)
-        data = b"".join(frames)
+        encoded = {0: b"".join(frames)}  # by window bits; most often there is no other
         recipients = self._recipients(route.to, route.exclude)
         self.trace(">", route.payloads, route.to)
         for client_id in recipients:
-            pending.setdefault(client_id, []).append(data)
+            bits = self._members[client_id].connection.window_bits
+            if bits not in encoded:
+                packed = [encode_compressed(route.opcode, p, bits) for p in route.payloads]
+                encoded[bits] = b"".join(packed)
+            pending.setdefault(client_id, []).append(encoded[bits])
+            self.traffic.bytes_out += len(encoded[bits])
         self.traffic.messages_out += len(frames) * len(recipients)
-        self.traffic.bytes_out += len(data) * len(recipients)
 
     def _recipients(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> Sequence[int]:
         wanted = self._members if to is None else dict.fromkeys(to)
@@ -3856,7 +3978,8 @@ class Server:
     ) -> Client:
         """Check the opening handshake; the socket is the client's connection's from then on."""
         config = self._config
-        handshake = Handshake(request, subprotocols=config.game.subprotocols if config.game else ())
+        subprotocols = config.game.subprotocols if config.game else ()
+        handshake = Handshake(request, subprotocols=subprotocols, compress=config.compress)
         name = parse_room_name(request.path)
         if config.rooms and name not in config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
@@ -3864,12 +3987,17 @@ class Server:
             raise HandshakeError(503, "one client has been served already (--oneshot)")
         connection = Connection(
             sock,
-            WebSocketProtocol(Role.SERVER, max_message=config.maxmsg),
+            WebSocketProtocol(
+                Role.SERVER,
+                max_message=config.maxmsg,
+                compressed=handshake.window_bits > 0,
+            ),
             sender=self._sender,
             timer=self._timer,
             max_backlog=config.backlog,
             early=early,
             response=handshake.encode_response(),
+            window_bits=handshake.window_bits,
         )
         local = sock.getsockname()[:2]
         with self._lock:
@@ -3951,6 +4079,7 @@ class Config:
     api: bool = False
     metrics: bool = False
     ping: float = 20.0  # seconds
+    compress: bool = False
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
@@ -4120,6 +4249,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         ("--api", "", FLAG, "rooms as JSON: /api/rooms/, /api/<ROOM>/, /api/<ROOM>/<METRIC>"),
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
+        ("--compress", "", FLAG, "permessage-deflate for clients that offer it"),
         ("--ping", "SECONDS", parse_seconds,
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
     ),
