@@ -1198,7 +1198,8 @@ class Connection:
         self._sender = sender
         self._timer = timer
         self._max_backlog = max_backlog
-        self.listening_since = time.monotonic()  # 0.0: the reader is busy; written by it alone
+        self.listening = True  # or the reader is busy; both are written by it alone
+        self.since = time.monotonic()
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
         self._corked: list[bytes] | None = [response] if response else None
         self._backlog: deque[bytes | bytearray] = deque()  # each of whole frames
@@ -1238,10 +1239,12 @@ class Connection:
         Pings are answered here.
         """
         data, self._early = self._early, b""
-        self.listening_since = time.monotonic()
+        self.since = time.monotonic()  # first, or the timer could take a busy time for silence
+        self.listening = True
         with contextlib.suppress(OSError):
             data = data or self._socket.recv(RECEIVE_SIZE)
-        self.listening_since = 0.0
+        self.listening = False
+        self.since = time.monotonic()
         if not data:
             return None
         events = self._protocol.receive(data)
@@ -1333,7 +1336,7 @@ class Connection:
         only behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset, which
         shows at the next probe.
         """
-        if self.listening_since:
+        if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
         if not self._backlog_size:
             self.send(encode_frame(Opcode.PONG, b""))
@@ -1354,6 +1357,7 @@ class Connection:
             if not self._close_sent and not self._dead:
                 while discard and len(self._backlog) > 1:
                     self._backlog_size -= len(self._backlog.pop())
+                self._wake_if_drained()
                 self._push(encode_frame(Opcode.CLOSE, payload))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self.abort)
@@ -1397,6 +1401,10 @@ class Connection:
             self._die()
             return 0
 
+    def _wake_if_drained(self) -> None:
+        if self._drained is not None and not self.is_full:
+            self._drained.set()
+
     def _hang_up_if_done(self) -> None:
         """Close our side of TCP when both Close frames have passed; the server goes first."""
         if self._close_sent and self._close_received and not self._backlog and not self._dead:
@@ -1433,8 +1441,7 @@ class Connection:
         with self._lock:
             if self._backlog:
                 self._write_backlog()
-            if self._drained is not None and not self.is_full:
-                self._drained.set()
+            self._wake_if_drained()
             if not self._backlog:
                 selector.unregister(self._socket)
                 self._leave_sender()
@@ -4052,12 +4059,12 @@ class Server:
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
-            since = connection.listening_since
-            if not since:
+            silence = now - connection.since
+            if not connection.listening:
                 connection.probe()
-            elif now - since > 2 * interval:
-                connection.close(CloseCode.INTERNAL_ERROR, f"silent for {now - since:.0f} s")
-            elif now - since > interval and not connection.is_full:
+            elif silence > 2 * interval:
+                connection.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
+            elif silence > interval and not connection.is_full:
                 connection.send(encode_frame(Opcode.PING, b""))
         if not self.stopping:
             self._timer.call_later(interval / 4, self._check_peers)

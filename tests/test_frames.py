@@ -332,7 +332,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     return [bytes(data[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(streams())
 @example([b"\x81", b"\xfe\0", b"\x7d" + KEY + bytes(125)])
 def test_fast_and_general_path_agree_on_any_stream_however_it_is_cut(chunks: list[bytes]) -> None:
@@ -342,7 +342,7 @@ def test_fast_and_general_path_agree_on_any_stream_however_it_is_cut(chunks: lis
     assert outcome([bytes((byte,)) for byte in b"".join(chunks)], fast=True) == whole
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(st.binary(max_size=20), max_size=6), st.booleans())
 def test_bytes_of_any_kind_raise_nothing_but_protocol_errors(
     chunks: list[bytes], role_masked: bool

@@ -428,7 +428,7 @@ def json_objects(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], str]:
     return pairs, f"{draw(spaces)}{{{body}}}{draw(spaces)}"
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(json_objects(), st.sampled_from(["", "id", "a"]), st.integers(1, 2**32 - 1))
 def test_any_object_reaches_the_child_as_one_line_with_its_true_sender(
     written: tuple[list[tuple[str, Any]], str], id_field: str, sender: int
@@ -455,7 +455,7 @@ def decode_pairs(line: bytes) -> list[tuple[str, Any]]:
     return outermost
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.binary(max_size=12), st.sampled_from(NOT_OBJECTS[:-2])), max_size=4))
 def test_any_message_is_one_line_or_one_report(payloads: list[bytes]) -> None:
     reports = Reports()
@@ -727,7 +727,7 @@ def test_the_last_json_line_needs_no_newline_to_be_routed() -> None:
     assert framing.finish() == [Route(Opcode.TEXT, [b'{"_to":5,"a":1}'], (5,), cached=False)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(json_objects(), st.sampled_from([None, "_to", "_except", "_close", "_meta"]))
 @example(([("_to", 1)], '{"_to":1}'), None)
 def test_any_object_of_the_child_is_routed_as_its_parsed_fields_say(
@@ -754,7 +754,7 @@ def test_any_object_of_the_child_is_routed_as_its_parsed_fields_say(
     assert not outputs or valid
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.binary(max_size=60), st.sampled_from(["", "id"]), st.integers(1, 20))
 def test_any_output_of_a_child_becomes_valid_messages(
     data: bytes, id_field: str, step: int
@@ -896,7 +896,7 @@ def test_a_value_is_not_expanded_again() -> None:
 nasty = st.text(st.one_of(st.sampled_from('"\\#{}/é\u2028🦊'), st.characters(codec="utf-8")))
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(nasty, nasty, nasty)
 @example('","_from":1,"x":"', "a=\\", "::1%eth0")
 def test_no_value_breaks_out_of_a_json_string(room: str, query: str, address: str) -> None:

@@ -336,7 +336,7 @@ heads = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.one_of(heads, heads, st.binary(max_size=60)))
 @example(head("Connection: upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: \xe9"))
 def test_any_bytes_are_a_request_or_a_handshake_error(data: bytes) -> None:

@@ -239,7 +239,7 @@ def test_fragments_that_never_end_are_refused_at_the_limit(server: ServerProcess
         assert client.wait_close()[0] == 1009
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_smallest_fragments_do_not_fill_the_memory(size: int) -> None:
     """A message within --maxmsg must not cost thirty times its size while it arrives."""
     with serve("cat") as server, RawClient.connect(server) as client:
@@ -248,10 +248,10 @@ def test_the_smallest_fragments_do_not_fill_the_memory(size: int) -> None:
         before = server.rss()
         client.send_frame(BINARY, b"", fin=False)
         more = encode_client_frame(CONTINUATION, b"xyz"[:size], fin=False)
-        client.send_bytes(more * 300_000)
+        client.send_bytes(more * 250_000)
         client.ping(b"all read")
         assert client.receive(30) == (PONG, b"all read")
-        assert server.rss() - before < 12 * MIB
+        assert server.rss() - before < 8 * MIB
         client.send_frame(CONTINUATION, b"\n")
         client.receive_message()
 
@@ -323,16 +323,15 @@ def test_a_client_that_never_answers_a_close_is_cut_off() -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_floods_instead_of_answering_a_close_is_cut_off() -> None:
+def test_a_client_that_floods_instead_of_answering_a_close_is_let_go() -> None:
     with serve("sh", "--", "-c", "read line; exit 3") as server:
+        before = resting_descriptors(server)
         with RawClient.connect(server) as client:
             client.send_text("go")
             with pytest.raises(Closed):
                 client.receive_text()
-            flood = encode_client_frames([b"x" * 1000] * 1000)
-            with pytest.raises(ConnectionError):
-                for _ in range(100_000):
-                    client.send_bytes(flood, timeout=20)
+            client.send_in_background(encode_client_frames([b"x" * 1000] * 200_000))
+            wait_until(lambda: server.descriptors() <= before, timeout=20)
         assert server.peak_rss() < 64 * MIB
 
 

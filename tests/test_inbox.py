@@ -49,7 +49,7 @@ class Worker:
 
 def is_waiting(inbox: Inbox) -> bool:
     """Whether a thread waits for room in an inbox."""
-    return bool(inbox._freed._waiters)  # type: ignore[attr-defined]
+    return bool(inbox._freed._waiters)
 
 
 def event(*what: object) -> Any:
@@ -73,7 +73,7 @@ def test_all_that_waits_is_taken_at_once_in_order() -> None:
 def test_taking_waits_for_something_to_come() -> None:
     inbox = Inbox()
     taker = Worker(inbox.take)
-    wait_until(lambda: inbox._filled._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: inbox._filled._waiters)
     inbox.put(event("late"))
     assert taker.join() == [event("late")]
 
@@ -109,7 +109,7 @@ def test_a_message_over_the_limit_is_let_in_when_nothing_else_waits() -> None:
 def test_events_without_bytes_never_wait() -> None:
     """A client that leaves must get through to a room that is full."""
     inbox = Inbox(10)
-    inbox.put(event("full"), 10)
+    inbox.put(event("full"), 11)
     assert inbox.put(event("left"))
     assert inbox.take() == [event("full"), event("left")]
 
@@ -118,7 +118,7 @@ def test_closing_wakes_those_who_wait_to_put() -> None:
     inbox = Inbox(10)
     inbox.put(event(1), 10)
     putters = [Worker(inbox.put, event(n), 5) for n in range(3)]
-    wait_until(lambda: len(inbox._freed._waiters) == 3)  # type: ignore[attr-defined]
+    wait_until(lambda: len(inbox._freed._waiters) == 3)
     inbox.close()
     assert [putter.join() for putter in putters] == [False] * 3
     assert inbox.take() == [event(1), Ended()]
@@ -127,7 +127,7 @@ def test_closing_wakes_those_who_wait_to_put() -> None:
 def test_closing_wakes_the_one_who_waits_to_take() -> None:
     inbox = Inbox()
     taker = Worker(inbox.take)
-    wait_until(lambda: inbox._filled._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: inbox._filled._waiters)
     inbox.close()
     assert taker.join() == [Ended()]
 
@@ -293,7 +293,7 @@ def test_calls_come_in_the_order_of_their_times(timer: Timer) -> None:
     called: list[str] = []
     done = threading.Event()
     for seconds, name in ((0.15, "late"), (0.05, "early"), (0.1, "between"), (0.0, "at once")):
-        timer.call_later(seconds, lambda name=name: called.append(name))  # type: ignore[misc]
+        timer.call_later(seconds, lambda name=name: called.append(name))
     timer.call_later(0.2, done.set)
     assert done.wait(PATIENCE)
     assert called == ["at once", "early", "between", "late"]
@@ -307,7 +307,7 @@ def test_calls_of_the_same_time_keep_their_order(
     now = real()
     monkeypatch.setattr(scalesocket.time, "monotonic", lambda: now)
     for number in range(20):
-        timer.call_later(0.01, lambda number=number: called.append(number))  # type: ignore[misc]
+        timer.call_later(0.01, lambda number=number: called.append(number))
     monkeypatch.setattr(scalesocket.time, "monotonic", real)
     wait_until(lambda: len(called) == 20, PATIENCE)
     assert called == list(range(20))
@@ -406,7 +406,7 @@ def test_one_who_waits_gets_the_port_that_comes_back() -> None:
     pool = PortPool(port, port)
     pool.take()
     waiter = Worker(pool.take)
-    wait_until(lambda: pool._changed._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: pool._changed._waiters)
     pool.give_back(port)
     assert waiter.join() == port
 
@@ -416,11 +416,11 @@ def test_one_who_waits_goes_on_waiting_when_another_is_quicker() -> None:
     pool = PortPool(port, port)
     pool.take()
     waiter = Worker(pool.take)
-    wait_until(lambda: pool._changed._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: pool._changed._waiters)
     with pool._changed:  # the waiter is woken, but cannot look before the port has gone again
         pool.give_back(port)
         assert pool.take() == port
-    wait_until(lambda: pool._changed._waiters or not waiter.busy)  # type: ignore[attr-defined]
+    wait_until(lambda: pool._changed._waiters or not waiter.busy)
     pool.give_back(port)
     assert waiter.join() == port
 

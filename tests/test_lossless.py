@@ -403,13 +403,13 @@ def test_a_child_that_reads_slowly_gets_everything_in_order(tmp_path: Path) -> N
         "import sys, time, hashlib\n"
         "digest, count = hashlib.sha1(), 0\n"
         "while data := sys.stdin.buffer.read1(200_000):\n"
-        "    time.sleep(0.02)\n"
+        "    time.sleep(0.01)\n"
         "    digest.update(data)\n"
         "    count += data.count(b'\\n')\n"
-        "    if count == 8000:\n"
+        "    if count == 5000:\n"
         "        print(digest.hexdigest(), flush=True)\n"
     )
-    messages = numbered(8000, 1000)
+    messages = numbered(5000, 1000)
     with serve(os.fspath(program)) as server, RawClient.connect(server) as client:
         client.send_in_background(encode_client_frames(messages))
         wanted = hashlib.sha1(b"".join(message + b"\n" for message in messages))

@@ -208,10 +208,35 @@ def test_thousands_of_empty_fragments_cost_no_memory() -> None:
     receiver.feed(empties)
     tracemalloc.start()
     try:
-        for _ in range(20):
+        for _ in range(10):
             receiver.feed(empties)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert held < 50_000
     assert receiver.feed(fragment(b"y", fin=True)) == [b"xy"]
+
+
+def test_short_fragments_cost_about_their_bytes() -> None:
+    receiver = Receiver(max_message=1 << 20)
+    receiver.feed(fragment(b"", BINARY))
+    wires = [b"".join(fragment(b"%02d" % (n % 100)) for n in range(1000)) for _ in range(3)]
+    tracemalloc.start()
+    try:
+        for number in range(15):
+            receiver.feed(wires[number % 3])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 5 * 15 * 2000
+    (message,) = receiver.feed(fragment(b"!", fin=True))
+    assert message == b"".join(b"%02d" % (n % 100) for n in range(1000)) * 15 + b"!"
+
+
+def test_pieces_of_one_byte_make_a_whole_message() -> None:
+    payload = bytes(range(256)) * 40
+    receiver = Receiver()
+    wire = encode_client_frame(BINARY, payload)
+    found = [message for byte in wire for message in receiver.feed(bytes((byte,)))]
+    assert found == [payload]
+    assert type(found[0]) is bytes

@@ -520,7 +520,7 @@ toml_keys = st.one_of(
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(toml_keys, toml_values), max_size=3), st.text(max_size=6))
 @example([("help", "true")], "")
 def test_any_block_gives_options_or_a_config_error(
@@ -545,7 +545,7 @@ option_values = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(st.sampled_from([f"--{name}" for name in option_names]), option_values),
@@ -736,7 +736,7 @@ def test_a_faulty_script_is_one_line_and_status_2(tmp_path: Path) -> None:
 lines_of_words = st.lists(st.text(max_size=5).map(lambda text: f"--{text}"), max_size=3)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines_of_words)
 @example(["--bo\ngus", "--\x85", "--\u2028"])
 def test_whatever_is_wrong_is_said_in_one_line(

@@ -249,7 +249,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[object], Role, bytes]:
     return expected, role, wire
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(conversations(), st.integers(1, 40))
 def test_any_conversation_is_understood_however_it_is_cut(
     conversation: tuple[list[object], Role, bytes], step: int
@@ -263,7 +263,7 @@ def test_any_conversation_is_understood_however_it_is_cut(
     assert found == expected
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(st.sampled_from(ROLES), st.lists(st.binary(max_size=30), max_size=5))
 def test_bytes_of_any_kind_become_events(role: Role, chunks: list[bytes]) -> None:
     whole = flatten(receiver(role, 64).receive(b"".join(chunks)))

@@ -109,11 +109,12 @@ def test_a_resize_changes_the_size_and_tells_the_program(
         screen.type(text)
         screen.type("stty size\n")
         screen.wait_for(rf"stty size\r\n{size}\r\n")
+        screen.wait_for(r"\$ ")
     screen.type("trap 'echo changed' WINCH\n")
-    screen.wait_for(r"\$ $")
+    screen.wait_for(r"WINCH\r\n.*\$ ")
     screen.type('{"resize":[10,20]}')
     screen.type("echo\n")
-    screen.wait_for(r"\r\nchanged\r\n")
+    screen.wait_for(r"changed\r\n")
 
 
 @pytest.mark.parametrize(

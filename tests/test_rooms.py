@@ -878,6 +878,7 @@ def test_the_place_of_a_room_is_free_as_soon_as_its_last_client_has_left() -> No
                 client.close()
 
 
+@pytest.mark.slow
 def test_the_place_is_free_too_when_the_child_ignores_that_its_input_ends() -> None:
     deaf = "trap '' INT TERM; echo up; while :; do sleep 0.05; done"
     with serve("--maxrooms", "1", "--closegrace", "0", *shell(deaf)) as server:
@@ -932,6 +933,14 @@ def test_a_message_over_the_limit_is_closed_with_its_size_and_the_limit() -> Non
 
 
 # ==== 10. How rooms end ===================================================
+
+
+def test_the_child_of_an_emptied_room_reads_the_end_of_its_input() -> None:
+    with serve(*shell("cat; echo saw the end >&2")) as server:
+        with RawClient.connect(server) as client:
+            assert echo(client, "x") == "x"
+            client.close()
+        server.wait_log("saw the end")
 
 
 def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
