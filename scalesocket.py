@@ -318,12 +318,23 @@ def encode_message(message: str | bytes) -> bytes:
     return encode_frame(Opcode.BINARY, message)
 
 
+def may_be_sent(code: int) -> bool:
+    """Whether a close code may stand in a Close frame (7.4)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
 def encode_close(code: int, reason: str = "") -> bytes:
     """Return the payload of a Close frame (5.5.1); NO_STATUS stands for an empty one."""
     if code == CloseCode.NO_STATUS:
         return b""
     text = reason.encode(errors="replace")[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
     return struct.pack("!H", code) + text.encode()
+
+
+def check_close_code(code: int) -> None:
+    """Raise ValueError if a close code must not be sent: that is the caller's fault."""
+    if not may_be_sent(code):
+        raise ValueError(f"close code {code} must not be sent; 1000 and 3000 to 4999 are safe")
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
@@ -339,7 +350,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
             CloseCode.PROTOCOL_ERROR, "close payload of 1 byte; 0 or 2 is the least"
         )
     code = int.from_bytes(payload[:2], "big")
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+    if not may_be_sent(code):
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"close code {code} must not be sent")
     try:
         return code, payload[2:].decode()
@@ -954,6 +965,21 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     return thread
 
 
+def poll_end(sock: socket.socket) -> int:
+    """Return the signs that a peer has ended its side or the connection; 0 where none show."""
+    if not _POLL_BROKEN:
+        return 0
+    poller = select.poll()
+    poller.register(sock, _POLL_END | _POLL_BROKEN)
+    return dict(poller.poll(0)).get(sock.fileno(), 0)
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Let closing drop what is under way, instead of trying to send it for minutes."""
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Timer:
     """One thread that calls functions later; they must be short and must not block."""
 
@@ -1002,7 +1028,7 @@ class Sender:
     """The one thread that writes backlogs as their sockets become writable."""
 
     def __init__(self) -> None:
-        self._arrivals: deque[Connection] = deque()  # put by any thread, taken by the sender
+        self._arrivals: deque[Outlet] = deque()  # put by any thread, taken by the sender
         self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
         self._wake_up, self._waker = socket.socketpair()
         self._wake_up.setblocking(False)
@@ -1014,9 +1040,9 @@ class Sender:
         self._selector.register(self._wake_up, selectors.EVENT_READ)
         self._thread = start_thread("sender", self._run)
 
-    def add(self, connection: Connection) -> None:
-        """Take over a connection's backlog until it is empty; called once for each filling."""
-        self._arrivals.append(connection)
+    def add(self, outlet: Outlet) -> None:
+        """Take over an outlet's backlog until it is empty; called once for each filling."""
+        self._arrivals.append(outlet)
         self._wake()
 
     def stop(self) -> None:
@@ -1049,21 +1075,207 @@ class Sender:
             self._arrivals.popleft().enter(self._selector)
 
 
-class Connection:
-    """The socket of one WebSocket, its protocol and its backlog.
+class Backlog:
+    """Whole frames that a socket has not taken yet, but for the start of the first piece."""
 
-    `receive` and `dispose` belong to the reader thread, `enter` and `flush` to the sender;
-    all else may be called by any thread and does not block.
+    def __init__(self) -> None:
+        self.size = 0  # bytes
+        self._pieces: deque[bytes | bytearray] = deque()
+        self._offset = 0  # bytes of the first piece that have been sent
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def add(self, data: bytes, sent: int = 0) -> None:
+        """Add frames; `sent` bytes of them are on the wire, if they come first.
+
+        Short ones are joined, as their objects would outweigh them; but not with the first
+        piece, so that `discard` has something to keep.
+        """
+        self.size += len(data) - sent
+        last = self._pieces[-1] if len(self._pieces) > 1 else b""
+        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
+            last += data
+            return
+        short = len(data) < JOINED_SIZE // 4
+        if self._pieces:
+            self._pieces.append(bytearray(data) if short else data)
+        else:
+            self._pieces.append(data)
+            self._offset = sent
+
+    def buffers(self) -> list[memoryview | bytes | bytearray]:
+        """Return what is to be sent next."""
+        rest = memoryview(self._pieces[0])[self._offset :]
+        return [rest, *itertools.islice(self._pieces, 1, 64)]
+
+    def advance(self, sent: int) -> None:
+        """Note that so many bytes have been sent."""
+        self.size -= sent
+        self._offset += sent
+        while self._pieces and self._offset >= len(self._pieces[0]):
+            self._offset -= len(self._pieces.popleft())
+
+    def discard(self) -> None:
+        """Drop all but the first piece, which may be on the wire in part."""
+        while len(self._pieces) > 1:
+            self.size -= len(self._pieces.pop())
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._pieces.clear()
+        self.size = 0
+
+
+class Outlet:
+    """The writing half of a socket: any thread may write, and none waits for the peer.
 
     Args:
-        sock: a connected, blocking stream socket after the opening handshake.
+        sock: a connected stream socket; `dispose` gives it back.
+        sender: finishes what the socket does not take at once.
+        max_backlog: bytes that may wait before it counts as full.
+    """
+
+    def __init__(self, sock: socket.socket, *, sender: Sender, max_backlog: int) -> None:
+        self._socket = sock
+        self._sender = sender
+        self._max_backlog = max_backlog
+        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._backlog = Backlog()
+        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
+        self._drained: threading.Event | None = None  # set when the backlog is no longer full
+        self._with_sender = False  # the sender knows it, and will close the socket
+        self._dead = False  # no byte can be sent any more
+        self._disposed = False  # the reader is done with it
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return self._backlog.size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes wait as may."""
+        return self._backlog.size >= self._max_backlog
+
+    def is_alive(self) -> bool:
+        """Whether bytes can still be sent."""
+        return not self._dead
+
+    def wait_until_drained(self, stall: float) -> bool:
+        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
+
+        For the pump, which so slows its child down to the pace of the slowest client.
+        """
+        while True:
+            with self._lock:
+                if not self.is_full:
+                    return True
+                self._drained = self._drained or threading.Event()
+                self._drained.clear()
+                patience = self._progress_at + stall - time.monotonic()
+            if patience <= 0:
+                return False
+            self._drained.wait(patience)
+
+    def dispose(self) -> None:
+        """Give the socket back to the system, once the sender does not use it either."""
+        with self._lock:
+            self._disposed = True
+            self._die()
+            if not self._with_sender:
+                self._socket.close()
+
+    # -- under the lock --
+
+    def _push(self, data: bytes) -> None:
+        sent = 0
+        if not self._backlog:
+            sent = self._write([data])
+            if sent == len(data) or self._dead:
+                return
+            self._progress_at = time.monotonic()
+        self._backlog.add(data, sent)
+        if not self._with_sender:
+            self._with_sender = True
+            self._sender.add(self)
+
+    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
+        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
+        if not _DONT_WAIT and not select.select((), (self._socket,), (), 0)[1]:
+            return 0
+        try:
+            if len(buffers) == 1 or not _DONT_WAIT:  # Windows has neither
+                return self._socket.send(buffers[0], _DONT_WAIT)
+            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._die()
+            return 0
+
+    def _wake_if_drained(self) -> None:
+        if self._drained is not None and not self.is_full:
+            self._drained.set()
+
+    def _on_drained(self) -> None:
+        """Do what was to wait until the backlog is empty."""
+
+    def _die(self) -> None:
+        if self._dead:
+            return
+        self._dead = True
+        self._backlog.clear()
+        self._wake_if_drained()
+        with contextlib.suppress(OSError):  # it may be unconnected already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- the sender's side --
+
+    def enter(self, selector: selectors.BaseSelector) -> None:
+        """Be watched for writability from now on."""
+        with self._lock:
+            if self._dead:
+                self._leave_sender()
+            else:
+                selector.register(self._socket, selectors.EVENT_WRITE, self)
+
+    def flush(self, selector: selectors.BaseSelector) -> None:
+        """Write what the socket takes; stop watching it when nothing is left.
+
+        That happens under the lock, so that no descriptor is closed, and its number used
+        again, while the selector still knows it.
+        """
+        with self._lock:
+            if self._backlog and (sent := self._write(self._backlog.buffers())):
+                self._progress_at = time.monotonic()
+                self._backlog.advance(sent)
+            self._wake_if_drained()
+            if not self._backlog:
+                selector.unregister(self._socket)
+                self._leave_sender()
+                self._on_drained()
+
+    def _leave_sender(self) -> None:
+        self._with_sender = False
+        if self._disposed:
+            self._socket.close()
+
+
+class Connection(Outlet):
+    """One WebSocket: the socket, the protocol, and the closing handshake.
+
+    What is under "the reader's side" belongs to the reader thread; all else may be called by
+    any thread, and does not block.
+
+    Args:
+        sock: a connected stream socket; the opening handshake has been read from it.
         protocol: the receiving half.
         sender: finishes what the socket does not take at once.
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
-        response: of the opening handshake, if it is still to be sent: by `open`, and until then
-            all that is sent waits, so that it is in its room before it hears that it is.
+        response: of the opening handshake, if `open` is to send it; all else waits for that.
     """
 
     def __init__(
@@ -1077,37 +1289,17 @@ class Connection:
         early: bytes = b"",
         response: bytes = b"",
     ) -> None:
-        self._socket = sock
-        self._early = early
+        super().__init__(sock, sender=sender, max_backlog=max_backlog)
         self._protocol = protocol
-        self._sender = sender
         self._timer = timer
-        self._max_backlog = max_backlog
+        self._early = early
         self.listening = True  # or the reader is busy; both are written by it alone
         self.since = time.monotonic()
-        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
-        self._backlog: deque[bytes | bytearray] = deque()  # each of whole frames
-        self._offset = 0  # bytes of the first that have been sent
-        self._backlog_size = 0  # bytes that have not
-        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
-        self._drained: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender knows it, and will close the socket
         self._close_sent = False
         self._close_received = False  # or waived: the peer broke the protocol
-        self._dead = False  # no byte can be sent any more
-        self._disposed = False  # the reader is done with it
         sock.settimeout(None if _DONT_WAIT else 3600.0)
-
-    @property
-    def backlog_size(self) -> int:
-        """Bytes that wait for the peer."""
-        return self._backlog_size
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many bytes wait as may."""
-        return self._backlog_size >= self._max_backlog
 
     # -- the reader's side --
 
@@ -1150,14 +1342,6 @@ class Connection:
             while self._socket.recv(RECEIVE_SIZE):
                 pass
 
-    def dispose(self) -> None:
-        """Give the socket back to the system, once the sender does not use it either."""
-        with self._lock:
-            self._disposed = True
-            self._die()
-            if not self._with_sender:
-                self._socket.close()
-
     # -- anyone's side --
 
     def send(self, data: bytes) -> bool:
@@ -1185,34 +1369,15 @@ class Connection:
         """Send the Close frame that the peer's Close, or its error, asks for (5.5.1, 7.1.7)."""
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
-            return
-        self._close_received = True
-        self._finish(closing.encode_reply())
+        else:
+            self._close_received = True
+            self._finish(closing.encode_reply())
 
     def abort(self) -> None:
-        """End the connection now; the reader wakes up."""
+        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
         with self._lock:
+            reset_when_closed(self._socket)
             self._die()
-
-    def wait_until_drained(self, stall: float) -> bool:
-        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
-
-        For the pump, which so slows its child down to the pace of the slowest client.
-        """
-        while True:
-            with self._lock:
-                if not self.is_full:
-                    return True
-                self._drained = self._drained or threading.Event()
-                self._drained.clear()
-                patience = self._progress_at + stall - time.monotonic()
-            if patience <= 0:
-                return False
-            self._drained.wait(patience)
-
-    def is_alive(self) -> bool:
-        """Whether bytes can still be sent."""
-        return not self._dead
 
     def probe(self) -> bool:
         """Return whether the peer is still there, though the reader is too busy to listen.
@@ -1223,130 +1388,38 @@ class Connection:
         """
         if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
-        if not self._backlog_size:
+        if not self._backlog:
             self.send(encode_frame(Opcode.PONG, b""))
         with self._lock:
-            if self._dead or not _POLL_BROKEN:
-                return not self._dead
-            poller = select.poll()
-            poller.register(self._socket, _POLL_END | _POLL_BROKEN)
-            seen = dict(poller.poll(0)).get(self._socket.fileno(), 0)
+            seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:
                 self._die()
-            return not seen
+            return not (seen or self._dead)
 
     # -- under the lock --
 
     def _finish(self, payload: bytes, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
-                while discard and len(self._backlog) > 1:
-                    self._backlog_size -= len(self._backlog.pop())
-                self._wake_if_drained()
+                if discard:
+                    self._backlog.discard()
+                    self._wake_if_drained()
                 self._push(encode_frame(Opcode.CLOSE, payload))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self.abort)
-            self._hang_up_if_done()
+            self._on_drained()
 
     def _push(self, data: bytes) -> None:
         if self._corked is not None:
             self._corked.append(data)
-            return
-        if not self._backlog:
-            sent = self._write([data])
-            if sent == len(data) or self._dead:
-                return
-            self._offset = sent
-            self._backlog_size = -sent
-            self._progress_at = time.monotonic()
-        self._append(data)
-        self._backlog_size += len(data)
-        if not self._with_sender:
-            self._with_sender = True
-            self._sender.add(self)
-
-    def _append(self, data: bytes) -> None:
-        """Add to the backlog; short frames are joined, or their objects would outweigh them."""
-        last = self._backlog[-1] if len(self._backlog) > 1 else b""
-        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
-            last += data
         else:
-            short = self._backlog and len(data) < JOINED_SIZE // 4
-            self._backlog.append(bytearray(data) if short else data)
+            super()._push(data)
 
-    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
-        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
-        try:
-            if len(buffers) == 1:
-                return self._socket.send(buffers[0], _DONT_WAIT)
-            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._die()
-            return 0
-
-    def _wake_if_drained(self) -> None:
-        if self._drained is not None and not self.is_full:
-            self._drained.set()
-
-    def _hang_up_if_done(self) -> None:
+    def _on_drained(self) -> None:
         """Close our side of TCP when both Close frames have passed; the server goes first."""
         if self._close_sent and self._close_received and not self._backlog and not self._dead:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
-
-    def _die(self) -> None:
-        if self._dead:
-            return
-        self._dead = True
-        self._backlog.clear()
-        self._backlog_size = 0
-        if self._drained is not None:
-            self._drained.set()
-        with contextlib.suppress(OSError):  # it may be unconnected already
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    # -- the sender's side --
-
-    def enter(self, selector: selectors.BaseSelector) -> None:
-        """Be watched for writability from now on."""
-        with self._lock:
-            if self._dead:
-                self._leave_sender()
-            else:
-                selector.register(self._socket, selectors.EVENT_WRITE, self)
-
-    def flush(self, selector: selectors.BaseSelector) -> None:
-        """Write what the socket takes; stop watching it when nothing is left.
-
-        That happens under the lock, so that no descriptor is closed, and its number used
-        again, while the selector still knows it.
-        """
-        with self._lock:
-            if self._backlog:
-                self._write_backlog()
-            self._wake_if_drained()
-            if not self._backlog:
-                selector.unregister(self._socket)
-                self._leave_sender()
-                self._hang_up_if_done()
-
-    def _write_backlog(self) -> None:
-        rest = memoryview(self._backlog[0])[self._offset :]
-        sent = self._write([rest, *itertools.islice(self._backlog, 1, 64)])
-        if not sent:
-            return
-        self._progress_at = time.monotonic()
-        self._backlog_size -= sent
-        self._offset += sent
-        while self._backlog and self._offset >= len(self._backlog[0]):
-            self._offset -= len(self._backlog.popleft())
-
-    def _leave_sender(self) -> None:
-        self._with_sender = False
-        if self._disposed:
-            self._socket.close()
 
 
 class Client:
@@ -1396,8 +1469,13 @@ class Client:
         self.outbox.append(encode_message(message))
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close the connection after what was sent before; for in-process games."""
+        """Close the connection after what was sent before; for in-process games.
+
+        Raises:
+            ValueError: the code must not be sent.
+        """
         assert self.room is not None
+        check_close_code(code)
         self.flush()
         self.room.kick(self, code, reason)
 
@@ -1690,9 +1768,7 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     if not isinstance(value, dict):
         return CloseCode.NORMAL, ""
     code = value.get("code", CloseCode.NORMAL)
-    try:
-        parse_close(encode_close(code, ""))
-    except (ProtocolError, struct.error):
+    if not (isinstance(code, int) and may_be_sent(code)):
         log.warning("the child asked for close code %r, which must not be sent; 1000 is", code)
         code = CloseCode.NORMAL
     reason = value.get("reason")
@@ -2564,7 +2640,12 @@ class GameRoom:
         self._room.remember([frame])
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """End the room when the hook returns; its clients get this code and reason."""
+        """End the room when the hook returns; its clients get this code and reason.
+
+        Raises:
+            ValueError: the code must not be sent.
+        """
+        check_close_code(code)
         self.closing = ConnectionClosed(code, reason)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
@@ -2841,6 +2922,12 @@ class RoomLog(logging.LoggerAdapter[logging.Logger]):
         kwargs["extra"] = {**(self.extra or {}), "client": kwargs.pop("client", None)}
         return msg, kwargs
 
+    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
+        """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
+        if self.isEnabledFor(TRACE):
+            for payload in payloads:
+                self.log(TRACE, "%s %.200r", way, payload, client=client)
+
 
 class Room:
     """Clients and the backend that they share.
@@ -2901,7 +2988,7 @@ class Room:
     def receive(self, client: Client, run: Messages) -> None:
         """Take messages from a client; wait while the inbox is full."""
         if not client.departed:
-            self.trace("<", run.payloads, client.id)
+            self.log.trace("<", run.payloads, client.id)
             self.inbox.put(Received(client, run), run.size, wanted=client.connection.is_alive)
 
     def leave(self, client: Client, closing: Closing) -> None:
@@ -2961,12 +3048,6 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
-        """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
-        if log.isEnabledFor(TRACE):
-            for payload in payloads:
-                self.log.log(TRACE, "%s %.200r", way, payload, client=client)
-
     def expire(self) -> None:
         """Let the room's thread come to its end; what was sent before is still handled."""
         self.closing.set()
@@ -3024,7 +3105,7 @@ class Room:
             self.history.add(frames)
         data = b"".join(frames)
         recipients = self._recipients(route.to, route.exclude)
-        self.trace(">", route.payloads, route.to)
+        self.log.trace(">", route.payloads, route.to)
         for client_id in recipients:
             pending.setdefault(client_id, []).append(data)
         self.traffic.messages_out += len(frames) * len(recipients)
@@ -3662,23 +3743,29 @@ def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
         alone: no other --addr is given, so that `[::]` may mean IPv4 too.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be had; its `filename` says which.
     """
     kind = socket.SOCK_STREAM
-    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
-    listeners = []
-    for family, _, _, _, address in found if port else found[:1]:
-        listener = socket.socket(family, kind)
-        if POSIX:  # on Windows it would let two servers share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            both = alone and len(found) == 1
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-        listener.bind(address)
-        listener.listen(4096)
-        listener.setblocking(False)
-        listeners.append(listener)
-    return listeners
+    try:
+        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+        both = alone and len(found) == 1
+        wanted = found if port else found[:1]
+        return [open_listener(socket.socket(item[0], kind), item[4], both) for item in wanted]
+    except OSError as error:
+        error.filename = f"{host}:{port}"
+        raise
+
+
+def open_listener(listener: socket.socket, address: Any, both: bool) -> socket.socket:
+    """Bind a socket, and let it listen; `both`: for IPv6, also to IPv4."""
+    if POSIX:  # on Windows it would let two servers share the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+    listener.bind(address)
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
 
 
 def describe_url(host: str, port: int, *, page: bool) -> str:
@@ -3715,15 +3802,11 @@ class Server:
         """Open the listening sockets.
 
         Raises:
-            OSError: an address cannot be had; its `filename` says which.
+            OSError: see `open_listeners`.
         """
         threading.stack_size(THREAD_STACK)
-        for host, port in self._config.addr:
-            try:
-                self._listeners += open_listeners(host, port, alone=len(self._config.addr) == 1)
-            except OSError as error:
-                error.filename = f"{host}:{port}"
-                raise
+        for address in self._config.addr:
+            self._listeners += open_listeners(*address, alone=len(self._config.addr) == 1)
         for listener in self._listeners:
             host, port = listener.getsockname()[:2]
             log.info("running at %s on port %d", host, port)
@@ -4368,10 +4451,11 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
         ConfigError: it cannot be imported, or is no `Game`.
     """
     sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"{path.stem} (game)"  # which no standard module has
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     loader, module = spec.loader, importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     import_for(str(path), lambda: loader.exec_module(module))
     return pick_game(module, class_name, f"{path}:{class_name}")
 

@@ -1086,7 +1086,7 @@ def test_a_program_that_crashes_at_its_start_shows_why_in_the_log(tmp_path: Path
 
 # ==== 11. Games in Python =================================================
 
-GAMES = '''\
+GAMES = r'''
 import json
 import sys
 import time
