@@ -2238,27 +2238,22 @@ class ProcessBackend(Backend):
         self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
 
     def _after_exit(self, exited: Exited) -> None:
-        """End the room, or start the next child."""
+        """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
         lived = time.monotonic() - self._started_at
-        popen = self._child.popen
         by_itself = self._child.wait(STOP_STEPS[0][1] + self._config.closegrace)
+        if by_itself and self._stderr is not None:
+            self._stderr.join()  # its last words come before the Close frame, too
+        ending = exited.error or describe_exit(self._child.popen.returncode if by_itself else None)
+        if not self._config.respawn or exited.error is not None:
+            raise ending
+        self._room.log.info("%s", ending)
         self.stop()
-        if exited.error is not None:
-            raise exited.error
-        status = popen.returncode if by_itself else 0  # else it was our signal
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        how = f"has ended with {how}" if by_itself else "has closed its output"
-        self._room.log.info("child %d %s", popen.pid, how)
-        if not self._config.respawn:
-            if status == 0:
-                raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
-            raise BackendError(f"the program {how}")
         self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
+            raise ending
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
@@ -2384,6 +2379,16 @@ class ProcessBackend(Backend):
             else output
             for output in outputs
         ]
+
+
+def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
+    """Return what ends the room of a child that exited; None: it has only closed its output."""
+    if status is None:
+        return ConnectionClosed(CloseCode.NORMAL, "the program has closed its output")
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    if status == 0:
+        return ConnectionClosed(CloseCode.NORMAL, f"the program has ended with {how}")
+    return BackendError(f"the program has ended with {how}")
 
 
 def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
@@ -3125,6 +3130,7 @@ class Room:
                 pass
             self.end(CloseCode.NORMAL, "the room has ended")
         except ConnectionClosed as closed:
+            self.log.info("%s", closed.reason)
             self.end(closed.code, closed.reason)
         except BackendError as error:
             self.log.error("%s", error, exc_info=error.__cause__)

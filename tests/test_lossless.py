@@ -344,6 +344,7 @@ def flood(client: RawClient, size: int = 40_000_000) -> None:
         client.send_bytes(message * (size // len(message)), timeout=1)
 
 
+@pytest.mark.slow
 def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program: str) -> None:
     with serve("--api", deaf_program) as server, RawClient.connect(server, "deaf") as sender:
         flood(sender)

@@ -943,6 +943,7 @@ def test_the_child_of_an_emptied_room_reads_the_end_of_its_input() -> None:
         server.wait_log("saw the end")
 
 
+@pytest.mark.slow
 def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
     with serve("--linger", "1.5", "--api", *shell("while read x; do echo $$; done")) as server:
         pids = []
@@ -1042,6 +1043,7 @@ def test_a_child_that_ends_closes_all_its_clients() -> None:
                     assert echo(fresh, "go") == "x"
 
 
+@pytest.mark.slow
 def test_a_child_that_leaves_children_of_its_own_behind_does_not_hold_the_room() -> None:
     script = "sleep 1000 & echo bye; exit 0"
     with serve(*shell(script)) as server, RawClient.connect(server) as client:
