@@ -2253,7 +2253,7 @@ class ProcessBackend(Backend):
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            raise ending
+            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
