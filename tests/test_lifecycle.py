@@ -413,7 +413,7 @@ def a_child_that_does_not_read(server: ServerProcess, stack: ExitStack) -> None:
 
 def a_room_that_waits_to_respawn(server: ServerProcess, stack: ExitStack) -> None:
     stack.enter_context(RawClient.connect(server, "false"))
-    server.wait_log(r"child \d+ .*ended with status 1")
+    server.wait_log(r"the program has ended with status 1")
 
 
 @pytest.mark.slow
