@@ -104,7 +104,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
-THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 256 KiB do not
+THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 192 KiB do not
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
@@ -1539,9 +1539,8 @@ class Framing:
     def __init__(self, *, binary: bool, delimiters: bytes, report: Report) -> None:
         self._opcode = Opcode.BINARY if binary else Opcode.TEXT
         self._binary = binary
-        delimiters = bytes(
-            sorted(delimiters, key=lambda byte: byte != 0x0A)
-        )  # \r\n is stripped first
+        if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
+            delimiters = b"\n" + delimiters.replace(b"\n", b"")
         self._delimiter = delimiters[:1]
         self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
         self._many = len(delimiters) > 1
@@ -1667,7 +1666,6 @@ class JsonFraming(Framing):
         self._from = id_field or "_from"
         self._to = id_field or "_to"
         self._to_quoted = f'"{self._to}"'.encode()
-        self._markers = self._to_quoted if id_field else b'"_'
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Tag messages with their sender; drop what is not a JSON object."""
@@ -1704,11 +1702,11 @@ class JsonFraming(Framing):
         outputs: list[Output] = []
         run: list[bytes] = []
         for item in items:
-            marked = _ROUTING.search(item) or (self._id_field and self._to_quoted in item)
-            output = self._route_one(item) if marked else None
-            if not marked:
+            if not self._is_marked(item):
                 run.append(item)
-            elif output is not None:
+                continue
+            output = self._route_one(item)
+            if output is not None:
                 if run:
                     outputs.append(Route(Opcode.TEXT, run, cached=False))
                     run = []
@@ -1716,6 +1714,12 @@ class JsonFraming(Framing):
         if run:
             outputs.append(Route(Opcode.TEXT, run, cached=False))
         return outputs
+
+    def _is_marked(self, item: bytes) -> bool:
+        """Whether an item may say whom it is for; most do not, and need not be parsed."""
+        if self._to_quoted in item:
+            return True
+        return (b'"_' in item or b"\\u00" in item) and _ROUTING.search(item) is not None
 
     def _route_one(self, item: bytes) -> Output | None:
         """Read whom a marked item is for; if that cannot be told, nobody gets it."""
@@ -3997,7 +4001,11 @@ class Server:
             connection.answer(self._relay(client, None))
         else:
             connection.open()
-            room.leave(client, self._relay(client, room))
+            closing = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+            try:
+                closing = self._relay(client, room)
+            finally:
+                room.leave(client, closing)  # whatever happened, the seat goes back
         connection.drain_input()
 
     @staticmethod
