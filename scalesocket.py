@@ -105,7 +105,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
-THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 256 KiB do not
+THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 192 KiB do not
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
@@ -313,12 +313,23 @@ def encode_messages(opcode: int, payloads: Sequence[bytes]) -> list[bytes]:
     return [encode_header(0x80 | opcode, len(payload)) + payload for payload in payloads]
 
 
+def may_be_sent(code: int) -> bool:
+    """Whether a close code may stand in a Close frame (7.4)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
 def encode_close(code: int, reason: str = "") -> bytes:
     """Return the payload of a Close frame (5.5.1); NO_STATUS stands for an empty one."""
     if code == CloseCode.NO_STATUS:
         return b""
     text = reason.encode(errors="replace")[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
     return struct.pack("!H", code) + text.encode()
+
+
+def check_close_code(code: int) -> None:
+    """Raise ValueError if a close code must not be sent: that is the caller's fault."""
+    if not may_be_sent(code):
+        raise ValueError(f"close code {code} must not be sent; 1000 and 3000 to 4999 are safe")
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
@@ -334,7 +345,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
             CloseCode.PROTOCOL_ERROR, "close payload of 1 byte; 0 or 2 is the least"
         )
     code = int.from_bytes(payload[:2], "big")
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+    if not may_be_sent(code):
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"close code {code} must not be sent")
     try:
         return code, payload[2:].decode()
@@ -509,8 +520,8 @@ RSV1 = 0x4  # of `rsv`: the message is compressed (RFC 7692 section 6)
 _DEFLATE_TAIL = b"\x00\x00\xff\xff"  # the end of every flush, not sent (section 7.2.1)
 
 
-def compress(payload: bytes, window_bits: int) -> bytes | None:
-    """Return a payload as DEFLATE data on its own, or None if that is not shorter.
+def compress(payload: bytes, window_bits: int) -> bytes:
+    """Return a payload as DEFLATE data on its own (7.2.1).
 
     No context is taken over from message to message, so that one result serves every client.
 
@@ -518,20 +529,18 @@ def compress(payload: bytes, window_bits: int) -> bytes | None:
         payload: any bytes.
         window_bits: 9 to 15, as negotiated.
     """
-    if len(payload) < MIN_COMPRESSED:
-        return None
     compressor = zlib.compressobj(4, zlib.DEFLATED, -window_bits)
     data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    data = data.removesuffix(_DEFLATE_TAIL)
-    return data if len(data) < len(payload) else None
+    return data.removesuffix(_DEFLATE_TAIL)
 
 
 def encode_compressed(opcode: int, payload: bytes, window_bits: int) -> bytes:
-    """Return one message as a frame, compressed if that makes it shorter."""
-    data = compress(payload, window_bits)
-    if data is None:
-        return encode_frame(opcode, payload)
-    return encode_frame(opcode, data, rsv=RSV1)
+    """Return one message as a frame, compressed if it is long enough and gets shorter by it."""
+    if len(payload) >= MIN_COMPRESSED:
+        data = compress(payload, window_bits)
+        if len(data) < len(payload):
+            return encode_frame(opcode, data, rsv=RSV1)
+    return encode_frame(opcode, payload)
 
 
 def encode_message(message: str | bytes, window_bits: int = 0) -> bytes:
@@ -1066,6 +1075,21 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     return thread
 
 
+def poll_end(sock: socket.socket) -> int:
+    """Return the signs that a peer has ended its side or the connection; 0 where none show."""
+    if not _POLL_BROKEN:
+        return 0
+    poller = select.poll()
+    poller.register(sock, _POLL_END | _POLL_BROKEN)
+    return dict(poller.poll(0)).get(sock.fileno(), 0)
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Let closing drop what is under way, instead of trying to send it for minutes."""
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Timer:
     """One thread that calls functions later; they must be short and must not block."""
 
@@ -1114,7 +1138,7 @@ class Sender:
     """The one thread that writes backlogs as their sockets become writable."""
 
     def __init__(self) -> None:
-        self._arrivals: deque[Connection] = deque()  # put by any thread, taken by the sender
+        self._arrivals: deque[Outlet] = deque()  # put by any thread, taken by the sender
         self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
         self._wake_up, self._waker = socket.socketpair()
         self._wake_up.setblocking(False)
@@ -1126,9 +1150,9 @@ class Sender:
         self._selector.register(self._wake_up, selectors.EVENT_READ)
         self._thread = start_thread("sender", self._run)
 
-    def add(self, connection: Connection) -> None:
-        """Take over a connection's backlog until it is empty; called once for each filling."""
-        self._arrivals.append(connection)
+    def add(self, outlet: Outlet) -> None:
+        """Take over an outlet's backlog until it is empty; called once for each filling."""
+        self._arrivals.append(outlet)
         self._wake()
 
     def stop(self) -> None:
@@ -1161,22 +1185,208 @@ class Sender:
             self._arrivals.popleft().enter(self._selector)
 
 
-class Connection:
-    """The socket of one WebSocket, its protocol and its backlog.
+class Backlog:
+    """Whole frames that a socket has not taken yet, but for the start of the first piece."""
 
-    `receive` and `dispose` belong to the reader thread, `enter` and `flush` to the sender;
-    all else may be called by any thread and does not block.
+    def __init__(self) -> None:
+        self.size = 0  # bytes
+        self._pieces: deque[bytes | bytearray] = deque()
+        self._offset = 0  # bytes of the first piece that have been sent
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def add(self, data: bytes, sent: int = 0) -> None:
+        """Add frames; `sent` bytes of them are on the wire, if they come first.
+
+        Short ones are joined, as their objects would outweigh them; but not with the first
+        piece, so that `discard` has something to keep.
+        """
+        self.size += len(data) - sent
+        last = self._pieces[-1] if len(self._pieces) > 1 else b""
+        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
+            last += data
+            return
+        short = len(data) < JOINED_SIZE // 4
+        if self._pieces:
+            self._pieces.append(bytearray(data) if short else data)
+        else:
+            self._pieces.append(data)
+            self._offset = sent
+
+    def buffers(self) -> list[memoryview | bytes | bytearray]:
+        """Return what is to be sent next."""
+        rest = memoryview(self._pieces[0])[self._offset :]
+        return [rest, *itertools.islice(self._pieces, 1, 64)]
+
+    def advance(self, sent: int) -> None:
+        """Note that so many bytes have been sent."""
+        self.size -= sent
+        self._offset += sent
+        while self._pieces and self._offset >= len(self._pieces[0]):
+            self._offset -= len(self._pieces.popleft())
+
+    def discard(self) -> None:
+        """Drop all but the first piece, which may be on the wire in part."""
+        while len(self._pieces) > 1:
+            self.size -= len(self._pieces.pop())
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._pieces.clear()
+        self.size = 0
+
+
+class Outlet:
+    """The writing half of a socket: any thread may write, and none waits for the peer.
 
     Args:
-        sock: a connected, blocking stream socket after the opening handshake.
+        sock: a connected stream socket; `dispose` gives it back.
+        sender: finishes what the socket does not take at once.
+        max_backlog: bytes that may wait before it counts as full.
+    """
+
+    def __init__(self, sock: socket.socket, *, sender: Sender, max_backlog: int) -> None:
+        self._socket = sock
+        self._sender = sender
+        self._max_backlog = max_backlog
+        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._backlog = Backlog()
+        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
+        self._drained: threading.Event | None = None  # set when the backlog is no longer full
+        self._with_sender = False  # the sender knows it, and will close the socket
+        self._dead = False  # no byte can be sent any more
+        self._disposed = False  # the reader is done with it
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return self._backlog.size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes wait as may."""
+        return self._backlog.size >= self._max_backlog
+
+    def is_alive(self) -> bool:
+        """Whether bytes can still be sent."""
+        return not self._dead
+
+    def wait_until_drained(self, stall: float) -> bool:
+        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
+
+        For the pump, which so slows its child down to the pace of the slowest client.
+        """
+        while True:
+            with self._lock:
+                if not self.is_full:
+                    return True
+                self._drained = self._drained or threading.Event()
+                self._drained.clear()
+                patience = self._progress_at + stall - time.monotonic()
+            if patience <= 0:
+                return False
+            self._drained.wait(patience)
+
+    def dispose(self) -> None:
+        """Give the socket back to the system, once the sender does not use it either."""
+        with self._lock:
+            self._disposed = True
+            self._die()
+            if not self._with_sender:
+                self._socket.close()
+
+    # -- under the lock --
+
+    def _push(self, data: bytes) -> None:
+        sent = 0
+        if not self._backlog:
+            sent = self._write([data])
+            if sent == len(data) or self._dead:
+                return
+            self._progress_at = time.monotonic()
+        self._backlog.add(data, sent)
+        if not self._with_sender:
+            self._with_sender = True
+            self._sender.add(self)
+
+    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
+        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
+        if not _DONT_WAIT and not select.select((), (self._socket,), (), 0)[1]:
+            return 0
+        try:
+            if len(buffers) == 1 or not _DONT_WAIT:  # Windows has neither
+                return self._socket.send(buffers[0], _DONT_WAIT)
+            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._die()
+            return 0
+
+    def _wake_if_drained(self) -> None:
+        if self._drained is not None and not self.is_full:
+            self._drained.set()
+
+    def _on_drained(self) -> None:
+        """Do what was to wait until the backlog is empty."""
+
+    def _die(self) -> None:
+        if self._dead:
+            return
+        self._dead = True
+        self._backlog.clear()
+        self._wake_if_drained()
+        with contextlib.suppress(OSError):  # it may be unconnected already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- the sender's side --
+
+    def enter(self, selector: selectors.BaseSelector) -> None:
+        """Be watched for writability from now on."""
+        with self._lock:
+            if self._dead:
+                self._leave_sender()
+            else:
+                selector.register(self._socket, selectors.EVENT_WRITE, self)
+
+    def flush(self, selector: selectors.BaseSelector) -> None:
+        """Write what the socket takes; stop watching it when nothing is left.
+
+        That happens under the lock, so that no descriptor is closed, and its number used
+        again, while the selector still knows it.
+        """
+        with self._lock:
+            if self._backlog and (sent := self._write(self._backlog.buffers())):
+                self._progress_at = time.monotonic()
+                self._backlog.advance(sent)
+            self._wake_if_drained()
+            if not self._backlog:
+                selector.unregister(self._socket)
+                self._leave_sender()
+                self._on_drained()
+
+    def _leave_sender(self) -> None:
+        self._with_sender = False
+        if self._disposed:
+            self._socket.close()
+
+
+class Connection(Outlet):
+    """One WebSocket: the socket, the protocol, and the closing handshake.
+
+    What is under "the reader's side" belongs to the reader thread; all else may be called by
+    any thread, and does not block.
+
+    Args:
+        sock: a connected stream socket; the opening handshake has been read from it.
         protocol: the receiving half.
         sender: finishes what the socket does not take at once.
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
-        response: of the opening handshake, if it is still to be sent: by `open`, and until then
-            all that is sent waits, so that it is in its room before it hears that it is.
-        window_bits: of the compression that it takes; 0: none.
+        response: of the opening handshake, if `open` is to send it; all else waits for that.
+        window_bits: of the compression that the peer takes; 0: none.
     """
 
     def __init__(
@@ -1191,38 +1401,18 @@ class Connection:
         response: bytes = b"",
         window_bits: int = 0,
     ) -> None:
-        self._socket = sock
-        self._early = early
+        super().__init__(sock, sender=sender, max_backlog=max_backlog)
         self.window_bits = window_bits
         self._protocol = protocol
-        self._sender = sender
         self._timer = timer
-        self._max_backlog = max_backlog
+        self._early = early
         self.listening = True  # or the reader is busy; both are written by it alone
         self.since = time.monotonic()
-        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
-        self._backlog: deque[bytes | bytearray] = deque()  # each of whole frames
-        self._offset = 0  # bytes of the first that have been sent
-        self._backlog_size = 0  # bytes that have not
-        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
-        self._drained: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender knows it, and will close the socket
         self._close_sent = False
         self._close_received = False  # or waived: the peer broke the protocol
-        self._dead = False  # no byte can be sent any more
-        self._disposed = False  # the reader is done with it
         sock.settimeout(None if _DONT_WAIT else 3600.0)
-
-    @property
-    def backlog_size(self) -> int:
-        """Bytes that wait for the peer."""
-        return self._backlog_size
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many bytes wait as may."""
-        return self._backlog_size >= self._max_backlog
 
     # -- the reader's side --
 
@@ -1265,14 +1455,6 @@ class Connection:
             while self._socket.recv(RECEIVE_SIZE):
                 pass
 
-    def dispose(self) -> None:
-        """Give the socket back to the system, once the sender does not use it either."""
-        with self._lock:
-            self._disposed = True
-            self._die()
-            if not self._with_sender:
-                self._socket.close()
-
     # -- anyone's side --
 
     def send(self, data: bytes) -> bool:
@@ -1300,34 +1482,15 @@ class Connection:
         """Send the Close frame that the peer's Close, or its error, asks for (5.5.1, 7.1.7)."""
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
-            return
-        self._close_received = True
-        self._finish(closing.encode_reply())
+        else:
+            self._close_received = True
+            self._finish(closing.encode_reply())
 
     def abort(self) -> None:
-        """End the connection now; the reader wakes up."""
+        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
         with self._lock:
+            reset_when_closed(self._socket)
             self._die()
-
-    def wait_until_drained(self, stall: float) -> bool:
-        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
-
-        For the pump, which so slows its child down to the pace of the slowest client.
-        """
-        while True:
-            with self._lock:
-                if not self.is_full:
-                    return True
-                self._drained = self._drained or threading.Event()
-                self._drained.clear()
-                patience = self._progress_at + stall - time.monotonic()
-            if patience <= 0:
-                return False
-            self._drained.wait(patience)
-
-    def is_alive(self) -> bool:
-        """Whether bytes can still be sent."""
-        return not self._dead
 
     def probe(self) -> bool:
         """Return whether the peer is still there, though the reader is too busy to listen.
@@ -1338,130 +1501,38 @@ class Connection:
         """
         if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
-        if not self._backlog_size:
+        if not self._backlog:
             self.send(encode_frame(Opcode.PONG, b""))
         with self._lock:
-            if self._dead or not _POLL_BROKEN:
-                return not self._dead
-            poller = select.poll()
-            poller.register(self._socket, _POLL_END | _POLL_BROKEN)
-            seen = dict(poller.poll(0)).get(self._socket.fileno(), 0)
+            seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:
                 self._die()
-            return not seen
+            return not (seen or self._dead)
 
     # -- under the lock --
 
     def _finish(self, payload: bytes, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
-                while discard and len(self._backlog) > 1:
-                    self._backlog_size -= len(self._backlog.pop())
-                self._wake_if_drained()
+                if discard:
+                    self._backlog.discard()
+                    self._wake_if_drained()
                 self._push(encode_frame(Opcode.CLOSE, payload))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self.abort)
-            self._hang_up_if_done()
+            self._on_drained()
 
     def _push(self, data: bytes) -> None:
         if self._corked is not None:
             self._corked.append(data)
-            return
-        if not self._backlog:
-            sent = self._write([data])
-            if sent == len(data) or self._dead:
-                return
-            self._offset = sent
-            self._backlog_size = -sent
-            self._progress_at = time.monotonic()
-        self._append(data)
-        self._backlog_size += len(data)
-        if not self._with_sender:
-            self._with_sender = True
-            self._sender.add(self)
-
-    def _append(self, data: bytes) -> None:
-        """Add to the backlog; short frames are joined, or their objects would outweigh them."""
-        last = self._backlog[-1] if len(self._backlog) > 1 else b""
-        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
-            last += data
         else:
-            short = self._backlog and len(data) < JOINED_SIZE // 4
-            self._backlog.append(bytearray(data) if short else data)
+            super()._push(data)
 
-    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
-        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
-        try:
-            if len(buffers) == 1:
-                return self._socket.send(buffers[0], _DONT_WAIT)
-            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._die()
-            return 0
-
-    def _wake_if_drained(self) -> None:
-        if self._drained is not None and not self.is_full:
-            self._drained.set()
-
-    def _hang_up_if_done(self) -> None:
+    def _on_drained(self) -> None:
         """Close our side of TCP when both Close frames have passed; the server goes first."""
         if self._close_sent and self._close_received and not self._backlog and not self._dead:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
-
-    def _die(self) -> None:
-        if self._dead:
-            return
-        self._dead = True
-        self._backlog.clear()
-        self._backlog_size = 0
-        if self._drained is not None:
-            self._drained.set()
-        with contextlib.suppress(OSError):  # it may be unconnected already
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    # -- the sender's side --
-
-    def enter(self, selector: selectors.BaseSelector) -> None:
-        """Be watched for writability from now on."""
-        with self._lock:
-            if self._dead:
-                self._leave_sender()
-            else:
-                selector.register(self._socket, selectors.EVENT_WRITE, self)
-
-    def flush(self, selector: selectors.BaseSelector) -> None:
-        """Write what the socket takes; stop watching it when nothing is left.
-
-        That happens under the lock, so that no descriptor is closed, and its number used
-        again, while the selector still knows it.
-        """
-        with self._lock:
-            if self._backlog:
-                self._write_backlog()
-            self._wake_if_drained()
-            if not self._backlog:
-                selector.unregister(self._socket)
-                self._leave_sender()
-                self._hang_up_if_done()
-
-    def _write_backlog(self) -> None:
-        rest = memoryview(self._backlog[0])[self._offset :]
-        sent = self._write([rest, *itertools.islice(self._backlog, 1, 64)])
-        if not sent:
-            return
-        self._progress_at = time.monotonic()
-        self._backlog_size -= sent
-        self._offset += sent
-        while self._backlog and self._offset >= len(self._backlog[0]):
-            self._offset -= len(self._backlog.popleft())
-
-    def _leave_sender(self) -> None:
-        self._with_sender = False
-        if self._disposed:
-            self._socket.close()
 
 
 class Client:
@@ -1511,8 +1582,13 @@ class Client:
         self.outbox.append(encode_message(message, self.connection.window_bits))
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close the connection after what was sent before; for in-process games."""
+        """Close the connection after what was sent before; for in-process games.
+
+        Raises:
+            ValueError: the code must not be sent.
+        """
         assert self.room is not None
+        check_close_code(code)
         self.flush()
         self.room.kick(self, code, reason)
 
@@ -1576,9 +1652,8 @@ class Framing:
     def __init__(self, *, binary: bool, delimiters: bytes, report: Report) -> None:
         self._opcode = Opcode.BINARY if binary else Opcode.TEXT
         self._binary = binary
-        delimiters = bytes(
-            sorted(delimiters, key=lambda byte: byte != 0x0A)
-        )  # \r\n is stripped first
+        if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
+            delimiters = b"\n" + delimiters.replace(b"\n", b"")
         self._delimiter = delimiters[:1]
         self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
         self._many = len(delimiters) > 1
@@ -1704,7 +1779,6 @@ class JsonFraming(Framing):
         self._from = id_field or "_from"
         self._to = id_field or "_to"
         self._to_quoted = f'"{self._to}"'.encode()
-        self._markers = self._to_quoted if id_field else b'"_'
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Tag messages with their sender; drop what is not a JSON object."""
@@ -1741,11 +1815,11 @@ class JsonFraming(Framing):
         outputs: list[Output] = []
         run: list[bytes] = []
         for item in items:
-            marked = _ROUTING.search(item) or (self._id_field and self._to_quoted in item)
-            output = self._route_one(item) if marked else None
-            if not marked:
+            if not self._is_marked(item):
                 run.append(item)
-            elif output is not None:
+                continue
+            output = self._route_one(item)
+            if output is not None:
                 if run:
                     outputs.append(Route(Opcode.TEXT, run, cached=False))
                     run = []
@@ -1753,6 +1827,12 @@ class JsonFraming(Framing):
         if run:
             outputs.append(Route(Opcode.TEXT, run, cached=False))
         return outputs
+
+    def _is_marked(self, item: bytes) -> bool:
+        """Whether an item may say whom it is for; most do not, and need not be parsed."""
+        if self._to_quoted in item:
+            return True
+        return (b'"_' in item or b"\\u00" in item) and _ROUTING.search(item) is not None
 
     def _route_one(self, item: bytes) -> Output | None:
         """Read whom a marked item is for; if that cannot be told, nobody gets it."""
@@ -1805,9 +1885,7 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     if not isinstance(value, dict):
         return CloseCode.NORMAL, ""
     code = value.get("code", CloseCode.NORMAL)
-    try:
-        parse_close(encode_close(code, ""))
-    except (ProtocolError, struct.error):
+    if not (isinstance(code, int) and may_be_sent(code)):
         log.warning("the child asked for close code %r, which must not be sent; 1000 is", code)
         code = CloseCode.NORMAL
     reason = value.get("reason")
@@ -2277,27 +2355,22 @@ class ProcessBackend(Backend):
         self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
 
     def _after_exit(self, exited: Exited) -> None:
-        """End the room, or start the next child."""
+        """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
         lived = time.monotonic() - self._started_at
-        popen = self._child.popen
         by_itself = self._child.wait(STOP_STEPS[0][1] + self._config.closegrace)
+        if by_itself and self._stderr is not None:
+            self._stderr.join()  # its last words come before the Close frame, too
+        ending = exited.error or describe_exit(self._child.popen.returncode if by_itself else None)
+        if not self._config.respawn or exited.error is not None:
+            raise ending
+        self._room.log.info("%s", ending)
         self.stop()
-        if exited.error is not None:
-            raise exited.error
-        status = popen.returncode if by_itself else 0  # else it was our signal
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        how = f"has ended with {how}" if by_itself else "has closed its output"
-        self._room.log.info("child %d %s", popen.pid, how)
-        if not self._config.respawn:
-            if status == 0:
-                raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
-            raise BackendError(f"the program {how}")
         self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            raise ConnectionClosed(CloseCode.NORMAL, f"the program {how}")
+            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
@@ -2423,6 +2496,16 @@ class ProcessBackend(Backend):
             else output
             for output in outputs
         ]
+
+
+def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
+    """Return what ends the room of a child that exited; None: it has only closed its output."""
+    if status is None:
+        return ConnectionClosed(CloseCode.NORMAL, "the program has closed its output")
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    if status == 0:
+        return ConnectionClosed(CloseCode.NORMAL, f"the program has ended with {how}")
+    return BackendError(f"the program has ended with {how}")
 
 
 def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
@@ -2682,7 +2765,12 @@ class GameRoom:
         self._room.remember([frames[0]])
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """End the room when the hook returns; its clients get this code and reason."""
+        """End the room when the hook returns; its clients get this code and reason.
+
+        Raises:
+            ValueError: the code must not be sent.
+        """
+        check_close_code(code)
         self.closing = ConnectionClosed(code, reason)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
@@ -2959,6 +3047,12 @@ class RoomLog(logging.LoggerAdapter[logging.Logger]):
         kwargs["extra"] = {**(self.extra or {}), "client": kwargs.pop("client", None)}
         return msg, kwargs
 
+    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
+        """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
+        if self.isEnabledFor(TRACE):
+            for payload in payloads:
+                self.log(TRACE, "%s %.200r", way, payload, client=client)
+
 
 class Room:
     """Clients and the backend that they share.
@@ -3019,7 +3113,7 @@ class Room:
     def receive(self, client: Client, run: Messages) -> None:
         """Take messages from a client; wait while the inbox is full."""
         if not client.departed:
-            self.trace("<", run.payloads, client.id)
+            self.log.trace("<", run.payloads, client.id)
             self.inbox.put(Received(client, run), run.size, wanted=client.connection.is_alive)
 
     def leave(self, client: Client, closing: Closing) -> None:
@@ -3079,12 +3173,6 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
-        """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
-        if log.isEnabledFor(TRACE):
-            for payload in payloads:
-                self.log.log(TRACE, "%s %.200r", way, payload, client=client)
-
     def expire(self) -> None:
         """Let the room's thread come to its end; what was sent before is still handled."""
         self.closing.set()
@@ -3142,7 +3230,7 @@ class Room:
             self.history.add(frames)
         encoded = {0: b"".join(frames)}  # by window bits; most often there is no other
         recipients = self._recipients(route.to, route.exclude)
-        self.trace(">", route.payloads, route.to)
+        self.log.trace(">", route.payloads, route.to)
         for client_id in recipients:
             bits = self._members[client_id].connection.window_bits
             if bits not in encoded:
@@ -3166,6 +3254,7 @@ class Room:
                 pass
             self.end(CloseCode.NORMAL, "the room has ended")
         except ConnectionClosed as closed:
+            self.log.info("%s", closed.reason)
             self.end(closed.code, closed.reason)
         except BackendError as error:
             self.log.error("%s", error, exc_info=error.__cause__)
@@ -3784,23 +3873,29 @@ def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
         alone: no other --addr is given, so that `[::]` may mean IPv4 too.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be had; its `filename` says which.
     """
     kind = socket.SOCK_STREAM
-    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
-    listeners = []
-    for family, _, _, _, address in found if port else found[:1]:
-        listener = socket.socket(family, kind)
-        if POSIX:  # on Windows it would let two servers share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            both = alone and len(found) == 1
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-        listener.bind(address)
-        listener.listen(4096)
-        listener.setblocking(False)
-        listeners.append(listener)
-    return listeners
+    try:
+        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+        both = alone and len(found) == 1
+        wanted = found if port else found[:1]
+        return [open_listener(socket.socket(item[0], kind), item[4], both) for item in wanted]
+    except OSError as error:
+        error.filename = f"{host}:{port}"
+        raise
+
+
+def open_listener(listener: socket.socket, address: Any, both: bool) -> socket.socket:
+    """Bind a socket, and let it listen; `both`: for IPv6, also to IPv4."""
+    if POSIX:  # on Windows it would let two servers share the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+    listener.bind(address)
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
 
 
 def describe_url(host: str, port: int, *, page: bool) -> str:
@@ -3837,15 +3932,11 @@ class Server:
         """Open the listening sockets.
 
         Raises:
-            OSError: an address cannot be had; its `filename` says which.
+            OSError: see `open_listeners`.
         """
         threading.stack_size(THREAD_STACK)
-        for host, port in self._config.addr:
-            try:
-                self._listeners += open_listeners(host, port, alone=len(self._config.addr) == 1)
-            except OSError as error:
-                error.filename = f"{host}:{port}"
-                raise
+        for address in self._config.addr:
+            self._listeners += open_listeners(*address, alone=len(self._config.addr) == 1)
         for listener in self._listeners:
             host, port = listener.getsockname()[:2]
             log.info("running at %s on port %d", host, port)
@@ -4036,7 +4127,11 @@ class Server:
             connection.answer(self._relay(client, None))
         else:
             connection.open()
-            room.leave(client, self._relay(client, room))
+            closing = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+            try:
+                closing = self._relay(client, room)
+            finally:
+                room.leave(client, closing)  # whatever happened, the seat goes back
         connection.drain_input()
 
     @staticmethod
@@ -4498,10 +4593,11 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
         ConfigError: it cannot be imported, or is no `Game`.
     """
     sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"{path.stem} (game)"  # which no standard module has
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     loader, module = spec.loader, importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     import_for(str(path), lambda: loader.exec_module(module))
     return pick_game(module, class_name, f"{path}:{class_name}")
 

@@ -239,6 +239,7 @@ def test_20_sending_after_the_child_has_exited_breaks_nothing() -> None:
         assert_echoes(server)
 
 
+@pytest.mark.slow
 def test_21_a_child_that_never_reads_does_not_harm_the_server() -> None:
     script = '[ "$ROOM" = deaf ] && exec sleep 1000; exec cat'
     with serve(*shell(script)) as server:

@@ -646,7 +646,10 @@ def test_after_the_sender_has_stopped_sending_raises_nothing() -> None:
 # ==== Is the peer still there? ============================================
 
 
-def test_a_peer_that_is_there_is_not_disturbed(engine: Engine) -> None:
+def test_a_peer_that_is_there_is_not_disturbed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert connection.receive()  # and now the reader is busy with it
@@ -656,7 +659,10 @@ def test_a_peer_that_is_there_is_not_disturbed(engine: Engine) -> None:
         assert client.receive_text() == "x"  # a pong on the way is passed over
 
 
-def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(engine: Engine) -> None:
+def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert connection.receive()  # and now the reader is busy with it

@@ -239,6 +239,7 @@ def test_fragments_that_never_end_are_refused_at_the_limit(server: ServerProcess
         assert client.wait_close()[0] == 1009
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_smallest_fragments_do_not_fill_the_memory(size: int) -> None:
     """A message within --maxmsg must not cost thirty times its size while it arrives."""

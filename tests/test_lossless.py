@@ -299,24 +299,24 @@ def test_a_client_that_pings_and_never_reads_does_not_fill_the_memory() -> None:
             assert other.receive_text() == "still here"
 
 
-def test_small_messages_for_a_client_that_does_not_read_do_not_fill_the_memory() -> None:
-    """One short line at a time: each is its own entry in the stopped client's backlog."""
+def test_small_messages_for_a_client_that_does_not_read_wait_in_order_and_cheaply() -> None:
+    """One short line at a time: each could be an object of its own in the backlog."""
+    large, small = numbered(110, 60_000), numbered(5000, 10)
     with (
         serve("--stall", "60", "cat") as server,
         RawClient.connect(server) as sender,
-        deaf_client(server),
+        deaf_client(server) as stopped,
     ):
-        message = encode_client_frame(TEXT, b"x" * 60_000)
-        for _ in range(110):  # first fill what the kernel holds
-            sender.send_bytes(message)
+        for message in large:  # first fill what the kernel holds
+            sender.send_text(message)
             sender.receive_many(1)
         before = server.rss()
-        small = encode_client_frame(TEXT, b"")
-        for _ in range(5000):
-            sender.send_bytes(small)
+        for message in small:
+            sender.send_text(message)
             sender.receive_many(1)
-        # 10,000 bytes on the wire; some hundred bytes for each entry would be over a megabyte.
+        # 60,000 bytes on the wire; some hundred bytes more for each would be over a megabyte.
         assert server.rss() - before < 1024 * 1024
+        assert_same(stopped.receive_many(len(large + small)), large + small)
 
 
 # ==== Children that do not read ============================================
@@ -344,6 +344,7 @@ def flood(client: RawClient, size: int = 40_000_000) -> None:
         client.send_bytes(message * (size // len(message)), timeout=1)
 
 
+@pytest.mark.slow
 def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program: str) -> None:
     with serve("--api", deaf_program) as server, RawClient.connect(server, "deaf") as sender:
         flood(sender)

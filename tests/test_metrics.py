@@ -273,6 +273,7 @@ def test_a_game_is_counted_as_a_child_process_is(tmp_path: Path) -> None:
             assert value(families, "scalesocket_children_started_total") == 0
 
 
+@pytest.mark.slow
 def test_the_inbox_fills_when_the_child_does_not_read() -> None:
     with serve("--metrics", "sleep", "--", "1000") as server:
         with RawClient.connect(server) as client:

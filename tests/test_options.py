@@ -484,7 +484,7 @@ def test_a_block_that_cannot_work_is_refused(tmp_path: Path, lines: list[str], n
 def test_two_blocks_are_refused(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     write_script(script, "[tool.scalesocket]", "api = true")
-    script.write_text(script.read_text() * 2)
+    script.write_text(script.read_text() + "# /// script\n# dependencies = []\n# ///\n")
     assert "two.py" in refusal(str(script))
 
 

@@ -177,6 +177,7 @@ def test_a_child_that_never_listens_ends_the_room() -> None:
         wait_until(lambda: not server.children())
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_before_the_child_listens_ends_the_waiting() -> None:
     ports = free_ports(1)
     with serve(*tcp("--tcpports", spell(ports)), "sleep", "--", "1000") as server:
@@ -355,6 +356,7 @@ print(f"read {size} bytes to the end", flush=True)
         server.wait_log("read 1000000 bytes to the end")
 
 
+@pytest.mark.slow
 def test_a_child_that_never_reads_slows_its_clients_and_is_stopped_after_them() -> None:
     with serve(*tcp("--closegrace=0"), *child(ENDINGS)) as server:
         with RawClient.connect(server, "deaf") as client:
@@ -424,7 +426,7 @@ def test_binary_over_tcp() -> None:
         assert receive_bytes(client, len(payload)) == payload
 
 
-@pytest.mark.parametrize("ports", ["9001", "9002:9001", "0:5", "1:70000", "a:b", ":"])
+@pytest.mark.parametrize("ports", ["9002:9001", "1:70000", "a:b"])
 def test_a_range_that_is_none_is_a_usage_error(ports: str) -> None:
     done = run_cli("--tcp", "--tcpports", ports, "cat")
     assert done.returncode == 2
