@@ -757,9 +757,9 @@ class Response:
     start: int = 0
     length: int = 0
 
-    def encode_head(self, *, keep_alive: bool) -> bytes:
-        """Return status line and headers as bytes."""
-        fields = [("Connection", "keep-alive" if keep_alive else "close"), *self.headers]
+    def encode_head(self, *, keep_alive: bool, extra: Iterable[tuple[str, str]] = ()) -> bytes:
+        """Return status line and headers as bytes, with `extra` fields."""
+        fields = [("Connection", "keep-alive" if keep_alive else "close"), *self.headers, *extra]
         if self.status == 304:
             pass  # RFC 9110 section 15.4.5: it has no body, and says nothing about one
         else:
@@ -858,6 +858,49 @@ def accept_deflate(parameters: dict[str, str]) -> tuple[int, str] | None:
     return bits, "; ".join(answer)
 
 
+def split_origin(text: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an origin or a Host header, as far as it has them.
+
+    What is left out is an empty string or 0; the port of `http` and `https` is filled in
+    (RFC 6454 section 4). `null` is a host of that name.
+    """
+    scheme, _, rest = text.strip().lower().rpartition("://")
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:/\[\]]*)(?::(\d{1,5}))?", rest)
+    if match is None:
+        return scheme, "", 0
+    default = {"http": 80, "https": 443, "ws": 80, "wss": 443}.get(scheme, 0)
+    return scheme, match[1], int(match[2] or default)
+
+
+def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure: bool) -> None:
+    """Refuse a page from elsewhere (RFC 6455 section 10.2); browsers say where a page is from.
+
+    Args:
+        request: the upgrade request.
+        allowed: origins such as `https://example.com`; scheme and port may be left out. Empty:
+            any, unless `same` is set.
+        same: the page must come from the host and port that it connects to.
+        secure: the connection is TLS, so that a Host without a port means 443.
+
+    Raises:
+        HandshakeError: 403.
+    """
+    if not (allowed or same):
+        return
+    origin = request.headers.get("Origin")
+    scheme, host, port = split_origin(origin)
+    for wanted in map(split_origin, allowed):
+        given = (scheme, host, port)
+        if host and all(w in ("", 0, g) for w, g in zip(wanted, given, strict=True)):
+            return
+    named = request.headers.get("Host").lower()
+    own = split_origin(("https://" if secure else "http://") + named)
+    behind_proxy = origin.lower() == f"https://{named}"  # which speaks TLS in our stead
+    if same and scheme in ("http", "https") and ((host, port) == own[1:] or behind_proxy):
+        return
+    raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
+
+
 def accept_key(key: str) -> str:
     """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.encode() + ACCEPT_GUID).digest()).decode()
@@ -909,8 +952,8 @@ class Handshake:
             raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         return key
 
-    def encode_response(self) -> bytes:
-        """Return the 101 response that opens the WebSocket."""
+    def encode_response(self, extra: Iterable[tuple[str, str]] = ()) -> bytes:
+        """Return the 101 response that opens the WebSocket, with `extra` header fields."""
         fields = [
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
@@ -920,6 +963,7 @@ class Handshake:
             fields.append(("Sec-WebSocket-Protocol", self.subprotocol))
         if self.extension:
             fields.append(("Sec-WebSocket-Extensions", self.extension))
+        fields.extend(extra)
         return encode_head(101, fields)
 
 
@@ -3793,10 +3837,12 @@ class HttpSession:
 
     Args:
         sock: its time-out is changed.
+        extra: header fields for every response.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, extra: Sequence[tuple[str, str]] = ()) -> None:
         self._socket = sock
+        self._extra = extra
         self.rest = b""  # what came behind the last head
 
     def read_head(self, patience: float) -> bytes | None:
@@ -3826,7 +3872,7 @@ class HttpSession:
     def send(self, response: Response, *, method: str, keep_alive: bool) -> bool:
         """Send a response; return whether the connection may serve another request."""
         self._socket.settimeout(HEAD_TIMEOUT)
-        head = response.encode_head(keep_alive=keep_alive)
+        head = response.encode_head(keep_alive=keep_alive, extra=self._extra)
         if method == "HEAD" or response.status == 304:
             self._socket.sendall(head)
         elif response.file is None:
@@ -4027,7 +4073,7 @@ class Server:
         client = request = None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            session = HttpSession(sock)
+            session = HttpSession(sock, self._config.header)
             request = self._serve_requests(session, address)
             if request is not None:
                 client = self._open_websocket(sock, address, request, session.rest)
@@ -4076,8 +4122,9 @@ class Server:
     ) -> Client:
         """Check the opening handshake; the socket is the client's connection's from then on."""
         config = self._config
-        subprotocols = config.game.subprotocols if config.game else ()
+        subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
         handshake = Handshake(request, subprotocols=subprotocols, compress=config.compress)
+        check_origin(request, allowed=config.origin, same=config.sameorigin, secure=False)
         name = parse_room_name(request.path)
         if config.rooms and name not in config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
@@ -4094,7 +4141,7 @@ class Server:
             timer=self._timer,
             max_backlog=config.backlog,
             early=early,
-            response=handshake.encode_response(),
+            response=handshake.encode_response(config.header),
             window_bits=handshake.window_bits,
         )
         local = sock.getsockname()[:2]
@@ -4182,6 +4229,10 @@ class Config:
     metrics: bool = False
     ping: float = 20.0  # seconds
     compress: bool = False
+    origin: tuple[str, ...] = ()
+    sameorigin: bool = False
+    subprotocol: tuple[str, ...] = ()
+    header: tuple[tuple[str, str], ...] = ()
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
@@ -4265,6 +4316,37 @@ def parse_count(text: str) -> int:
 def parse_list(text: str) -> tuple[str, ...]:
     """Return the members of a comma-separated list."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Return origins, each with a host at least."""
+    origins = parse_list(text)
+    for origin in origins:
+        if not split_origin(origin)[1]:
+            raise argparse.ArgumentTypeError(f"{origin!r} is no origin such as https://example.com")
+    return origins
+
+
+def parse_subprotocols(text: str) -> tuple[str, ...]:
+    """Return names of subprotocols, which are HTTP tokens (RFC 6455 section 4.1)."""
+    names = parse_list(text)
+    for name in names:
+        if not _TOKEN.fullmatch(name):
+            raise argparse.ArgumentTypeError(f"{name!r} is no name of a subprotocol")
+    return names
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """Return name and value of a header field that does not meddle with HTTP itself."""
+    try:
+        name, value = _parse_field(text)
+    except HandshakeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no 'Name: value'") from None
+    if re.fullmatch(
+        r"(?i)connection|upgrade|date|content-.*length|transfer-encoding|sec-websocket-.*", name
+    ):
+        raise argparse.ArgumentTypeError(f"{name} is set by the server itself")
+    return name, value
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -4352,6 +4434,12 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--api", "", FLAG, "rooms as JSON: /api/rooms/, /api/<ROOM>/, /api/<ROOM>/<METRIC>"),
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
         ("--compress", "", FLAG, "permessage-deflate for clients that offer it"),
+        ("--origin", "LIST", parse_origins,
+         "allow only pages from these, such as https://example.com; scheme and port are optional"),
+        ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
+        ("--subprotocol", "LIST", parse_subprotocols,
+         "negotiate one of these, the first that a client lists"),
+        ("--header", "FIELD", parse_header, "add 'Name: value' to every response, may repeat"),
         ("--ping", "SECONDS", parse_seconds,
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
     ),
@@ -4407,6 +4495,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
     ),
 }
 # fmt: on
+REPEATABLE = (parse_address, parse_header)
 
 
 def build_parser() -> OptionParser:
@@ -4439,7 +4528,7 @@ def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
         return {"action": kind}
     if isinstance(kind, tuple):
         return {"choices": kind, "metavar": metavar}
-    action = "append" if kind is parse_address else "store"
+    action = "append" if kind in REPEATABLE else "store"
     return {"type": kind, "metavar": metavar, "action": action}
 
 
@@ -4506,8 +4595,8 @@ def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
     if "cache" in options:
         options["cache_size"], options["cache_tagged"] = options.pop("cache")
-    if "addr" in options:
-        options["addr"] = tuple(options["addr"])
+    for name in {"addr", "header"} & options.keys():
+        options[name] = tuple(options[name])
     return options
 
 
@@ -4692,7 +4781,7 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
         raise ConfigError(f"{name} must be text or a number, not {value!r}")
     if name in _PATH_OPTIONS:
         values = [folder / str(v) for v in values]
-    if kind is parse_address:
+    if kind in REPEATABLE:
         return [f"--{name}={v}" for v in values]
     return [f"--{name}={','.join(map(str, values))}"]
 
