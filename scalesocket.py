@@ -60,6 +60,7 @@ import codecs
 import contextlib
 import email.utils
 import enum
+import errno
 import hashlib
 import heapq
 import importlib
@@ -125,6 +126,9 @@ ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new 
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
+
+MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
+UNIX_PEER = ("unix", 0)  # address and port of a peer that came through a Unix socket
 
 RESERVED_ROOMS = frozenset(
     ("api", "metrics", "health", "static", "upload", "robots.txt", "favicon.ico")
@@ -2312,6 +2316,17 @@ def raise_file_limit() -> None:
         _FILE_LIMIT = (soft, hard)
 
 
+def count_spare_files(rooms: int) -> int:
+    """Return how many connections the file limit has room for, beside so many rooms."""
+    if not POSIX:
+        return 500
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = 64 + 5 * rooms if rooms else limit  # a child takes up to five
+    return max(limit // 2, limit - needed)
+
+
 def restore_file_limit(pid: int) -> None:
     """Give a child the limit that we were given: programs that use select() rely on it."""
     if _FILE_LIMIT is None:
@@ -3944,6 +3959,67 @@ def open_listener(listener: socket.socket, address: Any, both: bool) -> socket.s
     return listener
 
 
+def open_unix_listener(path: Path, mode: int) -> socket.socket:
+    """Listen at a Unix socket; a file that a dead server has left behind is removed.
+
+    Args:
+        path: of the socket.
+        mode: its permissions: who may connect.
+
+    Raises:
+        OSError: a server listens there, or there is a file that is no socket.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            if not path.is_socket():
+                raise OSError(
+                    errno.EEXIST, "there is a file that is no socket", str(path)
+                ) from None
+            path.unlink()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o777)  # nobody may connect before the mode is set
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.umask(before)
+    path.chmod(mode)
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+def take_passed_listeners() -> list[socket.socket]:
+    """Return the listening sockets that systemd has opened for us (sd_listen_fds(3)), if any."""
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return []
+    count = os.environ.pop("LISTEN_FDS", "")
+    listeners = [socket.socket(fileno=3 + i) for i in range(int(count) if count.isdigit() else 0)]
+    for listener in listeners:
+        listener.set_inheritable(False)
+        listener.setblocking(False)
+    return listeners
+
+
+def describe_listener(listener: socket.socket) -> str:
+    """Return where it listens, for the log."""
+    if listener.family == getattr(socket, "AF_UNIX", None):
+        return str(listener.getsockname())
+    host, port = listener.getsockname()[:2]
+    return f"{host} on port {port}"
+
+
 def describe_url(host: str, port: int, *, page: bool) -> str:
     """Return what to open: the page that is served, or where rooms are."""
     name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
@@ -3970,8 +4046,9 @@ class Server:
         # Shut down by `stop`, which wakes all that wait for `_wake_up` to be readable: a signal
         # handler may do that, but it may not take a lock, as an Event would.
         self._wake_up, self._waker = socket.socketpair()
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._connections: set[Connection] = set()
+        self._accepted = 0  # connections of any kind
         self._served_one = False  # for --oneshot
 
     def listen(self) -> None:
@@ -3981,13 +4058,18 @@ class Server:
             OSError: see `open_listeners`.
         """
         threading.stack_size(THREAD_STACK)
-        for address in self._config.addr:
-            self._listeners += open_listeners(*address, alone=len(self._config.addr) == 1)
+        config = self._config
+        self._listeners = take_passed_listeners()
+        if not self._listeners:
+            for address in config.addr:
+                self._listeners += open_listeners(*address, alone=len(config.addr) == 1)
+        if config.unixsocket:
+            self._listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
         for listener in self._listeners:
-            host, port = listener.getsockname()[:2]
-            log.info("running at %s on port %d", host, port)
-        host, port = self._listeners[0].getsockname()[:2]
-        log.info("open %s", describe_url(host, port, page=self._config.staticdir is not None))
+            log.info("running at %s", describe_listener(listener))
+        if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
+            host, port = self._listeners[0].getsockname()[:2]
+            log.info("open %s", describe_url(host, port, page=config.staticdir is not None))
 
     def run(self) -> None:
         """Serve until `stop` is called, then drain all rooms."""
@@ -3999,6 +4081,8 @@ class Server:
         self._wake_up.recv(1)
         for acceptor in acceptors:
             acceptor.join()
+        if self._config.unixsocket:
+            self._config.unixsocket.unlink(missing_ok=True)
         self._wake_up.close()
         self._waker.close()
         self._drain()
@@ -4060,20 +4144,36 @@ class Server:
                 return
             except ConnectionError:  # gone again before it was accepted
                 continue
+            if not isinstance(address, tuple):
+                address = UNIX_PEER
+            with self._lock:
+                self._accepted += 1
+                crowd = self._accepted - self._config.maxconns
             try:
-                start_thread(f"reader {address[0]}:{address[1]}", self._serve, sock, address)
+                if crowd > MAX_REFUSED:
+                    raise RuntimeError("far over --maxconns")
+                start_thread(
+                    f"reader {address[0]}:{address[1]}", self._serve, sock, address, crowd > 0
+                )
             except RuntimeError:
                 sock.close()
+                with self._lock:
+                    self._accepted -= 1
                 raise
 
     # -- the readers --
 
-    def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        """Serve one TCP connection from its first byte to its last."""
+    def _serve(self, sock: socket.socket, address: tuple[str, int], crowded: bool) -> None:
+        """Serve one TCP connection from its first byte to its last; `crowded`: with 503."""
         client = request = None
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address[0] != UNIX_PEER[0]:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             session = HttpSession(sock, self._config.header)
+            if crowded:
+                session.read_head(HEAD_TIMEOUT)
+                reason = f"all {self._config.maxconns} connections are in use"
+                raise HandshakeError(503, reason, ("Retry-After", "1"))
             request = self._serve_requests(session, address)
             if request is not None:
                 client = self._open_websocket(sock, address, request, session.rest)
@@ -4092,6 +4192,8 @@ class Server:
                 sock.close()
             else:
                 self._close_client(client)
+            with self._lock:
+                self._accepted -= 1
 
     def _serve_requests(self, session: HttpSession, address: tuple[str, int]) -> Request | None:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
@@ -4144,7 +4246,7 @@ class Server:
             response=handshake.encode_response(config.header),
             window_bits=handshake.window_bits,
         )
-        local = sock.getsockname()[:2]
+        local = UNIX_PEER if address == UNIX_PEER else sock.getsockname()[:2]
         with self._lock:
             self._connections.add(connection)
         client_id = next(self._client_ids)
@@ -4233,9 +4335,12 @@ class Config:
     sameorigin: bool = False
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
+    unixsocket: Path | None = None
+    unixmode: int = 0o660
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
+    maxconns: int = 0  # 0: from the file limit
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
@@ -4373,6 +4478,13 @@ def parse_cache(text: str) -> tuple[int, bool]:
     return int(match[2]), match[1] == "tagged"
 
 
+def parse_mode(text: str) -> int:
+    """Return file permissions from their octal form."""
+    if not re.fullmatch(r"[0-7]{3,4}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 660")
+    return int(text, 8)
+
+
 def parse_delimiters(text: str) -> bytes:
     """Return single bytes, each of which ends an item."""
     if not text or not text.isascii():
@@ -4430,6 +4542,8 @@ FLAG = "flag"
 OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
     "server": (
         ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
+        ("--unixsocket", "PATH", Path, "listen at a Unix socket, too"),
+        ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         ("--api", "", FLAG, "rooms as JSON: /api/rooms/, /api/<ROOM>/, /api/<ROOM>/<METRIC>"),
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
@@ -4448,6 +4562,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--maxrooms --maxforks", "NUM", parse_count,
          "rooms at the same time (default 1024; 0: any number)"),
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
+        ("--maxconns", "NUM", parse_count,
+         "connections of any kind; beyond it 503 (default from the limit of open files)"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,
@@ -4722,7 +4838,7 @@ def pick_game(module: object, class_name: str, where: str) -> type[Game]:
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
-_PATH_OPTIONS = frozenset(("staticdir",))
+_PATH_OPTIONS = frozenset(("staticdir", "unixsocket"))
 
 
 def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
@@ -4884,6 +5000,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     set_up_logging(config)
     raise_file_limit()
+    if not config.maxconns:
+        config = replace(config, maxconns=count_spare_files(config.maxrooms))
     return serve(config)
 
 
