@@ -4027,6 +4027,115 @@ def describe_url(host: str, port: int, *, page: bool) -> str:
     return f"http://{name}:{port}/" if page else f"ws://{name}:{port}/<room>"
 
 
+class Turnstile:
+    """Counts connections of any kind against --maxconns.
+
+    Args:
+        limit: how many are served.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # guards the count
+        self._count = 0
+
+    def enter(self) -> bool:
+        """Count one more; return whether it is one too many, to be told so.
+
+        Raises:
+            RuntimeError: so many are too many that there is no telling them.
+        """
+        with self._lock:
+            if self._count >= self._limit + MAX_REFUSED:
+                raise RuntimeError(f"far over the {self._limit} connections of --maxconns")
+            self._count += 1
+            return self._count > self._limit
+
+    def leave(self) -> None:
+        """Count one less."""
+        with self._lock:
+            self._count -= 1
+
+
+class Acceptor:
+    """Accepts from one listener until the server stops; each connection gets a reader thread.
+
+    Args:
+        listener: not blocking; closed at the end.
+        wake_up: becomes readable when the server stops.
+        turnstile: who comes in.
+        serve: what a reader does: with its socket, its peer's address, and whether it is to be
+            turned away.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        wake_up: socket.socket,
+        turnstile: Turnstile,
+        serve: Callable[[socket.socket, tuple[str, int], bool], None],
+    ) -> None:
+        self._listener = listener
+        self._wake_up = wake_up
+        self._turnstile = turnstile
+        self._serve = serve
+        self._failing = False  # so that it is logged once
+
+    def start(self) -> threading.Thread:
+        """Start the thread and return it."""
+        return start_thread("acceptor", self._run)
+
+    def _run(self) -> None:
+        with self._listener, selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            stop = selector.register(self._wake_up, selectors.EVENT_READ)
+            while stop not in (key for key, _ in selector.select()):
+                try:
+                    self._accept_all()
+                except (OSError, RuntimeError) as error:  # out of descriptors, or of threads
+                    self._fail(error)
+
+    def _accept_all(self) -> None:
+        """Accept whoever waits; they are many when the server is busy."""
+        while True:
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # gone again before it was accepted
+                continue
+            try:
+                self._let_in(sock, address if isinstance(address, tuple) else UNIX_PEER)
+            except RuntimeError:
+                sock.close()
+                raise
+            self._failing = False
+
+    def _let_in(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        crowded = self._turnstile.enter()
+        try:
+            name = f"reader {address[0]}:{address[1]}"
+            start_thread(name, self._serve_and_leave, sock, address, crowded)
+        except RuntimeError:
+            self._turnstile.leave()
+            raise
+
+    def _serve_and_leave(
+        self, sock: socket.socket, address: tuple[str, int], crowded: bool
+    ) -> None:
+        try:
+            self._serve(sock, address, crowded)
+        finally:
+            self._turnstile.leave()
+
+    def _fail(self, error: Exception) -> None:
+        """Log the first of several failures in a row, and give others time to end."""
+        if not self._failing:
+            log.error("cannot accept: %s", error)
+        self._failing = True
+        time.sleep(0.1)
+
+
 class Server:
     """All of it together.
 
@@ -4046,9 +4155,8 @@ class Server:
         # Shut down by `stop`, which wakes all that wait for `_wake_up` to be readable: a signal
         # handler may do that, but it may not take a lock, as an Event would.
         self._wake_up, self._waker = socket.socketpair()
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the two below
         self._connections: set[Connection] = set()
-        self._accepted = 0  # connections of any kind
         self._served_one = False  # for --oneshot
 
     def listen(self) -> None:
@@ -4077,7 +4185,11 @@ class Server:
         self._sender.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
-        acceptors = [start_thread("acceptor", self._accept_from, x) for x in self._listeners]
+        turnstile = Turnstile(self._config.maxconns)
+        acceptors = [
+            Acceptor(listener, self._wake_up, turnstile, self._serve).start()
+            for listener in self._listeners
+        ]
         self._wake_up.recv(1)
         for acceptor in acceptors:
             acceptor.join()
@@ -4117,50 +4229,6 @@ class Server:
         self._timer.stop()
         log.info("stopped")
 
-    # -- the acceptors --
-
-    def _accept_from(self, listener: socket.socket) -> None:
-        """Accept clients until the server stops; each gets a reader thread."""
-        failed = False
-        with listener, selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(self._wake_up, selectors.EVENT_READ)
-            while not self.stopping:
-                selector.select()
-                try:
-                    self._accept_all(listener)
-                    failed = False
-                except (OSError, RuntimeError) as error:  # out of descriptors, or of threads
-                    if not failed:
-                        log.error("cannot accept: %s", error)
-                    failed = True
-                    time.sleep(0.1)
-
-    def _accept_all(self, listener: socket.socket) -> None:
-        while not self.stopping:
-            try:
-                sock, address = listener.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:  # gone again before it was accepted
-                continue
-            if not isinstance(address, tuple):
-                address = UNIX_PEER
-            with self._lock:
-                self._accepted += 1
-                crowd = self._accepted - self._config.maxconns
-            try:
-                if crowd > MAX_REFUSED:
-                    raise RuntimeError("far over --maxconns")
-                start_thread(
-                    f"reader {address[0]}:{address[1]}", self._serve, sock, address, crowd > 0
-                )
-            except RuntimeError:
-                sock.close()
-                with self._lock:
-                    self._accepted -= 1
-                raise
-
     # -- the readers --
 
     def _serve(self, sock: socket.socket, address: tuple[str, int], crowded: bool) -> None:
@@ -4192,8 +4260,6 @@ class Server:
                 sock.close()
             else:
                 self._close_client(client)
-            with self._lock:
-                self._accepted -= 1
 
     def _serve_requests(self, session: HttpSession, address: tuple[str, int]) -> Request | None:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
