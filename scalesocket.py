@@ -114,6 +114,7 @@ MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
+EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
@@ -522,6 +523,7 @@ class FrameParser:
 
 RSV1 = 0x4  # of `rsv`: the message is compressed (RFC 7692 section 6)
 _DEFLATE_TAIL = b"\x00\x00\xff\xff"  # the end of every flush, not sent (section 7.2.1)
+_LAST_BLOCK = b"\x03\x00"  # an empty one with BFINAL set
 
 
 def compress(payload: bytes, window_bits: int) -> bytes:
@@ -556,6 +558,50 @@ def encode_message(message: str | bytes, window_bits: int = 0) -> bytes:
     return encode_frame(opcode, payload)
 
 
+class Inflater:
+    """Decompresses one message, a piece at a time (RFC 7692 section 7.2.2)."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._rest = b""  # what came behind the end of the stream
+        self._fed = False
+
+    def feed(self, data: bytes, room: int) -> bytes:
+        """Return what a piece decompresses to, `room` bytes of it at the most.
+
+        Raises:
+            zlib.error: it is no DEFLATE data.
+        """
+        self._fed = self._fed or bool(data)
+        if not self._stream.eof:
+            piece = self._stream.decompress(data, room)
+            data = self._stream.unused_data
+        else:
+            piece = b""
+        if self._stream.eof:
+            self._rest += data
+            self._check_rest()
+        return piece
+
+    def finish(self) -> None:
+        """See that the message was whole.
+
+        Raises:
+            zlib.error: it breaks off.
+        """
+        if self._fed and not self._stream.eof:
+            # With the tail and an empty last block it must come to its end, and add nothing.
+            extra = self._stream.decompress(_DEFLATE_TAIL + _LAST_BLOCK)
+            if extra or not self._stream.eof:
+                raise zlib.error("it breaks off")
+
+    def _check_rest(self) -> None:
+        """Let nothing but the empty block of section 7.2.3.4 come behind a last block."""
+        if self._rest.strip(b"\0"):
+            raise zlib.error("it goes on behind its last block")
+        self._rest = self._rest[:1]
+
+
 class MessageAssembler:
     """Joins frames into messages.
 
@@ -569,7 +615,7 @@ class MessageAssembler:
         self._message = bytearray()  # so far; tiny fragments would weigh more one by one
         self._size = 0  # bytes that the headers so far have promised
         self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
-        self._inflater: Any = None  # of a compressed message; zlib does not name the type
+        self._inflater: Inflater | None = None  # of a compressed message
         self._busy = False
 
     @property
@@ -588,7 +634,7 @@ class MessageAssembler:
         piece = frame.payload
         complete = frame.last and frame.header.fin
         if self._inflater is not None:
-            piece = self._inflate(piece + _DEFLATE_TAIL if complete else piece)
+            piece = self._inflate(piece, complete)
         if self._decoder is not None:
             self._check_text(piece, complete)
         if not complete or self._message:
@@ -607,24 +653,29 @@ class MessageAssembler:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
         if self._busy and not continued:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside a fragmented one")
+        if not continued:
+            self._busy = True
+            self.opcode = header.opcode
+            is_text = header.opcode == Opcode.TEXT
+            self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
+            self._inflater = Inflater() if header.rsv & RSV1 else None
         self._size += header.length
-        if self._size > self.max_message:
+        # Compressing what cannot be compressed makes it a little longer.
+        slack = self.max_message // 8 + KIB if self._inflater else 0
+        if self._size > self.max_message + slack:
             self._fail_as_too_big(str(self._size))
-        if continued:
-            return
-        self._busy = True
-        self.opcode = header.opcode
-        is_text = header.opcode == Opcode.TEXT
-        self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if header.rsv & RSV1 else None
 
-    def _inflate(self, data: bytes) -> bytes:
+    def _inflate(self, data: bytes, complete: bool) -> bytes:
         """Decompress, but never more than one byte beyond the limit."""
+        assert self._inflater is not None
         room = self.max_message - len(self._message) + 1
         try:
-            piece: bytes = self._inflater.decompress(data, room)
-        except zlib.error:
-            raise ProtocolError(CloseCode.INVALID_DATA, "compressed data is damaged") from None
+            piece = self._inflater.feed(data, room)
+            if complete and len(piece) < room:
+                self._inflater.finish()
+        except zlib.error as error:
+            reason = f"compressed data is damaged: {error}"
+            raise ProtocolError(CloseCode.INVALID_DATA, reason) from None
         if len(piece) == room:
             self._fail_as_too_big(f"over {self.max_message}")
         return piece
@@ -670,6 +721,9 @@ def valid_text_count(payloads: Sequence[bytes]) -> int:
 # is no cache or mail server that merely echoes.
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_PARAMETER = re.compile(
+    rf"({_TOKEN.pattern})(?:\s*=\s*(?:({_TOKEN.pattern})|\"({_TOKEN.pattern})\"))?"
+)
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 
@@ -829,11 +883,10 @@ def parse_extensions(value: str) -> list[tuple[str, dict[str, str]]]:
     offers = []
     for text in filter(None, (part.strip() for part in value.split(","))):
         name, *parameters = (part.strip() for part in text.split(";"))
-        pairs = [
-            (k.strip(), v.strip().strip('"')) for k, _, v in (p.partition("=") for p in parameters)
-        ]
-        if not all(_TOKEN.fullmatch(word) for word in (name, *(key for key, _ in pairs))):
+        matches = [_PARAMETER.fullmatch(parameter) for parameter in parameters]
+        if not _TOKEN.fullmatch(name) or None in matches:
             raise HandshakeError(400, "malformed Sec-WebSocket-Extensions header")
+        pairs = [(m[1], m[2] or m[3] or "") for m in matches if m is not None]
         if len(dict(pairs)) == len(pairs):
             offers.append((name, dict(pairs)))
     return offers
@@ -858,7 +911,10 @@ def accept_deflate(parameters: dict[str, str]) -> tuple[int, str] | None:
     if bits == 8:  # zlib cannot make it
         return None
     if "server_max_window_bits" in parameters:
-        answer += [f"{name}={bits}" for name in sorted(windows, reverse=True) if name in parameters]
+        answer.append(f"server_max_window_bits={bits}")
+        if "client_max_window_bits" in parameters:
+            most = int(parameters["client_max_window_bits"] or bits)
+            answer.append(f"client_max_window_bits={min(bits, most)}")
     return bits, "; ".join(answer)
 
 
@@ -1043,27 +1099,32 @@ class WebSocketProtocol:
 
     def __init__(self, role: Role, *, max_message: int, compressed: bool = False) -> None:
         self.state = State.OPEN
+        self.pending = False  # `receive` has more to give from what it has got
         self._parser = FrameParser(
             masked=role is Role.SERVER,
             max_length=max_message,
             allowed_rsv=RSV1 if compressed else 0,
         )
         self._assembler = MessageAssembler(max_message=max_message)
+        self._given = 0  # bytes of messages in this call's events
 
     def receive(self, data: bytes) -> list[Event]:
         """Take the bytes of one `recv`; return what they amount to, in order.
 
         A protocol error is an event, `Closing` with `failed`, so that it keeps its place after
-        the messages that came before it.
+        the messages that came before it. If they come to more than EVENTS_SIZE, as compressed
+        ones can, the rest is `pending` until the next call, which may bring no bytes.
         """
         events: list[Event] = []
+        self._given = 0
         self._parser.feed(data)
         try:
-            while self.state is not State.CLOSED and self._advance(events):
+            while self.state is State.OPEN and self._given < EVENTS_SIZE and self._advance(events):
                 pass
         except ProtocolError as error:
             self.state = State.CLOSED
             events.append(Closing(error.code, error.reason, failed=True))
+        self.pending = self.state is State.OPEN and self._given >= EVENTS_SIZE
         return events
 
     def _advance(self, events: list[Event]) -> bool:
@@ -1082,6 +1143,7 @@ class WebSocketProtocol:
             message = self._assembler.add(frame)
             if message is not None:
                 size = len(message) + 64  # about what a bytes object costs beside its content
+                self._given += size
                 events.append(Messages(self._assembler.opcode, [message], size))
         return True
 
@@ -1479,11 +1541,12 @@ class Connection(Outlet):
         data, self._early = self._early, b""
         self.since = time.monotonic()  # first, or the timer could take a busy time for silence
         self.listening = True
+        pending = self._protocol.pending
         with contextlib.suppress(OSError):
-            data = data or self._socket.recv(RECEIVE_SIZE)
+            data = data if data or pending else self._socket.recv(RECEIVE_SIZE)
         self.listening = False
         self.since = time.monotonic()
-        if not data:
+        if not data and not pending:
             return None
         events = self._protocol.receive(data)
         for event in events:
