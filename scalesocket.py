@@ -4510,7 +4510,14 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             ConfigError: they are none, or their values cannot work.
         """
-        options = vars(self.parse_args(words))
+        known, unknown = self.parse_known_args(words)
+        for word in sorted(unknown, key=lambda word: not word.startswith("-")):
+            if word.startswith("-"):
+                raise ConfigError(f"there is no option {word}")
+            raise ConfigError(
+                f"{word!r} is a second TARGET; arguments of the first stand behind --"
+            )
+        options = vars(known)
         for name, value in options.items():
             if value == []:  # argparse takes the `--` of `--joinmsg=--` for its own mark
                 raise ConfigError(f"argument --{name}: its value cannot be '--'")
