@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
+import tests.conformance.__main__ as command
+from tests.conformance.__main__ import main
 from tests.conformance.runner import (
+    CASES_IN_GROUP,
     SAMPLE,
     Verdict,
     find_kosoku,
@@ -17,7 +21,7 @@ from tests.conformance.runner import (
     select,
     serve_echo,
 )
-from tests.support import ServerProcess
+from tests.support import ServerProcess, serve
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,9 @@ def test_conforms_with_large_messages_and_many(kosoku: str, echo: ServerProcess)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [*(f"12.{n}" for n in range(1, 6)), *(f"13.{n}" for n in range(1, 8))])
+@pytest.mark.parametrize(
+    "group", [group for group in CASES_IN_GROUP if group[:3] in ("12.", "13.")]
+)
 def test_conforms_with_compression(kosoku: str, compressed_echo: ServerProcess, group: str) -> None:
     cases = [case for case in select(SAMPLE) if case.startswith(f"{group}.")]
     check(kosoku, compressed_echo, cases)
@@ -120,6 +126,62 @@ def test_a_case_that_does_not_run_is_a_failure() -> None:
     assert judge(["1.1.1"], [verdict("1.1.1"), verdict("1.1.2")])
 
 
-@pytest.mark.slow
-def test_a_server_that_breaks_the_protocol_is_found_out(kosoku: str, tmp_path: object) -> None:
-    raise NotImplementedError
+WRONG_ECHO = """
+import scalesocket
+
+class Echo(scalesocket.Game):
+    def on_message(self, client, message):
+        client.send("something else")
+"""
+
+
+def test_a_wrong_echo_is_found_out(kosoku: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG_ECHO)
+    with serve("wrong:Echo", cwd=tmp_path) as server:
+        run = run_cases(kosoku, server, ["1.1.1"])
+    assert [verdict.behavior for verdict in run.verdicts] == ["FAILED"]
+    assert len(run.complaints) == 1 and "1.1.1: FAILED" in run.complaints[0]
+
+
+def test_what_the_server_does_not_implement_is_found_out(kosoku: str, echo: ServerProcess) -> None:
+    run = run_cases(kosoku, echo, ["12.1.1"])
+    assert [verdict.behavior for verdict in run.verdicts] == ["UNIMPLEMENTED"]
+    assert len(run.complaints) == 1 and "12.1.1: UNIMPLEMENTED" in run.complaints[0]
+
+
+def test_a_case_that_kosoku_does_not_know_is_found_out(kosoku: str, echo: ServerProcess) -> None:
+    run = run_cases(kosoku, echo, ["8.1.1"])
+    assert "1 of 1 cases did not run: 8.1.1" in run.complaints
+
+
+def test_kosoku_must_finish_in_time(kosoku: str, echo: ServerProcess) -> None:
+    run = run_cases(kosoku, echo, ["1.1.1"], timeout=0.001)
+    assert run.complaints == ["kosoku has not finished 1 cases within 0.001 s"]
+
+
+# ==== 3. The command ======================================================
+
+
+def test_the_command_runs_what_it_is_told(kosoku: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-i", "1.1.[12]", "-i", "2.1"]) == 0
+    section_1, section_2, last = capsys.readouterr().out.splitlines()
+    assert section_1.startswith("section 1: 2 of 2 good")
+    assert section_2.startswith("section 2: 1 of 1 good")
+    assert last == "3 cases: ok"
+
+
+def test_without_kosoku_the_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "find_kosoku", lambda: None)
+    assert main([]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "conformance: kosoku is missing; `python3 -m tests` installs it"
+    ]
+
+
+def test_the_command_refuses_a_pattern_that_matches_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["-i", "8.*"]) == 2
+    assert capsys.readouterr().err == "conformance: no case matches '8.*'\n"

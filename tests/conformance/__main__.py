@@ -1,8 +1,8 @@
 """The conformance cases as a command.
 
-    python3 -m tests.conformance                    all but the slow ones of 12 and 13
-    python3 -m tests.conformance -i '7.*' -i 1.1.1
-    python3 -m tests.conformance --all
+python3 -m tests.conformance                    all but the slow ones of 12 and 13
+python3 -m tests.conformance -i '7.*' -i 1.1.1
+python3 -m tests.conformance --all
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def run_all(kosoku: str, cases: Sequence[str], at_once: int) -> list[str]:
     return complaints
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; return 0 if all is well, 1 if not, 2 if it could not run."""
-    options = build_parser().parse_args()
+    options = build_parser().parse_args(arguments)
     default = ["*"] if options.all else [*FAST, "9.*", *SAMPLE]
     try:
         cases = select(options.i or default)

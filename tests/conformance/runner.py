@@ -112,9 +112,8 @@ def find_kosoku() -> str | None:
     """Return the path of kosoku: beside this Python, in the tests' environment, or on PATH."""
     scripts = "Scripts" if os.name == "nt" else "bin"
     places = [Path(sys.executable).parent, ROOT / ".venv-tests" / scripts]
-    return shutil.which("kosoku", path=os.pathsep.join(map(os.fspath, places))) or shutil.which(
-        "kosoku"
-    )
+    path = [*map(os.fspath, places), os.environ.get("PATH", os.defpath)]
+    return shutil.which("kosoku", path=os.pathsep.join(path))
 
 
 def serve_echo(*, compress: bool) -> AbstractContextManager[ServerProcess]:
