@@ -90,7 +90,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import ssl  # imported only when TLS is used
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
@@ -1482,6 +1485,134 @@ class Outlet:
             self._socket.close()
 
 
+class TlsTransport:
+    """TLS over memory: it encrypts and decrypts, and leaves the network to its caller.
+
+    Python's `ssl` must not be used by two threads at once on one connection. Until the opening
+    handshake is over the reader has it for itself; from then on the connection's lock guards it.
+
+    Args:
+        context: with the server's certificate.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        import ssl
+
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._want_read = ssl.SSLWantReadError
+        self._error = ssl.SSLError
+
+    def advance_handshake(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the peer sent; return whether the handshake is over, and what to send.
+
+        Raises:
+            ssl.SSLError: the peer cannot be agreed with.
+        """
+        self._incoming.write(data)
+        try:
+            self._tls.do_handshake()
+        except self._want_read:
+            return False, self._outgoing.read()
+        return True, self._outgoing.read()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return what is to be sent for data; it must be sent, and in this order."""
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what received bytes hold, and what is to be sent because of them.
+
+        Raises:
+            EOFError: the peer has ended TLS, or broken it.
+        """
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while piece := self._tls.read(RECEIVE_SIZE):
+                pieces.append(piece)
+        except self._want_read:
+            return b"".join(pieces), self._outgoing.read()
+        except self._error as error:  # the end, too; it is raised again next time
+            if not pieces:
+                raise EOFError(str(error)) from None
+        return b"".join(pieces), self._outgoing.read()
+
+    def close(self) -> bytes:
+        """Return the notice that nothing more comes from us (RFC 8446 section 6.1)."""
+        with contextlib.suppress(self._error):
+            self._tls.unwrap()
+        return self._outgoing.read()
+
+
+class TlsSocket:
+    """A socket that speaks TLS, as far as `HttpSession` needs it; for its reader alone.
+
+    Args:
+        sock: connected.
+        tls: before its handshake, which is made at once, in HEAD_TIMEOUT seconds.
+
+    Raises:
+        OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
+    """
+
+    def __init__(self, sock: socket.socket, tls: TlsTransport) -> None:
+        self._socket = sock
+        self._tls = tls
+        self.settimeout = sock.settimeout
+        self._handshake()
+
+    def _handshake(self) -> None:
+        deadline = time.monotonic() + HEAD_TIMEOUT
+        done, data = False, b""
+        while not done:
+            done, reply = self._tls.advance_handshake(data)
+            if reply:
+                self._socket.sendall(reply)
+            if not done:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                data = self._socket.recv(RECEIVE_SIZE)
+                if not data:
+                    raise ConnectionResetError("the peer left during the TLS handshake")
+
+    def recv(self, size: int) -> bytes:
+        """Return bytes once some have come; none at the end."""
+        data = b""  # what came with the end of the handshake has been received already
+        while True:
+            try:
+                plain, reply = self._tls.decrypt(data)
+            except EOFError:
+                return b""
+            if reply:
+                self._socket.sendall(reply)
+            if plain:
+                return plain
+            data = self._socket.recv(size)
+            if not data:
+                return b""
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of the data."""
+        self._socket.sendall(self._tls.encrypt(data))
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a part of a file; return how much of it there was."""
+        file.seek(offset)
+        sent, left = 0, count or 0
+        while left > 0 and (data := file.read(min(left, RECEIVE_SIZE))):
+            self.sendall(data)
+            sent += len(data)
+            left -= len(data)
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """Say that nothing more comes from us."""
+        self._socket.sendall(self._tls.close())
+        self._socket.shutdown(how)
+
+
 class Connection(Outlet):
     """One WebSocket: the socket, the protocol, and the closing handshake.
 
@@ -1497,6 +1628,7 @@ class Connection(Outlet):
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if `open` is to send it; all else waits for that.
         window_bits: of the compression that the peer takes; 0: none.
+        tls: what encrypts, if anything does.
     """
 
     def __init__(
@@ -1510,9 +1642,11 @@ class Connection(Outlet):
         early: bytes = b"",
         response: bytes = b"",
         window_bits: int = 0,
+        tls: TlsTransport | None = None,
     ) -> None:
         super().__init__(sock, sender=sender, max_backlog=max_backlog)
         self.window_bits = window_bits
+        self._tls = tls  # guarded by the lock, too
         self._protocol = protocol
         self._timer = timer
         self._early = early
@@ -1539,6 +1673,7 @@ class Connection(Outlet):
         Pings are answered here.
         """
         data, self._early = self._early, b""
+        early = bool(data)
         self.since = time.monotonic()  # first, or the timer could take a busy time for silence
         self.listening = True
         pending = self._protocol.pending
@@ -1548,6 +1683,11 @@ class Connection(Outlet):
         self.since = time.monotonic()
         if not data and not pending:
             return None
+        if self._tls is not None and not (early or pending):
+            plain = self._decrypt(data)
+            if plain is None:
+                return None
+            data = plain
         events = self._protocol.receive(data)
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
@@ -1603,6 +1743,16 @@ class Connection(Outlet):
             reset_when_closed(self._socket)
             self._die()
 
+    def check_peer(self, interval: float, now: float) -> None:
+        """Ping a peer that has been silent for `interval` s; close one that was for two."""
+        silence = now - self.since
+        if not self.listening:
+            self.probe()
+        elif silence > 2 * interval:
+            self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
+        elif silence > interval and not self.is_full:
+            self.send(encode_frame(Opcode.PING, b""))
+
     def probe(self) -> bool:
         """Return whether the peer is still there, though the reader is too busy to listen.
 
@@ -1625,7 +1775,7 @@ class Connection(Outlet):
     def _finish(self, payload: bytes, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
-                if discard:
+                if discard and self._tls is None:  # a TLS record that is missing breaks it
                     self._backlog.discard()
                     self._wake_if_drained()
                 self._push(encode_frame(Opcode.CLOSE, payload))
@@ -1637,11 +1787,25 @@ class Connection(Outlet):
         if self._corked is not None:
             self._corked.append(data)
         else:
-            super()._push(data)
+            super()._push(self._tls.encrypt(data) if self._tls else data)
+
+    def _decrypt(self, data: bytes) -> bytes | None:
+        """Return what received bytes hold; None if TLS has ended."""
+        assert self._tls is not None
+        with self._lock:
+            try:
+                plain, reply = self._tls.decrypt(data)
+            except EOFError:
+                return None
+            if reply and not self._dead:
+                super()._push(reply)
+        return plain
 
     def _on_drained(self) -> None:
         """Close our side of TCP when both Close frames have passed; the server goes first."""
         if self._close_sent and self._close_received and not self._backlog and not self._dead:
+            if self._tls is not None:
+                self._write([self._tls.close()])
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
 
@@ -2095,18 +2259,18 @@ def build_environment(
     peer: tuple[str, int],
     local: tuple[str, int],
     passed: Iterable[str],
+    secure: bool = False,
 ) -> dict[str, str]:
     """Return the environment of a child.
 
     Args:
         request: the upgrade request that opened the room.
         room: its name.
-        peer: address and port of the client.
-        local: address and port that it connected to.
+        peer, local: address and port of the client, and what it connected to.
         passed: names of variables to hand through.
+        secure: the connection is TLS.
     """
-    host = request.headers.get("Host")
-    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    name = re.sub(r":\d+$", "", request.headers.get("Host"))
     environment = {key: os.environ[key] for key in passed if key in os.environ}
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
@@ -2126,7 +2290,7 @@ def build_environment(
         "UNIQUE_ID": uuid.uuid4().hex,
         "ROOM": room,
     }
-    environment |= _header_variables(request.headers)
+    environment |= ({"HTTPS": "on"} if secure else {}) | _header_variables(request.headers)
     return {key: value.replace("\0", " ") for key, value in environment.items()}
 
 
@@ -2469,6 +2633,7 @@ class ProcessBackend(Backend):
             peer=opener.peer,
             local=opener.local,
             passed=config.passenv,
+            secure=config.sslcert is not None and opener.peer != UNIX_PEER,
         )
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._input_closed = False
@@ -2879,11 +3044,12 @@ class GameRoom:
         frames = {0: encode_message(message)}  # by window bits, as few as there are
         excluded = {client.id for client in exclude}
         for client in self.clients.values():
+            if client.id in excluded:
+                continue
             bits = client.connection.window_bits
             if bits not in frames:
                 frames[bits] = encode_message(message, bits)
-            if client.id not in excluded:
-                client.outbox.append(frames[bits])
+            client.outbox.append(frames[bits])
         self._room.remember([frames[0]])
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -3918,7 +4084,9 @@ class HttpSession:
         extra: header fields for every response.
     """
 
-    def __init__(self, sock: socket.socket, extra: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, sock: socket.socket | TlsSocket, extra: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._socket = sock
         self._extra = extra
         self.rest = b""  # what came behind the last head
@@ -4075,6 +4243,20 @@ def take_passed_listeners() -> list[socket.socket]:
     return listeners
 
 
+def open_all_listeners(config: Config) -> list[socket.socket]:
+    """Return the sockets that systemd passed, or else those of --addr; and that of --unixsocket.
+
+    Raises:
+        OSError: see `open_listeners` and `open_unix_listener`.
+    """
+    listeners = take_passed_listeners()
+    for host, port in () if listeners else config.addr:
+        listeners += open_listeners(host, port, alone=len(config.addr) == 1)
+    if config.unixsocket:
+        listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
+    return listeners
+
+
 def describe_listener(listener: socket.socket) -> str:
     """Return where it listens, for the log."""
     if listener.family == getattr(socket, "AF_UNIX", None):
@@ -4083,11 +4265,39 @@ def describe_listener(listener: socket.socket) -> str:
     return f"{host} on port {port}"
 
 
-def describe_url(host: str, port: int, *, page: bool) -> str:
+def describe_url(host: str, port: int, config: Config) -> str:
     """Return what to open: the page that is served, or where rooms are."""
     name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
     name = f"[{name}]" if ":" in name else name
-    return f"http://{name}:{port}/" if page else f"ws://{name}:{port}/<room>"
+    secure = "s" if config.sslcert else ""
+    if config.staticdir:
+        return f"http{secure}://{name}:{port}/"
+    return f"ws{secure}://{name}:{port}/<room>"
+
+
+def load_certificates(config: Config) -> ssl.SSLContext | None:
+    """Return what TLS needs to know, or None without --sslcert.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    if config.sslcert is None:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.sslcert, config.sslkey)
+        if config.sslca is not None:
+            context.load_verify_locations(config.sslca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(map(str, filter(None, (config.sslcert, config.sslkey, config.sslca))))
+        raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
+    return context
 
 
 class Turnstile:
@@ -4214,6 +4424,7 @@ class Server:
         self._site = HttpSite(config, self._registry)
         self._client_ids = itertools.count(1)  # `next` on it is atomic
         self._listeners: list[socket.socket] = []
+        self._tls_context = load_certificates(config)
         self._stopping = False
         # Shut down by `stop`, which wakes all that wait for `_wake_up` to be readable: a signal
         # handler may do that, but it may not take a lock, as an Event would.
@@ -4229,18 +4440,12 @@ class Server:
             OSError: see `open_listeners`.
         """
         threading.stack_size(THREAD_STACK)
-        config = self._config
-        self._listeners = take_passed_listeners()
-        if not self._listeners:
-            for address in config.addr:
-                self._listeners += open_listeners(*address, alone=len(config.addr) == 1)
-        if config.unixsocket:
-            self._listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
+        self._listeners = open_all_listeners(self._config)
         for listener in self._listeners:
             log.info("running at %s", describe_listener(listener))
         if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
             host, port = self._listeners[0].getsockname()[:2]
-            log.info("open %s", describe_url(host, port, page=config.staticdir is not None))
+            log.info("open %s", describe_url(host, port, self._config))
 
     def run(self) -> None:
         """Serve until `stop` is called, then drain all rooms."""
@@ -4267,6 +4472,14 @@ class Server:
         self._stopping = True
         with contextlib.suppress(OSError):  # closed already
             self._waker.shutdown(socket.SHUT_WR)
+
+    def reload(self) -> None:
+        """Read the certificates again, for connections that come from now on (SIGHUP)."""
+        try:
+            self._tls_context = load_certificates(self._config)
+            log.info("certificates read again")
+        except ConfigError as error:
+            log.error("the old certificates stay: %s", error)
 
     @property
     def stopping(self) -> bool:
@@ -4300,14 +4513,17 @@ class Server:
         try:
             if address[0] != UNIX_PEER[0]:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            session = HttpSession(sock, self._config.header)
+            tls = None
+            if self._tls_context is not None and address != UNIX_PEER:
+                tls = TlsTransport(self._tls_context)
+            session = HttpSession(TlsSocket(sock, tls) if tls else sock, self._config.header)
             if crowded:
                 session.read_head(HEAD_TIMEOUT)
                 reason = f"all {self._config.maxconns} connections are in use"
                 raise HandshakeError(503, reason, ("Retry-After", "1"))
             request = self._serve_requests(session, address)
             if request is not None:
-                client = self._open_websocket(sock, address, request, session.rest)
+                client = self._open_websocket(sock, address, request, session.rest, tls)
                 self._serve_client(client)
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
@@ -4349,13 +4565,18 @@ class Server:
         return session.send(response, method=request.method, keep_alive=keep_alive)
 
     def _open_websocket(
-        self, sock: socket.socket, address: tuple[str, int], request: Request, early: bytes
+        self,
+        sock: socket.socket,
+        address: tuple[str, int],
+        request: Request,
+        early: bytes,
+        tls: TlsTransport | None,
     ) -> Client:
         """Check the opening handshake; the socket is the client's connection's from then on."""
         config = self._config
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
         handshake = Handshake(request, subprotocols=subprotocols, compress=config.compress)
-        check_origin(request, allowed=config.origin, same=config.sameorigin, secure=False)
+        check_origin(request, allowed=config.origin, same=config.sameorigin, secure=tls is not None)
         name = parse_room_name(request.path)
         if config.rooms and name not in config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
@@ -4374,6 +4595,7 @@ class Server:
             early=early,
             response=handshake.encode_response(config.header),
             window_bits=handshake.window_bits,
+            tls=tls,
         )
         local = UNIX_PEER if address == UNIX_PEER else sock.getsockname()[:2]
         with self._lock:
@@ -4432,13 +4654,7 @@ class Server:
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
-            silence = now - connection.since
-            if not connection.listening:
-                connection.probe()
-            elif silence > 2 * interval:
-                connection.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
-            elif silence > interval and not connection.is_full:
-                connection.send(encode_frame(Opcode.PING, b""))
+            connection.check_peer(interval, now)
         if not self.stopping:
             self._timer.call_later(interval / 4, self._check_peers)
 
@@ -4466,6 +4682,9 @@ class Config:
     header: tuple[tuple[str, str], ...] = ()
     unixsocket: Path | None = None
     unixmode: int = 0o660
+    sslcert: Path | None = None
+    sslkey: Path | None = None
+    sslca: Path | None = None
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
@@ -4680,6 +4899,9 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
         ("--unixsocket", "PATH", Path, "listen at a Unix socket, too"),
         ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
+        ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
+        ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
+        ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         ("--api", "", FLAG, "rooms as JSON: /api/rooms/, /api/<ROOM>/, /api/<ROOM>/<METRIC>"),
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
@@ -4864,6 +5086,8 @@ def check_options(config: Config) -> None:
         "--pty and --tcp exclude each other": config.pty and config.tcp,
         "--pty takes no framing": config.pty and framings != {""},
         "--pty needs a POSIX system": config.pty and not POSIX,
+        "--sslkey and --sslca need --sslcert": bool(config.sslkey or config.sslca)
+        and not config.sslcert,
         f"{raw} and JSON framing exclude each other": config.binary and "json" in framings,
         f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
         "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
@@ -4974,7 +5198,7 @@ def pick_game(module: object, class_name: str, where: str) -> type[Game]:
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
-_PATH_OPTIONS = frozenset(("staticdir", "unixsocket"))
+_PATH_OPTIONS = frozenset(("staticdir", "unixsocket", "sslcert", "sslkey", "sslca"))
 
 
 def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
@@ -5105,7 +5329,11 @@ def set_up_logging(config: Config) -> None:
 
 def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit status."""
-    server = Server(config)
+    try:
+        server = Server(config)
+    except ConfigError as error:
+        print(f"scalesocket: {error}", file=sys.stderr)
+        return 2
 
     def on_signal(_number: int, _frame: object) -> None:
         if server.stopping:
@@ -5114,6 +5342,8 @@ def serve(config: Config) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    if config.sslcert is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda _number, _frame: server.reload())
     try:
         server.listen()
     except OSError as error:
