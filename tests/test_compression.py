@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -917,6 +918,34 @@ def test_json_framing_routes_what_was_compressed() -> None:
                 assert json.loads(client.receive())["text"] == "last " + LONG
             clients[0].send(json.dumps({"text": "the end"}))
             assert json.loads(clients[1].receive())["text"] == "the end"
+
+
+def test_raw_bytes_pass_compressed_both_ways() -> None:
+    payload = b"\x00\x01\xff\n" * 1000
+    with serve("--compress", "--binary", "cat") as server:
+        with DeflateClient(server, "room") as client, DeflateClient(server, "room", "") as plain:
+            client.send(payload)
+            for one in (client, plain):
+                heard = b""
+                while len(heard) < len(payload):
+                    part = one.receive()
+                    assert isinstance(part, bytes)
+                    heard += part
+                assert heard == payload
+            assert client.compressed
+
+
+def test_what_came_before_the_end_is_heard_though_it_inflates_to_much(echo: ServerProcess) -> None:
+    """A few KiB of wire hold it all, the end of the connection included."""
+    texts = [letter * (MIB - 1) for letter in "abcdef"]
+    close = encode_client_frame(CLOSE, b"\x03\xe8")
+    for ending in (close, b""):
+        with DeflateClient(echo, "leaving") as witness:
+            with DeflateClient(echo, "leaving") as client:
+                wire = b"".join(packed(deflate(text.encode(), level=9)) for text in texts)
+                client.raw.send_bytes(wire + ending)
+                client.raw.sock.shutdown(socket.SHUT_WR)
+                assert [witness.receive(60) for _ in texts] == texts
 
 
 GAME = '''
