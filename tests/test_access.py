@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -283,7 +284,7 @@ def test_no_text_at_all_breaks_the_reading_of_an_origin(text: str) -> None:
     scheme, host, port = split_origin(text)
     assert (type(scheme), type(host), type(port)) == (str, str, int)
     assert 0 <= port <= 99999
-    assert not host.endswith(("/", "]x")) and "/" not in host
+    assert "/" not in host
 
 
 @given(origin=header_values | pieces, host=header_values | pieces, same=st.booleans())
@@ -430,8 +431,9 @@ def test_without_the_option_none_is_named() -> None:
 
 def test_offers_over_several_header_lines_are_one_list() -> None:
     with serve("--subprotocol", "one,two", "cat") as server:
-        headers = {"Sec-WebSocket-Protocol": "x", "sec-websocket-protocol ".strip(): "two, one"}
-        with RawClient.connect(server, headers=headers, subprotocols=("two",)) as client:
+        headers = {"sec-websocket-protocol": "x", "Sec-WebSocket-Protocol": "two, one"}
+        with open_socket(server) as sock, RawClient(sock) as client:
+            client.upgrade("h", "/room", headers, subprotocols=("two",))
             assert client.subprotocol == "two"
 
 
@@ -663,6 +665,50 @@ def test_45_a_live_socket_that_is_too_busy_to_accept_is_not_stolen(door: Path) -
         assert identity(door) == before
 
 
+# Several processes try to take over the same stale socket at the same moment, in 40 rounds; it
+# prints how many had the socket at the end of each.
+RACE = """
+import os, pathlib, socket, sys
+sys.path.insert(0, sys.argv[1])
+import scalesocket
+
+path = pathlib.Path(sys.argv[2])
+for _ in range(40):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    start, starter = os.pipe()
+    result, teller = os.pipe()
+    finish, finisher = os.pipe()
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if not children[-1]:
+            os.close(starter), os.close(finisher)
+            os.read(start, 1)
+            try:
+                listener = scalesocket.open_unix_listener(path, 0o600)
+                os.write(teller, b"1")
+            except OSError:
+                os.write(teller, b"0")
+            os.read(finish, 1)
+            os._exit(0)
+    os.close(starter)
+    print(sum(int(os.read(result, 1)) for _ in children))
+    os.close(finisher)
+    for child in children:
+        os.waitpid(child, 0)
+    for descriptor in (start, result, teller, finish):
+        os.close(descriptor)
+    path.unlink()
+"""
+
+
+def test_45_of_servers_that_find_a_stale_socket_at_once_only_one_takes_it(door: Path) -> None:
+    program = [sys.executable, "-c", RACE, str(SCRIPT.parent), str(door)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["1"] * 40
+
+
 def test_a_regular_file_in_its_place_is_not_touched(door: Path) -> None:
     door.write_text("precious")
     before = identity(door)
@@ -817,8 +863,11 @@ def test_a_passed_socket_does_not_reach_the_children(
 
     variables = "LISTEN_FDS,LISTEN_PID"
     script = tmp_path / "tell.py"
-    script.write_text(f"import os\nprint([os.environ.get(x) for x in '{variables}'.split(',')])\n"
-                      "input()\n")  # fmt: skip
+    script.write_text(
+        "import os, sys\n"
+        f"print([os.environ.get(name) for name in {variables.split(',')}])\n"
+        "sys.stdin.read()\n"
+    )
     passed = ["--passenv", f"PATH,{variables}", str(script)]
     with serve_activated(listening, tmp_path, *passed) as server:
         with RawClient.connect(server) as client:

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--all", action="store_true", help="also all of 12 and 13: 10 minutes")
+    chosen.add_argument("--all", action="store_true", help="also all of 12 and 13: many minutes")
     chosen.add_argument("-i", metavar="PATTERN", action="append", help="such as 1.1.1 or '7.*'")
     parser.add_argument("-p", metavar="NUM", type=int, default=2, help="cases at once (2)")
     return parser

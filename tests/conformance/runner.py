@@ -1,7 +1,8 @@
 """Runs the public Autobahn cases against `scalesocket.py`, and judges the results.
 
     with serve_echo(compress=False) as server:
-        verdicts = run_cases(find_kosoku(), server, select(["1.*"]))
+        run = run_cases(kosoku, server, select(["1.*"]))
+        assert not run.complaints
 
 Autobahn is the test suite that the authors of WebSocket servers hold them against. Its cases
 come here with kosoku, a program of PyPI that plays the client of each and writes a report.
@@ -16,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support import ROOT, ServerProcess, serve
 
@@ -49,7 +50,7 @@ ALL = [f"{group}.{number + 1}" for group, size in CASES_IN_GROUP.items() for num
 FAST = ["[1-7].*", "10.*"]  # patterns of what takes seconds
 
 # Of each group of 12 and 13, which differ in the size of their 1,000 messages: those of 16 bytes
-# to 4 KiB, and those of 64 KiB in fragments of 256 bytes. The whole takes 10 minutes and more.
+# to 4 KiB, and those of 64 KiB in fragments of 256 bytes. The whole takes many minutes.
 SAMPLE = ["1[23].*.[1-5]", "1[23].*.14"]
 
 
@@ -165,14 +166,18 @@ def read_reports(folder: Path) -> list[Verdict]:
     """Return the verdicts that kosoku has written into a folder."""
     reports = [json.loads(path.read_text()) for path in folder.glob("*_case_*.json")]
     return [
-        Verdict(
-            report["id"],
-            report["behavior"],
-            report["behaviorClose"],
-            " ".join(filter(None, (report["result"], report["resultClose"]))),
-        )
+        Verdict(report["id"], report["behavior"], report["behaviorClose"], explain(report))
         for report in reports
     ]
+
+
+def explain(report: Mapping[str, Any]) -> str:
+    """Return what kosoku says about a case, and how the server has closed."""
+    words = [report["result"], report["resultClose"]]
+    code, reason = report.get("remoteCloseCode"), report.get("remoteCloseReason")
+    if code is not None:
+        words.append(f"The server's Close: {code} {reason or ''}")
+    return " ".join(word.strip() for word in words if word)
 
 
 def judge(cases: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:
