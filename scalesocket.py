@@ -820,7 +820,10 @@ class Response:
 
     def encode_head(self, *, keep_alive: bool, extra: Iterable[tuple[str, str]] = ()) -> bytes:
         """Return status line and headers as bytes, with `extra` fields."""
-        fields = [("Connection", "keep-alive" if keep_alive else "close"), *self.headers, *extra]
+        extra = tuple(extra)
+        replaced = {name.lower() for name, _ in extra}
+        own = (item for item in self.headers if item[0].lower() not in replaced)
+        fields = [("Connection", "keep-alive" if keep_alive else "close"), *own, *extra]
         if self.status == 304:
             pass  # RFC 9110 section 15.4.5: it has no body, and says nothing about one
         else:
@@ -921,18 +924,22 @@ def accept_deflate(parameters: dict[str, str]) -> tuple[int, str] | None:
     return bits, "; ".join(answer)
 
 
-def split_origin(text: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an origin or a Host header, as far as it has them.
+_ORIGIN = re.compile(
+    r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
+)
 
-    What is left out is an empty string or 0; the port of `http` and `https` is filled in
-    (RFC 6454 section 4). `null` is a host of that name.
+
+def split_origin(text: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an origin or a Host header (RFC 6454 section 6.1).
+
+    What is left out is an empty string or 0; the ports of `http` and `https` are filled in. What
+    is no origin has no host.
     """
-    scheme, _, rest = text.strip().lower().rpartition("://")
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:/\[\]]*)(?::(\d{1,5}))?", rest)
-    if match is None:
-        return scheme, "", 0
-    default = {"http": 80, "https": 443, "ws": 80, "wss": 443}.get(scheme, 0)
-    return scheme, match[1], int(match[2] or default)
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None or int(match[3] or 0) > 65535:
+        return "", "", 0
+    scheme = match[1] or ""
+    return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
 
 
 def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure: bool) -> None:
@@ -950,16 +957,23 @@ def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure
     """
     if not (allowed or same):
         return
-    origin = request.headers.get("Origin")
+    origin = request.headers.get("Origin").lower()  # if there are two, it is none
     scheme, host, port = split_origin(origin)
-    for wanted in map(split_origin, allowed):
+    if origin == "null" and "null" in allowed:  # a page from nowhere: a file, a sandbox
+        return
+    for wanted in map(split_origin, (item for item in allowed if item != "null")):
         given = (scheme, host, port)
-        if host and all(w in ("", 0, g) for w, g in zip(wanted, given, strict=True)):
+        if scheme and all(w in ("", 0, g) for w, g in zip(wanted, given, strict=True)):
             return
     named = request.headers.get("Host").lower()
     own = split_origin(("https://" if secure else "http://") + named)
-    behind_proxy = origin.lower() == f"https://{named}"  # which speaks TLS in our stead
-    if same and scheme in ("http", "https") and ((host, port) == own[1:] or behind_proxy):
+    behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
+    if (
+        same
+        and scheme in ("http", "https")
+        and own[1]
+        and ((host, port) == own[1:] or behind_proxy)
+    ):
         return
     raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
 
@@ -4213,7 +4227,7 @@ def open_unix_listener(path: Path, mode: int) -> socket.socket:
                 ) from None
             path.unlink()
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         else:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
     listener = socket.socket(socket.AF_UNIX)
@@ -4221,8 +4235,7 @@ def open_unix_listener(path: Path, mode: int) -> socket.socket:
     try:
         listener.bind(str(path))
     except OSError as error:
-        error.filename = str(path)
-        raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         os.umask(before)
     path.chmod(mode)
@@ -4231,16 +4244,46 @@ def open_unix_listener(path: Path, mode: int) -> socket.socket:
     return listener
 
 
+def identify(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from any other; None if there is none."""
+    with contextlib.suppress(OSError):
+        facts = path.lstat() if path else None
+        return (facts.st_dev, facts.st_ino) if facts else None
+    return None
+
+
+def remove_unix_socket(path: Path | None, ours: tuple[int, int] | None) -> None:
+    """Remove the file of our Unix socket, unless something else stands there by now."""
+    if path and ours and identify(path) == ours:
+        with contextlib.suppress(OSError):  # the folder may have been closed to us
+            path.unlink()
+
+
 def take_passed_listeners() -> list[socket.socket]:
     """Return the listening sockets that systemd has opened for us (sd_listen_fds(3)), if any."""
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
     count = os.environ.pop("LISTEN_FDS", "")
-    listeners = [socket.socket(fileno=3 + i) for i in range(int(count) if count.isdigit() else 0)]
-    for listener in listeners:
-        listener.set_inheritable(False)
-        listener.setblocking(False)
-    return listeners
+    numbers = range(3, 3 + int(count)) if re.fullmatch("[0-9]{1,4}", count) else range(0)
+    return [take_passed_listener(number) for number in numbers]
+
+
+def take_passed_listener(descriptor: int) -> socket.socket:
+    """Return the listening socket of a descriptor.
+
+    Raises:
+        OSError: it is none.
+    """
+    try:
+        listener = socket.socket(fileno=descriptor)
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, "it does not listen")
+    except OSError as error:
+        error.filename = f"descriptor {descriptor} of LISTEN_FDS"
+        raise
+    listener.set_inheritable(False)
+    listener.setblocking(False)
+    return listener
 
 
 def open_all_listeners(config: Config) -> list[socket.socket]:
@@ -4309,25 +4352,32 @@ class Turnstile:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()  # guards the count
-        self._count = 0
+        self._lock = threading.Lock()  # guards the two below
+        self._served = 0
+        self._refused = 0  # those that are being told so
 
     def enter(self) -> bool:
         """Count one more; return whether it is one too many, to be told so.
 
         Raises:
-            RuntimeError: so many are too many that there is no telling them.
+            RuntimeError: so many are being told that there is no telling more.
         """
         with self._lock:
-            if self._count >= self._limit + MAX_REFUSED:
+            if self._served < self._limit:
+                self._served += 1
+                return False
+            if self._refused >= MAX_REFUSED:
                 raise RuntimeError(f"far over the {self._limit} connections of --maxconns")
-            self._count += 1
-            return self._count > self._limit
+            self._refused += 1
+            return True
 
-    def leave(self) -> None:
-        """Count one less."""
+    def leave(self, crowded: bool) -> None:
+        """Count one less of those for whom `enter` returned that."""
         with self._lock:
-            self._count -= 1
+            if crowded:
+                self._refused -= 1
+            else:
+                self._served -= 1
 
 
 class Acceptor:
@@ -4390,7 +4440,7 @@ class Acceptor:
             name = f"reader {address[0]}:{address[1]}"
             start_thread(name, self._serve_and_leave, sock, address, crowded)
         except RuntimeError:
-            self._turnstile.leave()
+            self._turnstile.leave(crowded)
             raise
 
     def _serve_and_leave(
@@ -4399,7 +4449,7 @@ class Acceptor:
         try:
             self._serve(sock, address, crowded)
         finally:
-            self._turnstile.leave()
+            self._turnstile.leave(crowded)
 
     def _fail(self, error: Exception) -> None:
         """Log the first of several failures in a row, and give others time to end."""
@@ -4441,6 +4491,7 @@ class Server:
         """
         threading.stack_size(THREAD_STACK)
         self._listeners = open_all_listeners(self._config)
+        self._unix_file = identify(self._config.unixsocket)
         for listener in self._listeners:
             log.info("running at %s", describe_listener(listener))
         if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
@@ -4461,8 +4512,7 @@ class Server:
         self._wake_up.recv(1)
         for acceptor in acceptors:
             acceptor.join()
-        if self._config.unixsocket:
-            self._config.unixsocket.unlink(missing_ok=True)
+        remove_unix_socket(self._config.unixsocket, self._unix_file)
         self._wake_up.close()
         self._waker.close()
         self._drain()
@@ -4518,7 +4568,8 @@ class Server:
                 tls = TlsTransport(self._tls_context)
             session = HttpSession(TlsSocket(sock, tls) if tls else sock, self._config.header)
             if crowded:
-                session.read_head(HEAD_TIMEOUT)
+                head = session.read_head(HEAD_TIMEOUT)
+                request = parse_request(head) if head is not None else None
                 reason = f"all {self._config.maxconns} connections are in use"
                 raise HandshakeError(503, reason, ("Retry-After", "1"))
             request = self._serve_requests(session, address)
@@ -4778,9 +4829,17 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the members of a list that allows only these: it must not be empty by accident."""
+    names = parse_list(text)
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """Return origins, each with a host at least."""
-    origins = parse_list(text)
+    origins = parse_names(text.lower())
     for origin in origins:
         if not split_origin(origin)[1]:
             raise argparse.ArgumentTypeError(f"{origin!r} is no origin such as https://example.com")
@@ -4789,11 +4848,18 @@ def parse_origins(text: str) -> tuple[str, ...]:
 
 def parse_subprotocols(text: str) -> tuple[str, ...]:
     """Return names of subprotocols, which are HTTP tokens (RFC 6455 section 4.1)."""
-    names = parse_list(text)
+    names = parse_names(text)
     for name in names:
         if not _TOKEN.fullmatch(name):
             raise argparse.ArgumentTypeError(f"{name!r} is no name of a subprotocol")
     return names
+
+
+_OWN_FIELDS = re.compile(
+    "accept-ranges|allow|connection|content-(length|range|type)|date|etag|host|last-modified|"
+    "location|retry-after|sec-websocket-.*|transfer-encoding|upgrade",
+    re.IGNORECASE,
+)
 
 
 def parse_header(text: str) -> tuple[str, str]:
@@ -4802,9 +4868,7 @@ def parse_header(text: str) -> tuple[str, str]:
         name, value = _parse_field(text)
     except HandshakeError:
         raise argparse.ArgumentTypeError(f"{text!r} is no 'Name: value'") from None
-    if re.fullmatch(
-        r"(?i)connection|upgrade|date|content-.*length|transfer-encoding|sec-websocket-.*", name
-    ):
+    if _OWN_FIELDS.fullmatch(name):
         raise argparse.ArgumentTypeError(f"{name} is set by the server itself")
     return name, value
 
@@ -4916,7 +4980,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
     ),
     "rooms and limits": (
-        ("--rooms", "LIST", parse_list, "allow only these rooms"),
+        ("--rooms", "LIST", parse_names, "allow only these rooms"),
         ("--maxrooms --maxforks", "NUM", parse_count,
          "rooms at the same time (default 1024; 0: any number)"),
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),

@@ -80,11 +80,18 @@ def final_block(payload: bytes) -> bytes:
 
 
 def inflate(data: bytes, bits: int = 15) -> bytes:
-    """Return what the payload of a compressed message stands for (7.2.2), with that window."""
+    """Return what the payload of a compressed message stands for (7.2.2), with that window.
+
+    Within one call zlib looks back as far as its output goes, so the calls must be small for a
+    reference beyond the window to be an error.
+    """
     inflater = zlib.decompressobj(-bits)
-    message = inflater.decompress(data + TAIL)
+    step = 64 if bits < 15 else 0  # bytes; 0: all at once
+    parts = [inflater.decompress(data + TAIL, step)]
+    while step and parts[-1]:
+        parts.append(inflater.decompress(inflater.unconsumed_tail, step))
     assert not inflater.eof and not inflater.unconsumed_tail
-    return message
+    return b"".join(parts)
 
 
 def zeros(size: int, step: int = 64 * MIB) -> bytes:
