@@ -1266,14 +1266,14 @@ class Sender:
 
     def __init__(self) -> None:
         self._arrivals: deque[Outlet] = deque()  # put by any thread, taken by the sender
-        self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
-        self._wake_up, self._waker = socket.socketpair()
-        self._wake_up.setblocking(False)
-        self._waker.setblocking(False)
         self._stopped = False
 
     def start(self) -> None:
         """Start the thread."""
+        self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
+        self._wake_up, self._waker = socket.socketpair()
+        self._wake_up.setblocking(False)
+        self._waker.setblocking(False)
         self._selector.register(self._wake_up, selectors.EVENT_READ)
         self._thread = start_thread("sender", self._run)
 
@@ -4170,8 +4170,8 @@ class HttpSession:
                 return
 
 
-def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
-    """Return listening sockets for every address of a host.
+def open_listeners(host: str, port: int, *, alone: bool) -> Iterator[socket.socket]:
+    """Yield sockets for every address of a host; each listens once the next is asked for.
 
     Args:
         host: a name or an address.
@@ -4185,14 +4185,16 @@ def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
         both = alone and len(found) == 1
-        wanted = found if port else found[:1]
-        return [open_listener(socket.socket(item[0], kind), item[4], both) for item in wanted]
+        for family, _, _, _, address in found if port else found[:1]:
+            listener = socket.socket(family, kind)
+            yield listener
+            begin_to_listen(listener, address, both)
     except OSError as error:
         error.filename = f"{host}:{port}"
         raise
 
 
-def open_listener(listener: socket.socket, address: Any, both: bool) -> socket.socket:
+def begin_to_listen(listener: socket.socket, address: Any, both: bool) -> None:
     """Bind a socket, and let it listen; `both`: for IPv6, also to IPv4."""
     if POSIX:  # on Windows it would let two servers share the port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -4201,7 +4203,6 @@ def open_listener(listener: socket.socket, address: Any, both: bool) -> socket.s
     listener.bind(address)
     listener.listen(4096)
     listener.setblocking(False)
-    return listener
 
 
 def open_unix_listener(path: Path, mode: int) -> socket.socket:
@@ -4214,34 +4215,49 @@ def open_unix_listener(path: Path, mode: int) -> socket.socket:
     Raises:
         OSError: a server listens there, or there is a file that is no socket.
     """
+    import fcntl  # as POSIX as Unix sockets are
+
+    listener = socket.socket(socket.AF_UNIX)
+    folder = -1
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)  # or two servers could both find the same file stale
+        remove_stale_socket(path)
+        before = os.umask(0o777)  # nobody may connect before the mode is set
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        path.chmod(mode)
+        listener.listen(4096)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    return listener
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove a Unix socket at which nobody listens.
+
+    Raises:
+        OSError: somebody does, or it is no socket.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except FileNotFoundError:
-            pass
+            return
         except ConnectionRefusedError:
             if not path.is_socket():
-                raise OSError(
-                    errno.EEXIST, "there is a file that is no socket", str(path)
-                ) from None
+                raise OSError(errno.EEXIST, "there is a file that is no socket") from None
             path.unlink()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o777)  # nobody may connect before the mode is set
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        os.umask(before)
-    path.chmod(mode)
-    listener.listen(4096)
-    listener.setblocking(False)
-    return listener
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def identify(path: Path | None) -> tuple[int, int] | None:
@@ -4259,44 +4275,42 @@ def remove_unix_socket(path: Path | None, ours: tuple[int, int] | None) -> None:
             path.unlink()
 
 
-def take_passed_listeners() -> list[socket.socket]:
-    """Return the listening sockets that systemd has opened for us (sd_listen_fds(3)), if any."""
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
-        return []
-    count = os.environ.pop("LISTEN_FDS", "")
-    numbers = range(3, 3 + int(count)) if re.fullmatch("[0-9]{1,4}", count) else range(0)
-    return [take_passed_listener(number) for number in numbers]
-
-
-def take_passed_listener(descriptor: int) -> socket.socket:
-    """Return the listening socket of a descriptor.
+def take_passed_listeners() -> Iterator[socket.socket]:
+    """Yield the listening sockets that systemd has opened for us (sd_listen_fds(3)), if any.
 
     Raises:
-        OSError: it is none.
+        OSError: a descriptor is no such socket.
     """
-    try:
-        listener = socket.socket(fileno=descriptor)
-        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise OSError(errno.EINVAL, "it does not listen")
-    except OSError as error:
-        error.filename = f"descriptor {descriptor} of LISTEN_FDS"
-        raise
-    listener.set_inheritable(False)
-    listener.setblocking(False)
-    return listener
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return
+    count = os.environ.pop("LISTEN_FDS", "")
+    for number in range(3, 3 + int(count)) if re.fullmatch("[0-9]{1,4}", count) else ():
+        try:
+            listener = socket.socket(fileno=number)
+            yield listener
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.EINVAL, "it does not listen")
+        except OSError as error:
+            error.filename = f"descriptor {number} of LISTEN_FDS"
+            raise
+        listener.set_inheritable(False)
+        listener.setblocking(False)
 
 
 def open_all_listeners(config: Config) -> list[socket.socket]:
     """Return the sockets that systemd passed, or else those of --addr; and that of --unixsocket.
 
     Raises:
-        OSError: see `open_listeners` and `open_unix_listener`.
+        OSError: one of them cannot be had; its `filename` says which. None stays open.
     """
-    listeners = take_passed_listeners()
-    for host, port in () if listeners else config.addr:
-        listeners += open_listeners(host, port, alone=len(config.addr) == 1)
-    if config.unixsocket:
-        listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
+    with contextlib.ExitStack() as opened:
+        listeners = [opened.enter_context(listener) for listener in take_passed_listeners()]
+        for host, port in () if listeners else config.addr:
+            for listener in open_listeners(host, port, alone=len(config.addr) == 1):
+                listeners.append(opened.enter_context(listener))
+        if config.unixsocket:
+            listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
+        opened.pop_all()
     return listeners
 
 
@@ -4341,6 +4355,25 @@ def load_certificates(config: Config) -> ssl.SSLContext | None:
         files = ", ".join(map(str, filter(None, (config.sslcert, config.sslkey, config.sslca))))
         raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
     return context
+
+
+def wait_for_end(wake_up: socket.socket) -> None:
+    """Wait until the other end of a pair is shut down, and let signals have their handlers run.
+
+    Python runs those on the main thread only, when it is between two calls; a signal that comes
+    just before a blocking call, or to another thread, would not end that call. The byte that
+    is written for it does.
+    """
+    signalled, signal_end = socket.socketpair()
+    signal_end.setblocking(False)
+    on_main = threading.current_thread() is threading.main_thread()
+    if on_main:
+        signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
+    with signalled, signal_end:
+        while wake_up not in select.select((wake_up, signalled), (), ())[0]:
+            signalled.recv(64)
+        if on_main:
+            signal.set_wakeup_fd(-1)
 
 
 class Turnstile:
@@ -4476,12 +4509,10 @@ class Server:
         self._listeners: list[socket.socket] = []
         self._tls_context = load_certificates(config)
         self._stopping = False
-        # Shut down by `stop`, which wakes all that wait for `_wake_up` to be readable: a signal
-        # handler may do that, but it may not take a lock, as an Event would.
-        self._wake_up, self._waker = socket.socketpair()
-        self._lock = threading.Lock()  # guards the two below
+        self._waker: socket.socket | None = None  # while `run` waits for `stop`
+        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
+        self._lock = threading.Lock()  # guards the one below
         self._connections: set[Connection] = set()
-        self._served_one = False  # for --oneshot
 
     def listen(self) -> None:
         """Open the listening sockets.
@@ -4505,23 +4536,29 @@ class Server:
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
         turnstile = Turnstile(self._config.maxconns)
+        # `stop` shuts the other end down, which wakes all that wait for this one to be readable.
+        # A signal handler may do that, but it may not take a lock, as an Event would.
+        wake_up, self._waker = socket.socketpair()
+        if self.stopping:  # a signal was faster
+            self.stop()
         acceptors = [
-            Acceptor(listener, self._wake_up, turnstile, self._serve).start()
+            Acceptor(listener, wake_up, turnstile, self._serve).start()
             for listener in self._listeners
         ]
-        self._wake_up.recv(1)
+        wait_for_end(wake_up)
         for acceptor in acceptors:
             acceptor.join()
         remove_unix_socket(self._config.unixsocket, self._unix_file)
-        self._wake_up.close()
         self._waker.close()
+        wake_up.close()
         self._drain()
 
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
         self._stopping = True
         with contextlib.suppress(OSError):  # closed already
-            self._waker.shutdown(socket.SHUT_WR)
+            if self._waker is not None:
+                self._waker.shutdown(socket.SHUT_WR)
 
     def reload(self) -> None:
         """Read the certificates again, for connections that come from now on (SIGHUP)."""
@@ -4545,7 +4582,10 @@ class Server:
         """Close every client, end every room, and wait for both (7.1.1)."""
         log.info("stopping")
         self._registry.end_all(CloseCode.GOING_AWAY, "the server is going away")
-        if not self._registry.wait_until_idle(DRAIN_TIMEOUT):
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        while not self._registry.wait_until_idle(0.2) and time.monotonic() < deadline:
+            pass  # in short waits, after each of which a second signal can be heeded
+        if not self._registry.wait_until_idle(0):
             log.warning("some rooms did not end within %g s", DRAIN_TIMEOUT)
             self.kill()
         deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -4631,7 +4671,7 @@ class Server:
         name = parse_room_name(request.path)
         if config.rooms and name not in config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
-        if config.oneshot and self._take_only_shot():
+        if config.oneshot and not self._only_shot.acquire(blocking=False):
             raise HandshakeError(503, "one client has been served already (--oneshot)")
         connection = Connection(
             sock,
@@ -4660,11 +4700,6 @@ class Server:
             self._connections.discard(client.connection)
         if self._config.oneshot:
             self.stop()
-
-    def _take_only_shot(self) -> bool:
-        with self._lock:
-            taken, self._served_one = self._served_one, True
-        return taken
 
     def _serve_client(self, client: Client) -> None:
         """Let a client into its room, and pass on what it sends until it ends."""

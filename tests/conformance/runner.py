@@ -176,8 +176,8 @@ def explain(report: Mapping[str, Any]) -> str:
     words = [report["result"], report["resultClose"]]
     code, reason = report.get("remoteCloseCode"), report.get("remoteCloseReason")
     if code is not None:
-        words.append(f"The server's Close: {code} {reason or ''}")
-    return " ".join(word.strip() for word in words if word)
+        words.append(f"its Close: {code} {reason or ''}")
+    return "; ".join(word.strip(" .") for word in words if word)
 
 
 def judge(cases: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:

@@ -1,0 +1,1064 @@
+"""TLS: `wss://` and `https://`, certificates of both sides, and peers that break off or lie."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.sync.client import ClientConnection, connect
+
+import scalesocket
+from scalesocket import (
+    HttpSession,
+    TlsSocket,
+    TlsTransport,
+    load_certificates,
+    parse_command_line,
+)
+from tests.support import (
+    ABNORMAL,
+    BINARY,
+    CLOSE,
+    RECEIVE_SIZE,
+    TEXT,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    encode_client_frame,
+    encode_client_frames,
+    open_socket,
+    request_head,
+    require_tool,
+    run_cli,
+    serve,
+    wait_until,
+)
+
+MIB = 1024 * 1024
+
+
+# ==== Certificates ========================================================
+# Two authorities, a server's certificate and its successor, and a client's of each authority.
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Where the files are: NAME.pem is a certificate, NAME.key its key."""
+
+    folder: Path
+
+    def cert(self, name: str) -> str:
+        return str(self.folder / f"{name}.pem")
+
+    def key(self, name: str) -> str:
+        return str(self.folder / f"{name}.key")
+
+    def options(self, name: str = "server") -> tuple[str, ...]:
+        """Return what makes a server speak TLS."""
+        return "--sslcert", self.cert(name), "--sslkey", self.key(name)
+
+    def trust(self, name: str | None = None) -> ssl.SSLContext:
+        """Return a client's context, with its own certificate if it has a name."""
+        context = ssl.create_default_context(cafile=self.cert("authority"))
+        if name is not None:
+            context.load_cert_chain(self.cert(name), self.key(name))
+        return context
+
+
+def run_openssl(folder: Path, *arguments: str) -> None:
+    """Run the `openssl` command; skip without it, or fail when CI is set."""
+    command = shutil.which("openssl")
+    if command is None and os.environ.get("CI"):
+        pytest.fail("missing tool: openssl")
+    if command is None:
+        pytest.skip("missing tool: openssl")
+    subprocess.run([command, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def make_authority(folder: Path, name: str) -> None:
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    names = ("-subj", f"/CN=Test {name}", "-days", "3", "-keyout", f"{name}.key")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    run_openssl(folder, "req", "-x509", *key, *names, *usage, "-out", f"{name}.pem")
+
+
+def make_certificate(folder: Path, name: str, authority: str, usage: str) -> None:
+    """Let an authority sign a certificate for `usage`: serverAuth or clientAuth."""
+    (folder / f"{name}.ext").write_text(
+        "basicConstraints=critical,CA:FALSE\n"
+        "keyUsage=critical,digitalSignature\n"
+        f"extendedKeyUsage={usage}\n"
+        "subjectKeyIdentifier=hash\n"
+        "authorityKeyIdentifier=keyid\n"
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
+    )
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    files = ("-keyout", f"{name}.key", "-out", f"{name}.csr")
+    run_openssl(folder, "req", "-new", *key, "-subj", f"/CN={name}", *files)
+    signer = ("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial")
+    files = ("-in", f"{name}.csr", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+    run_openssl(folder, "x509", "-req", "-days", "2", *signer, *files)
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+    make_authority(folder, "authority")
+    make_authority(folder, "stranger")
+    make_certificate(folder, "server", "authority", "serverAuth")
+    make_certificate(folder, "renewed", "authority", "serverAuth")
+    make_certificate(folder, "client", "authority", "clientAuth")
+    make_certificate(folder, "intruder", "stranger", "clientAuth")
+    return Certificates(folder)
+
+
+# ==== A client's end ======================================================
+
+
+class TlsEnd:
+    """A client's TLS over a socket, with the socket's methods that `RawClient` uses.
+
+    It can also say what no TLS library would: `raw` is the socket below. One thread may send
+    while another receives.
+    """
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        self.raw = raw
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.notified = False  # the server has said that nothing more comes from it
+        self.lock = threading.Lock()  # guards the TLS object
+        self.setblocking = raw.setblocking
+        self.setsockopt = raw.setsockopt
+        self.fileno = raw.fileno
+
+    def handshake(self) -> bytes:
+        """Shake hands; return the last of it, which has not been sent yet."""
+        while True:
+            try:
+                self.tls.do_handshake()
+                return self.outgoing.read()
+            except ssl.SSLWantReadError:
+                self.raw.sendall(self.outgoing.read())
+                data = self.raw.recv(RECEIVE_SIZE)
+                if not data:
+                    raise EOFError("the server left during the TLS handshake") from None
+                self.incoming.write(data)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return records that are to be sent, in this order."""
+        with self.lock:
+            self.tls.write(data)
+            return self.outgoing.read()
+
+    def send(self, data: bytes | memoryview) -> int:
+        piece = bytes(data[: 64 * 1024])
+        self.send_raw(self.encrypt(piece))
+        return len(piece)
+
+    def send_raw(self, data: bytes, timeout: float = 60) -> None:
+        """Send bytes below TLS, whether the socket blocks or not."""
+        deadline = time.monotonic() + timeout
+        while data:
+            try:
+                data = data[self.raw.send(data) :]
+            except BlockingIOError:
+                if self.raw.fileno() < 0 or time.monotonic() > deadline:
+                    raise TimeoutError("the server does not take it") from None
+                select.select([], [self.raw], [], 0.1)
+
+    def recv(self, size: int) -> bytes:
+        """Return what has come; no bytes at an end that was announced."""
+        data = self.raw.recv(size)
+        if not data and not self.notified:
+            raise ConnectionResetError("the server has closed TCP without a close notice")
+        pieces: list[bytes] = []
+        with self.lock:
+            self.incoming.write(data)
+            try:
+                while not self.notified:
+                    pieces.append(self.tls.read(RECEIVE_SIZE))
+                    self.notified = not pieces[-1]
+            except ssl.SSLZeroReturnError:
+                self.notified = True
+            except ssl.SSLWantReadError:
+                if not pieces:
+                    raise BlockingIOError from None
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        self.raw.close()
+
+
+def end_of(client: RawClient) -> TlsEnd:
+    assert isinstance(client.sock, TlsEnd)
+    return client.sock
+
+
+def open_tls(server: ServerProcess, context: ssl.SSLContext) -> TlsEnd:
+    """Connect and shake hands."""
+    end = TlsEnd(open_socket(server, 20), context)
+    try:
+        end.raw.sendall(end.handshake())
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+def join(
+    server: ServerProcess,
+    context: ssl.SSLContext,
+    room: str = "room",
+    headers: dict[str, str] | None = None,
+) -> RawClient:
+    """Enter a room over TLS."""
+    client = RawClient(open_tls(server, context))  # type: ignore[arg-type]
+    try:
+        client.upgrade(f"localhost:{server.port}", f"/{room}", headers or {})
+    except BaseException:
+        client.sock.close()
+        raise
+    return client
+
+
+def assert_echoes(client: RawClient, text: str = "hello") -> None:
+    client.send_text(text)
+    assert client.receive_text(20) == text
+
+
+def wss(
+    server: ServerProcess, context: ssl.SSLContext, room: str = "room", **options: Any
+) -> ClientConnection:
+    """Enter a room with somebody else's client."""
+    url = f"wss://localhost:{server.port}/{room}"
+    address = socket.create_connection((server.host, server.port), 20)
+    address.settimeout(None)
+    return connect(url, sock=address, ssl=context, max_size=4 * MIB, proxy=None, **options)
+
+
+@pytest.fixture(scope="module")
+def trust(certs: Certificates) -> ssl.SSLContext:
+    return certs.trust()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "index.html").write_text("<title>home</title>")
+    (folder / "big.bin").write_bytes(bytes(range(256)) * 4096)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def echo(certs: Certificates, site: Path) -> Iterator[ServerProcess]:
+    with serve(*certs.options(), "--staticdir", str(site), "cat") as server:
+        yield server
+
+
+# ==== Bytes ===============================================================
+
+
+def make_ends(
+    certs: Certificates, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> tuple[TlsTransport, TlsEnd]:
+    """Return a server's end, and a client's whose socket is not used."""
+    config = parse_command_line([*certs.options(), "cat"])
+    context = load_certificates(config)
+    assert context is not None
+    trust = certs.trust()
+    trust.maximum_version = version
+    with socket.socket() as unused:
+        return TlsTransport(context), TlsEnd(unused, trust)
+
+
+def shake_hands(server: TlsTransport, client: TlsEnd, size: int = 1 << 20) -> None:
+    """Let both ends agree; each piece that passes has `size` bytes at the most."""
+    done = False
+    for _ in range(10):
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        data = client.outgoing.read()
+        for at in range(0, len(data), size):
+            assert not done, "the server was done before the client had said all"
+            done, reply = server.advance_handshake(data[at : at + size])
+            for back in range(0, len(reply), size):
+                client.incoming.write(reply[back : back + size])
+                try:
+                    client.tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+        if done:
+            client.tls.do_handshake()
+            return
+    raise AssertionError("no agreement")
+
+
+def read_all(client: TlsEnd, data: bytes) -> bytes:
+    """Return what the client finds in bytes of the server."""
+    client.incoming.write(data)
+    pieces = []
+    try:
+        while piece := client.tls.read(RECEIVE_SIZE):
+            pieces.append(piece)
+    except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        pass
+    return b"".join(pieces)
+
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+both_versions = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+
+
+@both_versions
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 100, 1 << 20])
+def test_the_handshake_may_come_in_pieces_of_any_size(
+    certs: Certificates, version: ssl.TLSVersion, size: int
+) -> None:
+    server, client = make_ends(certs, version)
+    shake_hands(server, client, size)
+    assert client.tls.version() == version.name.replace("_", ".")
+    assert read_all(client, server.encrypt(b"hello")) == b"hello"
+
+
+@both_versions
+@settings(max_examples=30)
+@given(
+    messages=st.lists(st.binary(min_size=1, max_size=40) | st.just(b"x" * 40_000), min_size=1),
+    cuts=st.lists(st.integers(1, 30_000) | st.integers(1, 30), min_size=1, max_size=5),
+)
+def test_data_may_be_cut_anywhere(
+    certs: Certificates, version: ssl.TLSVersion, messages: list[bytes], cuts: list[int]
+) -> None:
+    server, client = make_ends(certs, version)
+    shake_hands(server, client)
+    data, got, sizes = b"".join(map(client.encrypt, messages)), b"", itertools.cycle(cuts)
+    while data:
+        size = next(sizes)
+        plain, reply = server.decrypt(data[:size])
+        assert not reply
+        data, got = data[size:], got + plain
+    assert got == b"".join(messages)
+    data, got = b"".join(map(server.encrypt, messages)), b""
+    while data:
+        size = next(sizes)
+        data, got = data[size:], got + read_all(client, data[:size])
+    assert got == b"".join(messages)
+
+
+def test_what_is_longer_than_many_records_is_encrypted_whole(certs: Certificates) -> None:
+    server, client = make_ends(certs)
+    shake_hands(server, client)
+    data = os.urandom(5 * MIB)
+    assert read_all(client, server.encrypt(data)) == data
+    plain, _ = server.decrypt(client.encrypt(data))
+    assert plain == data
+
+
+@both_versions
+def test_a_close_notice_is_the_end(certs: Certificates, version: ssl.TLSVersion) -> None:
+    server, client = make_ends(certs, version)
+    shake_hands(server, client)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.unwrap()
+    with pytest.raises(EOFError):
+        server.decrypt(client.outgoing.read())
+
+
+@both_versions
+def test_what_came_before_a_close_notice_is_not_lost(
+    certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    server, client = make_ends(certs, version)
+    shake_hands(server, client)
+    data = client.encrypt(b"last ") + client.encrypt(b"words")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.unwrap()
+    plain, _ = server.decrypt(data + client.outgoing.read())
+    assert plain == b"last words"
+    for _ in range(2):
+        with pytest.raises(EOFError):
+            server.decrypt(b"")
+
+
+def damaged(record: bytes) -> bytes:
+    return record[:-1] + bytes([record[-1] ^ 1])
+
+
+@both_versions
+def test_a_damaged_record_is_the_end(certs: Certificates, version: ssl.TLSVersion) -> None:
+    server, client = make_ends(certs, version)
+    shake_hands(server, client)
+    data = client.encrypt(b"good") + damaged(client.encrypt(b"bad"))
+    plain, _ = server.decrypt(data)
+    assert plain == b"good"
+    for more in (b"", client.encrypt(b"more")):
+        with pytest.raises(EOFError):
+            server.decrypt(more)
+
+
+def test_no_byte_of_a_record_may_be_changed(certs: Certificates) -> None:
+    """The length, too: then the record is not whole yet, or the next one is broken."""
+    for at in range(30):
+        server, client = make_ends(certs)
+        shake_hands(server, client)
+        record = bytearray(client.encrypt(b"x" * 8))
+        record[at % len(record)] ^= 0x40
+        try:
+            plain, _ = server.decrypt(bytes(record))
+        except EOFError:
+            continue
+        assert plain == b""
+
+
+def test_the_client_understands_the_close_notice(certs: Certificates) -> None:
+    server, client = make_ends(certs)
+    shake_hands(server, client)
+    assert read_all(client, server.encrypt(b"bye") + server.close()) == b"bye"
+    with pytest.raises(ssl.SSLZeroReturnError):
+        client.tls.unwrap()
+        client.tls.read(1)
+    assert server.close() is not None, "a second notice is no error"
+
+
+def test_what_is_no_tls_is_no_handshake(certs: Certificates) -> None:
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 64, b"\x16\x03\x01\x00\x05hello"):
+        server, _ = make_ends(certs)
+        with pytest.raises(ssl.SSLError):
+            server.advance_handshake(garbage)
+
+
+def test_a_record_that_is_dribbled_does_not_outlast_the_time_for_a_head(
+    certs: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte of it is no new beginning: the deadline is one for the whole head."""
+    monkeypatch.setattr(scalesocket, "HEAD_TIMEOUT", 1.0)
+    ours, theirs = socket.socketpair()
+    stop = threading.Event()
+    end = TlsEnd(theirs, certs.trust())
+    theirs.settimeout(20)
+
+    def dribble() -> None:
+        theirs.sendall(end.handshake())
+        for byte in end.encrypt(b"GET / HTTP/1.1\r\n" + b"x" * 500):
+            if stop.wait(0.1):
+                return
+            theirs.sendall(bytes([byte]))
+
+    thread = threading.Thread(target=dribble)
+    thread.start()
+    context = load_certificates(parse_command_line([*certs.options(), "cat"]))
+    assert context is not None
+    try:
+        session = HttpSession(TlsSocket(ours, TlsTransport(context)))
+        began = time.monotonic()
+        try:
+            assert session.read_head(1.0) is None
+        except scalesocket.HandshakeError as error:
+            assert error.status == 408
+        assert time.monotonic() - began < 15, "it would have taken 50 s"
+    finally:
+        stop.set()
+        thread.join()
+        ours.close()
+        theirs.close()
+
+
+# ==== Rooms ===============================================================
+
+
+def test_websockets_exchanges_text(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    with wss(echo, trust) as client:
+        for text in ("hello", "", "日本語 🎮", "x" * 70_000, "0123456789abcdef" * (MIB // 16)):
+            client.send(text)
+            assert client.recv(30) == text
+
+
+def test_websockets_exchanges_binary(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "--binary", "cat") as server, wss(server, trust) as client:
+        payload = os.urandom(MIB)
+        client.send(payload)
+        received = b""
+        while len(received) < len(payload):
+            part = client.recv(20)
+            assert isinstance(part, bytes)
+            received += part
+        assert received == payload
+
+
+def test_all_see_one_order(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(join(echo, trust, "order")) for _ in range(5)]
+        texts = [[f"{who} {number}" for number in range(200)] for who in range(5)]
+        for client, own in zip(clients, texts, strict=True):
+            client.send_in_background(encode_client_frames(own))
+        seen = [client.receive_many(1000) for client in clients]
+    assert all(view == seen[0] for view in seen)
+    for who, own in enumerate(texts):
+        assert [item.decode() for item in seen[0] if item.startswith(b"%d " % who)] == own
+
+
+def test_a_pipeline_comes_back_in_order(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    texts = [f"{number} {'x' * (number % 97)}" for number in range(5000)]
+    with join(echo, trust, "pipeline") as client:
+        client.send_in_background(encode_client_frames(texts))
+        assert client.receive_many(5000) == [text.encode() for text in texts]
+
+
+def test_what_comes_with_the_end_of_the_handshake_is_read(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    """Finished, the upgrade request, two messages and a Close, all in one segment."""
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    fields = {"Host": "localhost", "Upgrade": "websocket", "Connection": "Upgrade", **key}
+    frames = encode_client_frames(["one", "two"])
+    with open_socket(echo, 20) as raw:
+        end = TlsEnd(raw, trust)
+        data = end.handshake()
+        data += end.encrypt(request_head("GET", "/early", fields)) + end.encrypt(frames)
+        raw.sendall(data)
+        client = RawClient(end)  # type: ignore[arg-type]
+        assert client._read_handshake().status == 101
+        assert [client.receive_text(20), client.receive_text(20)] == ["one", "two"]
+        assert client.close() == (1000, "")
+
+
+def test_records_cut_anywhere_are_put_together(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    with join(echo, trust, "cut") as client:
+        end = end_of(client)
+        data = end.encrypt(encode_client_frame(TEXT, b"first"))
+        data += end.encrypt(encode_client_frame(TEXT, b"second"))
+        for at in range(len(data)):
+            end.send_raw(data[at : at + 1])
+        assert [client.receive_text(20), client.receive_text(20)] == ["first", "second"]
+
+
+def test_the_child_and_the_log_know_of_it(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "sh", "--", "-c", 'echo "HTTPS=$HTTPS"; exec cat') as server:
+        server.wait_log(r"open wss://127\.0\.0\.1:\d+/<room>")
+        with join(server, trust) as client:
+            assert client.receive_text() == "HTTPS=on"
+
+
+def test_a_host_without_a_port_means_443(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "--sameorigin", "cat") as server:
+        host = {"Host": "game.example"}
+        for origin in ("https://game.example", "https://game.example:443"):
+            with join(server, trust, "room", {**host, "Origin": origin}) as client:
+                assert_echoes(client)
+        for origin in ("http://game.example", "https://game.example:80", "https://evil.example"):
+            with pytest.raises(HandshakeRefused) as refusal:
+                join(server, trust, "room", {**host, "Origin": origin}).sock.close()
+            assert refusal.value.status == 403
+
+
+# ==== HTTP ================================================================
+
+
+def curl(server: ServerProcess, certs: Certificates, *arguments: str) -> bytes:
+    """Return what curl prints for paths of the server."""
+    trusted = (
+        "--cacert",
+        certs.cert("authority"),
+        "--resolve",
+        f"localhost:{server.port}:127.0.0.1",
+    )
+    command = [require_tool("curl"), "-sS", "--noproxy", "*", "--max-time", "30", *trusted]
+    done = subprocess.run([*command, *arguments], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_curl_gets_pages_and_ranges(echo: ServerProcess, certs: Certificates, site: Path) -> None:
+    echo.wait_log(r"open https://127\.0\.0\.1:\d+/$")
+    base = f"https://localhost:{echo.port}"
+    code = ("-o", os.devnull, "-w", "%{http_code}")
+    assert curl(echo, certs, *code, f"{base}/health") == b"200"
+    assert b"home" in curl(echo, certs, f"{base}/")
+    whole = (site / "big.bin").read_bytes()
+    assert curl(echo, certs, f"{base}/big.bin") == whole
+    assert curl(echo, certs, "-r", "1000-200999", f"{base}/big.bin") == whole[1000:201_000]
+    assert curl(echo, certs, "-r", "-5", f"{base}/big.bin") == whole[-5:]
+    assert curl(echo, certs, "-I", f"{base}/big.bin").startswith(b"HTTP/1.1 200 ")
+    assert curl(echo, certs, *code, f"{base}/none") == b"404"
+
+
+def test_curl_keeps_the_connection(echo: ServerProcess, certs: Certificates) -> None:
+    base = f"https://localhost:{echo.port}"
+    count = ("-w", "%{num_connects} ", "-o", os.devnull)
+    paths = (f"{base}/", *count, f"{base}/big.bin", *count, f"{base}/health")
+    assert curl(echo, certs, *count, *paths).split() == [b"1", b"0", b"0"]
+
+
+def test_the_last_answer_ends_with_a_close_notice(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    """Else a client could not tell the end of an answer from a cut (RFC 8446 6.1)."""
+    trust = trust
+    with socket.create_connection((echo.host, echo.port), 20) as sock:
+        with trust.wrap_socket(
+            sock, server_hostname="localhost", suppress_ragged_eofs=False
+        ) as client:
+            fields = {"Host": "localhost", "Connection": "close"}
+            client.sendall(request_head("GET", "/health", fields))
+            answer = b"".join(iter(lambda: client.recv(RECEIVE_SIZE), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_alpn_chooses_http_1(echo: ServerProcess, certs: Certificates) -> None:
+    trust = certs.trust()
+    trust.set_alpn_protocols(["h2", "http/1.1"])
+    end = open_tls(echo, trust)
+    assert end.tls.selected_alpn_protocol() == "http/1.1"
+    end.close()
+
+
+def test_too_many_are_told_so_over_tls(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "--maxconns", "1", "cat") as server:
+        with join(server, trust) as client:
+            with pytest.raises(HandshakeRefused) as refusal:
+                join(server, trust).sock.close()
+            assert refusal.value.status == 503
+            assert_echoes(client)
+
+
+# ==== Versions, and who speaks something else ==============================
+
+
+@both_versions
+def test_versions_from_1_2_on_are_spoken(
+    echo: ServerProcess, certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    trust = certs.trust()
+    trust.minimum_version = trust.maximum_version = version
+    with join(echo, trust, version.name) as client:
+        assert end_of(client).tls.version() == version.name.replace("_", ".")
+        assert_echoes(client)
+        assert client.close() == (1000, "")
+
+
+def test_an_older_version_is_refused_with_a_word(echo: ServerProcess, certs: Certificates) -> None:
+    """RFC 8446 6.2: before it closes, it says why."""
+    trust = certs.trust()
+    trust.set_ciphers("DEFAULT@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        trust.minimum_version = trust.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError, match="(?i)alert.protocol.version"):
+        open_tls(echo, trust).close()
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Return all that comes until the server closes."""
+    parts = []
+    try:
+        while data := sock.recv(RECEIVE_SIZE):
+            parts.append(data)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def test_whoever_does_not_speak_tls_is_let_go(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    with join(echo, trust, "unharmed") as client:
+        heads = (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", os.urandom(2000), b"\x16\x03\x01\xff\xff")
+        for garbage in (*heads, b"\0" * 100, b"\x16\x03\x01\x00\x05hello"):
+            with open_socket(echo, 20) as sock:
+                sock.sendall(garbage)
+                sock.shutdown(socket.SHUT_WR)
+                assert b"HTTP/1.1 200" not in read_to_end(sock)
+            assert_echoes(client)
+
+
+@pytest.mark.slow
+def test_a_client_that_says_nothing_is_let_go(echo: ServerProcess, trust: ssl.SSLContext) -> None:
+    """HEAD_TIMEOUT is 10 s; others come in meanwhile."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(open_socket(echo, 30)) for _ in range(20)]
+        silent[0].sendall(b"\x16\x03")  # it begins, and stops
+        with join(echo, trust, "meanwhile") as client:
+            assert_echoes(client)
+        for sock in silent:
+            assert read_to_end(sock) == b""
+
+
+def test_a_client_that_leaves_during_the_handshake_harms_nobody(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    with join(echo, trust, "leaver") as client:
+        for abrupt in (False, True):
+            with open_socket(echo, 20) as sock:
+                end = TlsEnd(sock, trust)
+                with pytest.raises(ssl.SSLWantReadError):
+                    end.tls.do_handshake()
+                hello = end.outgoing.read()
+                sock.sendall(hello[:-10] if abrupt else hello)
+                if abrupt:
+                    reset(sock)
+            assert_echoes(client)
+
+
+def reset(sock: socket.socket) -> None:
+    """End TCP with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+# ==== Peers that break off ================================================
+
+
+def test_a_reset_in_the_middle_of_a_record_harms_nobody(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    with join(echo, trust, "reset") as client, join(echo, trust, "reset") as broken:
+        end = end_of(broken)
+        data = end.encrypt(encode_client_frame(TEXT, b"never whole" * 100))
+        end.send_raw(data[: len(data) // 2])
+        reset(end.raw)
+        assert_echoes(client)
+
+
+def test_a_damaged_record_ends_its_connection_alone(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    """What came before it, in the same bytes, is everyone's; and the room goes on for others."""
+    with join(echo, trust, "damage") as client, join(echo, trust, "damage") as broken:
+        end = end_of(broken)
+        data = end.encrypt(encode_client_frame(TEXT, b"good"))
+        data += damaged(end.encrypt(encode_client_frame(TEXT, b"bad")))
+        end.send_raw(data)  # and the connection stays open
+        assert client.receive_text(20) == "good"
+        for number in range(20):
+            assert_echoes(client, f"still here {number}")
+        assert ends_soon(broken), "the broken connection is still open"
+
+
+def ends_soon(client: RawClient, timeout: float = 10) -> bool:
+    """Read past whatever comes until TCP ends."""
+    deadline = time.monotonic() + timeout
+    raw = end_of(client).raw
+    raw.setblocking(True)
+    while time.monotonic() < deadline:
+        raw.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            if not raw.recv(RECEIVE_SIZE):
+                return True
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+    return False
+
+
+@both_versions
+@pytest.mark.parametrize("with_message", [False, True])
+def test_a_close_notice_without_a_close_frame_ends_the_connection(
+    certs: Certificates, version: ssl.TLSVersion, with_message: bool
+) -> None:
+    """As TCP's end does; its own TCP connection may stay open."""
+    trust = certs.trust()
+    trust.maximum_version = version
+    leave = ("--leavemsg", "gone #ID")
+    with serve(*certs.options(), *leave, "cat") as server:
+        with join(server, trust) as client, join(server, trust) as leaver:
+            end = end_of(leaver)
+            data = end.encrypt(encode_client_frame(TEXT, b"last words")) if with_message else b""
+            with pytest.raises(ssl.SSLWantReadError):
+                end.tls.unwrap()
+            end.send_raw(data + end.outgoing.read())
+            if with_message:
+                assert client.receive_text(20) == "last words"
+            assert client.receive_text(10) == "gone 2"
+            assert ends_soon(leaver)
+            assert_echoes(client)
+
+
+# ==== Certificates of clients =============================================
+
+
+@both_versions
+def test_only_clients_with_a_certificate_come_in(
+    certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    """Who has none, or one of somebody else's, is told so by an alert (RFC 8446 6.2)."""
+    with serve(*certs.options(), "--sslca", certs.cert("authority"), "cat") as server:
+        good = certs.trust("client")
+        good.maximum_version = version
+        with join(server, good) as client:
+            assert_echoes(client)
+            for name in (None, "intruder", "server"):
+                bad = certs.trust(name)
+                bad.maximum_version = version
+                refusals = (ssl.SSLError, OSError, EOFError)
+                with pytest.raises(refusals):
+                    join(server, bad).sock.close()
+                assert_echoes(client)
+            for _ in range(2):
+                with join(server, good) as another:
+                    assert_echoes(client, "again")
+                    assert another.receive_text(20) == "again"
+
+
+@both_versions
+@pytest.mark.parametrize("name", [None, "intruder"])
+def test_a_refused_client_is_told_why(
+    certs: Certificates, version: ssl.TLSVersion, name: str | None
+) -> None:
+    """RFC 8446 6.2, 4.4.2.4: with an alert, before it closes."""
+    with serve(*certs.options(), "--sslca", certs.cert("authority"), "cat") as server:
+        trust = certs.trust(name)
+        trust.maximum_version = version
+        with pytest.raises(ssl.SSLError, match="(?i)alert"):
+            join(server, trust).sock.close()
+
+
+# ==== A slow peer =========================================================
+
+
+@pytest.mark.slow
+def test_a_client_that_stops_reading_does_not_hold_up_others(
+    certs: Certificates, trust: ssl.SSLContext
+) -> None:
+    """20 MB for everyone; who takes nothing for a second is closed, the others lose nothing."""
+    count, line = 20_000, b"x" * 1000
+    with serve(*certs.options(), "--stall", "1", "cat") as server:
+        with join(server, trust) as slow, join(server, trust) as client:
+            assert_echoes(client)
+            assert slow.receive_text(20) == "hello"
+            end_of(slow).raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            before = server.rss()
+            sender = client.send_in_background(
+                encode_client_frames(b"%06d " % n + line for n in range(count))
+            )
+            got = client.receive_many(count, 90)
+            sender.join(10)
+            assert got == [b"%06d " % n + line for n in range(count)]
+            assert server.peak_rss() - before < 60 * MIB
+            assert_echoes(client, "after")
+            try:
+                code, _ = slow.wait_close(20)
+            except ssl.SSLError as error:
+                pytest.fail(f"what it got before its end is no TLS: {error}")
+            assert code in (1008, ABNORMAL)
+
+
+# ==== New certificates ====================================================
+
+
+def serial(server: ServerProcess, trust: ssl.SSLContext) -> str:
+    """Return the number of the certificate that newcomers see."""
+    end = open_tls(server, trust)
+    end.close()
+    found = end.tls.getpeercert()
+    assert found
+    number = found["serialNumber"]
+    assert isinstance(number, str)
+    return number
+
+
+def install(certs: Certificates, name: str, folder: Path) -> None:
+    shutil.copy(certs.cert(name), folder / "site.pem")
+    shutil.copy(certs.key(name), folder / "site.key")
+
+
+def test_certificates_are_read_again_at_sighup(
+    certs: Certificates, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    install(certs, "server", tmp_path)
+    files = ("--sslcert", str(tmp_path / "site.pem"), "--sslkey", str(tmp_path / "site.key"))
+    with serve(*files, "cat") as server, join(server, trust) as client:
+        old = serial(server, trust)
+        install(certs, "renewed", tmp_path)
+        assert serial(server, trust) == old, "it was read before it was to be"
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log("certificates read again")
+        new = serial(server, trust)
+        assert new != old
+        assert_echoes(client, "the old connection goes on")
+        with join(server, trust) as newcomer:
+            assert_echoes(newcomer, "both in one room")
+            assert client.receive_text(20) == "both in one room"
+        # Broken in three ways: each is logged, and the certificate stays.
+        for name, broken in (("site.pem", b"no PEM"), ("site.key", b""), ("site.pem", None)):
+            since = len(server.log())
+            path = tmp_path / name
+            path.unlink() if broken is None else path.write_bytes(broken)
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_log(r"ERROR.*the old certificates stay: .*site\.pem", since=since)
+            assert serial(server, trust) == new
+            install(certs, "renewed", tmp_path)
+        assert_echoes(client, "and on")
+        install(certs, "server", tmp_path)
+        since = len(server.log())
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log("certificates read again", since=since)
+        assert serial(server, trust) == old
+
+
+def test_many_signals_while_clients_come(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "cat") as server, join(server, trust) as client:
+        for _ in range(30):
+            server.process.send_signal(signal.SIGHUP)
+            with join(server, trust) as other:
+                assert_echoes(client)
+                assert other.receive_text(20) == "hello"
+
+
+# ==== Files that cannot be used ===========================================
+
+
+def assert_one_line(arguments: list[str], *mentioned: str) -> None:
+    """The server must end with status 2, one line, and no socket left open."""
+    with serve(*arguments, "cat", ready=False) as server:
+        assert server.wait() == 2
+    assert len(server.log()) == 1, server.log()
+    assert server.log()[0].startswith("scalesocket: ")
+    for name in mentioned:
+        assert name in server.log()[0], server.log()
+
+
+def test_wrong_files_are_said_in_one_line(certs: Certificates, tmp_path: Path) -> None:
+    cert, key = certs.cert("server"), certs.key("server")
+    nothing = str(tmp_path / "nothing.pem")
+    (tmp_path / "garbage.pem").write_bytes(os.urandom(500))
+    garbage = str(tmp_path / "garbage.pem")
+    assert_one_line(["--sslcert", nothing], nothing)
+    assert_one_line(["--sslcert", garbage], garbage)
+    assert_one_line(["--sslcert", str(tmp_path)], str(tmp_path))
+    assert_one_line(["--sslcert", cert], cert)
+    assert_one_line(["--sslcert", cert, "--sslkey", nothing], nothing)
+    assert_one_line(["--sslcert", cert, "--sslkey", certs.key("client")], cert)
+    assert_one_line(["--sslcert", cert, "--sslkey", key, "--sslca", nothing], nothing)
+    assert_one_line(["--sslcert", cert, "--sslkey", key, "--sslca", garbage], garbage)
+
+
+@pytest.mark.parametrize("option", ["--sslkey", "--sslca"])
+def test_options_that_need_a_certificate(certs: Certificates, option: str) -> None:
+    done = run_cli(option, certs.key("server"), "cat")
+    assert done.returncode == 2
+    assert "--sslcert" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_key_that_asks_for_a_password_is_refused(certs: Certificates, tmp_path: Path) -> None:
+    """Nobody is there to type it, least of all at SIGHUP."""
+    locked = tmp_path / "locked.key"
+    aes = ("-aes256", "-passout", "pass:secret")
+    run_openssl(certs.folder, "ec", "-in", "server.key", *aes, "-out", str(locked))
+    assert_one_line(["--sslcert", certs.cert("server"), "--sslkey", str(locked)], str(locked))
+
+
+def test_one_file_may_hold_both(certs: Certificates, trust: ssl.SSLContext, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_text(Path(certs.cert("server")).read_text() + Path(certs.key("server")).read_text())
+    with serve("--sslcert", str(both), "cat") as server, join(server, trust) as client:
+        assert_echoes(client)
+
+
+# ==== Closing =============================================================
+
+
+@both_versions
+def test_the_client_closes(
+    echo: ServerProcess, certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    """A Close for a Close, a close notice, and then the end of TCP."""
+    trust = certs.trust()
+    trust.maximum_version = version
+    client = join(echo, trust, "closing")
+    assert_echoes(client)
+    assert client.close(4321, "bye") == (4321, "bye")
+    assert end_of(client).notified
+
+
+def test_the_child_ends(certs: Certificates, trust: ssl.SSLContext) -> None:
+    """Its last words and then the Close, whatever their size."""
+    script = "read code; head -c 3000000 /dev/zero | tr '\\0' x | fold -w 999; echo; exit $code"
+    with serve(*certs.options(), "sh", "--", "-c", script) as server:
+        for number, expected in ((0, 1000), (3, 1011)):
+            client = join(server, trust, f"room{number}")
+            client.send_text(str(number))
+            payloads = client.receive_many(3_000_000 // 999)
+            assert all(payload == b"x" * 999 for payload in payloads)
+            assert client.wait_close(20)[0] == expected
+            assert end_of(client).notified
+
+
+def test_the_server_goes_away(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "cat") as server:
+        clients = [join(server, trust, f"room{number}") for number in range(3)]
+        for client in clients:
+            assert_echoes(client)
+        server.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            assert client.wait_close(20)[0] == 1001
+            assert end_of(client).notified
+        assert server.wait() == 0
+
+
+def test_broken_frames_are_answered_with_a_close(
+    echo: ServerProcess, trust: ssl.SSLContext
+) -> None:
+    client = join(echo, trust, "broken")
+    client.send_frame(TEXT, b"\xff")
+    assert client.wait_close(20)[0] == 1007
+    client = join(echo, trust, "broken")
+    client.send_frame(BINARY, b"x", mask=False)
+    assert client.wait_close(20)[0] == 1002
+
+
+def test_nothing_is_left_of_many_connections(certs: Certificates, trust: ssl.SSLContext) -> None:
+    with serve(*certs.options(), "cat") as server, join(server, trust) as client:
+        assert_echoes(client)
+        threads, files = server.threads(), server.descriptors()
+        for number in range(30):
+            with join(server, trust) as other:
+                if number % 3 == 0:
+                    other.send_frame(CLOSE, b"\x03\xe8")
+                if number % 3 == 1:
+                    reset(end_of(other).raw)
+            with open_socket(server) as sock:
+                sock.sendall(b"garbage")
+        wait_until(lambda: server.threads() == threads and server.descriptors() == files, 20)
+        assert_echoes(client)
+
+
+# ==== Beside TLS ==========================================================
+
+
+def test_a_unix_socket_stays_plain(
+    certs: Certificates, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "door"
+    script = 'echo "HTTPS=$HTTPS"; exec cat'
+    door = ("--unixsocket", str(path))
+    with serve(*certs.options(), *door, "sh", "--", "-c", script) as server:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20)
+        sock.connect(str(path))
+        with RawClient(sock) as plain:
+            plain.upgrade("localhost", "/plain", {})
+            assert plain.receive_text() == "HTTPS="
+            assert_echoes(plain)
+            with join(server, trust, "plain") as client:
+                assert_echoes(client, "from TLS")
+                assert plain.receive_text() == "from TLS"
