@@ -4511,7 +4511,7 @@ class Server:
         self._stopping = False
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
-        self._lock = threading.Lock()  # guards the one below
+        self._lock = threading.Lock()  # guards this set
         self._connections: set[Connection] = set()
 
     def listen(self) -> None:
@@ -4541,10 +4541,8 @@ class Server:
         wake_up, self._waker = socket.socketpair()
         if self.stopping:  # a signal was faster
             self.stop()
-        acceptors = [
-            Acceptor(listener, wake_up, turnstile, self._serve).start()
-            for listener in self._listeners
-        ]
+        begin = (Acceptor(x, wake_up, turnstile, self._serve).start for x in self._listeners)
+        acceptors = [start() for start in begin]
         wait_for_end(wake_up)
         for acceptor in acceptors:
             acceptor.join()
