@@ -38,6 +38,7 @@ from tests.support import (
     CLOSE,
     RECEIVE_SIZE,
     TEXT,
+    Closed,
     HandshakeRefused,
     RawClient,
     ServerProcess,
@@ -343,7 +344,9 @@ def test_the_handshake_may_come_in_pieces_of_any_size(
 @both_versions
 @settings(max_examples=15)
 @given(
-    messages=st.lists(st.binary(min_size=1, max_size=40) | st.just(b"x" * 40_000), min_size=1),
+    messages=st.lists(
+        st.binary(min_size=1, max_size=40) | st.just(b"x" * 17_000), min_size=1, max_size=5
+    ),
     cuts=st.lists(st.integers(1, 30_000) | st.integers(1, 30), min_size=1, max_size=5),
 )
 def test_data_may_be_cut_anywhere(
@@ -890,6 +893,26 @@ def test_a_client_that_stops_reading_does_not_hold_up_others(
             except ssl.SSLError as error:
                 pytest.fail(f"what it got before its end is no TLS: {error}")
             assert code in (1008, ABNORMAL)
+
+
+def test_who_is_closed_for_being_slow_can_read_what_it_has_got(
+    certs: Certificates, trust: ssl.SSLContext
+) -> None:
+    """No record is missing before its end, or it would be a broken connection to the client."""
+    script = "read x; seq 1000000 1999999; exec cat"
+    with serve(*certs.options(), "--stall", "1", "sh", "--", "-c", script) as server:
+        with join(server, trust) as slow, join(server, trust) as client:
+            client.send_text("go")
+            assert client.receive_many(1_000_000, 60)[-1] == b"1999999"
+            got: list[bytes] = []
+            with pytest.raises((Closed, ConnectionError, EOFError)) as ending:
+                while True:
+                    got += slow.receive_many(1, 20)
+            assert [int(item) for item in got] == list(range(1_000_000, 1_000_000 + len(got)))
+            assert len(got) < 1_000_000
+            if isinstance(ending.value, Closed):
+                assert ending.value.code == 1008
+            assert_echoes(client)
 
 
 # ==== New certificates ====================================================
