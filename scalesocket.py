@@ -1517,6 +1517,7 @@ class TlsTransport:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._want_read = ssl.SSLWantReadError
         self._error = ssl.SSLError
+        self.ended = False  # by a close notice, or because the peer broke it
 
     def advance_handshake(self, data: bytes) -> tuple[bool, bytes]:
         """Take what the peer sent; return whether the handshake is over, and what to send.
@@ -1539,20 +1540,28 @@ class TlsTransport:
     def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what received bytes hold, and what is to be sent because of them.
 
+        If TLS ends behind that, `ended` is set.
+
         Raises:
-            EOFError: the peer has ended TLS, or broken it.
+            EOFError: it has ended, and they hold nothing.
         """
         self._incoming.write(data)
         pieces = []
         try:
             while piece := self._tls.read(RECEIVE_SIZE):
                 pieces.append(piece)
+            self.ended = True
         except self._want_read:
-            return b"".join(pieces), self._outgoing.read()
-        except self._error as error:  # the end, too; it is raised again next time
-            if not pieces:
-                raise EOFError(str(error)) from None
+            pass
+        except self._error:
+            self.ended = True
+        if self.ended and not pieces:
+            raise EOFError("the peer has ended TLS")
         return b"".join(pieces), self._outgoing.read()
+
+    def take_output(self) -> bytes:
+        """Return what is to be sent after an error: an alert that says which."""
+        return self._outgoing.read()
 
     def close(self) -> bytes:
         """Return the notice that nothing more comes from us (RFC 8446 section 6.1)."""
@@ -1582,30 +1591,53 @@ class TlsSocket:
         deadline = time.monotonic() + HEAD_TIMEOUT
         done, data = False, b""
         while not done:
-            done, reply = self._tls.advance_handshake(data)
+            try:
+                done, reply = self._tls.advance_handshake(data)
+            except OSError:
+                self._send_alert()
+                raise
             if reply:
                 self._socket.sendall(reply)
             if not done:
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-                data = self._socket.recv(RECEIVE_SIZE)
+                data = self._receive(RECEIVE_SIZE, deadline)
                 if not data:
                     raise ConnectionResetError("the peer left during the TLS handshake")
 
+    def _send_alert(self) -> None:
+        """Tell the peer why there is no agreement, and let it read that."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(self._tls.take_output())
+            self._socket.shutdown(socket.SHUT_WR)
+            self._receive(RECEIVE_SIZE, time.monotonic() + 1.0)
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        patience = deadline - time.monotonic()
+        if patience <= 0:
+            raise TimeoutError("the peer took too long")
+        self._socket.settimeout(patience)
+        return self._socket.recv(size)
+
     def recv(self, size: int) -> bytes:
-        """Return bytes once some have come; none at the end."""
+        """Return bytes once some have come; none at the end.
+
+        Raises:
+            TimeoutError: they take longer, all together, than `settimeout` allows.
+        """
+        deadline = time.monotonic() + (self._socket.gettimeout() or HEAD_TIMEOUT)
         data = b""  # what came with the end of the handshake has been received already
-        while True:
+        while not self._tls.ended:
             try:
                 plain, reply = self._tls.decrypt(data)
             except EOFError:
-                return b""
+                break
             if reply:
                 self._socket.sendall(reply)
             if plain:
                 return plain
-            data = self._socket.recv(size)
+            data = self._receive(size, deadline)
             if not data:
-                return b""
+                break
+        return b""
 
     def sendall(self, data: bytes) -> None:
         """Send all of the data."""
@@ -1691,8 +1723,9 @@ class Connection(Outlet):
         self.since = time.monotonic()  # first, or the timer could take a busy time for silence
         self.listening = True
         pending = self._protocol.pending
+        ended = self._tls is not None and self._tls.ended
         with contextlib.suppress(OSError):
-            data = data if data or pending else self._socket.recv(RECEIVE_SIZE)
+            data = data if data or pending or ended else self._socket.recv(RECEIVE_SIZE)
         self.listening = False
         self.since = time.monotonic()
         if not data and not pending:
@@ -1801,16 +1834,26 @@ class Connection(Outlet):
         if self._corked is not None:
             self._corked.append(data)
         else:
-            super()._push(self._tls.encrypt(data) if self._tls else data)
+            self._push_plain(data)
+
+    def _push_plain(self, data: bytes) -> None:
+        """Push data, encrypted if this is TLS; one whose TLS has failed is dead."""
+        try:
+            data = self._tls.encrypt(data) if self._tls else data
+        except OSError:  # ssl.SSLError is one
+            self._die()
+        else:
+            super()._push(data)
 
     def _decrypt(self, data: bytes) -> bytes | None:
         """Return what received bytes hold; None if TLS has ended."""
         assert self._tls is not None
         with self._lock:
+            plain: bytes | None = None
             try:
                 plain, reply = self._tls.decrypt(data)
             except EOFError:
-                return None
+                reply = self._tls.take_output()
             if reply and not self._dead:
                 super()._push(reply)
         return plain
@@ -4342,12 +4385,15 @@ def load_certificates(config: Config) -> ssl.SSLContext | None:
         return None
     import ssl
 
+    def refuse_password() -> str:  # nobody is there to type it
+        raise ConfigError(f"the private key in {config.sslkey or config.sslcert} is encrypted")
+
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(config.sslcert, config.sslkey)
+        context.load_cert_chain(config.sslcert, config.sslkey, refuse_password)
         if config.sslca is not None:
             context.load_verify_locations(config.sslca)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -4452,8 +4498,8 @@ class Acceptor:
                     self._fail(error)
 
     def _accept_all(self) -> None:
-        """Accept whoever waits; they are many when the server is busy."""
-        while True:
+        """Accept whoever waits, but look after so many whether the server is to stop."""
+        for _ in range(1000):
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
