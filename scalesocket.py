@@ -1854,7 +1854,9 @@ class Connection(Outlet):
                 plain, reply = self._tls.decrypt(data)
             except EOFError:
                 reply = self._tls.take_output()
-            if reply and not self._dead:
+            if reply and self.is_full:  # it makes us answer, and does not read
+                self._die()
+            elif reply and not self._dead:
                 super()._push(reply)
         return plain
 
