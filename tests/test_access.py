@@ -37,6 +37,8 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 
 def is_allowed(
     origin: str | None,

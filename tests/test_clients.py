@@ -14,6 +14,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.support import NODE_FOLDER, ServerProcess, require_tool, serve
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
 MIB = 1024 * 1024
 
 

@@ -16,6 +16,9 @@ import pytest
 
 from tests.support import ROOT, SCRIPT, RawClient, serve
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
 TOP_LEVEL = {
     ".ci",
     ".gitattributes",

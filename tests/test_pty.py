@@ -21,7 +21,10 @@ from tests.support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX"),
+    pytest.mark.slow,  # many servers are started here; --quick leaves them out
+]
 
 
 def shell(script: str) -> tuple[str, ...]:

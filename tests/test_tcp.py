@@ -23,6 +23,9 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
 # What every child begins with; `accept()` waits for the server.
 PROLOGUE = """\
 import os, signal, socket, sys, time

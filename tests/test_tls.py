@@ -52,6 +52,9 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
 MIB = 1024 * 1024
 
 
