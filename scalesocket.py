@@ -2507,13 +2507,14 @@ class ChildProcess:
         poller.register(descriptor, select.POLLIN)
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
-        exited = False
-        while True:
+        exited, budget = False, 64  # reads until it is asked again whether the child has exited
+        while budget:
             try:
                 data = os.read(descriptor, RECEIVE_SIZE)
             except BlockingIOError:
                 if exited:
                     return
+                budget = 64
                 ready = dict(poller.poll(None if self._pidfd >= 0 else 200))
                 exited = descriptor not in ready and self._has_exited()
                 continue
@@ -2522,6 +2523,10 @@ class ChildProcess:
             if not data:
                 return
             yield data
+            budget -= 1
+            if not budget and not exited:  # a child of the child may never pause
+                exited = self._has_exited()
+                budget = 16 if exited else 64  # 1 MiB: more does not fit into a pipe
 
     def _has_exited(self) -> bool:
         """Whether the child has exited; it stays unreaped, so that its number stays taken."""
