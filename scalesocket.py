@@ -1748,7 +1748,7 @@ class Connection(Outlet):
         Closing a socket with unread bytes in it would reset the connection, and the peer
         would lose our Close frame.
         """
-        self._timer.call_later(CLOSE_TIMEOUT, self.abort)
+        self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
         with contextlib.suppress(OSError):
             while self._socket.recv(RECEIVE_SIZE):
                 pass
@@ -1790,6 +1790,14 @@ class Connection(Outlet):
             reset_when_closed(self._socket)
             self._die()
 
+    def _give_up(self) -> None:
+        """End the connection, unless the peer is still taking what was sent before the Close."""
+        rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
+        if rest > 0 and not self._dead:
+            self._timer.call_later(rest, self._give_up)
+        else:
+            self.abort()
+
     def check_peer(self, interval: float, now: float) -> None:
         """Ping a peer that has been silent for `interval` s; close one that was for two."""
         silence = now - self.since
@@ -1827,7 +1835,7 @@ class Connection(Outlet):
                     self._wake_if_drained()
                 self._push(encode_frame(Opcode.CLOSE, payload))
                 self._close_sent = True
-                self._timer.call_later(CLOSE_TIMEOUT, self.abort)
+                self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
             self._on_drained()
 
     def _push(self, data: bytes) -> None:
