@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import signal
 import threading
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
-from tests.support import wait_until
+from tests.certificates import certs
+from tests.support import PATIENCE, wait_until
+
+__all__ = ["certs", "no_thread_is_left_behind"]
 
 # A busy machine is no reason to fail, so no example has a deadline of its own.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
+# What `nohup` or a shell's `&` made this process ignore, every program of a test would ignore, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a thread running in this process."""
-    before = set(threading.enumerate())
+    """Fail a test that leaves a thread running in this process.
+
+    Readers are bare threads, which have no names: those can only be counted.
+    """
+    before, count = set(threading.enumerate()), _thread._count()
     yield
 
-    def leaked() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread not in before]
+    def leaked() -> list[str]:
+        names = [thread.name for thread in threading.enumerate() if thread not in before]
+        return names or ["a reader"] * (_thread._count() - count)
 
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not leaked(), timeout=5)
-    names = [thread.name for thread in leaked()]
-    assert not names, f"threads left behind: {names}"
+        wait_until(lambda: not leaked(), timeout=PATIENCE)
+    assert not leaked(), f"threads left behind: {leaked()}"

@@ -48,8 +48,10 @@ T = TypeVar("T")
 # ==== 1. Waiting ==========================================================
 # A test waits for a condition, never for a length of time.
 
+PATIENCE = 40  # seconds; a wait that is in vain takes so long, every other one as long as it must
 
-def wait_until(condition: Callable[[], T], timeout: float = 10, message: str = "") -> T:
+
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE, message: str = "") -> T:
     """Poll `condition` until it returns something true, and return that.
 
     Raises:
@@ -65,6 +67,21 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, message: str = "
         time.sleep(0.01)
 
 
+QUIET = 0.25  # seconds of a usual machine for the work of `slowness`, undisturbed
+
+
+def slowness() -> float:
+    """Return how many times slower than that this machine is just now, and never less than 1.
+
+    A limit in seconds that is multiplied by it means the same on a machine that others use.
+    """
+    begin = time.monotonic()
+    for _ in range(20):
+        sum(range(1_000_000))
+        time.sleep(0.001)  # how soon one is woken counts, too
+    return max(1.0, (time.monotonic() - begin) / QUIET)
+
+
 # ==== 2. Tools of other people =============================================
 # Some tests drive programs that pip cannot install.
 
@@ -74,6 +91,10 @@ TOOLS: dict[str, tuple[str, ...]] = {  # what a test asks for: where it may be f
     "ws": (str(NODE_FOLDER / "node_modules" / "ws" / "package.json"),),  # Node's `ws` package
     "curl": ("curl",),
     "tmux": ("tmux",),
+    "nc": ("nc",),
+    "tshark": ("tshark",),
+    "haproxy": ("haproxy", "/usr/sbin/haproxy"),  # Debian's; not on everybody's PATH
+    "nginx": ("nginx", "/usr/sbin/nginx"),
 }
 
 
@@ -246,7 +267,7 @@ class ServerProcess:
         with self._changed:
             return list(self._output)
 
-    def wait_log(self, pattern: str, timeout: float = 10, since: int = 0) -> re.Match[str]:
+    def wait_log(self, pattern: str, timeout: float = PATIENCE, since: int = 0) -> re.Match[str]:
         """Wait for a line of the log in which `pattern` is found.
 
         Args:
@@ -270,7 +291,7 @@ class ServerProcess:
                 self._changed.wait(left)
         self.fail(f"no line of the log matches {pattern!r}")
 
-    def wait_ready(self, timeout: float = 20) -> None:
+    def wait_ready(self, timeout: float = PATIENCE) -> None:
         """Wait until it says where it listens; since it says so itself, it is no other server."""
         found = self.wait_log(RUNNING.pattern, timeout)
         host = found["host"].strip("[]")
@@ -315,7 +336,7 @@ class ServerProcess:
 
     # ---- how it ends
 
-    def wait(self, timeout: float = 15) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait until it ends by itself, and return its exit status."""
         try:
             status = self.process.wait(timeout)
@@ -324,7 +345,7 @@ class ServerProcess:
         self._join()
         return status
 
-    def stop(self, timeout: float = 15) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """Send SIGTERM and return the exit status.
 
         Raises:
@@ -352,7 +373,7 @@ class ServerProcess:
     def _join(self) -> None:
         # A stream stays open while any process holds it, so a leaked child must not hang a test.
         for thread in self._readers:
-            thread.join(2)
+            thread.join(10)
 
     def survivors(self) -> list[Process]:
         """Return the living processes that came from this server, except itself."""
@@ -413,11 +434,28 @@ def serve(
         server.fail(f"the server has left processes behind: {left}")
     if status != 0 and not ended_before:
         server.fail(f"the server answered SIGTERM with exit status {status}")
-    if not allow_traceback and any(TROUBLE.search(line) for line in server.log()):
-        server.fail("the log holds a traceback or a resource warning")
+    log = server.log()
+    trouble = next((at for at, line in enumerate(log) if TROUBLE.search(line)), None)
+    if trouble is not None and not allow_traceback:
+        shown = "\n".join(log[max(0, trouble - 3) : trouble + 40])
+        server.fail(f"the log holds a traceback or a resource warning:\n{shown}\n")
 
 
-def wait_for_none(find: Callable[[], list[Process]], timeout: float = 3) -> list[Process]:
+def with_constants(**values: float) -> list[str]:
+    """Return a command for `serve` that gives constants of the server other values.
+
+    So a test need not be done within HEAD_TIMEOUT, and another one need not wait for so long.
+    """
+    settings = "".join(
+        f"assert scalesocket.{name}; scalesocket.{name} = {value!r}; "
+        for name, value in values.items()
+    )
+    path = f"sys.path.insert(0, {os.fspath(ROOT)!r})"
+    code = f"import sys; {path}; import scalesocket; {settings}sys.exit(scalesocket.main())"
+    return [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+
+
+def wait_for_none(find: Callable[[], list[Process]], timeout: float = PATIENCE) -> list[Process]:
     """Give what has been killed a moment to go, and return what stays."""
     try:
         wait_until(lambda: not find(), timeout)
@@ -430,7 +468,7 @@ def run_cli(
     *arguments: str,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 20,
+    timeout: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run `scalesocket.py ARGUMENTS...` to its end: `--help`, wrong options, a port in use."""
     return subprocess.run(
@@ -594,7 +632,7 @@ class RawClient:
         assert chosen is None or chosen in subprotocols, f"{chosen} was not offered"
 
     def _read_handshake(self) -> HttpResponse:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             self._receive_some(deadline)
         status, headers = parse_response_head(bytes(self._buffer[:end]))
@@ -677,7 +715,7 @@ class RawClient:
 
     # ---- receiving
 
-    def receive(self, timeout: float = 10) -> tuple[int, bytes]:
+    def receive(self, timeout: float = PATIENCE) -> tuple[int, bytes]:
         """Return opcode and payload of the next frame, of whatever kind.
 
         Raises:
@@ -687,14 +725,14 @@ class RawClient:
         frame = self.receive_frame(timeout)
         return frame.opcode, frame.payload
 
-    def receive_frame(self, timeout: float = 10) -> WireFrame:
+    def receive_frame(self, timeout: float = PATIENCE) -> WireFrame:
         """Return the next frame with its FIN and reserved bits. Raises as `receive` does."""
         deadline = time.monotonic() + timeout
         while (frame := self._parse()) is None:
             self._receive_some(deadline)
         return frame
 
-    def receive_message(self, timeout: float = 10) -> tuple[int, bytes]:
+    def receive_message(self, timeout: float = PATIENCE) -> tuple[int, bytes]:
         """Return opcode and payload of the next message, put together from its frames.
 
         A ping on the way is answered, a pong passed over.
@@ -717,17 +755,17 @@ class RawClient:
             if frame.fin:
                 return kind, b"".join(parts)
 
-    def receive_text(self, timeout: float = 10) -> str:
+    def receive_text(self, timeout: float = PATIENCE) -> str:
         """Return the next message, which must be text in UTF-8."""
         opcode, payload = self.receive_message(timeout)
         assert opcode == TEXT, f"opcode {opcode} instead of text: {payload[:100]!r}"
         return payload.decode()
 
-    def receive_json(self, timeout: float = 10) -> object:
+    def receive_json(self, timeout: float = PATIENCE) -> object:
         """Return the value in the next message, which must be JSON."""
         return json.loads(self.receive_text(timeout))
 
-    def receive_binary(self, timeout: float = 10) -> bytes:
+    def receive_binary(self, timeout: float = PATIENCE) -> bytes:
         """Return the next message, which must be binary."""
         opcode, payload = self.receive_message(timeout)
         assert opcode == BINARY, f"opcode {opcode} instead of binary: {payload[:100]!r}"
@@ -830,7 +868,7 @@ class RawClient:
     # ---- ending
 
     def close(
-        self, code: int | None = 1000, reason: str = "", timeout: float = 10
+        self, code: int | None = 1000, reason: str = "", timeout: float = PATIENCE
     ) -> tuple[int, str]:
         """Perform the closing handshake and return the code and reason that the server sent."""
         try:
@@ -839,7 +877,7 @@ class RawClient:
             pass  # the server has gone first; what it sent is still to be read
         return self._finish(timeout, reply=False)
 
-    def wait_close(self, timeout: float = 10) -> tuple[int, str]:
+    def wait_close(self, timeout: float = PATIENCE) -> tuple[int, str]:
         """Read past all data to the close frame, answer it, and return its code and reason.
 
         The code is 1005 when the frame had none, 1006 when TCP ended without a close frame.
@@ -924,7 +962,7 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
-def open_socket(server: Address, timeout: float = 10) -> socket.socket:
+def open_socket(server: Address, timeout: float = PATIENCE) -> socket.socket:
     """Open a TCP connection to a server or to a `(host, port)`."""
     address = server if isinstance(server, tuple) else (server.host, server.port)
     sock = socket.create_connection(address, timeout)
@@ -971,7 +1009,7 @@ def http_request(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
     raw: bytes | None = None,
-    timeout: float = 10,
+    timeout: float = PATIENCE,
 ) -> HttpResponse:
     """Make one request on a connection of its own, and return the answer.
 
@@ -1003,7 +1041,7 @@ def http_request(
     return HttpResponse(status, found, content)
 
 
-def exchange(server: Address, raw: bytes, timeout: float = 10) -> bytes:
+def exchange(server: Address, raw: bytes, timeout: float = PATIENCE) -> bytes:
     """Send bytes on a connection of their own, and return all that comes until it is closed."""
     deadline = time.monotonic() + timeout
     parts: list[bytes] = []

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,9 @@ from scalesocket import (
     split_origin,
 )
 from tests.support import (
+    PATIENCE,
     SCRIPT,
+    Closed,
     HandshakeRefused,
     RawClient,
     ServerProcess,
@@ -35,6 +38,7 @@ from tests.support import (
     run_cli,
     serve,
     wait_until,
+    with_constants,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
@@ -536,7 +540,7 @@ def door(tmp_path: Path) -> Path:
 def knock(path: Path) -> Iterator[socket.socket]:
     """Connect to a Unix socket."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         sock.connect(str(path))
         yield sock
 
@@ -830,7 +834,7 @@ def serve_activated(
     with socket.socket(socket.AF_UNIX) as gate:
         gate.bind(str(path))
         gate.listen(1)
-        gate.settimeout(20)
+        gate.settimeout(PATIENCE)
         with serve(*arguments, command=command, ready=False) as server:
             connection, _ = gate.accept()
             with connection:
@@ -908,6 +912,44 @@ def test_clients_that_wait_through_a_restart_are_served_by_the_next(
                     assert_echoes(client)
 
 
+@pytest.mark.slow
+def test_restart_after_restart_nobody_is_refused(listening: socket.socket, tmp_path: Path) -> None:
+    """Clients that come all the time; who is in a room when its server stops is told 1001."""
+    address = listening.getsockname()
+    outcomes: list[str] = []
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            try:
+                with RawClient.connect(address) as client:
+                    assert_echoes(client)
+                    outcomes.append("played")
+            except Closed as closed:
+                outcomes.append(f"told {closed.code}")
+            except Exception as error:
+                outcomes.append(f"{type(error).__name__}: {error}")
+
+    clients = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(4):
+            with serve_activated(listening, tmp_path, "cat") as server:
+                played = outcomes.count("played")
+                wait_until(lambda played=played: outcomes.count("played") > played + 20)
+                assert server.stop() == 0
+        with serve_activated(listening, tmp_path, "cat"):
+            stop.set()  # whoever waits is served
+            for client in clients:
+                client.join()
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert set(outcomes) <= {"played", "told 1001"}
+
+
 @pytest.mark.parametrize(
     ("count", "pid"), [("1", "1"), ("1", ""), ("1", "x"), ("0", "own"), ("", "own"), ("x", "own")]
 )
@@ -947,7 +989,7 @@ def connect_soon(
     server: ServerProcess,
     room: str = "room",
     headers: dict[str, str] | None = None,
-    timeout: float = 10,
+    timeout: float = PATIENCE,
 ) -> RawClient:
     """Connect; a place may take a moment to become free."""
 
@@ -1018,17 +1060,16 @@ def test_28_a_freed_place_works_again_and_again(small: ServerProcess) -> None:
                     client.close()
 
 
-def test_28_a_place_is_free_also_while_one_who_was_refused_still_lingers(
-    small: ServerProcess,
-) -> None:
+def test_28_a_place_is_free_also_while_one_who_was_refused_still_lingers() -> None:
     """Else whoever opens 65 silent connections keeps everybody out of places that are free."""
-    with ExitStack() as stack:
-        clients = fill(stack, small, 4)
+    lasting = with_constants(HEAD_TIMEOUT=3 * PATIENCE)
+    with serve("--maxconns", "4", "cat", command=lasting) as server, ExitStack() as stack:
+        clients = fill(stack, server, 4)
         for _ in range(3):
-            stack.enter_context(open_socket(small))  # says nothing, so its refusal waits
-        assert refused_status(small, {}) == 503  # so the three have been accepted before it
+            stack.enter_context(open_socket(server))  # says nothing, so its refusal waits
+        assert refused_status(server, {}) == 503  # so the three have been accepted before it
         clients.pop().close()
-        stack.enter_context(connect_soon(small, "full", timeout=5))
+        stack.enter_context(connect_soon(server, "full"))
         assert_all_echo(clients, "here")
 
 
@@ -1043,8 +1084,8 @@ def test_far_over_the_limit_those_inside_go_on_and_it_recovers(small: ServerProc
                 crowd.enter_context(open_socket(small))
             small.wait_log("cannot accept")
             assert_all_echo(clients, "meanwhile")
-        wait_until(lambda: small.descriptors() <= descriptors, 30, "descriptors leak")
-        wait_until(lambda: small.threads() <= threads, 30, "threads leak")
+        wait_until(lambda: small.descriptors() <= descriptors, message="descriptors leak")
+        wait_until(lambda: small.threads() <= threads, message="threads leak")
         assert sum("cannot accept" in line for line in small.log()) == 1
         assert_all_echo(clients, "after")
         assert refused_status(small, {}) == 503, "once more it is said, not only done"
@@ -1065,9 +1106,9 @@ def test_a_limit_comes_from_the_file_limit_by_default() -> None:
 
 @contextmanager
 def limited_serve(files: int, *arguments: str) -> Iterator[ServerProcess]:
-    """Run a server that may open so many files."""
+    """Run a server that may open so many files, and waits long for those who say nothing."""
     limit = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash"]
-    python = [sys.executable, "-W", "always::ResourceWarning", os.fspath(SCRIPT)]
+    python = with_constants(HEAD_TIMEOUT=3 * PATIENCE)
     with serve(*arguments, command=[*limit, *python]) as server:
         yield server
 
@@ -1093,7 +1134,7 @@ def test_without_descriptors_it_says_so_once_idles_and_recovers() -> None:
             assert sum("cannot accept" in line for line in server.log()) == 1
             assert_echoes(client, "still here")
             crowd.close()
-            wait_until(lambda: server.descriptors() <= descriptors, 30, "descriptors leak")
+            wait_until(lambda: server.descriptors() <= descriptors, message="descriptors leak")
             with connect_soon(server, "another") as another:
                 assert_echoes(another)
             assert_echoes(client, "to the end")

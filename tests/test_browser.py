@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.support import ROOT, ServerProcess, require_tool, serve
+from tests import browser as in_browser
+from tests.browser import (
+    DESKTOP,
+    MARKUP,
+    PAGES,
+    PATIENCE,
+    PHONE,
+    PHONE_ON_ITS_SIDE,
+    OpenTab,
+    sticking_out,
+    wait_for,
+)
+from tests.support import ROOT, ServerProcess, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
-PAGES = ROOT / "client" / "web"
-PATIENCE = 15_000  # milliseconds that a test waits for a condition
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 360, "height": 640}
-PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
-MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room
-
-OpenTab = Callable[..., "Page"]
+browser = in_browser.browser
+open_tab_at = in_browser.open_tab
 
 
 # ==== 1. A browser and its tabs ============================================
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests here; each tab gets a profile of its own."""
-    executable = require_tool("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        if os.environ.get("CI"):
-            pytest.fail("missing package: playwright")
-        pytest.skip("missing package: playwright")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -65,27 +44,9 @@ def server() -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
-    """Open the page in tabs; at the end, no script in any of them may have failed."""
-    errors: list[str] = []
-    with ExitStack() as stack:
-
-        def open_one(room: str = "meadow", path: str | None = None, **options: Any) -> Page:
-            context = browser.new_context(**{"viewport": DESKTOP, **options})
-            stack.callback(context.close)
-            context.set_default_timeout(PATIENCE)
-            page = context.new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(server.http(path or f"/?room={room}"))
-            return page
-
-        yield open_one
-    assert errors == []
-
-
-def wait_for(page: Page, condition: str, value: object = None) -> None:
-    """Wait until a JavaScript expression is true; in it, `value` is the argument."""
-    page.wait_for_function(f"(value) => {condition}", arg=value)
+def open_tab(open_tab_at: OpenTab) -> OpenTab:
+    """Open the game's page in a room."""
+    return lambda room="meadow", **options: open_tab_at(f"/bunny/?room={room}", **options)
 
 
 def wait_for_players(page: Page, count: int) -> None:
@@ -228,7 +189,7 @@ def test_another_room_is_another_meadow(open_tab: OpenTab) -> None:
     wait_for_players(a, 1)
     wait_for_players(b, 1)
     assert b.evaluate("game.room") == "burrow"
-    assert b.url.endswith("/?room=burrow")
+    assert b.url.endswith("/bunny/?room=burrow")
     assert b.locator("[data-room-name]").inner_text() == "burrow"
     b.go_back()
     wait_for_players(a, 2)
@@ -324,8 +285,8 @@ def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list
     with serve(*options, "game.py", cwd=tmp_path) as server, browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
         a, b = context.new_page(), context.new_page()
-        a.goto(server.http())
-        b.goto(server.http())
+        a.goto(server.http("/bunny/"))
+        b.goto(server.http("/bunny/"))
         wait_for_players(a, 2)
         wait_for_players(b, 2)
         note = a.locator("[data-rooms-note]")
@@ -343,18 +304,22 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
         with serve("game.py") as server:
-            page.goto(server.http("/?room=pond"))
+            page.goto(server.http("/bunny/?room=pond"))
             wait_for_players(page, 1)
             assert not page.locator("#note").is_visible()
         wait_for(page, "document.body.dataset.status === 'waiting'")
-        wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
-        assert page.locator("#status").inner_text() == "Offline"
+        # All at one moment: it tries again from time to time.
+        wait_for(
+            page,
+            """/^No connection: ./.test(document.querySelector("#note-text").textContent)
+            && document.querySelector("#status").textContent === "Offline"
+            && /^Next try in \\d+ s\\.$/.test(document.querySelector("#countdown").textContent)""",
+        )
         assert page.locator("#note").is_visible()
-        assert re.fullmatch(r"Next try in \d+ s\.", page.locator("#countdown").inner_text())
         assert page.evaluate("Object.keys(game.players).length") == 0
         with serve("game.py", addr=f"127.0.0.1:{server.port}"):
             wait_for_players(page, 1)
-            assert page.locator("#note-text").inner_text() == "Connected again."
+            assert page.locator("#note-text").text_content() == "Connected again."
             assert page.locator("#status").inner_text() == "Connected"
             assert page.evaluate("game.room") == "pond"
             page.locator("#note").wait_for(state="hidden")
@@ -365,9 +330,9 @@ def test_the_reason_that_the_server_gives_is_shown(browser: Browser) -> None:
     with serve("--maxclients", "1", "game.py") as server, browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
         first, second = context.new_page(), context.new_page()
-        first.goto(server.http("/?room=pond"))
+        first.goto(server.http("/bunny/?room=pond"))
         wait_for_players(first, 1)
-        second.goto(server.http("/?room=pond"))
+        second.goto(server.http("/bunny/?room=pond"))
         wait_for(second, "document.body.dataset.status === 'waiting'")
         reason = second.evaluate(
             """(url) => new Promise((resolve) => {
@@ -391,7 +356,7 @@ def test_attempts_become_rarer_up_to_a_limit_and_never_keep_step(open_tab: OpenT
     page = open_tab()
     delays = page.evaluate(
         """async () => {
-            const { backoff } = await import("/connection.js");
+            const { backoff } = await import("/shared/connection.js");
             const attempts = [...Array(12).keys()];
             return [0, 0.999].map((chance) => attempts.map((n) => backoff(n, () => chance)));
         }"""
@@ -411,15 +376,7 @@ def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int
     wait_for_players(page, 1)
     wait_for(page, "document.querySelectorAll('[data-rooms] li').length === 1")
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-    sticking_out = page.evaluate(
-        """() => [...document.querySelectorAll("body *")]
-            .filter((element) => {
-                const { left, right } = element.getBoundingClientRect();
-                return left < 0 || right > innerWidth;
-            })
-            .map((element) => element.outerHTML.slice(0, 80))"""
-    )
-    assert sticking_out == []
+    assert sticking_out(page) == []
     box = page.locator("#stage").bounding_box()
     assert box and box["height"] >= 250 and box["width"] >= 350
 
@@ -465,7 +422,7 @@ def test_the_page_asks_nobody_but_its_own_server(browser: Browser, server: Serve
         page.on("request", lambda request: asked.append(request.url))
         page.on("websocket", lambda socket: asked.append(socket.url))
         page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
-        page.goto(server.http())
+        page.goto(server.http("/bunny/"))
         wait_for_players(page, 1)
         own = f"{server.host}:{server.port}/"
         assert len(asked) > 5

@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support import NODE_FOLDER, ServerProcess, require_tool, serve
+from tests.support import NODE_FOLDER, PATIENCE, ServerProcess, require_tool, serve
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
@@ -44,7 +44,7 @@ def test_websockets_exchanges_text(echo: ServerProcess) -> None:
     with open_client(echo) as client:
         for text in ("hello", "", " ", "\t", "日本語 Кириллица 🎮", "<script>", "x" * 70_000):
             client.send(text)
-            assert client.recv(10) == text
+            assert client.recv(PATIENCE) == text
 
 
 def test_websockets_exchanges_a_mebibyte(echo: ServerProcess) -> None:
@@ -52,7 +52,7 @@ def test_websockets_exchanges_a_mebibyte(echo: ServerProcess) -> None:
     with open_client(echo) as client:
         text = "0123456789abcdef" * (MIB // 16)
         client.send(text)
-        assert client.recv(30) == text
+        assert client.recv(PATIENCE) == text
 
 
 def test_websockets_exchanges_binary(binary_echo: ServerProcess) -> None:
@@ -61,7 +61,7 @@ def test_websockets_exchanges_binary(binary_echo: ServerProcess) -> None:
         client.send(payload)
         received = b""
         while len(received) < len(payload):
-            part = client.recv(10)
+            part = client.recv(PATIENCE)
             assert isinstance(part, bytes)
             received += part
         assert received == payload
@@ -72,19 +72,19 @@ def test_websockets_sends_fragments(echo: ServerProcess) -> None:
     whole = "über" * 1000
     with open_client(echo) as client:
         client.send(whole[at : at + 7] for at in range(0, len(whole), 7))
-        assert client.recv(10) == whole
+        assert client.recv(PATIENCE) == whole
 
 
 def test_websockets_offers_compression_and_goes_on_without(echo: ServerProcess) -> None:
     with open_client(echo, compression="deflate") as client:
         client.send("hello" * 1000)
-        assert client.recv(10) == "hello" * 1000
+        assert client.recv(PATIENCE) == "hello" * 1000
 
 
 def test_websockets_gets_a_pong(echo: ServerProcess) -> None:
     with open_client(echo) as client:
-        assert client.ping().wait(10)
-        assert client.ping(b"payload").wait(10)
+        assert client.ping().wait(PATIENCE)
+        assert client.ping(b"payload").wait(PATIENCE)
 
 
 def test_websockets_closes_with_any_code_and_gets_it_back(echo: ServerProcess) -> None:
@@ -101,17 +101,17 @@ def test_websockets_learns_why_the_server_closed() -> None:
         with open_client(server, "good") as client:
             client.send("0")
             with pytest.raises(ConnectionClosedOK) as fine:
-                client.recv(10)
+                client.recv(PATIENCE)
             assert fine.value.rcvd is not None and fine.value.rcvd.code == 1000
         with open_client(server, "bad") as client:
             client.send("42")
             with pytest.raises(ConnectionClosedError) as failed:
-                client.recv(10)
+                client.recv(PATIENCE)
             assert failed.value.rcvd is not None and failed.value.rcvd.code == 1011
         with open_client(server, "big") as client:
             client.send("x" * 1025)
             with pytest.raises(ConnectionClosedError) as big:
-                client.recv(10)
+                client.recv(PATIENCE)
             assert big.value.rcvd is not None and big.value.rcvd.code == 1009
             assert "1025" in big.value.rcvd.reason and "1024" in big.value.rcvd.reason
 
@@ -127,7 +127,9 @@ def test_two_websockets_share_a_room(echo: ServerProcess) -> None:
         for number in range(100):
             one.send(f"message {number}")
         for client in (one, two):
-            assert [client.recv(10) for _ in range(100)] == [f"message {n}" for n in range(100)]
+            assert [client.recv(PATIENCE) for _ in range(100)] == [
+                f"message {n}" for n in range(100)
+            ]
 
 
 # ==== Node =================================================================
@@ -221,7 +223,7 @@ def curl(*arguments: str) -> str:
     done = subprocess.run(
         [require_tool("curl"), "--silent", "--show-error", "--noproxy", "*", *arguments],
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()

@@ -48,6 +48,7 @@ from tests.support import (
     CLOSE,
     CONTINUATION,
     NODE_FOLDER,
+    PATIENCE,
     PING,
     PONG,
     TEXT,
@@ -689,13 +690,16 @@ def test_a_bomb_is_defused_at_the_limit() -> None:
 class Seat:
     """What a room sees of a client, with nothing behind it."""
 
-    def __init__(self, client_id: int, window_bits: int) -> None:
+    def __init__(self, client_id: int, coding: int) -> None:
         self.id = client_id
         self.connection = self
-        self.window_bits = window_bits
+        self.coding = coding
         self.is_full = False
         self.outbox: list[bytes] = []
         self.sent = b""
+
+    def post(self, data: bytes) -> None:
+        self.outbox.append(data)
 
     def send(self, data: bytes) -> bool:
         self.sent += data
@@ -728,10 +732,10 @@ def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[
     nobody: Any = None
     history = History(0, tagged=False)
     room = Room("room", nobody, backend, nobody, history=history, stall=5)
-    room._members = seats(15, 0, 15, 12, 15, 12, 0)
+    room.audience._members = seats(15, 0, 15, 12, 15, 12, 0)
     room.deliver([Route(Opcode.TEXT, [LONG.encode(), b"short", LONG.encode()])])
     assert sorted(windows_used) == [12, 12, 15, 15], "two long messages, two windows"
-    one, plain, two, small, *_ = (client.sent for client in room._members.values())
+    one, plain, two, small, *_ = (client.sent for client in room.audience._members.values())
     assert one == two and len(small) < len(plain)
     assert plain == b"".join(map(encode_message, (LONG, "short", LONG)))
     assert small == b"".join(encode_message(text, 12) for text in (LONG, "short", LONG))
@@ -741,7 +745,7 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
     backend: Any = SimpleNamespace(in_order=False)
     nobody: Any = None
     room = Room("room", nobody, backend, nobody, history=History(0, tagged=False), stall=5)
-    room._members = seats(15, 0, 12)
+    room.audience._members = seats(15, 0, 12)
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(2,))])
     assert windows_used == []
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(3,))])
@@ -749,7 +753,9 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
 
 
 def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
-    nothing: Any = SimpleNamespace(name="room", remember=lambda frames: None)
+    nothing: Any = SimpleNamespace(
+        name="room", audience=SimpleNamespace(remember=lambda frames: None)
+    )
     room = GameRoom(nothing)
     room.clients = seats(15, 0, 15, 12, 15, 12, 0)
     room.broadcast(LONG)
@@ -761,7 +767,9 @@ def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list
 
 
 def test_nothing_is_compressed_for_those_who_are_left_out(windows_used: list[int]) -> None:
-    nothing: Any = SimpleNamespace(name="room", remember=lambda frames: None)
+    nothing: Any = SimpleNamespace(
+        name="room", audience=SimpleNamespace(remember=lambda frames: None)
+    )
     room = GameRoom(nothing)
     room.clients = seats(0, 12, 15)
     room.broadcast(LONG, exclude=[room.clients[2]])
@@ -1086,7 +1094,7 @@ def test_websockets_talks_compressed_both_ways(echo: ServerProcess) -> None:
             client.send(text)
             assert client.recv(60) == text
         client.send(LONG[at : at + 7] for at in range(0, len(LONG), 7))
-        assert client.recv(20) == LONG
+        assert client.recv(PATIENCE) == LONG
 
 
 def test_websockets_sends_a_mebibyte_of_noise(tmp_path: Path) -> None:
@@ -1117,7 +1125,7 @@ def test_websockets_with_windows_of_its_own(echo: ServerProcess, options: dict[s
         assert client.protocol.extensions
         text = random.Random(7).randbytes(20_000).hex() * 2
         client.send(text)
-        assert client.recv(20) == text
+        assert client.recv(PATIENCE) == text
 
 
 NODE = """

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,6 +135,16 @@ def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
         assert events is not None
         payloads = [p for e in events if isinstance(e, Messages) for p in e.payloads]
         assert payloads == [b"early", b"late"]
+
+
+@pytest.mark.parametrize("early", [encode_client_frame(TEXT, b"early"), b""])
+def test_a_peer_whose_reader_is_busy_is_not_taken_for_silent(engine: Engine, early: bytes) -> None:
+    with connected(engine, early=early) as (connection, client):
+        client.send_bytes(b"" if early else encode_client_frame(TEXT, b"late"))
+        assert connection.receive()  # and what it brought is being dealt with, for a long time
+        connection.check_peer(20.0, time.monotonic() + 3600)
+        connection.send(encode_message("still here"))
+        assert client.receive_text() == "still here"
 
 
 def test_a_ping_is_answered_with_its_payload(engine: Engine) -> None:
@@ -348,7 +359,7 @@ def test_one_who_waits_is_woken_when_there_is_nothing_left_to_wait_for(
             connection.close(1008, "too slow", discard=True)
             assert connection.backlog_size < 100_000
         try:
-            wait_until(lambda: not waiter.busy, timeout=5, message="the waiter still waits")
+            wait_until(lambda: not waiter.busy, message="the waiter still waits")
             assert waiter.join() is True
         finally:
             connection.abort()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+from collections.abc import Iterable
 from functools import cache
 
 import pytest
@@ -86,17 +88,23 @@ def test_the_protocol_chapters_know_no_socket_thread_or_clock() -> None:
     assert not names & {"socket", "threading", "time", "select", "selectors", "os", "log", "open"}
 
 
-def test_the_server_imports_nothing_but_the_standard_library() -> None:
-    import sys
-
-    imported = set()
-    for node in ast.walk(ast.parse(SOURCE)):
+def modules_of(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the top names of what import statements among these bring in."""
+    found = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module
-            imported.add(node.module.partition(".")[0])
-    assert imported <= sys.stdlib_module_names
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_the_server_imports_nothing_but_the_standard_library() -> None:
+    """What is in `net/` is imported when its option is used, and by nothing else."""
+    tree = ast.parse(SOURCE)
+    assert modules_of(tree.body) <= sys.stdlib_module_names
+    assert modules_of(ast.walk(tree)) - sys.stdlib_module_names == {"net"}
 
 
 # ==== Help =================================================================
@@ -125,7 +133,7 @@ def test_help_shows_every_option(name: str) -> None:
 
 def test_help_names_no_option_that_does_not_exist() -> None:
     text = help_text().replace("--passenv", "")
-    mentioned = set(re.findall(r"(?<![\w-])--[a-z]+", text))
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert mentioned <= {*NAMES}
 
 
@@ -216,3 +224,58 @@ def test_readme_tells_the_same_default_as_help(row: Option) -> None:
             words = set(re.findall(WORD, plain(told))) - {"and", "or"}
             missing = words - set(re.findall(WORD, cell))
             assert not missing, f"{name}: README says {cells[0]!r}, --help says {told!r}"
+
+
+# ==== Limits ===============================================================
+
+
+def size(number: int) -> str:
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number % factor == 0:
+            return f"{number // factor} {unit}"
+    return str(number)
+
+
+def test_the_table_of_limits_is_true() -> None:
+    """Each row is found by its first words; its value must hold these, and no other number."""
+    config, module = scalesocket.Config(), scalesocket
+    expected: dict[str, list[str]] = {
+        "request head": [
+            *map(size, (module.MAX_HEAD, module.MAX_PROXY_HEADER)),
+            f"{module.MAX_HEADERS} fields",
+            f"{module.HEAD_TIMEOUT:g} s",
+        ],
+        "next request": [f"{module.IDLE_TIMEOUT:g} s"],
+        "first line": [f"{module.ROOM_LINE_TIMEOUT:g} s"],
+        "name of a room": [f"{module.MAX_ROOM_NAME} characters"],
+        "message of a client": [size(config.maxmsg)],
+        "what clients have sent": [size(module.INBOX_SIZE)],
+        "what the program has printed": [size(config.backlog)],
+        "a client with a full backlog": [f"{config.stall:g} s", "1008"],
+        "what the program prints": [size(module.MAX_OUTPUT_ITEM), "1011"],
+        "line of the program's stderr": [size(module.MAX_LOG_LINE)],
+        "silence": [f"{config.ping:g} s", f"{2 * config.ping:g} s", "1011"],
+        "answer to a Close": [f"{module.CLOSE_TIMEOUT:g} s"],
+        "rooms": [str(config.maxrooms)],
+        "clients in a room": ["any number"],
+        "connections of any kind": [str(module.MAX_REFUSED), "503"],
+        "a command that": [
+            f"{module.AUTH_TIMEOUT:g} s",
+            f"{module.MAX_AUTH} at a time",
+            "5 s",
+            "503",
+        ],
+        "start of a program": [f"{module.TCP_CONNECT_TIMEOUT:g} s"],
+        "a game's": [f"{module.MAX_TICK_TIME:g} s", f"{module.LATE_TICK:g} s"],
+        "all rooms' end": [f"{module.DRAIN_TIMEOUT:g} s"],
+    }
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, table = readme.partition("| limit | default |\n| --- | --- |\n")
+    rows = [line.strip("| ").split(" | ") for line in table.partition("\n\n")[0].splitlines()]
+    assert len(rows) == len(expected)
+    for name, value in rows:
+        (values,) = [v for words, v in expected.items() if name.startswith(words)]
+        missing = [v for v in values if v not in value]
+        assert not missing, f"{name}: {missing}"
+        numbers = re.findall(r"[\d.]+", value)
+        assert sorted(numbers) == sorted(re.findall(r"[\d.]+", " ".join(values))), name

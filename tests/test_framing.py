@@ -266,7 +266,7 @@ def test_line_breaks_in_strings_stay_escaped() -> None:
     assert tag('{"a":"x\\ny\\u000a"}') == b'{"_from":7,"a":"x\\ny\\u000a"}\n'
 
 
-def test_the_characters_that_only_some_take_for_line_breaks_stay() -> None:
+def test_the_characters_that_only_some_take_for_line_breaks_are_escaped() -> None:
     text = '{"a":"\u2028\u2029\x85"}'
     assert json.loads(tag(text)) == {"_from": 7, "a": "\u2028\u2029\x85"}
 
@@ -911,3 +911,22 @@ def test_no_value_breaks_out_of_a_json_string(room: str, query: str, address: st
         someone.request.query,
         address,
     )
+
+
+def test_a_last_message_that_breaks_off_is_sent_to_nobody() -> None:
+    """It may have been meant for one client only; what is no object at all is text as ever."""
+    for rest, delivered in (
+        (b'{"secret":1,"_to":[5', []),
+        (b' {"secret":"', []),
+        (b'{"whole":1}', [b'{"whole":1}']),
+        (b"plain text", [b"plain text"]),
+        (b"[1, 2", [b"[1, 2"]),
+    ):
+        reports: list[str] = []
+        framing = JsonFraming(
+            id_field="", delimiters=b"\n", report=lambda _, what, to=reports: to.append(what)
+        )
+        assert framing.feed(rest) == []
+        routes = framing.finish()
+        assert [p for r in routes if isinstance(r, Route) for p in r.payloads] == delivered
+        assert len(reports) == (not delivered)

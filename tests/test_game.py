@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import pytest
 
 from game.game import HEIGHT, WIDTH, Meadow, Message, parse_json, spawn_place
-from tests.support import ROOT
+from tests.support import PATIENCE, ROOT
 
 SCRIPT = ROOT / "game" / "game.py"
 
@@ -60,7 +60,7 @@ def play(*lines: str | bytes, environment: dict[str, str] | None = None) -> list
         [sys.executable, SCRIPT],
         input=b"".join(line + b"\n" for line in encoded),
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE,
         env={**os.environ, **(environment or {})},
     )
     assert done.stderr == b""

@@ -371,4 +371,4 @@ def test_a_response_that_ends_its_connection_says_so() -> None:
 def test_not_modified_says_nothing_about_a_body() -> None:
     text = Response(304, headers=(("ETag", '"x"'),)).encode_head(keep_alive=True)
     assert b'\r\nETag: "x"\r\n' in text
-    assert b"Content-" not in text
+    assert b"\r\nContent-" not in text

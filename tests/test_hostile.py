@@ -19,6 +19,7 @@ from tests.support import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    PATIENCE,
     PING,
     PONG,
     TEXT,
@@ -31,6 +32,7 @@ from tests.support import (
     open_socket,
     serve,
     wait_until,
+    with_constants,
 )
 
 MIB = 1024 * 1024
@@ -54,7 +56,7 @@ def assert_serves(server: ServerProcess, room: str = "check") -> None:
         assert client.close() == (1000, "")
 
 
-def read_to_end(sock: socket.socket, timeout: float = 10) -> bytes:
+def read_to_end(sock: socket.socket, timeout: float = PATIENCE) -> bytes:
     """Return all that comes until the server has closed."""
     sock.settimeout(timeout)
     received = b""
@@ -80,8 +82,9 @@ def resting_descriptors(server: ServerProcess) -> int:
 # ==== Handshakes ===========================================================
 
 
-def test_200_handshakes_byte_by_byte_do_not_keep_a_client_out(server: ServerProcess) -> None:
-    with ExitStack() as stack:
+def test_200_handshakes_byte_by_byte_do_not_keep_a_client_out() -> None:
+    command = with_constants(HEAD_TIMEOUT=3 * PATIENCE)  # however long 8,000 bytes take
+    with serve("cat", command=command) as server, ExitStack() as stack:
         dribblers = [stack.enter_context(open_socket(server)) for _ in range(200)]
         for byte in HANDSHAKE[:40]:
             for sock in dribblers:
@@ -97,7 +100,8 @@ def test_200_handshakes_byte_by_byte_do_not_keep_a_client_out(server: ServerProc
 def test_a_handshake_that_takes_too_long_is_ended() -> None:
     """However it is kept alive: by silence, by a half, byte by byte, by empty lines."""
     dribbled = {b"GET / HTTP/1.1\r\nX: ": b"x", b"\r\n": b"\r\n", b"G": b"E"}
-    with serve("cat") as server, ExitStack() as stack:
+    soon = with_constants(HEAD_TIMEOUT=2.0)
+    with serve("cat", command=soon) as server, ExitStack() as stack:
         silent = [stack.enter_context(open_socket(server)) for _ in range(2)]
         silent[1].sendall(b"GET / HTTP/1.1\r\nHost:")
         going = {}
@@ -105,7 +109,7 @@ def test_a_handshake_that_takes_too_long_is_ended() -> None:
             sock = stack.enter_context(open_socket(server))
             sock.sendall(begin)
             going[sock] = more
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + PATIENCE
         ended: list[socket.socket] = []
         while going and time.monotonic() < deadline:
             for sock, more in list(going.items()):
@@ -120,7 +124,7 @@ def test_a_handshake_that_takes_too_long_is_ended() -> None:
                 except ConnectionError:
                     del going[sock]
             time.sleep(0.2)  # the pace of the dribble
-        assert not going, f"still open after 25 s: dribbling {list(going.values())}"
+        assert not going, f"still open after {PATIENCE} s: dribbling {list(going.values())}"
         assert read_to_end(silent[0]) == b""
         assert b" 408 " in read_to_end(silent[1])
 
@@ -251,7 +255,7 @@ def test_the_smallest_fragments_do_not_fill_the_memory(size: int) -> None:
         more = encode_client_frame(CONTINUATION, b"xyz"[:size], fin=False)
         client.send_bytes(more * 250_000)
         client.ping(b"all read")
-        assert client.receive(30) == (PONG, b"all read")
+        assert client.receive() == (PONG, b"all read")
         assert server.rss() - before < 8 * MIB
         client.send_frame(CONTINUATION, b"\n")
         client.receive_message()
@@ -303,7 +307,7 @@ def test_json_as_deep_as_a_message_can_be_is_dropped_and_not_a_crash() -> None:
         for payload in deep:
             client.send_bytes(encode_client_frame(TEXT, payload))
         client.send_json({"fine": 1})
-        assert client.receive_json(30) == {"_from": 1, "fine": 1}
+        assert client.receive_json() == {"_from": 1, "fine": 1}
 
 
 # ==== Ends =================================================================
@@ -311,7 +315,8 @@ def test_json_as_deep_as_a_message_can_be_is_dropped_and_not_a_crash() -> None:
 
 @pytest.mark.slow
 def test_a_client_that_never_answers_a_close_is_cut_off() -> None:
-    with serve("sh", "--", "-c", "read line; exit 3") as server:
+    soon = with_constants(CLOSE_TIMEOUT=1.0)
+    with serve("sh", "--", "-c", "read line; exit 3", command=soon) as server:
         before = resting_descriptors(server)
         with RawClient.connect(server) as client:
             client.send_text("go")
@@ -319,20 +324,21 @@ def test_a_client_that_never_answers_a_close_is_cut_off() -> None:
                 client.receive_text()
             assert closed.value.code == 1011
             with pytest.raises((EOFError, ConnectionError)):
-                client.receive(20)
+                client.receive()
             wait_until(lambda: server.descriptors() <= before)
 
 
 @pytest.mark.slow
 def test_a_client_that_floods_instead_of_answering_a_close_is_let_go() -> None:
-    with serve("sh", "--", "-c", "read line; exit 3") as server:
+    soon = with_constants(CLOSE_TIMEOUT=1.0)
+    with serve("sh", "--", "-c", "read line; exit 3", command=soon) as server:
         before = resting_descriptors(server)
         with RawClient.connect(server) as client:
             client.send_text("go")
             with pytest.raises(Closed):
                 client.receive_text()
             client.send_in_background(encode_client_frames([b"x" * 1000] * 200_000))
-            wait_until(lambda: server.descriptors() <= before, timeout=20)
+            wait_until(lambda: server.descriptors() <= before)
         assert server.peak_rss() < 64 * MIB
 
 
@@ -351,12 +357,13 @@ def test_what_a_half_closing_client_sent_before_still_counts(tmp_path: Path) -> 
 def test_a_client_that_does_not_read_a_file_is_cut_off(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(50 * MIB)
-    with serve("--staticdir", os.fspath(tmp_path), "cat") as server:
+    soon = with_constants(HEAD_TIMEOUT=2.0)
+    with serve("--staticdir", os.fspath(tmp_path), "cat", command=soon) as server:
         before = resting_descriptors(server)
         with open_socket(server) as sock:
             sock.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
             wait_until(lambda: server.descriptors() > before)
-            wait_until(lambda: server.descriptors() <= before, timeout=30)
+            wait_until(lambda: server.descriptors() <= before)
 
 
 @pytest.mark.slow
@@ -394,4 +401,4 @@ def test_a_crowd_that_behaves_badly_in_every_way_at_once_is_not_noticed() -> Non
         good = pool.map(behave, range(60))
         list(good)
         list(bad)
-        wait_until(lambda: not server.children(), timeout=30)
+        wait_until(lambda: not server.children())

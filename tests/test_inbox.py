@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 import scalesocket
-from scalesocket import ConnectionClosed, Ended, History, Inbox, Opcode, PortPool, Route, Timer
+from scalesocket import (
+    LINES,
+    ConnectionClosed,
+    Ended,
+    Exited,
+    Framing,
+    History,
+    Inbox,
+    Left,
+    Messages,
+    Opcode,
+    PortPool,
+    ProcessBackend,
+    Received,
+    Role,
+    Route,
+    Timer,
+    Unwritten,
+    WebSocketProtocol,
+    encode_messages,
+    parse_command_line,
+)
 from tests.support import wait_until
 
 PATIENCE = 30  # seconds that a wait may take on a busy machine
@@ -229,6 +253,20 @@ def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
     in_rounds(rounds, *jobs, check=check)
 
 
+def test_nothing_comes_from_a_client_that_left_while_it_waited_for_room() -> None:
+    inbox = Inbox(100)
+    client: Any = SimpleNamespace(departed=False)
+    run = Messages(Opcode.TEXT, [b"x"], 90)
+    assert inbox.put(Received(client, run), 90)
+    waiting = Worker(inbox.put, Received(client, run), 90)
+    wait_until(lambda: inbox._freed._waiters)  # type: ignore[attr-defined]
+    client.departed = True
+    inbox.put(Left(client, 1000))
+    assert [type(event) for event in inbox.take()] == [Received, Left]
+    assert waiting.join() is False
+    assert inbox.take(0) == []
+
+
 # ==== History =============================================================
 
 
@@ -236,13 +274,22 @@ def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Rout
     return Route(Opcode.TEXT, [b"x"], to, cached=cached)
 
 
+def replay(history: History) -> list[bytes]:
+    """Return the messages that a newcomer would get, however it takes them."""
+    (frames,) = [history.replay(0)]
+    protocol = WebSocketProtocol(Role.CLIENT, max_message=100)
+    found = [p for e in protocol.receive(frames) if isinstance(e, Messages) for p in e.payloads]
+    assert history.replay(LINES).split(b"\n")[:-1] in (found, found[:-1])  # binary is no line
+    return found
+
+
 def test_a_history_keeps_the_last_messages_in_order() -> None:
     history = History(3, tagged=False)
-    assert history.replay() == b""
-    history.add([b"1", b"2"])
-    assert history.replay() == b"12"
-    history.add([b"3", b"4", b"5"])
-    assert history.replay() == b"345"
+    assert replay(history) == []
+    history.add(Opcode.TEXT, [b"1", b"2"])
+    assert replay(history) == [b"1", b"2"]
+    history.add(Opcode.TEXT, [b"3", b"4", b"5"])
+    assert replay(history) == [b"3", b"4", b"5"]
 
 
 def test_a_history_keeps_what_everyone_may_see() -> None:
@@ -266,16 +313,17 @@ def test_a_tagged_history_keeps_what_is_marked() -> None:
 def test_a_history_of_no_size_keeps_nothing() -> None:
     history = History(0, tagged=False)
     assert not history.wants(route(cached=True))
-    history.add([b"1"])
-    assert history.replay() == b""
+    history.add(Opcode.TEXT, [b"1"])
+    assert replay(history) == []
 
 
 def test_a_copy_goes_its_own_way() -> None:
     history = History(2, tagged=False)
-    history.add([b"1", b"2"])
+    history.add(Opcode.TEXT, [b"1", b"2"])
     copy = history.copy()
-    copy.add([b"3"])
-    assert (history.replay(), copy.replay()) == (b"12", b"23")
+    copy.add(Opcode.BINARY, [b"3"])
+    assert (replay(history), replay(copy)) == ([b"1", b"2"], [b"2", b"3"])
+    assert copy.replay(0) == encode_messages(1, [b"2"])[0] + encode_messages(2, [b"3"])[0]
 
 
 # ==== Timer ===============================================================
@@ -447,3 +495,61 @@ def test_ports_are_never_shared_and_always_return(monkeypatch: pytest.MonkeyPatc
         worker.join()
     assert len(pool) == 3
     assert {pool.take() for _ in range(3)} == {5000, 5001, 5002}
+
+
+# ==== What a reader hands over ============================================
+
+
+def test_the_next_child_gets_what_the_last_had_not_begun_to_read() -> None:
+    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
+    here: Any = SimpleNamespace(id=1)
+    gone: Any = SimpleNamespace(id=2)
+    written: list[bytes] = []
+    backend._present = {1: here}
+    backend._after_exit = lambda exited: None
+    backend._write = written.append
+    backend.handle(
+        [
+            Unwritten(here, b"whole\n", whole=True),
+            Unwritten(here, b"lf of one\n", whole=False),
+            Unwritten(gone, b"of one who left\n", whole=True),
+            Exited(),
+        ]
+    )
+    assert written == [b"whole\n"]
+
+
+def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
+    backend: Any = ProcessBackend(parse_command_line(["cat"]))
+    backend._to_child = Framing(binary=False, delimiters=b"\n", report=lambda *_: None)
+    client: Any = SimpleNamespace(id=1)
+    reader, backend._input = os.pipe()
+    os.set_blocking(backend._input, False)
+    long = Received(client, Messages(Opcode.TEXT, [b"x" * 1_000_000], 1_000_000))
+    part = backend.hand_over(long)
+    assert 0 < len(part.data) < 1_000_001 and not part.whole
+    assert backend.hand_over(long) == Unwritten(client, b"x" * 1_000_000 + b"\n", whole=True)
+    os.close(reader)
+    assert backend.hand_over(long).whole
+    backend._input_closed = True
+    assert backend.hand_over(long) is None
+    os.close(backend._input)
+
+
+# ==== Who leaves ==========================================================
+
+
+def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
+    """Or a room that echoes at once would tell it of its own leaving."""
+    told: list[str] = []
+    member: Any = Mock(departed=False)
+    member.room = SimpleNamespace(
+        seats={member, object()},
+        inbox=SimpleNamespace(put=lambda left: told.append("the room")),
+        audience=SimpleNamespace(dismiss=lambda client: told.append("the audience")),
+    )
+    registry = scalesocket.RoomRegistry(parse_command_line(["cat"]), Timer())
+    assert registry.release(member, scalesocket.Left(member, 1000))
+    assert told[:2] == ["the audience", "the room"]
+    assert not registry.release(member, scalesocket.Left(member, 1000))
+    assert told.count("the room") == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import (
+    PATIENCE,
     SCRIPT,
     HandshakeRefused,
     RawClient,
@@ -120,6 +121,7 @@ def test_a_client_that_sends_nonsense_cannot_flood_the_log() -> None:
             client.send_text("no json")
         client.send_text("{}")
         client.receive_text()
+        server.wait_log("JSON")
         complaints = [line for line in server.log() if "JSON" in line]
         assert len(complaints) == 1
         assert complaints[0].startswith("[WARN]")
@@ -172,6 +174,17 @@ def test_a_traceback_in_a_json_log_is_part_of_its_entry(tmp_path: Path) -> None:
 # ==== Colour ===============================================================
 
 
+def test_a_json_log_escapes_what_a_terminal_or_a_reader_of_lines_would_obey() -> None:
+    text = "a\u0085b\u2028c\u009bd\x7fe\u202ef é 中 😀"
+    command = ("sh", "--", "-c", "printf '%s\\n' \"$1\" >&2; cat", "sh", text)
+    with serve("--log", "json", *command) as server, RawClient.connect(server):
+        server.wait_log("stderr")
+        (line,) = [line for line in server.log() if "stderr" in line]
+        assert line.isprintable()
+        assert "é 中 😀" in line
+        assert json.loads(line)["message"] == f"stderr: {text}"
+
+
 def log_on_a_terminal(*options: str, env: Mapping[str, str]) -> bytes:
     """Run a server whose stderr is a terminal, until it has said where it runs."""
     master, slave = pty.openpty()
@@ -190,7 +203,7 @@ def log_on_a_terminal(*options: str, env: Mapping[str, str]) -> bytes:
             text += os.read(master, 4096)
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(PATIENCE)
         os.close(master)
     return text
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ DEFAULTS: dict[str, object] = {
     "api": False,
     "metrics": False,
     "ping": 20,
+    "drain": 0,
     "rooms": (),
     "maxrooms": 1024,
     "maxclients": 0,
@@ -81,17 +84,34 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--addr=:80"], {"addr": (("0.0.0.0", 80),)}),
     (["--addr", "localhost:0"], {"addr": (("localhost", 0),)}),
     (["--addr=a:1", "--addr", "[::]:2"], {"addr": (("a", 1), ("::", 2))}),
+    (["--tcplisten", "[::1]:9001"], {"tcplisten": (("::1", 9001),)}),
     (["--api"], {"api": True}),
+    (["--pcap", "a.pcapng", "--pcapsize=1M"], {"pcap": "a.pcapng", "pcapsize": 1 << 20}),
+    (["--pcapfiles", "3", "--pcap=x"], {"pcapfiles": 3}),
+    (["--trace"], {"trace": ()}),
+    (["--console=10.0.0.0/8"], {"console": (ip_network("10.0.0.0/8"),)}),
+    (
+        ["--console"],
+        {"console": (ip_network("127.0.0.0/8"), ip_network("::1/128"), "unix")},
+    ),
+    (["--trace=lobby,text"], {"trace": ("lobby", "text")}),
+    (["--api", "--peers", "a:1,https://b/c"], {"peers": ("a:1", "https://b/c")}),
     (["--metrics"], {"metrics": True}),
     (["--compress"], {"compress": True}),
     (["--origin", "a.example, https://b:8443"], {"origin": ("a.example", "https://b:8443")}),
     (["--sameorigin"], {"sameorigin": True}),
+    (
+        ["--trustproxy", "10.1.2.3/8, ::1,unix"],
+        {"trustproxy": (ip_network("10.0.0.0/8"), ip_network("::1/128"), "unix")},
+    ),
+    (["--auth", "true 'a b'"], {"auth": (shutil.which("true"), "a b")}),
     (["--subprotocol", "moo.v1,json"], {"subprotocol": ("moo.v1", "json")}),
     (["--header", "X-A: 1", "--header=X-B:2"], {"header": (("X-A", "1"), ("X-B", "2"))}),
     (["--unixmode", "0600"], {"unixmode": 0o600}),
     (["--maxconns", "7"], {"maxconns": 7}),
     (["--ping", "0"], {"ping": 0}),
     (["--ping=2.5"], {"ping": 2.5}),
+    (["--drain", "30"], {"drain": 30}),
     (["--rooms", "a,b c, d ,"], {"rooms": ("a", "b c", "d")}),
     (["--maxrooms", "3"], {"maxrooms": 3}),
     (["--maxforks", "3"], {"maxrooms": 3}),
@@ -151,7 +171,7 @@ def test_no_option_is_left_without_an_example() -> None:
     used = {word.partition("=")[0] for arguments, _ in EXAMPLES for word in arguments}
     known = {name for rows in scalesocket.OPTIONS.values() for row in rows for name in [row[0]]}
     elsewhere = {"-h --help", "-V --version", "--staticdir", "--null", "--json", "--unixsocket"}
-    elsewhere |= {"--sslcert", "--sslkey", "--sslca"}
+    elsewhere |= {"--print-config", "--sslcert", "--sslkey", "--sslca"}
     untested = [
         names for names in known if not used & set(names.split()) and names not in elsewhere
     ]
@@ -697,7 +717,7 @@ def test_a_game_that_cannot_be_imported_is_one_clear_line(here: Path, code: str)
 def test_help_names_every_option() -> None:
     done = run_cli("-h")
     assert (done.returncode, done.stderr) == (0, "")
-    words = set(re.findall(r"(?<![\w-])--?[A-Za-z]+", done.stdout))
+    words = set(re.findall(r"(?<![\w-])--?[A-Za-z][A-Za-z-]*", done.stdout))
     for rows in scalesocket.OPTIONS.values():
         for row in rows:
             assert set(row[0].split()) <= words

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, SCRIPT, RawClient, serve
+from tests.support import PATIENCE, ROOT, SCRIPT, RawClient, serve
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
@@ -108,7 +108,7 @@ def test_the_installed_command_runs(wheel: Path, tmp_path: Path) -> None:
         timeout=100,
     )
     command = [str(folder / "scalesocket")]
-    shown = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=20)
+    shown = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=PATIENCE)
     assert shown.returncode == 0
     assert version() in shown.stdout
     with serve("cat", command=command) as server, RawClient.connect(server) as client:
@@ -122,7 +122,7 @@ def test_a_lone_copy_tells_its_version(copied_alone: Path) -> None:
         cwd=copied_alone.parent,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert (shown.returncode, shown.stderr) == (0, "")
     assert version() in shown.stdout
@@ -146,7 +146,7 @@ def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) ->
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     ours = {"scalesocket", "__main__"}
     assert set(shown.stdout.split()) - sys.stdlib_module_names - ours == set()
@@ -159,7 +159,7 @@ def test_importing_it_needs_no_module_that_only_posix_has(copied_alone: Path) ->
         "    sys.modules[name] = None\n"
         "import scalesocket\n"
     )
-    subprocess.run([*ALONE, "-c", program, str(copied_alone.parent)], check=True, timeout=20)
+    subprocess.run([*ALONE, "-c", program, str(copied_alone.parent)], check=True, timeout=PATIENCE)
 
 
 def test_the_top_level_holds_what_the_design_names() -> None:

@@ -200,24 +200,23 @@ def test_a_message_too_big_is_refused_before_its_payload_came() -> None:
 @pytest.mark.parametrize(
     ("closing", "reply"),
     [
-        (Closing(1000, "bye", failed=False), struct.pack("!H", 1000)),
-        (Closing(4321, "x", failed=False), struct.pack("!H", 4321)),
-        (Closing(CloseCode.NO_STATUS, "", failed=False), b""),
-        (Closing(1002, "why", failed=True), struct.pack("!H", 1002) + b"why"),
+        (Closing(1000, "bye", failed=False), b"\x88\x02" + struct.pack("!H", 1000)),
+        (Closing(4321, "x", failed=False), b"\x88\x02" + struct.pack("!H", 4321)),
+        (Closing(CloseCode.NO_STATUS, "", failed=False), b"\x88\x00"),
+        (Closing(1002, "why", failed=True), b"\x88\x05" + struct.pack("!H", 1002) + b"why"),
     ],
 )
 def test_a_close_is_answered_with_its_code_and_a_failure_with_its_reason(
     closing: Closing, reply: bytes
 ) -> None:
-    assert closing.encode_reply() == reply
+    assert WebSocketProtocol.encode_close(*closing.reply) == reply
 
 
 def test_the_reply_to_every_failure_is_itself_a_valid_close() -> None:
     for make, code in FAILURES.values():
         last = receiver(max_message=1000).receive(make(Role.SERVER))[-1]
         assert isinstance(last, Closing)
-        reply = scalesocket.encode_frame(Opcode.CLOSE, last.encode_reply())
-        (answer,) = receiver(Role.CLIENT).receive(reply)
+        (answer,) = receiver(Role.CLIENT).receive(WebSocketProtocol.encode_close(*last.reply))
         assert answer == Closing(code, last.reason, failed=False)
 
 

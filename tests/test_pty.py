@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support import (
     BINARY,
+    SCRIPT,
     RawClient,
     ServerProcess,
     encode_client_frame,
@@ -33,16 +35,21 @@ def shell(script: str) -> tuple[str, ...]:
 
 
 class Screen:
-    """All that a terminal has sent to a client; only binary messages are right."""
+    """All that a terminal has sent to a client: binary messages, and its size as text."""
 
     def __init__(self, client: RawClient) -> None:
         self.client = client
         self.text = ""
+        self.sizes: list[str] = []
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Receive until a pattern is found, and return it; what stands up to it is forgotten."""
         while not (found := re.search(pattern, self.text)):
-            self.text += self.client.receive_binary(20).decode("latin-1")
+            opcode, payload = self.client.receive_message()
+            if opcode == BINARY:
+                self.text += payload.decode("latin-1")
+            else:
+                self.sizes.append(payload.decode())
         self.text = self.text[found.end() :]
         return found
 
@@ -100,7 +107,7 @@ def test_bytes_pass_unchanged_through_a_raw_terminal() -> None:
         client.send_in_background(encode_client_frame(BINARY, payload))
         found = b""
         while len(found) < len(payload):
-            found += client.receive_binary(30)
+            found += client.receive_binary()
         assert found == payload
 
 
@@ -110,9 +117,11 @@ def test_a_resize_changes_the_size_and_tells_the_program(
     _, screen = bare_shell
     for text, size in (('{"resize":[100,30]}', "30 100"), ('{"resize": [81, 25]}', "25 81")):
         screen.type(text)
+        screen.type(text)
         screen.type("stty size\n")
         screen.wait_for(rf"stty size\r\n{size}\r\n")
         screen.wait_for(r"\$ ")
+    assert screen.sizes == ['{"resize":[100,30]}', '{"resize":[81,25]}']
     screen.type("trap 'echo changed' WINCH\n")
     screen.wait_for(r"WINCH\r\n.*\$ ")
     screen.type('{"resize":[10,20]}')
@@ -120,8 +129,30 @@ def test_a_resize_changes_the_size_and_tells_the_program(
     screen.wait_for(r"changed\r\n")
 
 
+def test_everyone_in_the_room_is_told_the_size() -> None:
+    with serve("--pty", "cat") as server, RawClient.connect(server) as first:
+        first.send_text('{"resize":[90,20]}')
+        assert first.receive_text() == '{"resize":[90,20]}'
+        with RawClient.connect(server) as second:
+            assert second.receive_text() == '{"resize":[90,20]}'
+            second.send_text('{ "resize" : [ 70 , 10 ] }')
+            for client in (first, second):
+                assert client.receive_text() == '{"resize":[70,10]}'
+
+
+@pytest.mark.parametrize("text", ['{"resize":', '{"resize":' + "[" * 100_000, '{"resize":[1,1,'])
+def test_what_is_nested_or_breaks_off_is_input_like_any_other(text: str) -> None:
+    script = "stty raw -echo; echo ready; exec cat"
+    with serve("--pty", *shell(script)) as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        screen.wait_for("ready\n")
+        client.send_text(text + "|")
+        screen.wait_for(r"\|")
+
+
 def test_what_is_no_whole_resize_is_input() -> None:
-    messages = ['{"resize":[1]}', '{"resize":[-1,5]}', '{"resize":[70000,1]}', '{"resize"', "{}"]
+    messages = ['{"resize":[1]}', '{"resize":[-1,5]}', '{"resize":[1000,1]}', '{"resize"', "{}"]
+    messages += ['{"resize":[0,5]}', '{"resize":[5.5,5]}', '{"resize":[5,5],"x":1}']
     with serve("--pty", "cat") as server, RawClient.connect(server) as client:
         screen = Screen(client)
         for message in messages:
@@ -158,13 +189,28 @@ def test_leaving_hangs_the_program_up(tmp_path: Path) -> None:
     note = tmp_path / "note"
     script = f"trap 'echo hung up >{note}; exit' HUP; echo up; while :; do sleep 0.05; done"
     for end in (RawClient.close, RawClient.reset):
-        with serve("--pty", *shell(script)) as server:
+        with serve("--pty", "--closegrace", "5", *shell(script)) as server:
             with RawClient.connect(server) as client:
                 Screen(client).wait_for("up\r\n")
                 end(client)
             wait_until(lambda s=server: not s.survivors())
         assert note.read_text() == "hung up\n"
         note.unlink()
+
+
+def test_a_server_that_hang_ups_do_not_end_hangs_its_programs_up_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """`nohup` makes it ignore SIGHUP, and what is ignored is inherited."""
+    note = tmp_path / "note"
+    script = f"trap 'echo hung up >{note}; exit' HUP; echo up; while :; do sleep 0.05; done"
+    command = ["bash", "-c", "trap '' HUP; exec \"$@\"", "bash", sys.executable, str(SCRIPT)]
+    with serve("--pty", "--closegrace", "5", *shell(script), command=command) as server:
+        server.process.send_signal(signal.SIGHUP)
+        with RawClient.connect(server) as client:
+            Screen(client).wait_for("up\r\n")
+            client.close()
+        wait_until(note.exists)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from tests.support import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    PATIENCE,
     TEXT,
     Closed,
     HandshakeRefused,
@@ -27,6 +28,7 @@ from tests.support import (
     run_cli,
     serve,
     wait_until,
+    with_constants,
 )
 
 
@@ -104,11 +106,12 @@ def test_a_room_that_has_emptied_gets_a_fresh_child() -> None:
 
 
 def test_a_client_has_left_when_it_has_closed_though_its_tcp_is_open() -> None:
-    with serve("--api", *PID_THEN_CAT) as server, ExitStack() as stack:
+    lasting = with_constants(CLOSE_TIMEOUT=3 * PATIENCE)
+    with serve("--api", *PID_THEN_CAT, command=lasting) as server, ExitStack() as stack:
         pids = []
         for _ in range(5):
             client = stack.enter_context(RawClient.connect(server))
-            pids.append(client.receive_text(3))
+            pids.append(client.receive_text())
             client.send_close()
             assert client.receive()[0] == CLOSE
         assert len(set(pids)) == 5
@@ -889,10 +892,14 @@ def test_the_place_is_free_too_when_the_child_ignores_that_its_input_ends() -> N
 
 
 def test_a_refused_client_is_hung_up_on_at_once() -> None:
-    with serve("--maxclients", "1", "cat") as server, RawClient.connect(server) as first:
+    lasting = with_constants(CLOSE_TIMEOUT=3 * PATIENCE)
+    with (
+        serve("--maxclients", "1", "cat", command=lasting) as server,
+        RawClient.connect(server) as first,
+    ):
         assert echo(first, "x") == "x"
         with RawClient.connect(server) as refused:
-            assert refused.wait_close(timeout=3)[0] == 1013
+            assert refused.wait_close()[0] == 1013
 
 
 def test_maxclients_is_for_each_room() -> None:
@@ -945,7 +952,7 @@ def test_the_child_of_an_emptied_room_reads_the_end_of_its_input() -> None:
 
 @pytest.mark.slow
 def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
-    with serve("--linger", "1.5", "--api", *shell("while read x; do echo $$; done")) as server:
+    with serve("--linger", "3", "--api", *shell("while read x; do echo $$; done")) as server:
         pids = []
         for _ in range(3):
             with RawClient.connect(server) as client:
@@ -953,7 +960,7 @@ def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
                 client.close()
         assert len(set(pids)) == 1
         assert server.children() == [int(pids[0])]
-        wait_until(lambda: not server.children(), 15)
+        wait_until(lambda: not server.children())
         assert api(server, "rooms/") == []
         with RawClient.connect(server) as client:
             assert echo(client, "who?") != pids[0]
@@ -961,14 +968,14 @@ def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
 
 @pytest.mark.slow
 def test_a_lingering_room_waits_from_the_last_leave_on() -> None:
-    with serve("--linger", "0.5", *shell("while read x; do echo $$; done")) as server:
+    with serve("--linger", "2", *shell("while read x; do echo $$; done")) as server:
         with RawClient.connect(server) as first:
             pid = echo(first, "who?")
             first.close()
         with RawClient.connect(server) as second:
-            # Longer than the first leave's half second; the child's own clock says so.
+            # Longer than the first leave's two seconds; the child's own clock says so.
             with pytest.raises(TimeoutError):
-                second.receive(1.0)
+                second.receive(2.5)
             assert echo(second, "who?") == pid
 
 
@@ -1438,9 +1445,11 @@ def test_ticks_come_at_their_rate_with_the_time_that_has_passed(games: Path) -> 
         assert all(0 < dt <= 0.25 for dt in steps)
         for number, (_, now) in enumerate(ticks, 1):
             assert now >= number * 0.05 - 0.01, "a tick is never early"
-        # Unless a pause was cut short, the steps add up to the time that has passed.
-        elapsed = ticks[-1][1] - ticks[0][1]
-        assert sum(steps[1:]) == pytest.approx(elapsed, abs=0.02) or max(steps) == 0.25
+        # Unless a pause was cut short, the steps add up to the time that has passed. The clock is
+        # read a little after the step was measured: on a busy machine not at every tick at once.
+        behind = [now - sum(steps[: n + 1]) for n, (_, now) in enumerate(ticks)]
+        first, last = min(behind[:15]), min(behind[15:])
+        assert first == pytest.approx(last, abs=0.02) or max(steps) == 0.25
 
 
 @pytest.mark.slow

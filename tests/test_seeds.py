@@ -110,14 +110,14 @@ def run_command(command: str, folder: Path) -> Iterator[ServerProcess]:
     """Run a document's command line in a folder, with `scalesocket` on PATH.
 
     Raises:
-        AssertionError: the documents' port stays in use for half a minute.
+        AssertionError: the documents' port stays in use for two minutes.
     """
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
     script = tools / "scalesocket"
     script.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(SCRIPT)])} "$@"\n')
     script.chmod(0o755)
-    wait_until(port_is_free, 30, f"port {PORT}, which the documents name, is in use")
+    wait_until(port_is_free, 120, f"port {PORT}, which the documents name, is in use")
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     with serve(
         addr=None, command=["bash", "-c", command], cwd=folder, env={"PATH": path}

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import (
     BINARY,
+    PATIENCE,
     TEXT,
     RawClient,
     ServerProcess,
@@ -21,6 +22,7 @@ from tests.support import (
     run_cli,
     serve,
     wait_until,
+    with_constants,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
@@ -75,8 +77,12 @@ def child(source: str) -> tuple[str, ...]:
 
 
 def tcp(*options: str) -> tuple[str, ...]:
-    """Return options of a server that connects to its children as soon as they listen."""
-    return ("--tcp", "--delay", "0", *options)
+    """Return options of a server that connects to its children as soon as they listen.
+
+    Its ports are its own: another server on this machine would connect to children of this one.
+    """
+    ports = () if "--tcpports" in options else ("--tcpports", spell(free_ports(20)))
+    return ("--tcp", "--delay", "0", *ports, *options)
 
 
 def free_ports(count: int) -> range:
@@ -103,7 +109,7 @@ def receive_bytes(client: RawClient, size: int) -> bytes:
     """Return the bytes of binary messages until there are so many."""
     found = b""
     while len(found) < size:
-        found += client.receive_binary(30)
+        found += client.receive_binary()
     return found
 
 
@@ -118,7 +124,7 @@ def test_messages_go_to_the_child_and_back(echo: ServerProcess) -> None:
     with RawClient.connect(echo, "a") as client:
         for text in ("hello", "", "漢字 🦊", "x" * 300_000):
             client.send_in_background(encode_client_frame(TEXT, text.encode()))
-            assert client.receive_text(30) == text
+            assert client.receive_text() == text
         burst = [b"%d" % number for number in range(5000)]
         client.send_in_background(encode_client_frames(burst))
         assert client.receive_many(5000) == burst
@@ -172,9 +178,11 @@ def test_a_child_that_begins_to_listen_late_is_tried_again() -> None:
 @pytest.mark.slow
 def test_a_child_that_never_listens_ends_the_room() -> None:
     ports = free_ports(1)
-    with serve(*tcp("--tcpports", spell(ports)), "sleep", "--", "1000") as server:
+    options = tcp("--tcpports", spell(ports))
+    soon = with_constants(TCP_CONNECT_TIMEOUT=2.0)
+    with serve(*options, "sleep", "--", "1000", command=soon) as server:
         with RawClient.connect(server) as client:
-            code, reason = client.wait_close(30)
+            code, reason = client.wait_close()
             assert code == 1011
             assert str(ports[0]) in reason
         wait_until(lambda: not server.children())
@@ -182,18 +190,21 @@ def test_a_child_that_never_listens_ends_the_room() -> None:
 
 @pytest.mark.slow
 def test_a_client_that_leaves_before_the_child_listens_ends_the_waiting() -> None:
-    ports = free_ports(1)
-    with serve(*tcp("--tcpports", spell(ports)), "sleep", "--", "1000") as server:
+    options = tcp("--tcpports", spell(free_ports(1)))
+    lasting = with_constants(TCP_CONNECT_TIMEOUT=3 * PATIENCE)
+    with serve(*options, "sleep", "--", "1000", command=lasting) as server:
         for _ in range(2):
             with RawClient.connect(server) as client:
                 wait_until(server.children)
                 client.close()
-            wait_until(lambda: not server.children(), 5, "the child that nobody waits for")
+            wait_until(lambda: not server.children(), message="the child that nobody waits for")
 
 
 def test_a_child_that_ends_before_it_listens_ends_the_room_at_once() -> None:
-    with serve(*tcp(), *child("sys.exit(4)")) as server, RawClient.connect(server) as client:
-        code, reason = client.wait_close(5)
+    lasting = with_constants(TCP_CONNECT_TIMEOUT=3 * PATIENCE)
+    options = (*tcp(), *child("sys.exit(4)"))
+    with serve(*options, command=lasting) as server, RawClient.connect(server) as client:
+        code, reason = client.wait_close()
         assert code == 1011
         assert "ended before it listened" in reason
 
@@ -202,14 +213,14 @@ def test_what_a_child_prints_before_it_listens_is_in_the_log() -> None:
     source = "sys.exit('no luck today')"
     with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
         assert client.wait_close()[0] == 1011
-        server.wait_log("no luck today", timeout=3)
+        server.wait_log("no luck today")
 
 
 def test_a_child_that_prints_a_lot_before_it_listens_is_not_blocked() -> None:
     source = "print('x' * 199 * 1000 + '\\n', flush=True)\n" + ECHO
     with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
         client.send_text("hello")
-        assert client.receive_text(5) == "hello"
+        assert client.receive_text() == "hello"
 
 
 def test_what_the_child_prints_is_for_the_log() -> None:
@@ -372,7 +383,7 @@ def test_a_child_that_never_reads_slows_its_clients_and_is_stopped_after_them() 
                 other.close()
             with suppress(OSError):
                 client.reset()
-        wait_until(lambda: not server.children(), 15)
+        wait_until(lambda: not server.children())
 
 
 def test_respawn_starts_the_child_again_on_a_port_of_the_pool() -> None:
@@ -413,7 +424,7 @@ def test_gwsocket_framing_over_tcp() -> None:
         first.send_text("back to me\n")
         assert first.receive_message() == (TEXT, b"back to me\n")
         second.send_binary(bytes(range(256)) * 1000)
-        assert second.receive_message(30) == (BINARY, bytes(range(256)) * 1000)
+        assert second.receive_message() == (BINARY, bytes(range(256)) * 1000)
     header = struct.pack("!III", 0, 2, 3)
     source = f"connection = accept()\nconnection.sendall({header!r} + b'all')\nconnection.recv(1)"
     with serve(*tcp("--serverframe=gwsocket"), *child(source)) as server:

@@ -16,11 +16,11 @@ class Echo(scalesocket.Game):
 
     def on_message(self, client: scalesocket.Client, message: str | bytes) -> None:
         """Send it back."""
-        window_bits = client.connection.window_bits
+        window_bits = client.connection.coding
         frame = scalesocket.encode_message(message, window_bits)
         if window_bits and not frame[0] >> 4 & scalesocket.RSV1:
             frame = compressed_frame(message, window_bits)
-        client.outbox.append(frame)
+        client.post(frame)
 
 
 def compressed_frame(message: str | bytes, window_bits: int) -> bytes:

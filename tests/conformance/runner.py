@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,7 +156,9 @@ def run_cases(
             return Run([], [f"kosoku has not finished {len(cases)} cases within {timeout:g} s"])
         verdicts = read_reports(Path(folder))
     complaints = judge(cases, verdicts)
-    if done.returncode != 0 and not complaints:
+    # kosoku 0.1.0 aborts now and then on its way out, when everything has been said and written.
+    is_over = done.returncode == -signal.SIGABRT and f"{len(cases)} cases passed" in done.stdout
+    if done.returncode != 0 and not is_over and not complaints:
         complaints.append(f"kosoku ended with status {done.returncode}")
     if complaints and len(verdicts) != len(cases):  # it did not get as far as its reports
         complaints += done.stderr.strip().splitlines()[-1:]

@@ -14,13 +14,13 @@ const RESERVED = new Set(
 );
 
 /** The room that the page's address names, or the usual one if it names none that can be. */
-export function currentRoom() {
+export function currentRoom(usual = DEFAULT_ROOM) {
   const room = askedFor();
-  return problemWith(room) ? DEFAULT_ROOM : room;
+  return problemWith(room) ? usual : room;
 }
 
 function askedFor() {
-  return new URLSearchParams(location.search).get("room") || DEFAULT_ROOM;
+  return new URLSearchParams(location.search).get("room") ?? "";
 }
 
 /** Say what is wrong with a room's name; an empty string is: nothing. */
@@ -62,10 +62,10 @@ export class RoomChooser {
     this.form.addEventListener("submit", (event) => this.#submitted(event));
     this.input.addEventListener("input", () => (this.problem.textContent = ""));
     this.list.addEventListener("click", (event) => this.#clicked(event));
-    this.copyButton.addEventListener("click", () => this.#copy());
+    this.copyButton.addEventListener("click", () => copyLink(this.copyButton, this.#room));
     window.addEventListener("popstate", () => this.#arrive(currentRoom()));
     document.addEventListener("visibilitychange", () => this.refresh());
-    this.problem.textContent = problemWith(askedFor());
+    this.problem.textContent = askedFor() && problemWith(askedFor());
     this.#show();
     this.refresh();
   }
@@ -178,22 +178,27 @@ export class RoomChooser {
     event.preventDefault();
     this.goTo(link.dataset.room);
   }
+}
 
-  async #copy() {
-    const link = linkTo(this.#room);
-    try {
-      await navigator.clipboard.writeText(link);
-    } catch {
-      copyTheOldWay(link); // the new way works on https and localhost only
-    }
-    this.#flash("Copied!");
-  }
+/** Put the link to a room on the clipboard; the button that asked for it says so. */
+export async function copyLink(button, room) {
+  await copyText(linkTo(room));
+  flash(button, "Copied!");
+}
 
-  #flash(words) {
-    const usual = (this.copyButton.dataset.usual ??= this.copyButton.textContent);
-    this.copyButton.textContent = words;
-    setTimeout(() => (this.copyButton.textContent = usual), 1_500);
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copyTheOldWay(text); // the new way works on https and localhost only
   }
+}
+
+/** Let a button say something else for a moment. */
+export function flash(button, words) {
+  const usual = (button.dataset.usual ??= button.textContent);
+  button.textContent = words;
+  setTimeout(() => (button.textContent = usual), 1_500);
 }
 
 function copyTheOldWay(text) {

@@ -1,7 +1,7 @@
 // The meadow: sky, hills, a fence around the world, flowers, trees. By day and by night.
 // Everything is drawn in the units of the world, from (0, 0) to (width, height).
 
-import { calm, glow, line, oval, seededRandom, verticalGradient } from "./paint.js";
+import { calm, glow, line, oval, seededRandom, verticalGradient } from "../shared/paint.js";
 
 export const MARGIN = { top: 150, right: 40, bottom: 62, left: 40 };
 

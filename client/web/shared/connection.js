@@ -1,5 +1,6 @@
-// A WebSocket that comes back: JSON messages both ways, and after a loss a new attempt with
-// exponential back-off. It draws nothing and knows no game, so that any page here can use it.
+// A WebSocket that comes back: after a loss there is a new attempt, with exponential back-off.
+// It draws nothing and knows no game, so that any page here can use it. Messages are JSON both
+// ways, or whatever a codec of the page's own makes of them.
 //
 //   const connection = new Connection(roomUrl("meadow"));
 //   connection.addEventListener("message", (event) => use(event.detail));
@@ -16,20 +17,30 @@ const FIRST_DELAY = 500; // milliseconds before the first new attempt
 const LONGEST_DELAY = 15_000;
 const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off starts over
 
+const JSON_TEXT = { encode: JSON.stringify, decode: JSON.parse };
+
 export class Connection extends EventTarget {
   state = "closed";
   reason = ""; // why the last connection ended, in words
+  code = 0; // the same as a close code
   retryAt = 0; // on the clock of performance.now()
 
   #url;
+  #protocols;
+  #codec;
   #socket = null;
   #failures = 0;
   #openedAt = 0;
   #timer = 0;
 
-  constructor(url) {
+  /** `protocols` are the subprotocols to offer. `codec.encode(message)` returns what is sent, a
+      string or bytes; `codec.decode(data)` makes a message of a string or an ArrayBuffer, or
+      throws if it is none. */
+  constructor(url, { protocols = [], codec = JSON_TEXT } = {}) {
     super();
     this.#url = url;
+    this.#protocols = protocols;
+    this.#codec = codec;
     // The network is back: no point in waiting out the delay.
     window.addEventListener("online", () => this.retryNow());
   }
@@ -61,15 +72,16 @@ export class Connection extends EventTarget {
     this.#connect();
   }
 
-  /** Send one JSON message. Returns false, and sends nothing, while there is no connection. */
+  /** Send one message. Returns false, and sends nothing, while there is no connection. */
   send(message) {
     if (this.state !== "connected") return false;
-    this.#socket.send(JSON.stringify(message));
+    this.#socket.send(this.#codec.encode(message));
     return true;
   }
 
   #connect() {
-    const socket = new WebSocket(this.#url);
+    const socket = new WebSocket(this.#url, this.#protocols);
+    socket.binaryType = "arraybuffer";
     this.#socket = socket;
     const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
     socket.onopen = ifCurrent(() => this.#opened());
@@ -83,12 +95,12 @@ export class Connection extends EventTarget {
     this.#enter("connected");
   }
 
-  #received(text) {
+  #received(data) {
     let message;
     try {
-      message = JSON.parse(text);
-    } catch {
-      console.warn("not JSON, ignored:", text);
+      message = this.#codec.decode(data);
+    } catch (error) {
+      console.warn("ignored, it is no message:", data, error);
       return;
     }
     this.dispatchEvent(new CustomEvent("message", { detail: message }));
@@ -100,6 +112,7 @@ export class Connection extends EventTarget {
     this.#failures = steady ? 0 : this.#failures;
     this.#socket = null;
     this.reason = describeClose(event);
+    this.code = event.code;
     const delay = backoff(this.#failures);
     this.#failures += 1;
     this.retryAt = performance.now() + delay;
@@ -135,6 +148,7 @@ const CLOSE_WORDS = {
   1008: "the server turned us away",
   1009: "a message was too large",
   1011: "the game stopped unexpectedly",
+  1012: "the server restarts",
   1013: "the server is full",
 };
 

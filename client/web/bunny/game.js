@@ -10,14 +10,14 @@
 // `players` is what the game said. `bunnies` is what is drawn: they hop to where they should be.
 
 import { Bunny, nameOf } from "./bunny.js";
-import { Connection, roomUrl } from "./connection.js";
-import { Controls } from "./controls.js";
+import { Connection, roomUrl } from "../shared/connection.js";
+import { Controls } from "../shared/controls.js";
 import { MARGIN, paintMeadow, standingThings } from "./meadow.js";
 import { drawCarrot, drawClouds, drawInsects } from "./meadow.js";
-import { clamp, night } from "./paint.js";
-import { RoomChooser } from "./rooms.js";
-import { Stage, animate } from "./stage.js";
-import { StatusView } from "./status.js";
+import { clamp, night } from "../shared/paint.js";
+import { RoomChooser } from "../shared/rooms.js";
+import { Stage, animate } from "../shared/stage.js";
+import { StatusView } from "../shared/status.js";
 
 const $ = (id) => document.getElementById(id);
 

@@ -1,7 +1,7 @@
 // A bunny: it knows how to hop to a place, how to come and how to go, and how to draw itself.
 // It lives at (x, y) in the world; that is where its feet are. It looks right until it turns.
 
-import { calm, clamp, hueOf, label, line, oval } from "./paint.js";
+import { calm, clamp, hueOf, label, line, oval } from "../shared/paint.js";
 
 const HOP_LENGTH = 78; // units of the world
 const HOP_HEIGHT = 30;

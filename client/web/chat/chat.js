@@ -1,0 +1,134 @@
+// Chat: everybody in the room reads what anybody writes. The program behind it need not know
+// about chatting, `cat` will do; with --cache the room remembers what was said last.
+//
+// A program that is no `cat` and expects lines of text gets them: then only what one types is
+// sent, with neither a name nor a time ("plain text" below the field).
+
+import { NamePrompt } from "../shared/name.js";
+import { enterRoom } from "../shared/play.js";
+import { Log } from "./log.js";
+import { Memory, newId, read, write } from "./messages.js";
+import { Outbox } from "./outbox.js";
+
+const $ = (id) => document.getElementById(id);
+
+const SENT = "scalesocket.chat.sent"; // where this tab notes what it has said
+const MOST_SENT = 200;
+const REPEATS_WITHIN = 1_500; // milliseconds after coming back
+const ECHOES = new Set(["cat", "chat", null]); // programs that say to all what one has said
+
+const asText = {
+  encode: (text) => text,
+  decode: (data) => (typeof data === "string" ? data : new TextDecoder().decode(data)),
+};
+const { room, connection } = enterRoom("lounge", { codec: asText });
+const log = new Log({ root: $("log"), list: $("messages"), jump: $("jump") });
+const memory = new Memory();
+const mine = new Map(); // id → message, of what this page has sent
+const before = new Set(recall()); // IDs, from before this tab loaded the page anew
+const outbox = new Outbox({ send: (raw) => connection.send(raw), changed: outboxChanged });
+const prompt = new NamePrompt($("join"), showComposer);
+let repeatsEnd = 0;
+
+// ---- What the room says ---------------------------------------------------
+
+connection.addEventListener("message", ({ detail: raw }) => {
+  const message = read(raw);
+  if (mine.has(message.id)) outbox.heard(message.id);
+  else if (!memory.knows(message)) log.add(message, { mine: before.has(message.id) });
+});
+
+connection.addEventListener("state", () => {
+  clearTimeout(repeatsEnd);
+  if (connection.state === "waiting") outbox.interrupt();
+  if (connection.state !== "connected") return;
+  memory.expectRepeats();
+  repeatsEnd = setTimeout(() => memory.expectNews(), REPEATS_WITHIN);
+  outbox.flush();
+});
+
+// ---- What you say ---------------------------------------------------------
+
+function say(text) {
+  const message = { kind: "chat", name: prompt.name, text, at: Date.now(), id: newId(), from: "" };
+  const plain = $("plain").checked;
+  mine.set(message.id, message);
+  note([...before, ...mine.keys()].slice(-MOST_SENT));
+  log.addPending(message);
+  outbox.add(message.id, plain ? text : write(message), { echoed: !plain });
+}
+
+function outboxChanged(id, state) {
+  if (state === "done") log.confirm(mine.get(id));
+  else log.setState(id, state);
+  $("unsent").textContent = outbox.size && connection.state !== "connected"
+    ? "Not sent yet. It goes out as soon as the connection is back."
+    : "";
+}
+
+$("compose").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  $("text").value = "";
+  $("text").focus();
+  if (text) say(text);
+});
+
+$("text").addEventListener("keydown", (event) => {
+  const newline = event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches;
+  if (event.key !== "Enter" || newline) return;
+  event.preventDefault();
+  $("compose").requestSubmit();
+});
+
+// ---- Who you are, and to whom you talk ------------------------------------
+
+function showComposer() {
+  prompt.hide();
+  $("compose").hidden = false;
+  $("me").textContent = prompt.name;
+  $("text").focus();
+}
+
+$("rename").addEventListener("click", () => {
+  $("compose").hidden = true;
+  prompt.show();
+});
+
+// A browser may refuse to remember anything; then one's own words look like those of others.
+
+function note(ids) {
+  try {
+    sessionStorage.setItem(SENT, JSON.stringify(ids));
+  } catch {
+    console.info("this browser does not remember what was sent");
+  }
+}
+
+function recall() {
+  try {
+    return JSON.parse(sessionStorage.getItem(SENT)) ?? [];
+  } catch {
+    return [];
+  }
+}
+
+async function findOutWhatIsServed() {
+  const response = await fetch("/api/", { cache: "no-store" });
+  if (!response.ok) return; // no --api: a chat, for all that is known
+  const { target } = await response.json();
+  if (ECHOES.has(target)) return;
+  $("plain").checked = true;
+  $("plain").closest("label").hidden = false;
+  $("heading").textContent = target;
+}
+
+log.add({ kind: "news", text: `This is the room “${room}”.`, at: Date.now() });
+$("messages").addEventListener("unread", () => {
+  document.title = `${log.unread ? `(${log.unread}) ` : ""}${room} · Chat`;
+});
+document.title = `${room} · Chat`;
+if (prompt.name) showComposer();
+else prompt.show();
+connection.open();
+findOutWhatIsServed().catch(() => {}); // the connection says what is wrong

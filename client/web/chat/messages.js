@@ -1,0 +1,94 @@
+// What is said in a room, as it crosses the wire; nothing here draws.
+//
+// A chat message is one JSON text, which a program such as `cat` hands to everybody in the room:
+//   {"t": "chat", "name": "Ada", "text": "Hello!", "at": 1767225600000, "id": "k3f9…"}
+// `at` is the sender's clock in milliseconds, `id` is made up by the sender. With --frame=json
+// the server adds `_from`, a number that nobody can forge. Any other text is shown as it is: it
+// comes from another kind of client, or from the program itself.
+
+const LONGEST_NAME = 40;
+const FAR_FUTURE = 8.64e15; // the last millisecond that a Date can hold
+
+/** Make of a received text {kind: "chat" | "news" | "line", …}. */
+export function read(raw, now = Date.now()) {
+  const message = parseObject(raw);
+  const from = message ? whoSent(message) : "";
+  if (message?.t === "chat" && typeof message.text === "string") {
+    const name = nameOf(message.name);
+    const id = typeof message.id === "string" ? message.id : "";
+    return { kind: "chat", name, text: message.text, at: timeOf(message.at, now), id, from };
+  }
+  const news = { Join: "came in", Leave: "left" }[message?.t];
+  if (news && from) return { kind: "news", text: `${from} ${news}`, at: now, id: "", from };
+  return { kind: "line", text: raw, at: now, id: "", from: "" };
+}
+
+/** Make the text of one's own message. */
+export function write({ name, text, at, id }) {
+  return JSON.stringify({ t: "chat", name, text, at, id });
+}
+
+export function newId() {
+  // Not crypto.randomUUID: browsers hide it from pages that came over plain http.
+  const numbers = crypto.getRandomValues(new Uint32Array(3));
+  return Array.from(numbers, (number) => number.toString(36)).join("");
+}
+
+function parseObject(raw) {
+  try {
+    const value = JSON.parse(raw);
+    return value && typeof value === "object" && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function whoSent({ _from: from }) {
+  return Number.isSafeInteger(from) ? `#${from}` : "";
+}
+
+function nameOf(name) {
+  const words = typeof name === "string" ? name.trim().replace(/\s+/gu, " ") : "";
+  return [...words].slice(0, LONGEST_NAME).join("") || "Somebody";
+}
+
+function timeOf(at, now) {
+  const time = typeof at === "string" ? Date.parse(at) : at;
+  return Number.isFinite(time) && Math.abs(time) <= FAR_FUTURE ? time : now;
+}
+
+/** Tells what has been shown before: after a loss of the connection the server says again what
+    it has kept (--cache). Messages with an ID are known by it. Of other lines as many are passed
+    over as there were before, and only for the moment after the connection was made. */
+export class Memory {
+  #ids = new Set();
+  #lines = new Map(); // line → how often it was shown
+  #expected = new Map(); // the same, less what has come again since
+
+  /** The connection was made anew: what comes now may be a repetition. */
+  expectRepeats() {
+    this.#expected = new Map(this.#lines);
+  }
+
+  /** From now on every line is a new one. */
+  expectNews() {
+    this.#expected.clear();
+  }
+
+  /** Whether this was shown before; if not, it counts as shown from now on. */
+  knows({ id, kind, text }) {
+    if (id) {
+      const known = this.#ids.has(id);
+      this.#ids.add(id);
+      return known;
+    }
+    const key = `${kind} ${text}`;
+    const due = this.#expected.get(key) ?? 0;
+    if (due > 0) {
+      this.#expected.set(key, due - 1);
+      return true;
+    }
+    this.#lines.set(key, (this.#lines.get(key) ?? 0) + 1);
+    return false;
+  }
+}

@@ -1,0 +1,93 @@
+// The name that a player goes by: asked for once, remembered for the next time.
+
+const KEY = "scalesocket.name";
+
+/** The name of last time; empty where there is none, or where nothing may be remembered. */
+function rememberedName() {
+  return read("localStorage", KEY);
+}
+
+/** The form that asks who wants to play. It calls `join(name)`, and stays until hidden.
+
+    Who has joined once has a `name`, and need not be asked again: not after the connection was
+    lost, and not when this tab loads the page anew, for then it is the same player. */
+export class NamePrompt {
+  #form;
+  #input;
+  #problem;
+  #place; // where in the session it is noted that this tab plays here
+  #name = "";
+
+  constructor(form, join) {
+    this.#form = form;
+    this.#input = form.querySelector("input");
+    this.#problem = form.querySelector("[data-problem]");
+    this.#place = `${KEY}:${location.pathname}${location.search}`;
+    this.#name = read("sessionStorage", this.#place);
+    this.#input.value = this.#name || rememberedName();
+    this.#input.addEventListener("input", () => (this.#problem.textContent = ""));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#submitted(join);
+    });
+  }
+
+  /** Who plays in this tab; empty until somebody has said so. */
+  get name() {
+    return this.#name;
+  }
+
+  show(problem = "") {
+    const appears = this.#form.hidden;
+    this.#form.hidden = false;
+    this.#problem.textContent = problem;
+    // Who has played is still pressing keys that are not meant for this field; and on a phone
+    // the keyboard would cover the page before it has been seen.
+    const wanted = appears && !this.#name && matchMedia("(pointer: fine)").matches;
+    if (wanted) this.#input.select();
+  }
+
+  hide() {
+    const hadFocus = this.#form.contains(document.activeElement);
+    this.#form.hidden = true;
+    if (hadFocus) document.activeElement.blur();
+  }
+
+  /** Ask anew: the game would not have this name, and says why. */
+  refuse(problem) {
+    this.#name = "";
+    write("sessionStorage", this.#place, "");
+    this.show(problem);
+  }
+
+  #submitted(join) {
+    const name = this.#input.value.trim().replace(/\s+/g, " ");
+    if (!name) {
+      this.#problem.textContent = "Please give a name.";
+      this.#input.focus();
+      return;
+    }
+    this.#name = name;
+    write("localStorage", KEY, name);
+    write("sessionStorage", this.#place, name);
+    join(name);
+  }
+}
+
+// A browser may refuse to remember anything; then it asks each time.
+
+function read(storage, key) {
+  try {
+    return window[storage].getItem(key) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+function write(storage, key, value) {
+  try {
+    window[storage].setItem(key, value);
+  } catch {
+    // Nothing is lost but a convenience.
+  }
+}

@@ -1,0 +1,34 @@
+// What the pages of the games have in common: which room they are in, the connection to it, how
+// that is, and a link for others to follow.
+
+import { Connection, roomUrl } from "./connection.js";
+import { copyLink, currentRoom } from "./rooms.js";
+import { StatusView } from "./status.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** The room that the address names, or else the usual one, and a connection yet to be opened. */
+export function enterRoom(usual, options) {
+  const room = currentRoom(usual);
+  const connection = new Connection(roomUrl(room), options);
+  new StatusView(connection, {
+    word: $("status"),
+    note: $("note"),
+    text: $("note-text"),
+    countdown: $("countdown"),
+    retry: $("retry"),
+  });
+  $("room-name").textContent = room; // it comes from a stranger: text, never markup
+  $("copy").addEventListener("click", () => copyLink($("copy"), room));
+  document.body.dataset.room = room;
+  return { room, connection };
+}
+
+/** Call the handler for a message's type; what is not known is ignored. */
+export function handleMessages(connection, handlers, afterwards) {
+  connection.addEventListener("message", ({ detail: message }) => {
+    const handle = Object.hasOwn(handlers, message?.t) ? handlers[message.t] : null;
+    handle?.(message);
+    afterwards?.();
+  });
+}

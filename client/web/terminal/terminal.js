@@ -1,0 +1,204 @@
+// A terminal that everybody in the room shares: what the program draws is seen by all, and
+// whoever types, types into the same program. It wants `scalesocket.py --pty PROGRAM`.
+//
+// Bytes go both ways as binary messages. A text message {"resize":[columns,rows]} sets the size
+// of the terminal; where the server says such a thing itself, the size is what somebody else has
+// set, and this page shows it in letters small enough.
+
+import { enterRoom } from "../shared/play.js";
+import { Keyboard } from "./keyboard.js";
+import { TerminalView } from "./view.js";
+import { Terminal } from "./vt.js";
+
+const $ = (id) => document.getElementById(id);
+
+const SIZE_WITHIN = 300; // milliseconds in which the server says which size there is, if any
+const REDRAWN_WITHIN = 2_000; // and in which a program draws everything anew, if it ever does
+const REDRAW_LASTS = 100;
+const ANSWERS_FOR = 5_000;
+const BELL_LASTS = 150;
+const COLOURS = { ink: "#e8ebf4", paper: "#10151f" }; // as in terminal.css
+
+const encoder = new TextEncoder();
+const raw = { encode: (data) => data, decode: (data) => data };
+const { room, connection } = enterRoom("workshop", { codec: raw });
+const terminal = new Terminal(80, 24, { colours: COLOURS });
+const ids = ["box", "scroller", "history", "grid", "cursor", "probe", "input", "keys"];
+const parts = Object.fromEntries(ids.map((id) => [id, $(id)]));
+const view = new TerminalView(terminal, parts);
+const keyboard = new Keyboard(terminal, view, parts, type);
+let sized = ""; // the size that the terminal has, as far as is known
+let claimed = ""; // the size that this page has asked for, to have its window filled
+let passing = []; // the size that it has asked for to have everything drawn anew
+let lasting = []; // the size that somebody wants to last
+let redrawn = false;
+let typedAt = -Infinity; // on the clock of performance.now()
+let startedAt = -Infinity; // when this page came into the room as the first, and still is alone
+let ended = false;
+let timer = 0;
+
+// ---- What the program says ------------------------------------------------
+
+connection.addEventListener("message", ({ detail: data }) => {
+  if (typeof data === "string" && obeySize(data)) return;
+  terminal.write(typeof data === "string" ? data : new Uint8Array(data));
+  noticeRedraw();
+  describe();
+});
+
+connection.addEventListener("state", () => {
+  clearTimeout(timer);
+  if (connection.state === "connected") begin();
+  else if (connection.state === "waiting" && connection.code === 1000) end();
+});
+
+function begin() {
+  terminal.restart();
+  sized = claimed = "";
+  passing = [];
+  redrawn = false;
+  typedAt = startedAt = -Infinity;
+  ended = false;
+  timer = setTimeout(settleSize, SIZE_WITHIN);
+  describe();
+}
+
+/** The program has come to its end by itself: only a person can want another one. */
+function end() {
+  connection.close();
+  ended = true;
+  terminal.write("\r\n\x1b[0m\x1b[2mThe program has ended. Press Enter to start it again.\x1b[0m");
+  describe();
+}
+
+// Everybody's page sees the program's questions (where is the cursor? what are you?), but it
+// must get one answer: that of the page whose person has just started something.
+terminal.reply = (answer) => {
+  if (performance.now() - Math.max(typedAt, startedAt) < ANSWERS_FOR) send(answer);
+};
+
+terminal.bell = () => {
+  $("box").classList.add("bell");
+  setTimeout(() => $("box").classList.remove("bell"), BELL_LASTS);
+};
+
+// ---- What you type --------------------------------------------------------
+
+function type(text) {
+  if (ended && text.includes("\r")) return connection.open();
+  typedAt = performance.now();
+  send(text);
+}
+
+function send(text) {
+  if (connection.state === "connected") connection.send(encoder.encode(text));
+}
+
+// ---- The size -------------------------------------------------------------
+
+function obeySize(text) {
+  let size;
+  try {
+    size = JSON.parse(text).resize;
+  } catch {
+    return false;
+  }
+  if (!Array.isArray(size) || !size.every((number) => number >= 1 && number <= 1_000)) return false;
+  const late = sized === "";
+  if (String(size) !== String(passing)) lasting = size;
+  if (String(size) !== claimed) startedAt = -Infinity; // it was somebody else
+  applySize(size);
+  // Who comes late has seen nothing yet: a change of size makes programs draw everything anew.
+  if (late) redraw();
+  return true;
+}
+
+/** Nobody has set a size: this page is the first, and it does. */
+function settleSize() {
+  if (sized) return;
+  startedAt = performance.now();
+  claimSize();
+}
+
+/** Give the terminal the size of this window. */
+function claimSize() {
+  const { columns, rows } = view.room;
+  claimed = String([columns, rows]);
+  if (claimed !== sized) askForSize(columns, rows);
+  applySize([columns, rows]);
+}
+
+function redraw() {
+  const [columns, rows] = lasting;
+  passing = [columns, Math.max(1, rows - 1)];
+  askForSize(...passing);
+  clearTimeout(timer);
+  timer = setTimeout(restoreSize, REDRAWN_WITHIN);
+}
+
+/** The program has seen the passing size, for it draws. */
+function noticeRedraw() {
+  if (!passing.length || redrawn) return;
+  redrawn = true;
+  clearTimeout(timer);
+  timer = setTimeout(restoreSize, REDRAW_LASTS);
+}
+
+function restoreSize() {
+  passing = [];
+  redrawn = false;
+  askForSize(...lasting);
+}
+
+function askForSize(...size) {
+  if (connection.state === "connected") connection.send(JSON.stringify({ resize: size }));
+}
+
+function applySize(size) {
+  sized = String(size);
+  terminal.resize(...size);
+  view.fit(isOwnSize());
+  describe();
+}
+
+function isOwnSize() {
+  return sized !== "" && sized === claimed;
+}
+
+new ResizeObserver(() => {
+  if (isOwnSize() && connection.state === "connected") claimSize();
+  else view.fit(false);
+}).observe($("box"));
+$("claim").addEventListener("click", () => {
+  claimSize();
+  keyboard.focus();
+});
+
+// ---- What is told besides -------------------------------------------------
+
+function describe() {
+  view.draw();
+  const title = terminal.title || "Terminal";
+  $("heading").textContent = title;
+  document.title = `${title} · ${room}`;
+  const { columns, rows } = terminal;
+  $("size").textContent = `${columns} × ${rows}`;
+  $("claim").disabled = connection.state !== "connected" || isOwnSize();
+}
+
+window.vt = Object.freeze({
+  get text() {
+    return terminal.text;
+  },
+  get size() {
+    return [terminal.columns, terminal.rows];
+  },
+  get state() {
+    return connection.state;
+  },
+  terminal,
+});
+
+describe();
+keyboard.focus();
+connection.open();

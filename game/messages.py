@@ -1,0 +1,76 @@
+"""What the bundled games share: reading what strangers send.
+
+A client may send anything. What a game cannot use is a `RuleError`, whose text goes back to the
+one who sent it; no other exception may come of a message, because that would end the room.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+
+MAX_NAME = 16  # characters
+
+
+class RuleError(ValueError):
+    """A client asked for what cannot be done; the text tells it why."""
+
+
+def read_object(message: str | bytes) -> dict[str, object]:
+    """Return the JSON object in a message.
+
+    Raises:
+        RuleError: there is none.
+    """
+    if isinstance(message, bytes):
+        raise RuleError("messages are text, not binary")
+    try:
+        value = json.loads(message)
+    except (ValueError, RecursionError):  # 5,000 digits are a ValueError, too
+        raise RuleError("that is not JSON") from None
+    if not isinstance(value, dict):
+        raise RuleError("messages are JSON objects")
+    return value
+
+
+def write_object(value: object) -> str:
+    """Return JSON in one line and in as few characters as possible."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def error_message(error: RuleError) -> str:
+    """Return the message that tells a client what was wrong."""
+    return write_object({"t": "error", "error": str(error)})
+
+
+def new_name(event: dict[str, object], taken: Iterable[str]) -> str:
+    """Return the name that a client gives itself.
+
+    Args:
+        event: has the name in `name`, or in `username`.
+        taken: names that are in use.
+
+    Raises:
+        RuleError: it is no name, or taken.
+    """
+    name = clean_name(event.get("name", event.get("username")))
+    if name.casefold() in map(str.casefold, taken):
+        raise RuleError(f"the name {name!r} is taken")
+    return name
+
+
+def clean_name(value: object) -> str:
+    """Return a name without what cannot be printed, and not longer than `MAX_NAME`.
+
+    Raises:
+        RuleError: nothing is left of it, or it is no string.
+    """
+    if isinstance(value, str):
+        # NFKC, so that two names which look the same are the same.
+        text = unicodedata.normalize("NFKC", value[: 10 * MAX_NAME])
+        words = "".join(c if c.isprintable() else " " for c in text).split()
+        name = " ".join(words)[:MAX_NAME].rstrip()
+        if name:
+            return name
+    raise RuleError(f"a name is 1 to {MAX_NAME} printable characters")

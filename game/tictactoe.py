@@ -1,0 +1,134 @@
+# /// script
+# requires-python = ">=3.11"
+#
+# [tool.scalesocket]
+# game = "TicTacToe"
+# staticdir = "../client/web"
+# api = true
+# linger = 15
+# ///
+"""Tic-tac-toe for two, with as many spectators as come: an in-process game.
+
+    python3 scalesocket.py tictactoe
+
+Who joins a room is a spectator. Who gives a name sits down if a seat is free, and is the next to
+get one if not. X begins. Messages are JSON objects in text.
+
+From a client:
+
+    {"t": "name", "name": "ann"}    once, at any time; {"username": "ann"} means the same
+    {"t": "move", "cell": 4}        0 to 8, line by line from the top left
+    {"t": "rematch"}                after the end; once both have asked, marks swap
+
+A name is made of 1 to 16 printable characters: others are left out, and so is what is too long.
+It must differ from every other name in the room, and not only in case.
+
+To every client when it joins and after every change, the whole state:
+
+    {"t": "state",
+     "board": "X.O......",                  nine cells, "." is empty
+     "turn": "X",                           whose turn it is; null while nobody may move
+     "players": {"X": "ann", "O": "bob"},   null for an empty seat
+     "you": "X",                            this client's own seat; null for a spectator
+     "name": "ann",                         this client's own name; null until it has one
+     "spectators": 2,                       how many clients have no seat
+     "result": null,                        "X", "O" or "draw" after the end
+     "line": null,                          the three cells that won, such as [0, 4, 8]
+     "forfeit": false,                      whether the loser of this result has left
+     "away": null,                          "X" or "O": that player's connection is lost, and
+     "grace": 0,                            this many whole seconds are left to come back
+     "rematch": []}                         the marks that have asked for a rematch
+
+To one client, whose message could not be used; nothing else has happened then:
+
+    {"t": "error", "error": "it is O's turn"}
+
+Who leaves in the middle of a game may come back to the seat, by giving the same name within 15
+seconds, and forfeits otherwise; the other may move meanwhile. At any other time who leaves just
+leaves an empty seat. It goes to the spectator who gave a name first, or else to the next to give
+one. Who sits down after the end of a game has thereby asked for the next. When both seats are
+empty, the board is, too.
+"""
+
+from __future__ import annotations
+
+import time
+
+from game.messages import RuleError, error_message, new_name, read_object, write_object
+from game.tictactoe_rules import Table
+from scalesocket import Client, Game, GameRoom
+
+
+class TicTacToe(Game):
+    """One table in one room."""
+
+    grace: float = 15  # seconds in which a player whose connection is lost may come back
+
+    def on_create(self, room: GameRoom) -> None:
+        """Put up an empty table."""
+        self.room = room
+        self.table = Table(self.grace)
+        self._tell()
+
+    def on_join(self, client: Client) -> None:
+        """Let a spectator in."""
+        self._tell()
+
+    def on_message(self, client: Client, message: str | bytes) -> None:
+        """Do what a client asks for, or tell it why not."""
+        try:
+            self._obey(client, read_object(message))
+        except RuleError as error:
+            client.send(error_message(error))
+        else:
+            self._tell()
+
+    def on_leave(self, client: Client, code: int) -> None:
+        """Keep the client's seat for a while, or let someone else have it."""
+        name = name_of(client)
+        if name is not None:
+            self.table.leave(name, time.monotonic())
+            self.room.call_later(self.grace, self._expire)
+        self._tell()
+
+    def _obey(self, client: Client, event: dict[str, object]) -> None:
+        match event:
+            case {"t": "name"} | {"username": _}:
+                self._name(client, event)
+            case {"t": "move" | "rematch"} if name_of(client) is None:
+                raise RuleError("give your name first")
+            case {"t": "move"}:
+                self.table.move(client.data["name"], event.get("cell"))
+            case {"t": "rematch"}:
+                self.table.ask_rematch(client.data["name"])
+            case _:
+                raise RuleError("t is name, move or rematch")
+
+    def _name(self, client: Client, event: dict[str, object]) -> None:
+        if name_of(client) is not None:
+            raise RuleError(f"you are {client.data['name']} already")
+        others = (name_of(other) for other in self.room.clients.values())
+        client.data["name"] = new_name(event, filter(None, others))
+        self.table.enter(client.data["name"])
+
+    def _expire(self) -> None:
+        if self.table.expire(time.monotonic()):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Send everyone the whole state; the lobby gets what it shows."""
+        state = self.table.describe(time.monotonic())
+        clients = self.room.clients.values()
+        names = [name_of(client) for client in clients]
+        players = [name for name in names if name and self.table.seat_of(name)]
+        spectators = len(names) - len(players)
+        for client, name in zip(clients, names, strict=True):
+            own = {"you": name and self.table.seat_of(name), "name": name}
+            client.send(write_object({"t": "state", **state, **own, "spectators": spectators}))
+        self.room.metadata = {"players": len(players), "spectators": spectators}
+
+
+def name_of(client: Client) -> str | None:
+    """Return the name that a client has given itself."""
+    name: str | None = client.data.get("name")
+    return name

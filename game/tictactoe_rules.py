@@ -1,0 +1,196 @@
+"""The rules of tic-tac-toe: a board, and a table with two seats. No socket, thread or clock.
+
+table = Table(grace=15)
+table.enter("ann")
+table.enter("bob")
+table.move("ann", 4)
+table.leave("bob", now=100.0)  # bob's seat is kept until 115.0
+"""
+
+from __future__ import annotations
+
+import math
+
+from game.messages import RuleError
+
+MARKS = ("X", "O")
+EMPTY = "."
+LINES = (
+    *((row, row + 1, row + 2) for row in (0, 3, 6)),
+    *((column, column + 3, column + 6) for column in (0, 1, 2)),
+    (0, 4, 8),
+    (2, 4, 6),
+)
+
+
+def other(mark: str) -> str:
+    """Return the opponent's mark."""
+    return MARKS[1 - MARKS.index(mark)]
+
+
+class Board:
+    """Nine cells, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.cells = EMPTY * 9
+        self.turn = MARKS[0]
+        self.line: tuple[int, ...] | None = None  # the cells that won
+        self.is_full = False
+
+    def place(self, mark: str, cell: object) -> None:
+        """Put a mark into a cell; the other has the next turn.
+
+        Raises:
+            RuleError: it may not go there now.
+        """
+        if mark != self.turn:
+            raise RuleError(f"it is {self.turn}'s turn")
+        if type(cell) is not int or not 0 <= cell < 9:  # `True` is an int, but no cell
+            raise RuleError("a cell is a number from 0 to 8")
+        if self.cells[cell] != EMPTY:
+            raise RuleError(f"cell {cell} is taken by {self.cells[cell]}")
+        self.cells = self.cells[:cell] + mark + self.cells[cell + 1 :]
+        self.turn = other(mark)
+        self.is_full = EMPTY not in self.cells
+        won = (line for line in LINES if all(self.cells[at] == mark for at in line))
+        self.line = next(won, None)
+
+
+class Table:
+    """A game between whoever sits there, one after the other.
+
+    Names are taken as they are: that no two who are here have the same is for the caller to see.
+
+    Args:
+        grace: seconds for which the seat of a player who left in the middle of a game is kept.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.board = Board()
+        self.seats: dict[str, str] = {}  # the name on each mark's seat
+        self.waiting: list[str] = []  # names of spectators who want one, the first to come first
+        self.away: dict[str, float] = {}  # until when a mark's seat is kept, the first to go first
+        self.result: str | None = None  # "X", "O" or "draw" after the end
+        self.forfeit = False
+        self.rematch: set[str] = set()  # the marks that have asked for one
+
+    @property
+    def is_running(self) -> bool:
+        """Whether moves are wanted: two sit there, and the game has not ended."""
+        return len(self.seats) == 2 and self.result is None
+
+    def seat_of(self, name: str) -> str | None:
+        """Return the mark of a player who is here or away."""
+        return next((mark for mark, sitting in self.seats.items() if sitting == name), None)
+
+    def enter(self, name: str) -> None:
+        """Let someone back to the seat that was left, or to a free one, or wait for one."""
+        for mark in self.away:
+            if self.seats[mark].casefold() == name.casefold():
+                del self.away[mark]
+                self.seats[mark] = name
+                return
+        self.waiting.append(name)
+        self._fill_seats()
+
+    def leave(self, name: str, now: float) -> None:
+        """Keep the player's seat for a while if the game is running; give it up otherwise."""
+        mark = self.seat_of(name)
+        if mark is None:
+            self.waiting.remove(name)
+        elif self.is_running:
+            self.away[mark] = now + self.grace
+        else:
+            self._vacate(mark)
+
+    def expire(self, now: float) -> bool:
+        """End the game if a seat has been kept for long enough; return whether it has been."""
+        late = [mark for mark, until in self.away.items() if until <= now]
+        if not late:
+            return False
+        self.result, self.forfeit = other(late[0]), True
+        for mark in list(self.away):  # both, if the winner has gone as well
+            self._vacate(mark)
+        return True
+
+    def move(self, name: str, cell: object) -> None:
+        """Make a player's move.
+
+        Raises:
+            RuleError: it is not allowed.
+        """
+        mark = self._seat_of_player(name)
+        if self.result is not None:
+            raise RuleError("the game is over")
+        if len(self.seats) < 2:
+            raise RuleError("there is no opponent yet")
+        self.board.place(mark, cell)
+        if self.board.line:
+            self.result = mark
+        elif self.board.is_full:
+            self.result = "draw"
+        if self.result:
+            for absent in list(self.away):
+                self._vacate(absent)
+
+    def ask_rematch(self, name: str) -> None:
+        """Note that a player wants another game; begin it, with marks swapped, if both do.
+
+        Raises:
+            RuleError: the game is not over, or the name has no seat.
+        """
+        mark = self._seat_of_player(name)
+        if self.result is None:
+            raise RuleError("the game is not over yet")
+        self.rematch.add(mark)
+        self._begin_if_wanted()
+
+    def describe(self, now: float) -> dict[str, object]:
+        """Return what everybody may know (see `game/tictactoe.py`)."""
+        away = next(iter(self.away), None)
+        left = self.away[away] - now if away else 0
+        return {
+            "board": self.board.cells,
+            "turn": self.board.turn if self.is_running else None,
+            "players": {mark: self.seats.get(mark) for mark in MARKS},
+            "result": self.result,
+            "line": self.board.line,
+            "forfeit": self.forfeit,
+            "away": away,
+            "grace": math.ceil(max(0, left)),
+            "rematch": sorted(self.rematch),
+        }
+
+    def _seat_of_player(self, name: str) -> str:
+        mark = self.seat_of(name)
+        if mark is None:
+            raise RuleError("you are a spectator")
+        return mark
+
+    def _vacate(self, mark: str) -> None:
+        """Empty a seat, for who has waited longest."""
+        del self.seats[mark]
+        self.away.pop(mark, None)
+        self.rematch.discard(mark)
+        if not self.seats:
+            self._begin()
+        self._fill_seats()
+
+    def _fill_seats(self) -> None:
+        for mark in MARKS:
+            if self.waiting and mark not in self.seats:
+                self.seats[mark] = self.waiting.pop(0)
+                if self.result is not None:  # who sits down wants to play
+                    self.rematch.add(mark)
+                    self._begin_if_wanted()
+
+    def _begin_if_wanted(self) -> None:
+        if len(self.rematch) == 2:
+            self.seats = {other(mark): name for mark, name in self.seats.items()}
+            self._begin()
+
+    def _begin(self) -> None:
+        self.board = Board()
+        self.result, self.forfeit = None, False
+        self.rematch.clear()

@@ -1,0 +1,660 @@
+"""Many nodes: the rooms of the others for a lobby (`--peers`), and configurations for what stands
+in front of them (`--print-config`).
+
+A room lives on one node, so nodes share nothing and need not know each other: a proxy routes by the
+first segment of the path. Only who wants to see all rooms has to ask all nodes:
+
+    lobby --GET /api/rooms/--> node --GET /api/rooms/?local=ID--> every peer, at the same time
+          <-- own rooms and those of all peers --
+
+`?local` asks for a node's own rooms only, so that no question goes round in circles. ID is the
+asking node's: one that is asked by itself, because all nodes got the same list, tells nothing.
+
+Peers are believed in nothing but their rooms. An answer is bounded in time and in size, is taken
+apart and put together again, and where a room is, this node says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+import urllib.parse
+import uuid
+import zlib
+from typing import TYPE_CHECKING
+
+from scalesocket import MAX_ROOM_NAME, MIB, RECEIVE_SIZE, ConfigError, ShortageError, start_thread
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+FRESH = 1.0  # seconds for which an answer is used again
+PATIENCE = 1.0  # seconds that a lobby waits for peers, and a peer has to answer
+KEPT = 5.0  # seconds for which the last answer stands when no other comes
+MAX_ANSWER = 1 * MIB  # bytes
+MAX_LISTED = 10_000  # rooms of one peer
+MAX_CONNECTIONS = 10**9  # in one room; who tells of more is lying
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029/]")
+
+
+# ==== 1. What a peer says =================================================================
+
+
+def parse_listing(body: bytes, node: str) -> list[str]:
+    """Return the rooms in a peer's answer as JSON objects that name the node.
+
+    Whatever else the objects say is left out, and so is what can be no room.
+
+    Raises:
+        ValueError: it is no list in JSON.
+    """
+    try:
+        found = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, list):
+        raise ValueError("it is no list")
+    rooms = []
+    for entry in found[:MAX_LISTED]:
+        match entry:
+            case {"name": str(name), "connections": int(connections)}:
+                if _is_room(name) and 0 <= connections <= MAX_CONNECTIONS:
+                    metadata = entry.get("metadata")
+                    facts = {"name": name, "connections": int(connections), "node": node}
+                    rooms.append(json.dumps(facts | {"metadata": metadata}))
+    return rooms
+
+
+def _is_room(name: str) -> bool:
+    return 0 < len(name) <= MAX_ROOM_NAME and not _CONTROL.search(name)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def take_body(answer: bytes) -> bytes:
+    """Return the body of a response.
+
+    Raises:
+        ValueError: it is none, or not a good one.
+    """
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end or not re.match(rb"HTTP/1\.[01] 200 ", head):
+        raise ValueError(f"it begins with {head[:40]!r}")
+    return body
+
+
+# ==== 2. Asking it =======================================================================
+
+
+class Peer:
+    """Another node, as one of --peers names it.
+
+    Args:
+        address: `HOST:PORT`, or an `http` or `https` URL.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+
+    def __init__(self, address: str) -> None:
+        url = address if "://" in address else f"http://{address}"
+        try:
+            parts = urllib.parse.urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ConfigError(f"--peers: {address!r} is no URL or HOST:PORT") from None
+        named = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        if not named or not (port or "://" in address) or re.search(r"[\s?#]", url):
+            raise ConfigError(f"--peers: {address!r} is no URL or HOST:PORT")
+        self.name = parts.netloc
+        self._host = parts.hostname or ""
+        self._port = port or (443 if parts.scheme == "https" else 80)
+        self._path = parts.path.rstrip("/")
+        self._tls = make_tls_context() if parts.scheme == "https" else None
+
+    def ask(self, asker: str) -> list[str]:
+        """Return its rooms, as JSON objects. Takes `PATIENCE` seconds, and what DNS takes.
+
+        Args:
+            asker: the ID of this node.
+
+        Raises:
+            OSError: it cannot be reached, or not in time.
+            ValueError: it says something that cannot be used.
+        """
+        deadline = time.monotonic() + PATIENCE
+        # 1.0 knows neither chunks nor connections that stay open: the body goes to the end.
+        head = f"GET {self._path}/api/rooms/?local={asker} HTTP/1.0\r\nHost: {self.name}\r\n\r\n"
+        with socket.create_connection((self._host, self._port), PATIENCE) as plain:
+            plain.settimeout(time_left(deadline))
+            with self._wrap(plain) as sock:
+                sock.settimeout(time_left(deadline))
+                sock.sendall(head.encode())
+                return parse_listing(take_body(receive_all(sock, deadline)), self.name)
+
+    def _wrap(self, sock: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return sock
+        return self._tls.wrap_socket(sock, server_hostname=self._host)
+
+
+def make_tls_context() -> ssl.SSLContext:
+    """Return what checks a peer's certificate against the authorities that this system trusts."""
+    import ssl
+
+    return ssl.create_default_context()
+
+
+def receive_all(sock: socket.socket, deadline: float) -> bytes:
+    """Return all that comes until the peer closes.
+
+    Raises:
+        OSError: that takes too long.
+        ValueError: it is too much.
+    """
+    answer = bytearray()
+    while True:
+        sock.settimeout(time_left(deadline))
+        data = sock.recv(RECEIVE_SIZE)
+        if not data:
+            return bytes(answer)
+        answer += data
+        if len(answer) > MAX_ANSWER:
+            raise ValueError(f"it has over {MAX_ANSWER} bytes")
+
+
+def time_left(deadline: float) -> float:
+    """Return the seconds until then.
+
+    Raises:
+        TimeoutError: there are none.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("it takes too long")
+    return seconds
+
+
+# ==== 3. Asking all of them ===============================================================
+
+
+class Answers:
+    """What one peer has said last. Guarded by the lock of `Peers`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.rooms: list[str] = []
+        self.came_at = -KEPT  # on the monotonic clock; there is none yet
+        self.asking = False  # a thread is at it, at most one for each peer
+        self.trusted = True  # it has answered when it was asked last; a lobby waits for it
+        self.complaint = ""  # logged once, not each second
+
+
+class Peers:
+    """The rooms of the other nodes.
+
+    Each peer is asked on a thread of its own, which ends with its answer, at the latest when
+    its time is over. Nobody waits for one that did not answer the last time.
+
+    Args:
+        addresses: see `Peer`.
+        warn: called with a line for the log when a peer begins to fail.
+
+    Raises:
+        ConfigError: an address cannot be one.
+    """
+
+    def __init__(self, addresses: Sequence[str], warn: Callable[[str], None]) -> None:
+        self._id = uuid.uuid4().hex
+        self._warn = warn
+        self._all = [Answers(Peer(address)) for address in dict.fromkeys(addresses)]
+        self._answered = threading.Condition()  # guards all below, and what peers have said
+        self._asked_at = float("-inf")
+
+    def is_asked_by_itself(self, query: str) -> bool:
+        """Whether this very node has asked for its own rooms: they would be listed twice."""
+        return query == f"local={self._id}"
+
+    def rooms(self) -> list[str]:
+        """Return all rooms of the peers, as JSON objects; may take `PATIENCE` seconds."""
+        with self._answered:
+            now = time.monotonic()
+            if now - self._asked_at >= FRESH:
+                self._asked_at = now
+                self._ask_all()
+            if not self._answered.wait_for(lambda: not self._awaited(), PATIENCE):
+                for one in self._all:  # DNS may take longer than we have; nobody waits again
+                    one.trusted = one.trusted and not one.asking
+            old = time.monotonic() - KEPT
+            return [room for one in self._all if one.came_at > old for room in one.rooms]
+
+    def _awaited(self) -> bool:
+        return any(one.asking and one.trusted for one in self._all)
+
+    def _ask_all(self) -> None:
+        for one in self._all:
+            if not one.asking:
+                try:
+                    start_thread(f"peer {one.peer.name}", self._ask, one)
+                    one.asking = True
+                except ShortageError:
+                    return  # what is known stands
+
+    def _ask(self, one: Answers) -> None:
+        complaint = ""
+        rooms: list[str] = []
+        try:
+            rooms = one.peer.ask(self._id)
+        except (OSError, ValueError) as error:
+            complaint = f"peer {one.peer.name} does not tell its rooms: {error}"
+        with self._answered:
+            one.asking = False
+            one.trusted = not complaint
+            if not complaint:
+                one.rooms, one.came_at = rooms, time.monotonic()
+            news = complaint and not one.complaint
+            one.complaint = complaint
+            self._answered.notify_all()
+        if news:
+            self._warn(complaint)
+
+
+# ==== 4. Configurations ==================================================================
+# What is to stand in front of the nodes, or under them, as its own programs want to read it. The
+# one rule of all: the first segment of the path is the room, and decides alone about the node.
+
+DRAIN = 300  # seconds that a generated configuration gives rooms to finish
+DEFAULT_PORT = 9000
+_NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([0-9]{1,5})")
+
+HAPROXY = """\
+# HAProxy 2.6 or later, in front of ScaleSocket. Check it: haproxy -c -f THIS_FILE
+# Give each node `--trustproxy ADDRESS_OF_HAPROXY`, and `--drain SECONDS` if rooms may finish.
+
+global
+    maxconn 100000                  # clients; each takes two descriptors here (see `ulimit -n`)
+
+defaults
+    mode http
+    timeout http-request 10s        # for a request's head
+    timeout connect 1s              # a node that is gone is left after so long
+    timeout client 60s
+    timeout server 60s
+    timeout tunnel 1h               # WebSockets; the server pings after 20 s, so none is silent
+    timeout client-fin 10s
+    default-server init-addr last,libc,none@RESOLVERS@    # start, also without a node
+    option forwardfor               # who the client is: X-Forwarded-For
+    # Instead of that: `send-proxy-v2` behind each server, which --trustproxy believes, too.
+    option redispatch 1             # each retry asks the next node of the ring
+    retries 3
+    # A node that drains answers 503 to who would open a new room: the next node opens it.
+    retry-on conn-failure empty-response 503
+
+@SECTION@frontend clients
+    bind :80
+    # bind :443 ssl crt /etc/haproxy/certificate.pem alpn http/1.1
+    http-request del-header X-Forwarded-For    # nobody in front of us is believed
+    http-request set-header X-Forwarded-Proto https if { ssl_fc }
+    http-request set-header X-Forwarded-Proto http unless { ssl_fc }
+    # The room: the first segment of the path, decoded, as one name may be written in several
+    # ways. What /api/ tells of a room is asked where the room is.
+    http-request set-var(txn.room) path,field(2,/),url_dec
+    http-request set-var(txn.room) path,field(3,/),url_dec if { path_beg /api/ }
+    # An entry of the table cannot expire while a connection of its room is open.
+    http-request track-sc0 var(txn.room) table rooms if { hdr(Upgrade) -i websocket }
+    acl of_a_room hdr(Upgrade) -i websocket
+    acl of_a_room path_reg ^/api/[^/]+/
+    use_backend rooms if of_a_room !{ path_beg /api/rooms/ }
+    default_backend pages
+
+backend rooms
+    balance hash var(txn.room)      # before HAProxy 2.6: balance uri depth 1
+    hash-type consistent            # a node more or less moves its own share of rooms only
+    # A room stays where it is until its last client has left, also when the ring has changed.
+    # Several HAProxys share this by a section `peers`; without it only the ring unites them.
+    stick-table type string len 512 size 1m expire 10s
+    stick on var(txn.room)
+    option httpchk GET /health
+    # 503: it drains. It stays, since its rooms can still be joined, and refuses others itself.
+    http-check expect status 200,503
+    # maxconn: below the node's --maxconns, so that clients wait here and no room is split.
+    default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions maxconn 10000
+@ROOMS@
+
+backend pages
+    balance roundrobin              # files, and the list of all rooms: any node has them
+@PAGES@
+"""
+
+RESOLVERS = """\
+# Nodes that have names may change their addresses.
+resolvers system
+    parse-resolv-conf
+    hold valid 10s
+
+"""
+
+NGINX = """\
+# nginx in front of ScaleSocket: a file for /etc/nginx/conf.d/. Check it: nginx -t
+# Give each node `--trustproxy ADDRESS_OF_NGINX`, and `--drain SECONDS` if rooms may finish.
+# In /etc/nginx/nginx.conf, `worker_connections` must be twice the number of clients, and more.
+
+# The room: the first segment of the path; $uri is decoded. What /api/ tells of a room is asked
+# where the room is.
+map $uri $scalesocket_room {
+    default "";
+    "~^/api/(?<asked>[^/]+)" $asked;
+    "~^/(?<room>[^/]+)" $room;
+}
+
+map $http_upgrade $scalesocket_connection {
+    default upgrade;
+    "" "";
+}
+
+upstream scalesocket_rooms {
+    # Consistent: a node more or less moves its own share of rooms only. It moves them at once
+    # for newcomers, so change this list when few play; HAProxy's can wait for a room's end.
+    hash $scalesocket_room consistent;
+    # max_fails=0: always the same order of nodes for a room, and each client finds the next.
+@ROOMS@
+}
+
+server {
+    listen 80;
+    # listen 443 ssl; ssl_certificate certificate.pem; ssl_certificate_key key.pem;
+
+    location / {
+        proxy_pass http://scalesocket_rooms;
+        proxy_http_version 1.1;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $scalesocket_connection;
+        proxy_set_header X-Forwarded-For $remote_addr;    # nobody in front of us is believed
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_connect_timeout 1s;     # a node that is gone is left after so long
+        proxy_read_timeout 1h;        # the server pings after 20 s, so no WebSocket is silent
+        proxy_send_timeout 1h;
+        proxy_buffering off;          # a message is passed on as it comes
+        # A node that drains answers 503 to who would open a new room: the next node opens it.
+        proxy_next_upstream error timeout http_503;
+        proxy_next_upstream_tries 3;
+    }
+}
+"""
+
+KUBERNETES = """\
+# ScaleSocket on Kubernetes: kubectl apply -f THIS_FILE
+# Yours to change: the image (Python 3.11, scalesocket.py, net/ and your game in /srv), the name
+# of the host, and where your ingress controller comes from (--trustproxy).
+---
+# Gives each pod a name of its own: scalesocket-0.scalesocket, and so on.
+apiVersion: v1
+kind: Service
+metadata:
+  name: scalesocket
+  labels: {app: scalesocket}
+spec:
+  clusterIP: None
+  selector: {app: scalesocket}
+  ports:
+    - {name: http, port: @PORT@, targetPort: http}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  name: scalesocket
+  labels: {app: scalesocket}
+spec:
+  serviceName: scalesocket
+  replicas: @COUNT@
+  podManagementPolicy: Parallel  # nodes do not know each other, so none waits for another
+  selector:
+    matchLabels: {app: scalesocket}
+  template:
+    metadata:
+      labels: {app: scalesocket}
+    spec:
+      # preStop, --drain, and then the children's end.
+      terminationGracePeriodSeconds: @GRACE@
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 10001
+        seccompProfile: {type: RuntimeDefault}
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels: {app: scalesocket}
+      containers:
+        - name: scalesocket
+          image: images.example.com/your-game:1
+          workingDir: /srv
+          command: ["python3", "scalesocket.py"]
+          args:
+            - --addr=0.0.0.0:@PORT@
+            - --api
+            - --metrics
+            - --drain=@DRAIN@
+            - --trustproxy=10.0.0.0/8
+            - --peers=@PEERS@
+            - game.py
+          ports:
+            - {name: http, containerPort: @PORT@}
+          startupProbe:
+            httpGet: {path: /health, port: http}
+            periodSeconds: 1
+            failureThreshold: 30
+          readinessProbe:  # 503 while it drains: no more clients are sent to it
+            httpGet: {path: /health, port: http}
+            periodSeconds: 2
+            failureThreshold: 1
+          livenessProbe:  # not /health: who drains is not to be killed
+            tcpSocket: {port: http}
+            periodSeconds: 10
+            failureThreshold: 3
+          lifecycle:
+            preStop:  # SIGTERM, which begins to drain, once the ingress sends no more clients
+              exec: {command: ["sleep", "5"]}
+          resources:
+            requests: {cpu: "1", memory: 512Mi}
+            limits: {memory: 2Gi}
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities: {drop: ["ALL"]}
+---
+# One node at a time, when machines are emptied.
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: scalesocket
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels: {app: scalesocket}
+---
+# For the ingress controller ingress-nginx. With another one: hash by path, consistently; or let
+# the output of `--print-config haproxy` for the pods' names run in a Deployment.
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: scalesocket
+  annotations:
+    nginx.ingress.kubernetes.io/upstream-hash-by: "$uri"  # a room is the path
+    nginx.ingress.kubernetes.io/proxy-connect-timeout: "1"
+    nginx.ingress.kubernetes.io/proxy-read-timeout: "3600"
+    nginx.ingress.kubernetes.io/proxy-send-timeout: "3600"
+    nginx.ingress.kubernetes.io/proxy-buffering: "off"
+    nginx.ingress.kubernetes.io/proxy-next-upstream: "error timeout http_503"
+spec:
+  ingressClassName: nginx
+  rules:
+    - host: play.example.com
+      http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend:
+              service:
+                name: scalesocket
+                port: {name: http}
+"""
+
+SYSTEMD = """\
+# /etc/systemd/system/scalesocket.socket
+# systemd keeps the socket while the service restarts: who connects meanwhile waits in its queue
+# and is served by the next one. So no --drain here: it would keep the queue waiting.
+#   systemctl enable --now scalesocket.socket scalesocket.service
+#   systemctl restart scalesocket.service
+
+[Unit]
+Description=ScaleSocket's port
+
+[Socket]
+ListenStream=@LISTEN@
+Backlog=4096
+NoDelay=true
+
+[Install]
+WantedBy=sockets.target
+
+# /etc/systemd/system/scalesocket.service
+
+[Unit]
+Description=ScaleSocket
+Requires=scalesocket.socket
+After=network.target scalesocket.socket
+
+[Service]
+# The sockets that systemd passes are used in place of --addr.
+ExecStart=/usr/bin/python3 scalesocket.py --api --metrics game.py
+WorkingDirectory=/srv/scalesocket
+Restart=always
+RestartSec=100ms
+# SIGTERM is for the server alone: it stops its programs itself, each in its own time.
+KillMode=mixed
+TimeoutStopSec=30
+# A client takes one descriptor, a room with a program up to five.
+LimitNOFILE=262144
+TasksMax=infinity
+DynamicUser=yes
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def print_config(kind: str, nodes: Sequence[str]) -> str:
+    """Return a configuration for nodes, with comments.
+
+    Args:
+        kind: one of `CONFIGS`.
+        nodes: each as HOST:PORT.
+
+    Raises:
+        ConfigError: a node cannot be one, or there are none and it needs some.
+    """
+    for node in nodes:
+        match = _NODE.fullmatch(node)
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ConfigError(f"--print-config: {node!r} is no HOST:PORT")
+    if len(set(nodes)) < len(nodes):
+        raise ConfigError("--print-config: a node is named twice")
+    make = CONFIGS.get(kind)
+    if make is None:
+        raise ConfigError(f"--print-config: {kind!r} is none of {', '.join(CONFIGS)}")
+    return make(nodes)
+
+
+def fill(template: str, **values: object) -> str:
+    """Return a template with values for its `@NAMES@`."""
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", str(value))
+    return template
+
+
+def check_nodes(kind: str, nodes: Sequence[str]) -> None:
+    """Refuse to write a proxy's configuration for nothing.
+
+    Raises:
+        ConfigError: there are no nodes.
+    """
+    if not nodes:
+        raise ConfigError(f"--print-config {kind} wants nodes, such as 10.0.0.1:9000")
+
+
+def haproxy_ids(nodes: Sequence[str]) -> dict[str, int]:
+    """Return a number for each node, which says where it is on HAProxy's ring.
+
+    Made from its address, so that it does not change with the list; without it, a node taken
+    out of the middle would move all behind it.
+    """
+    taken: dict[int, str] = {}
+    for node in sorted(nodes):
+        number = zlib.crc32(node.encode()) % 1_000_000 + 1  # HAProxy uses 20 bits of it
+        while number in taken:
+            number += 1
+        taken[number] = node
+    return {node: number for number, node in taken.items()}
+
+
+def haproxy_config(nodes: Sequence[str]) -> str:
+    """Return HAProxy's configuration."""
+    check_nodes("haproxy", nodes)
+    ids = haproxy_ids(nodes)
+    names = {node: re.sub("[^A-Za-z0-9.-]", "_", node) for node in nodes}
+    rooms = [f"    server {names[node]} {node} id {ids[node]}" for node in nodes]
+    pages = [f"    server {names[node]} {node} track rooms/{names[node]}" for node in nodes]
+    named = any(re.search("[g-zG-Z]", node) for node in nodes)  # no address has such a letter
+    return fill(
+        HAPROXY,
+        ROOMS="\n".join(rooms),
+        PAGES="\n".join(pages),
+        RESOLVERS=" resolvers system" if named else "",
+        SECTION=RESOLVERS if named else "",
+    )
+
+
+def nginx_config(nodes: Sequence[str]) -> str:
+    """Return nginx' configuration."""
+    check_nodes("nginx", nodes)
+    return fill(NGINX, ROOMS="\n".join(f"    server {node} max_fails=0;" for node in nodes))
+
+
+def port_of(nodes: Sequence[str]) -> int:
+    """Return the port of the first node, or the usual one."""
+    return int(nodes[0].rpartition(":")[2]) if nodes else DEFAULT_PORT
+
+
+def kubernetes_config(nodes: Sequence[str]) -> str:
+    """Return manifests; of the nodes only their number matters, and the port of the first."""
+    count, port = len(nodes) or 3, port_of(nodes)
+    peers = ",".join(f"scalesocket-{number}.scalesocket:{port}" for number in range(count))
+    values = {"COUNT": count, "PORT": port, "PEERS": peers}
+    return fill(KUBERNETES, DRAIN=DRAIN, GRACE=DRAIN + 30, **values)
+
+
+def systemd_config(nodes: Sequence[str]) -> str:
+    """Return a unit and its socket, the same for all nodes."""
+    return fill(SYSTEMD, LISTEN=port_of(nodes))
+
+
+CONFIGS: dict[str, Callable[[Sequence[str]], str]] = {
+    "haproxy": haproxy_config,
+    "nginx": nginx_config,
+    "kubernetes": kubernetes_config,
+    "systemd": systemd_config,
+}

@@ -1,0 +1,230 @@
+"""The console (`--console`, `/console/`): WebSockets taken apart by hand, and rooms watched.
+
+A page cannot see frames: its browser makes and reads them. So the console's page has a WebSocket of
+its own, and the server lends it a wire: a tunnel is a WebSocket whose binary messages are bytes to
+and from a new connection to this same server, as if they had come over TCP.
+
+    page: own frames --> browser's WebSocket --> reader --> socket pair --> reader: HTTP, room
+    page: own frames <-- browser's WebSocket <-- tunnel thread <-- socket pair <-- room
+
+Whoever may open it sees all rooms and addresses, so only listed peers may; this machine by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from scalesocket import (
+    HERE,
+    LINES,
+    RECEIVE_SIZE,
+    UNIX_PEER,
+    CloseCode,
+    Closing,
+    HandshakeError,
+    Histogram,
+    Messages,
+    Opcode,
+    Response,
+    StaticFiles,
+    TrustedProxies,
+    __version__,
+    check_origin,
+    encode_frame,
+    json_response,
+    split_origin,
+    start_thread,
+)
+
+if TYPE_CHECKING:
+    from scalesocket import Client, Config, Connection, Endpoint, Request, Room, RoomRegistry
+
+    Serve = Callable[[socket.socket, Endpoint, bool], None]
+
+PAGE = HERE / "client" / "web" / "console"
+POLICY = "default-src 'self'; connect-src 'self' ws: wss:"
+TUNNEL = "/console/tunnel"
+_LOOPBACK = re.compile(r"localhost|.+\.localhost|127(\.\d+){3}|\[::1\]")
+_FORWARDED_FIELDS = ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP")
+
+
+class Console:
+    """Answers what is asked below `/console/`.
+
+    Args:
+        config: the options; `console` says who may ask.
+        registry: the rooms to tell of.
+
+    Raises:
+        FileNotFoundError: the page is not there.
+    """
+
+    def __init__(self, config: Config, registry: RoomRegistry) -> None:
+        if not PAGE.is_dir():
+            raise FileNotFoundError(f"there is no folder {PAGE}")
+        self._config = config
+        self._registry = registry
+        self._allowed = TrustedProxies(config.console or ())
+        self._files = StaticFiles(PAGE)
+        self._began = time.monotonic()
+
+    @staticmethod
+    def covers(path: str) -> bool:
+        """Whether a path is the console's."""
+        return path == "/console" or path.startswith("/console/")
+
+    def check(self, request: Request, peer: Endpoint) -> None:
+        """Let only those look who may.
+
+        A page from elsewhere that has its name lead to this machine (DNS rebinding) is known by the
+        Host that its requests name; what a proxy on this machine forwards by the fields it adds.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        address, _ = peer
+        if address not in self._allowed:
+            raise HandshakeError(403, f"the console is not for {address}; see --console")
+        if not is_loopback(address):
+            return
+        _, host, _ = split_origin(request.headers.get("Host"))
+        if not _LOOPBACK.fullmatch(host):
+            raise HandshakeError(403, "from this machine the console is at localhost only")
+        if any(request.headers.get(name) for name in _FORWARDED_FIELDS):
+            raise HandshakeError(403, "the console is not for what a proxy forwards")
+
+    def respond(self, request: Request, peer: Endpoint) -> Response:
+        """Return the page, a file of it, or the state of the server as JSON.
+
+        Raises:
+            HandshakeError: the peer may not look (403), or there is no such thing.
+        """
+        self.check(request, peer)
+        if request.path.rstrip("/") == "/console/api":
+            response = json_response(json.dumps(self._describe()))
+            return replace(response, headers=(("Cache-Control", "no-store"),))
+        if request.path == "/console":
+            return Response(301, headers=(("Location", "/console/"),))
+        inside = replace(request, target=request.target.removeprefix("/console"))
+        response = self._files.respond(inside)
+        return replace(response, headers=(*response.headers, ("Content-Security-Policy", POLICY)))
+
+    def is_tunnel(self, request: Request, peer: Endpoint, *, secure: bool) -> bool:
+        """Whether an upgrade request is for a tunnel.
+
+        Raises:
+            HandshakeError: it is, but the peer may not have one (403): only the page may, or any
+                other page could play with what it finds on this machine.
+        """
+        if request.path != TUNNEL:
+            return False
+        self.check(request, peer)
+        check_origin(request, allowed=(), same=True, secure=secure)
+        return True
+
+    def carry(self, connection: Connection, serve: Serve) -> None:
+        """Be a tunnel, until either side ends.
+
+        Args:
+            connection: the page's, not open yet.
+            serve: what a reader does with a new connection.
+        """
+        connection.open()
+        ours, inner = socket.socketpair()
+        with ours:
+            reader = start_thread("reader of a tunnel", serve, inner, UNIX_PEER, False)
+            back = start_thread("tunnel", _pass_back, ours, connection, self._config.stall)
+            closing = _pass_on(connection, ours)
+            with contextlib.suppress(OSError):  # the server's side may have ended it
+                ours.shutdown(socket.SHUT_RDWR)
+            back.join()
+            reader.join()
+        connection.answer(closing)
+        connection.drain_input()
+
+    # -- what the API tells --
+
+    def _describe(self) -> dict[str, object]:
+        traffic, _, _, rooms = self._registry.totals()
+        found = [self._describe_room(room) for room in rooms]
+        kind = "game" if self._config.game else "terminal" if self._config.pty else "program"
+        return {
+            "version": __version__,
+            "target": self._config.target,
+            "kind": kind,
+            "uptime": round(time.monotonic() - self._began, 3),
+            "threads": threading.active_count(),
+            "rooms": found,
+            "totals": {**counters(traffic), "connections": sum(len(room.seats) for room in rooms)},
+        }
+
+    @staticmethod
+    def _describe_room(room: Room) -> dict[str, object]:
+        return {
+            "name": room.name,
+            "clients": [describe_client(client) for client in room.seats.copy()],
+            **counters(room.traffic),
+            "inbox": room.inbox.size,
+            "age": round(time.monotonic() - room.since, 3),
+            "metadata": json.loads(room.metadata),
+        }
+
+
+def describe_client(client: Client) -> dict[str, object]:
+    """Return what the API tells of a client."""
+    coding = client.connection.coding
+    return {
+        "id": client.id,
+        "address": client.peer[0],
+        "port": client.peer[1],
+        "age": round(time.monotonic() - client.since, 3),
+        "backlog": client.connection.backlog_size,
+        "coding": "lines" if coding == LINES else "deflate" if coding else "plain",
+    }
+
+
+def counters(traffic: object) -> dict[str, int]:
+    """Return the plain numbers of a `Traffic`."""
+    values = {field.name: getattr(traffic, field.name) for field in fields(traffic)}  # type: ignore[arg-type]  # it is a dataclass
+    return {name: value for name, value in values.items() if not isinstance(value, Histogram)}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own, or that of a Unix socket."""
+    return address in (UNIX_PEER[0], "::1") or address.removeprefix("::ffff:").startswith("127.")
+
+
+# ==== The tunnel ===========================================================
+# The reader of the page's connection writes what it sends into a socket pair; a second thread
+# reads what comes back. Each ends the other by ending its side.
+
+
+def _pass_on(connection: Connection, sock: socket.socket) -> Closing:
+    """Write what the page sends; return how it ended."""
+    while (events := connection.receive()) is not None:
+        for event in events:
+            if isinstance(event, Closing):
+                return event
+            if isinstance(event, Messages) and event.opcode == Opcode.BINARY:
+                with contextlib.suppress(OSError):  # it has ended, as the page will be told
+                    sock.sendall(b"".join(event.payloads))
+    return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+
+
+def _pass_back(sock: socket.socket, connection: Connection, stall: float) -> None:
+    """Send the page what the server's side answers, at the page's pace."""
+    with contextlib.suppress(OSError):
+        while data := sock.recv(RECEIVE_SIZE):
+            connection.send(encode_frame(Opcode.BINARY, data))
+            if not connection.wait_until_drained(stall):
+                connection.close(CloseCode.POLICY_VIOLATION, "too slow", discard=True)
+                return
+    connection.close(CloseCode.NORMAL, "the connection has ended")

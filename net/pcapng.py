@@ -1,0 +1,646 @@
+"""Recording the server's own traffic, so that Wireshark opens it as if it had been sniffed.
+
+`Recorder` writes a pcapng file (draft-ietf-opsawg-pcapng): a sequence of blocks, each of
+
+    +---------------+---------------+------------------------+---------------+
+    | type          | length of all | body, padded to 4      | length again  |
+    +---------------+---------------+------------------------+---------------+
+
+    Section Header         once: byte order and version
+    Interface Description  once: the packets are bare IP, their times are nanoseconds
+    Enhanced Packet        for each packet: time, length, bytes, direction, maybe a comment
+    Decryption Secrets     the keys of a TLS connection, before that connection's packets
+    Interface Statistics   last: how much was lost
+
+The server sees streams, not packets, so the packets are made up: `TcpStream` writes what a TCP
+that is never hindered would have sent for those streams (RFC 9293). Addresses, ports, bytes, order
+and times are the real ones; retransmissions and the sizes of segments are not to be had.
+
+TLS 1.3 can be decrypted only if its keys stand before its ServerHello. The packets of a TLS
+connection are therefore held back until its handshake is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import ipaddress
+import itertools
+import logging
+import os
+import random
+import stat
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias
+
+from net.tap import TAPE_SIZE, Address, Event, Flow, Record, Tape
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger("scalesocket")
+
+WRITE_SIZE = 256 * 1024  # bytes of blocks that are written at once
+MIN_FILE_SIZE = 64 * 1024  # bytes; smaller files could not hold one full packet
+TRAILER_SIZE = 256  # bytes kept free for the last block
+MAX_HELD = 256 * 1024  # bytes of one TLS handshake that are held back
+MAX_HELD_TOGETHER = 8 * 1024 * 1024  # bytes, of all connections
+KEYS_SIZE = 1024 * 1024  # bytes of the key log after which it is emptied, when that is safe
+
+UNIX_ADDRESS = "127.0.0.2"  # stands for a peer that came through a Unix socket
+UNIX_LOCAL = ("127.0.0.1", 9000)
+UNIX_PORTS = range(1024, 65536)
+
+
+# ==== 1. Blocks ==========================================================================
+
+SECTION_HEADER = 0x0A0D0D0A
+INTERFACE_DESCRIPTION = 1
+INTERFACE_STATISTICS = 5
+ENHANCED_PACKET = 6
+DECRYPTION_SECRETS = 0x0A
+
+LINKTYPE_RAW = 101  # IPv4 or IPv6, with nothing before it
+TLS_KEY_LOG = 0x544C534B  # "TLSK"
+
+OPT_COMMENT = 1
+SHB_USERAPPL = 4
+IF_NAME = 2
+IF_TSRESOL = 9
+EPB_FLAGS = 2
+ISB_IFDROP = 5
+
+PADDING = b"\0\0\0"
+
+
+class Direction(enum.IntEnum):
+    """Which way a packet went, as bits 0 and 1 of `epb_flags` say it."""
+
+    INBOUND = 1
+    OUTBOUND = 2
+
+
+INBOUND, OUTBOUND = Direction.INBOUND, Direction.OUTBOUND
+
+Packet: TypeAlias = tuple[Direction, bytes]
+
+
+def pad(data: bytes) -> bytes:
+    """Return data filled up to a multiple of 4 bytes."""
+    return data + PADDING[: -len(data) % 4]
+
+
+def encode_block(kind: int, body: bytes) -> bytes:
+    """Return a block; its body must be padded."""
+    length = len(body) + 12
+    return struct.pack("<II", kind, length) + body + struct.pack("<I", length)
+
+
+def encode_options(*options: tuple[int, bytes]) -> bytes:
+    """Return options and their end mark."""
+    parts = [struct.pack("<HH", code, len(value)) + pad(value) for code, value in options]
+    return b"".join(parts) + bytes(4)
+
+
+def encode_file_header(software: str) -> bytes:
+    """Return the two blocks that a file begins with."""
+    section = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
+    section += encode_options((SHB_USERAPPL, software.encode()))
+    interface = struct.pack("<HHI", LINKTYPE_RAW, 0, 0)
+    interface += encode_options((IF_NAME, b"scalesocket"), (IF_TSRESOL, b"\x09"))
+    return encode_block(SECTION_HEADER, section) + encode_block(INTERFACE_DESCRIPTION, interface)
+
+
+def encode_packet(packet: Packet, time_ns: int, comment: str = "") -> bytes:
+    """Return the block of a packet; `time_ns`: nanoseconds since 1970."""
+    direction, data = packet
+    length = len(data)
+    head = struct.pack("<IIIII", 0, time_ns >> 32, time_ns & 0xFFFFFFFF, length, length)
+    options = [(EPB_FLAGS, direction.to_bytes(4, "little"))]
+    if comment:
+        options.append((OPT_COMMENT, comment.encode()))
+    return encode_block(ENHANCED_PACKET, head + pad(data) + encode_options(*options))
+
+
+def encode_secrets(lines: bytes) -> bytes:
+    """Return the block that holds lines of a TLS key log."""
+    return encode_block(
+        DECRYPTION_SECRETS, struct.pack("<II", TLS_KEY_LOG, len(lines)) + pad(lines)
+    )
+
+
+def encode_statistics(time_ns: int, dropped: int, comment: str) -> bytes:
+    """Return the block that says how many packets are missing."""
+    head = struct.pack("<III", 0, time_ns >> 32, time_ns & 0xFFFFFFFF)
+    options = encode_options(
+        (OPT_COMMENT, comment.encode()), (ISB_IFDROP, dropped.to_bytes(8, "little"))
+    )
+    return encode_block(INTERFACE_STATISTICS, head + options)
+
+
+# ==== 2. Packets =========================================================================
+
+MAX_SEGMENT = 65535 - 20 - 20  # bytes: the longest IPv4 packet less both headers
+WINDOW_SHIFT = 14  # RFC 7323: a window of 1 GiB, which nothing here fills
+ACK_AFTER = 64 * 1024  # bytes that are acknowledged without waiting for data to go back
+
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+
+IPV4_MAPPED = bytes(10) + b"\xff\xff"
+
+SYN_OPTIONS = struct.pack("!BBHBBBB", 2, 4, MAX_SEGMENT, 3, 3, WINDOW_SHIFT, 1)
+
+
+def sum_words(data: bytes) -> int:
+    """Return a number that is the sum of all 16-bit words modulo 65535 (RFC 1071).
+
+    65536 is 1 modulo 65535, so the words of a long integer need not be added one by one.
+    """
+    number = int.from_bytes(data, "big")
+    return (number << 8 if len(data) % 2 else number) % 0xFFFF
+
+
+def pack_addresses(*texts: str) -> list[bytes]:
+    """Return IP addresses as bytes, all of one version.
+
+    IPv4 in IPv6 clothing (`::ffff:192.0.2.1`) is undressed, unless another is IPv6 in truth.
+    """
+    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in texts]
+    addresses = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    packed = [address.packed for address in addresses]
+    if len({len(item) for item in packed}) > 1:
+        packed = [item if len(item) == 16 else IPV4_MAPPED + item for item in packed]
+    return packed
+
+
+class TcpStream:
+    """Makes the packets of one TCP connection.
+
+    Args:
+        client, server: address and port.
+        first: the initial sequence numbers of both.
+    """
+
+    def __init__(self, client: Address, server: Address, first: tuple[int, int]) -> None:
+        self._next = {INBOUND: first[0], OUTBOUND: first[1]}  # sequence numbers
+        self._unacknowledged = {INBOUND: 0, OUTBOUND: 0}  # bytes
+        self._ended: set[Direction] = set()
+        source, target = pack_addresses(client[0], server[0])
+        self._is_ipv6 = len(source) == 16
+        self._ports = {INBOUND: (client[1], server[1]), OUTBOUND: (server[1], client[1])}
+        self._addresses = {
+            INBOUND: source + target,
+            OUTBOUND: target + source,
+        }
+        self._address_sum = sum_words(source + target) + 6
+
+    @property
+    def is_over(self) -> bool:
+        """Whether neither side sends any more."""
+        return len(self._ended) == 2
+
+    def open(self) -> Iterator[Packet]:
+        """Return the handshake: SYN, SYN and ACK, ACK."""
+        yield self._make(INBOUND, SYN, options=SYN_OPTIONS)
+        self._next[INBOUND] += 1
+        yield self._make(OUTBOUND, SYN | ACK, options=SYN_OPTIONS)
+        self._next[OUTBOUND] += 1
+        yield self._make(INBOUND, ACK)
+
+    def skip(self, direction: Direction, size: int) -> None:
+        """Go on behind bytes that are not known."""
+        self._next[direction] += size
+
+    def send(self, direction: Direction, data: bytes) -> Iterator[Packet]:
+        """Return the packets that carry data, and an ACK if one is due."""
+        if direction in self._ended:
+            return
+        for start in range(0, len(data), MAX_SEGMENT):
+            segment = data[start : start + MAX_SEGMENT]
+            last = start + MAX_SEGMENT >= len(data)
+            yield self._make(direction, ACK | PSH if last else ACK, segment)
+            self._next[direction] += len(segment)
+            self._unacknowledged[direction] += len(segment)
+        if self._unacknowledged[direction] >= ACK_AFTER:
+            yield self._make(self._other(direction), ACK)
+
+    def end(self, direction: Direction) -> Iterator[Packet]:
+        """Return the FIN of one side, and the other's ACK if it has none of its own to send."""
+        if direction in self._ended:
+            return
+        yield self._make(direction, FIN | ACK)
+        self._next[direction] += 1
+        self._ended.add(direction)
+        if self.is_over:
+            yield self._make(self._other(direction), ACK)
+
+    def reset(self, direction: Direction) -> Iterator[Packet]:
+        """Return a RST, unless all is over already."""
+        if not self.is_over:
+            yield self._make(direction, RST | ACK)
+        self._ended |= {INBOUND, OUTBOUND}
+
+    @staticmethod
+    def _other(direction: Direction) -> Direction:
+        return OUTBOUND if direction is INBOUND else INBOUND
+
+    def _make(
+        self, direction: Direction, flags: int, data: bytes = b"", options: bytes = b""
+    ) -> Packet:
+        other = self._other(direction)
+        number = self._next[direction] & 0xFFFFFFFF
+        answer = self._next[other] & 0xFFFFFFFF if flags & ACK else 0
+        if flags & ACK:
+            self._unacknowledged[other] = 0
+        ports = self._ports[direction]
+        words = (20 + len(options)) // 4 << 12 | flags
+        window = 0xFFFF
+        length = 20 + len(options) + len(data)
+        begin = struct.pack("!HHIIHH", *ports, number, answer, words, window) + bytes(4)
+        total = self._address_sum + length + sum_words(begin + options) + sum_words(data)
+        checksum = struct.pack("!H", -total % 0xFFFF)
+        segment = begin[:16] + checksum + begin[18:] + options + data
+        return direction, self._ip_header(direction, length) + segment
+
+    def _ip_header(self, direction: Direction, length: int) -> bytes:
+        """Return the header of IPv4 (RFC 791) or IPv6 (RFC 8200); TCP is protocol 6."""
+        addresses = self._addresses[direction]
+        if self._is_ipv6:
+            return struct.pack("!IHBB", 6 << 28, length, 6, 64) + addresses
+        begin = struct.pack("!BBHHHBB", 0x45, 0, 20 + length, 0, 0x4000, 64, 6)  # 0x4000: whole
+        return begin + struct.pack("!H", -sum_words(begin + addresses) % 0xFFFF) + addresses
+
+
+# ==== 3. The file ========================================================================
+
+
+class CaptureFull(Exception):
+    """The file has the size that it may have, and there are to be no more files."""
+
+
+class CaptureFile:
+    """Writes whole blocks into one file, or round and round into several.
+
+    `play.pcapng` is the newest, `play.1.pcapng` the one before, and so on.
+
+    Args:
+        path: of the file, or `-` for standard output.
+        header: blocks that every file begins with.
+        max_size: bytes of a file; 0: no limit.
+        max_files: how many are kept; with 1 the recording ends when it is full.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str, header: bytes, *, max_size: int = 0, max_files: int = 1) -> None:
+        self._path = Path(path)
+        self._to_output = path == "-"
+        self._header = header
+        self._max_size = max(max_size, MIN_FILE_SIZE) - TRAILER_SIZE if max_size else 0
+        self._max_files = max_files
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
+        self._open()
+
+    def _open(self) -> None:
+        if self._to_output:
+            self._descriptor = os.dup(1)
+            os.dup2(2, 1)  # what a game prints must not get between the blocks
+        else:  # for the owner alone: there may be keys in it
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+            # A pipe that nobody reads is an error; else opening it would wait for a reader.
+            self._descriptor = os.open(self._path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
+            os.set_blocking(self._descriptor, True)
+        self._size = 0  # bytes in the file
+        self._add(self._header)
+
+    def write(self, blocks: bytes) -> None:
+        """Write blocks that belong together, into one file.
+
+        Raises:
+            CaptureFull: see `max_files`.
+            OSError: they cannot be written.
+        """
+        after = self._size + self._waiting_size + len(blocks)
+        if self._max_size and after > self._max_size:
+            self.flush()
+            self._rotate()
+        self._add(blocks)
+        if self._waiting_size >= WRITE_SIZE:
+            self.flush()
+
+    def write_trailer(self, block: bytes) -> None:
+        """Write the last block, for which there is always room."""
+        self._add(block)
+        self.flush()
+
+    def _add(self, blocks: bytes) -> None:
+        self._waiting.append(blocks)
+        self._waiting_size += len(blocks)
+
+    def flush(self) -> None:
+        """Hand what waits to the system in one piece.
+
+        A kill in the middle of that may cut the last block off. Wireshark shows all before it.
+        """
+        data = memoryview(b"".join(self._waiting))
+        self._waiting.clear()
+        self._waiting_size = 0
+        written = 0
+        try:
+            while written < len(data):  # a pipe may take it in parts
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            if written and self._is_regular():
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += written
+
+    def _is_regular(self) -> bool:
+        return stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+
+    def _rotate(self) -> None:
+        if self._max_files < 2:
+            raise CaptureFull(f"{self._path} has reached its size")
+        self.close()
+        names = [self._path, *map(self._older, range(1, self._max_files))]
+        for newer, older in reversed(list(itertools.pairwise(names))):
+            with contextlib.suppress(FileNotFoundError):
+                newer.replace(older)
+        self._open()
+
+    def _older(self, age: int) -> Path:
+        return self._path.with_suffix(f".{age}{self._path.suffix}")
+
+    def close(self) -> None:
+        """Close the file; what has not been flushed is lost."""
+        os.close(self._descriptor)
+
+
+# ==== 4. Keys ============================================================================
+
+
+class KeyLog:
+    """Gets the keys of TLS connections from OpenSSL, through a file that has no name.
+
+    Its lines are in NSS key log format, as in the file of SSLKEYLOGFILE, which gets them, too.
+    Nothing of it is left behind, however the server ends.
+
+    Raises:
+        OSError: there is no such way here.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("ab+", buffering=0)  # noqa: SIM115  # closed by close
+        self._lock = threading.Lock()  # guards all below
+        self._taken = 0  # bytes
+        self._under_way = 0  # connections that may yet write
+        self._copy: IO[bytes] | None = None
+
+    def watch(self, context: ssl.SSLContext) -> None:
+        """Have the keys of this context's connections logged from now on."""
+        copy = context.keylog_filename  # set from SSLKEYLOGFILE
+        context.keylog_filename = f"/dev/fd/{self._file.fileno()}"
+        if copy and self._copy is None:
+            self._copy = open(copy, "ab", buffering=0)  # noqa: SIM115  # closed by close
+
+    def begin(self) -> None:
+        """Note that a connection begins its handshake."""
+        with self._lock:
+            self._under_way += 1
+
+    def end(self) -> None:
+        """Note that a handshake is over, or given up."""
+        with self._lock:
+            self._under_way -= 1
+
+    def take(self) -> bytes:
+        """Return the lines that have been added since the last time."""
+        with self._lock:
+            size = os.fstat(self._file.fileno()).st_size
+            data = os.pread(self._file.fileno(), size - self._taken, self._taken)
+            data = data[: data.rfind(b"\n") + 1]
+            self._taken += len(data)
+            if self._taken >= KEYS_SIZE and not self._under_way:
+                os.ftruncate(self._file.fileno(), 0)
+                self._taken = 0
+        lines = [line for line in data.splitlines(True) if not line.startswith(b"#")]
+        return self._pass_on(b"".join(lines))
+
+    def _pass_on(self, lines: bytes) -> bytes:
+        if self._copy is not None and lines:
+            try:
+                self._copy.write(lines)
+            except OSError as error:
+                log.error("keys are no longer written to SSLKEYLOGFILE: %s", error)
+                self._copy.close()
+                self._copy = None
+        return lines
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        if self._copy is not None:
+            self._copy.close()
+
+
+# ==== 5. The recorder ====================================================================
+
+
+class CapturedFlow(Flow):
+    """One connection that is recorded.
+
+    Args:
+        tape: where to.
+        stream: makes its packets; the tape's thread has it for itself.
+        keys: of its TLS; None: it is not TLS.
+        remark: for a comment on its first packet.
+    """
+
+    def __init__(self, tape: Tape, stream: TcpStream, keys: KeyLog | None, remark: str) -> None:
+        super().__init__(tape)
+        self.stream = stream
+        self.remark = remark
+        self.last = 0  # the time of its last packet
+        self.is_tls = keys is not None
+        self._keys = keys  # until the TLS handshake is over
+        if keys is not None:
+            keys.begin()
+        self.note(Event.OPENED)
+
+    def note(self, event: Event, at: int | None = None) -> None:
+        """Note an event."""
+        if self._keys is not None and event in _HANDSHAKE_OVER:
+            self._keys.end()
+            self._keys = None
+        super().note(event, at)
+
+
+_HANDSHAKE_OVER = (Event.SECURED, Event.CLOSED, Event.RESET)
+
+
+class Recorder:
+    """Records connections into a capture file, on a thread of its own.
+
+    Args:
+        path: of the file, or `-` for standard output.
+        max_size: bytes of a file; 0: no limit.
+        max_files: how many are kept; with 1 the recording ends when it is full.
+        software: who writes the file.
+        tape_size: bytes that may wait to be written.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_size: int = 0,
+        max_files: int = 1,
+        software: str = "ScaleSocket",
+        tape_size: int = TAPE_SIZE,
+    ) -> None:
+        header = encode_file_header(software)
+        self._file = CaptureFile(path, header, max_size=max_size, max_files=max_files)
+        self._keys: KeyLog | None = None
+        self._unix_ports = itertools.cycle(UNIX_PORTS)  # `next` on it is atomic
+        self._tape = Tape("recorder", self._consume, limit=tape_size)
+        # The thread has these for itself, until it has ended.
+        self._held: dict[CapturedFlow, list[bytes]] = {}  # TLS handshakes, as blocks
+        self._held_size = 0
+        self._offset = 0  # from the monotonic clock to the wall's, in nanoseconds
+        self._failed = False
+        self._tape.start()
+
+    def log_keys(self, context: ssl.SSLContext) -> None:
+        """Put the keys of this context's connections into the file; before there are any.
+
+        Raises:
+            OSError: that cannot be done here.
+        """
+        if self._keys is None:
+            self._keys = KeyLog()
+        self._keys.watch(context)
+
+    def open(self, peer: Address, local: Address | None, *, tls: bool = False) -> CapturedFlow:
+        """Return where to tell what a new connection receives and sends.
+
+        Args:
+            peer: address and port of the client.
+            local: those that it connected to; None: it came through a Unix socket, and gets
+                addresses of its own.
+            tls: it is encrypted.
+        """
+        remark = ""
+        if local is None:
+            peer, local = (UNIX_ADDRESS, next(self._unix_ports)), UNIX_LOCAL
+            remark = "It came through a Unix socket; addresses and ports are made up."
+        first = (random.getrandbits(32), random.getrandbits(32))
+        stream = TcpStream(peer, local, first)
+        return CapturedFlow(self._tape, stream, self._keys if tls else None, remark)
+
+    def close(self) -> None:
+        """Write what is left, say what was lost, and close the file."""
+        finished = self._tape.stop()
+        lost = self._tape.lost_records
+        told = f"{lost} records of {self._tape.lost_bytes} bytes were lost; they came too fast"
+        if lost:
+            log.warning("recording: %s", told)
+        if not finished:
+            log.error("the recording breaks off: whoever takes it has stopped doing so")
+            return
+        try:
+            if not self._failed:
+                self._finish(lost, told if lost else "Nothing was lost.")
+        except (CaptureFull, OSError) as error:
+            log.error("the recording breaks off: %s", error)
+        self._file.close()
+        if self._keys is not None:
+            self._keys.close()
+
+    def _finish(self, lost: int, comment: str) -> None:
+        for flow in list(self._held):
+            self._release(flow)
+        self._file.write_trailer(encode_statistics(time.time_ns(), lost, comment))
+
+    # -- the recorder's thread --
+
+    def _consume(self, records: list[Record]) -> None:
+        if self._failed:
+            return
+        offset = time.time_ns() - time.monotonic_ns()
+        if abs(offset - self._offset) > 1_000_000:  # the clock was set; less is only noise
+            self._offset = offset
+        try:
+            for record in records:
+                self._record(record)
+            self._file.flush()
+        except (CaptureFull, OSError) as error:
+            log.error("the recording ends: %s", error)
+            self._failed = True
+            self._tape.stop()
+
+    def _record(self, record: Record) -> None:
+        at, flow, event, data, lost = record
+        assert isinstance(flow, CapturedFlow)
+        comment = ""
+        if lost:
+            comment = f"{sum(lost.values())} bytes before this packet were lost."
+            flow.stream.skip(INBOUND, lost.get(Event.RECEIVED, 0))
+            flow.stream.skip(OUTBOUND, lost.get(Event.SENT, 0))
+        elif event is Event.OPENED:
+            comment = flow.remark
+        flow.last = max(flow.last, at + self._offset)  # a `sendall` that waited comes late
+        blocks = []
+        for packet in make_packets(flow.stream, event, data):
+            blocks.append(encode_packet(packet, flow.last, comment))
+            comment = ""
+        if event is Event.OPENED and flow.is_tls:
+            self._held[flow] = []
+        if flow in self._held:
+            self._hold(flow, b"".join(blocks), event)
+        else:
+            for block in blocks:
+                self._file.write(block)
+
+    def _hold(self, flow: CapturedFlow, blocks: bytes, event: Event) -> None:
+        """Hold packets back until the keys are there; but not for ever, and not too many."""
+        held = self._held[flow]
+        held.append(blocks)
+        self._held_size += len(blocks)
+        too_many = sum(map(len, held)) > MAX_HELD or self._held_size > MAX_HELD_TOGETHER
+        if event in _HANDSHAKE_OVER or too_many:
+            self._release(flow)
+
+    def _release(self, flow: CapturedFlow) -> None:
+        blocks = b"".join(self._held.pop(flow))
+        self._held_size -= len(blocks)
+        lines = self._keys.take() if self._keys is not None else b""
+        self._file.write((encode_secrets(lines) if lines else b"") + blocks)
+
+
+def make_packets(stream: TcpStream, event: Event, data: bytes) -> Iterable[Packet]:
+    """Return the packets that an event amounts to."""
+    if event is Event.RECEIVED:
+        return stream.send(INBOUND, data)
+    if event is Event.SENT:
+        return stream.send(OUTBOUND, data)
+    if event is Event.OPENED:
+        return stream.open()
+    if event is Event.PEER_ENDED:
+        return stream.end(INBOUND)
+    if event is Event.PEER_RESET:
+        return stream.reset(INBOUND)
+    if event is Event.RESET:
+        return stream.reset(OUTBOUND)
+    if event in (Event.ENDED, Event.CLOSED):
+        return stream.end(OUTBOUND)
+    return ()

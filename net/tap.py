@@ -1,0 +1,391 @@
+"""Listening in on connections, for the recorder (`net/pcapng.py`) and the tracer (`net/trace.py`).
+
+A tapped connection is served through a `TappedSocket`, and with TLS through a `TappedTls`: the
+same classes as always, which also put what passes on a tape. Putting it there is all that a
+reader or a room ever does for it; a thread of the tape's own makes packets or text of it.
+
+    reader, room ... --> TappedSocket --> kernel
+                              | Flow.received, Flow.sent: one append
+                              v
+                            Tape ----------- own thread -----------> consume(records)
+                  bounded; what does not fit is counted                file or terminal
+
+A connection that is not tapped costs nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from scalesocket import TlsTransport
+
+if TYPE_CHECKING:
+    import ssl
+
+    from _typeshed import ReadableBuffer
+
+    from net.pcapng import Recorder
+    from net.trace import Tracer
+
+TAPE_SIZE = 16 * 1024 * 1024  # bytes that may wait to be consumed
+RECORD_SIZE = 200  # bytes that a record costs beside its data, about
+GATHER_TIME = 0.02  # seconds; waking the thread for each record would slow down the game
+STOP_TIMEOUT = 5.0  # seconds for what is on a tape to be consumed at the end
+CHUNK_SIZE = 64 * 1024  # bytes of a file sent at once
+
+Address: TypeAlias = tuple[str, int]
+
+
+class Event(enum.Enum):
+    """What happened to a connection."""
+
+    OPENED = enum.auto()
+    SECURED = enum.auto()  # its TLS handshake is over
+    RECEIVED = enum.auto()
+    SENT = enum.auto()
+    PEER_ENDED = enum.auto()  # the peer sends nothing more
+    PEER_RESET = enum.auto()
+    ENDED = enum.auto()  # we send nothing more
+    RESET = enum.auto()  # closed, and what was under way dropped
+    CLOSED = enum.auto()
+
+
+_RECEIVED, _SENT = Event.RECEIVED, Event.SENT
+
+# Nanoseconds of the monotonic clock, whose connection, what, and its data; then what was lost
+# just before, because the tape was full: bytes for each kind of event.
+Record: TypeAlias = "tuple[int, Flow, Event, bytes, dict[Event, int]]"
+_NOTHING: dict[Event, int] = {}
+
+
+class Tape:
+    """What has been heard and is yet to be consumed.
+
+    Args:
+        name: of the thread.
+        consume: takes records in the order of their times; on the tape's thread.
+        limit: bytes that may wait; what comes beyond that is lost, and counted.
+    """
+
+    def __init__(
+        self, name: str, consume: Callable[[list[Record]], None], *, limit: int = TAPE_SIZE
+    ) -> None:
+        self._consume = consume
+        self._limit = limit
+        self._lock = threading.Lock()  # guards all below, and `Flow.lost`
+        self._changed = threading.Condition(self._lock)  # there are records, or it is over
+        self._records: list[Record] = []
+        self._size = 0  # bytes that wait or are being consumed
+        self._stopping = False
+        self.lost_records = 0
+        self.lost_bytes = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the tape is half full."""
+        return self._size > self._limit // 2
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, flow: Flow, event: Event, data: bytes, at: int) -> None:
+        """Put a record on the tape, if there is room for it."""
+        size = len(data) + RECORD_SIZE
+        with self._lock:
+            if self._stopping:
+                return
+            if self._size + size > self._limit:
+                self._lose(flow, event, len(data))
+                return
+            lost = _NOTHING
+            if flow.lost:
+                lost, flow.lost = flow.lost, {}
+            self._records.append((at, flow, event, data, lost))
+            self._size += size
+            if len(self._records) == 1:
+                self._changed.notify()
+
+    def _lose(self, flow: Flow, event: Event, size: int) -> None:
+        self.lost_records += 1
+        self.lost_bytes += size
+        flow.lost[event] = flow.lost.get(event, 0) + size
+
+    def stop(self) -> bool:
+        """Take no more; return whether all that waited was consumed, in good time."""
+        with self._lock:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while records := self._take():
+            size = sum(len(record[3]) + RECORD_SIZE for record in records)
+            # A sender notes the time before it sends, but gets here after; an answer may be faster.
+            records.sort(key=itemgetter(0))
+            self._consume(records)
+            with self._lock:
+                self._size -= size
+
+    def _take(self) -> list[Record]:
+        """Wait for records, and a little for more; none: it is over."""
+        with self._lock:
+            while not self._records and not self._stopping:
+                self._changed.wait()
+            if not self._stopping:
+                self._changed.wait(GATHER_TIME)
+            records, self._records = self._records, []
+        return records
+
+
+class Flow:
+    """What one connection puts on a tape. Its subclass holds what becomes of that.
+
+    Args:
+        tape: where to.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self.lost: dict[Event, int] = {}  # bytes since the last record; guarded by the tape
+
+    def received(self, data: bytes, at: int) -> None:
+        """Note what has come; `at`: nanoseconds of the monotonic clock, after it came."""
+        self._tape.put(self, _RECEIVED, data, at)
+
+    def sent(self, data: bytes, at: int) -> None:
+        """Note what has been sent; `at` is the time just before, so that an answer is later."""
+        self._tape.put(self, _SENT, data, at)
+
+    def note(self, event: Event, at: int | None = None) -> None:
+        """Note any other event; `at`: see the others; None is now."""
+        self._tape.put(self, event, b"", time.monotonic_ns() if at is None else at)
+
+
+class TappedSocket(socket.socket):
+    """A socket that puts what passes through it on tapes, once `listen_in` has been called.
+
+    Args:
+        sock: connected; it is taken over, and must not be used any more.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._flows: Sequence[Flow] = ()
+        self._watchers: Sequence[Flow] = ()
+        self._deaf = False  # we have shut the receiving side, which looks like the peer's end
+
+    def listen_in(self, flows: Sequence[Flow], watchers: Sequence[Flow], early: bytes) -> None:
+        """Begin.
+
+        Args:
+            flows: get every byte and every event.
+            watchers: get the events only.
+            early: what has been received already.
+        """
+        self._flows = flows
+        self._watchers = (*flows, *watchers)
+        if early:
+            self._note_received(early)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Receive as a socket does."""
+        try:
+            data = super().recv(size, flags)
+        except ConnectionResetError:
+            self._note(Event.PEER_RESET)
+            raise
+        if data:
+            self._note_received(data)
+        elif not self._deaf:
+            self._note(Event.PEER_ENDED)
+        return data
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send as a socket does."""
+        at = time.monotonic_ns()
+        count = super().send(data, flags)
+        if count:
+            sent = data if isinstance(data, bytes) else memoryview(data)
+            self._note_sent(bytes(sent[:count]), at)  # of whole bytes this makes no copy
+        return count
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Send as a socket does. If that fails, it is not known how much of it has been sent."""
+        at = time.monotonic_ns()
+        super().sendall(data, flags)
+        self._note_sent(bytes(data), at)
+
+    def sendmsg(  # type: ignore[override]  # no ancillary data, no address: it is a stream
+        self, buffers: Iterable[ReadableBuffer], ancillary: tuple[()] = (), flags: int = 0, /
+    ) -> int:
+        """Send several pieces as a socket does."""
+        pieces = list(buffers)
+        at = time.monotonic_ns()
+        count = super().sendmsg(pieces, ancillary, flags)
+        if count:
+            self._note_sent(b"".join(pieces)[:count], at)
+        return count
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a part of a file through this process, which the kernel could do alone."""
+        file.seek(offset)
+        sent = 0
+        while count is None or sent < count:
+            wanted = CHUNK_SIZE if count is None else min(CHUNK_SIZE, count - sent)
+            data = file.read(wanted)
+            if not data:
+                break
+            self.sendall(data)
+            sent += len(data)
+        return sent
+
+    def shutdown(self, how: int, /) -> None:
+        """Shut one side or both as a socket does."""
+        if how != socket.SHUT_WR:
+            self._deaf = True
+        at = time.monotonic_ns()
+        super().shutdown(how)
+        if how != socket.SHUT_RD:
+            self._note(Event.ENDED, at)
+
+    def close(self) -> None:
+        """Close as a socket does."""
+        if self.fileno() >= 0:
+            linger = self.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            self._note(Event.RESET if linger == struct.pack("ii", 1, 0) else Event.CLOSED)
+        super().close()
+
+    def _note(self, event: Event, at: int | None = None) -> None:
+        for flow in self._watchers:
+            flow.note(event, at)
+
+    def _note_received(self, data: bytes) -> None:
+        at = time.monotonic_ns()
+        for flow in self._flows:
+            flow.received(data, at)
+
+    def _note_sent(self, data: bytes, at: int) -> None:
+        for flow in self._flows:
+            flow.sent(data, at)
+
+
+class TappedTls(TlsTransport):
+    """TLS that puts what it encrypts and decrypts on tapes.
+
+    Args:
+        context: with the server's certificate.
+        flows: get the plain bytes.
+        watchers: only learn when the TLS handshake is over.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, flows: Sequence[Flow], watchers: Sequence[Flow]
+    ) -> None:
+        super().__init__(context)
+        self._flows = flows
+        self._watchers = (*flows, *watchers)
+
+    def advance_handshake(self, data: bytes) -> tuple[bool, bytes]:
+        """Take a step of the TLS handshake."""
+        done, reply = super().advance_handshake(data)
+        if done:
+            for flow in self._watchers:
+                flow.note(Event.SECURED)
+        return done, reply
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return what is to be sent for data."""
+        at = time.monotonic_ns()
+        for flow in self._flows:
+            flow.sent(data, at)
+        return super().encrypt(data)
+
+    def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what received bytes hold, and what is to be sent because of them."""
+        plain, reply = super().decrypt(data)
+        if plain:
+            at = time.monotonic_ns()
+            for flow in self._flows:
+                flow.received(plain, at)
+        return plain, reply
+
+
+class Taps:
+    """All that listens in on a server's connections.
+
+    Args:
+        recorder: writes what crosses the wire into a file.
+        tracer: prints what it means.
+    """
+
+    def __init__(self, *, recorder: Recorder | None = None, tracer: Tracer | None = None) -> None:
+        self._recorder = recorder
+        self._tracer = tracer
+
+    def watch(self, context: ssl.SSLContext) -> None:
+        """Have the keys of connections with this context recorded; call it before there are any.
+
+        Raises:
+            OSError: that cannot be done here.
+        """
+        if self._recorder is not None:
+            self._recorder.log_keys(context)
+
+    @staticmethod
+    def wrap(sock: socket.socket) -> TappedSocket:
+        """Return what a connection is to be served through, in place of its socket.
+
+        Args:
+            sock: just accepted; it must not be used any more, nor closed.
+        """
+        return TappedSocket(sock)
+
+    def begin(
+        self,
+        sock: socket.socket,
+        peer: Address,
+        context: ssl.SSLContext | None = None,
+        *,
+        early: bytes = b"",
+        lines: bool = False,
+    ) -> TlsTransport | None:
+        """Listen in from now on; return what encrypts, if anything does.
+
+        Args:
+            sock: from `wrap`; nothing has been sent.
+            peer: its address and port.
+            context: of TLS; None: it is not used.
+            early: what has been received already.
+            lines: it speaks lines of text, which are recorded, but not traced.
+        """
+        assert isinstance(sock, TappedSocket)
+        wire: list[Flow] = []
+        plain: list[Flow] = []
+        if self._recorder is not None:
+            name = sock.getsockname()
+            local = name[:2] if isinstance(name, tuple) else None
+            wire.append(self._recorder.open(peer, local, tls=context is not None))
+        if self._tracer is not None and not lines:
+            plain.append(self._tracer.open(peer))
+        if context is None:
+            sock.listen_in(wire + plain, (), early)
+            return None
+        sock.listen_in(wire, plain, early)
+        return TappedTls(context, plain, wire)
+
+    def close(self) -> None:
+        """Have what has been heard written out, and end."""
+        for listener in (self._recorder, self._tracer):
+            if listener is not None:
+                listener.close()

@@ -1,0 +1,1 @@
+"""Measurements: how fast, how much, and for how long."""

@@ -1,0 +1,99 @@
+"""What the tests of web pages share: one browser, its tabs, and ways to wait.
+
+A test file gives the fixtures the names that it likes, and says what is served:
+
+    from tests import browser as in_browser
+
+    browser, open_tab = in_browser.browser, in_browser.open_tab
+
+    @pytest.fixture
+    def server() -> Iterator[ServerProcess]:
+        with serve("game.py") as running:
+            yield running
+
+    def test_it_opens(open_tab: OpenTab) -> None:
+        wait_for(open_tab("/bunny/?room=pond"), "game.me !== null")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.support import ROOT, ServerProcess, require_tool
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAGES = ROOT / "client" / "web"
+PATIENCE = 40_000  # milliseconds that a test waits for a condition
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 360, "height": 640}
+PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
+MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room or a player
+
+OpenTab = Callable[..., "Page"]  # open_tab(path="/", **options of a Playwright context)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of a file; each tab gets a profile of its own."""
+    executable = require_tool("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("missing package: playwright")
+        pytest.skip("missing package: playwright")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
+    """Open pages of `server` in tabs; at the end, no script in any of them may have failed."""
+    errors: list[str] = []
+    with ExitStack() as stack:
+
+        def open_one(path: str = "/", **options: Any) -> Page:
+            context = browser.new_context(**{"viewport": DESKTOP, **options})
+            stack.callback(context.close)
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(server.http(path))
+            return page
+
+        yield open_one
+    assert errors == []
+
+
+def wait_for(page: Page, condition: str, value: object = None) -> None:
+    """Wait until a JavaScript expression is true; in it, `value` is the argument."""
+    page.wait_for_function(f"(value) => {condition}", arg=value)
+
+
+def sticking_out(page: Page) -> list[str]:
+    """Return the beginnings of those elements that reach beyond the left or right edge."""
+    script = """() => [...document.querySelectorAll("body *")]
+        .filter((element) => {
+            const { left, right } = element.getBoundingClientRect();
+            return left < 0 || right > innerWidth;
+        })
+        .map((element) => element.outerHTML.slice(0, 80))"""
+    return cast("list[str]", page.evaluate(script))

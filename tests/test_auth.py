@@ -1,0 +1,271 @@
+"""--auth and `Game.on_auth`: who may come in, asked before anything is made for a client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import scalesocket
+from scalesocket import HandshakeError, parse_command_line, parse_request
+from tests.support import (
+    PATIENCE,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    http_request,
+    run_cli,
+    serve,
+    wait_until,
+    with_constants,
+)
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the commands here are for sh")
+
+
+def script(folder: Path, body: str, name: str = "auth.sh") -> str:
+    """Write an executable shell script and return its path."""
+    path = folder / name
+    path.write_text("#!/bin/sh\n" + body)
+    path.chmod(0o755)
+    return str(path)
+
+
+def refusal(server: ServerProcess, room: str = "room", **headers: str) -> tuple[int, bytes]:
+    with pytest.raises(HandshakeRefused) as caught:
+        RawClient.connect(server, room, headers).sock.close()
+    return caught.value.response.status, caught.value.response.body
+
+
+def test_status_0_lets_in_and_anything_else_is_401(tmp_path: Path) -> None:
+    command = script(tmp_path, 'test "$HTTP_X_TOKEN" = sesame || exit "${HTTP_X_STATUS:-1}"\n')
+    with serve("--auth", command, "--api", "cat") as server:
+        with RawClient.connect(server, headers={"X-Token": "sesame"}) as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+        wait_until(lambda: not server.children())
+        for status in ("1", "2", "255"):
+            assert refusal(server, **{"X-Status": status}) == (401, b"you may not come in\n")
+        assert server.children() == []
+        assert json.loads(http_request(server, path="/api/rooms/").body) == []
+
+
+def test_a_401_says_how_one_may_identify_oneself() -> None:
+    """RFC 9110 section 15.5.2 demands the header."""
+    with serve("--auth", "false", "cat") as server:
+        with pytest.raises(HandshakeRefused) as caught:
+            RawClient.connect(server).sock.close()
+        assert caught.value.response.headers["www-authenticate"] == 'Basic realm="rooms"'
+
+
+def test_the_command_sees_the_request_as_a_child_does(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    with serve(
+        "--auth", script(tmp_path, f"env > {seen}; if read line; then exit 3; fi\n"), "cat"
+    ) as server:
+        headers = {"Authorization": "Basic YTpi", "Cookie": "a=b", "Proxy": "http://evil/"}
+        with RawClient.connect(server, path="/the%20room?user=ann&x=$(id)", headers=headers):
+            pass
+        found = dict(line.split("=", 1) for line in seen.read_text().splitlines())
+        assert found["ROOM"] == "the room"
+        assert found["QUERY_STRING"] == "user=ann&x=$(id)"
+        assert found["REMOTE_ADDR"] == "127.0.0.1"
+        assert found["HTTP_AUTHORIZATION"] == "Basic YTpi"
+        assert found["HTTP_COOKIE"] == "a=b"
+        assert "HTTP_PROXY" not in found and "HOME" not in found
+
+
+def test_arguments_are_split_as_a_shell_would_but_by_no_shell(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    command = script(tmp_path, f'printf "%s\\n" "$@" > {seen}\n', name="with space.sh")
+    with serve("--auth", f"'{command}' 'a b' $HOME ;", "cat") as server:
+        with RawClient.connect(server):
+            assert seen.read_text() == "a b\n$HOME\n;\n"
+
+
+def test_a_python_script_needs_no_mode_and_is_found_beside_the_game(tmp_path: Path) -> None:
+    (tmp_path / "doorman.py").write_text("import sys\nsys.exit(sys.argv[1:] != ['x y'])\n")
+    game = tmp_path / "game.py"
+    game.write_text(
+        "# /// script\n# [tool.scalesocket]\n# auth = \"doorman.py 'x y'\"\n# ///\n"
+        "for line in __import__('sys').stdin: print(line.strip())\n"
+    )
+    with serve(str(game), cwd="/") as server, RawClient.connect(server) as client:
+        client.send_text("hello")
+        assert client.receive_text() == "hello"
+
+
+def test_stderr_of_the_command_is_logged_and_cannot_forge_a_line(tmp_path: Path) -> None:
+    body = 'printf "no: %s\\n\\033[31mred" "$QUERY_STRING" >&2; echo stdout; exit 1\n'
+    with serve("--auth", script(tmp_path, body), "cat") as server:
+        with pytest.raises(HandshakeRefused):
+            RawClient.connect(server, path="/room?who").sock.close()
+        server.wait_log("auth: no: who")
+        server.wait_log(re.escape("auth: \\x1b[31mred"))
+        assert not any("stdout" in line for line in server.log())
+
+
+def test_a_command_that_cannot_run_lets_nobody_in(tmp_path: Path) -> None:
+    path = tmp_path / "broken"
+    path.write_text("#!/nonexistent/interpreter\n")
+    path.chmod(0o755)
+    with serve("--auth", str(path), "cat") as server:
+        assert refusal(server)[0] == 401
+        server.wait_log("--auth: cannot start")
+
+
+@pytest.mark.parametrize("value", ["", "  ", "no-such-command-here", "'open quote", "/etc"])
+def test_what_is_no_command_is_a_usage_error(value: str) -> None:
+    done = run_cli("--auth", value, "cat")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--auth" in done.stderr
+
+
+def test_a_bad_handshake_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    options = ("--origin", "good.example", "--rooms", "a", "--auth")
+    with serve(*options, script(tmp_path, f"touch {asked}\n"), "cat") as server:
+        origin = {"Origin": "http://good.example"}
+        assert refusal(server, "a", Origin="http://evil.example")[0] == 403
+        assert refusal(server, "b", **origin)[0] == 404
+        assert http_request(server, path="/health").status == 200
+        assert not asked.exists()
+        with RawClient.connect(server, "a", origin):
+            assert asked.exists()
+
+
+# ==== Bounds ===============================================================
+
+
+@pytest.mark.slow
+def test_a_command_that_hangs_is_stopped_with_all_it_has_started(tmp_path: Path) -> None:
+    command = script(tmp_path, "exec 2>&-; trap '' TERM INT; sleep 12345 & sleep 12345\n")
+    soon = with_constants(AUTH_TIMEOUT=2.0)
+    with serve("--auth", command, "cat", command=soon) as server:
+        assert refusal(server)[0] == 401
+        server.wait_log("--auth took over 2 s")
+        wait_until(lambda: server.survivors() == [])
+
+
+@pytest.mark.slow
+def test_what_a_command_leaves_behind_is_stopped_and_not_waited_for(tmp_path: Path) -> None:
+    with serve("--auth", script(tmp_path, "sleep 12345 &\n"), "cat") as server:
+        with RawClient.connect(server) as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+            wait_until(lambda: len(server.survivors()) == 1)  # cat
+
+
+@pytest.mark.slow
+def test_no_more_than_16_run_at_once_and_all_get_their_turn(tmp_path: Path) -> None:
+    folder = tmp_path / "running"
+    folder.mkdir()
+    body = f"touch {folder}/$$; ls {folder} | wc -l >> {tmp_path}/counts; sleep 0.2; rm {folder}/$$"
+    lasting = with_constants(AUTH_TIMEOUT=3 * PATIENCE)
+    with serve("--auth", script(tmp_path, body + "\n"), "cat", command=lasting) as server:
+        with ThreadPoolExecutor(60) as pool:
+            clients = list(pool.map(lambda _: RawClient.connect(server), range(60)))
+        for client in clients:
+            client.close()
+        counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
+        assert len(counts) == 60
+        assert 1 < max(counts) <= scalesocket.MAX_AUTH
+
+
+def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalesocket, "AUTH_TIMEOUT", 1.0)
+    monkeypatch.setattr(scalesocket, "MAX_AUTH", 1)
+    timer = scalesocket.Timer()
+    timer.start()
+    config = parse_command_line(["--auth", "sleep 12345", "cat"])
+    keeper = scalesocket.Gatekeeper(config, timer)
+    request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
+    # No connection is needed to ask.
+    client = scalesocket.Client(
+        1, "room", request, cast(Any, None), peer=("127.0.0.1", 1), local=("127.0.0.1", 2)
+    )
+
+    def ask() -> int:
+        with pytest.raises(HandshakeError) as caught:
+            keeper.check(client)
+        return caught.value.status
+
+    with ThreadPoolExecutor(5) as pool:
+        statuses = sorted(pool.map(lambda _: ask(), range(5)))
+    timer.stop()
+    assert set(statuses) == {401, 503} and statuses.count(401) <= 2
+
+
+def test_stopping_the_server_stops_the_commands() -> None:
+    with serve("--auth", "sleep 12345", "cat") as server:
+        results: list[object] = []
+
+        def connect() -> None:
+            try:
+                RawClient.connect(server).sock.close()
+            except (EOFError, HandshakeRefused, ConnectionError) as error:
+                results.append(error)
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        wait_until(lambda: server.survivors())
+        assert server.stop() == 0
+        thread.join(PATIENCE)
+        assert len(results) == 1
+
+
+# ==== Games ================================================================
+
+GAME = """
+from scalesocket import Game
+
+class Club(Game):
+    @classmethod
+    def on_auth(cls, request):
+        name = request.query
+        if name == "crash":
+            raise ValueError("a bug in on_auth")
+        return name == "member"
+
+    def on_join(self, client):
+        client.send("welcome")
+"""
+
+
+def test_a_game_lets_in_whom_it_likes(tmp_path: Path) -> None:
+    (tmp_path / "club.py").write_text(GAME)
+    with serve("club:Club", cwd=tmp_path, allow_traceback=True) as server:
+        for _ in range(3):
+            with RawClient.connect(server, path="/room?member") as client:
+                assert client.receive_text() == "welcome"
+        for query, status in (("stranger", 401), ("", 401), ("crash", 500)):
+            with pytest.raises(HandshakeRefused) as caught:
+                RawClient.connect(server, path=f"/room?{query}").sock.close()
+            assert caught.value.response.status == status
+        server.wait_log("a bug in on_auth")
+        with RawClient.connect(server, path="/room?member") as client:
+            assert client.receive_text() == "welcome"
+
+
+def test_a_game_and_a_command_must_both_agree(tmp_path: Path) -> None:
+    (tmp_path / "club.py").write_text(GAME)
+    command = script(tmp_path, 'test "$HTTP_X_TOKEN" = sesame\n')
+    with serve("--auth", command, "club:Club", cwd=tmp_path) as server:
+        for query, token, welcome in (
+            ("member", "sesame", True),
+            ("member", "", False),
+            ("stranger", "sesame", False),
+        ):
+            headers = {"X-Token": token}
+            if welcome:
+                with RawClient.connect(server, path=f"/r?{query}", headers=headers) as client:
+                    assert client.receive_text() == "welcome"
+            else:
+                with pytest.raises(HandshakeRefused):
+                    RawClient.connect(server, path=f"/r?{query}", headers=headers).sock.close()

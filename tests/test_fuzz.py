@@ -1,0 +1,297 @@
+"""Bad input by the thousand, and proof that it would be noticed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import tests.fuzz.__main__ as command
+from tests.fuzz import targets
+from tests.fuzz.__main__ import describe, is_good, main
+from tests.fuzz.mutate import Finding, check_input, inputs, shrink
+from tests.fuzz.runner import Run, find_python, fuzz
+from tests.fuzz.targets import CORPUS, TARGETS, Target, cut
+from tests.support import SCRIPT, slowness
+
+every_target = pytest.mark.parametrize("name", TARGETS)
+
+# ==== 1. The targets ======================================================
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_what_was_once_found_stays_mended(path: Path) -> None:
+    check_input(TARGETS[path.parent.name], path.read_bytes())
+
+
+@every_target
+def test_holds_for_2000_inputs(name: str) -> None:
+    for data in inputs(TARGETS[name], 2000):
+        check_input(TARGETS[name], data)
+
+
+@pytest.mark.slow
+@every_target
+def test_holds_for_5000_other_inputs(name: str) -> None:
+    for data in inputs(TARGETS[name], 5_000, seed=1):
+        check_input(TARGETS[name], data)
+
+
+# ==== 2. Would it be noticed? =============================================
+# Each target must find a bug that is planted into a copy of the server's source.
+
+PLANTED = {  # what goes wrong: target, source, and what is planted in its place
+    "a header's value may hold a line break": (
+        "requests",
+        r'_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")',
+        '_FIELD_VALUE = re.compile(r"[^\\0]*")',
+    ),
+    "the Proxy header becomes HTTP_PROXY": (
+        "environments",
+        'if name != "proxy" and',
+        "if",
+    ),
+    "a room's name may hold a line separator": (
+        "rooms",
+        r"\x7f-\x9f\u2028\u2029]",
+        r"\x7f-\x84]",
+    ),
+    "an origin that only begins like a listed one is let in": (
+        "origins",
+        "match = _ORIGIN.fullmatch(text.lower())",
+        "match = _ORIGIN.match(text.lower())",
+    ),
+    "a window of 8 bits, which zlib cannot make": ("extensions", "if bits == 8:", "if bits == 7:"),
+    "line breaks at the start of a read are dropped": (
+        "heads",
+        r'data if begun else data.lstrip(b"\r\n")',
+        r'data.lstrip(b"\r\n")',
+    ),
+    "a zone is part of an address": ("proxies", 'or "%" in address', "or False"),
+    "a control frame that was cut is put back wrongly": (
+        "frames",
+        "self._position -= 2 + len(header.masking_key)",
+        "self._position -= 2",
+    ),
+    "text may end inside a character": (
+        "frames",
+        "self._decoder.decode(piece, complete)",
+        "self._decoder.decode(piece, False)",
+    ),
+    "what is pending is forgotten": (
+        "frames",
+        "self.pending = self.state is State.OPEN and self._given >= EVENTS_SIZE",
+        "self.pending = False",
+    ),
+    "decompression has no limit": (
+        "frames",
+        "room = self.max_message - len(self._message) + 1",
+        "room = 1 << 30",
+    ),
+    "the mask begins anew with each piece": (
+        "conversations",
+        "shift = self._taken % 4",
+        "shift = 0",
+    ),
+    "a sender that is spelled with escapes stays": (
+        "json_from_clients",
+        "if self._from in value:",
+        "if self._from in text:",
+    ),
+    "a carriage return between tokens stays": (
+        "json_from_clients",
+        r'.replace(b"\n", b" ").replace(b"\r", b" ")',
+        r'.replace(b"\n", b" ")',
+    ),
+    "a receiver that is spelled with escapes is not seen": (
+        "json_from_child",
+        r"""|close)"|\\u00[2-7]')""",
+        """|close)"')""",
+    ),
+    "a line separator in a string stays": (
+        "json_from_clients",
+        "if not payload.isascii():",
+        "if False:",
+    ),
+    "a client's line that was cut loses its begin": (
+        "text_lines",
+        """b"".join((*self._rest, head)).split(b"\\n")""",
+        """head.split(b"\\n")""",
+    ),
+    "a carriage return that was cut off from its newline stays": (
+        "lines",
+        r'.replace(b"\r\n", b"\n").removesuffix(b"\r")',
+        r'.replace(b"\r\n", b"\n")',
+    ),
+    "the begin of the next message is dropped": (
+        "gwsocket",
+        "del self._data[:position]",
+        "self._data.clear()",
+    ),
+    "a value breaks out of its string": (
+        "templates",
+        "return json.dumps(value, ensure_ascii=False)[1:-1]",
+        "return value",
+    ),
+    "a link leads out of the folder": (
+        "files",
+        "if not resolved.is_relative_to(self._root):",
+        "if not resolved:",
+    ),
+    "a range goes beyond the end": (
+        "ranges",
+        "stop = min(int(last) + 1, size)",
+        "stop = max(int(last) + 1, size)",
+    ),
+    "an empty list is an IndexError": ("options", "    if not names:", "    if not names[0]:"),
+    "a block that is no TOML is an error of its own": (
+        "scripts",
+        "except (OSError, ValueError, RecursionError) as error:",
+        "except OSError as error:",
+    ),
+    "a log line holds what a stranger wrote": (
+        "log_lines",
+        "escape_controls(record.getMessage())",
+        "record.getMessage()",
+    ),
+}
+
+
+def plant(name: str) -> tuple[Target, str]:
+    """Return the target that must find a bug, and the source that has it."""
+    target, old, new = PLANTED[name]
+    source = SCRIPT.read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{old!r} is no longer there once: plant another bug"
+    return TARGETS[target], source.replace(old, new)
+
+
+@pytest.fixture
+def wrong_server(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """Let the targets run against a server with a planted bug; return the one to find it."""
+    target, source = plant(request.param)
+    mutant = ModuleType("scalesocket_mutant")
+    mutant.__file__ = os.fspath(SCRIPT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, mutant.__name__, mutant)  # where dataclasses look
+        exec(compile(source, "mutant", "exec"), mutant.__dict__)
+        patch.setattr(targets, "scalesocket", mutant)
+        yield target
+
+
+@pytest.mark.parametrize("wrong_server", PLANTED, indirect=True)
+def test_a_planted_bug_is_found(wrong_server: Target) -> None:
+    with pytest.raises(Finding):
+        for data in inputs(wrong_server, 2000):
+            check_input(wrong_server, data)
+
+
+def test_every_target_has_a_planted_bug_to_find() -> None:
+    assert {name for name, _, _ in PLANTED.values()} == set(TARGETS)
+
+
+def test_every_corpus_belongs_to_a_target() -> None:
+    assert {path.parent.name for path in CORPUS.glob("*/*")} <= set(TARGETS)
+
+
+# ==== 3. atheris ==========================================================
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    """Return a Python that has atheris."""
+    path = find_python()
+    if path is None and os.environ.get("CI"):
+        pytest.fail("missing tool: atheris")
+    if path is None:
+        pytest.skip("missing tool: atheris")
+    return path
+
+
+@pytest.mark.slow
+def test_a_coverage_guided_fuzzer_finds_nothing_in_a_second_for_each_target(python: str) -> None:
+    found = [
+        describe(target, run)
+        for target, run in fuzz(python, [*TARGETS.values()], seconds=slowness())
+        if not is_good(run) or run.inputs <= len(target.inputs())
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+def test_a_coverage_guided_fuzzer_finds_a_planted_bug(python: str, tmp_path: Path) -> None:
+    """The input that it fails on is handed back."""
+    target, source = plant("text may end inside a character")
+    shutil.copytree(CORPUS.parent, tmp_path / "tests" / "fuzz")
+    (tmp_path / "tests" / "__init__.py").touch()
+    (tmp_path / "scalesocket.py").write_text(source, encoding="utf-8")
+    ((_, run),) = fuzz(python, [target], seconds=30, root=tmp_path, seed=1)
+    assert run.crash is not None, run.output
+    assert "UnicodeDecodeError" in run.output or "AssertionError" in run.output
+    assert f"frames: FAILED on {run.crash!r}" in describe(target, run)
+
+
+# ==== 4. What these tests stand on ========================================
+
+
+def crash_on_two_letters(data: bytes) -> None:
+    assert not (b"a" in data and b"z" in data), "both"
+
+
+TOY = Target("toy", crash_on_two_letters, (b"the quick brown fox", b"jumps over the lazy dog"), ())
+
+
+def test_a_failing_input_is_made_as_small_as_it_gets() -> None:
+    with pytest.raises(Finding, match=r"^toy fails on b'az': AssertionError: both") as found:
+        check_input(TOY, b"jumps over the lazy dog")
+    assert found.value.data == b"az"
+    assert shrink(b"x" * 1000, lambda data: len(data) > 2) == b"xxx"
+
+
+def test_inputs_are_the_same_in_every_run_and_differ_by_seed() -> None:
+    first, again, other = (list(inputs(TARGETS["lines"], 300, seed=n)) for n in (0, 0, 1))
+    assert first == again != other
+    assert first[: len(TARGETS["lines"].seeds)] == list(TARGETS["lines"].seeds)
+    assert len(set(first)) > 250
+
+
+@pytest.mark.parametrize("how", range(5))
+def test_pieces_are_the_whole(how: int) -> None:
+    data = bytes(range(200))
+    pieces = list(cut(data, how))
+    assert b"".join(pieces) == data
+    assert len(pieces) == 200 if how == 0 else 1 < len(pieces) < 200
+
+
+def test_the_command_says_what_was_found_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_python", lambda: "python")
+    monkeypatch.setattr(command, "TARGETS", {"toy": TOY})
+    runs = {1: Run(10, b"jumps over the lazy dog", ""), 0: Run(10, None, "")}
+    for status, run in runs.items():
+        monkeypatch.setattr(command, "fuzz", lambda *_, run=run, **__: [(TOY, run)])
+        assert main(["toy"]) == status
+    assert describe(TOY, runs[1]).endswith("FAILED after 10 inputs\n" + str(finding(b"az")))
+    assert describe(TOY, runs[0]) == "toy: 10 inputs, ok"
+    assert "FAILED to run\nno such option" in describe(TOY, Run(0, None, "no such option"))
+
+
+def finding(data: bytes) -> Finding:
+    with pytest.raises(Finding) as found:
+        check_input(TOY, data)
+    return found.value
+
+
+def test_without_atheris_or_with_an_unknown_target_the_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fraems"]) == 2
+    assert capsys.readouterr().err.startswith("fuzz: no target 'fraems'; there are requests, ")
+    monkeypatch.setattr(command, "find_python", lambda: None)
+    assert main([]) == 2
+    assert capsys.readouterr().err == ("fuzz: atheris is missing; `python3 -m tests` installs it\n")

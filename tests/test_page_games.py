@@ -1,0 +1,554 @@
+"""The pages of tic-tac-toe and snake, played in a real browser against the real server."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from game.snake_rules import DIRECTIONS, World
+from tests import browser as in_browser
+from tests.browser import (
+    DESKTOP,
+    MARKUP,
+    PATIENCE,
+    PHONE,
+    PHONE_ON_ITS_SIDE,
+    OpenTab,
+    sticking_out,
+    wait_for,
+)
+from tests.support import ServerProcess, serve, wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+browser, open_tab = in_browser.browser, in_browser.open_tab
+
+TABLE = "/tictactoe/?room=parlour"
+GARDEN = "/snake/?room=garden"
+SMALL_SCREENS = [PHONE, PHONE_ON_ITS_SIDE]
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """Serve the game that a test is about, just as the README says: with no options at all."""
+    game = "snake" if "snake" in request.node.name else "tictactoe"
+    with serve(game) as running:
+        yield running
+
+
+def give_name(page: Page, name: str) -> None:
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Play").click()
+
+
+# ==== 1. Tic-tac-toe =======================================================
+
+
+def sit_down(page: Page, name: str) -> None:
+    wait_for(page, "game.table !== null")
+    give_name(page, name)
+    wait_for(page, "game.table?.name === value", name)
+
+
+def two_players(open_tab: OpenTab, **options: Any) -> tuple[Page, Page]:
+    """Return the tabs of Ann, who is X, and of Bob, who is O."""
+    ann, bob = open_tab(TABLE, **options), open_tab(TABLE, **options)
+    sit_down(ann, "Ann")
+    sit_down(bob, "Bob")
+    return ann, bob
+
+
+def cell(page: Page, number: int) -> Any:
+    return page.locator(".cell").nth(number)
+
+
+def board(page: Page) -> str:
+    return cast(str, page.evaluate("game.table.board"))
+
+
+def play(players: tuple[Page, Page], moves: list[int]) -> None:
+    """Let the two click on cells in turn, each when the move before has arrived."""
+    for count, number in enumerate(moves):
+        page = players[count % 2]
+        wait_for(page, "game.table.board.replaceAll('.', '').length === value", count)
+        cell(page, number).click()
+    for page in players:
+        wait_for(page, "game.table.board.replaceAll('.', '').length === value", len(moves))
+
+
+def test_two_play_a_whole_game_of_tictactoe_by_clicks(open_tab: OpenTab) -> None:
+    ann, bob = two_players(open_tab)
+    verdict = "document.querySelector('#verdict').textContent === value"
+    wait_for(ann, verdict, "Your turn.")
+    wait_for(bob, verdict, "Ann’s turn.")
+    play((ann, bob), [4, 0, 2, 1, 6])
+    wait_for(ann, verdict, "You win!")
+    wait_for(bob, verdict, "Ann wins.")
+    for page in (ann, bob):
+        assert board(page) == "OOX.X.X.."
+        assert page.locator(".winning path").count() == 1
+        assert page.locator(".cell.won").count() == 3
+        assert cell(page, 4).get_attribute("aria-label") == "centre, X"
+        assert cell(page, 0).get_attribute("aria-label") == "top left, O"
+        assert cell(page, 3).get_attribute("aria-label") == "middle left, empty"
+
+
+def test_a_rematch_at_tictactoe_begins_when_both_have_asked_and_swaps_the_marks(
+    open_tab: OpenTab,
+) -> None:
+    ann, bob = two_players(open_tab)
+    assert not ann.get_by_role("button", name="Rematch").is_visible()
+    play((ann, bob), [4, 0, 2, 1, 6])
+    ann.get_by_role("button", name="Rematch").click()
+    ann.get_by_role("button", name="Waiting for Bob").wait_for()
+    bob.locator(".seat.X .about", has_text="rematch?").wait_for()
+    bob.get_by_role("button", name="Rematch").click()
+    for page in (ann, bob):
+        wait_for(page, "game.table.board === '.........' && game.table.result === null")
+    assert bob.evaluate("game.table.you") == "X"
+    assert ann.locator(".winning path").count() == 0
+    assert ann.locator(".seat.O .about").inner_text() == "O · you"
+    play((bob, ann), [0, 1, 2, 4, 3, 5, 7, 6, 8])
+    wait_for(ann, "document.querySelector('#verdict').textContent === 'A draw.'")
+
+
+def test_tictactoe_can_be_played_with_the_keys_alone(open_tab: OpenTab) -> None:
+    ann, bob = open_tab(TABLE), open_tab(TABLE)
+    for page, name in ((ann, "Ann"), (bob, "Bob")):
+        wait_for(page, "game.table !== null && document.activeElement?.id === 'name'")
+        page.keyboard.type(f"{name}")
+        page.keyboard.press("Enter")
+        wait_for(page, "game.table.name === value", name)
+    wait_for(ann, "game.table.players.O === 'Bob'")
+    ann.keyboard.press("1")
+    wait_for(bob, "game.table.board === 'X........'")
+    bob.keyboard.press("ArrowRight")  # to the centre
+    bob.keyboard.press("ArrowDown")
+    bob.keyboard.press("ArrowDown")  # not beyond the edge
+    bob.keyboard.press("ArrowRight")
+    bob.keyboard.press("Enter")
+    wait_for(ann, "game.table.board === 'X.......O'")
+    label = "document.activeElement.getAttribute('aria-label')"
+    wait_for(bob, f"{label} === value", "bottom right, O")
+
+
+def test_digits_typed_into_a_tictactoe_name_are_no_moves(open_tab: OpenTab) -> None:
+    page = open_tab(TABLE)
+    wait_for(page, "game.table !== null")
+    page.get_by_label("Your name").press_sequentially("R2D2")
+    assert page.locator("#problem").inner_text() == ""
+    assert page.get_by_label("Your name").input_value() == "R2D2"
+
+
+def test_the_tictactoe_server_judges_moves_and_its_words_are_shown(open_tab: OpenTab) -> None:
+    ann, bob = two_players(open_tab)
+    cell(bob, 0).click()
+    wait_for(bob, "/turn/.test(document.querySelector('#problem').textContent)")
+    assert board(bob) == "........."
+    play((ann, bob), [4])
+    wait_for(bob, "document.querySelector('#problem').textContent === ''")
+    cell(bob, 4).click()
+    wait_for(bob, "/^[A-Z].+[.]$/.test(document.querySelector('#problem').textContent)")
+    assert board(ann) == "....X...."
+
+
+def test_who_comes_third_watches_tictactoe(open_tab: OpenTab) -> None:
+    ann, bob = two_players(open_tab)
+    third = open_tab(TABLE)
+    wait_for(third, "game.table?.spectators === 1")
+    assert third.locator("#company").inner_text() == "You are watching."
+    assert third.locator("#verdict").inner_text() == "Ann’s turn."
+    wait_for(ann, "document.querySelector('#company').textContent === '1 watching.'")
+    cell(third, 0).click()
+    assert "watching" in third.locator("#problem").inner_text()
+    play((ann, bob), [4, 0])
+    wait_for(third, "game.table.board === 'O...X....'")
+
+
+def test_a_name_taken_at_the_tictactoe_table_is_refused_in_words(open_tab: OpenTab) -> None:
+    ann, other = open_tab(TABLE), open_tab(TABLE)
+    sit_down(ann, "Ann")
+    wait_for(other, "game.table !== null")
+    give_name(other, "")
+    assert other.get_by_role("alert").first.inner_text() == "Please give a name."
+    give_name(other, "ann")
+    wait_for(other, "/taken/.test(document.querySelector('#name-problem').textContent)")
+    sit_down(other, "Bob")
+    wait_for(ann, "game.table.players.O === 'Bob'")
+
+
+def test_a_tictactoe_player_who_loads_the_page_anew_comes_back_to_the_seat(
+    open_tab: OpenTab,
+) -> None:
+    ann, bob = two_players(open_tab)
+    play((ann, bob), [4, 0])
+    ann.goto("about:blank")
+    wait_for(bob, "game.table.away === 'X'")
+    about = "document.querySelector('.seat.X .about').textContent"
+    wait_for(bob, f"/^X · away, \\d+ s left$/.test({about})")
+    seconds = bob.evaluate(f"parseInt({about}.slice(9))")
+    wait_for(bob, f"parseInt({about}.slice(9)) < value", seconds)
+    ann.go_back()
+    wait_for(bob, "game.table.away === null")
+    wait_for(ann, "game.table?.you === 'X'")
+    assert not ann.get_by_label("Your name").is_visible()
+    play_on = cell(ann, 8)
+    play_on.click()
+    wait_for(bob, "game.table.board === 'O...X...X'")
+
+
+def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab) -> None:
+    page = open_tab(TABLE)
+    sit_down(page, "Ann")
+    page.goto(page.url.replace("parlour", "salon"))
+    wait_for(page, "game.table !== null && game.room === 'salon'")
+    field = page.get_by_label("Your name")
+    assert field.is_visible() and field.input_value() == "Ann"
+    assert page.evaluate("game.table.name") is None
+
+
+def test_names_and_rooms_of_tictactoe_are_shown_as_text(open_tab: OpenTab) -> None:
+    name = "<b>Ann</b><img>"
+    page = open_tab(f"/tictactoe/?room={MARKUP}")
+    sit_down(page, name)
+    assert page.locator(".seat.X .who").inner_text() == name
+    assert page.locator("#room-name").inner_text() == MARKUP
+    assert page.locator("main img, header img").count() == 0
+    assert page.title() == "Tic-tac-toe · ScaleSocket"
+
+
+def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: Browser) -> None:
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        with serve("tictactoe") as first:
+            page.goto(first.http(TABLE))
+            sit_down(page, "Ann")
+        wait_for(page, "document.body.dataset.status === 'waiting' && game.table === null")
+        assert page.locator("#note").is_visible()
+        wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
+        with serve("tictactoe", addr=f"127.0.0.1:{first.port}"):
+            wait_for(page, "game.table?.players.X === 'Ann'")
+            assert page.locator("#note-text").text_content() == "Connected again."
+            page.goto("about:blank")
+
+
+# ==== 2. Snake =============================================================
+
+# Drives the snake of a page with its arrow keys: towards the nearest food, around what is solid.
+AUTOPILOT = """() => {
+    const STEPS = {ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0]};
+    const drive = () => {
+        const { players, food, width, height } = game.world;
+        const mine = players.find(({ id }) => id === game.me);
+        if (!mine?.body.length) return;
+        const [x, y] = mine.body[0];
+        const solid = new Set(players.flatMap(({ body }) => body.map(String)));
+        const between = ([a, b], [c, d]) => Math.abs(a - c) + Math.abs(b - d);
+        const far = (at) => Math.min(...food.map((place) => between(at, place)));
+        const ways = Object.entries(STEPS)
+            .map(([code, [dx, dy]]) => ({ code, at: [x + dx, y + dy] }))
+            .filter(({ at: [a, b] }) => a >= 0 && b >= 0 && a < width && b < height)
+            .filter(({ at }) => !solid.has(String(at)))
+            .sort((p, q) => far(p.at) - far(q.at));
+        if (ways.length) dispatchEvent(new KeyboardEvent("keydown", { code: ways[0].code }));
+    };
+    window.autopilot = setInterval(drive, 40);
+}"""
+MINE = "game.world.players.find(({ id }) => id === game.me)"
+
+
+def play_snake(page: Page, name: str) -> None:
+    wait_for(page, "game.me !== null")
+    give_name(page, name)
+    wait_for(page, f"{MINE}?.body.length >= 3")
+
+
+def test_two_snakes_live_in_the_same_world(open_tab: OpenTab) -> None:
+    ann, bob = open_tab(GARDEN), open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    play_snake(bob, "Bob")
+    wait_for(ann, "document.body.dataset.players === '2'")
+    names = "game.world.players.map(({ name }) => name)"
+    assert ann.evaluate(names) == bob.evaluate(names) == ["Ann", "Bob"]
+    assert sorted(ann.locator("#scores .name").all_inner_texts()) == ["Ann", "Bob"]
+    assert ann.locator("#scores .mine .name").inner_text() == "Ann"
+    assert bob.locator("#scores .mine .name").inner_text() == "Bob"
+
+
+def test_a_snake_that_eats_grows_and_scores(open_tab: OpenTab) -> None:
+    ann, bob = open_tab(GARDEN), open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    ann.evaluate(AUTOPILOT)
+    wait_for(ann, f"{MINE}.score >= 2 && {MINE}.body.length >= 5")
+    wait_for(ann, "Number(document.querySelector('#scores .mine .score').textContent) >= 2")
+    wait_for(bob, "game.world.players.some(({ name, best }) => name === 'Ann' && best >= 2)")
+
+
+def test_who_has_long_followed_the_snakes_has_the_state_that_a_newcomer_is_sent(
+    open_tab: OpenTab,
+) -> None:
+    ann = open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    ann.evaluate(AUTOPILOT)
+    wait_for(ann, f"{MINE}.best >= 2")
+    newcomer = open_tab(GARDEN)
+    wait_for(newcomer, "game.me !== null && game.world.players.length === 1")
+
+    def at_one_tick() -> tuple[dict[str, Any], dict[str, Any]] | None:
+        one, other = (page.evaluate("game.world") for page in (ann, newcomer))
+        return (one, other) if one["tick"] == other["tick"] else None
+
+    one, other = cast("tuple[dict[str, Any], dict[str, Any]]", wait_until(at_one_tick))
+    assert one["players"] == other["players"]
+    assert sorted(one["food"]) == sorted(other["food"])
+
+
+def history(seed: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Let snakes come, turn and go at random; return all states and the deltas between them."""
+    rng = random.Random(seed)
+    world = World(14, 9, rng)
+    states, deltas = [world.describe()], []
+    for tick in range(150):
+        if rng.random() < 0.1:
+            world.join(tick, f"snake {tick}")
+        for player in list(world.players):
+            world.turn(player, rng.choice([*DIRECTIONS]))
+            if rng.random() < 0.01:
+                world.leave(player)
+        deltas.append(world.step().describe())
+        states.append(world.describe())
+    return json.loads(json.dumps(states)), deltas
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_deltas_applied_by_the_page_give_every_state_of_the_snakes(
+    open_tab: OpenTab, seed: int
+) -> None:
+    states, deltas = history(seed)
+    kinds = {key for delta in deltas for key in delta}
+    assert {"left", "joined", "died", "moved", "grew", "eaten", "born", "food", "scores"} <= kinds
+    page = open_tab(GARDEN)
+    told = page.evaluate(
+        """async ([first, deltas]) => {
+            const { World } = await import("/snake/world.js");
+            const world = new World();
+            world.replace(first);
+            return deltas.map((delta) => {
+                const taken = world.apply(delta);
+                const players = structuredClone([...world.players.values()]);
+                return { taken, tick: world.tick, players, food: world.food.toSorted() };
+            });
+        }""",
+        [states[0], deltas],
+    )
+    for got, wanted in zip(told, states[1:], strict=True):
+        assert got["taken"] is True
+        assert got["tick"] == wanted["tick"]
+        assert got["players"] == wanted["players"]
+        assert sorted(got["food"]) == wanted["food"]
+    assert (
+        page.evaluate(
+            """async (delta) => {
+            const { World } = await import("/snake/world.js");
+            return new World().apply(delta);  // not the next one
+        }""",
+            deltas[-1],
+        )
+        is False
+    )
+
+
+def test_a_snake_that_runs_into_the_hedge_dies_and_lives_again(open_tab: OpenTab) -> None:
+    page = open_tab(GARDEN)
+    play_snake(page, "Ann")
+    page.keyboard.press("ArrowUp")  # whatever way it went, this or a turn and this leads there
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    # All at one moment: two seconds later it lives again.
+    wait_for(
+        page,
+        """document.querySelector("#fate.shown") !== null
+        && document.querySelector("#fate-text").textContent === "You ran into the hedge."
+        && /^(Next life in \\d s|Any moment)/.test(document.querySelector("#fate-next").textContent)
+        && !document.body.classList.contains("alive")""",
+    )
+    wait_for(page, f"{MINE}.body.length >= 3")
+    page.locator("#fate:not(.shown)").wait_for(state="attached")
+
+
+def test_a_snake_glides_between_ticks(open_tab: OpenTab) -> None:
+    page = open_tab(GARDEN)
+    play_snake(page, "Ann")
+    page.evaluate(AUTOPILOT)
+    # Heads are drawn also between two cells: places that no tick has ever told of.
+    wait_for(page, "game.heads[game.me]?.some((at) => Math.abs(at - Math.round(at)) > 0.1)")
+    wait_for(
+        page,
+        f"""(() => {{
+            const head = game.heads[game.me];
+            const body = {MINE}?.body;
+            if (!head || !body?.length) return false;
+            const [dx, dy] = [head[0] - body[0][0], head[1] - body[0][1]];
+            return Math.abs(dx) + Math.abs(dy) <= 2;
+        }})()""",
+    )
+
+
+def test_a_snake_can_be_steered_with_swipes_and_with_the_pad(open_tab: OpenTab) -> None:
+    page = open_tab(GARDEN, viewport=PHONE, has_touch=True, is_mobile=True)
+    play_snake(page, "Ann")
+    page.evaluate(
+        """() => {
+            window.sent = [];
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (data) {
+                sent.push(JSON.parse(data).dir);
+                send.call(this, data);
+            };
+        }"""
+    )
+    for button in ("Up", "Left", "Down", "Right"):
+        page.get_by_role("button", name=button, exact=True).tap()
+    assert page.evaluate("sent") == ["up", "left", "down", "right"]
+    page.evaluate(
+        """() => {
+            const stage = document.getElementById("stage");
+            const touch = (type, x, y) => stage.dispatchEvent(new PointerEvent(type, {
+                pointerId: 7, pointerType: "touch", clientX: x, clientY: y, buttons: 1,
+            }));
+            touch("pointerdown", 100, 200);
+            touch("pointermove", 104, 202);  // too short
+            touch("pointermove", 140, 205);
+            touch("pointermove", 141, 150);  // the same finger goes on
+        }"""
+    )
+    assert page.evaluate("sent.slice(4)") == ["right", "up"]
+
+
+def test_who_leaves_takes_the_snake_along(open_tab: OpenTab) -> None:
+    ann, bob = open_tab(GARDEN), open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    play_snake(bob, "Bob")
+    wait_for(bob, "document.body.dataset.players === '2'")
+    ann.context.close()
+    wait_for(bob, "document.body.dataset.players === '1'")
+    wait_for(bob, "Object.keys(game.heads).every((id) => Number(id) === game.me)")
+
+
+def test_a_taken_name_is_refused_to_a_snake_in_words(open_tab: OpenTab) -> None:
+    ann, other = open_tab(GARDEN), open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    wait_for(other, "game.me !== null")
+    give_name(other, "Ann")
+    wait_for(other, "/taken/.test(document.querySelector('#name-problem').textContent)")
+    play_snake(other, "Bob")
+
+
+def test_after_a_restart_the_snake_page_comes_back_with_its_player(browser: Browser) -> None:
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        with serve("snake") as first:
+            page.goto(first.http(GARDEN))
+            play_snake(page, "Ann")
+        wait_for(page, "document.body.dataset.status === 'waiting'")
+        assert page.evaluate("game.world.players") == []
+        with serve("snake", addr=f"127.0.0.1:{first.port}"):
+            wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
+            assert not page.get_by_label("Your name").is_visible()
+            page.goto("about:blank")
+
+
+# ==== 3. Both ==============================================================
+
+
+@pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
+def test_nothing_of_tictactoe_sticks_out(open_tab: OpenTab, size: dict[str, int]) -> None:
+    ann, bob = two_players(open_tab, viewport=size, has_touch=size in SMALL_SCREENS)
+    play((ann, bob), [4, 0, 2, 1, 6])
+    for page in (ann, bob, open_tab(TABLE, viewport=size)):
+        wait_for(page, "game.table !== null")
+        assert sticking_out(page) == []
+        assert page.evaluate("document.documentElement.scrollHeight") <= size["height"]
+        box = cell(page, 8).bounding_box()
+        assert box is not None
+        assert box["width"] >= 60 and box["height"] >= 60  # large enough for a finger
+        assert box["y"] + box["height"] <= size["height"]
+
+
+@pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
+def test_nothing_of_snake_sticks_out(open_tab: OpenTab, size: dict[str, int]) -> None:
+    touch = size in SMALL_SCREENS
+    page = open_tab(GARDEN, viewport=size, has_touch=touch, is_mobile=touch)
+    play_snake(page, "A name of length")
+    assert sticking_out(page) == []
+    pad = page.get_by_role("button", name="Left", exact=True)
+    assert pad.is_visible() == touch
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    assert box["height"] >= 300 and box["width"] >= 350
+
+
+def paper(page: Page) -> int:
+    """Return how light the page's background is, from 0 to 255."""
+    script = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    red, green, blue = cast("list[int]", page.evaluate(script))
+    return round((red + green + blue) / 3)
+
+
+@pytest.mark.parametrize("path", [TABLE, GARDEN], ids=["tictactoe", "snake"])
+def test_there_is_a_day_and_a_night(open_tab: OpenTab, path: str) -> None:
+    page = open_tab(path, color_scheme="light")
+    assert paper(page) > 200
+    page.emulate_media(color_scheme="dark")
+    assert paper(page) < 60
+
+
+def test_the_snakes_garden_is_dark_at_night(open_tab: OpenTab) -> None:
+    corner = """(() => {
+        const stage = document.getElementById("stage");
+        const { data } = stage.getContext("2d").getImageData(0, stage.height - 3, 1, 1);
+        return (data[0] + data[1] + data[2]) / 3;
+    })()"""
+    page = open_tab(GARDEN, color_scheme="light")
+    wait_for(page, f"{corner} > 180")
+    page.emulate_media(color_scheme="dark")
+    wait_for(page, f"{corner} < 60")
+
+
+@pytest.mark.parametrize("path", [TABLE, GARDEN], ids=["tictactoe", "snake"])
+def test_a_game_asks_nobody_but_its_own_server(
+    browser: Browser, server: ServerProcess, path: str
+) -> None:
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        asked: list[str] = []
+        failed: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
+        page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+        page.goto(server.http(path))
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        own = f"{server.host}:{server.port}/"
+        assert len(asked) > 5
+        assert [url for url in asked if url.split("://")[1].startswith(own) is False] == []
+        assert failed == []
+
+
+@pytest.mark.parametrize("path", [TABLE, GARDEN], ids=["tictactoe", "snake"])
+def test_the_link_of_a_game_is_copied(open_tab: OpenTab, path: str) -> None:
+    page = open_tab(path, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Copied!").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    page.get_by_role("link", name="All rooms").click()
+    wait_for(page, "location.pathname === '/'")

@@ -1,0 +1,766 @@
+"""The lobby, the chat and the terminal, used in a real browser against the real server."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests import browser as in_browser
+from tests.browser import (
+    DESKTOP,
+    MARKUP,
+    PAGES,
+    PATIENCE,
+    PHONE,
+    PHONE_ON_ITS_SIDE,
+    sticking_out,
+    wait_for,
+)
+from tests.support import RawClient, ServerProcess, serve, wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+browser = in_browser.browser
+
+SITE = ("--staticdir", str(PAGES), "--api")
+SHELL = ("--pty", "--passenv", "PATH,PS1,LANG", "bash", "--", "--norc", "--noprofile")
+POLICY = "Content-Security-Policy: default-src 'self'; base-uri 'none'; object-src 'none'"
+TOUCH = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+Visit = Callable[..., "Page"]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Open a page of a server in a tab of its own; no script in it may fail."""
+    errors: list[str] = []
+    with ExitStack() as stack:
+
+        def open_one(server: ServerProcess, path: str = "/", **options: Any) -> Page:
+            context = browser.new_context(**{"viewport": DESKTOP, **options})
+            stack.callback(context.close)
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(server.http(path))
+            return page
+
+        yield open_one
+    assert errors == []
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    return [text.strip() for text in page.locator(selector).all_inner_texts()]
+
+
+# ==== 1. The lobby =========================================================
+
+
+def wait_for_rooms(page: Page, count: int) -> None:
+    wait_for(page, "document.querySelectorAll('#rooms li').length === value", count)
+
+
+def test_the_lobby_shows_what_is_served_and_who_is_where(visit: Visit) -> None:
+    with serve("game.py") as server:
+        first = visit(server)
+        wait_for(first, "document.querySelector('#title').textContent === 'Meadow'")
+        assert "bunny" in first.locator("#sentence").inner_text()
+        assert first.locator("#none").is_visible()
+        a, b = (visit(server, "/bunny/?room=pond") for _ in range(2))
+        with RawClient.connect(server, "burrow"):
+            wait_for_rooms(first, 2)
+            wait_for(first, "document.querySelector('#summary').textContent.includes('3 players')")
+            assert texts(first, "#rooms .name") == ["pond", "burrow"]
+            assert texts(first, "#rooms .crowd") == ["2 players", "1 player"]
+            assert not first.locator("#none").is_visible()
+        for page in (a, b):
+            page.close()
+        wait_for_rooms(first, 0)
+
+
+def test_a_click_on_a_room_joins_it(visit: Visit) -> None:
+    with serve("game.py") as server:
+        a, b = visit(server, "/bunny/?room=pond"), visit(server)
+        wait_for_rooms(b, 1)
+        b.locator("#rooms a").click()
+        wait_for(b, "window.game?.me !== null && document.body.dataset.players === '2'")
+        wait_for(a, "document.body.dataset.players === '2'")
+        b.get_by_role("link", name="All rooms").click()
+        b.get_by_role("heading", name="Open a room").wait_for()
+        wait_for(a, "document.body.dataset.players === '1'")
+
+
+def test_a_room_has_a_name_before_one_thinks_of_any(visit: Visit) -> None:
+    with serve("game.py") as server:
+        page = visit(server)
+        wait_for(page, "document.querySelector('#title').textContent === 'Meadow'")
+        field = page.get_by_label("Name of the room")
+        suggested = field.input_value()
+        assert re.fullmatch(r"[a-z]+-[a-z]+", suggested)
+        page.get_by_role("button", name="Another name").click()
+        assert field.input_value() != suggested or page.locator("#suggest").click() is None
+        name = field.input_value()
+        assert page.locator("#link").inner_text() == server.http(f"/bunny/?room={name}")
+        field.press("Enter")
+        page.wait_for_url(server.http(f"/bunny/?room={name}"))
+        wait_for(page, "game.me !== null")
+
+
+def test_the_link_to_share_contains_the_room(visit: Visit) -> None:
+    with serve("game.py") as server:
+        page = visit(server)
+        wait_for(page, "document.querySelector('#title').textContent === 'Meadow'")
+        page.get_by_label("Name of the room").fill("two words & more")
+        page.evaluate(
+            """() => {
+                Object.defineProperty(navigator, "clipboard", { value: undefined });
+                document.addEventListener("copy", () => (window.copied = String(getSelection())));
+            }"""
+        )
+        page.get_by_role("button", name="Copy link").click()
+        page.get_by_role("button", name="Copied!").wait_for()
+        link = server.http("/bunny/?room=two+words+%26+more")
+        assert page.evaluate("copied") == link
+        friend = visit(server, link.removeprefix(server.http("/")))
+        wait_for(friend, "window.game?.room === 'two words & more' && game.me !== null")
+
+
+@pytest.mark.parametrize(
+    ("room", "words"), [("api", "taken by the server"), ("a/b", "no slash"), ("", "needs a name")]
+)
+def test_the_lobby_refuses_a_name_that_no_room_can_have(
+    visit: Visit, room: str, words: str
+) -> None:
+    with serve("game.py") as server:
+        page = visit(server)
+        page.get_by_label("Name of the room").fill(room)
+        page.get_by_role("button", name="Enter").click()
+        assert words in page.locator("#problem").inner_text()
+        assert page.url == server.http("/")
+        assert page.get_by_role("button", name="Copy link").is_disabled()
+
+
+def test_a_link_with_a_room_leads_on_to_the_game(visit: Visit) -> None:
+    with serve("game.py") as server:
+        page = visit(server, "/?room=old+pond")
+        page.wait_for_url(server.http("/bunny/?room=old+pond"))
+        wait_for(page, "window.game?.room === 'old pond' && game.me !== null")
+        lost = visit(server, "/?room=a%2Fb")
+        wait_for(lost, "document.querySelector('#title').textContent === 'Meadow'")
+        assert "no slash" in lost.locator("#problem").inner_text()
+
+
+def test_names_of_rooms_are_shown_as_text(visit: Visit) -> None:
+    with serve("game.py") as server, RawClient.connect(server, "%3Cimg%20src=x%3E"):
+        page = visit(server)
+        wait_for_rooms(page, 1)
+        assert texts(page, "#rooms .name") == ["<img src=x>"]
+        assert page.locator("#rooms img").count() == 0
+        page.get_by_label("Name of the room").fill(MARKUP)
+        assert page.locator("#link img").count() == 0
+        page.locator("#rooms a").click()
+        wait_for(page, "window.game?.room === '<img src=x>'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "title"),
+    [
+        (["cat"], "chat", "Chat"),
+        (["--pty", "cat"], "terminal", "Terminal"),
+        (["tr", "--", "a", "b"], "chat", "tr"),
+    ],
+)
+def test_each_program_has_its_page(
+    visit: Visit, arguments: list[str], folder: str, title: str
+) -> None:
+    with serve(*SITE, *arguments) as server:
+        page = visit(server, "/?room=here")
+        page.wait_for_url(server.http(f"/{folder}/?room=here"))
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        lobby = visit(server)
+        wait_for(lobby, "document.querySelector('#title').textContent === value", title)
+        wait_for_rooms(lobby, 1)
+        assert texts(lobby, "#rooms .crowd") == ["1 person"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"connections": 3, "metadata": None}, "3 players"),
+        ({"connections": 3, "metadata": {"players": 2}}, "2 players, 1 watching"),
+        ({"connections": 1, "metadata": {"players": 0, "spectators": 1}}, "1 watching"),
+        ({"connections": 1, "metadata": {"players": "<b>"}}, "1 player"),
+        ({"connections": 2, "metadata": [1]}, "2 players"),
+        ({"connections": 0, "metadata": None}, "empty"),
+    ],
+)
+def test_a_game_may_say_who_plays_and_who_watches(
+    visit: Visit, facts: dict[str, object], words: str
+) -> None:
+    with serve("game.py") as server:
+        page = visit(server)
+        script = """async (facts) =>
+            (await import("/lobby/catalogue.js")).describeCrowd(facts)"""
+        assert page.evaluate(script, facts) == words
+
+
+def test_a_server_with_no_list_of_rooms_explains_itself(visit: Visit) -> None:
+    with serve("--staticdir", str(PAGES), "cat") as server:
+        page = visit(server)
+        page.get_by_text("This server was started without --api").wait_for()
+        page.get_by_label("What is served here").select_option("Chat")
+        assert page.locator("#title").inner_text() == "Chat"
+        page.get_by_label("Name of the room").fill("attic")
+        page.get_by_role("button", name="Enter").click()
+        page.wait_for_url(server.http("/chat/?room=attic"))
+        wait_for(page, "document.body.dataset.status === 'connected'")
+
+
+def test_the_lobby_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> None:
+    with serve("game.py") as server:
+        page = visit(server)
+        wait_for(page, "document.querySelector('#state').textContent === 'Live'")
+    page.get_by_text("The server does not answer.").wait_for()
+    wait_for(
+        page,
+        """/^Next try in \\d+ s\\.$/.test(document.querySelector("#countdown").textContent)
+        && document.querySelector("#state").textContent === "Offline" """,
+    )
+    with serve(*SITE, "cat", addr=f"127.0.0.1:{server.port}"):
+        page.get_by_role("button", name="Try now").click()
+        wait_for(page, "document.querySelector('#title').textContent === 'Chat'")
+        page.get_by_text("The server does not answer.").wait_for(state="hidden")
+        assert page.locator("#state").inner_text() == "Live"
+
+
+# ==== 2. The chat ==========================================================
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ServerProcess]:
+    with serve(*SITE, "--cache", "100", "cat") as server:
+        yield server
+
+
+def enter_chat(visit: Visit, server: ServerProcess, name: str = "", **options: Any) -> Page:
+    page = visit(server, "/chat/?room=attic", **options)
+    wait_for(page, "document.body.dataset.status === 'connected'")
+    if name:
+        page.get_by_label("Your name").fill(name)
+        page.get_by_role("button", name="Join in").click()
+    return page
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def wait_for_said(page: Page, count: int) -> None:
+    """Wait until so many messages are there, and nothing is on its way any more."""
+    wait_for(
+        page,
+        """document.querySelectorAll('.bubble').length === value
+            && ![...document.querySelectorAll('.state')].some(({ textContent }) => textContent)""",
+        count,
+    )
+
+
+def test_two_people_talk(visit: Visit, chat_server: ServerProcess) -> None:
+    ada, grace = (enter_chat(visit, chat_server, name) for name in ("Ada", "Grace"))
+    say(ada, "Hello!")
+    wait_for_said(grace, 1)
+    say(grace, "Hello, Ada.\nHow are you?")
+    wait_for_said(ada, 2)
+    for page, mine in ((ada, ["Hello!"]), (grace, ["Hello, Ada.\nHow are you?"])):
+        assert texts(page, ".bubble") == ["Hello!", "Hello, Ada.\nHow are you?"]
+        assert texts(page, ".mine .bubble") == mine
+    assert texts(grace, "li.chat:not(.mine) .author") == ["Ada"]
+    assert re.search(r"\d:\d\d", grace.locator("time").first.inner_text())
+    own = grace.locator(".mine .bubble").bounding_box()
+    other = grace.locator("li.chat:not(.mine) .bubble").bounding_box()
+    assert own and other and own["x"] > other["x"] + other["width"]
+
+
+def test_who_comes_later_reads_what_was_said(visit: Visit, chat_server: ServerProcess) -> None:
+    ada = enter_chat(visit, chat_server, "Ada")
+    for i in range(3):
+        say(ada, f"number {i}")
+    wait_for_said(ada, 3)
+    late = enter_chat(visit, chat_server)
+    wait_for_said(late, 3)
+    assert texts(late, ".bubble") == ["number 0", "number 1", "number 2"]
+    assert texts(late, ".author")[0] == "Ada"
+
+
+def test_after_a_reload_one_is_the_same_person(visit: Visit, chat_server: ServerProcess) -> None:
+    with RawClient.connect(chat_server, "attic"):  # keeps the room while nobody else is there
+        ada = enter_chat(visit, chat_server, "Ada")
+        say(ada, "mine")
+        wait_for_said(ada, 1)
+        ada.reload()
+        wait_for_said(ada, 1)
+        assert texts(ada, ".mine .bubble") == ["mine"]
+        assert ada.locator("#me").inner_text() == "Ada"
+
+
+def test_what_strangers_send_is_text(visit: Visit, chat_server: ServerProcess) -> None:
+    with RawClient.connect(chat_server, "attic") as stranger:
+        page = enter_chat(visit, chat_server)
+        foreign = [
+            "plain words",
+            "[1,2",
+            MARKUP,
+            '{"t":"chat","text":7}',
+            "null",
+            '{"t":"__proto__"}',
+        ]
+        for line in foreign:
+            stranger.send_text(line)
+        stranger.send_text('{"t":"chat","name":"<b>x</b>","text":"<i>y</i>","at":"never","id":{}}')
+        wait_for_said(page, 7)
+        assert texts(page, ".line .bubble") == foreign
+        assert texts(page, ".author") == ["<b>x</b>"]
+        assert texts(page, "li.chat .bubble") == ["<i>y</i>"]
+        assert page.locator("#messages :is(b, i, img)").count() == 0
+        assert page.title() != "gotcha"
+
+
+def test_only_web_addresses_become_links(visit: Visit, chat_server: ServerProcess) -> None:
+    ada = enter_chat(visit, chat_server, "Ada")
+    say(ada, 'see https://example.com/a?b=c, or javascript:alert(1) or http://x"onclick=y')
+    wait_for_said(ada, 1)
+    links = ada.locator(".bubble a")
+    assert [link.get_attribute("href") for link in links.all()] == [
+        "https://example.com/a?b=c",
+        "http://x",
+    ]
+    assert "noopener" in (links.first.get_attribute("rel") or "")
+
+
+def test_who_reads_further_up_is_left_there_and_told_of_news(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    ada, grace = (enter_chat(visit, chat_server, name) for name in ("Ada", "Grace"))
+    for i in range(30):
+        say(grace, f"line {i}")
+    wait_for_said(ada, 30)
+    bottom = "log.scrollHeight - log.scrollTop - log.clientHeight < 5"
+    wait_for(ada, f"(log => {bottom})(document.querySelector('#log'))")
+    ada.evaluate("document.querySelector('#log').scrollTop = 0")
+    ada.get_by_role("button", name="Latest").wait_for()
+    say(grace, "news")
+    jump = ada.get_by_role("button", name="1 new message")
+    jump.wait_for()
+    assert ada.evaluate("document.querySelector('#log').scrollTop") == 0
+    assert ada.title() == "(1) attic · Chat"
+    assert ada.locator(".unread + li .bubble").inner_text() == "news"
+    jump.click()
+    wait_for(ada, "document.title === 'attic · Chat'")
+    wait_for(ada, f"(log => {bottom})(document.querySelector('#log'))")
+    assert not jump.is_visible()
+
+
+def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visit) -> None:
+    with serve(*SITE, "--cache", "100", "cat") as server:
+        ada, grace = (enter_chat(visit, server, name) for name in ("Ada", "Grace"))
+        say(ada, "before")
+        wait_for_said(grace, 1)
+        with RawClient.connect(server, "attic") as stranger:
+            stranger.send_text("a line")
+            wait_for_said(ada, 2)
+    wait_for(ada, "document.body.dataset.status === 'waiting'")
+    ada.get_by_label("Message", exact=True).fill("half a sen")
+    say(ada, "into the void")
+    ada.get_by_label("Message", exact=True).fill("half a sentence")
+    ada.get_by_text("Not sent yet.").wait_for()
+    assert ada.locator("[data-state=waiting] .bubble").inner_text() == "into the void"
+    with serve(*SITE, "--cache", "100", "cat", addr=f"127.0.0.1:{server.port}"):
+        for page in (ada, grace):
+            page.evaluate("document.querySelector('#retry').click()")
+            wait_for_said(page, 3)
+            assert texts(page, ".bubble") == ["before", "a line", "into the void"]
+        assert ada.get_by_label("Message", exact=True).input_value() == "half a sentence"
+        assert not ada.get_by_text("Not sent yet.").is_visible()
+        for page in (ada, grace):
+            page.close()
+
+
+def test_after_a_short_loss_nothing_is_shown_twice(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    with RawClient.connect(chat_server, "attic") as stranger:
+        ada = enter_chat(visit, chat_server, "Ada")
+        for line in ("same", "same", "other"):
+            stranger.send_text(line)
+        say(ada, "mine")
+        wait_for_said(ada, 4)
+        ada.evaluate(  # what a lost network looks like to the page
+            """() => {
+                const { send } = WebSocket.prototype;
+                WebSocket.prototype.send = function () { this.close(); };
+                document.querySelector("#text").value = "interrupted";
+                document.querySelector("#compose").requestSubmit();
+                WebSocket.prototype.send = send;
+            }"""
+        )
+        wait_for(ada, "document.body.dataset.status === 'waiting'")
+        stranger.send_text("same")
+        ada.evaluate("document.querySelector('#retry').click()")
+        wait_for_said(ada, 6)
+        said = texts(ada, ".bubble")
+        assert sorted(said) == ["interrupted", "mine", "other", "same", "same", "same"]
+        assert said.index("mine") < said.index("interrupted")
+
+
+def test_with_json_framing_the_server_vouches_for_the_sender(visit: Visit) -> None:
+    with serve(*SITE, "--json", "cat") as server:
+        ada = enter_chat(visit, server, "Ada")
+        eve = enter_chat(visit, server, "Ada")  # says that she is Ada, but has another number
+        ada.get_by_text("#2 came in").wait_for()
+        say(eve, "trust me")
+        wait_for_said(ada, 1)
+        assert texts(ada, ".author") == ["Ada #2"]
+        eve.close()
+        ada.get_by_text("#2 left").wait_for()
+
+
+def test_a_program_that_reads_lines_gets_lines(visit: Visit, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(
+        'from sys import stdin\nfor line in stdin:\n    print(f"hello {line}", end="")\n'
+    )
+    with serve(*SITE, str(script)) as server:
+        page = enter_chat(visit, server, "Ada")
+        page.get_by_label("plain text").wait_for()
+        assert page.locator("h1").inner_text() == "example"
+        say(page, "world")
+        wait_for_said(page, 2)
+        assert texts(page, ".bubble") == ["world", "hello world"]
+
+
+def test_enter_sends_and_shift_enter_does_not(visit: Visit, chat_server: ServerProcess) -> None:
+    page = enter_chat(visit, chat_server, "Ada")
+    field = page.get_by_label("Message", exact=True)
+    field.press_sequentially("one")
+    field.press("Shift+Enter")
+    field.press_sequentially("two")
+    field.press("Enter")
+    wait_for_said(page, 1)
+    assert texts(page, ".bubble") == ["one\ntwo"]
+    assert field.input_value() == ""
+    field.press("Enter")  # nothing to say
+    say(page, "🐢")
+    wait_for_said(page, 2)
+    assert page.locator(".jumbo").inner_text() == "🐢"
+
+
+# ==== 3. The terminal ======================================================
+
+
+@pytest.fixture
+def shell_server() -> Iterator[ServerProcess]:
+    with serve(*SITE, *SHELL, env={"PS1": "$ ", "LANG": "C.UTF-8"}) as server:
+        yield server
+
+
+def enter_terminal(visit: Visit, server: ServerProcess, **options: Any) -> Page:
+    page = visit(server, "/terminal/?room=desk", **options)
+    wait_for(page, "window.vt?.text.includes('$')")
+    wait_for(page, "!/^80 × 24$/.test(document.querySelector('#size').textContent)")
+    return page
+
+
+def enter(page: Page, command: str) -> None:
+    page.keyboard.type(command)
+    page.keyboard.press("Enter")
+
+
+def wait_for_screen(page: Page, pattern: str) -> None:
+    wait_for(page, "new RegExp(value, 'm').test(vt.text)", pattern)
+
+
+def test_two_people_share_one_terminal(visit: Visit, shell_server: ServerProcess) -> None:
+    a, b = (enter_terminal(visit, shell_server) for _ in range(2))
+    enter(a, "echo $((6*7)) żółw")
+    wait_for_screen(b, "^42 żółw$")
+    enter(b, "printf '\\e[1;38;5;208morange\\e[0m\\n'")
+    wait_for_screen(a, "^orange$")
+    drawn = a.locator("#grid span", has_text=re.compile("^orange$"))
+    drawn.wait_for()
+    assert drawn.evaluate("({ style, className }) => [style.color, className]") == [
+        "rgb(255, 135, 0)",
+        "bold",
+    ]
+
+
+def test_keys_reach_the_program(visit: Visit, shell_server: ServerProcess) -> None:
+    page = enter_terminal(visit, shell_server)
+    enter(page, "echo first")
+    wait_for_screen(page, "^first$")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Home")
+    page.keyboard.type("  ")
+    page.keyboard.press("End")
+    page.keyboard.press("Backspace")
+    enter(page, "T2")
+    wait_for_screen(page, "^firsT2$")
+    enter(page, "sleep 100")
+    page.keyboard.press("Control+c")
+    enter(page, "echo again")
+    wait_for_screen(page, "^again$")
+
+
+def test_the_first_sets_the_size_and_a_button_changes_it(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    wide = enter_terminal(visit, shell_server)
+    size = wide.evaluate("vt.size")
+    assert size[0] > 100
+    enter(wide, "stty size")
+    wait_for_screen(wide, f"^{size[1]} {size[0]}$")
+    narrow = enter_terminal(visit, shell_server, viewport={"width": 600, "height": 500})
+    wait_for(narrow, "String(vt.size) === value", f"{size[0]},{size[1]}")
+    assert sticking_out(narrow) == []
+    fit = narrow.get_by_role("button", name="Fit")
+    fit.click()
+    wait_for(wide, "vt.size[0] < 80")
+    assert wide.evaluate("vt.size") == narrow.evaluate("vt.size")
+    narrow.set_viewport_size({"width": 560, "height": 400})  # whose size it is, follows
+    wait_for(wide, "vt.size[0] < 60")
+    enter(narrow, "clear; stty size")
+    wait_for(wide, "vt.text.includes(`${vt.size[1]} ${vt.size[0]}`)")
+    assert wide.get_by_role("button", name="Fit").is_enabled()
+
+
+def test_who_comes_late_sees_the_program_that_runs(
+    visit: Visit, shell_server: ServerProcess, tmp_path: Path
+) -> None:
+    text = tmp_path / "poem"
+    text.write_text("".join(f"line {i}\n" for i in range(1, 301)))
+    page = enter_terminal(visit, shell_server)
+    enter(page, f"less {text}")
+    wait_for_screen(page, "^line 20$")
+    page.keyboard.press("PageDown")
+    wait_for(page, "!/^line 1$/m.test(vt.text)")
+    late = visit(shell_server, "/terminal/?room=desk")
+    wait_for(late, "/^line \\d+$/m.test(window.vt?.text)")
+    wait_until(lambda: late.evaluate("vt.text") == page.evaluate("vt.text"))
+    late.keyboard.type("q")
+    wait_for_screen(page, r"^\$ less ")  # the screen is again what it was
+    enter(page, "echo out")
+    wait_for_screen(late, "^out$")
+
+
+def test_python_and_top_feel_at_home(visit: Visit, shell_server: ServerProcess) -> None:
+    page = enter_terminal(visit, shell_server)
+    enter(page, f"{sys.executable} -q")
+    wait_for_screen(page, "^>>>")
+    enter(page, "print('x' * 3)")
+    wait_for_screen(page, "^xxx$")
+    page.keyboard.press("Control+d")
+    wait_for_screen(page, r"xxx\n>>> *\n?\$")
+    enter(page, "top -d 1")
+    wait_for_screen(page, r"PID\s+USER")
+    page.locator("#grid span", has_text="COMMAND").first.wait_for()  # in reverse
+    page.keyboard.press("q")
+    enter(page, "echo back")
+    wait_for_screen(page, "^back$")
+
+
+def test_one_page_answers_for_all(visit: Visit, shell_server: ServerProcess) -> None:
+    pages = [enter_terminal(visit, shell_server) for _ in range(3)]
+    enter(pages[1], r"printf '\e[6n'; read -rsd R a; read -rsd R -t 1 b; echo ${#a} ${#b}.")
+    wait_for_screen(pages[0], r"^\d+ \d+\.$")
+    assert re.search(r"^[56] 0\.$", pages[0].evaluate("vt.text"), re.MULTILINE)
+
+
+def test_what_is_pasted_comes_in_brackets(visit: Visit, shell_server: ServerProcess) -> None:
+    page = enter_terminal(visit, shell_server)
+    page.evaluate(
+        """() => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text", "echo pas\\necho ted");
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }"""
+    )
+    wait_for_screen(page, "echo pas\necho ted$")  # shown as it stands, and not run yet
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^pas\nted$")
+
+
+def test_a_program_that_has_ended_can_be_started_again(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    page = enter_terminal(visit, shell_server)
+    enter(page, "exit")
+    wait_for_screen(page, "The program has ended")
+    page.keyboard.type("x")
+    assert page.evaluate("vt.state") == "closed"
+    page.keyboard.press("Enter")
+    wait_for(page, "vt.state === 'connected' && /^\\$/.test(vt.text)")
+    enter(page, "echo anew")
+    wait_for_screen(page, "^anew$")
+
+
+def test_the_terminal_scrolls_back_and_names_itself(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    page = enter_terminal(visit, shell_server)
+    enter(page, r"seq 200; printf '\e]0;<b>title</b>\a'")
+    wait_for(page, "document.title === '<b>title</b> · desk'")
+    wait_for(page, "document.querySelectorAll('#history div').length > 100")
+    assert texts(page, "#history div")[1] == "1"
+    assert page.locator("h1").inner_text() == "<b>title</b>"
+    page.keyboard.press("Shift+PageUp")
+    scroller = "document.querySelector('#scroller')"
+    wait_for(
+        page, f"{scroller}.scrollTop + {scroller}.clientHeight < {scroller}.scrollHeight - 100"
+    )
+    page.keyboard.type("x")  # whoever types wants to see it
+    wait_for(page, f"{scroller}.scrollTop + {scroller}.clientHeight > {scroller}.scrollHeight - 2")
+
+
+def test_text_can_be_selected_and_copied(visit: Visit, shell_server: ServerProcess) -> None:
+    page = enter_terminal(visit, shell_server)
+    enter(page, "clear; seq 3")
+    wait_for_screen(page, "^1\n2\n3\n")
+    page.locator("#grid div", has_text=re.compile("^3$")).wait_for()
+    selected = page.evaluate(
+        """() => {
+            const [first, , last] = document.querySelectorAll("#grid div");
+            getSelection().setBaseAndExtent(first, 0, last, last.childNodes.length);
+            return String(getSelection());
+        }"""
+    )
+    assert selected == "1\n2\n3"
+
+
+def test_a_phone_has_the_keys_that_its_keyboard_lacks(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    page = enter_terminal(visit, shell_server, **TOUCH)
+    page.locator("#scroller").tap()
+    page.keyboard.insert_text("echo tou")  # as a phone's keyboard does: no key is told
+    page.keyboard.insert_text("ch")
+    page.get_by_role("button", name="Tab").tap()
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^touch$")
+    page.get_by_role("button", name="Up").tap()
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^touch\n(.|\n)*^touch$")
+    enter(page, "clear; printf '\\e[999H'")  # to the last line: nothing is to be scrolled
+    wait_for(page, "vt.terminal.screen.y === vt.size[1] - 1")
+    wait_for(
+        page,
+        "(({ scrollHeight, clientHeight }) => scrollHeight <= clientHeight + 1)"
+        "(document.querySelector('#scroller'))",
+    )
+    enter(page, "sleep 100")
+    page.get_by_role("button", name="Ctrl").tap()
+    page.keyboard.insert_text("c")
+    enter(page, "echo over")
+    wait_for_screen(page, "^over$")
+
+
+def test_words_that_a_phone_composes_are_typed_letter_by_letter(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    page = enter_terminal(visit, shell_server, **TOUCH)
+    page.locator("#scroller").tap()
+    devtools = page.context.new_cdp_session(page)
+    for word in ("e", "ec", "ecj", "ech", "echo"):
+        position = {"selectionStart": len(word), "selectionEnd": len(word)}
+        devtools.send("Input.imeSetComposition", {"text": word, **position})
+    wait_for_screen(page, r"^\$ echo$")
+    devtools.send("Input.insertText", {"text": "echo"})
+    page.keyboard.insert_text(" composed")
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^composed$")
+
+
+# ==== 4. Fit for all =======================================================
+
+
+@pytest.mark.parametrize("path", ["/", "/chat/?room=x", "/terminal/?room=x", "/bunny/?room=x"])
+def test_the_pages_work_under_a_strict_policy_and_ask_nobody_else(
+    visit: Visit, browser: Browser, path: str
+) -> None:
+    with (
+        serve(*SITE, "--header", POLICY, "--pty", "cat") as server,
+        browser.new_context() as context,
+    ):
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        complaints: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("response", lambda r: complaints.append(r.url) if r.status >= 400 else None)
+        page.goto(server.http(path))
+        ready = (
+            "['listed'].includes(document.body.dataset.state)"
+            if path == "/"
+            else ("document.body.dataset.status === 'connected'")
+        )
+        wait_for(page, ready)
+        assert complaints == []
+        assert [url for url in asked if not url.startswith(server.http("/"))] == []
+        page.goto("about:blank")
+
+
+@pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE, DESKTOP], ids=str)
+def test_no_page_sticks_out_of_the_window(visit: Visit, size: dict[str, int]) -> None:
+    long = "a-room-with-a-name-that-is-much-too-long-for-a-phone-in-anybodys-pocket"
+    with serve(*SITE, "cat") as server, RawClient.connect(server, long) as client:
+        chat = visit(server, f"/chat/?room={long}", viewport=size)
+        chat.get_by_label("Your name").fill("W" * 24)
+        chat.get_by_role("button", name="Join in").click()
+        client.send_text("w" * 300)
+        say(chat, "m" * 300)
+        wait_for_said(chat, 2)
+        lobby = visit(server, viewport=size)
+        wait_for_rooms(lobby, 1)
+        for page in (chat, lobby):
+            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+            assert sticking_out(page) == []
+
+
+def test_every_control_of_the_pages_has_a_name(visit: Visit) -> None:
+    with serve(*SITE, "cat") as server:
+        for path, names in {
+            "/": {
+                "button": ["Another name", "Enter", "Copy link"],
+                "textbox": ["Name of the room"],
+            },
+            "/chat/?room=x": {"link": ["All rooms"], "log": ["Messages"], "textbox": ["Your name"]},
+            "/terminal/?room=x": {"button": ["Fit", "Copy link"], "region": ["Terminal"]},
+        }.items():
+            page = visit(server, path)
+            for role, wanted in names.items():
+                for name in wanted:
+                    found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
+                    assert found.count() == 1, (path, role, name)
+            assert page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("path", ["/", "/chat/?room=x", "/terminal/?room=x"])
+def test_the_pages_have_a_day_and_a_night(visit: Visit, path: str) -> None:
+    with serve(*SITE, "cat") as server:
+        page = visit(server, path, color_scheme="light")
+        brightness = """() => {
+            const paper = getComputedStyle(document.body).backgroundColor;
+            return Number(paper.match(/\\d+/)[0]);
+        }"""
+        assert page.evaluate(brightness) > 200
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate(brightness) < 60

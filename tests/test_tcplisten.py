@@ -1,0 +1,312 @@
+"""--tcplisten: a line of text in, a line out, for clients that know no WebSocket."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalesocket import Closing, Event, LineProtocol, Messages, encode_run
+from tests.support import (
+    PATIENCE,
+    RawClient,
+    ServerProcess,
+    http_request,
+    require_tool,
+    run_cli,
+    serve,
+    wait_until,
+)
+
+
+def line_port(server: ServerProcess) -> int:
+    found = server.wait_log(r"lines of text at \S+ on port (\d+)")
+    return int(found[1])
+
+
+class LineClient:
+    """What a beginner writes: a socket, `sendall`, and reading up to the next newline."""
+
+    def __init__(self, server: ServerProcess, room: str | bytes = "room", end: str = "\n") -> None:
+        self.sock = socket.create_connection(("127.0.0.1", line_port(server)), timeout=PATIENCE)
+        self.file = self.sock.makefile("rb")
+        self.send(room + end.encode() if isinstance(room, bytes) else room + end)
+
+    def __enter__(self) -> LineClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.sock.close()
+
+    def send(self, text: str | bytes) -> None:
+        self.sock.sendall(text if isinstance(text, bytes) else text.encode())
+
+    def line(self) -> str:
+        """Return the next line; it is empty at the end."""
+        return self.file.readline().decode()
+
+
+@pytest.fixture
+def echo() -> Iterator[ServerProcess]:
+    with serve("--tcplisten", "127.0.0.1:0", "--api", "cat") as server:
+        yield server
+
+
+# ==== Bytes ================================================================
+
+
+def take(protocol: LineProtocol, data: bytes) -> tuple[list[bytes], Closing | None]:
+    """Return the lines and the closing that bytes amount to."""
+    return sort(protocol.receive(data))
+
+
+def sort(events: list[Event]) -> tuple[list[bytes], Closing | None]:
+    lines = [p for event in events if isinstance(event, Messages) for p in event.payloads]
+    closing = [event for event in events if isinstance(event, Closing)]
+    assert len(closing) <= 1 and events[-1:] == (closing or events[-1:])
+    return lines, closing[0] if closing else None
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"))), st.data())
+def test_lines_are_the_same_however_they_are_cut(texts: list[str], data: st.DataObject) -> None:
+    wire = "".join(f"{text}\n" for text in texts).encode()
+    whole, _ = take(LineProtocol(max_message=10_000), wire)
+    protocol, found, position = LineProtocol(max_message=10_000), [], 0
+    while position < len(wire):
+        size = data.draw(st.integers(1, len(wire) - position))
+        lines, closing = take(protocol, wire[position : position + size])
+        assert closing is None
+        found += lines
+        position += size
+    assert found == whole == [text.encode() for text in texts]
+
+
+def test_a_carriage_return_before_the_newline_is_part_of_it() -> None:
+    assert take(LineProtocol(max_message=10), b"a\r\n\r\nb\rc\r\n") == ([b"a", b"", b"b\rc"], None)
+
+
+def test_the_last_line_needs_no_end_and_the_end_is_a_normal_close() -> None:
+    protocol = LineProtocol(max_message=10)
+    assert take(protocol, b"a\nrest") == ([b"a"], None)
+    assert sort(protocol.finish() or []) == ([b"rest"], None)
+    assert sort(protocol.finish() or []) == ([], Closing(1000, "", failed=False))
+
+
+@pytest.mark.parametrize("data", [b"x" * 11, b"x" * 11 + b"\n", b"a\n" + b"x" * 11])
+def test_a_line_too_long_fails_before_it_is_whole(data: bytes) -> None:
+    lines, closing = take(LineProtocol(max_message=10), data)
+    assert lines == ([b"a"] if data.startswith(b"a") else [])
+    assert closing == Closing(1009, "line of 11 bytes; 10 is the most", failed=True)
+
+
+def test_lines_before_one_that_is_not_utf_8_are_still_taken() -> None:
+    lines, closing = take(LineProtocol(max_message=10), b"a\n\xff\nb\n")
+    assert lines == [b"a"] and closing is not None and closing.code == 1007
+
+
+@given(st.lists(st.binary()))
+def test_a_message_is_always_one_line(payloads: list[bytes]) -> None:
+    assert encode_run(1, payloads, -1).count(b"\n") == len(payloads)
+
+
+# ==== Rooms ================================================================
+
+
+def test_lines_and_websockets_meet_in_one_room(echo: ServerProcess) -> None:
+    with LineClient(echo, "den") as plain, RawClient.connect(echo, "den") as web:
+        plain.send("hello\r\n")
+        assert plain.line() == "hello\n"
+        assert web.receive_text() == "hello"
+        web.send_text("grüße 😀")
+        assert plain.line() == "grüße 😀\n"
+        assert web.receive_text() == "grüße 😀"
+        assert json.loads(http_request(echo, path="/api/den/connections").body) == 2
+    wait_until(lambda: json.loads(http_request(echo, path="/api/rooms/").body) == [])
+
+
+def test_a_client_is_tagged_and_routed_like_any(tmp_path: Path) -> None:
+    with serve("--tcplisten", "127.0.0.1:0", "--json", "--cache", "10", "cat") as server:
+        with LineClient(server) as one:
+            assert json.loads(one.line()) == {"t": "Join", "_from": 1}
+            one.send('{"_from": 99, "a": 1}\nno json\n')
+            assert json.loads(one.line()) == {"_from": 1, "a": 1}
+            with LineClient(server) as two:  # it gets the history first
+                assert [json.loads(two.line())["_from"] for _ in range(3)] == [1, 1, 2]
+                one.line()
+                two.send('{"_to": 1, "secret": true}\n{"b": 2}\n')
+                assert json.loads(one.line())["secret"] is True
+                assert json.loads(two.line()) == {"_from": 2, "b": 2}
+
+
+def test_ten_thousand_lines_come_back_whole_and_in_order(echo: ServerProcess) -> None:
+    lines = [f"{number} {'x' * (number % 300)}\n" for number in range(10_000)]
+    with LineClient(echo) as client:
+        sender = threading.Thread(target=client.send, args=("".join(lines),))
+        sender.start()
+        assert [client.line() for _ in lines] == lines
+        sender.join()
+
+
+def test_netcat_is_a_client(echo: ServerProcess) -> None:
+    netcat = require_tool("nc")
+    with subprocess.Popen(
+        [netcat, "127.0.0.1", str(line_port(echo))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("lobby\nhello\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "hello\n"
+        process.kill()
+
+
+def test_a_game_plays_with_lines_and_its_binary_messages_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "both.py").write_text(
+        "from scalesocket import Game\n"
+        "class Both(Game):\n"
+        "    def on_create(self, room):\n"
+        "        self.room = room\n"
+        "    def on_message(self, client, message):\n"
+        "        client.send(b'bytes')\n"
+        "        self.room.broadcast(b'more')\n"
+        "        self.room.broadcast(f'{message}!\\nsecond')\n"
+    )
+    with serve("--tcplisten", "127.0.0.1:0", "both:Both", cwd=tmp_path) as server:
+        with LineClient(server) as plain, RawClient.connect(server) as web:
+            plain.send("hello\n")
+            assert plain.line() == "hello! second\n"
+            assert web.receive_binary() == b"more"
+            assert web.receive_text() == "hello!\nsecond"
+            server.wait_log("a binary message was not sent: it is no line of text")
+
+
+# ==== Ends =================================================================
+
+
+def test_the_end_of_a_room_is_told_in_a_last_line() -> None:
+    with serve("--tcplisten", "127.0.0.1:0", "sh", "--", "-c", "read x; exit 3") as server:
+        with LineClient(server) as client:
+            client.send("\n")
+            expected = {"closed": 1011, "reason": "the program has ended with status 3"}
+            assert json.loads(client.line()) == expected
+            assert client.line() == ""
+
+
+def test_a_client_that_leaves_gives_its_seat_back(echo: ServerProcess) -> None:
+    for _ in range(20):
+        with LineClient(echo, "den") as client:
+            client.send("hello\n")
+            assert client.line() == "hello\n"
+    wait_until(lambda: not echo.children())
+    with LineClient(echo, "den") as client:
+        client.send("last words")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.line() in ("", "last words\n")  # cat may be slower than our leaving
+
+
+@pytest.mark.parametrize(
+    ("room", "reason"),
+    [
+        ("", "a room is wanted"),
+        ("a/b", "one path segment"),
+        ("api", "reserved"),
+        ("x" * 129, "128 characters at the most, not 129"),
+        (b"\xff", "not UTF-8"),
+        ("a\x1b[31m", "control characters"),
+        ("GET / HTTP/1.1", "one path segment"),
+        ("POST /x HTTP/1.1", "one path segment"),
+    ],
+)
+def test_a_first_line_that_names_no_room_is_answered(
+    echo: ServerProcess, room: str | bytes, reason: str
+) -> None:
+    """Also what a web page could make a browser send: it must reach no room."""
+    with LineClient(echo, room) as client:
+        assert reason in json.loads(client.line())["error"]
+        assert client.line() == ""
+    assert echo.children() == []
+
+
+def test_a_first_line_without_an_end_is_answered(echo: ServerProcess) -> None:
+    with LineClient(echo, "x" * 600, end="") as client:
+        assert json.loads(client.line())["error"] == "the first line must be the name of a room"
+
+
+def test_limits_hold_for_lines_too() -> None:
+    options = ("--maxmsg", "10", "--maxclients", "1", "--rooms", "a,b")
+    with serve("--tcplisten", "127.0.0.1:0", *options, "cat") as server:
+        with LineClient(server, "c") as client:
+            assert "there is no room 'c'" in json.loads(client.line())["error"]
+        with LineClient(server, "a") as client:
+            client.send("x" * 10 + "\n")
+            assert client.line() == "x" * 10 + "\n"
+            with LineClient(server, "a") as other:
+                assert json.loads(other.line())["closed"] == 1013
+            client.send("x" * 11 + "\n")
+            assert json.loads(client.line())["closed"] == 1009
+            assert client.line() == ""
+
+
+def test_auth_is_asked_about_lines_too(tmp_path: Path) -> None:
+    command = tmp_path / "auth.sh"
+    command.write_text('#!/bin/sh\ntest "$ROOM" = open && test "$SERVER_PROTOCOL" = TCP\n')
+    command.chmod(0o755)
+    with serve("--tcplisten", "127.0.0.1:0", "--auth", str(command), "cat") as server:
+        with LineClient(server, "open") as client:
+            client.send("hello\n")
+            assert client.line() == "hello\n"
+        with LineClient(server, "shut") as client:
+            assert json.loads(client.line()) == {"error": "you may not come in"}
+
+
+@pytest.mark.slow
+def test_one_too_many_is_told_so() -> None:
+    with serve("--tcplisten", "127.0.0.1:0", "--maxconns", "1", "cat") as server:
+        with LineClient(server) as client:
+            client.send("hello\n")
+            assert client.line() == "hello\n"
+            with LineClient(server) as other:
+                assert "all 1 connections" in json.loads(other.line())["error"]
+
+
+def test_a_client_that_does_not_read_is_let_go_and_others_play_on() -> None:
+    options = ("--backlog", "64K", "--stall", "1")
+    with serve("--tcplisten", "127.0.0.1:0", *options, "cat") as server:
+        with LineClient(server) as deaf, RawClient.connect(server) as web:
+            deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(200):
+                web.send_text("x" * 100_000)
+                assert len(web.receive_text()) == 100_000
+            server.wait_log("does not read")
+            web.send_text("still here")
+            assert web.receive_text() == "still here"
+
+
+# ==== The option ===========================================================
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--binary",), ("--pty",), ("--frame=gwsocket",), ("--serverframe=gwsocket",)],
+)
+def test_what_sends_binary_messages_excludes_it(options: tuple[str, ...]) -> None:
+    done = run_cli("--tcplisten", ":9001", *options, "cat")
+    assert done.returncode == 2 and "--tcplisten takes no binary messages" in done.stderr
+
+
+def test_a_port_in_use_is_said_in_one_line(echo: ServerProcess) -> None:
+    port = line_port(echo)
+    done = run_cli("--addr", "127.0.0.1:0", "--tcplisten", f"127.0.0.1:{port}", "cat")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"scalesocket: cannot listen at 127\.0\.0\.1:{port}: .+\n", done.stderr)
