@@ -552,8 +552,18 @@ class PlainDecoder(json.JSONDecoder):
         super().__init__(
             object_pairs_hook=Object, parse_int=Digits, parse_float=str, parse_constant=refuse
         )
-        self.parse_string = json.decoder.py_scanstring
+        self.parse_string = scan_string
         self.scan_once = json.scanner.py_make_scanner(self)
+
+
+def scan_string(text: str, begin: int, strict: bool) -> tuple[str, int]:
+    r"""Read the string whose opening quote stands before `begin`; return it and where it ends.
+
+    The one without C reads `\u +12` as `int` does; the other holds to RFC 8259, section 7.
+    """
+    found: tuple[str, int] = json.decoder.py_scanstring(text, begin, strict)
+    json.decoder.scanstring(text, begin, strict)
+    return found
 
 
 class Object(list[tuple[str, Any]]):
