@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from tests.proxies import PROXY, free_port, proxy
 from tests.support import (
     PATIENCE,
     ROOT,
+    SCRIPT,
     Closed,
     RawClient,
     ServerProcess,
@@ -42,11 +43,20 @@ RETURN = 3.0  # seconds in which the median client is back; none may take over P
 
 
 def node(
-    host: str, *options: str, port: int = 0
+    host: str,
+    *options: str,
+    port: int = 0,
+    front: str = PROXY,
+    command: Sequence[str] | None = None,
 ) -> contextlib.AbstractContextManager[ServerProcess]:
-    """Return a server that says in each handshake which node it is."""
-    name = ("--header", f"X-Node: {host}", "--trustproxy", PROXY)
-    return serve(*name, *options, addr=f"{host}:{port}")
+    """Return a server that says in each handshake which node it is.
+
+    Args:
+        front: where the proxy comes from.
+        command: what to run it by.
+    """
+    name = ("--header", f"X-Node: {host}", "--trustproxy", front)
+    return serve(*name, *options, addr=f"{host}:{port}", command=command)
 
 
 class Nodes(NamedTuple):
@@ -68,6 +78,58 @@ def three_nodes(*options: str) -> Iterator[Nodes]:
 def node_of(client: RawClient) -> str:
     assert client.response is not None
     return client.response.headers["x-node"]
+
+
+class Machine(NamedTuple):
+    """A network namespace, and the cable to it."""
+
+    space: str
+    cable: str  # our end of it
+    ours: str  # the address of that
+    host: str  # the address of the other end
+
+    def server(self, *options: str) -> contextlib.AbstractContextManager[ServerProcess]:
+        """Return a node in there."""
+        command = ["ip", "netns", "exec", self.space, sys.executable, os.fspath(SCRIPT)]
+        return node(self.host, *options, port=9000, front=self.ours, command=command)
+
+    def pull_the_plug(self) -> None:
+        run_ip("link", "set", self.cable, "down")
+
+
+def run_ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode != 0:
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+@contextlib.contextmanager
+def machine(number: int) -> Iterator[Machine]:
+    """Make a machine, of a range of addresses that is meant for tests (RFC 2544)."""
+    net = f"198.18.{number}"
+    name = f"node{os.getpid()}-{number}"
+    made = Machine(name, name, f"{net}.1", f"{net}.2")
+    with contextlib.ExitStack() as stack:
+        run_ip("netns", "add", name)
+        stack.callback(run_ip, "netns", "delete", name)
+        run_ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        stack.callback(run_ip, "link", "delete", made.cable)
+        run_ip("address", "add", f"{made.ours}/24", "dev", made.cable)
+        run_ip("link", "set", made.cable, "up")
+        run_ip("-n", name, "address", "add", f"{made.host}/24", "dev", "eth0")
+        run_ip("-n", name, "link", "set", "eth0", "up")
+        yield made
+
+
+@pytest.fixture
+def machines() -> Iterator[list[Machine]]:
+    """Three machines, where this one may have them."""
+    with contextlib.ExitStack() as stack:
+        try:
+            made = [stack.enter_context(machine(number)) for number in range(3)]
+        except OSError as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        yield made
 
 
 def find_rooms(front: tuple[str, int], host: str, count: int) -> list[str]:
@@ -192,6 +254,54 @@ def test_a_node_that_ends_moves_its_own_rooms_only(kind: str, end: str, tmp_path
             with contextlib.ExitStack() as pair:
                 two = [pair.enter_context(RawClient.connect(front, room)) for _ in range(2)]
                 assert node_of(two[0]) == node_of(two[1]) != HOSTS[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_clients_of_a_room_meet_on_one_of_three_machines(
+    kind: str, machines: list[Machine], tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        options = ("--joinmsg", "#REMOTE_ADDR", "cat")
+        servers = [stack.enter_context(made.server(*options)) for made in machines]
+        nodes = [f"{server.host}:{server.port}" for server in servers]
+        front = stack.enter_context(proxy(kind, tmp_path, nodes))
+        used = set()
+        for number in range(12):
+            with (
+                RawClient.connect(front, f"room-{number}") as one,
+                RawClient.connect(front, f"room-{number}") as other,
+            ):
+                assert one.receive_text() == other.receive_text() == "127.0.0.1"
+                exchange_text(one, "hello")
+                while other.receive_text() != "hello":
+                    pass
+                assert node_of(one) == node_of(other)
+                used.add(node_of(one))
+        assert len(used) >= 2
+
+
+def test_a_machine_whose_cable_is_pulled_moves_its_own_rooms_only(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    """Nothing is told to anybody; HAProxy notices, and cuts off who plays there."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(made.server("cat")) for made in machines]
+        nodes = [f"{server.host}:{server.port}" for server in servers]
+        front = stack.enter_context(proxy("haproxy", tmp_path, nodes))
+        doomed = find_rooms(front, machines[1].host, 2)
+        others = find_rooms(front, machines[0].host, 1) + find_rooms(front, machines[2].host, 1)
+        players = {room: Player(front, room) for room in doomed + others}
+        for player in players.values():
+            stack.callback(player.join)
+        for player in players.values():
+            stack.callback(player.stop)
+        wait_until(lambda: all(player.played_at for player in players.values()))
+        machines[1].pull_the_plug()
+        wait_until(lambda: all(len(players[room].played_at) > 1 for room in doomed))
+        assert [players[room].lost_at for room in others] == [[], []]
+        for room in doomed:
+            with RawClient.connect(front, room) as client:
+                assert node_of(client) != machines[1].host
 
 
 # ==== A node that drains ==================================================
