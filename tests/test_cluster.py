@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from client.websocket import connect
 from net import cluster
 from net.cluster import Peer, Peers, parse_listing, take_body
 from scalesocket import ConfigError
+from tests.certificates import Certificates
 from tests.support import SCRIPT, RawClient, ServerProcess, http_request, run_cli, serve, wait_until
 
 Rooms = list[dict[str, object]]
@@ -266,3 +268,24 @@ def test_addresses_that_can_be_none_are_named() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "'nonsense'" in done.stderr
     assert "--peers needs --api" in run_cli("--peers", "a:1", "cat").stderr
+
+
+# ==== Over TLS ============================================================
+
+
+@pytest.mark.parametrize("authority", ["authority", "stranger"])
+def test_a_peer_over_https_is_believed_if_its_certificate_is_good(
+    authority: str, certs: Certificates
+) -> None:
+    with (
+        serve("--api", *certs.options(), "cat") as peer,
+        connect(f"wss://localhost:{peer.port}/room", ssl_context=certs.trust()),
+    ):
+        options = ("--api", "--peers", f"https://localhost:{peer.port}", "cat")
+        with serve(*options, env={"SSL_CERT_FILE": certs.cert(authority)}) as server:
+            names = [room["name"] for room in rooms_of(server)]
+            if authority == "authority":
+                assert names == ["room"]
+            else:
+                assert names == []
+                server.wait_log("certificate verify failed")
