@@ -30,6 +30,9 @@ message the busier it gets. While a room has nothing to do, a reader writes to i
     sender      1                writes what sockets could not take      the server stops
     timer       1                close timeouts, pings, lingering rooms  the server stops
 
+With `--workers` there are several such processes, each with some of the rooms, and a parent that
+has no thread but its main one: see net/workers.py.
+
 Locks are taken in the order registry, room, connection, and none is held while waiting for a
 peer, a child or a disk. Every queue is bounded in bytes. A full inbox blocks its readers, so TCP
 slows its clients down; a full backlog makes the pump wait, so the child is slowed down.
@@ -88,7 +91,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
@@ -97,6 +100,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from net.cluster import Peers
     from net.console import Console
     from net.tap import Taps
+    from net.workers import Supervisor, Worker
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
@@ -133,6 +137,7 @@ RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at t
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
+MAX_WORKERS = 128  # of --workers
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
@@ -4645,7 +4650,7 @@ class Metrics:
     def __init__(self, registry: RoomRegistry) -> None:
         self._registry = registry
 
-    def respond(self) -> Response:
+    def respond(self, _request: Request) -> Response:
         """Return all metrics."""
         text = "".join(self._families()) + "# EOF\n"
         return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
@@ -4731,6 +4736,7 @@ class HttpSite:
         self._files = StaticFiles(config.staticdir) if config.staticdir else None
         self._api = RoomsApi(registry, config) if config.api else None
         self._metrics = Metrics(registry) if config.metrics else None
+        self.worker: Worker | None = None  # with --workers: what asks the others
         self.console = make_console(config, registry)
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
@@ -4747,15 +4753,30 @@ class HttpSite:
             if self._registry.draining:
                 return json_response('{"status": "draining"}', status=503)
             return json_response('{"status": "ok"}')
-        if self._metrics and path.rstrip("/") == "/metrics":
-            return self._metrics.respond()
-        if self._api and path.startswith("/api/"):
-            return self._api.respond(request)
+        if self._is_told(path):
+            tell = self.tell if self.worker is None else self.worker.gather
+            return tell(request)
         if self.console and self.console.covers(path):
             return self.console.respond(request, peer)
         if self._files:
             return self._files.respond(request)
         raise HandshakeError(404, "nothing here; rooms are at ws://…/<room>")
+
+    def _is_told(self, path: str) -> bool:
+        if path.rstrip("/") == "/metrics":
+            return self._metrics is not None
+        return self._api is not None and path.startswith("/api/")
+
+    def tell(self, request: Request) -> Response:
+        """Return what this process knows, of metrics or for the API.
+
+        Raises:
+            HandshakeError: 404, nothing.
+        """
+        part = self._api if request.path.startswith("/api/") else self._metrics
+        if part is None:
+            raise HandshakeError(404, "nothing here")
+        return part.respond(request)
 
 
 def make_console(config: Config, registry: RoomRegistry) -> Console | None:
@@ -4836,7 +4857,8 @@ class HttpSession:
     ) -> None:
         self._socket = sock
         self._extra = extra
-        self.rest = early  # what came behind the last head
+        self.head = b""  # the last one, without its empty line
+        self.rest = early  # what came behind it
 
     def read_head(self, patience: float) -> bytes | None:
         """Return the next head without its empty line; None if the peer has no more requests.
@@ -4858,9 +4880,9 @@ class HttpSession:
             self.rest += data if begun else data.lstrip(b"\r\n")
             if self.rest and not begun:
                 deadline = time.monotonic() + HEAD_TIMEOUT
-        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        self._check_size(head)
-        return head
+        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        self._check_size(self.head)
+        return self.head
 
     def send(self, response: Response, *, method: str, keep_alive: bool) -> bool:
         """Send a response; return whether the connection may serve another request."""
@@ -5343,6 +5365,11 @@ class Turnstile:
             sys.setswitchinterval(max(LEAST_SWITCH_INTERVAL, self._served * SWITCH_INTERVAL))
 
 
+# What is done with a socket, its peer's address, whether it is to be turned away, and what has been
+# read from it already.
+Serve: TypeAlias = Callable[[socket.socket, Endpoint, bool, bytes], None]
+
+
 class Acceptor:
     """Accepts from one listener until the server stops; each connection gets a reader thread.
 
@@ -5350,16 +5377,11 @@ class Acceptor:
         listener: not blocking; closed at the end.
         wake_up: becomes readable when the server stops.
         turnstile: who comes in.
-        serve: what a reader does: with its socket, its peer's address, and whether it is to be
-            turned away.
+        serve: what a reader does.
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        wake_up: socket.socket,
-        turnstile: Turnstile,
-        serve: Callable[[socket.socket, tuple[str, int], bool], None],
+        self, listener: socket.socket, wake_up: socket.socket, turnstile: Turnstile, serve: Serve
     ) -> None:
         self._listener = listener
         self._wake_up = wake_up
@@ -5386,33 +5408,42 @@ class Acceptor:
         """Accept whoever waits, but look after so many whether the server is to stop."""
         for _ in range(1000):
             try:
-                sock, address = self._listener.accept()
+                sock, address, early = self.accept()
             except BlockingIOError:
                 return
             except ConnectionError:  # gone again before it was accepted
                 continue
             try:
-                # IPv6 addresses come with more than a port.
-                self._let_in(sock, address[:2] if isinstance(address, tuple) else UNIX_PEER)
+                self._let_in(sock, address, early)
             except ShortageError:
                 sock.close()
                 raise
 
-    def _let_in(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
+        """Return who waits, its address, and what has been read from it already.
+
+        Raises:
+            BlockingIOError: nobody does.
+        """
+        sock, address = self._listener.accept()
+        # IPv6 addresses come with more than a port.
+        return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
+
+    def _let_in(self, sock: socket.socket, address: Endpoint, early: bytes) -> None:
         crowded = self._turnstile.enter()
         try:
             # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
             # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
-            _thread.start_new_thread(self._serve_and_leave, (sock, address, crowded))
+            _thread.start_new_thread(self._serve_and_leave, (sock, address, crowded, early))
         except RuntimeError:
             self._turnstile.leave(crowded)
             raise ShortageError("the system is out of threads") from None
 
     def _serve_and_leave(
-        self, sock: socket.socket, address: tuple[str, int], crowded: bool
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
     ) -> None:
         try:
-            self._serve(sock, address, crowded)
+            self._serve(sock, address, crowded, early)
         finally:
             self._turnstile.leave(crowded)
 
@@ -5453,7 +5484,13 @@ class Reception:
         self._client_ids = itertools.count(1)  # `next` on it is atomic
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self.stopping = False
+        self.worker: Worker | None = None  # which one this is, with --workers
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
+
+    def join(self, worker: Worker) -> None:
+        """Let in only clients of the rooms that this worker has; before there are any."""
+        self.worker = worker
+        self._client_ids = worker.client_ids
 
     def stop(self) -> None:
         """Ask nobody for leave to come in any more."""
@@ -5498,7 +5535,11 @@ class Reception:
         self._gatekeeper.check(client)
         if self._config.oneshot and not self._only_shot.acquire(blocking=False):
             raise HandshakeError(503, "one client has been served already (--oneshot)")
-        return self.welcome(connection, lambda: self.attend(client))
+        if self.worker is None:
+            return self.welcome(connection, lambda: self.attend(client))
+        lines = request.version == "TCP"
+        vouch = functools.partial(self.worker.vouch, number, sock, lines=lines)
+        return self.welcome(connection, lambda: vouch(lambda: self.attend(client)))
 
     def welcome(self, connection: Connection, attend: Callable[[], None]) -> Guest:
         """Return a guest that is pinged, and closed when the server stops."""
@@ -5552,6 +5593,8 @@ class Door:
         reception: lets clients in.
     """
 
+    KIND: ClassVar[str]  # what another worker knows it by
+
     def __init__(self, config: Config, reception: Reception) -> None:
         self._config = config
         self._reception = reception
@@ -5566,13 +5609,16 @@ class Door:
         """
         self._taps = taps
 
-    def serve(self, sock: socket.socket, address: Endpoint, crowded: bool) -> None:
+    def serve(
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes = b""
+    ) -> None:
         """Serve a connection from its first byte to its last.
 
         Args:
             sock: just accepted.
             address: of the peer.
             crowded: tell it that there are too many.
+            early: what has been read from it already.
         """
         guest = None
         try:
@@ -5580,7 +5626,7 @@ class Door:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._taps is not None:
                 sock = self._taps.wrap(sock)
-            guest = self._receive(sock, address, crowded)
+            guest = self._receive(sock, address, crowded, early)
             if guest is not None:
                 guest.attend()
         except OSError as error:
@@ -5593,28 +5639,48 @@ class Door:
             else:
                 self._reception.dismiss(guest.connection)
 
-    def _receive(self, sock: socket.socket, address: Endpoint, crowded: bool) -> Guest | None:
+    def _receive(
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+    ) -> Guest | None:
         """Read what comes before messages; return whom it makes of the peer, if anyone."""
         raise NotImplementedError
 
-    def _find_peer(self, sock: socket.socket, address: Endpoint) -> tuple[Endpoint, bytes]:
-        """Return who has connected, by the word of a trusted proxy, and the bytes behind that."""
-        data = b""
+    def _hand_over(self, name: str, sock: socket.socket, address: Endpoint, data: bytes) -> bool:
+        """Give a connection to the worker that has its room, if that is another (--workers).
+
+        Args:
+            name: of the room.
+            data: what has been read from it: a PROXY header, the request, and what is behind it.
+
+        Raises:
+            HandshakeError: 503, that worker takes none.
+        """
+        worker = self._reception.worker
+        return worker is not None and worker.hand_over(self.KIND, name, sock, address, data)
+
+    def _find_peer(
+        self, sock: socket.socket, address: Endpoint, data: bytes
+    ) -> tuple[Endpoint, bytes, bytes]:
+        """Return who has connected, by the word of a trusted proxy, that word, and what is behind.
+
+        Args:
+            data: what has been read already.
+        """
         if address[0] not in self._proxies:
-            return address, data
+            return address, b"", data
         deadline = time.monotonic() + HEAD_TIMEOUT
         try:
             while (found := parse_proxy_header(data)) is None:
                 sock.settimeout(max(deadline - time.monotonic(), 0.001))
                 piece = sock.recv(RECEIVE_SIZE)
                 if not piece:
-                    return address, data
+                    return address, b"", data
                 data += piece
         except ValueError as error:
             log.warning("bad PROXY header from %s: %s", address[0], error)
             raise ConnectionAbortedError("bad PROXY header") from None
         size, peer = found
-        return peer or address, data[size:]
+        return peer or address, data[:size], data[size:]
 
     def _refuse_as_crowded(self) -> NoReturn:
         reason = f"all {self._config.maxconns} connections are in use"
@@ -5632,6 +5698,8 @@ class HttpDoor(Door):
     Raises:
         ConfigError: the certificates cannot be used.
     """
+
+    KIND = "http"
 
     def __init__(self, config: Config, reception: Reception, site: HttpSite) -> None:
         super().__init__(config, reception)
@@ -5655,9 +5723,11 @@ class HttpDoor(Door):
             self._taps.watch(context)
         self._tls_context = context
 
-    def _receive(self, sock: socket.socket, address: Endpoint, crowded: bool) -> Guest | None:
+    def _receive(
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+    ) -> Guest | None:
         """Answer requests; return whom one of them makes of the peer."""
-        peer, early = self._find_peer(sock, address)
+        peer, proxied, early = self._find_peer(sock, address, early)
         context = self._tls_context if address != UNIX_PEER else None
         if self._taps is not None:
             tls = self._taps.begin(sock, peer, context, early=early)
@@ -5672,14 +5742,29 @@ class HttpDoor(Door):
                 request = parse_request(head) if head is not None else None
                 self._refuse_as_crowded()
             request = self._serve_requests(session, peer)
-            if request is not None:
-                return self._open_websocket(sock, peer, request, session.rest, tls)
+            if request is None or self._is_elsewhere(request, sock, address, proxied, session):
+                return None
+            return self._open_websocket(sock, peer, request, session.rest, tls)
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
             with contextlib.suppress(OSError):
                 method = request.method if request else ""
                 session.send(describe_error(error), method=method, keep_alive=False)
         return None
+
+    def _is_elsewhere(
+        self,
+        request: Request,
+        sock: socket.socket,
+        address: Endpoint,
+        proxied: bytes,
+        session: HttpSession,
+    ) -> bool:
+        """Whether another worker has the room that a request names, and now the connection, too."""
+        if self._reception.worker is None:
+            return False
+        came = proxied + session.head + b"\r\n\r\n" + session.rest
+        return self._hand_over(parse_room_name(request.path), sock, address, came)
 
     def _serve_requests(self, session: HttpSession, peer: Endpoint) -> Request | None:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
@@ -5744,9 +5829,13 @@ class HttpDoor(Door):
 class LineDoor(Door):
     """Each connection becomes a client that speaks lines of text (--tcplisten)."""
 
-    def _receive(self, sock: socket.socket, address: Endpoint, crowded: bool) -> Guest | None:
+    KIND = "lines"
+
+    def _receive(
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+    ) -> Guest | None:
         """Read the line that names the room; return the client that has sent it."""
-        peer, early = self._find_peer(sock, address)
+        peer, proxied, early = self._find_peer(sock, address, early)
         keep_alive(sock, self._config.ping)
         if self._taps is not None:
             self._taps.begin(sock, peer, early=early, lines=True)
@@ -5757,10 +5846,13 @@ class LineDoor(Door):
             if line is None:
                 return None
             target = "/" + urllib.parse.quote(line)
+            name = parse_room_name(target)
+            came = b"".join((proxied, line.encode(), b"\n", early))
+            if self._hand_over(name, sock, address, came):
+                return None
             protocol = LineProtocol(max_message=self._config.maxmsg)
             connection = self._reception.connect(sock, protocol, early=early)
             request = Request("GET", target, "TCP", Headers())
-            name = parse_room_name(target)
             return self._reception.admit(name, request, connection, peer, sock)
         except HandshakeError as error:
             log.debug("refused: %s", error.reason)
@@ -5786,12 +5878,13 @@ class Server:
         self._reception = Reception(
             config, self._registry, sender=self._sender, timer=self._timer, end=self.stop
         )
-        site = HttpSite(config, self._registry)
-        self._door = HttpDoor(config, self._reception, site)
+        self._site = HttpSite(config, self._registry)
+        self._door = HttpDoor(config, self._reception, self._site)
         self._line_door = LineDoor(config, self._reception)
         self._listeners: list[socket.socket] = []
         self._line_listeners: list[socket.socket] = []  # of --tcplisten
         self._taps: Taps | None = None
+        self._worker: Worker | None = None  # which one this is, with --workers
         self._stopping = False
         self._restarting = False  # --drain comes before the end
         self._drained_at = 0.0  # when it is to be over
@@ -5831,6 +5924,22 @@ class Server:
         except OSError as error:
             raise ConfigError(f"cannot record the keys of TLS here: {error}") from None
 
+    def join(self, worker: Worker) -> None:
+        """Be one of several processes that have these listeners (--workers); before `run`."""
+        self._worker = self._site.worker = worker
+        self._reception.join(worker)
+        self._registry.ports = PortPool(*worker.share_ports(self._config.tcpports))
+        self._unix_file = None  # it is not ours to remove
+
+    def close_listeners(self) -> None:
+        """Listen no more; for who has only opened them for others."""
+        for listener in self._listeners + self._line_listeners:
+            listener.close()
+
+    def remove_unix_socket(self) -> None:
+        """Remove the file of --unixsocket, if it is ours."""
+        remove_unix_socket(self._config.unixsocket, self._unix_file)
+
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
         self._timer.start()
@@ -5845,12 +5954,22 @@ class Server:
             self.stop()
         listeners = [(listener, self._door.serve) for listener in self._listeners]
         listeners += [(listener, self._line_door.serve) for listener in self._line_listeners]
-        acceptors = [Acceptor(x, wake_up, turnstile, serve).start() for x, serve in listeners]
+        acceptors = [Acceptor(x, wake_up, turnstile, serve) for x, serve in listeners]
+        if self._worker is not None:
+            acceptors += self._worker.open_hatches(
+                wake_up,
+                turnstile,
+                http=self._door.serve,
+                lines=self._line_door.serve,
+                tell=self._site.tell,
+            )
+            self._worker.watch_parent(self.stop)
+        threads = [acceptor.start() for acceptor in acceptors]
         accept_key("")  # loads what the first client would have to wait for
         wait_for_end(wake_up, self._heed_signal)
-        for acceptor in acceptors:
-            acceptor.join()
-        remove_unix_socket(self._config.unixsocket, self._unix_file)
+        for thread in threads:
+            thread.join()
+        self.remove_unix_socket()
         self._waker.close()
         wake_up.close()
         self._end()
@@ -5890,14 +6009,14 @@ class Server:
     def _heed_signal(self) -> None:
         """Begin to drain, if a signal has asked for it; on the main thread, which may lock."""
         if self._restarting and not self._registry.draining:
-            log.info("draining for %g s at the most", self._config.drain)
+            self._say("draining for %g s at the most", self._config.drain)
             self._registry.drain(self._config.drain)
             self._drained_at = time.monotonic() + self._config.drain
             self._check_rooms()
 
     def _end(self) -> None:
         """Close every client, end every room, and wait for both (7.1.1)."""
-        log.info("stopping")
+        self._say("stopping")
         self._reception.stop()
         if self._restarting:
             self._registry.end_all(CloseCode.SERVICE_RESTART, RESTARTING)
@@ -5916,7 +6035,11 @@ class Server:
         self._timer.stop()
         if self._taps is not None:
             self._taps.close()
-        log.info("stopped")
+        self._say("stopped")
+
+    def _say(self, text: str, *values: object) -> None:
+        """Log what one process does; of several workers, their parent tells it."""
+        log.log(logging.INFO if self._worker is None else logging.DEBUG, text, *values)
 
     # -- the timer --
 
@@ -5956,6 +6079,7 @@ class Config:
     metrics: bool = False
     ping: float = 20.0  # seconds
     drain: float = 0.0  # seconds
+    workers: int = 1
     compress: bool = False
     trustproxy: tuple[Network | str, ...] = ()
     auth: tuple[str, ...] = ()  # a command
@@ -6065,6 +6189,13 @@ def parse_positive(text: str) -> int:
     """Return a whole number, 1 or more."""
     if not re.fullmatch(r"0*[1-9]\d{0,5}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def parse_workers(text: str) -> int:
+    """Return a number of processes, 1 to MAX_WORKERS."""
+    if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MAX_WORKERS}")
     return int(text)
 
 
@@ -6298,6 +6429,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
         ("--drain", "SECONDS", parse_seconds,
          "after SIGTERM, refuse new rooms and let the others finish for so long (default 0)"),
+        ("--workers", "NUM", parse_workers,
+         "processes to spread the rooms over (default 1; one for each core is a good number)"),
     ),
     "rooms and limits": (
         ("--rooms", "LIST", parse_names, "allow only these rooms"),
@@ -6516,6 +6649,29 @@ def check_options(config: Config) -> None:
     for text, applies in contradictions.items():
         if applies:
             raise ConfigError(text)
+    if config.workers > 1:
+        check_workers(config)
+
+
+def check_workers(config: Config) -> None:
+    """Refuse what cannot be done by several processes.
+
+    Raises:
+        ConfigError: one of the options asks for it.
+    """
+    for name in ("oneshot", "pcap", "trace", "console"):
+        if getattr(config, name) not in (False, "", None):
+            raise ConfigError(f"--workers and --{name} exclude each other")
+    if config.sslcert is not None:
+        raise ConfigError(
+            "--workers takes no --sslcert: a connection under TLS cannot be handed to the process "
+            "that has its room; let a proxy speak TLS (--print-config nginx)"
+        )
+    ports = config.tcpports[1] - config.tcpports[0] + 1
+    if config.tcp and ports < config.workers:
+        raise ConfigError(f"--tcpports has {ports} ports for {config.workers} workers")
+    if not hasattr(socket, "send_fds"):
+        raise ConfigError("--workers needs a POSIX system")
 
 
 # -- what is to be served --
@@ -6791,13 +6947,26 @@ def set_up_logging(config: Config) -> None:
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
 
 
-def serve(config: Config) -> int:
-    """Serve until a signal comes; return the exit status."""
+def make_supervisor(server: Server, config: Config) -> Supervisor | None:
+    """Return what runs several servers, with --workers.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    if config.workers == 1:
+        return None
     try:
-        server = Server(config)
-    except ConfigError as error:
-        print(f"scalesocket: {error}", file=sys.stderr)
-        return 2
+        from net.workers import Supervisor
+    except ModuleNotFoundError:
+        raise ConfigError("--workers needs the folder net/ beside scalesocket.py") from None
+    try:
+        return Supervisor(server, config.workers)
+    except OSError as error:
+        raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
+
+
+def heed_signals(server: Server, config: Config) -> None:
+    """Let signals stop, drain or reload a server."""
 
     def on_signal(number: int, _frame: object) -> None:
         if server.stopping:  # a second signal: no more patience, and a third changes nothing
@@ -6817,6 +6986,17 @@ def serve(config: Config) -> int:
     elif hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         # `nohup`: programs would inherit that, and `--pty` hangs them up. A handler they do not.
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal comes; return the exit status."""
+    try:
+        server = Server(config)
+        supervisor = make_supervisor(server, config)
+    except ConfigError as error:
+        print(f"scalesocket: {error}", file=sys.stderr)
+        return 2
+    heed_signals(server, config)
     try:
         server.listen()
     except OSError as error:
@@ -6826,6 +7006,8 @@ def serve(config: Config) -> int:
         print(f"scalesocket: {error}", file=sys.stderr)
         return 2
     try:
+        if supervisor is not None:
+            return supervisor.run()
         server.run()
     except KeyboardInterrupt:
         server.kill()

@@ -151,8 +151,8 @@ def make_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def receive_all(sock: socket.socket, deadline: float) -> bytes:
-    """Return all that comes until the peer closes.
+def receive_all(sock: socket.socket, deadline: float, limit: int = MAX_ANSWER) -> bytes:
+    """Return all that comes until the peer closes, `limit` bytes at the most.
 
     Raises:
         OSError: that takes too long.
@@ -165,8 +165,8 @@ def receive_all(sock: socket.socket, deadline: float) -> bytes:
         if not data:
             return bytes(answer)
         answer += data
-        if len(answer) > MAX_ANSWER:
-            raise ValueError(f"it has over {MAX_ANSWER} bytes")
+        if len(answer) > limit:
+            raise ValueError(f"it has over {limit} bytes")
 
 
 def time_left(deadline: float) -> float:

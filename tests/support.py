@@ -606,9 +606,18 @@ class RawClient:
         return client
 
     def upgrade(
-        self, host: str, path: str, headers: Mapping[str, str], subprotocols: Sequence[str] = ()
+        self,
+        host: str,
+        path: str,
+        headers: Mapping[str, str],
+        subprotocols: Sequence[str] = (),
+        behind: bytes = b"",
     ) -> None:
-        """Perform the opening handshake on a connected socket (4.1)."""
+        """Perform the opening handshake on a connected socket (4.1).
+
+        Args:
+            behind: sent in one piece with the request.
+        """
         key = base64.b64encode(random.randbytes(16)).decode()
         fields = {
             "Host": host,
@@ -619,7 +628,7 @@ class RawClient:
         }
         if subprotocols:
             fields["Sec-WebSocket-Protocol"] = ", ".join(subprotocols)
-        self.send_bytes(request_head("GET", path, merge_headers(fields, headers)))
+        self.send_bytes(request_head("GET", path, merge_headers(fields, headers)) + behind)
         self.response = self._read_handshake()
         if self.response.status != 101:
             raise HandshakeRefused(self.response)

@@ -7,14 +7,16 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 import scalesocket
-from tests.bench import parts
+from tests.bench import parts, workers
 from tests.bench.__main__ import choose, entrants, main, measure
 from tests.bench.clients import (
     Account,
@@ -407,3 +409,19 @@ def test_every_part_can_be_measured() -> None:
     for work in named.values():
         work()
     assert parts.best(lambda: None) > 0
+
+
+# ==== Workers =============================================================
+
+
+def test_two_rooms_can_be_measured_in_one_process_and_on_two_workers() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        for _, *options in workers.LOADS.values():
+            for more in ([], ["--workers=2"]):
+                figures = workers.measure(pool, [*more, *options], 500)
+                assert figures.lost == 0
+                assert figures.rate > 0
+
+
+def test_the_rooms_that_are_measured_belong_to_different_workers() -> None:
+    assert {zlib.crc32(room.encode()) % 2 for room in workers.ROOMS} == {0, 1}

@@ -1,0 +1,568 @@
+"""Several processes behind one port (`--workers`), each of which has some of the rooms.
+
+All of them accept from the same listeners. A connection says only in its request whose it is, so
+whoever accepted it reads that, and hands it on through the owner's hatch: the descriptor, and what
+has been read.
+
+    client --connects, asks for a room--> any worker
+                                            |  descriptor, address, bytes read
+                                            v
+                       hatch (SOCK_SEQPACKET), which the parent holds open, too
+                                            |
+                                            v
+                                   the worker that has the room --101--> client
+
+Which worker has a room, a hash of its name says, the same in all of them; so two clients of a room
+meet, and nobody has to keep a list. The parent holds the hatches open, so what is handed to a
+worker that has just crashed waits there for the next one.
+
+The parent serves nobody. It forks workers before it has any thread, forks one anew in the place of
+each that ends, and passes signals on. It also holds a second descriptor of each client, so that
+those of a worker that has crashed get a Close (1012), which nobody else could send any more.
+
+A connection under TLS cannot be handed over: its keys and sequence numbers are inside of the
+OpenSSL of the process that shook hands, and before that handshake nobody can know the room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+import urllib.parse
+import zlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from net.cluster import receive_all
+from scalesocket import (
+    MAX_HEAD,
+    MIB,
+    RECEIVE_SIZE,
+    Acceptor,
+    CloseCode,
+    HandshakeError,
+    Headers,
+    Opcode,
+    Request,
+    Response,
+    Shortage,
+    describe_error,
+    encode_close,
+    encode_frame,
+    json_response,
+    log,
+    start_thread,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from scalesocket import Endpoint, Serve, Server, Turnstile
+
+KINDS = ("http", "lines", "question")  # of what comes through a hatch
+MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
+HAND_OVER_TIMEOUT = 5.0  # seconds until a hatch has room
+ANSWER_TIMEOUT = 1.0  # seconds for all workers together
+MAX_ANSWER = 64 * MIB  # bytes of one worker
+FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
+RESTART_PAUSE = 1.0  # seconds between two starts of a worker
+NO_ANSWER = "the process that has this room does not answer"
+CRASHED = "the process that had this room has ended"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
+
+
+# ==== 1. A worker ========================================================================
+
+
+class Hatch(Acceptor):
+    """Takes what other workers hand over, as if it had been accepted here."""
+
+    def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
+        """Return a socket, its peer's address, and what has been read from it already.
+
+        Raises:
+            BlockingIOError: nothing waits.
+            OSError: it came without its descriptor, as this process may have no more.
+        """
+        data, descriptors, _, _ = socket.recv_fds(self._listener, MAX_HANDED, 1)
+        if not descriptors:
+            raise OSError("a connection was handed over, but there are no descriptors left")
+        sock = socket.socket(fileno=descriptors[0])
+        sock.setblocking(True)  # its mode is that of the process which had it
+        address, _, early = data.partition(b"\n")
+        host, port = json.loads(address)
+        return sock, (host, port), early
+
+
+class Worker:
+    """One of the processes, as its own server sees it.
+
+    Args:
+        index: from 0 on.
+        hatches: of all workers, by kind, each as its two ends: where to take from, and where to
+            hand over.
+        parent: a socket to it; at its end, that process is gone.
+        first_client: the ID of the first client here; those of others lie between.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        hatches: Sequence[dict[str, tuple[socket.socket, socket.socket]]],
+        parent: socket.socket,
+        first_client: int,
+    ) -> None:
+        self._index = index
+        self._insides = {kind: inside for kind, (inside, _) in hatches[index].items()}
+        self._outsides = [
+            {kind: outside for kind, (_, outside) in pairs.items()} for pairs in hatches
+        ]
+        self._others = [other for other in range(len(hatches)) if other != index]
+        self._parent = parent
+        self.client_ids = itertools.count(first_client, len(hatches))
+
+    def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
+        """Return this worker's part of a range of ports."""
+        first, last = ports
+        size = (last - first + 1) // len(self._outsides)
+        begin = first + self._index * size
+        return begin, max(begin, begin + size - 1)
+
+    # -- connections --
+
+    def find_owner(self, room: str) -> int:
+        """Return the index of the worker that has a room; all of them say the same."""
+        return zlib.crc32(room.encode()) % len(self._outsides)
+
+    def hand_over(
+        self, kind: str, room: str, sock: socket.socket, address: Endpoint, data: bytes
+    ) -> bool:
+        """Give a connection to the worker that has its room; return False if that is this one.
+
+        The caller must not touch the socket any more, but to close it.
+
+        Raises:
+            HandshakeError: 503, that worker takes none.
+        """
+        owner = self.find_owner(room)
+        if owner == self._index:
+            return False
+        self._pass(owner, kind, sock, address, data)
+        return True
+
+    def _pass(
+        self, owner: int, kind: str, sock: socket.socket, address: Endpoint, data: bytes
+    ) -> None:
+        message = json.dumps(address).encode() + b"\n" + data
+        try:
+            socket.send_fds(self._outsides[owner][kind], [message], [sock.fileno()])
+        except OSError as error:
+            log.warning("worker %d takes no connection: %s", owner, error)
+            raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1")) from None
+
+    def open_hatches(
+        self,
+        wake_up: socket.socket,
+        turnstile: Turnstile,
+        *,
+        http: Serve,
+        lines: Serve,
+        tell: Callable[[Request], Response],
+    ) -> list[Acceptor]:
+        """Return what takes connections and questions from other workers.
+
+        Args:
+            wake_up, turnstile: as for any `Acceptor`.
+            http, lines: what is done with a connection.
+            tell: answers a question for this process alone.
+        """
+        self._tell = tell
+        serves = {"http": http, "lines": lines, "question": self._answer}
+        return [Hatch(self._insides[kind], wake_up, turnstile, serves[kind]) for kind in KINDS]
+
+    # -- the parent --
+
+    def watch_parent(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the parent has ended, however it did."""
+
+        def watch() -> None:
+            with contextlib.suppress(OSError):
+                self._parent.recv(1)  # it never says anything
+            stop()
+
+        start_thread("parent", watch)
+
+    def vouch(
+        self, number: int, sock: socket.socket, attend: Callable[[], None], *, lines: bool
+    ) -> None:
+        """Attend a client, and have the parent say farewell to it if this process ends meanwhile.
+
+        Args:
+            number: its ID.
+            sock: what it is connected by.
+            attend: returns when it has gone.
+            lines: it knows no Close frames.
+        """
+        close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
+        message = b"%d\n%b" % (number, b"" if lines else close)
+        with contextlib.suppress(OSError):  # the parent has gone, and this process will
+            socket.send_fds(self._parent, [message], [sock.fileno()])
+        try:
+            attend()
+        finally:
+            with contextlib.suppress(OSError):
+                self._parent.send(b"%d" % number)
+
+    # -- questions --
+
+    def gather(self, request: Request) -> Response:
+        """Answer for all workers what each knows of itself: metrics, or for the API.
+
+        Raises:
+            HandshakeError: there is no such room or metric, or its worker does not answer.
+        """
+        room = urllib.parse.unquote(request.path.removeprefix("/api/").partition("/")[0])
+        if request.path.rstrip("/") == "/metrics":
+            told = {self._index: self._tell(request)} | self._ask(self._others, request.target)
+            text = merge_metrics({index: told[index].body.decode() for index in sorted(told)})
+            return Response(200, text.encode(), content_type=told[self._index].content_type)
+        if request.path.rstrip("/") == "/api/rooms":
+            is_local = request.query.partition("=")[0] == "local"
+            question = request.target if is_local else "/api/rooms/?local"
+            responses = [self._tell(request), *self._ask(self._others, question).values()]
+            listings = [response.body.decode()[1:-1] for response in responses]
+            return json_response(f"[{', '.join(filter(None, listings))}]")
+        owner = self.find_owner(room) if room else self._index
+        if owner == self._index:
+            return self._tell(request)
+        if response := self._ask([owner], request.target).get(owner):
+            return response
+        raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1"))
+
+    def _ask(self, workers: Sequence[int], target: str) -> dict[int, Response]:
+        """Return what each of these workers answers, if it does."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        answers = {}
+        with contextlib.ExitStack() as open_sockets:
+            for index in workers:
+                here, there = socket.socketpair()
+                open_sockets.enter_context(here)
+                with there, contextlib.suppress(HandshakeError):
+                    self._pass(index, "question", there, ("", 0), target.encode())
+                    answers[index] = here
+            told = {}
+            for index, here in answers.items():
+                with contextlib.suppress(OSError, ValueError):
+                    told[index] = decode_answer(receive_all(here, deadline, MAX_ANSWER))
+        return told
+
+    def _answer(
+        self, sock: socket.socket, _address: Endpoint, _crowded: bool, early: bytes
+    ) -> None:
+        """Answer another worker's question, on a thread of its own."""
+        with sock, contextlib.suppress(OSError):  # it has lost patience
+            sock.settimeout(ANSWER_TIMEOUT)
+            try:
+                response = self._tell(Request("GET", early.decode(), "HTTP/1.1", Headers()))
+            except HandshakeError as error:
+                response = describe_error(error)
+            sock.sendall(encode_answer(response))
+
+
+def encode_answer(response: Response) -> bytes:
+    """Return what one worker sends another as an answer."""
+    return b"%d %b\n%b" % (response.status, response.content_type.encode(), response.body)
+
+
+def decode_answer(data: bytes) -> Response:
+    """Return the response in an answer.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    head, _, body = data.partition(b"\n")
+    status, _, content_type = head.decode().partition(" ")
+    return Response(int(status), body, content_type=content_type)
+
+
+def merge_metrics(texts: dict[int, str]) -> str:
+    """Return the metrics of all workers as one text, each sample with a label `worker`.
+
+    They are not summed up: a counter that begins anew with its worker must be seen to.
+
+    Args:
+        texts: in the OpenMetrics text format, by worker.
+    """
+    families: dict[str, list[str]] = {}  # what stands above the samples, and these
+    for worker, text in texts.items():
+        for family in re.split(r"(?m)^(?=# TYPE )", text.removesuffix("# EOF\n"))[1:]:
+            lines = family.splitlines()
+            head = "\n".join(line for line in lines if line.startswith("#"))
+            families.setdefault(head, []).extend(
+                _SAMPLE.sub(rf'\1{{worker="{worker}",\2}} \3', line).replace(",}", "}")
+                for line in lines
+                if not line.startswith("#")
+            )
+    text = "".join("\n".join((head, *samples, "")) for head, samples in families.items())
+    return f"{text}# EOF\n"
+
+
+# ==== 2. The parent ======================================================================
+
+
+class Ward:
+    """What the parent keeps of one worker, from its start to its end.
+
+    Attributes:
+        pid: of the process.
+        line: what the worker says of its clients; at its end the process has ended.
+        started: when, on the monotonic clock.
+        clients: of each client a second descriptor, and its farewell.
+    """
+
+    def __init__(self, pid: int, line: socket.socket) -> None:
+        self.pid = pid
+        self.line = line
+        self.started = time.monotonic()
+        self.clients: dict[int, tuple[socket.socket, bytes]] = {}
+
+
+class Supervisor:
+    """Runs a server as several processes. It has one thread, so that it may fork at any time.
+
+    Args:
+        server: it has not listened yet. Each worker has a copy of it, which runs; this one only
+            keeps the listeners open.
+        count: of workers.
+
+    Raises:
+        OSError: the system has no such sockets.
+    """
+
+    def __init__(self, server: Server, count: int) -> None:
+        self._server = server
+        self._hatches = [{kind: make_hatch() for kind in KINDS} for _ in range(count)]
+        self._next_client = list(range(1, count + 1))
+        self._wards: dict[int, Ward] = {}  # by index
+        self._due: dict[int, float] = {}  # when a worker is to be started, by index
+        self._leaving: dict[socket.socket, float] = {}  # clients, and when patience with them ends
+        self._signals: list[int] = []  # to be passed on
+        self._stopping = False
+        self._failed = False
+        self._selector = selectors.DefaultSelector()
+        self._shortage = Shortage()
+
+    def run(self) -> int:
+        """Serve until a signal comes, and all workers have ended; return the exit status."""
+        handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+        woken, signal_end = socket.socketpair()
+        signal_end.setblocking(False)
+        self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(RECEIVE_SIZE))
+        signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
+        if not self._server.stopping:  # a signal was faster
+            self._due = dict.fromkeys(range(len(self._hatches)), 0.0)
+            log.info("%d workers share the rooms", len(self._hatches))
+        with woken, signal_end, self._selector:
+            while self._wards or self._due or self._leaving:
+                self._start_due(handlers)
+                for key, _ in self._selector.select(self._find_patience()):
+                    key.data()
+                self._pass_signals()
+                self._forget_leaving()
+            signal.set_wakeup_fd(-1)
+        self._server.close_listeners()
+        self._close_hatches(range(len(self._hatches)))
+        for pairs in self._hatches:
+            for _, outside in pairs.values():
+                outside.close()
+        self._server.remove_unix_socket()
+        log.info("stopped")
+        return int(self._failed)
+
+    def _find_patience(self) -> float | None:
+        times = [*self._due.values(), *self._leaving.values()]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _pass_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if not self._stopping:
+                self._stopping = True
+                log.info("stopping")
+                self._due.clear()
+                self._server.close_listeners()
+            for ward in self._wards.values():
+                os.kill(ward.pid, number)  # it has not been waited for, so it is still this one
+
+    # -- workers --
+
+    def _start_due(self, handlers: Mapping[int, Any]) -> None:
+        for index in [index for index, due in self._due.items() if due <= time.monotonic()]:
+            try:
+                self._start(index, handlers)
+            except OSError as error:
+                self._shortage.report(f"cannot start worker {index}: {error}")
+                self._due[index] = time.monotonic() + RESTART_PAUSE
+            else:
+                del self._due[index]
+
+    def _start(self, index: int, handlers: Mapping[int, Any]) -> None:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Until it has its own handlers, a signal must wait: ours would lose it.
+        with there, blocked(SIGNALS):
+            try:
+                pid = os.fork()
+            except OSError:
+                here.close()
+                raise
+            if pid == 0:
+                os.setpgid(0, 0)  # ^C in a terminal goes to the parent alone, which passes it on
+                here.close()
+                worker = Worker(index, self._hatches, there, self._next_client[index])
+                self._become(worker, index, handlers)
+        ward = self._wards[index] = Ward(pid, here)
+        self._selector.register(here, selectors.EVENT_READ, lambda: self._listen(index, ward))
+        log.debug("worker %d is process %d", index, pid)
+
+    def _become(self, worker: Worker, index: int, handlers: Mapping[int, Any]) -> NoReturn:
+        """Be that worker, in a process that has just been forked."""
+        status = 1
+        try:
+            self._close_all_but(index)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            self._server.join(worker)
+            try:
+                self._server.run()
+                status = 0
+            except KeyboardInterrupt:  # a second signal
+                self._server.kill()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)  # the stack above is the parent's
+
+    def _close_all_but(self, index: int) -> None:
+        """Close what only the parent, or another worker, is to have."""
+        self._close_hatches(other for other in range(len(self._hatches)) if other != index)
+        for ward in self._wards.values():
+            ward.line.close()
+            for sock, _ in ward.clients.values():
+                sock.close()
+        for sock in self._leaving:
+            sock.close()
+        self._selector.close()
+
+    def _listen(self, index: int, ward: Ward) -> None:
+        """Note what a worker says: a client that has come or gone; or its end."""
+        data, descriptors, _, _ = socket.recv_fds(ward.line, 256, 1)
+        if not data:
+            self._bury(index, ward)
+            return
+        number, _, farewell = data.partition(b"\n")
+        client = int(number)
+        if b"\n" in data:
+            self._next_client[index] = max(self._next_client[index], client + len(self._hatches))
+        if descriptors:
+            ward.clients[client] = socket.socket(fileno=descriptors[0]), farewell
+        elif client in ward.clients:  # it is not if there was no descriptor left for it
+            ward.clients.pop(client)[0].close()
+
+    def _bury(self, index: int, ward: Ward) -> None:
+        """Say farewell to the clients of a worker that has ended, and have it replaced."""
+        self._selector.unregister(ward.line)
+        ward.line.close()
+        _, status = os.waitpid(ward.pid, 0)
+        del self._wards[index]
+        for sock, farewell in ward.clients.values():
+            self._dismiss(sock, farewell)
+        if self._stopping:
+            self._failed = self._failed or status != 0
+            self._close_hatches([index])  # who hands something over gets to know
+            return
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"status {code}"
+        log.error(
+            "worker %d (process %d) has ended with %s; its rooms and %d clients start anew",
+            index, ward.pid, how, len(ward.clients),
+        )  # fmt: skip
+        self._due[index] = ward.started + RESTART_PAUSE
+
+    def _close_hatches(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            for inside, _ in self._hatches[index].values():
+                inside.close()
+
+    # -- clients whose worker has ended --
+
+    def _dismiss(self, sock: socket.socket, farewell: bytes) -> None:
+        """Send a client its Close, and wait until it ends the connection.
+
+        What it has sent and nobody has read would make closing a reset, which might overtake the
+        Close.
+        """
+        try:
+            sock.setblocking(False)
+            if farewell:
+                sock.send(farewell)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:  # it has gone, or takes nothing
+            sock.close()
+            return
+        self._leaving[sock] = time.monotonic() + FAREWELL_TIMEOUT
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._drain(sock))
+
+    def _drain(self, sock: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                if sock.recv(RECEIVE_SIZE):
+                    return
+            except ConnectionError:
+                pass
+            self._let_go(sock)
+
+    def _forget_leaving(self) -> None:
+        now = time.monotonic()
+        for sock in [sock for sock, until in self._leaving.items() if until <= now]:
+            self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        self._selector.unregister(sock)
+        del self._leaving[sock]
+        sock.close()
+
+
+def make_hatch() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of what connections go through, each with its descriptor: a hatch.
+
+    Messages stay whole, however many processes send at a time.
+    """
+    inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    inside.setblocking(False)
+    outside.settimeout(HAND_OVER_TIMEOUT)
+    return inside, outside
+
+
+@contextlib.contextmanager
+def blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
+    """Let signals wait within the context."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

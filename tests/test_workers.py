@@ -1,0 +1,447 @@
+"""--workers: rooms spread over processes, behind one port."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from net.workers import merge_metrics
+from tests.support import (
+    SCRIPT,
+    Closed,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    encode_client_frames,
+    http_request,
+    open_socket,
+    run_cli,
+    serve,
+    wait_until,
+)
+
+CRASHED = (1012, "the process that had this room has ended")
+
+
+def owner(room: str, count: int = 2) -> int:
+    """Return the index of the worker that has a room."""
+    return zlib.crc32(room.encode()) % count
+
+
+def room_of(worker: int, number: int = 0, count: int = 2) -> str:
+    """Return the name of a room that a worker has; another one for each number."""
+    found = (name for name in (f"room-{i}" for i in range(10_000)) if owner(name, count) == worker)
+    return next(name for at, name in enumerate(found) if at == number)
+
+
+def workers_of(server: ServerProcess) -> dict[int, int]:
+    """Return the processes of the workers, by index: the last that was started for each."""
+    found = (re.search(r"worker (\d+) is process (\d+)", line) for line in server.log())
+    return {int(match[1]): int(match[2]) for match in found if match}
+
+
+@contextlib.contextmanager
+def spread(*options: str, count: int = 2) -> Iterator[ServerProcess]:
+    with serve(f"--workers={count}", "-v", *options) as server:
+        wait_until(lambda: len(workers_of(server)) == count)
+        yield server
+
+
+def crash(server: ServerProcess, worker: int) -> None:
+    """Kill a worker, and wait for the one in its place."""
+    pid = workers_of(server)[worker]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: workers_of(server)[worker] != pid)
+
+
+def is_gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def say(client: RawClient, text: str) -> None:
+    client.send_text(text)
+    assert client.receive_text() == text
+
+
+# ==== 1. Rooms ===========================================================================
+
+
+def test_all_clients_of_a_room_meet_whoever_has_accepted_them() -> None:
+    with spread("cat", count=3) as server, contextlib.ExitStack() as opened:
+        for number in range(24):
+            pair = [
+                opened.enter_context(RawClient.connect(server, f"room-{number}")) for _ in range(2)
+            ]
+            pair[0].send_text(f"hello {number}")
+            assert [client.receive_text() for client in pair] == [f"hello {number}"] * 2
+
+
+def test_a_room_is_in_the_process_that_the_hash_of_its_name_says() -> None:
+    # The game's parent is the worker that has its room.
+    with spread("sh", "--", "-c", "echo $PPID; cat", "--linger=5") as server:
+        for name in ("lobby", "späti", "a b", "x" * 128):
+            path = "/" + "".join(f"%{byte:02x}" for byte in name.encode())
+            with RawClient.connect(server, path=path) as client:
+                assert int(client.receive_text()) == workers_of(server)[owner(name)]
+
+
+def test_what_comes_right_behind_the_request_is_handed_over_with_it() -> None:
+    messages = ["one", "x" * 30_000, "three"]
+    with spread("cat") as server:
+        for number in range(20):
+            with RawClient(open_socket(server)) as client:
+                frames = encode_client_frames(messages)
+                client.upgrade("localhost", f"/room-{number}", {}, behind=frames)
+                assert [client.receive_text() for _ in messages] == messages
+
+
+def test_a_connection_that_has_had_answers_may_still_become_a_client() -> None:
+    with spread("cat", "--api") as server:
+        for number in range(10):
+            http = HTTPConnection(server.host, server.port)
+            for _ in range(3):
+                http.request("GET", "/api/")
+                assert json.loads(http.getresponse().read())["target"] == "cat"
+            with RawClient(http.sock) as client:
+                client.upgrade("localhost", f"/room-{number}", {})
+                say(client, "still here")
+
+
+def test_ids_are_unique_over_all_workers_and_their_replacements() -> None:
+    script = 'while read -r line; do echo "$line"; done'
+    with spread("--joinmsg=#ID", "sh", "--", "-c", script, count=3) as server:
+        seen = []
+        for turn in range(3):
+            for number in range(12):
+                with RawClient.connect(server, f"room-{turn}-{number}") as client:
+                    seen.append(int(client.receive_text()))
+            crash(server, turn)
+        assert len(set(seen)) == len(seen) == 36
+        assert min(seen) >= 1
+
+
+def test_lines_of_text_meet_websockets() -> None:
+    with spread("--tcplisten=127.0.0.1:0", "cat") as server:
+        match = server.wait_log(r"lines of text at (\S+) on port (\d+)")
+        for number in range(12):
+            name = f"room-{number}"
+            with (
+                RawClient.connect(server, name) as client,
+                socket.create_connection((match[1], int(match[2])), 10) as line,
+            ):
+                line.sendall(f"{name}\nfirst\n".encode())
+                assert client.receive_text() == "first"
+                assert line.recv(100) == b"first\n"
+
+
+def test_a_proxys_word_about_the_client_is_handed_over() -> None:
+    with spread("--trustproxy=127.0.0.1", "--joinmsg=#REMOTE_ADDR", "cat") as server:
+        for number in range(10):
+            with RawClient(open_socket(server)) as client:
+                client.send_bytes(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n")
+                client.upgrade("localhost", f"/room-{number}", {})
+                assert client.receive_text() == "192.0.2.7"
+
+
+def test_a_unix_socket_is_served_and_removed_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with spread(f"--unixsocket={path}", "cat") as server:
+        for number in range(10):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(os.fspath(path))
+            with RawClient(sock) as client:
+                client.upgrade("localhost", f"/room-{number}", {})
+                say(client, "hello")
+        crash(server, 0)
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_each_worker_has_its_own_ports_for_children() -> None:
+    program = (
+        "import os, socket\n"
+        "port = int(os.environ['PORT'])\n"
+        "sock, _ = socket.create_server(('127.0.0.1', port)).accept()\n"
+        "sock.sendall(b'%d\\n' % port)\n"
+        "sock.recv(1)\n"
+    )
+    options = ("--tcp", "--delay=0", "--tcpports=21000:21019", "python3", "--", "-c", program)
+    with spread(*options) as server, contextlib.ExitStack() as opened:
+        for number in range(8):
+            client = opened.enter_context(RawClient.connect(server, f"room-{number}"))
+            first = 21000 + 10 * owner(f"room-{number}")
+            assert first <= int(client.receive_text()) < first + 10
+
+
+# ==== 2. One answer for all ==============================================================
+
+
+def test_the_api_and_the_metrics_answer_for_all_workers() -> None:
+    with spread("--api", "--metrics", "cat", count=3) as server, contextlib.ExitStack() as opened:
+        names = {f"room-{number}" for number in range(9)}
+        for name in names:
+            say(opened.enter_context(RawClient.connect(server, name)), "hello")
+        for _ in range(12):  # whoever answers
+            listing = json.loads(http_request(server, path="/api/rooms/").body)
+            assert {room["name"] for room in listing} == names
+            assert len(listing) == len(names)
+            for name in names:
+                about = json.loads(http_request(server, path=f"/api/{name}/").body)
+                assert about == {"name": name, "connections": 1, "metadata": None}
+            metrics = http_request(server, path="/metrics").body.decode()
+            rooms = re.findall(r'scalesocket_rooms\{worker="(\d)"\} (\d+)', metrics)
+            assert [index for index, _ in rooms] == ["0", "1", "2"]
+            assert sum(int(number) for _, number in rooms) == len(names)
+            assert metrics.count("# TYPE scalesocket_rooms gauge") == 1
+            assert metrics.endswith("\n# EOF\n")
+        assert http_request(server, path="/api/nowhere/").status == 404
+        assert http_request(server, path="/api/room-1/nothing").status == 404
+        assert http_request(server, path="/health").status == 200
+
+
+def test_a_worker_that_does_not_answer_is_left_out() -> None:
+    """Stopped by a debugger, or by a swapping machine: the others' rooms are still told."""
+    with spread("--api", "--metrics", "cat") as server, contextlib.ExitStack() as opened:
+        for worker in range(2):
+            say(opened.enter_context(RawClient.connect(server, room_of(worker))), "hello")
+        pid = workers_of(server)[1]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                listing = json.loads(http_request(server, path="/api/rooms/").body)
+                assert [room["name"] for room in listing] == [room_of(0)]
+                assert http_request(server, path=f"/api/{room_of(1)}/").status == 503
+                assert 'worker="1"' not in http_request(server, path="/metrics").body.decode()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert wait_until(
+            lambda: len(json.loads(http_request(server, path="/api/rooms/").body)) == 2
+        )
+
+
+def test_merged_metrics_keep_families_together() -> None:
+    texts = {
+        0: '# TYPE a counter\n# HELP a A.\na_total 1\n# TYPE b gauge\nb{room="{} 1\\""} 2\n# EOF\n',
+        2: "# TYPE a counter\n# HELP a A.\na_total 3\n# TYPE b gauge\n# EOF\n",
+    }
+    assert merge_metrics(texts) == (
+        '# TYPE a counter\n# HELP a A.\na_total{worker="0"} 1\na_total{worker="2"} 3\n'
+        '# TYPE b gauge\nb{worker="0",room="{} 1\\""} 2\n# EOF\n'
+    )
+
+
+# ==== 3. Crashes =========================================================================
+
+
+def test_a_crashed_worker_is_replaced_and_its_clients_are_told_and_others_do_not_notice() -> None:
+    with spread("cat") as server, contextlib.ExitStack() as opened:
+        mine = [opened.enter_context(RawClient.connect(server, room_of(0, n))) for n in range(5)]
+        others = [opened.enter_context(RawClient.connect(server, room_of(1, n))) for n in range(5)]
+        for client in mine + others:
+            say(client, "before")
+        mine[0].send_bytes(b"\x81")  # unread, or half a frame: the Close must arrive all the same
+        crash(server, 0)
+        assert [client.wait_close() for client in mine] == [CRASHED] * 5
+        for client in others:
+            say(client, "after")
+        for number in range(5):
+            with RawClient.connect(server, room_of(0, number)) as client:
+                say(client, "anew")
+        assert server.wait_log(r"worker 0 \(process \d+\) has ended with signal 9 ")
+
+
+def test_what_comes_while_a_worker_is_replaced_waits_for_the_next() -> None:
+    with spread("cat") as server:
+        for _ in range(3):
+            pid = workers_of(server)[0]
+            os.kill(pid, signal.SIGKILL)
+            wait_until(functools.partial(is_gone, pid))
+            with RawClient.connect(server, room_of(0)) as client:
+                say(client, "hello")
+
+
+def test_a_worker_that_crashes_again_and_again_is_not_started_without_pause() -> None:
+    with spread("cat") as server:
+        until = time.monotonic() + 2.5
+        killed = set()
+        while time.monotonic() < until:
+            pid = workers_of(server)[0]
+            if pid not in killed:
+                killed.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        assert 2 <= len(killed) <= 4
+
+
+def test_descriptors_and_processes_are_back_where_they_began() -> None:
+    with spread("cat") as server:
+        with RawClient.connect(server, room_of(0)) as client:
+            say(client, "warm")
+        before = wait_until(lambda: settled(server))
+        for turn in range(200):
+            with RawClient.connect(server, f"room-{turn}") as client:
+                say(client, "hello")
+        wait_until(lambda: server.descriptors() <= before)
+        crash(server, 0)
+        crash(server, 1)
+        wait_until(lambda: server.descriptors() <= before)
+
+
+def test_clients_of_crashing_workers_get_back_and_nothing_is_mixed_up() -> None:
+    """Twenty clients play on while workers are killed at random moments."""
+    stop = threading.Event()
+    trouble: list[str] = []
+    counts = [0] * 20
+
+    def play(number: int) -> None:
+        while not stop.is_set():
+            try:
+                with RawClient.connect(server, f"room-{number}") as client:
+                    while not stop.is_set():
+                        text = f"{number} {counts[number]}"
+                        client.send_text(text)
+                        got = client.receive_text()
+                        if got != text:
+                            trouble.append(f"{number} got {got!r} for {text!r}")
+                        counts[number] += 1
+            except Closed as closed:
+                if (closed.code, closed.reason) != CRASHED:
+                    trouble.append(f"{number} was closed with {closed}")
+            except (OSError, EOFError):  # cut in the middle of its handshake
+                time.sleep(0.01)
+
+    with spread("cat") as server:
+        threads = [threading.Thread(target=play, args=(n,)) for n in range(len(counts))]
+        for thread in threads:
+            thread.start()
+        chance = random.Random(7)
+        for _ in range(6):
+            time.sleep(chance.uniform(0.5, 1.0))
+            before = list(counts)
+            crash(server, chance.randrange(2))
+            wait_until(functools.partial(all_greater, counts, before))
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+    assert not trouble
+    assert min(counts) > 10
+
+
+def all_greater(these: list[int], those: list[int]) -> bool:
+    return all(this > that for this, that in zip(these, those, strict=True))
+
+
+def settled(server: ServerProcess) -> int:
+    """Return the number of descriptors once it stays the same for a while; 0 until then."""
+    before = server.descriptors()
+    time.sleep(0.3)
+    return before if server.descriptors() == before else 0
+
+
+# ==== 4. The end =========================================================================
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_workers_and_their_clients_are_told(number: signal.Signals) -> None:
+    with spread("cat") as server, contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(RawClient.connect(server, f"room-{n}")) for n in range(8)]
+        os.kill(server.pid, number)
+        assert {client.wait_close()[0] for client in clients} == {1001}
+        assert server.wait() == 0
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it() -> None:
+    for number in range(20):
+        with serve("--workers=3", "cat", ready=False) as server:
+            if number:
+                server.wait_ready()
+                time.sleep(number / 2000)
+            else:
+                server.wait_log("running at")
+            os.kill(server.pid, signal.SIGTERM)
+            assert server.wait() == 0
+
+
+def test_all_workers_drain() -> None:
+    with spread("--drain=20", "cat") as server, contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(RawClient.connect(server, room_of(n))) for n in range(2)]
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: http_request(server, path="/health").status == 503)
+        for client in clients:
+            say(client, "still playing")
+        for worker in range(2):
+            with pytest.raises(HandshakeRefused, match="503"):
+                RawClient.connect(server, room_of(worker, 5))
+        clients[0].close()  # its worker has no rooms left, and ends; the other one goes on
+        pid = workers_of(server)[0]
+        wait_until(lambda: is_gone(pid))
+        say(clients[1], "alone")
+        with pytest.raises(HandshakeRefused, match="503"):
+            RawClient.connect(server, room_of(0))
+        with RawClient.connect(server, room_of(1)) as late:
+            say(late, "there is room")
+            clients[1].close()
+        assert server.wait() == 0
+
+
+def test_workers_end_when_their_parent_is_killed() -> None:
+    with serve("--workers=2", "-v", "cat") as server:
+        wait_until(lambda: len(workers_of(server)) == 2)
+        with RawClient.connect(server, "room") as client:
+            say(client, "hello")
+            pids = workers_of(server).values()
+            os.kill(server.pid, signal.SIGKILL)
+            assert client.wait_close() == (1001, "the server is going away")
+        wait_until(lambda: all(map(is_gone, pids)))
+
+
+# ==== 5. Options =========================================================================
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--workers=0"], "'0' is no whole number from 1 to 128"),
+        (["--workers=129"], "'129' is no whole number from 1 to 128"),
+        (["--workers=two"], "'two' is no whole number from 1 to 128"),
+        (["--workers=2", "--oneshot"], "--workers and --oneshot exclude each other"),
+        (["--workers=2", "--pcap=x"], "--workers and --pcap exclude each other"),
+        (["--workers=2", "--trace"], "--workers and --trace exclude each other"),
+        (["--workers=2", "--console"], "--workers and --console exclude each other"),
+        (["--workers=2", "--sslcert=x"], "let a proxy speak TLS"),
+        (["--workers=4", "--tcp", "--tcpports=9001:9003"], "has 3 ports for 4 workers"),
+    ],
+)
+def test_options_that_workers_cannot_have(options: list[str], says: str) -> None:
+    done = run_cli(*options, "cat")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_lone_file_says_what_it_needs(tmp_path: Path) -> None:
+    script = shutil.copy(SCRIPT, tmp_path)
+    done = subprocess.run(
+        [sys.executable, script, "--workers=2", "cat"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 2
+    assert "--workers needs the folder net/" in done.stderr
