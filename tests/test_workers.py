@@ -75,6 +75,12 @@ def is_gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether all threads of a process have heeded SIGSTOP."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks} == {"T"}
+
+
 def say(client: RawClient, text: str) -> None:
     client.send_text(text)
     assert client.receive_text() == text
@@ -223,6 +229,7 @@ def test_a_worker_that_does_not_answer_is_left_out() -> None:
             say(opened.enter_context(RawClient.connect(server, room_of(worker))), "hello")
         pid = workers_of(server)[1]
         os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(pid))  # until then it may accept what is asked below
         try:
             for _ in range(2):
                 listing = json.loads(http_request(server, path="/api/rooms/").body)
