@@ -192,7 +192,7 @@ def describe_machine(programs: Sequence[Program]) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "cpu": cpu[1] if cpu else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "load before": f"{os.getloadavg()[0]:.1f}",
         "this": ours or "no git commit",

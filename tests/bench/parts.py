@@ -68,6 +68,8 @@ def parts(server: Any) -> Iterator[tuple[str, Work]]:
     frame, frames = encode_client_frame(1, TEXT), encode_client_frame(1, TEXT) * 500
     yield "frame parsed", lambda: protocol.receive(frame)
     yield "500 frames parsed", lambda: protocol.receive(frames)
+    long = TEXT.ljust(1 << 16, b"x")
+    yield "64 KiB unmasked", lambda: server.apply_mask(long, b"\x37\xfa\x21\x3d")
     yield "JSON tagged", tagger(server)
     lines = server.Framing(binary=False, delimiters=b"\n", report=ignore)
     yield "line of a program read", lambda: lines.feed(TEXT + b"\n")
