@@ -350,7 +350,9 @@ class Supervisor:
 
     def __init__(self, server: Server, count: int) -> None:
         self._server = server
-        self._hatches = [{kind: make_hatch() for kind in KINDS} for _ in range(count)]
+        for sock in make_hatch():  # whether there can be any is better known before it listens
+            sock.close()
+        self._hatches: list[dict[str, tuple[socket.socket, socket.socket]]] = []
         self._next_client = list(range(1, count + 1))
         self._wards: dict[int, Ward] = {}  # by index
         self._due: dict[int, float] = {}  # when a worker is to be started, by index
@@ -358,14 +360,15 @@ class Supervisor:
         self._signals: list[int] = []  # to be passed on
         self._stopping = False
         self._failed = False
-        self._selector = selectors.DefaultSelector()
         self._shortage = Shortage()
 
     def run(self) -> int:
         """Serve until a signal comes, and all workers have ended; return the exit status."""
+        self._hatches = [{kind: make_hatch() for kind in KINDS} for _ in self._next_client]
         handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         woken, signal_end = socket.socketpair()
         signal_end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
         self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(RECEIVE_SIZE))
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:

@@ -445,6 +445,24 @@ def test_options_that_workers_cannot_have(options: list[str], says: str) -> None
     assert done.stderr.count("\n") == 1
 
 
+def test_a_port_that_is_taken_is_one_line_and_nothing_stays_open() -> None:
+    with serve("cat") as server:
+        address = f"{server.host}:{server.port}"
+        command = [
+            sys.executable,
+            "-X",
+            "dev",
+            str(SCRIPT),
+            "--workers=2",
+            "--addr",
+            address,
+            "cat",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr == f"scalesocket: cannot listen at {address}: Address already in use\n"
+
+
 def test_a_lone_file_says_what_it_needs(tmp_path: Path) -> None:
     script = shutil.copy(SCRIPT, tmp_path)
     done = subprocess.run(
