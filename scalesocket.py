@@ -115,6 +115,7 @@ ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 KIB = 1024
 MIB = 1024 * KIB
 
+FIRST_RECEIVE_SIZE = 4 * KIB  # bytes taken from a socket at first, which most requests fit into
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
 QUIET_RECEIVE_SIZE = 512  # … from a client that sends little: it waits with the buffer made
 THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 192 KiB do not
@@ -129,6 +130,7 @@ JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
+READER_PATIENCE = 1.0  # seconds that a reader waits for more, before its client is only watched
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
@@ -1547,29 +1549,35 @@ class Timer:
         return None
 
 
-class Sender:
-    """The one thread that writes backlogs as their sockets become writable."""
+class Poller:
+    """One thread that waits for many sockets, and calls functions, which must not block.
 
-    def __init__(self) -> None:
-        self._arrivals: deque[Outlet] = deque()  # put by any thread, taken by the sender
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
+        self._shortage = Shortage()
         self._stopped = False
 
     def start(self) -> None:
         """Start the thread."""
-        self._selector = selectors.DefaultSelector()  # touched by the sender thread alone
+        self._selector = selectors.DefaultSelector()  # touched by that thread alone
         self._wake_up, self._waker = socket.socketpair()
         self._wake_up.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._wake_up, selectors.EVENT_READ)
-        self._thread = start_thread("sender", self._run)
+        self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
+        self._thread = start_thread(self._name, self._run)
 
-    def add(self, outlet: Outlet) -> None:
-        """Take over an outlet's backlog until it is empty; called once for each filling."""
-        self._arrivals.append(outlet)
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the thread call a function, soon and once."""
+        self._errands.append(function)
         self._wake()
 
     def stop(self) -> None:
-        """End the thread; backlogs that are not empty are lost."""
+        """End the thread, and wait for that; not for that thread itself."""
         self._stopped = True
         self._wake()
         self._thread.join()
@@ -1582,20 +1590,48 @@ class Sender:
     def _run(self) -> None:
         while not self._stopped:
             for key, _ in self._selector.select():
-                if key.data is None:
-                    self._take_arrivals()
-                else:
-                    key.data.flush(self._selector)
+                try:
+                    key.data()
+                except ShortageError as error:
+                    self._shortage.report(str(error))
+                    time.sleep(0.1)  # for others to end; what is ready will be so again
+                    break
+                except Exception:  # one caller's bug must not take everyone's sockets along
+                    log.exception("our own bug")
         self._selector.close()
         self._wake_up.close()
         self._waker.close()
 
-    def _take_arrivals(self) -> None:
+    def _do_errands(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wake_up.recv(4096):
                 pass
-        while self._arrivals:
-            self._arrivals.popleft().enter(self._selector)
+        while self._errands:
+            self._errands.popleft()()
+
+    # -- for functions that it calls --
+
+    def watch(self, sock: socket.socket, events: int, function: Callable[[], None]) -> None:
+        """Call a function whenever the socket is ready, until `forget`.
+
+        The function raises ShortageError if it is to be called again a little later.
+        """
+        self._selector.register(sock, events, function)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Watch a socket no longer; before it is closed, and before another thread has it."""
+        self._selector.unregister(sock)
+
+
+class Sender(Poller):
+    """Writes backlogs as their sockets become writable; those left when it stops are lost."""
+
+    def __init__(self) -> None:
+        super().__init__("sender")
+
+    def add(self, outlet: Outlet) -> None:
+        """Take over an outlet's backlog until it is empty; called once for each filling."""
+        self.call(outlet.enter)
 
 
 class Backlog:
@@ -1681,6 +1717,10 @@ class Outlet:
         """Whether bytes can still be sent."""
         return not self._dead
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
     def wait_until_drained(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
 
@@ -1765,19 +1805,19 @@ class Outlet:
 
     # -- the sender's side --
 
-    def enter(self, selector: selectors.BaseSelector) -> None:
+    def enter(self) -> None:
         """Be watched for writability from now on."""
         with self._lock:
             if self._dead:
                 self._leave_sender()
             else:
-                selector.register(self._socket, selectors.EVENT_WRITE, self)
+                self._sender.watch(self._socket, selectors.EVENT_WRITE, self._flush)
 
-    def flush(self, selector: selectors.BaseSelector) -> None:
+    def _flush(self) -> None:
         """Write what the socket takes; stop watching it when nothing is left.
 
         That happens under the lock, so that no descriptor is closed, and its number used
-        again, while the selector still knows it.
+        again, while the sender still knows it.
         """
         with self._lock:
             if self._backlog and (sent := self._write_backlog()):
@@ -1785,7 +1825,7 @@ class Outlet:
                 self._backlog.advance(sent)
                 self._on_shrunk()
             if not self._backlog:
-                selector.unregister(self._socket)
+                self._sender.forget(self._socket)
                 self._leave_sender()
                 self._on_drained()
 
@@ -1972,6 +2012,9 @@ class Connection(Outlet):
         response: of the opening handshake, if `open` is to send it; all else waits for that.
         window_bits: of the compression that has been negotiated; 0: none.
         tls: what encrypts, if anything does.
+
+    Attributes:
+        is_quiet: nothing has come for READER_PATIENCE (see `grow_quiet`).
     """
 
     def __init__(
@@ -1996,6 +2039,7 @@ class Connection(Outlet):
         self._receive_size = QUIET_RECEIVE_SIZE
         self.listening = True  # or the reader is busy; both are written by it alone
         self.since = time.monotonic()
+        self.is_quiet = False
         # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
         self._close_sent = False
@@ -2011,6 +2055,15 @@ class Connection(Outlet):
             if waiting:
                 self._push(b"".join(waiting))
 
+    def grow_quiet(self) -> None:
+        """Let `receive` return without events, and `is_quiet`, when nothing comes for a while.
+
+        A time-out of the kernel's costs nothing; one of Python's is a `poll` before each `recv`.
+        """
+        if POSIX:
+            patience = struct.pack("ll", *divmod(int(READER_PATIENCE * 1e6), 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+
     def receive(self) -> list[Event] | None:
         """Wait for bytes; return their events, or None when the connection has ended.
 
@@ -2018,8 +2071,11 @@ class Connection(Outlet):
         """
         data, self._early = self._early, b""
         wanted = not (data or self._protocol.pending)
+        self.is_quiet = False
         if wanted:
             data = self._receive_some()
+            if self.is_quiet:
+                return []
         self.listening = False
         self.since = time.monotonic()
         if wanted and not data:
@@ -2044,6 +2100,9 @@ class Connection(Outlet):
         self.listening = True
         try:
             data = self._socket.recv(self._receive_size)
+        except BlockingIOError:
+            self.is_quiet = True
+            return b""
         except OSError:  # a reset, which is an end like any other
             data = b""
         self._receive_size = RECEIVE_SIZE if len(data) >= QUIET_RECEIVE_SIZE else QUIET_RECEIVE_SIZE
@@ -2057,8 +2116,10 @@ class Connection(Outlet):
         """
         self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
         with contextlib.suppress(OSError):
-            while self._socket.recv(RECEIVE_SIZE):
-                pass
+            while True:
+                with contextlib.suppress(BlockingIOError):  # see `grow_quiet`
+                    if not self._socket.recv(RECEIVE_SIZE):
+                        return
 
     # -- anyone's side --
 
@@ -3946,6 +4007,11 @@ class Audience:
         self._members: dict[int, Client] = {}
         self.history = history
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being sent."""
+        return self._lock.locked()
+
     def admit(self, client: Client) -> None:
         """Give a client the history, and make it a member."""
         with self._lock:
@@ -4269,6 +4335,17 @@ class RoomRegistry:
             self._start(room)
         room.log.debug("joined from %s", client.address, client=client.id)
         return room
+
+    def may_wait(self, name: str) -> bool:
+        """Whether to `join` that room may take long: others have the locks, or all rooms are taken.
+
+        That is as of now, so nothing more than a good guess.
+        """
+        room = self._rooms.get(name)
+        if self._lock.locked() or (room is not None and room.audience.is_busy):
+            return True
+        limit = self._config.maxrooms
+        return room is None and bool(limit) and len(self._running) >= limit
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; return False if that was done before.
@@ -5176,6 +5253,11 @@ def load_certificates(config: Config) -> ssl.SSLContext | None:
     return context
 
 
+def own_endpoint(sock: socket.socket) -> Endpoint:
+    """Return the address and the port of ours that a socket is connected to."""
+    return UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
+
+
 def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
     """Wait until the other end of a pair is shut down, and let signals have their handlers run.
 
@@ -5197,6 +5279,9 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
             signal.set_wakeup_fd(-1)
 
 
+_LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
+
+
 class Gatekeeper:
     """Asks --auth, or the game's `on_auth`, whether a client may come in.
 
@@ -5212,6 +5297,14 @@ class Gatekeeper:
         self._lock = threading.Lock()  # guards the two below
         self._running: set[ChildProcess] = set()
         self._stopped = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anyone to be asked, which may take long."""
+        game = self._config.game
+        return bool(self._config.auth) or (
+            game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
+        )
 
     def check(self, client: Client) -> None:
         """Ask; nothing has been made for the client yet. May take 2 * AUTH_TIMEOUT seconds.
@@ -5365,99 +5458,130 @@ class Turnstile:
             sys.setswitchinterval(max(LEAST_SWITCH_INTERVAL, self._served * SWITCH_INTERVAL))
 
 
-# What is done with a socket, its peer's address, whether it is to be turned away, and what has been
-# read from it already.
-Serve: TypeAlias = Callable[[socket.socket, Endpoint, bool, bytes], None]
-
-
-class Acceptor:
-    """Accepts from one listener until the server stops; each connection gets a reader thread.
+class Guest:
+    """Who has come in by an opening handshake, or by the name of a room.
 
     Args:
-        listener: not blocking; closed at the end.
-        wake_up: becomes readable when the server stops.
-        turnstile: who comes in.
-        serve: what a reader does.
+        reception: keeps its connection until `dismiss`.
+        connection: not open yet.
+    """
+
+    def __init__(self, reception: Reception, connection: Connection) -> None:
+        self.connection = connection
+        self._reception = reception
+        reception.connections.add(connection)
+
+    def enter(self, *, patient: bool) -> bool:
+        """Go in, if need be; return False if that could take long, unless `patient`."""
+        return patient
+
+    def stay(self) -> bool:
+        """Pass on what it sends; return whether it is still there, but quiet for a while."""
+        raise NotImplementedError
+
+    def dismiss(self) -> None:
+        """Give back what it has held."""
+        self._reception.dismiss(self.connection)
+
+
+class Tunnel(Guest):
+    """The console's page, whose messages are bytes of other connections.
+
+    Args:
+        reception, connection: see `Guest`.
+        carry: see `Console.carry`.
     """
 
     def __init__(
-        self, listener: socket.socket, wake_up: socket.socket, turnstile: Turnstile, serve: Serve
+        self, reception: Reception, connection: Connection, carry: Callable[[], None]
     ) -> None:
-        self._listener = listener
-        self._wake_up = wake_up
-        self._turnstile = turnstile
-        self._serve = serve
-        self._shortage = Shortage()
+        super().__init__(reception, connection)
+        self._carry = carry
 
-    def start(self) -> threading.Thread:
-        """Start the thread and return it."""
-        return start_thread("acceptor", self._run)
+    def stay(self) -> bool:
+        """Be carried to the end."""
+        self._carry()
+        return False
 
-    def _run(self) -> None:
-        with self._listener, selectors.DefaultSelector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
-            stop = selector.register(self._wake_up, selectors.EVENT_READ)
-            while stop not in (key for key, _ in selector.select()):
-                try:
-                    self._accept_all()
-                except (OSError, ShortageError) as error:
-                    self._shortage.report(f"cannot accept: {error}")
-                    time.sleep(0.1)  # for others to end
 
-    def _accept_all(self) -> None:
-        """Accept whoever waits, but look after so many whether the server is to stop."""
-        for _ in range(1000):
-            try:
-                sock, address, early = self.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:  # gone again before it was accepted
-                continue
-            try:
-                self._let_in(sock, address, early)
-            except ShortageError:
-                sock.close()
-                raise
+class Member(Guest):
+    """A client on its way from its room's door to its end.
 
-    def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
-        """Return who waits, its address, and what has been read from it already.
+    Args:
+        reception: see `Guest`.
+        registry: where it finds its room.
+        client: who it is.
+        worker: is told that it is there.
+    """
 
-        Raises:
-            BlockingIOError: nobody does.
-        """
-        sock, address = self._listener.accept()
-        # IPv6 addresses come with more than a port.
-        return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
-
-    def _let_in(self, sock: socket.socket, address: Endpoint, early: bytes) -> None:
-        crowded = self._turnstile.enter()
-        try:
-            # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
-            # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
-            _thread.start_new_thread(self._serve_and_leave, (sock, address, crowded, early))
-        except RuntimeError:
-            self._turnstile.leave(crowded)
-            raise ShortageError("the system is out of threads") from None
-
-    def _serve_and_leave(
-        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+    def __init__(
+        self, reception: Reception, registry: RoomRegistry, client: Client, worker: Worker | None
     ) -> None:
+        super().__init__(reception, client.connection)
+        self._registry = registry
+        self._client = client
+        self._worker = worker
+        self._entered = False
+
+    def enter(self, *, patient: bool) -> bool:
+        """Go into the room, which may refuse it, and send the response of the handshake."""
+        client, connection = self._client, self.connection
+        if self._entered:
+            return True
+        if not patient and self._registry.may_wait(client.room_name):
+            return False
+        connection.grow_quiet()
+        self._entered = True
+        if self._worker is not None:
+            self._worker.vouch(client)
         try:
-            self._serve(sock, address, crowded, early)
+            self._registry.join(client)
+        except ConnectionClosed as refusal:
+            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+            connection.close(refusal.code, refusal.reason)
+        connection.open()
+        return True
+
+    def stay(self) -> bool:
+        """Put what it sends into its room's inbox, if it has one."""
+        room = self._client.room
+        closing: Closing | None = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+        try:
+            closing = self._relay(room)
         finally:
-            self._turnstile.leave(crowded)
+            if closing is None:
+                pass
+            elif room is not None:
+                room.leave(self._client, closing)  # whatever happened, the seat goes back
+            else:
+                self.connection.answer(closing)
+        if closing is None:
+            return True
+        self.connection.drain_input()
+        return False
 
+    def dismiss(self) -> None:
+        """Give back what it has held."""
+        super().dismiss()
+        if self._worker is not None and self._entered:
+            self._worker.release(self._client)
 
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """Who has been let in."""
-
-    connection: Connection
-    attend: Callable[[], None]  # to be called by its reader: sees it to its end
+    def _relay(self, room: Room | None) -> Closing | None:
+        """Pass on messages; return how the connection ended, None: nothing comes for a while."""
+        connection = self.connection
+        while (events := connection.receive()) is not None:
+            for event in events:
+                if isinstance(event, Messages) and room is not None:
+                    room.receive(self._client, event)
+                elif isinstance(event, Closing):
+                    return event
+            if connection.is_quiet:
+                return None
+        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
 
 
 class Reception:
-    """Lets clients in, and sees them through to their end.
+    """Lets clients in.
 
     Args:
         config: the options.
@@ -5486,6 +5610,7 @@ class Reception:
         self.stopping = False
         self.worker: Worker | None = None  # which one this is, with --workers
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
+        self.asks = self._gatekeeper.asks or config.oneshot  # before it lets someone in
 
     def join(self, worker: Worker) -> None:
         """Let in only clients of the rooms that this worker has; before there are any."""
@@ -5516,7 +5641,7 @@ class Reception:
         request: Request,
         connection: Connection,
         peer: Endpoint,
-        sock: socket.socket,
+        local: Endpoint,
         *,
         secure: bool = False,
     ) -> Guest:
@@ -5529,41 +5654,12 @@ class Reception:
             raise HandshakeError(404, f"there is no room {name!r} here")
         if self._registry.refuses(name):  # whoever asks may find it elsewhere
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
-        local = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
         number = next(self._client_ids)
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         self._gatekeeper.check(client)
         if self._config.oneshot and not self._only_shot.acquire(blocking=False):
             raise HandshakeError(503, "one client has been served already (--oneshot)")
-        if self.worker is None:
-            return self.welcome(connection, lambda: self.attend(client))
-        lines = request.version == "TCP"
-        vouch = functools.partial(self.worker.vouch, number, sock, lines=lines)
-        return self.welcome(connection, lambda: vouch(lambda: self.attend(client)))
-
-    def welcome(self, connection: Connection, attend: Callable[[], None]) -> Guest:
-        """Return a guest that is pinged, and closed when the server stops."""
-        self.connections.add(connection)
-        return Guest(connection, attend)
-
-    def attend(self, client: Client) -> None:
-        """Let a client into its room, and pass on what it sends until it ends."""
-        connection = client.connection
-        try:
-            room = self._registry.join(client)
-        except ConnectionClosed as refusal:
-            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-            connection.close(refusal.code, refusal.reason)
-            connection.open()
-            connection.answer(self._relay(client, None))
-        else:
-            connection.open()
-            closing = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
-            try:
-                closing = self._relay(client, room)
-            finally:
-                room.leave(client, closing)  # whatever happened, the seat goes back
-        connection.drain_input()
+        return Member(self, self._registry, client, self.worker)
 
     def dismiss(self, connection: Connection) -> None:
         """Give back what a connection has held."""
@@ -5572,21 +5668,9 @@ class Reception:
         if self._only_shot.locked():
             self._end()
 
-    @staticmethod
-    def _relay(client: Client, room: Room | None) -> Closing:
-        """Put what a client sends into its room's inbox, if it has one; return how it ended."""
-        connection = client.connection
-        while (events := connection.receive()) is not None:
-            for event in events:
-                if isinstance(event, Messages) and room is not None:
-                    room.receive(client, event)
-                elif isinstance(event, Closing):
-                    return event
-        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
-
 
 class Door:
-    """A kind of listener: `serve` runs on a reader's thread, once for each connection.
+    """A kind of listener: what becomes of its connections.
 
     Args:
         config: the options.
@@ -5594,6 +5678,7 @@ class Door:
     """
 
     KIND: ClassVar[str]  # what another worker knows it by
+    listens_at_once = False  # it is to `receive` before anything has come
 
     def __init__(self, config: Config, reception: Reception) -> None:
         self._config = config
@@ -5608,41 +5693,43 @@ class Door:
             OSError: the system cannot do that.
         """
         self._taps = taps
+        self.listens_at_once = True
 
-    def serve(
-        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes = b""
-    ) -> None:
-        """Serve a connection from its first byte to its last.
+    def prepare(self, sock: socket.socket, address: Endpoint) -> socket.socket:
+        """Return what a connection is served through, in place of its socket.
+
+        Raises:
+            OSError: it has ended.
+        """
+        if address != UNIX_PEER:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock if self._taps is None else self._taps.wrap(sock)
+
+    def greet(self, sock: socket.socket, address: Endpoint, data: bytes) -> Guest | None:
+        """Return whom the first bytes make of a peer, if that is plain and takes no waiting.
+
+        If not, nothing has happened, and it is for `receive` to see.
 
         Args:
-            sock: just accepted.
+            sock: from `prepare`.
             address: of the peer.
-            crowded: tell it that there are too many.
-            early: what has been read from it already.
+            data: what it has sent.
         """
-        guest = None
-        try:
-            if address != UNIX_PEER:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._taps is not None:
-                sock = self._taps.wrap(sock)
-            guest = self._receive(sock, address, crowded, early)
-            if guest is not None:
-                guest.attend()
-        except OSError as error:
-            log.debug("connection from %s ended: %s", address[0], error)
-        except Exception:
-            log.exception("our own bug")
-        finally:
-            if guest is None:
-                sock.close()
-            else:
-                self._reception.dismiss(guest.connection)
+        return None
 
-    def _receive(
+    def receive(
         self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
     ) -> Guest | None:
-        """Read what comes before messages; return whom it makes of the peer, if anyone."""
+        """Read what comes before messages; return whom it makes of the peer, if anyone.
+
+        Args:
+            sock, address: see `greet`.
+            crowded: tell it that there are too many.
+            early: what has been read from it already.
+
+        Raises:
+            OSError: it has ended.
+        """
         raise NotImplementedError
 
     def _hand_over(self, name: str, sock: socket.socket, address: Endpoint, data: bytes) -> bool:
@@ -5723,7 +5810,25 @@ class HttpDoor(Door):
             self._taps.watch(context)
         self._tls_context = context
 
-    def _receive(
+    def greet(self, sock: socket.socket, address: Endpoint, data: bytes) -> Guest | None:
+        """Open a WebSocket if all that it takes is there, and nobody has to be asked."""
+        if self._reception.asks or (self._tls_context is not None and address != UNIX_PEER):
+            return None
+        head, end, rest = data.partition(b"\r\n\r\n")
+        worker = self._reception.worker
+        try:
+            request = parse_request(head)
+            if not end or rest or not request.is_upgrade:
+                return None
+            if worker is not None and not worker.owns(parse_room_name(request.path)):
+                return None
+            guest = self._open_websocket(sock, address, request, b"", None)
+        except HandshakeError:
+            return None
+        self._log_request(request, address)
+        return guest
+
+    def receive(
         self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
     ) -> Guest | None:
         """Answer requests; return whom one of them makes of the peer."""
@@ -5771,14 +5876,18 @@ class HttpDoor(Door):
         head = session.read_head(HEAD_TIMEOUT)
         while head is not None:
             request = parse_request(head)
-            address, _ = self._proxies.find_client(peer, request.headers)
-            log.debug("%s %s from %s", request.method, request.target, address)
+            self._log_request(request, peer)
             if request.is_upgrade:
                 return request
             if not self._answer(session, request, peer):
                 return None
             head = session.read_head(IDLE_TIMEOUT)
         return None
+
+    def _log_request(self, request: Request, peer: Endpoint) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            address, _ = self._proxies.find_client(peer, request.headers)
+            log.debug("%s %s from %s", request.method, request.target, address)
 
     def _answer(self, session: HttpSession, request: Request, peer: Endpoint) -> bool:
         """Answer a request; return whether the connection may serve another."""
@@ -5820,18 +5929,26 @@ class HttpDoor(Door):
             tls=tls,
         )
         if console is not None and tunnels:
-            carry = functools.partial(console.carry, connection, self.serve)
-            return self._reception.welcome(connection, carry)
-        name = parse_room_name(request.path)
-        return self._reception.admit(name, request, connection, peer, sock, secure=secure)
+            carry = functools.partial(console.carry, connection, self._serve_tunnelled)
+            return Tunnel(self._reception, connection, carry)
+        name, local = parse_room_name(request.path), own_endpoint(sock)
+        return self._reception.admit(name, request, connection, peer, local, secure=secure)
+
+    def _serve_tunnelled(self, sock: socket.socket) -> None:
+        """Serve what comes through a tunnel, as if it had been accepted."""
+        visit = Visit(self.prepare(sock, UNIX_PEER), UNIX_PEER, self)
+        while visit.read(b""):
+            pass
+        visit.end()
 
 
 class LineDoor(Door):
     """Each connection becomes a client that speaks lines of text (--tcplisten)."""
 
     KIND = "lines"
+    listens_at_once = True  # who says nothing is told what is wanted
 
-    def _receive(
+    def receive(
         self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
     ) -> Guest | None:
         """Read the line that names the room; return the client that has sent it."""
@@ -5853,11 +5970,251 @@ class LineDoor(Door):
             protocol = LineProtocol(max_message=self._config.maxmsg)
             connection = self._reception.connect(sock, protocol, early=early)
             request = Request("GET", target, "TCP", Headers())
-            return self._reception.admit(name, request, connection, peer, sock)
+            return self._reception.admit(name, request, connection, peer, own_endpoint(sock))
         except HandshakeError as error:
             log.debug("refused: %s", error.reason)
             sock.sendall(json.dumps({"error": error.reason}).encode() + b"\n")
         return None
+
+
+class Visit:
+    """A connection, from its first byte to its last. One thread at a time has it.
+
+    Args:
+        sock: from the door's `prepare`.
+        address: of the peer.
+        door: what it came to.
+        crowded: it is to be told that there are too many.
+    """
+
+    def __init__(
+        self, sock: socket.socket, address: Endpoint, door: Door, *, crowded: bool = False
+    ) -> None:
+        self.sock = sock
+        self.since = time.monotonic()
+        self.door = door
+        self.crowded = crowded
+        self.is_in = False  # a reader must see it out
+        self._guest: Guest | None = None
+        self._address = address
+
+    def greet(self, data: bytes) -> bool:
+        """Let it in, if its first bytes say all that takes, and it need not wait; return that."""
+        try:
+            if not self.crowded:
+                self._guest = self.door.greet(self.sock, self._address, data)
+            self.is_in = self._guest is not None and self._guest.enter(patient=False)
+        except OSError as error:
+            self._log_end(error)
+        return self.is_in
+
+    def read(self, early: bytes) -> bool:
+        """Read, and do what that asks for; return whether it is still there, but quiet.
+
+        Args:
+            early: what has been read already; nothing, if it is a guest.
+        """
+        self.is_in = False
+        try:
+            if self._guest is None:
+                self._guest = self.door.receive(self.sock, self._address, self.crowded, early)
+            if self._guest is not None:
+                self._guest.enter(patient=True)
+                self.is_in = self._guest.stay()
+        except OSError as error:
+            self._log_end(error)
+        except Exception:
+            log.exception("our own bug")
+        return self.is_in
+
+    def end(self) -> None:
+        """Give back what it has held."""
+        if self._guest is None:
+            self.sock.close()
+        else:
+            self._guest.dismiss()
+
+    def _log_end(self, error: OSError) -> None:
+        log.debug("connection from %s ended: %s", self._address[0], error)
+
+
+class Lobby:
+    """Where connections are that say nothing; they cost no thread.
+
+    Its poller hears the first bytes of each, and lets it in if that takes no waiting. Whatever
+    does, a reader is started for, which is its connection's alone; when nothing has come for
+    READER_PATIENCE, the reader ends and the connection is back here.
+
+    Args:
+        turnstile: counts them.
+        timer: ends those that never say anything.
+    """
+
+    def __init__(self, turnstile: Turnstile, timer: Timer) -> None:
+        self.poller = Poller("acceptor")
+        self._turnstile = turnstile
+        self._timer = timer
+        self._unheard: dict[Visit, None] = {}  # in the order of their coming; the poller's alone
+
+    # -- the poller's thread, which must not wait --
+
+    def receive(self, sock: socket.socket, address: Endpoint, early: bytes, door: Door) -> None:
+        """Take a connection that has been accepted.
+
+        Raises:
+            ShortageError: there is no place for it, or no thread; it has been closed.
+        """
+        try:
+            crowded = self._turnstile.enter()
+        except ShortageError:
+            sock.close()
+            raise
+        try:
+            sock = door.prepare(sock, address)
+        except OSError:
+            sock.close()
+            self._turnstile.leave(crowded)
+            return
+        visit = Visit(sock, address, door, crowded=crowded)
+        if door.listens_at_once or (early and not visit.greet(early)):
+            self._start_reader(visit, early)
+        else:
+            self._watch(visit)
+            if not early:
+                self._expect(visit)
+
+    def _watch(self, visit: Visit) -> None:
+        hear = functools.partial(self._hear, visit)
+        self.poller.watch(visit.sock, selectors.EVENT_READ, hear)
+
+    def _hear(self, visit: Visit) -> None:
+        """Heed what a connection says."""
+        data = b""
+        if not visit.is_in:
+            try:
+                data = visit.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
+            except BlockingIOError:
+                return
+            except OSError:  # a reset, which is an end like any other
+                data = b""
+            self._unheard.pop(visit, None)
+            if data and visit.greet(data):
+                return
+        self.poller.forget(visit.sock)
+        if data or visit.is_in:
+            self._start_reader(visit, data)
+        else:
+            self._end(visit)
+
+    def _start_reader(self, visit: Visit, early: bytes) -> None:
+        """Have a thread read it.
+
+        Raises:
+            ShortageError: there is none. What could be left here was, all else has ended.
+        """
+        try:
+            # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
+            # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
+            _thread.start_new_thread(self._read, (visit, early))
+        except RuntimeError:
+            if visit.is_in:
+                self._watch(visit)
+            else:
+                self._end(visit)
+            raise ShortageError("the system is out of threads") from None
+
+    def _expect(self, visit: Visit) -> None:
+        """See that a connection does not stay without ever saying anything."""
+        if not self._unheard:
+            self._call_later(HEAD_TIMEOUT)
+        self._unheard[visit] = None
+
+    def _call_later(self, seconds: float) -> None:
+        self._timer.call_later(seconds, lambda: self.poller.call(self._turn_out))
+
+    def _turn_out(self) -> None:
+        """End those that have not said anything for HEAD_TIMEOUT."""
+        now = time.monotonic()
+        for visit in list(self._unheard):
+            patience = visit.since + HEAD_TIMEOUT - now
+            if patience > 0:
+                self._call_later(max(patience, 0.1))
+                return
+            del self._unheard[visit]
+            self.poller.forget(visit.sock)
+            self._end(visit)
+
+    # -- a reader's thread --
+
+    def _read(self, visit: Visit, early: bytes) -> None:
+        staying = False
+        try:
+            staying = visit.read(early)
+        finally:
+            if staying:
+                self.poller.call(functools.partial(self._watch, visit))
+            else:
+                self._end(visit)
+
+    def _end(self, visit: Visit) -> None:
+        try:
+            visit.end()
+        finally:
+            self._turnstile.leave(visit.crowded)
+
+
+class Acceptor:
+    """Accepts from one listener.
+
+    Args:
+        listener: not blocking; closed at the end.
+        lobby: where to.
+        door: what becomes of them.
+    """
+
+    def __init__(self, listener: socket.socket, lobby: Lobby, door: Door) -> None:
+        self._listener = listener
+        self._lobby = lobby
+        self._door = door
+
+    def start(self) -> None:
+        """Begin, on the thread of the lobby's poller."""
+        poller = self._lobby.poller
+        poller.call(lambda: poller.watch(self._listener, selectors.EVENT_READ, self._accept_all))
+
+    def stop(self) -> None:
+        """Accept no more, from when that thread has come to it."""
+        self._lobby.poller.call(self._close)
+
+    def _close(self) -> None:
+        self._lobby.poller.forget(self._listener)
+        self._listener.close()
+
+    def _accept_all(self) -> None:
+        """Accept whoever waits, but let those that are there have their turn after so many."""
+        for _ in range(64):
+            try:
+                sock, address, early = self.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # gone again before it was accepted
+                continue
+            except OSError as error:
+                raise ShortageError(f"cannot accept: {error}") from None
+            try:
+                self._lobby.receive(sock, address, early, self._door)
+            except ShortageError as error:
+                raise ShortageError(f"cannot accept: {error}") from None
+
+    def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
+        """Return who waits, its address, and what has been read from it already.
+
+        Raises:
+            BlockingIOError: nobody does.
+        """
+        sock, address = self._listener.accept()
+        # IPv6 addresses come with more than a port.
+        return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
 
 
 class Server:
@@ -5946,33 +6303,34 @@ class Server:
         self._sender.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
-        turnstile = Turnstile(self._config.maxconns)
+        lobby = Lobby(Turnstile(self._config.maxconns), self._timer)
+        lobby.poller.start()
         # `stop` shuts the other end down, which wakes all that wait for this one to be readable.
         # A signal handler may do that, but it may not take a lock, as an Event would.
         wake_up, self._waker = socket.socketpair()
         if self.stopping and not self._restarting:  # a signal was faster
             self.stop()
-        listeners = [(listener, self._door.serve) for listener in self._listeners]
-        listeners += [(listener, self._line_door.serve) for listener in self._line_listeners]
-        acceptors = [Acceptor(x, wake_up, turnstile, serve) for x, serve in listeners]
+        acceptors = [Acceptor(listener, lobby, self._door) for listener in self._listeners]
+        acceptors += [Acceptor(x, lobby, self._line_door) for x in self._line_listeners]
         if self._worker is not None:
             acceptors += self._worker.open_hatches(
-                wake_up,
-                turnstile,
-                http=self._door.serve,
-                lines=self._line_door.serve,
-                tell=self._site.tell,
+                lobby, http=self._door, lines=self._line_door, tell=self._site.tell
             )
             self._worker.watch_parent(self.stop)
-        threads = [acceptor.start() for acceptor in acceptors]
+        for acceptor in acceptors:
+            acceptor.start()
         accept_key("")  # loads what the first client would have to wait for
         wait_for_end(wake_up, self._heed_signal)
-        for thread in threads:
-            thread.join()
+        closed = threading.Event()
+        for acceptor in acceptors:
+            acceptor.stop()
+        lobby.poller.call(closed.set)
+        closed.wait()
         self.remove_unix_socket()
         self._waker.close()
         wake_up.close()
         self._end()
+        lobby.poller.stop()
 
     def restart(self) -> None:
         """Make `run` end once its rooms are empty, after --drain seconds at the latest.

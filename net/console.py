@@ -130,17 +130,17 @@ class Console:
         check_origin(request, allowed=(), same=True, secure=secure)
         return True
 
-    def carry(self, connection: Connection, serve: Serve) -> None:
+    def carry(self, connection: Connection, serve: Callable[[socket.socket], None]) -> None:
         """Be a tunnel, until either side ends.
 
         Args:
             connection: the page's, not open yet.
-            serve: what a reader does with a new connection.
+            serve: what is done with a new connection, to its end.
         """
         connection.open()
         ours, inner = socket.socketpair()
         with ours:
-            reader = start_thread("reader of a tunnel", serve, inner, UNIX_PEER, False)
+            reader = start_thread("reader of a tunnel", serve, inner)
             back = start_thread("tunnel", _pass_back, ours, connection, self._config.stall)
             closing = _pass_on(connection, ours)
             with contextlib.suppress(OSError):  # the server's side may have ended it

@@ -43,11 +43,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from net.cluster import receive_all
 from scalesocket import (
+    LINES,
     MAX_HEAD,
     MIB,
     RECEIVE_SIZE,
     Acceptor,
     CloseCode,
+    Door,
     HandshakeError,
     Headers,
     Opcode,
@@ -65,7 +67,7 @@ from scalesocket import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from scalesocket import Endpoint, Serve, Server, Turnstile
+    from scalesocket import Client, Endpoint, Lobby, Server
 
 KINDS = ("http", "lines", "question")  # of what comes through a hatch
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
@@ -143,6 +145,10 @@ class Worker:
         """Return the index of the worker that has a room; all of them say the same."""
         return zlib.crc32(room.encode()) % len(self._outsides)
 
+    def owns(self, room: str) -> bool:
+        """Whether this worker has a room."""
+        return self.find_owner(room) == self._index
+
     def hand_over(
         self, kind: str, room: str, sock: socket.socket, address: Endpoint, data: bytes
     ) -> bool:
@@ -153,10 +159,9 @@ class Worker:
         Raises:
             HandshakeError: 503, that worker takes none.
         """
-        owner = self.find_owner(room)
-        if owner == self._index:
+        if self.owns(room):
             return False
-        self._pass(owner, kind, sock, address, data)
+        self._pass(self.find_owner(room), kind, sock, address, data)
         return True
 
     def _pass(
@@ -171,23 +176,22 @@ class Worker:
 
     def open_hatches(
         self,
-        wake_up: socket.socket,
-        turnstile: Turnstile,
+        lobby: Lobby,
         *,
-        http: Serve,
-        lines: Serve,
+        http: Door,
+        lines: Door,
         tell: Callable[[Request], Response],
     ) -> list[Acceptor]:
         """Return what takes connections and questions from other workers.
 
         Args:
-            wake_up, turnstile: as for any `Acceptor`.
-            http, lines: what is done with a connection.
+            lobby: as for any `Acceptor`.
+            http, lines: what becomes of a connection.
             tell: answers a question for this process alone.
         """
         self._tell = tell
-        serves = {"http": http, "lines": lines, "question": self._answer}
-        return [Hatch(self._insides[kind], wake_up, turnstile, serves[kind]) for kind in KINDS]
+        doors = {"http": http, "lines": lines, "question": Desk(tell)}
+        return [Hatch(self._insides[kind], lobby, doors[kind]) for kind in KINDS]
 
     # -- the parent --
 
@@ -201,26 +205,18 @@ class Worker:
 
         start_thread("parent", watch)
 
-    def vouch(
-        self, number: int, sock: socket.socket, attend: Callable[[], None], *, lines: bool
-    ) -> None:
-        """Attend a client, and have the parent say farewell to it if this process ends meanwhile.
-
-        Args:
-            number: its ID.
-            sock: what it is connected by.
-            attend: returns when it has gone.
-            lines: it knows no Close frames.
-        """
+    def vouch(self, client: Client) -> None:
+        """Have the parent say farewell to a client if this process ends before `release`."""
+        lines = client.connection.coding == LINES  # it knows no Close frames
         close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
-        message = b"%d\n%b" % (number, b"" if lines else close)
+        message = b"%d\n%b" % (client.id, b"" if lines else close)
         with contextlib.suppress(OSError):  # the parent has gone, and this process will
-            socket.send_fds(self._parent, [message], [sock.fileno()])
-        try:
-            attend()
-        finally:
-            with contextlib.suppress(OSError):
-                self._parent.send(b"%d" % number)
+            socket.send_fds(self._parent, [message], [client.connection.fileno()])
+
+    def release(self, client: Client) -> None:
+        """Have the parent forget a client, which has gone."""
+        with contextlib.suppress(OSError):
+            self._parent.send(b"%d" % client.id)
 
     # -- questions --
 
@@ -265,17 +261,33 @@ class Worker:
                     told[index] = decode_answer(receive_all(here, deadline, MAX_ANSWER))
         return told
 
-    def _answer(
-        self, sock: socket.socket, _address: Endpoint, _crowded: bool, early: bytes
+
+class Desk(Door):
+    """Answers the questions of other workers; each comes with a socket for the answer.
+
+    Args:
+        tell: answers for this process alone.
+    """
+
+    def __init__(self, tell: Callable[[Request], Response]) -> None:
+        self._tell = tell
+
+    listens_at_once = True  # the question has come with it
+
+    def prepare(self, sock: socket.socket, address: Endpoint) -> socket.socket:
+        """Return the socket."""
+        return sock
+
+    def receive(
+        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
     ) -> None:
-        """Answer another worker's question, on a thread of its own."""
-        with sock, contextlib.suppress(OSError):  # it has lost patience
-            sock.settimeout(ANSWER_TIMEOUT)
-            try:
-                response = self._tell(Request("GET", early.decode(), "HTTP/1.1", Headers()))
-            except HandshakeError as error:
-                response = describe_error(error)
-            sock.sendall(encode_answer(response))
+        """Answer, on a thread of its own."""
+        sock.settimeout(ANSWER_TIMEOUT)
+        try:
+            response = self._tell(Request("GET", early.decode(), "HTTP/1.1", Headers()))
+        except HandshakeError as error:
+            response = describe_error(error)
+        sock.sendall(encode_answer(response))
 
 
 def encode_answer(response: Response) -> bytes:

@@ -52,7 +52,7 @@ class Engine:
 
     def watched(self) -> int:
         """Return how many connections the sender knows."""
-        return len(self.sender._selector.get_map()) - 1 + len(self.sender._arrivals)
+        return len(self.sender._selector.get_map()) - 1 + len(self.sender._errands)
 
 
 @pytest.fixture
