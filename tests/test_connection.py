@@ -581,7 +581,7 @@ def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> No
             if number % 3 == 0:
                 client.reset()
             if number % 5 == 0:
-                wait_until(lambda: not engine.sender._arrivals)
+                wait_until(lambda: not engine.sender._errands)
     assert descriptors() <= before
 
 
