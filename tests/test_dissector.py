@@ -203,7 +203,7 @@ def test_messages_in_one_segment_are_all_told(tmp_path: Path) -> None:
     with recording(tmp_path / "play.pcapng") as recorder:
         session = open_session(recorder)
         session.upgrade(protocol=PROTOCOL)
-        session.send(b"".join(encode_messages(Opcode.BINARY, messages)))
+        session.send(encode_messages(Opcode.BINARY, messages))
     found = read_fields(tmp_path / "play.pcapng", "_ws.col.Info", wanted="moo", lua=True)
     assert found == ["< Hello client 7  < Spawned as #3  < Pong  "]
 

@@ -323,7 +323,7 @@ def test_a_copy_goes_its_own_way() -> None:
     copy = history.copy()
     copy.add(Opcode.BINARY, [b"3"])
     assert (replay(history), replay(copy)) == ([b"1", b"2"], [b"2", b"3"])
-    assert copy.replay(0) == encode_messages(1, [b"2"])[0] + encode_messages(2, [b"3"])[0]
+    assert copy.replay(0) == encode_messages(1, [b"2"]) + encode_messages(2, [b"3"])
 
 
 # ==== Timer ===============================================================

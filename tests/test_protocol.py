@@ -115,7 +115,7 @@ def test_an_empty_message_still_counts_for_something() -> None:
 def test_what_one_end_encodes_the_other_understands() -> None:
     """The same functions, once with a masking key and once without."""
     payloads = [b"", b"x", bytes(125), bytes(126), bytes(65535), bytes(65536)]
-    to_client = b"".join(scalesocket.encode_messages(Opcode.BINARY, payloads))
+    to_client = scalesocket.encode_messages(Opcode.BINARY, payloads)
     to_server = b"".join(
         scalesocket.encode_frame(Opcode.BINARY, payload, masking_key=KEY) for payload in payloads
     )

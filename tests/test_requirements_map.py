@@ -120,7 +120,7 @@ def test_a_key_or_a_version_that_is_said_twice_is_refused(line: str, status: int
 def encode_all(payload: bytes, coding: int) -> list[bytes]:
     """Return every kind of frame that a server sends, with a payload if it fits in."""
     frames = [encode_run(opcode, [payload], coding) for opcode in (Opcode.TEXT, Opcode.BINARY)]
-    frames += encode_messages(Opcode.BINARY, [payload])
+    frames.append(encode_messages(Opcode.BINARY, [payload]))
     frames.append(encode_message(payload, coding))
     frames.append(encode_frame(Opcode.PONG, payload[:125]))
     frames.append(WebSocketProtocol.encode_close(1000, payload.decode("latin-1")))
