@@ -145,6 +145,7 @@ TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 MAX_WORKERS = 128  # of --workers
+OUT_OF_THREADS = "the system is out of threads"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
@@ -1469,9 +1470,9 @@ class LineProtocol:
 
 # ==== 7. Connection ======================================================================
 # The first threads. A connection that speaks is read by its own reader thread, which may block, and
-# written by whichever thread has a message, which may not: what the kernel does not take at once goes to
-# the connection's backlog, and the one sender thread finishes it. In a fan-out no client costs
-# a thread, a queue or a hand-over, and no byte is written out of order or by two threads at once.
+# written by whichever thread has a message, which may not: what the kernel does not take at once
+# goes to the connection's backlog, and the one sender thread finishes it. In a fan-out no client
+# costs a thread, a queue or a hand-over, and no byte is written out of order or by two threads.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Linux)
@@ -1488,7 +1489,7 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     try:
         thread.start()
     except RuntimeError:
-        raise ShortageError("the system is out of threads") from None
+        raise ShortageError(OUT_OF_THREADS) from None
     return thread
 
 
@@ -6065,6 +6066,11 @@ class Visit:
             log.exception("our own bug")
         return self.is_in
 
+    def send_away(self, reason: str) -> None:
+        """Close the connection of who is in; it is still for a reader to see out."""
+        assert self._guest is not None
+        self._guest.connection.close(CloseCode.TRY_AGAIN_LATER, reason)
+
     def end(self) -> None:
         """Give back what it has held."""
         if self._guest is None:
@@ -6092,7 +6098,9 @@ class Lobby:
         self.poller = Poller("acceptor")
         self._turnstile = turnstile
         self._timer = timer
-        self._unheard: dict[Visit, None] = {}  # in the order of their coming; the poller's alone
+        # These are the poller's alone.
+        self._unheard: dict[Visit, None] = {}  # in the order of their coming
+        self._short_since = math.inf  # there have been no threads
 
     # -- the poller's thread, which must not wait --
 
@@ -6104,9 +6112,9 @@ class Lobby:
         """
         try:
             crowded = self._turnstile.enter()
-        except ShortageError:
+        except ShortageError as error:
             sock.close()
-            raise
+            raise ShortageError(f"cannot accept: {error}") from None
         try:
             sock = door.prepare(sock, address)
         except OSError:
@@ -6148,18 +6156,24 @@ class Lobby:
         """Have a thread read it.
 
         Raises:
-            ShortageError: there is none. What could be left here was, all else has ended.
+            ShortageError: there is none. Who is in waits for one, and is sent away if that lasts;
+                all others have been ended.
         """
         try:
             # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
             # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
             _thread.start_new_thread(self._read, (visit, early))
+            self._short_since = math.inf
         except RuntimeError:
+            now = time.monotonic()
+            self._short_since = min(now, self._short_since)
             if visit.is_in:
                 self._watch(visit)
+                if now - self._short_since > CLOSE_TIMEOUT:
+                    visit.send_away(OUT_OF_THREADS)
             else:
                 self._end(visit)
-            raise ShortageError("the system is out of threads") from None
+            raise ShortageError(f"cannot read: {OUT_OF_THREADS}") from None
 
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
@@ -6239,10 +6253,7 @@ class Acceptor:
                 continue
             except OSError as error:
                 raise ShortageError(f"cannot accept: {error}") from None
-            try:
-                self._lobby.receive(sock, address, early, self._door)
-            except ShortageError as error:
-                raise ShortageError(f"cannot accept: {error}") from None
+            self._lobby.receive(sock, address, early, self._door)
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return who waits, its address, and what has been read from it already.

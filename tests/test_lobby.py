@@ -113,7 +113,7 @@ def test_a_frame_may_stop_anywhere_for_longer_than_a_reader_waits() -> None:
 
 def test_clients_that_leave_while_nobody_reads_them_are_missed_at_once() -> None:
     command = with_constants(READER_PATIENCE=SHORT)
-    options = ("--clientframe=json", "--joinmsg={\"t\":\"+\"}", "--leavemsg={\"t\":\"-\"}", "cat")
+    options = ("--clientframe=json", '--joinmsg={"t":"+"}', '--leavemsg={"t":"-"}', "cat")
     with serve(*options, command=command) as server, RawClient.connect(server) as witness:
         assert "+" in witness.receive_text()
         for number in range(60):
