@@ -28,6 +28,7 @@ next byte starts another one.
                                  who says nothing, starts readers
     reader      1 per client     whatever the acceptor would have to     nothing comes for a second,
                 that speaks      wait for; then recv                     or the connection ends
+    substitute  1                reads in turn if there are no threads   the server has ended
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
@@ -78,6 +79,7 @@ import json
 import logging
 import math
 import os
+import queue
 import re
 import select
 import selectors
@@ -1576,7 +1578,7 @@ class Poller:
     def __init__(self, name: str) -> None:
         self._name = name
         self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
-        self._shortage = Shortage()
+        self.shortage = Shortage()
         self._stopped = False
 
     def start(self) -> None:
@@ -1610,7 +1612,7 @@ class Poller:
                 try:
                     key.data()
                 except ShortageError as error:
-                    self._shortage.report(str(error))
+                    self.shortage.report(str(error))
                     time.sleep(0.1)  # for others to end; what is ready will be so again
                     break
                 except Exception:  # one caller's bug must not take everyone's sockets along
@@ -2075,6 +2077,11 @@ class Connection(Outlet):
             self._is_plain = self._tls is None and bool(_DONT_WAIT)
             if waiting:
                 self._push(b"".join(waiting))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive` will return without waiting for bytes."""
+        return bool(self._early) or self._protocol.pending
 
     def grow_quiet(self) -> None:
         """Let `receive` return without events, and `is_quiet`, when nothing comes for a while.
@@ -5514,8 +5521,12 @@ class Guest:
         """Go in, if need be; return False if that could take long, unless `patient`."""
         return patient
 
-    def stay(self) -> bool:
-        """Pass on what it sends; return whether it is still there, but quiet for a while."""
+    def stay(self, *, once: bool) -> bool:
+        """Pass on what it sends; return whether it is still there, but quiet for a while.
+
+        Args:
+            once: pass on what one `recv` brings, and do not wait for more.
+        """
         raise NotImplementedError
 
     def dismiss(self) -> None:
@@ -5537,7 +5548,7 @@ class Tunnel(Guest):
         super().__init__(reception, connection)
         self._carry = carry
 
-    def stay(self) -> bool:
+    def stay(self, *, once: bool) -> bool:
         """Be carried to the end."""
         self._carry()
         return False
@@ -5581,12 +5592,12 @@ class Member(Guest):
         connection.open()
         return True
 
-    def stay(self) -> bool:
+    def stay(self, *, once: bool) -> bool:
         """Put what it sends into its room's inbox, if it has one."""
         room = self._client.room
         closing: Closing | None = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
         try:
-            closing = self._relay(room)
+            closing = self._relay(room, once)
         finally:
             if closing is None:
                 pass
@@ -5605,8 +5616,8 @@ class Member(Guest):
         if self._worker is not None and self._entered:
             self._worker.release(self._client)
 
-    def _relay(self, room: Room | None) -> Closing | None:
-        """Pass on messages; return how the connection ended, None: nothing comes for a while."""
+    def _relay(self, room: Room | None, once: bool) -> Closing | None:
+        """Pass on messages; return how the connection ended, None: it has not."""
         connection = self.connection
         while (events := connection.receive()) is not None:
             for event in events:
@@ -5614,7 +5625,7 @@ class Member(Guest):
                     room.receive(self._client, event)
                 elif isinstance(event, Closing):
                     return event
-            if connection.is_quiet:
+            if connection.is_quiet or (once and not connection.has_more):
                 return None
         return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
 
@@ -6047,11 +6058,12 @@ class Visit:
             self._log_end(error)
         return self.is_in
 
-    def read(self, early: bytes) -> bool:
+    def read(self, early: bytes, *, once: bool = False) -> bool:
         """Read, and do what that asks for; return whether it is still there, but quiet.
 
         Args:
             early: what has been read already; nothing, if it is a guest.
+            once: it need not be quiet.
         """
         self.is_in = False
         try:
@@ -6059,17 +6071,12 @@ class Visit:
                 self._guest = self.door.receive(self.sock, self._address, self.crowded, early)
             if self._guest is not None:
                 self._guest.enter(patient=True)
-                self.is_in = self._guest.stay()
+                self.is_in = self._guest.stay(once=once)
         except OSError as error:
             self._log_end(error)
         except Exception:
             log.exception("our own bug")
         return self.is_in
-
-    def send_away(self, reason: str) -> None:
-        """Close the connection of who is in; it is still for a reader to see out."""
-        assert self._guest is not None
-        self._guest.connection.close(CloseCode.TRY_AGAIN_LATER, reason)
 
     def end(self) -> None:
         """Give back what it has held."""
@@ -6098,9 +6105,19 @@ class Lobby:
         self.poller = Poller("acceptor")
         self._turnstile = turnstile
         self._timer = timer
-        # These are the poller's alone.
-        self._unheard: dict[Visit, None] = {}  # in the order of their coming
-        self._short_since = math.inf  # there have been no threads
+        self._unheard: dict[Visit, None] = {}  # in the order of their coming; the poller's alone
+        self._unread: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()  # None: that is all
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.poller.start()
+        self._substitute = start_thread("substitute", self._stand_by)
+
+    def stop(self) -> None:
+        """End the threads."""
+        self.poller.stop()
+        self._unread.put(None)
+        self._substitute.join()
 
     # -- the poller's thread, which must not wait --
 
@@ -6156,24 +6173,20 @@ class Lobby:
         """Have a thread read it.
 
         Raises:
-            ShortageError: there is none. Who is in waits for one, and is sent away if that lasts;
-                all others have been ended.
+            ShortageError: there is none. Who is in has its turn in `_stand_by`; all others have
+                been ended.
         """
         try:
             # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
             # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
             _thread.start_new_thread(self._read, (visit, early))
-            self._short_since = math.inf
         except RuntimeError:
-            now = time.monotonic()
-            self._short_since = min(now, self._short_since)
             if visit.is_in:
-                self._watch(visit)
-                if now - self._short_since > CLOSE_TIMEOUT:
-                    visit.send_away(OUT_OF_THREADS)
-            else:
-                self._end(visit)
-            raise ShortageError(f"cannot read: {OUT_OF_THREADS}") from None
+                self.poller.shortage.report(f"cannot start a reader: {OUT_OF_THREADS}")
+                self._unread.put(visit)
+                return
+            self._end(visit)
+            raise ShortageError(f"cannot start a reader: {OUT_OF_THREADS}") from None
 
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
@@ -6198,15 +6211,20 @@ class Lobby:
 
     # -- a reader's thread --
 
-    def _read(self, visit: Visit, early: bytes) -> None:
+    def _read(self, visit: Visit, early: bytes, *, once: bool = False) -> None:
         staying = False
         try:
-            staying = visit.read(early)
+            staying = visit.read(early, once=once)
         finally:
             if staying:
                 self.poller.call(functools.partial(self._watch, visit))
             else:
                 self._end(visit)
+
+    def _stand_by(self) -> None:
+        """Read those for whom no thread can be started, a little of each in turn."""
+        while (visit := self._unread.get()) is not None:
+            self._read(visit, b"", once=True)
 
     def _end(self, visit: Visit) -> None:
         try:
@@ -6353,7 +6371,7 @@ class Server:
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
         lobby = Lobby(Turnstile(self._config.maxconns), self._timer)
-        lobby.poller.start()
+        lobby.start()
         # `stop` shuts the other end down, which makes this one readable. A signal handler may do
         # that, but it may not take a lock, as an Event would.
         wake_up, self._waker = socket.socketpair()
@@ -6370,7 +6388,7 @@ class Server:
             closed.wait()
         self.remove_unix_socket()
         self._end()
-        lobby.poller.stop()
+        lobby.stop()
 
     def _open_doors(self, lobby: Lobby) -> list[Acceptor]:
         """Accept from now on."""

@@ -31,7 +31,7 @@ from tests.test_tls import join as join_securely
 
 SHORT = 0.004  # seconds, a tick of many kernels
 ROUNDS = 400
-THREADS = 4  # of a server with no clients: main, acceptor, sender, timer
+THREADS = 5  # of a server with no clients: main, acceptor, substitute, sender, timer
 
 
 def connect(server: ServerProcess, room: str, trust: ssl.SSLContext | None) -> RawClient:
