@@ -1609,14 +1609,7 @@ class Poller:
     def _run(self) -> None:
         while not self._stopped:
             for key, _ in self._selector.select():
-                try:
-                    key.data()
-                except ShortageError as error:
-                    self.shortage.report(str(error))
-                    time.sleep(0.1)  # for others to end; what is ready will be so again
-                    break
-                except Exception:  # one caller's bug must not take everyone's sockets along
-                    log.exception("our own bug")
+                self._do(key.data)
         self._selector.close()
         self._wake_up.close()
         self._waker.close()
@@ -1626,15 +1619,20 @@ class Poller:
             while self._wake_up.recv(4096):
                 pass
         while self._errands:
-            self._errands.popleft()()
+            self._do(self._errands.popleft())
+
+    def _do(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except ShortageError as error:
+            self.shortage.report(str(error))
+        except Exception:  # one caller's bug must not take everyone's sockets along
+            log.exception("our own bug")
 
     # -- for functions that it calls --
 
     def watch(self, sock: socket.socket, events: int, function: Callable[[], None]) -> None:
-        """Call a function whenever the socket is ready, until `forget`.
-
-        The function raises ShortageError if it is to be called again a little later.
-        """
+        """Call a function whenever the socket is ready, until `forget`; ShortageError is logged."""
         self._selector.register(sock, events, function)
 
     def forget(self, sock: socket.socket) -> None:
@@ -6119,6 +6117,10 @@ class Lobby:
         self._unread.put(None)
         self._substitute.join()
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the poller's thread call a function later."""
+        self._timer.call_later(seconds, lambda: self.poller.call(function))
+
     # -- the poller's thread, which must not wait --
 
     def receive(self, sock: socket.socket, address: Endpoint, early: bytes, door: Door) -> None:
@@ -6153,6 +6155,8 @@ class Lobby:
     def _hear(self, visit: Visit) -> None:
         """Heed what a connection says."""
         data = b""
+        if visit.sock.fileno() < 0:  # it has been turned out just now
+            return
         if not visit.is_in:
             try:
                 data = visit.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
@@ -6191,11 +6195,8 @@ class Lobby:
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
         if not self._unheard:
-            self._call_later(HEAD_TIMEOUT)
+            self.call_later(HEAD_TIMEOUT, self._turn_out)
         self._unheard[visit] = None
-
-    def _call_later(self, seconds: float) -> None:
-        self._timer.call_later(seconds, lambda: self.poller.call(self._turn_out))
 
     def _turn_out(self) -> None:
         """End those that have not said anything for HEAD_TIMEOUT."""
@@ -6203,7 +6204,7 @@ class Lobby:
         for visit in list(self._unheard):
             patience = visit.since + HEAD_TIMEOUT - now
             if patience > 0:
-                self._call_later(max(patience, 0.1))
+                self.call_later(max(patience, 0.1), self._turn_out)
                 return
             del self._unheard[visit]
             self.poller.forget(visit.sock)
@@ -6234,7 +6235,7 @@ class Lobby:
 
 
 class Acceptor:
-    """Accepts from one listener.
+    """Accepts from one listener, on the thread of the lobby's poller.
 
     Args:
         listener: not blocking; closed at the end.
@@ -6245,33 +6246,58 @@ class Acceptor:
     def __init__(self, listener: socket.socket, lobby: Lobby, door: Door) -> None:
         self._listener = listener
         self._lobby = lobby
+        self._poller = lobby.poller
         self._door = door
+        self._is_open = False  # it is watched; the poller's alone
 
     def start(self) -> None:
-        """Begin, on the thread of the lobby's poller."""
-        poller = self._lobby.poller
-        poller.call(lambda: poller.watch(self._listener, selectors.EVENT_READ, self._accept_all))
+        """Begin."""
+        self._poller.call(self._open)
 
     def stop(self) -> None:
         """Accept no more, from when that thread has come to it."""
-        self._lobby.poller.call(self._close)
+        self._poller.call(self._end)
+
+    def _open(self) -> None:
+        if self._listener.fileno() >= 0 and not self._is_open:
+            self._is_open = True
+            self._poller.watch(self._listener, selectors.EVENT_READ, self._accept_all)
 
     def _close(self) -> None:
-        self._lobby.poller.forget(self._listener)
+        if self._is_open:
+            self._is_open = False
+            self._poller.forget(self._listener)
+
+    def _end(self) -> None:
+        self._close()
         self._listener.close()
 
     def _accept_all(self) -> None:
-        """Accept whoever waits, but let those that are there have their turn after so many."""
-        for _ in range(64):
-            try:
-                sock, address, early = self.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:  # gone again before it was accepted
-                continue
-            except OSError as error:
-                raise ShortageError(f"cannot accept: {error}") from None
-            self._lobby.receive(sock, address, early, self._door)
+        """Accept whoever waits, but let those that are there have their turn after so many.
+
+        Raises:
+            ShortageError: something has run out; it is tried again a little later.
+        """
+        try:
+            for _ in range(64):
+                self._accept_one()
+        except BlockingIOError:
+            pass
+        except ShortageError:
+            self._close()
+            self._lobby.call_later(0.1, self._open)  # for others to end
+            raise
+
+    def _accept_one(self) -> None:
+        try:
+            sock, address, early = self.accept()
+        except BlockingIOError:
+            raise
+        except ConnectionError:  # gone again before it was accepted
+            return
+        except OSError as error:
+            raise ShortageError(f"cannot accept: {error}") from None
+        self._lobby.receive(sock, address, early, self._door)
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return who waits, its address, and what has been read from it already.
