@@ -3530,6 +3530,10 @@ class PtyBackend(ProcessBackend):
 
     _size = b""  # the message that has set it last
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.hears_joins = True  # it tells newcomers the size
+
     def _attach(self, environment: dict[str, str]) -> None:
         import pty  # POSIX only
 

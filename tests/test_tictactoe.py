@@ -572,6 +572,7 @@ def quick_server(folder: Path, grace: float) -> Any:
 
 def test_who_comes_back_under_the_same_name_plays_on(tmp_path: Path) -> None:
     with quick_server(tmp_path, 100) as server, join(server, "room", "ann") as ann:
+        wait_state(ann, you="X")
         with join(server, "room", "bob") as bob:
             wait_state(ann, turn="X")
             ann.send_json({"t": "move", "cell": 4})
