@@ -447,13 +447,10 @@ class FrameParser:
         Returns:
             Opcode, payloads, and the number of bytes that they took on the wire.
         """
-        data, position = self._data, self._position
-        end = len(data)
+        data, position, end = self._data, self._position, len(self._data)
         payloads: list[bytes] = []
-        if self._header is not None or not self._masked or position >= end:
-            return 0, payloads, 0
-        first_byte = data[position]
-        if first_byte not in (0x81, 0x82):
+        first_byte = data[position] if position < end else 0
+        if self._header is not None or not self._masked or first_byte not in (0x81, 0x82):
             return 0, payloads, 0
         from_bytes = int.from_bytes
         while position + 6 <= end and data[position] == first_byte:
@@ -469,11 +466,11 @@ class FrameParser:
                 payloads.append((number >> 32 ^ mask).to_bytes(length, "little"))
             elif length == 126:
                 length = data[position + 2] << 8 | data[position + 3]
-                start = position + 8
-                stop = start + length
+                stop = position + 8 + length
                 if length < 126 or stop > end or length > self._max_length:
                     break
-                payloads.append(apply_mask(data[start:stop], data[start - 4 : start]))
+                key = data[position + 4 : position + 8]
+                payloads.append(apply_mask(data[position + 8 : stop], key))
             else:
                 break
             position = stop
@@ -1524,6 +1521,16 @@ def reset_when_closed(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def limit_waiting(sock: socket.socket, seconds: float) -> None:
+    """Let `recv` raise BlockingIOError when nothing comes for so long, where the system can.
+
+    A time-out of the kernel's costs nothing; one of Python's is a `poll` before each `recv`.
+    """
+    if POSIX:
+        patience = struct.pack("ll", *divmod(int(seconds * 1e6), 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+
+
 class Timer:
     """One thread that calls functions later; they must be short and must not block."""
 
@@ -1753,6 +1760,12 @@ class Outlet:
             if patience <= 0:
                 return False
             self._drained.wait(patience)
+
+    def abort(self) -> None:
+        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
+        with self._lock:
+            reset_when_closed(self._socket)
+            self._die()
 
     def dispose(self) -> None:
         """Give the socket back to the system, once the sender does not use it either."""
@@ -2029,9 +2042,6 @@ class Connection(Outlet):
         response: of the opening handshake, if `open` is to send it; all else waits for that.
         window_bits: of the compression that has been negotiated; 0: none.
         tls: what encrypts, if anything does.
-
-    Attributes:
-        is_quiet: nothing has come for READER_PATIENCE (see `grow_quiet`).
     """
 
     def __init__(
@@ -2057,7 +2067,7 @@ class Connection(Outlet):
         self._receive_size = QUIET_RECEIVE_SIZE
         self.listening = True  # or the reader is busy; both are written by it alone
         self.since = time.monotonic()
-        self.is_quiet = False
+        self.is_quiet = False  # nothing has come for READER_PATIENCE (see `grow_quiet`)
         # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
         self._close_sent = False
@@ -2082,13 +2092,8 @@ class Connection(Outlet):
         return bool(self._early) or self._protocol.pending
 
     def grow_quiet(self) -> None:
-        """Let `receive` return without events, and `is_quiet`, when nothing comes for a while.
-
-        A time-out of the kernel's costs nothing; one of Python's is a `poll` before each `recv`.
-        """
-        if POSIX:
-            patience = struct.pack("ll", *divmod(int(READER_PATIENCE * 1e6), 1_000_000))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        """Let `receive` return without events, and `is_quiet`, when nothing comes for a while."""
+        limit_waiting(self._socket, READER_PATIENCE)
 
     def receive(self) -> list[Event] | None:
         """Wait for bytes; return their events, or None when the connection has ended.
@@ -2185,12 +2190,6 @@ class Connection(Outlet):
         else:
             self._close_received = True
             self._finish(*closing.reply)
-
-    def abort(self) -> None:
-        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
-        with self._lock:
-            reset_when_closed(self._socket)
-            self._die()
 
     def _give_up(self) -> None:
         """End the connection, unless the peer is still taking what was sent before the Close."""
