@@ -6044,6 +6044,8 @@ class Visit:
             self.is_in = self._guest is not None and self._guest.enter(patient=False)
         except OSError as error:
             self._log_end(error)
+        except Exception:
+            log.exception("our own bug")
         return self.is_in
 
     def read(self, early: bytes, *, once: bool = False) -> bool:
@@ -6105,7 +6107,9 @@ class Lobby:
         self.poller = Poller("acceptor")
         self._turnstile = turnstile
         self._timer = timer
-        self._unheard: dict[Visit, None] = {}  # in the order of their coming; the poller's alone
+        # These two are the poller's alone.
+        self._unheard: dict[Visit, None] = {}  # in the order of their coming
+        self._is_timed = False  # `_turn_out` will be called
         self._unread: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()  # None: that is all
 
     def start(self) -> None:
@@ -6198,9 +6202,10 @@ class Lobby:
 
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
-        if not self._unheard:
-            self.call_later(HEAD_TIMEOUT, self._turn_out)
         self._unheard[visit] = None
+        if not self._is_timed:
+            self._is_timed = True
+            self.call_later(HEAD_TIMEOUT, self._turn_out)
 
     def _turn_out(self) -> None:
         """End those that have not said anything for HEAD_TIMEOUT."""
@@ -6213,6 +6218,7 @@ class Lobby:
             del self._unheard[visit]
             self.poller.forget(visit.sock)
             self._end(visit)
+        self._is_timed = False
 
     # -- a reader's thread --
 

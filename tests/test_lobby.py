@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from scalesocket import Inbox, Joined
+from scalesocket import Inbox, Joined, Lobby, Turnstile, Visit
 from tests.certificates import Certificates
 from tests.support import (
     HandshakeRefused,
@@ -68,6 +69,20 @@ def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> N
                 assert sock.recv(100) == b""
             client.send_text("still here")
             assert client.receive_text() == "still here"
+
+
+def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not() -> None:
+    timer = Mock()
+    lobby = Lobby(Turnstile(1000), timer)
+    lobby.poller = Mock()
+    for _ in range(50):
+        visit = Visit(Mock(), ("127.0.0.1", 1), Mock())
+        lobby._expect(visit)
+        del lobby._unheard[visit]
+    assert timer.call_later.call_count == 1
+    lobby._turn_out()
+    lobby._expect(visit)
+    assert timer.call_later.call_count == 2
 
 
 # ==== Nothing is lost =====================================================
