@@ -2127,8 +2127,9 @@ class Connection(Outlet):
         """Wait for bytes; return none when the connection has ended."""
         if self._tls is not None and self._tls.ended:
             return b""
-        self.since = time.monotonic()  # first, or the timer could take a busy time for silence
-        self.listening = True
+        if not self.listening:  # or nothing has come since it was last waited for
+            self.since = time.monotonic()  # first, or the timer could take a busy time for silence
+            self.listening = True
         try:
             data = self._socket.recv(self._receive_size)
         except BlockingIOError:
@@ -4192,22 +4193,22 @@ class Room:
             self.audience.admit(client)
         self.inbox.put(Joined(client), urgent=self._backend.hears_joins)
 
-    def receive(self, client: Client, run: Messages) -> None:
-        """Take messages from a client; wait while the inbox is full."""
+    def receive(self, client: Client, run: Messages) -> bool:
+        """Take messages from a client; wait while the inbox is full. False: they were dropped."""
         if client.departed:
-            return
+            return False
         if self.log.traces:
             self.log.trace("<", run.payloads, client.id)
         received = Received(client, run)
-        if self._backend.takes_directly and self.inbox.claim(client):
-            rest = None
-            try:
-                self.traffic.count_received(run)
-                rest = self._backend.hand_over(received)
-            finally:
-                self.inbox.release(rest)
-        else:
-            self.inbox.put(received, run.size, wanted=client.connection.is_alive)
+        if not (self._backend.takes_directly and self.inbox.claim(client)):
+            return self.inbox.put(received, run.size, wanted=client.connection.is_alive)
+        rest = None
+        try:
+            self.traffic.count_received(run)
+            rest = self._backend.hand_over(received)
+        finally:
+            self.inbox.release(rest)
+        return True
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
@@ -5610,7 +5611,9 @@ class Member(Guest):
         while (events := connection.receive()) is not None:
             for event in events:
                 if isinstance(event, Messages) and room is not None:
-                    room.receive(self._client, event)
+                    taken = room.receive(self._client, event)
+                    if not taken and not connection.is_alive():  # what is behind it must not come
+                        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
                 elif isinstance(event, Closing):
                     return event
             if connection.is_quiet or (once and not connection.has_more):
