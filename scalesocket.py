@@ -2072,8 +2072,7 @@ class Connection(Outlet):
         self._corked: list[bytes] | None = [response] if response else None
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
-        patience = None if _DONT_WAIT else 3600.0
-        if sock.gettimeout() != patience:
+        if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
             sock.settimeout(patience)
 
     # -- the reader's side --
