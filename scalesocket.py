@@ -103,13 +103,16 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-    from net.cluster import Peers
-    from net.console import Console
-    from net.tap import Taps
-    from net.workers import Supervisor, Worker
+    from scalesocket.net.cluster import Peers
+    from scalesocket.net.console import Console
+    from scalesocket.net.tap import Taps
+    from scalesocket.net.workers import Supervisor, Worker
 
-# A game that imports `scalesocket` gets this module, also when it runs as a script.
+# A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
+# net/, game/ and client/ is imported by this one name, as in `scalesocket.net.pcapng`: those three
+# are names that a game's developer has, too.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
+__path__ = [os.path.dirname(os.path.realpath(__file__))]
 
 # ==== 1. Vocabulary ======================================================================
 # The names and limits that everything below speaks in.
@@ -4912,7 +4915,7 @@ def make_console(config: Config, registry: RoomRegistry) -> Console | None:
     if config.console is None:
         return None
     try:
-        from net.console import Console
+        from scalesocket.net.console import Console
 
         return Console(config, registry)
     except (ModuleNotFoundError, FileNotFoundError):
@@ -4928,7 +4931,7 @@ def make_peers(config: Config) -> Peers | None:
     if not config.peers:
         return None
     try:
-        from net.cluster import Peers
+        from scalesocket.net.cluster import Peers
     except ModuleNotFoundError:
         raise ConfigError("--peers needs the folder net/ beside scalesocket.py") from None
     return Peers(config.peers, log.warning)
@@ -5433,7 +5436,7 @@ def make_taps(config: Config) -> Taps | None:
     if not config.pcap and config.trace is None:
         return None
     try:
-        from net import pcapng, tap, trace
+        from scalesocket.net import pcapng, tap, trace
     except ModuleNotFoundError:
         raise ConfigError("--pcap and --trace need the folder net/ beside scalesocket.py") from None
     recorder = tracer = None
@@ -6768,7 +6771,7 @@ class PrintConfig(argparse.Action):
             ConfigError: it cannot be made for these nodes.
         """
         try:
-            from net.cluster import print_config
+            from scalesocket.net.cluster import print_config
         except ModuleNotFoundError:
             reason = "--print-config needs the folder net/ beside scalesocket.py"
             raise ConfigError(reason) from None
@@ -7213,6 +7216,11 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
         ConfigError: it cannot be imported, or is no `Game`.
     """
     path = path.resolve()
+    if path.parent == HERE / "game":
+        module = import_for(
+            str(path), lambda: importlib.import_module(f"scalesocket.game.{path.stem}")
+        )
+        return pick_game(module, class_name, f"{path}:{class_name}")
     if (path.parent / "__init__.py").exists():
         return load_packaged_game(path, class_name)
     sys.path.insert(0, str(path.parent))
@@ -7424,7 +7432,7 @@ def make_supervisor(server: Server, config: Config) -> Supervisor | None:
     if config.workers == 1:
         return None
     try:
-        from net.workers import Supervisor
+        from scalesocket.net.workers import Supervisor
     except ModuleNotFoundError:
         raise ConfigError("--workers needs the folder net/ beside scalesocket.py") from None
     try:

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from client.terminal import RIVALS, Canvas, GameView, Style, WrongGame, fit, main
+from .terminal import RIVALS, Canvas, GameView, Style, WrongGame, fit, main
 
 try:
-    from net import packets
+    from scalesocket.net import packets
 except ImportError as error:  # it says what to install
     if __name__ == "__main__":
         sys.exit(f"client.sandbox: {error}")

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from client.terminal import RIVALS, Canvas, GameView, Json, Style, fit, main
+from .terminal import RIVALS, Canvas, GameView, Json, Style, fit, main
 
 Cell = tuple[int, int]  # x, y; (0, 0) is the top left corner
 

@@ -28,7 +28,9 @@ from enum import Enum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from client.websocket import (
+from scalesocket import CloseCode, ScaleSocketError
+
+from .websocket import (
     ConnectionClosed,
     InvalidHandshake,
     InvalidURL,
@@ -40,7 +42,6 @@ from client.websocket import (
     connect,
     explain,
 )
-from scalesocket import CloseCode, ScaleSocketError
 
 if TYPE_CHECKING:
     import curses  # imported only when there is something to draw: Windows lacks it

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from client.terminal import Canvas, GameView, Json, Style, fit, main
+from .terminal import Canvas, GameView, Json, Style, fit, main
 
 MIN_COLUMNS, MIN_ROWS = 28, 8  # below there is one row more
 HEAD_ROWS = 3  # above the board

@@ -1,6 +1,6 @@
 """A small WebSocket client that blocks: connect, send, receive, close.
 
-    from client.websocket import connect
+    from scalesocket.client.websocket import connect
 
     with connect("ws://localhost:9000/lobby") as ws:
         ws.send("hello")

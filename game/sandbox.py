@@ -29,9 +29,14 @@ from __future__ import annotations
 
 import random
 
-from game.grid import Thing
-from game.world import World
-from game.world_items import (
+from scalesocket.net import packets
+from scalesocket.net.packets import MAX_NAME, SUBPROTOCOL, ItemRow, Packet, PacketError, RowPacket
+
+from scalesocket import Client, CloseCode, Game, GameRoom
+
+from .grid import Thing
+from .world import World
+from .world_items import (
     ITEMS,
     PLAYER_SCALE,
     PLAYER_SPEED,
@@ -39,10 +44,7 @@ from game.world_items import (
     SWING_ARC,
     VIEW,
 )
-from game.world_things import Notice, Player
-from net import packets
-from net.packets import MAX_NAME, SUBPROTOCOL, ItemRow, Packet, PacketError, RowPacket
-from scalesocket import Client, CloseCode, Game, GameRoom
+from .world_things import Notice, Player
 
 TICK_RATE = 20  # per second
 SUMMARY_PAUSE = 1.0  # seconds between two leaderboards, and two minimaps

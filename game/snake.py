@@ -70,9 +70,10 @@ from __future__ import annotations
 
 import random
 
-from game.messages import RuleError, error_message, new_name, read_object, write_object
-from game.snake_rules import World
 from scalesocket import Client, Game, GameRoom
+
+from .messages import RuleError, error_message, new_name, read_object, write_object
+from .snake_rules import World
 
 WIDTH, HEIGHT = 60, 20  # with a leaderboard beside it, it fits into a terminal of 80 by 24
 RATE = 8  # ticks per second

@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
-from game.messages import RuleError
+from .messages import RuleError
 
 Cell = tuple[int, int]  # x to the right, y down, from (0, 0)
 

@@ -54,9 +54,10 @@ from __future__ import annotations
 
 import time
 
-from game.messages import RuleError, error_message, new_name, read_object, write_object
-from game.tictactoe_rules import Table
 from scalesocket import Client, Game, GameRoom
+
+from .messages import RuleError, error_message, new_name, read_object, write_object
+from .tictactoe_rules import Table
 
 
 class TicTacToe(Game):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from game.messages import RuleError
+from .messages import RuleError
 
 MARKS = ("X", "O")
 EMPTY = "."

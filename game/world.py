@@ -20,27 +20,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from game.world_items import (
-    INCOME_PAUSE,
-    ITEMS,
-    KILL_POINTS,
-    PLAYER_HEALTH,
-    PLAYER_SCALE,
-    PLAYER_SPEED,
-    RESOURCES,
-    SCENERY,
-    SPIKE_PAUSE,
-    STARTING_WOOD,
-    VIEW,
-    WOOD,
-    WORLD_SIZE,
-    Growth,
-    Item,
-)
-from game.world_ledger import Ledger
-from game.world_space import PATH, Space
-from game.world_things import GOODS, WEAPONS, Notices, Player, Structure
-from net.packets import (
+from scalesocket.net.packets import (
     Age,
     Death,
     Health,
@@ -58,6 +38,27 @@ from net.packets import (
     Swing,
     Upgrades,
 )
+
+from .world_items import (
+    INCOME_PAUSE,
+    ITEMS,
+    KILL_POINTS,
+    PLAYER_HEALTH,
+    PLAYER_SCALE,
+    PLAYER_SPEED,
+    RESOURCES,
+    SCENERY,
+    SPIKE_PAUSE,
+    STARTING_WOOD,
+    VIEW,
+    WOOD,
+    WORLD_SIZE,
+    Growth,
+    Item,
+)
+from .world_ledger import Ledger
+from .world_space import PATH, Space
+from .world_things import GOODS, WEAPONS, Notices, Player, Structure
 
 
 class World:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from game.grid import Thing
-from game.world_items import (
+from scalesocket.net.packets import ObjectRow, Packet, PlayerInfo, PlayerRow
+
+from .grid import Thing
+from .world_items import (
     HAMMER,
     ITEMS,
     PLAYER_HEALTH,
@@ -14,7 +16,6 @@ from game.world_items import (
     Item,
     age_length,
 )
-from net.packets import ObjectRow, Packet, PlayerInfo, PlayerRow
 
 WEAPONS = tuple(item for item in ITEMS if item.kind == "weapon")
 GOODS = tuple(item for item in ITEMS if item.kind != "weapon")

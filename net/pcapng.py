@@ -38,7 +38,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
-from net.tap import TAPE_SIZE, Address, Event, Flow, Record, Tape
+from .tap import TAPE_SIZE, Address, Event, Flow, Record, Tape
 
 if TYPE_CHECKING:
     import ssl

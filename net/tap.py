@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from net.pcapng import Recorder
-    from net.trace import Tracer
+    from .pcapng import Recorder
+    from .trace import Tracer
 
 TAPE_SIZE = 16 * 1024 * 1024  # bytes that may wait to be consumed
 RECORD_SIZE = 200  # bytes that a record costs beside its data, about

@@ -41,7 +41,6 @@ import urllib.parse
 import zlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from net.cluster import receive_all
 from scalesocket import (
     LINES,
     MAX_HEAD,
@@ -63,6 +62,8 @@ from scalesocket import (
     log,
     start_thread,
 )
+
+from .cluster import receive_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ from tests.support import NODE_FOLDER, ROOT, TOOLS, find_tool
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 ENVIRONMENT = ROOT / ".venv-tests"
 NODE_PACKAGES = NODE_FOLDER / "node_modules"
-TYPED = ("scalesocket.py", "net", "game", "client")
+PARTS = ("net", "game", "client")
 TIME_LIMIT = 900  # seconds for one installation
 
 
@@ -147,27 +147,38 @@ def heading(text: str) -> None:
     print(f"\n==== {text} {'=' * (70 - len(text))}", flush=True)
 
 
-def run_step(name: str, python: Path, arguments: Sequence[str]) -> Outcome:
-    """Run `python -m ARGUMENTS...` under a heading."""
+def run_step(name: str, python: Path, arguments: Sequence[str], *, folder: Path = ROOT) -> Outcome:
+    """Run `python -m ARGUMENTS...` in a folder, under a heading."""
     heading(name)
     start = time.monotonic()
-    status = subprocess.run([python, "-m", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL)
+    status = subprocess.run([python, "-m", *arguments], cwd=folder, stdin=subprocess.DEVNULL)
     outcome = Outcome(name, status.returncode, time.monotonic() - start)
     print(outcome, flush=True)
     return outcome
 
 
-def typed_sources() -> list[str]:
-    """Return what mypy is to check; it refuses a folder that has no Python in it."""
-    return [name for name in TYPED if (ROOT / name).is_file() or any((ROOT / name).rglob("*.py"))]
+def lay_out_package() -> Path:
+    """Return a folder in which mypy finds the package as it is imported: under one name.
+
+    There `scalesocket.py` is the package itself, and the three folders are inside of it.
+    """
+    folder = ENVIRONMENT / "typed"
+    package = folder / "scalesocket"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    (package / "__init__.py").symlink_to(ROOT / "scalesocket.py")
+    for name in PARTS:
+        (package / name).symlink_to(ROOT / name)
+    return folder
 
 
 def run_lint(python: Path) -> list[Outcome]:
     """Hold the sources against the rules."""
+    mypy = ["mypy", f"--config-file={ROOT / 'pyproject.toml'}", "--strict", "scalesocket"]
     return [
         run_step("ruff check", python, ["ruff", "check", "--output-format=concise", "."]),
         run_step("ruff format", python, ["ruff", "format", "--check", "."]),
-        run_step("mypy", python, ["mypy", "--strict", *typed_sources()]),
+        run_step("mypy", python, mypy, folder=lay_out_package()),
     ]
 
 

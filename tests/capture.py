@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from net.pcapng import Recorder
-from net.tap import Address, Event, Flow
+from scalesocket.net.pcapng import Recorder
+from scalesocket.net.tap import Address, Event, Flow
+
 from scalesocket import Opcode, accept_key, encode_frame
 from tests.support import require_tool
 

@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from net.cluster import print_config
+from scalesocket.net.cluster import print_config
+
 from tests.support import PATIENCE, find_tool, http_request, wait_until
 
 PROXY = "127.0.0.1"  # nodes see it come from there

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scalesocket.client.websocket import connect
+from scalesocket.net import cluster
+from scalesocket.net.cluster import Peer, Peers, parse_listing, take_body
 
-from client.websocket import connect
-from net import cluster
-from net.cluster import Peer, Peers, parse_listing, take_body
 from scalesocket import ConfigError
 from tests.certificates import Certificates
 from tests.support import SCRIPT, RawClient, ServerProcess, http_request, run_cli, serve, wait_until

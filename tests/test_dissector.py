@@ -11,9 +11,9 @@ from typing import Any
 
 import msgpack
 import pytest
+from scalesocket.net import packets as moo
+from scalesocket.net.pcapng import Recorder
 
-from net import packets as moo
-from net.pcapng import Recorder
 from scalesocket import Opcode, encode_frame, encode_message, encode_messages
 from tests.capture import (
     LUA_FILE,

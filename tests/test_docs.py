@@ -104,7 +104,7 @@ def test_the_server_imports_nothing_but_the_standard_library() -> None:
     """What is in `net/` is imported when its option is used, and by nothing else."""
     tree = ast.parse(SOURCE)
     assert modules_of(tree.body) <= sys.stdlib_module_names
-    assert modules_of(ast.walk(tree)) - sys.stdlib_module_names == {"net"}
+    assert modules_of(ast.walk(tree)) - sys.stdlib_module_names == {"scalesocket"}
 
 
 # ==== Help =================================================================

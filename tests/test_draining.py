@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from scalesocket.net import packets
 
-from net import packets
 from tests.support import (
     HandshakeRefused,
     RawClient,

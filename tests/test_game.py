@@ -11,8 +11,8 @@ import tomllib
 from collections.abc import Iterable
 
 import pytest
+from scalesocket.game.game import HEIGHT, WIDTH, Meadow, Message, parse_json, spawn_place
 
-from game.game import HEIGHT, WIDTH, Meadow, Message, parse_json, spawn_place
 from tests.support import PATIENCE, ROOT
 
 SCRIPT = ROOT / "game" / "game.py"

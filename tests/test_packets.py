@@ -10,9 +10,8 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from net import packets
-from net.packets import (
+from scalesocket.net import packets
+from scalesocket.net.packets import (
     MAX_ANGLE,
     PACKETS,
     Angle,

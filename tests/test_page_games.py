@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from scalesocket.game.snake_rules import DIRECTIONS, World
 
-from game.snake_rules import DIRECTIONS, World
 from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,

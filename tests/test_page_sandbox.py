@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 import pytest
+from scalesocket.net import packets
+from scalesocket.net.packets import PACKETS, Direction, PacketType, Table
 
-from net import packets
-from net.packets import PACKETS, Direction, PacketType, Table
 from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
@@ -46,9 +46,9 @@ SMALL_ISLAND = f"""\
 # staticdir = "{PAGES}"
 # api = true
 # ///
-from game.sandbox import Sandbox
-from game.world import World
-from game.world_items import WOOD, Growth
+from scalesocket.game.sandbox import Sandbox
+from scalesocket.game.world import World
+from scalesocket.game.world_items import WOOD, Growth
 
 
 class SmallIsland(Sandbox):

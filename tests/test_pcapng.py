@@ -22,8 +22,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from net.pcapng import (
+from scalesocket.net.pcapng import (
     INBOUND,
     MAX_HELD,
     MAX_SEGMENT,
@@ -34,7 +33,8 @@ from net.pcapng import (
     TcpStream,
     encode_packet,
 )
-from net.tap import Event, Flow, Record, Tape, TappedSocket, Taps
+from scalesocket.net.tap import Event, Flow, Record, Tape, TappedSocket, Taps
+
 from scalesocket import Opcode, TlsSocket, encode_frame
 from tests.capture import (
     ACK,
@@ -790,7 +790,7 @@ def write_keys(context: ssl.SSLContext, certs: Certificates) -> None:
 def test_the_key_log_gives_each_key_once_and_is_emptied_when_nobody_writes(
     certs: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("net.pcapng.KEYS_SIZE", 1000)
+    monkeypatch.setattr("scalesocket.net.pcapng.KEYS_SIZE", 1000)
     keys = KeyLog()
     context = make_context(certs)
     keys.watch(context)

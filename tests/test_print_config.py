@@ -13,10 +13,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from scalesocket.net import cluster
+from scalesocket.net.cluster import CONFIGS, haproxy_ids, print_config
 
 import scalesocket
-from net import cluster
-from net.cluster import CONFIGS, haproxy_ids, print_config
 from scalesocket import ConfigError
 from tests.bench.scenarios import SCENARIOS
 from tests.support import ROOT, SCRIPT, require_tool, run_cli

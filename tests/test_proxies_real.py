@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from scalesocket.client.websocket import Backoff, Lost, Opened, Received, Reconnecting, connect
 
-from client.websocket import Backoff, Lost, Opened, Received, Reconnecting, connect
 from tests.proxies import PROXY, free_port, proxy
 from tests.support import (
     PATIENCE,

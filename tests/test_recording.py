@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from scalesocket.net.pcapng import DECRYPTION_SECRETS, ENHANCED_PACKET, INTERFACE_STATISTICS
 from websockets.sync.client import ClientConnection, connect
 
-from net.pcapng import DECRYPTION_SECRETS, ENHANCED_PACKET, INTERFACE_STATISTICS
 from tests import browser as in_browser
 from tests.browser import PATIENCE, wait_for
 from tests.capture import (

@@ -17,13 +17,21 @@ from pathlib import Path
 
 import msgpack
 import pytest
-
-from game.sandbox import CHAT_BURST, Sandbox
-from game.world import World
-from game.world_items import APPLE, FOOD, PLAYER_HEALTH, SWORD, VIEW, WALL, WINDMILL, WOOD
-from game.world_things import Structure
-from net import packets
-from net.packets import (
+from scalesocket.game.sandbox import CHAT_BURST, Sandbox
+from scalesocket.game.world import World
+from scalesocket.game.world_items import (
+    APPLE,
+    FOOD,
+    PLAYER_HEALTH,
+    SWORD,
+    VIEW,
+    WALL,
+    WINDMILL,
+    WOOD,
+)
+from scalesocket.game.world_things import Structure
+from scalesocket.net import packets
+from scalesocket.net.packets import (
     SUBPROTOCOL,
     Attack,
     Chat,
@@ -36,6 +44,7 @@ from net.packets import (
     decode_from_server,
     encode,
 )
+
 from tests.support import (
     BINARY,
     PATIENCE,
@@ -59,9 +68,9 @@ ARENA = '''
 # ///
 """The sandbox in a world so small that everyone sees everyone; its first player is rich."""
 
-from game.sandbox import Sandbox
-from game.world import World
-from game.world_items import WOOD, Growth
+from scalesocket.game.sandbox import Sandbox
+from scalesocket.game.world import World
+from scalesocket.game.world_items import WOOD, Growth
 
 
 class Arena(Sandbox):

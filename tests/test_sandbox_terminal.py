@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scalesocket.client import sandbox
+from scalesocket.client.sandbox import SAID_TIME, SandboxView, World
+from scalesocket.client.terminal import Canvas, Style, WrongGame
+from scalesocket.client.websocket import Received
+from scalesocket.game.sandbox import item_rows
+from scalesocket.game.world_items import AXE, HAMMER, RESOURCES, WALL
+from scalesocket.net import packets
 
-from client import sandbox
-from client.sandbox import SAID_TIME, SandboxView, World
-from client.terminal import Canvas, Style, WrongGame
-from client.websocket import Received
-from game.sandbox import item_rows
-from game.world_items import AXE, HAMMER, RESOURCES, WALL
-from net import packets
 from tests import test_terminal_clients as in_terminal
 from tests.support import ServerProcess, serve
 from tests.test_sandbox import Listener, Seeded, StandInRoom

@@ -12,11 +12,10 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from game import snake
-from game.messages import RuleError, write_object
-from game.snake import HEIGHT, RATE, WIDTH, Snake
-from game.snake_rules import (
+from scalesocket.game import snake
+from scalesocket.game.messages import RuleError, write_object
+from scalesocket.game.snake import HEIGHT, RATE, WIDTH, Snake
+from scalesocket.game.snake_rules import (
     CLEARANCE,
     DIRECTIONS,
     FOOD,
@@ -28,6 +27,7 @@ from game.snake_rules import (
     Player,
     World,
 )
+
 from tests.fake_room import FakeClient, FakeRoom, arbitrary_messages
 from tests.support import PATIENCE, RawClient, ServerProcess, http_request, serve, wait_until
 

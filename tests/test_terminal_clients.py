@@ -20,10 +20,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from client import snake, tictactoe
-from client.snake import SnakeView
-from client.terminal import (
+from scalesocket.client import snake, tictactoe
+from scalesocket.client.snake import SnakeView
+from scalesocket.client.terminal import (
     App,
     Canvas,
     GameView,
@@ -34,10 +33,11 @@ from client.terminal import (
     make_url,
     text_width,
 )
-from client.tictactoe import Table, TicTacToeView, detail, headline
-from client.websocket import ConnectionClosed, Lost, Received
-from game import snake_rules
-from game.tictactoe_rules import Table as ServerTable
+from scalesocket.client.tictactoe import Table, TicTacToeView, detail, headline
+from scalesocket.client.websocket import ConnectionClosed, Lost, Received
+from scalesocket.game import snake_rules
+from scalesocket.game.tictactoe_rules import Table as ServerTable
+
 from tests.support import PATIENCE, ROOT, ServerProcess, require_tool, serve, wait_until
 
 # ==== The canvas ==========================================================

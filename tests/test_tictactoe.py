@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scalesocket.game import tictactoe
+from scalesocket.game.messages import MAX_NAME, RuleError, clean_name
+from scalesocket.game.tictactoe import TicTacToe
+from scalesocket.game.tictactoe_rules import Board, Table, other
 
-from game import tictactoe
-from game.messages import MAX_NAME, RuleError, clean_name
-from game.tictactoe import TicTacToe
-from game.tictactoe_rules import Board, Table, other
 from tests.fake_room import FakeClient, FakeRoom, arbitrary_messages
 from tests.support import ROOT, RawClient, ServerProcess, http_request, serve, wait_until
 
@@ -557,7 +557,7 @@ def test_the_lobby_sees_a_real_room(server: ServerProcess) -> None:
 
 
 QUICK = """
-from game.tictactoe import TicTacToe
+from scalesocket.game.tictactoe import TicTacToe
 
 class Quick(TicTacToe):
     grace = {grace}

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from net.tap import Event
-from net.trace import (
+from scalesocket.net.tap import Event
+from scalesocket.net.trace import (
     KEPT_SIZE,
     Filter,
     FrameReader,
@@ -29,6 +28,7 @@ from net.trace import (
     escape,
     find_faults,
 )
+
 from scalesocket import RSV1, Opcode, compress, encode_compressed, encode_frame
 from tests.capture import KEY, MASK, Session, from_client
 from tests.support import PATIENCE, wait_until

@@ -22,11 +22,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.sync.server import ServerConnection
-from websockets.sync.server import serve as serve_websockets
-
-from client import websocket
-from client.websocket import (
+from scalesocket.client import websocket
+from scalesocket.client.websocket import (
     Backoff,
     ConnectionClosed,
     InvalidHandshake,
@@ -41,6 +38,9 @@ from client.websocket import (
     explain,
     parse_url,
 )
+from websockets.sync.server import ServerConnection
+from websockets.sync.server import serve as serve_websockets
+
 from tests.certificates import Certificates
 from tests.support import (
     BINARY,

@@ -21,8 +21,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from scalesocket.net.workers import merge_metrics
 
-from net.workers import merge_metrics
 from tests.support import (
     SCRIPT,
     Closed,

@@ -9,10 +9,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from game.grid import Grid, Thing
-from game.world import World
-from game.world_items import (
+from scalesocket.game.grid import Grid, Thing
+from scalesocket.game.world import World
+from scalesocket.game.world_items import (
     APPLE,
     AXE,
     FOOD,
@@ -37,9 +36,9 @@ from game.world_items import (
     Growth,
     Item,
 )
-from game.world_things import Player, Structure
-from net import packets
-from net.packets import Packet
+from scalesocket.game.world_things import Player, Structure
+from scalesocket.net import packets
+from scalesocket.net.packets import Packet
 
 DT = 0.05  # seconds
 

@@ -34,7 +34,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
 
-from net.packets import (
+from scalesocket.net.packets import (
     SUBPROTOCOL,
     Aim,
     AutoAttack,
@@ -45,6 +45,7 @@ from net.packets import (
     Spawn,
     encode,
 )
+
 from tests.support import (
     BINARY,
     ROOT,

@@ -1,1 +1,0 @@
-"""Backends that come with the server; their rules import no socket, thread or clock."""
