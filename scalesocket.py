@@ -231,6 +231,21 @@ class ConfigError(ScaleSocketError):
     """The operator's options cannot work; the program ends with status 2."""
 
 
+def load_feature(name: str, option: str) -> Any:
+    """Return the module of `net/` that an option needs: the one way from here to there.
+
+    Raises:
+        ConfigError: it is not there, as this file has been copied alone.
+    """
+    module = f"scalesocket.net.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or " "):  # something else is missing: our own bug
+            raise
+        raise ConfigError(f"{option} needs the folder net/ beside scalesocket.py") from None
+
+
 # ==== 3. Frames ==========================================================================
 # A message crosses the wire as one or more frames (RFC 6455 section 5.2):
 #
@@ -4914,12 +4929,8 @@ def make_console(config: Config, registry: RoomRegistry) -> Console | None:
     """
     if config.console is None:
         return None
-    try:
-        from scalesocket.net.console import Console
-
-        return Console(config, registry)
-    except (ModuleNotFoundError, FileNotFoundError):
-        raise ConfigError("--console needs net/ and client/ beside scalesocket.py") from None
+    console: Console = load_feature("console", "--console").Console(config, registry)
+    return console
 
 
 def make_peers(config: Config) -> Peers | None:
@@ -4930,11 +4941,8 @@ def make_peers(config: Config) -> Peers | None:
     """
     if not config.peers:
         return None
-    try:
-        from scalesocket.net.cluster import Peers
-    except ModuleNotFoundError:
-        raise ConfigError("--peers needs the folder net/ beside scalesocket.py") from None
-    return Peers(config.peers, log.warning)
+    peers: Peers = load_feature("cluster", "--peers").Peers(config.peers, log.warning)
+    return peers
 
 
 # ==== 13. Server =========================================================================
@@ -5435,13 +5443,10 @@ def make_taps(config: Config) -> Taps | None:
     """
     if not config.pcap and config.trace is None:
         return None
-    try:
-        from scalesocket.net import pcapng, tap, trace
-    except ModuleNotFoundError:
-        raise ConfigError("--pcap and --trace need the folder net/ beside scalesocket.py") from None
     recorder = tracer = None
     try:
         if config.pcap:
+            pcapng = load_feature("pcapng", "--pcap")
             if config.pcap == "-" and sys.stdout.isatty():
                 raise ConfigError("--pcap - writes bytes, and not to a terminal")
             recorder = pcapng.Recorder(
@@ -5452,10 +5457,11 @@ def make_taps(config: Config) -> Taps | None:
             )
         if config.trace is not None:
             stream = sys.stderr if config.pcap == "-" else sys.stdout
-            tracer = trace.Tracer(stream, config.trace)
+            tracer = load_feature("trace", "--trace").Tracer(stream, config.trace)
     except OSError as error:
         raise ConfigError(f"--pcap {config.pcap}: {error.strerror or error}") from None
-    return tap.Taps(recorder=recorder, tracer=tracer)
+    taps: Taps = load_feature("tap", "--trace").Taps(recorder=recorder, tracer=tracer)
+    return taps
 
 
 class Turnstile:
@@ -6770,12 +6776,8 @@ class PrintConfig(argparse.Action):
         Raises:
             ConfigError: it cannot be made for these nodes.
         """
-        try:
-            from scalesocket.net.cluster import print_config
-        except ModuleNotFoundError:
-            reason = "--print-config needs the folder net/ beside scalesocket.py"
-            raise ConfigError(reason) from None
-        print(print_config(values[0], values[1:]), end="")
+        cluster = load_feature("cluster", "--print-config")
+        print(cluster.print_config(values[0], values[1:]), end="")
         parser.exit()
 
 
@@ -7432,11 +7434,10 @@ def make_supervisor(server: Server, config: Config) -> Supervisor | None:
     if config.workers == 1:
         return None
     try:
-        from scalesocket.net.workers import Supervisor
-    except ModuleNotFoundError:
-        raise ConfigError("--workers needs the folder net/ beside scalesocket.py") from None
-    try:
-        return Supervisor(server, config.workers)
+        supervisor: Supervisor = load_feature("workers", "--workers").Supervisor(
+            server, config.workers
+        )
+        return supervisor
     except OSError as error:
         raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
 

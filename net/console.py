@@ -29,6 +29,7 @@ from scalesocket import (
     UNIX_PEER,
     CloseCode,
     Closing,
+    ConfigError,
     HandshakeError,
     Histogram,
     Messages,
@@ -64,12 +65,12 @@ class Console:
         registry: the rooms to tell of.
 
     Raises:
-        FileNotFoundError: the page is not there.
+        ConfigError: the page is not there.
     """
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         if not PAGE.is_dir():
-            raise FileNotFoundError(f"there is no folder {PAGE}")
+            raise ConfigError("--console needs the folder client/ beside scalesocket.py")
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())

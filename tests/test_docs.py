@@ -15,8 +15,6 @@ from tests.support import ROOT, SCRIPT, run_cli
 
 SOURCE = SCRIPT.read_text(encoding="utf-8")
 LINES = SOURCE.splitlines()
-LONGEST_FUNCTION = 40  # lines
-LONGEST_CLASS = 250
 
 Option = tuple[str, str, object, str]
 ROWS: list[Option] = [row for rows in scalesocket.OPTIONS.values() for row in rows]
@@ -58,25 +56,6 @@ def test_every_banner_is_followed_by_its_reason() -> None:
 
 
 # ==== Sizes ================================================================
-
-
-def oversized(kinds: tuple[type[ast.AST], ...], limit: int) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(SOURCE)):
-        if isinstance(node, kinds):
-            assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            size = (node.end_lineno or 0) - node.lineno + 1
-            if size > limit:
-                found.append(f"{node.name} has {size} lines")
-    return found
-
-
-def test_no_function_is_too_long_to_be_read_at_once() -> None:
-    assert oversized((ast.FunctionDef, ast.AsyncFunctionDef), LONGEST_FUNCTION) == []
-
-
-def test_no_class_is_too_long_to_be_kept_in_mind() -> None:
-    assert oversized((ast.ClassDef,), LONGEST_CLASS) == []
 
 
 def test_the_protocol_chapters_know_no_socket_thread_or_clock() -> None:
