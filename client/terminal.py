@@ -28,7 +28,7 @@ from enum import Enum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from scalesocket import CloseCode, ScaleSocketError
+from scalesocket import CloseCode, ScaleSocketError, open_standard_streams
 
 from .websocket import (
     ConnectionClosed,
@@ -605,6 +605,7 @@ def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:
         make_game: what is played.
         argv: the command line, without the program's name.
     """
+    open_standard_streams()
     program = make_game.program
     url = ""
     try:

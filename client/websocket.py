@@ -25,10 +25,13 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import io
+import math
 import os
 import random
 import re
 import secrets
+import select
 import selectors
 import socket
 import ssl
@@ -61,6 +64,7 @@ from scalesocket import (
     compress,
     encode_close,
     encode_frame,
+    open_standard_streams,
     parse_extensions,
 )
 
@@ -91,6 +95,10 @@ class InvalidHandshake(ScaleSocketError):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+class StreamLost(ScaleSocketError):
+    """This program's own input cannot be read, or its output cannot be written."""
 
 
 class ConnectionClosed(ScaleSocketError):
@@ -960,15 +968,16 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python3 -m client.websocket",
         description="Send lines of standard input as messages; print each message as a line.",
         epilog="Exit status: 0 after a normal end, 1 if there was no connection or it was lost, "
-        "2 for wrong arguments, 130 after Ctrl-C.",
+        "or a message could not be read or printed, 2 for wrong arguments, 130 after Ctrl-C.",
     )
     parser.add_argument("url", metavar="URL", help="such as ws://localhost:9000/room")
     parser.add_argument(
         "--wait",
-        type=float,
+        type=parse_wait,
         default=0.5,
         metavar="SECONDS",
-        help="stay for answers so long after the input has ended (default %(default)s)",
+        help="stay for answers so long after the input has ended (default %(default)s); "
+        "inf: until the server closes",
     )
     parser.add_argument(
         "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; may repeat"
@@ -981,26 +990,51 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_wait(text: str) -> float:
+    """Read --wait; a thread that sleeps for any other number ends with a traceback."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (0 <= seconds <= threading.TIMEOUT_MAX or seconds == math.inf):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more, or inf")
+    return seconds
+
+
+def read_some(descriptor: int) -> bytes:
+    """Return what comes next, or b"" at the end."""
+    while True:
+        try:
+            return os.read(descriptor, CHUNK)
+        except BlockingIOError:  # another program has made the terminal that we share so
+            select.select([descriptor], [], [])
+
+
 def read_lines(descriptor: int) -> Iterator[str]:
     """Give out lines as they come.
 
     `sys.stdin` would not do: a thread that waits in it is in the way when Python ends.
     """
     rest = b""
-    while data := os.read(descriptor, CHUNK):
+    while data := read_some(descriptor):
         *lines, rest = (rest + data).split(b"\n")
         yield from (line.decode(errors="replace").removesuffix("\r") for line in lines)
     if rest:
         yield rest.decode(errors="replace")
 
 
-def send_lines(ws: WebSocket, wait: float) -> None:
+def send_lines(ws: WebSocket, wait: float, failures: list[StreamLost]) -> None:
     """Send what is typed; close when it ends. Runs in a thread of its own."""
     with contextlib.suppress(ConnectionClosed):  # the other thread will say so
-        for line in read_lines(0):
-            ws.send(line)
-        time.sleep(wait)
-        ws.close()
+        try:
+            for line in read_lines(0):
+                ws.send(line)
+        except OSError as error:  # a folder, a terminal that is gone
+            failures.append(StreamLost(f"the input cannot be read: {error.strerror}"))
+            ws.close(CloseCode.GOING_AWAY)
+        if wait < math.inf:
+            time.sleep(wait)
+            ws.close()
 
 
 def printable(message: str | bytes) -> str:
@@ -1012,9 +1046,26 @@ def printable(message: str | bytes) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
 
 
+def show(message: str | bytes) -> None:
+    """Print a message.
+
+    Raises:
+        BrokenPipeError: whoever reads our output has had enough.
+        StreamLost: there is no room for it.
+    """
+    try:
+        print(printable(message), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StreamLost(f"the output cannot be written: {error.strerror}") from None
+
+
 def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None) -> None:
     """Connect, and go on until one side closes."""
     fields = (header.partition(":") for header in arguments.header)
+    failures: list[StreamLost] = []
     with connect(
         url,
         subprotocols=arguments.subprotocol,
@@ -1023,10 +1074,13 @@ def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None
         compression=arguments.compress,
     ) as ws:
         print(f"connected to {url}", file=sys.stderr, flush=True)
-        threading.Thread(target=send_lines, args=(ws, arguments.wait), daemon=True).start()
+        inputs = (ws, arguments.wait, failures)
+        threading.Thread(target=send_lines, args=inputs, daemon=True).start()
         for message in ws:
-            print(printable(message), flush=True)
+            show(message)
         print(f"closed with {ws.close_code} {ws.close_reason}".rstrip(), file=sys.stderr)
+    for failure in failures:
+        raise failure
 
 
 def load_authority(path: str | None) -> ssl.SSLContext | None:
@@ -1036,6 +1090,9 @@ def load_authority(path: str | None) -> ssl.SSLContext | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    open_standard_streams()  # else the WebSocket would be what is read as the input
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what the locale has no letters
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
@@ -1044,8 +1101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{arguments.cafile} holds no certificate: {error.strerror}")
     try:
         talk(arguments.url, arguments, context)
-    except BrokenPipeError:  # whoever reads our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 1
     except ValueError as error:
         parser.error(str(error))

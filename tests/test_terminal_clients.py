@@ -858,6 +858,21 @@ def test_without_a_terminal_nothing_is_drawn(game: str) -> None:
     assert done.stderr.splitlines()[-1].endswith("a terminal is needed to play in")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a POSIX shell")
+def test_a_closed_input_is_no_terminal() -> None:
+    """It was a traceback (vi/websocat#212: started by a crontab)."""
+    client = [sys.executable, "-m", "client.snake", "localhost:1"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *client],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith("a terminal is needed to play in")
+
+
 def test_the_view_of_the_readme_shows_a_leaderboard() -> None:
     text = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -1063,6 +1063,120 @@ def test_ctrl_c_closes_and_exits_with_130(cat: ServerProcess) -> None:
         assert (process.returncode, err) == (130, "")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a POSIX shell")
+@pytest.mark.parametrize(
+    ("closed", "out"), [("0<&-", ""), ("1>&-", ""), ("2>&-", "hello\n"), ("0<&- 1>&- 2>&-", "")]
+)
+def test_a_stream_that_is_closed_is_no_place_for_the_websocket(
+    cat: ServerProcess, closed: str, out: str
+) -> None:
+    """Started with its stdin closed, as services and crontabs do, it read the WebSocket's own
+    bytes as its input and never ended (vi/websocat#212); without stdout it was a traceback."""
+    client = [sys.executable, "-m", "client.websocket", cat.url("cli")]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *client],
+        cwd=ROOT,
+        input="hello\n",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (0, out)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", ["-1", "nan", "1e30", "soon", "-inf"])
+def test_a_wait_that_nobody_can_wait_is_refused(cat: ServerProcess, seconds: str) -> None:
+    """`--wait -1` never ended (vi/websocat#245, where `nc -q -1` is the model)."""
+    status, out, err = run_client(cat.url("cli"), f"--wait={seconds}", lines="hello\n")
+    assert (status, out) == (2, "")
+    assert f"'{seconds}' is no number of seconds, 0 or more, or inf" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_who_waits_for_ever_gets_every_answer_until_the_server_closes() -> None:
+    """What is piped in ended the connection before the answers had come (vi/websocat#245)."""
+    with serve("sh", "--", "-c", "read x; sleep 1; echo late $x") as server:
+        status, out, err = run_client(server.url("cli"), "--wait=inf", lines="hello\n")
+    assert (status, out) == (0, "late hello\n")
+    assert "closed with 1000 the program has ended with status 0" in err
+
+
+@pytest.mark.slow
+def test_a_server_that_closes_at_once_ends_it_though_the_input_stays_open() -> None:
+    """A program hung after a Close until somebody pressed Ctrl-D (vi/websocat#63)."""
+
+    def handler(connection: ServerConnection) -> None:
+        connection.close(1008, "not you")
+
+    with websockets_server(handler) as url:
+        with subprocess.Popen(
+            [sys.executable, "-m", "client.websocket", url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.wait(PATIENCE) == 1
+            assert process.stderr
+            assert process.stderr.read().splitlines()[-1].endswith("closed with 1008: not you")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell and its devices are POSIX")
+def test_an_input_that_would_block_is_waited_for(cat: ServerProcess) -> None:
+    """Another program on the same terminal may make it non-blocking: it was a traceback, and
+    then nothing that was typed was sent any more."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    client = [sys.executable, "-m", "client.websocket", cat.url("cli")]
+    with subprocess.Popen(
+        client, cwd=ROOT, stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(read_end)
+        assert process.stderr and process.stderr.readline().startswith("connected to")
+        os.write(write_end, b"hello\n")
+        os.close(write_end)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "hello\n", "closed with 1000\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_no_fault_of_the_connection(cat: ServerProcess) -> None:
+    """It said "no connection to localhost:9000: No space left on device"."""
+    client = [sys.executable, "-m", "client.websocket", cat.url("cli")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            client,
+            cwd=ROOT,
+            input="hello\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        "client.websocket: the output cannot be written: No space left on device"
+    ]
+
+
+@pytest.mark.slow
+def test_letters_that_the_locale_does_not_have_are_written_as_escapes(
+    cat: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message from a stranger ended it with its usage and status 2 (vi/websocat#296)."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    client = [sys.executable, "-m", "client.websocket", cat.url("cli")]
+    done = subprocess.run(
+        client, cwd=ROOT, input="grüße\n".encode(), capture_output=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, [rb"gr\xfc\xdfe"])
+
+
 def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert websocket.printable("a\x1b[2J\tß\x9b") == "a\\x1b[2J\tß\\x9b"
