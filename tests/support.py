@@ -92,6 +92,7 @@ TOOLS: dict[str, tuple[str, ...]] = {  # what a test asks for: where it may be f
     "curl": ("curl",),
     "tmux": ("tmux",),
     "nc": ("nc",),
+    "cc": ("cc", "gcc", "clang"),
     "tshark": ("tshark",),
     "haproxy": ("haproxy", "/usr/sbin/haproxy"),  # Debian's; not on everybody's PATH
     "nginx": ("nginx", "/usr/sbin/nginx"),

@@ -10,13 +10,14 @@ import sys
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 import scalesocket
-from tests.bench import parts, workers
+from tests.bench import crowd, parts, workers
 from tests.bench.__main__ import choose, entrants, main, measure
 from tests.bench.clients import (
     Account,
@@ -34,6 +35,7 @@ from tests.bench.clients import (
 from tests.bench.processes import OTHERS, THIS, BenchError, Peer, Program, find_program
 from tests.bench.report import draw, format_scenario, format_verdicts
 from tests.bench.scenarios import (
+    MIB,
     SCENARIOS,
     TARGETS,
     Result,
@@ -45,7 +47,15 @@ from tests.bench.scenarios import (
     judge,
     medians,
 )
-from tests.support import BINARY, PING, ROOT, TEXT, encode_client_frame, masked
+from tests.support import (
+    BINARY,
+    PING,
+    ROOT,
+    TEXT,
+    encode_client_frame,
+    masked,
+    require_tool,
+)
 
 JOB = Job("pour", 0, 0)
 PAYLOADS = make_payloads(6, 64)
@@ -425,3 +435,80 @@ def test_two_rooms_can_be_measured_in_one_process_and_on_two_workers() -> None:
 
 def test_the_rooms_that_are_measured_belong_to_different_workers() -> None:
     assert {zlib.crc32(room.encode()) % 2 for room in workers.ROOMS} == {0, 1}
+
+
+# ==== The crowd ===========================================================
+
+
+@pytest.fixture
+def generator() -> None:
+    """See that the machine can build the load generator."""
+    require_tool("cc")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("generator")
+def test_a_crowd_is_measured_to_the_last_input(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ["--quick", "--peers=none", f"--cache={tmp_path}", f"--json={file}"]
+    command = [sys.executable, "-m", "tests.bench.crowd", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(file.read_text())
+    assert list(figures) == ["20", "40/20"]
+    for peers in figures.values():
+        [result] = peers["this"]
+        assert result["heard"] == result["sent"] > 0
+        assert result["states"] > 0 and result["lost"] == 0
+        assert 0 < result["p50"] <= result["p99"] <= result["max"]
+        assert result["server_cpu"] > 0 and result["memory"] > MIB
+
+
+FORGETFUL = """
+from crowd_game import Crowd as Whole
+
+class Crowd(Whole):
+    def on_tick(self, dt):
+        self.tick += self.tick == 5  # one state is never sent
+        super().on_tick(dt)
+
+    def on_message(self, client, message):
+        self.heard += self.tick > 3  # and some inputs are not heard
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("generator")
+def test_a_crowd_that_misses_something_is_told_from_one_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    form = tuple(word.replace("crowd_game", "forgetful") for word in crowd.THIS.form)
+    forgetful = replace(crowd.THIS, form=form)
+    monkeypatch.setattr(crowd, "THIS", forgetful)
+    for name in ("PYTHONPATH", "CROWD_RATE", "CROWD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+    file = tmp_path / "figures.json"
+    options = ["20", "--quick", "--peers=none", f"--cache={tmp_path}", f"--json={file}"]
+    assert crowd.main(options) == 1
+    [result] = json.loads(file.read_text())["20"]["this"]
+    assert result["gaps"] == 20
+    assert result["heard"] < result["sent"]
+
+
+def test_a_crowd_is_judged_by_its_worst_round() -> None:
+    whole = {"delivered": 1.0, "p99": 0.06, "server_cpu": 0.5}
+    part = {"delivered": 0.4, "p99": 0.09, "server_cpu": 1.0}
+    node = {"server_cpu": 0.6}
+    assert not any(
+        "NOT" in x for x in crowd.judge({"1000": {"this": [whole] * 3, "ws": [node] * 3}})
+    )
+    lines = crowd.judge({"1000": {"this": [whole, part, part], "ws": [node] * 3}})
+    assert [line.split()[:2] for line in lines] == [["NOT", "MET"]] * 3
+
+
+@pytest.mark.parametrize("text", ["0", "20/", "x", "20/4/2"])
+def test_what_is_no_crowd_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        crowd.main([text, "--peers=none"])
+    assert repr(text) in capsys.readouterr().err
