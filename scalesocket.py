@@ -97,9 +97,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
+    import mimetypes
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -896,13 +897,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response; a `file` is sent after the head, from `start`, `length` bytes of it."""
+    """An HTTP response; an open `file` is sent after the head, from `start`, `length` bytes of it.
+
+    Who sends the response closes the file.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "text/plain; charset=utf-8"
-    file: Path | None = None
+    file: BinaryIO | None = None
     start: int = 0
     length: int = 0
 
@@ -4633,37 +4637,87 @@ def parse_range(value: str, size: int) -> tuple[int, int] | None:
     return start, stop - start
 
 
-# What browsers insist on, whatever the system's tables say.
+# What browsers insist on, or Python's own table lacks in some version, whatever the system says.
+# XML names its encoding itself, so it is no `text/`, whose charset would be ours.
 CONTENT_TYPES = {
+    ".avif": "image/avif",
     ".css": "text/css",
+    ".data": "application/octet-stream",
+    ".glb": "model/gltf-binary",
     ".html": "text/html",
     ".js": "text/javascript",
     ".json": "application/json",
+    ".map": "application/json",
+    ".md": "text/markdown",
     ".mjs": "text/javascript",
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
+    ".webp": "image/webp",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".xml": "application/xml",
+}
+OCTETS = "application/octet-stream"
+# A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
+# archive never, since who asks for one wants the archive.
+CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
+PACKED_TYPES = {
+    "gzip": "application/gzip",
+    "zstd": "application/zstd",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
 }
 
 
-def guess_type(path: Path) -> str:
-    """Return the content type of a file, by its name."""
+@functools.cache
+def load_types() -> mimetypes.MimeTypes:
+    """Return the table of content types and codings, the same on every machine."""
     import mimetypes
 
-    kind = CONTENT_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]
-    kind = kind or "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    table = mimetypes.MimeTypes()
+    table.encodings_map |= {".br": "br", ".zst": "zstd"}
+    for suffix, kind in CONTENT_TYPES.items():
+        table.add_type(kind, suffix)
+    return table
+
+
+def guess_type(name: str) -> tuple[str, str]:
+    """Return the content type of a file by its name, and the content coding it is stored in."""
+    import mimetypes
+
+    kind, coding = load_types().guess_type(name.lower())
+    kind = kind or mimetypes.guess_type(name)[0] or ""  # what the machine knows beyond that
+    if coding and (coding not in CONTENT_CODINGS or kind in ("", "application/x-tar")):
+        return PACKED_TYPES.get(coding, OCTETS), ""
+    kind = kind or OCTETS
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind, coding or ""
+
+
+def accepts_coding(headers: Headers, coding: str) -> bool:
+    """Whether a client takes a content coding (RFC 9110 section 12.5.3); without a word, any."""
+    if not headers.get_all("Accept-Encoding"):
+        return True
+    items = (item.partition(";") for item in headers.tokens("Accept-Encoding"))
+    weights = {name.strip(): weight.replace(" ", "") for name, _, weight in items}
+    weight = weights.get(coding, weights.get("*", "q=0"))
+    return not re.fullmatch(r"q=0(\.0*)?", weight)
 
 
 class StaticFiles:
     """The files below a folder (--staticdir).
 
     Nothing outside of the folder is served, by `..` or by link, and nothing whose name begins
-    with a dot.
+    with a dot, but what lies in `/.well-known/` (RFC 8615).
+
+    Args:
+        root: the folder.
+        page: what a browser gets in place of a page that is not there (--spa).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, page: str = "") -> None:
         self._root = root.resolve()
+        self._page = page
 
     def respond(self, request: Request) -> Response:
         """Return the file that a request asks for, or the part, or that it has not changed.
@@ -4671,18 +4725,44 @@ class StaticFiles:
         Raises:
             HandshakeError: there is none (404), it may not be read (403), or not so (416).
         """
+        try:
+            return self._find(request)
+        except HandshakeError as error:
+            if error.status != 404 or not (self._page and self._wants_page(request)):
+                raise
+        response = self._find(replace(request, target=f"/{self._page}"))
+        return replace(response, headers=(*response.headers, ("Vary", "Accept")))
+
+    @staticmethod
+    def _wants_page(request: Request) -> bool:
+        """Whether a person has gone to this address, which a page's own script may know."""
+        first = urllib.parse.unquote(request.path.split("/")[1])
+        reserved = first in RESERVED_ROOMS or first.startswith(".")
+        kinds = (kind.partition(";")[0].strip() for kind in request.headers.tokens("Accept"))
+        return "text/html" in kinds and not reserved
+
+    def _find(self, request: Request) -> Response:
         path = self._locate(request.path)
         if os.path.isdir(path):
             if not request.path.endswith("/"):
-                return Response(301, headers=(("Location", request.path + "/"),))
+                target = request.path + "/" + request.target.removeprefix(request.path)
+                return Response(301, headers=(("Location", target),))
             path = self._inside(path / "index.html")
         elif request.path.endswith("/"):
             raise HandshakeError(404, "no such folder")
         if not os.path.isfile(path):
             raise HandshakeError(404, "no such file")
-        if not os.access(path, os.R_OK):
-            raise HandshakeError(403, "this file may not be read")
-        return self._respond_with(path, request)
+        try:
+            file = path.open("rb")
+        except PermissionError:
+            raise HandshakeError(403, "this file may not be read") from None
+        except OSError:  # it has gone just now
+            raise HandshakeError(404, "no such file") from None
+        with contextlib.ExitStack() as opened:
+            response = self._respond_with(opened.enter_context(file), path.name, request)
+            if response.file is not None:
+                opened.pop_all()  # who sends it closes it
+        return response
 
     def _locate(self, path: str) -> Path:
         try:
@@ -4691,7 +4771,8 @@ class StaticFiles:
             raise HandshakeError(400, "the path is not UTF-8") from None
         decoded = [segment for segment in segments[:-1]] + [s for s in segments[-1:] if s]
         bad = re.compile(r"|\..*|.*[\\\0:].*", re.DOTALL)
-        if path.lower().count("%2f") or any(bad.fullmatch(segment) for segment in decoded):
+        visible = decoded[1:] if decoded[:1] == [".well-known"] else decoded
+        if path.lower().count("%2f") or any(bad.fullmatch(segment) for segment in visible):
             raise HandshakeError(404, "no such file")
         return self._inside(self._root.joinpath(*decoded))
 
@@ -4704,24 +4785,29 @@ class StaticFiles:
             raise HandshakeError(404, "no such file")
         return resolved
 
-    def _respond_with(self, path: Path, request: Request) -> Response:
+    def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
+        """Return the response for an open file, so that all it says is of the same bytes."""
         wanted = request.headers
-        facts = path.stat()
-        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+        facts = os.fstat(file.fileno())
+        kind, coding = guess_type(name)
+        vary = (("Vary", "Accept-Encoding"),) if coding else ()
+        if coding and not accepts_coding(wanted, coding):  # it gets the packed file as such
+            kind, coding = PACKED_TYPES.get(coding, OCTETS), ""
+        encoded = (("Content-Encoding", coding),) if coding else ()
+        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}{coding and "-" + coding}"'
         modified = format_date(facts.st_mtime)
-        fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"))
+        fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"), *vary)
         if self._is_unchanged(wanted, etag, facts.st_mtime):
             return Response(304, headers=fresh)
-        fields = (*fresh, ("Accept-Ranges", "bytes"))
-        kind = guess_type(path)
+        fields = (*fresh, ("Accept-Ranges", "bytes"), *encoded)
         part = None
         if request.method == "GET" and wanted.get("If-Range") in ("", etag, modified):
             part = parse_range(wanted.get("Range"), facts.st_size)
         if part is None:
-            return Response(200, b"", fields, kind, path, 0, facts.st_size)
+            return Response(200, b"", fields, kind, file, 0, facts.st_size)
         start, length = part
         span = f"bytes {start}-{start + length - 1}/{facts.st_size}"
-        return Response(206, b"", (*fields, ("Content-Range", span)), kind, path, start, length)
+        return Response(206, b"", (*fields, ("Content-Range", span)), kind, file, start, length)
 
     @staticmethod
     def _is_unchanged(wanted: Headers, etag: str, modified: float) -> bool:
@@ -4875,7 +4961,7 @@ class HttpSite:
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
-        self._files = StaticFiles(config.staticdir) if config.staticdir else None
+        self._files = StaticFiles(config.staticdir, config.spa) if config.staticdir else None
         self._api = RoomsApi(registry, config) if config.api else None
         self._metrics = Metrics(registry) if config.metrics else None
         self.worker: Worker | None = None  # with --workers: what asks the others
@@ -5021,17 +5107,17 @@ class HttpSession:
 
     def send(self, response: Response, *, method: str, keep_alive: bool) -> bool:
         """Send a response; return whether the connection may serve another request."""
-        self._socket.settimeout(HEAD_TIMEOUT)
-        head = response.encode_head(keep_alive=keep_alive, extra=self._extra)
-        if method == "HEAD" or response.status == 304:
-            self._socket.sendall(head)
-        elif response.file is None:
-            self._socket.sendall(head + response.body)
-        else:
-            with response.file.open("rb") as file:
+        with response.file or contextlib.nullcontext() as file:
+            self._socket.settimeout(HEAD_TIMEOUT)
+            head = response.encode_head(keep_alive=keep_alive, extra=self._extra)
+            if method == "HEAD" or response.status == 304:
                 self._socket.sendall(head)
-                sent = self._socket.sendfile(file, response.start, response.length or None)
-            keep_alive = keep_alive and sent == response.length
+            elif file is None or not response.length:
+                self._socket.sendall(head + response.body)
+            else:
+                self._socket.sendall(head)
+                sent = self._socket.sendfile(file, response.start, response.length)
+                keep_alive = keep_alive and sent == response.length
         if not keep_alive:
             self._linger()
         return keep_alive
@@ -6551,6 +6637,7 @@ class Config:
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     tcplisten: tuple[tuple[str, int], ...] = ()
     staticdir: Path | None = None
+    spa: str = ""
     api: bool = False
     peers: tuple[str, ...] = ()
     metrics: bool = False
@@ -6744,7 +6831,8 @@ def parse_subprotocols(text: str) -> tuple[str, ...]:
 
 
 _OWN_FIELDS = re.compile(
-    "accept-ranges|allow|connection|content-(length|range|type)|date|etag|host|last-modified|"
+    "accept-ranges|allow|connection|content-(encoding|length|range|type)|date|etag|host|"
+    "last-modified|"
     "location|retry-after|sec-websocket-.*|transfer-encoding|upgrade",
     re.IGNORECASE,
 )
@@ -6777,7 +6865,8 @@ class PrintConfig(argparse.Action):
             ConfigError: it cannot be made for these nodes.
         """
         cluster = load_feature("cluster", "--print-config")
-        print(cluster.print_config(values[0], values[1:]), end="")
+        kind, *nodes = values or [""]  # argparse takes the `--` of `--print-config=--` away
+        print(cluster.print_config(kind, nodes), end="")
         parser.exit()
 
 
@@ -6803,6 +6892,15 @@ def parse_cache(text: str) -> tuple[int, bool]:
     if match is None or int(match[2]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no SIZE, all:SIZE or tagged:SIZE")
     return int(match[2]), match[1] == "tagged"
+
+
+def parse_page(text: str) -> str:
+    """Return the path of a page below --staticdir."""
+    if not re.fullmatch(
+        r"/?([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*[A-Za-z0-9_~-][A-Za-z0-9._~-]*", text
+    ):
+        raise argparse.ArgumentTypeError(f"{text!r} is no page such as index.html")
+    return text.removeprefix("/")
 
 
 def parse_mode(text: str) -> int:
@@ -6864,6 +6962,7 @@ MODES = ("json", "gwsocket")
 FLAG = "flag"
 BARE = {  # what they mean without a value
     "--frame": "--frame=json",
+    "--spa": "--spa=index.html",
     "--trace": "--trace=",
     "--console": "--console=127.0.0.0/8,::1,unix",
 }
@@ -6881,6 +6980,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
         ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
+        ("--spa", "[=PAGE]", parse_page,
+         "a page of DIR, index.html if bare, for paths at which there is no file"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
         ("--peers", "LIST", parse_names,
@@ -7106,6 +7207,10 @@ def check_options(config: Config) -> None:
         )
         and config.pcap in ("", "-"),
         "--peers needs --api": bool(config.peers) and not config.api,
+        "--spa needs --staticdir": bool(config.spa) and config.staticdir is None,
+        f"--spa: there is no page {config.spa} in {config.staticdir}": bool(config.spa)
+        and config.staticdir is not None
+        and not (config.staticdir / config.spa).is_file(),
         "--sslkey and --sslca need --sslcert": bool(config.sslkey or config.sslca)
         and not config.sslcert,
         "--tcplisten takes no binary messages: no --pty, --binary, --serverframe=gwsocket": bool(

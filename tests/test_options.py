@@ -85,6 +85,11 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--addr", "localhost:0"], {"addr": (("localhost", 0),)}),
     (["--addr=a:1", "--addr", "[::]:2"], {"addr": (("a", 1), ("::", 2))}),
     (["--tcplisten", "[::1]:9001"], {"tcplisten": (("::1", 9001),)}),
+    (["--staticdir", str(ROOT / "client" / "web"), "--spa"], {"spa": "index.html"}),
+    (
+        ["--staticdir", str(ROOT / "client" / "web"), "--spa=chat/index.html"],
+        {"spa": "chat/index.html"},
+    ),
     (["--api"], {"api": True}),
     (["--pcap", "a.pcapng", "--pcapsize=1M"], {"pcap": "a.pcapng", "pcapsize": 1 << 20}),
     (["--pcapfiles", "3", "--pcap=x"], {"pcapfiles": 3}),
