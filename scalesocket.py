@@ -5189,39 +5189,64 @@ def keep_alive(sock: socket.socket, interval: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def open_listeners(host: str, port: int, *, alone: bool) -> Iterator[socket.socket]:
-    """Yield sockets for every address of a host; each listens once the next is asked for.
+# What is no fault of the operator's: `localhost` has an IPv6 address on machines without IPv6.
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
+
+def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
+    """Listen at every address of a host; at those that this machine has, and say which it lacks.
 
     Args:
         host: a name or an address.
-        port: 0 for any that is free.
+        port: 0 for any that is free, at the first of the addresses.
         alone: no other --addr is given, so that `[::]` may mean IPv4 too.
 
     Raises:
-        OSError: the address cannot be had; its `filename` says which.
+        OSError: none can be had, or one is in use or forbidden; its `filename` says which host.
     """
-    kind = socket.SOCK_STREAM
-    try:
-        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
-        both = alone and len(found) == 1
-        for family, _, _, _, address in found if port else found[:1]:
-            listener = socket.socket(family, kind)
-            yield listener
-            begin_to_listen(listener, address, both)
-    except OSError as error:
-        error.filename = f"{host}:{port}"
-        raise
+    listeners: list[socket.socket] = []
+    missing: list[tuple[str, OSError]] = []
+    with contextlib.ExitStack() as opened:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            both = alone and len(found) == 1
+            for family, _, _, _, address in found:
+                try:
+                    listeners.append(opened.enter_context(listen_at(family, address, both)))
+                except OSError as error:
+                    if error.errno not in _NOT_OURS:
+                        raise
+                    missing.append((str(address[0]), error))
+                if listeners and not port:
+                    break
+            if missing and not listeners:
+                raise missing[-1][1]
+        except OSError as error:
+            error.filename = f"{host}:{port}"
+            raise
+        opened.pop_all()
+    for name, why in missing:
+        log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
+    return listeners
 
 
-def begin_to_listen(listener: socket.socket, address: Any, both: bool) -> None:
-    """Bind a socket, and let it listen; `both`: for IPv6, also to IPv4."""
-    if POSIX:  # on Windows it would let two servers share the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-    listener.bind(address)
-    listener.listen(4096)
-    listener.setblocking(False)
+def listen_at(family: int, address: Any, both: bool) -> socket.socket:
+    """Return a socket that listens at an address; `both`: for IPv6, also at that of IPv4.
+
+    Raises:
+        OSError: it cannot.
+    """
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        if POSIX:  # on Windows it would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        listener.bind(address)
+        listener.listen(4096)
+        listener.setblocking(False)
+        opened.pop_all()
+    return listener
 
 
 def open_unix_listener(path: Path, mode: int) -> socket.socket:
@@ -6974,7 +6999,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
         ("--tcplisten", "ADDR", parse_address,
          "lines of text there, for clients without WebSockets; the first line is the room"),
-        ("--unixsocket", "PATH", Path, "listen at a Unix socket, too"),
+        ("--unixsocket", "PATH", Path,
+         "listen at a Unix socket; at a port, too, only if --addr is given"),
         ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
         ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
         ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
@@ -7169,6 +7195,8 @@ def combine_options(
         options["binary"] = True
     if options.get("tcp"):
         options.setdefault("delay", 1.0)
+    if "unixsocket" in options:
+        options.setdefault("addr", ())
     if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
         options.setdefault("idfield", "id")
     config = Config(command=command, game=game, **options)

@@ -278,7 +278,9 @@ HAPROXY = """\
 # Give each node `--trustproxy ADDRESS_OF_HAPROXY`, and `--drain SECONDS` if rooms may finish.
 
 global
-    maxconn 100000                  # clients; each takes two descriptors here (see `ulimit -n`)
+    # No maxconn: as many clients as `ulimit -n` allows, with two descriptors for each. Where it
+    # allows a billion, as in containers, HAProxy would make room for so many at the start.
+    fd-hard-limit 200000
 
 defaults
     mode http

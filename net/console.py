@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     Serve = Callable[[socket.socket, Endpoint, bool], None]
 
-PAGE = HERE / "client" / "web" / "console"
+PAGE = HERE / "client" / "console"  # not in web/, which --staticdir may serve
 POLICY = "default-src 'self'; connect-src 'self' ws: wss:"
 TUNNEL = "/console/tunnel"
 _LOOPBACK = re.compile(r"localhost|.+\.localhost|127(\.\d+){3}|\[::1\]")

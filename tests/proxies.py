@@ -52,7 +52,6 @@ def write_proxy_protocol(folder: Path, nodes: list[str], port: int) -> list[str]
 def write_haproxy_text(folder: Path, text: str, port: int) -> list[str]:
     changes = {
         "bind :80\n": f"bind {PROXY}:{port}\n",
-        "maxconn 100000 ": "maxconn 4000 ",
         "expire 10s": "expire 1s",
     }
     for old, new in changes.items():

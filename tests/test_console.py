@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ from tests import browser as in_browser
 from tests.browser import MARKUP, PHONE, OpenTab, sticking_out
 from tests.support import (
     PATIENCE,
+    ROOT,
     RawClient,
     ServerProcess,
     http_request,
@@ -110,7 +112,7 @@ Call = Callable[..., Any]
 @pytest.fixture(scope="module")
 def node() -> Iterator[Call]:
     """Call a function of `SCRIPT` with JSON values."""
-    program = SCRIPT.replace("FOLDER", (in_browser.PAGES / "console").as_posix())
+    program = SCRIPT.replace("FOLDER", (ROOT / "client" / "console").as_posix())
     command = [require_tool("node"), "--input-type=module", "-e", program]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
@@ -305,10 +307,16 @@ def test_the_api_tells_of_rooms_and_clients() -> None:
         assert facts["totals"]["connections"] == 1
 
 
-def test_without_the_option_there_is_no_console() -> None:
-    with serve("cat") as server:
-        for path in ("/console/", "/console/api"):
-            assert http_request(server, path=path).status == 404
+def test_without_the_option_there_is_no_console(tmp_path: Path) -> None:
+    """Case 28: `game.py` served the page as a file of its folder, and it could do nothing."""
+    for target in ("cat", "game.py"):
+        with serve(target) as server:
+            for path in ("/console/", "/console", "/console/console.js", "/console/api"):
+                assert http_request(server, path=path).status == 404
+    (tmp_path / "console").mkdir()
+    (tmp_path / "console" / "index.html").write_text("a page of the user's own")
+    with serve("--staticdir", str(tmp_path), "cat") as server:
+        assert http_request(server, path="/console/").body == b"a page of the user's own"
 
 
 @pytest.mark.parametrize("path", ["/console/", "/console/api", "/console/console.js"])

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import kubernetes_validate
@@ -19,7 +20,17 @@ from scalesocket.net.cluster import CONFIGS, haproxy_ids, print_config
 import scalesocket
 from scalesocket import ConfigError
 from tests.bench.scenarios import SCENARIOS
-from tests.support import ROOT, SCRIPT, require_tool, run_cli
+from tests.proxies import PROXY, free_port, write_haproxy
+from tests.support import (
+    ROOT,
+    SCRIPT,
+    RawClient,
+    http_request,
+    require_tool,
+    run_cli,
+    serve,
+    wait_until,
+)
 
 NODES = ["10.0.0.1:9000", "node-2.example:9001", "[::1]:9002"]
 
@@ -97,6 +108,31 @@ def test_haproxy_finds_no_fault_with_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
     assert all("nowhere.invalid" in line for line in warnings)  # it would start without that node
+
+
+@pytest.mark.parametrize("limit", [1024, 20_000])
+def test_haproxy_starts_with_the_descriptors_that_there_are(tmp_path: Path, limit: int) -> None:
+    """Case 28: with `maxconn 100000` it did not start where a process may have 20,000 files."""
+    require_tool("haproxy")
+    port = free_port(PROXY)
+    limited = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
+    with serve("cat") as node, (tmp_path / "log").open("wb") as log:
+        command = write_haproxy(tmp_path, [f"{node.host}:{node.port}"], port)
+        with subprocess.Popen([*limited, *command], stdout=log, stderr=log) as haproxy:
+            try:
+                wait_until(lambda: haproxy.poll() is not None or is_healthy((PROXY, port)))
+                assert haproxy.poll() is None, (tmp_path / "log").read_text()
+                with RawClient.connect((PROXY, port)) as client:
+                    client.send_text("hello")
+                    assert client.receive_text() == "hello"
+            finally:
+                haproxy.terminate()
+
+
+def is_healthy(address: tuple[str, int]) -> bool:
+    with suppress(OSError, AssertionError):
+        return http_request(address, path="/health").status == 200
+    return False
 
 
 def test_a_node_keeps_its_place_on_the_ring_whatever_the_list() -> None:
