@@ -8,6 +8,7 @@ pytest:
     python3 -m tests --quick -k frames
     python3 -m tests --no-lint tests/test_frames.py
     python3 -m tests --only lint
+    python3 -m tests --no-lint --python all     with every Python from 3.11 on that is found here
 
 With CI set in the environment nothing may be skipped for a missing tool.
 """
@@ -17,10 +18,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,11 +36,59 @@ REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 ENVIRONMENT = ROOT / ".venv-tests"
 NODE_PACKAGES = NODE_FOLDER / "node_modules"
 PARTS = ("net", "game", "client")
+OLDEST = (3, 11)
 TIME_LIMIT = 900  # seconds for one installation
+ASK_LIMIT = 30  # seconds for a Python to say which one it is
 
 
 class PreparationError(Exception):
     """What the tests need could not be installed."""
+
+
+class Interpreter(NamedTuple):
+    """A Python that the tests run with."""
+
+    path: str
+    release: tuple[int, ...]  # (3, 13, 0)
+    version: str  # all that `sys.version` says
+    free: bool  # it has no interpreter lock
+
+    @property
+    def tag(self) -> str:
+        """Which line of releases it is of: `3.13`, or `3.13t` without the interpreter lock."""
+        return f"{self.release[0]}.{self.release[1]}{'t' if self.free else ''}"
+
+    @property
+    def environment(self) -> Path:
+        """Its virtual environment."""
+        if self.version == THIS.version:
+            return ENVIRONMENT
+        return ENVIRONMENT.with_name(f"{ENVIRONMENT.name}-{self.tag}")
+
+    @property
+    def python(self) -> Path:
+        """The Python of its virtual environment."""
+        return self.environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def __str__(self) -> str:
+        return f"Python {'.'.join(map(str, self.release))}{'t' if self.free else ''}"
+
+
+THIS = Interpreter(
+    sys.executable,
+    sys.version_info[:3],
+    sys.version,
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+)
+# What a Python is asked about itself. One that runs in a virtual environment names the one which
+# that was made with, as environments can be made only from those that outlive them.
+_WHO = """
+import json, os, sys, sysconfig
+path = getattr(sys, "_base_executable", None) or sys.executable
+free = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+print(json.dumps([os.path.realpath(path), sys.version_info[:3], sys.version, free,
+                  sys.implementation.name]))
+"""
 
 
 class Outcome(NamedTuple):
@@ -51,22 +103,82 @@ class Outcome(NamedTuple):
         return f"{self.name}: {word}, {self.seconds:.1f} s"
 
 
-# ==== 1. What the tests need ==============================================
-# Installed once. A stamp holds the hash of what was asked for; it is written last, so that an
-# installation that was interrupted is begun again.
+# ==== 1. The Pythons ======================================================
 
 
-def prepare() -> Path:
+def identify(path: str) -> Interpreter | None:
+    """Ask a Python which one it is; None if it is no CPython that the tests can run with."""
+    try:
+        done = subprocess.run(
+            [path, "-Ic", _WHO], capture_output=True, text=True, timeout=ASK_LIMIT
+        )
+        real, release, version, free, kind = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    found = Interpreter(real, tuple(release), version, free)
+    return found if kind == "cpython" and found.release >= OLDEST else None
+
+
+def candidates() -> Iterator[str]:
+    """Yield what may be a Python: on PATH, and what pyenv has installed."""
+    places = [Path(place) for place in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    places += sorted((pyenv / "versions").glob("*/bin"))
+    for place in places:
+        for path in sorted(place.glob("python3*")):
+            if re.fullmatch(r"python3(\.\d+t?)?(\.exe)?", path.name):
+                yield os.fspath(path)
+
+
+def find_all() -> list[Interpreter]:
+    """Return one Python of each line of releases, the latest; this one of its own line."""
+    found = {THIS.tag: THIS}
+    seen = set()
+    for path in candidates():
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        other = identify(path)
+        if other is None or other.tag == THIS.tag:
+            continue
+        if other.tag not in found or other.release > found[other.tag].release:
+            found[other.tag] = other
+    return sorted(found.values(), key=lambda python: (python.release, python.free))
+
+
+def choose(wanted: Sequence[str]) -> list[Interpreter]:
+    """Return the Pythons that `--python` names; this one if it names none.
+
+    Raises:
+        PreparationError: one of them is none, or is too old.
+    """
+    chosen: dict[str, Interpreter] = {}
+    for name in wanted:
+        for python in find_all() if name == "all" else [identify(name)]:
+            if python is None:
+                oldest = ".".join(map(str, OLDEST))
+                raise PreparationError(f"--python {name} is no CPython {oldest} or later")
+            chosen.setdefault(python.tag, python)
+    return list(chosen.values()) or [THIS]
+
+
+# ==== 2. What the tests need ==============================================
+# Installed once for each Python. A stamp holds the hash of what was asked for; it is written last,
+# so that an installation that was interrupted is begun again.
+
+
+def prepare(interpreter: Interpreter) -> Path:
     """Install what is missing, and return the Python of the virtual environment."""
     with one_at_a_time():
-        wanted = fingerprint(REQUIREMENTS.read_bytes(), sys.version.encode())
-        stamp = ENVIRONMENT / "stamp"
+        wanted = fingerprint(REQUIREMENTS.read_bytes(), interpreter.version.encode())
+        stamp = interpreter.environment / "stamp"
         if read_stamp(stamp) != wanted:
-            install_python_packages()
+            install_python_packages(interpreter)
             stamp.write_text(wanted)
         if shutil.which("npm"):
             prepare_node()
-    return environment_python()
+    return interpreter.python
 
 
 def prepare_node() -> None:
@@ -81,12 +193,13 @@ def prepare_node() -> None:
     stamp.write_text(wanted)
 
 
-def install_python_packages() -> None:
+def install_python_packages(interpreter: Interpreter) -> None:
     """Make the virtual environment anew."""
-    heading("pip install")
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    install([sys.executable, "-m", "venv", os.fspath(ENVIRONMENT)], ROOT, "a virtual environment")
-    pip = [os.fspath(environment_python()), "-m", "pip", "--disable-pip-version-check"]
+    heading(f"pip install, {interpreter}")
+    folder = os.fspath(interpreter.environment)
+    shutil.rmtree(folder, ignore_errors=True)
+    install([interpreter.path, "-m", "venv", folder], ROOT, "a virtual environment")
+    pip = [os.fspath(interpreter.python), "-m", "pip", "--disable-pip-version-check"]
     packages = ["--quiet", "--requirement", os.fspath(REQUIREMENTS)]
     install([*pip, "install", *packages], ROOT, "the packages in tests/requirements.txt")
 
@@ -109,11 +222,6 @@ def install(command: Sequence[str], folder: Path, what: str) -> None:
         lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
         cause = next((line for line in lines if "error" in line.lower()), lines[-1])
         raise PreparationError(f"cannot install {what}: {cause.strip()}")
-
-
-def environment_python() -> Path:
-    """Return the path of the virtual environment's Python."""
-    return ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def fingerprint(*parts: bytes) -> str:
@@ -139,7 +247,7 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-# ==== 2. The steps ========================================================
+# ==== 3. The steps ========================================================
 
 
 def heading(text: str) -> None:
@@ -157,12 +265,12 @@ def run_step(name: str, python: Path, arguments: Sequence[str], *, folder: Path 
     return outcome
 
 
-def lay_out_package() -> Path:
+def lay_out_package(environment: Path) -> Path:
     """Return a folder in which mypy finds the package as it is imported: under one name.
 
     There `scalesocket.py` is the package itself, and the three folders are inside of it.
     """
-    folder = ENVIRONMENT / "typed"
+    folder = environment / "typed"
     package = folder / "scalesocket"
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
@@ -172,30 +280,31 @@ def lay_out_package() -> Path:
     return folder
 
 
-def run_lint(python: Path) -> list[Outcome]:
+def run_lint(interpreter: Interpreter) -> list[Outcome]:
     """Hold the sources against the rules."""
+    python, package = interpreter.python, lay_out_package(interpreter.environment)
     mypy = ["mypy", f"--config-file={ROOT / 'pyproject.toml'}", "--strict", "scalesocket"]
     return [
         run_step("ruff check", python, ["ruff", "check", "--output-format=concise", "."]),
         run_step("ruff format", python, ["ruff", "format", "--check", "."]),
-        run_step("mypy", python, mypy, folder=lay_out_package()),
+        run_step("mypy", python, mypy, folder=package),
     ]
 
 
-def run_pytest(python: Path, quick: bool, arguments: Sequence[str]) -> Outcome:
+def run_pytest(name: str, python: Path, quick: bool, arguments: Sequence[str]) -> Outcome:
     """Run the tests; `-rs` makes pytest say what it skipped, and why."""
     chosen = ["-m", "not slow and not browser"] if quick else []
-    return run_step("pytest", python, ["pytest", "-rs", *chosen, *arguments])
+    return run_step(name, python, ["pytest", "-rs", *chosen, *arguments])
 
 
-# ==== 3. The command ======================================================
+# ==== 4. The command ======================================================
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; what it does not know is pytest's."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tests",
-        usage="%(prog)s [--quick] [--no-lint | --only STEP] [PYTEST ARGUMENTS...]",
+        usage="%(prog)s [--quick] [--no-lint | --only STEP] [--python PATH] [PYTEST ARGUMENTS...]",
         description="Run ruff, mypy and pytest in an environment made for them.",
         allow_abbrev=False,
     )
@@ -203,6 +312,14 @@ def build_parser() -> argparse.ArgumentParser:
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument("--only", choices=("lint", "tests"), help="run one half")
     steps.add_argument("--no-lint", dest="only", action="store_const", const="tests")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="test with this Python, each in its own environment; may repeat; "
+        "`all`: one of each version from 3.11 on that is on PATH or that pyenv has",
+    )
     return parser
 
 
@@ -210,13 +327,18 @@ def main() -> int:
     """Run what was asked for and return the worst exit status."""
     options, pytest_arguments = build_parser().parse_known_args()
     try:
-        python = prepare()
+        interpreters = choose(options.python)
+        pythons = {str(interpreter): prepare(interpreter) for interpreter in interpreters}
     except PreparationError as error:
         print(f"tests: {error}", file=sys.stderr)
         return 1
-    outcomes = [] if options.only == "tests" else run_lint(python)
+    outcomes: list[Outcome] = []
+    if options.only != "tests":  # the rules are the same for every Python
+        outcomes += run_lint(interpreters[0])
     if options.only != "lint":
-        outcomes.append(run_pytest(python, options.quick, pytest_arguments))
+        for name, python in pythons.items():
+            step = f"pytest, {name}" if options.python else "pytest"
+            outcomes.append(run_pytest(step, python, options.quick, pytest_arguments))
     return conclude(outcomes, left_out(options.quick), needs_tools=options.only != "lint")
 
 
@@ -228,7 +350,7 @@ def left_out(quick: bool) -> str:
 def conclude(outcomes: Sequence[Outcome], left_out: str, needs_tools: bool) -> int:
     """Say briefly how it went, so that pytest's own last line stays near the end."""
     missing = [name for name in TOOLS if find_tool(name) is None] if needs_tools else []
-    print(f"\n{'; '.join(map(str, outcomes))}")
+    print("\n" + "\n".join(map(str, outcomes)))
     print(f"left out: {left_out}; missing tools: {', '.join(missing) or 'none'}", flush=True)
     worst = max(abs(outcome.status) for outcome in outcomes)
     if missing and os.environ.get("CI"):
