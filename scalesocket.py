@@ -70,6 +70,7 @@ import codecs
 import contextlib
 import enum
 import errno
+import fnmatch
 import functools
 import heapq
 import importlib
@@ -2784,6 +2785,14 @@ def expand_template(template: str, client: Client) -> str:
 # A child learns about the request that opened its room as a CGI program does (RFC 3875
 # section 4.1). It gets nothing of the server's own environment but what --passenv lists.
 
+# What a program needs to find others and its files, and to write the operator's language. Python
+# itself has put LC_CTYPE=C.UTF-8 there if it was started with no locale (PEP 538).
+PASSED = (
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("LANG", "LANGUAGE", "LC_*", "TZ", "HOME"),
+)
+PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set, for --pty
+
 
 def build_environment(
     request: Request,
@@ -2800,11 +2809,16 @@ def build_environment(
         request: the upgrade request that opened the room.
         room: its name.
         peer, local: address and port of the client, and what it connected to.
-        passed: names of variables to hand through.
+        passed: names of variables to hand through; `*` stands for anything.
         secure: the connection is TLS.
     """
     name = re.sub(r":\d+$", "", request.headers.get("Host"))
-    environment = {key: os.environ[key] for key in passed if key in os.environ}
+    patterns = tuple(passed)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
         "GATEWAY_INTERFACE": "CGI/1.1",
@@ -2815,7 +2829,7 @@ def build_environment(
         "REQUEST_METHOD": request.method,
         "REQUEST_URI": request.target,
         "SCRIPT_NAME": "",
-        "PATH_INFO": urllib.parse.unquote(request.path),
+        "PATH_INFO": _as_variable(urllib.parse.unquote_to_bytes(request.path)),
         "QUERY_STRING": request.query,
         "REMOTE_ADDR": peer[0],
         "REMOTE_HOST": peer[0],
@@ -2832,10 +2846,15 @@ def _header_variables(headers: Headers) -> dict[str, str]:
     # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
     names = dict.fromkeys(name.lower() for name, _ in headers)
     return {
-        "HTTP_" + name.upper().replace("-", "_"): headers.get(name)
+        "HTTP_" + name.upper().replace("-", "_"): _as_variable(headers.get(name).encode("latin-1"))
         for name in names
         if name != "proxy" and re.fullmatch(r"[a-z0-9-]+", name)
     }
+
+
+def _as_variable(data: bytes) -> str:
+    """Return the text that gives a program just these bytes."""
+    return os.fsdecode(data) if POSIX else data.decode(errors="replace")
 
 
 def describe_client(client: Client, config: Config) -> dict[str, str]:
@@ -3368,12 +3387,11 @@ class ProcessBackend(Backend):
     def _take_stderr(self, outputs: list[Output]) -> None:
         for output in outputs:
             assert isinstance(output, Route)
+            for line in output.payloads:
+                text = line[:MAX_LOG_LINE].decode(errors="replace")
+                self._room.log.info("stderr: %s", text)
             if self._config.passstderr:
                 self._room.deliver([output._replace(payloads=wrap("stderr", output.payloads))])
-            else:
-                for line in output.payloads:
-                    text = line[:MAX_LOG_LINE].decode(errors="replace")
-                    self._room.log.info("stderr: %s", text)
 
     def _wrap(self, outputs: list[Output]) -> list[Output]:
         """With --passstderr every message says which stream it is from."""
@@ -6700,7 +6718,7 @@ class Config:
     idfield: str = ""
     joinmsg: str = ""
     leavemsg: str = ""
-    passenv: tuple[str, ...] = ("PATH", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH")
+    passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
     tcp: bool = False
     tcpports: tuple[int, int] = (9001, 9999)
@@ -7068,7 +7086,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
     ),
     "child": (
         ("--passenv", "LIST", parse_list,
-         "environment variables to pass on (default PATH, LD_LIBRARY_PATH, DYLD_LIBRARY_PATH)"),
+         "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
+         "library paths, locale, TZ, HOME)"),
         ("--passstderr", "", FLAG, 'send stderr too, as {"stream":"stderr","data":...}'),
         ("--tcp", "", FLAG, "connect to TARGET at the port in its variable PORT"),
         ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
@@ -7197,11 +7216,20 @@ def combine_options(
         options.setdefault("delay", 1.0)
     if "unixsocket" in options:
         options.setdefault("addr", ())
+    options["passenv"] = complete_passenv(options.get("passenv", ("+",)), bool(options.get("pty")))
     if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
         options.setdefault("idfield", "id")
     config = Config(command=command, game=game, **options)
     check_options(config)
     return config
+
+
+def complete_passenv(names: tuple[str, ...], pty: bool) -> tuple[str, ...]:
+    """Return the variables of --passenv; a list that begins with `+` adds to the default."""
+    if not names or not names[0].startswith("+"):
+        return names
+    default = (*PASSED, *PASSED_TO_TERMINALS) if pty else PASSED
+    return default + tuple(filter(None, (names[0][1:].strip(), *names[1:])))
 
 
 def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:

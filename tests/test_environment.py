@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -129,6 +130,79 @@ def test_a_passed_variable_does_not_replace_what_describes_the_request(
     assert (found["REMOTE_ADDR"], found["QUERY_STRING"]) == (PEER[0], "")
 
 
+def test_what_a_request_carries_is_not_recoded() -> None:
+    """A header in UTF-8 reached the program twice encoded, `%ff` as U+FFFD (case 17)."""
+    head = b"GET /a%C3%A9%ff%0a?q=%C3%A9&r=%FF HTTP/1.1\r\nHost: h\r\nX-A: \xc3\xa9 \xff"
+    found = build_environment(parse_request(head), room="a", peer=PEER, local=LOCAL, passed=())
+    assert os.fsencode(found["HTTP_X_A"]) == b"\xc3\xa9 \xff"
+    assert os.fsencode(found["PATH_INFO"]) == b"/a\xc3\xa9\xff\n"
+    assert found["QUERY_STRING"] == "q=%C3%A9&r=%FF"
+    assert found["REQUEST_URI"] == "/a%C3%A9%ff%0a?q=%C3%A9&r=%FF"
+
+
+def test_a_program_reads_the_bytes_that_a_client_sent() -> None:
+    """Likewise, through a real process."""
+    script = """printf '%s|%s' "$HTTP_X_A" "$PATH_INFO" | od -An -v -tx1 | tr -d ' \\n'; exec cat"""
+    value = "aé漢".encode()
+    headers = {"X-A": value.decode("latin-1")}
+    with serve("--binary", "sh", "--", "-c", script) as server:
+        with RawClient.connect(server, path="/r%C3%A9", headers=headers) as client:
+            found = b""
+            wanted = (value + b"|/r\xc3\xa9").hex().encode()
+            while len(found) < len(wanted):
+                found += client.receive_binary()
+            assert found == wanted
+
+
+def test_a_star_stands_for_the_rest_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GAME_MAP", "GAME_MODE", "LC_MESSAGES", "ENDGAME_X"):
+        monkeypatch.setenv(name, "1")
+    found = environment(passed=["GAME_*", "LC_M*"])
+    assert {"GAME_MAP", "GAME_MODE", "LC_MESSAGES"} <= found.keys()
+    assert "ENDGAME_X" not in found
+
+
+OWN = {"LANG": "de_DE.UTF-8", "LC_TIME": "C", "TZ": "Europe/Berlin", "HOME": "/h", "API_KEY": "s"}
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "not_there"),
+    [
+        ((), {"LANG", "LC_TIME", "TZ", "HOME"}, {"API_KEY", "SHELL"}),
+        (("--passenv", "+API_*"), {"LANG", "LC_TIME", "TZ", "HOME", "API_KEY"}, {"SHELL"}),
+        (("--passenv", "API_KEY"), {"API_KEY"}, {"LANG", "LC_TIME", "TZ", "HOME", "SHELL"}),
+        (("--pty",), {"LANG", "HOME", "SHELL", "USER", "LOGNAME", "TERM"}, {"API_KEY"}),
+    ],
+)
+def test_locale_time_zone_and_home_go_along_and_secrets_do_not(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], there: set[str], not_there: set[str]
+) -> None:
+    """Java and Perl printed `?`, as LANG was not passed on (case 16)."""
+    script = "env | sort | tr '\\n' ' '; echo end; exec cat"
+    own = {**OWN, "SHELL": "/bin/sh", "USER": "u", "LOGNAME": "u"}
+    with serve(*options, "sh", "--", "-c", script, env=own) as server:
+        with RawClient.connect(server) as client:
+            text = ""
+            while "end" not in text:
+                text += client.receive_message()[1].decode()
+    found = dict(item.partition("=")[::2] for item in text.split() if "=" in item)
+    assert {name: own.get(name) for name in there - {"TERM"}} == {
+        name: found.get(name) for name in there - {"TERM"}
+    }
+    assert "TERM" in found or "TERM" not in there
+    assert not not_there & found.keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no C.UTF-8")
+@pytest.mark.parametrize("locale", [{"LANG": ""}, {"LANG": "C"}, {"LANG": "xx_XX.UTF-8"}])
+def test_a_server_without_a_locale_gives_its_programs_utf_8(locale: dict[str, str]) -> None:
+    """A container has no LANG, or one that is not installed; messages are UTF-8 all the same."""
+    own = {"LC_ALL": "", "LC_CTYPE": "", **locale}
+    with serve("sh", "--", "-c", "locale charmap; exec cat", env=own) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "UTF-8"
+
+
 @settings(max_examples=100)
 @given(
     st.text(st.characters(max_codepoint=255), max_size=20),
@@ -144,7 +218,7 @@ def test_every_environment_can_be_given_to_a_process(target: str, value: str, ro
         assert name
         assert not set("=\0") & set(name)
         assert "\0" not in text
-        text.encode()
+        os.fsencode(text)
         assert name.startswith("HTTP_") or name in {*CGI, "UNIQUE_ID"}
     assert not set("\r\n") & set(found.get("HTTP_X_A", ""))
 
@@ -165,8 +239,8 @@ def test_a_child_sees_just_that(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert "s3cret" not in str(found)
     assert found["QUERY_STRING"] == "a=%20b;$(whoami)"
     assert (found["ROOM"], found["PATH_INFO"]) == ("den ", "/den ")
-    assert found["HTTP_X_CUSTOM_TEST"] == "é"
+    assert found["HTTP_X_CUSTOM_TEST"] == os.fsdecode(b"\xe9")
     assert found["REMOTE_ADDR"] == "127.0.0.1"
     if sys.platform == "linux":  # elsewhere the system adds variables of its own
-        allowed = {*CGI, "UNIQUE_ID", "PATH", "WANTED", "LC_CTYPE"}
+        allowed = {*CGI, "UNIQUE_ID", "PATH", "WANTED", "LC_CTYPE"}  # Python sets LC_CTYPE
         assert {name for name in found if not name.startswith("HTTP_")} <= allowed

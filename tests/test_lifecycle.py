@@ -388,16 +388,19 @@ def test_a_signal_stops_children_that_heed_nothing(stubborn: str, tmp_path: Path
         assert sorted(lines_of(tmp_path / "notes")) == sorted(STEPS * 3)
 
 
-def test_a_second_signal_ends_at_once(stubborn: str, tmp_path: Path) -> None:
-    """The child ignores all but SIGKILL, and would be given an hour for each step."""
-    options = ("--closegrace", "3600")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_ends_at_once_with_status_1(
+    stubborn: str, tmp_path: Path, workers: str
+) -> None:
+    """The child ignores all but SIGKILL, and would be given an hour for each step (case 28)."""
+    options = ("--closegrace", "3600", "--workers", workers)
     with serve(*options, stubborn, "--", os.fspath(tmp_path / "notes"), "never") as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "ready"
             server.process.send_signal(signal.SIGTERM)
             assert client.wait_close()[0] == 1001
             server.process.send_signal(signal.SIGTERM)
-            server.wait()
+            assert server.wait() == 1
         wait_until(lambda: server.survivors() == [])
 
 

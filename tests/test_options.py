@@ -75,7 +75,8 @@ DEFAULTS: dict[str, object] = {
 def test_the_defaults_are_as_documented() -> None:
     config = parse("cat")
     assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
-    assert {"PATH", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH"} == set(config.passenv)
+    libraries = {"DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH"}
+    assert {"PATH", "LANG", "LANGUAGE", "LC_*", "TZ", "HOME", *libraries} == set(config.passenv)
 
 
 EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
@@ -149,6 +150,8 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--idfield", "who"], {"idfield": "who"}),
     (["--passenv", "A,B"], {"passenv": ("A", "B")}),
     (["--passenv="], {"passenv": ()}),
+    (["--passenv=+A, LC_*"], {"passenv": (*scalesocket.PASSED, "A", "LC_*")}),
+    (["--passenv=+"], {"passenv": scalesocket.PASSED}),
     (["--passstderr"], {"passstderr": True}),
     (["--tcp"], {"tcp": True, "delay": 1}),
     (["--tcp", "--delay", "0"], {"tcp": True, "delay": 0}),
