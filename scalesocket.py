@@ -3553,10 +3553,13 @@ class PortPool:
 
 # Makes a new session's leader take its stdin as the controlling terminal, then becomes the
 # program. Python code between fork and exec in a threaded process could deadlock; this cannot.
+# What this Python ignores (SIGPIPE), or whoever started the server, no terminal's program does.
 _RESIZE = re.compile(rb'\{\s*"resize"\s*:\s*\[\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*\]\s*\}')
 _PTY_LAUNCHER = (
-    "import fcntl, os, sys, termios;"
+    "import fcntl, os, signal, sys, termios;"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN];"
+    "[signal.signal(n, signal.SIG_DFL) for n in ignored];"
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
@@ -3568,6 +3571,7 @@ class PtyBackend(ProcessBackend):
     """
 
     _size = b""  # the message that has set it last
+    _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -3578,6 +3582,7 @@ class PtyBackend(ProcessBackend):
 
         master, slave = pty.openpty()
         self._input = self._output = master
+        self._set_size()
         environment.setdefault("TERM", "xterm-256color")
         command = [sys.executable, "-IS", "-c", _PTY_LAUNCHER, *self._config.command]
         try:
@@ -3597,19 +3602,23 @@ class PtyBackend(ProcessBackend):
 
     def _resize(self, payload: bytes) -> bool:
         """Set the terminal's size if the message asks for that: `{"resize":[cols,rows]}`."""
-        import fcntl
-        import termios
-
         match = _RESIZE.fullmatch(payload)
         if match is None:
             return False
-        columns, rows = int(match[1]), int(match[2])
-        message = b'{"resize":[%d,%d]}' % (columns, rows)
+        self._columns, self._rows = int(match[1]), int(match[2])
+        message = b'{"resize":[%d,%d]}' % (self._columns, self._rows)
         if message != self._size:
             self._size = message
-            fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            self._set_size()
             self._room.audience.send([Route(Opcode.TEXT, [message], tuple(self._present))])
         return True
+
+    def _set_size(self) -> None:
+        import fcntl
+        import termios
+
+        size = struct.pack("HHHH", self._rows, self._columns, 0, 0)
+        fcntl.ioctl(self._input, termios.TIOCSWINSZ, size)
 
     def _end_input(self) -> None:
         assert self._child is not None

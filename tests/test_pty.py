@@ -129,6 +129,37 @@ def test_a_resize_changes_the_size_and_tells_the_program(
     screen.wait_for(r"changed\r\n")
 
 
+def test_a_terminal_whose_size_nobody_has_set_has_the_usual_one() -> None:
+    """It had 0 columns and 0 rows, with which `less` and others draw nothing (gliderlabs/ssh#138,
+    tsl0922/ttyd#1414)."""
+    with serve("--pty", *shell("stty size; cat")) as server:
+        with RawClient.connect(server) as client:
+            Screen(client).wait_for("24 80\r\n")
+
+
+def test_a_program_that_is_started_again_finds_the_size_that_was_set() -> None:
+    """With --respawn the next program had 0 columns, while all pages showed what had been set."""
+    with serve("--pty", "--respawn", *shell("stty size; read line")) as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for("24 80\r\n")
+            screen.type('{"resize":[120,40]}')
+            screen.type("\r")
+            screen.wait_for("40 120\r\n")
+
+
+def test_no_signal_is_ignored_in_a_terminal() -> None:
+    """`yes | head -1` said "Broken pipe" in it, as SIGPIPE was ignored for all that was started
+    there; and where the server itself had been started by `&` in a script, Ctrl-\\ did nothing."""
+    command = ["bash", "-c", "trap '' QUIT; exec \"$@\"", "bash", sys.executable, str(SCRIPT)]
+    program = shell("yes | head -1; sh -c 'kill -QUIT $$'; echo status $?; cat")
+    with serve("--pty", *program, command=command) as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for(r"^y\r\n")
+            screen.wait_for(f"status {128 + signal.SIGQUIT}\r\n")
+
+
 def test_everyone_in_the_room_is_told_the_size() -> None:
     with serve("--pty", "cat") as server, RawClient.connect(server) as first:
         first.send_text('{"resize":[90,20]}')
