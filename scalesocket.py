@@ -3555,6 +3555,7 @@ class PortPool:
 # program. Python code between fork and exec in a threaded process could deadlock; this cannot.
 # What this Python ignores (SIGPIPE), or whoever started the server, no terminal's program does.
 _RESIZE = re.compile(rb'\{\s*"resize"\s*:\s*\[\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*\]\s*\}')
+_IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes whole characters
 _PTY_LAUNCHER = (
     "import fcntl, os, signal, sys, termios;"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
@@ -3579,10 +3580,14 @@ class PtyBackend(ProcessBackend):
 
     def _attach(self, environment: dict[str, str]) -> None:
         import pty  # POSIX only
+        import termios
 
         master, slave = pty.openpty()
         self._input = self._output = master
         self._set_size()
+        modes = termios.tcgetattr(slave)
+        modes[0] |= _IUTF8
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
         environment.setdefault("TERM", "xterm-256color")
         command = [sys.executable, "-IS", "-c", _PTY_LAUNCHER, *self._config.command]
         try:

@@ -485,6 +485,12 @@ def enter(page: Page, command: str) -> None:
     page.keyboard.press("Enter")
 
 
+def sleep_in(page: Page, server: ServerProcess) -> None:
+    """Run `sleep` in a shell; a Ctrl-C before it runs may be the shell's."""
+    enter(page, "sleep 100")
+    wait_until(lambda: any(process.command == "sleep" for process in server.survivors()))
+
+
 def wait_for_screen(page: Page, pattern: str) -> None:
     wait_for(page, "new RegExp(value, 'm').test(vt.text)", pattern)
 
@@ -514,7 +520,7 @@ def test_keys_reach_the_program(visit: Visit, shell_server: ServerProcess) -> No
     page.keyboard.press("Backspace")
     enter(page, "T2")
     wait_for_screen(page, "^firsT2$")
-    enter(page, "sleep 100")
+    sleep_in(page, shell_server)
     page.keyboard.press("Control+c")
     enter(page, "echo again")
     wait_for_screen(page, "^again$")
@@ -584,18 +590,51 @@ def test_one_page_answers_for_all(visit: Visit, shell_server: ServerProcess) -> 
     assert re.search(r"^[56] 0\.$", pages[0].evaluate("vt.text"), re.MULTILINE)
 
 
+def paste(page: Page, text: str) -> None:
+    page.evaluate(
+        """(text) => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text", text);
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }""",
+        text,
+    )
+
+
 def test_what_is_pasted_comes_in_brackets(visit: Visit, shell_server: ServerProcess) -> None:
     page = enter_terminal(visit, shell_server)
-    page.evaluate(
-        """() => {
-            const clipboardData = new DataTransfer();
-            clipboardData.setData("text", "echo pas\\necho ted");
-            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
-        }"""
-    )
+    paste(page, "echo pas\necho ted")
     wait_for_screen(page, "echo pas\necho ted$")  # shown as it stands, and not run yet
     page.keyboard.press("Enter")
     wait_for_screen(page, "^pas\nted$")
+
+
+def test_what_is_pasted_may_be_longer_than_a_message(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """A paste of more than --maxmsg closed the connection, and with it went the shell of whoever
+    was alone in it (liftoff/GateOne#371, yudai/gotty#309)."""
+    page = enter_terminal(visit, shell_server)
+    enter(page, "stty -echo; echo rea''dy; cat | wc -c")
+    wait_for_screen(page, "^ready$")
+    paste(page, ("x" * 79 + "\n") * 20_000)
+    page.keyboard.press("Control+d")
+    wait_for_screen(page, "^1600000$")
+
+
+def test_a_program_that_fails_is_not_started_again_by_itself(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """A shell whose last command had failed was replaced by a new one, and what it had said was
+    gone; a program that cannot run was started for ever (tsl0922/ttyd#50, #478)."""
+    page = enter_terminal(visit, shell_server)
+    enter(page, "exit 3")
+    wait_for_screen(page, "^exit\n\nThe program has ended with status 3. Press Enter")
+    assert page.evaluate("vt.state") == "closed"
+    page.keyboard.press("Enter")
+    wait_for(page, "vt.state === 'connected' && /^\\$/.test(vt.text)")
+    enter(page, "kill -9 $$")
+    wait_for_screen(page, "The program has ended with signal 9. Press Enter")
 
 
 def test_a_program_that_has_ended_can_be_started_again(
@@ -645,6 +684,59 @@ def test_text_can_be_selected_and_copied(visit: Visit, shell_server: ServerProce
     assert selected == "1\n2\n3"
 
 
+def test_a_line_that_was_too_long_for_the_screen_is_copied_as_one(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """A long command or address that was copied had a line break in its middle
+    (Eugeny/tabby#749, tmux/tmux#4995)."""
+    page = enter_terminal(visit, shell_server)
+    enter(page, "clear; printf 'x%.0s' $(seq 300); printf '\\n\\ntwo\\n'")
+    wait_for_screen(page, "^two$")
+    page.locator("#grid .continues").first.wait_for()
+    copied = page.evaluate(
+        """() => {
+            const [first, , third, , fifth] = document.querySelectorAll("#grid div");
+            getSelection().setBaseAndExtent(first, 0, fifth, fifth.childNodes.length);
+            const clipboardData = new DataTransfer();
+            document.dispatchEvent(new ClipboardEvent("copy", { clipboardData }));
+            return clipboardData.getData("text/plain");
+        }"""
+    )
+    assert copied == "x" * 300 + "\n\ntwo"
+
+
+def test_ctrl_c_copies_once_and_then_interrupts(visit: Visit, shell_server: ServerProcess) -> None:
+    """While anything was selected, Ctrl-C copied it again and again, and nothing ended `sleep`."""
+    page = enter_terminal(visit, shell_server)
+    sleep_in(page, shell_server)
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#grid div'))")
+    page.keyboard.press("Control+c")
+    wait_for(page, "getSelection().isCollapsed")
+    page.keyboard.press("Control+c")
+    enter(page, "echo over")
+    wait_for_screen(page, "^over$")
+
+
+def test_the_enter_that_ends_a_composition_is_not_the_programs(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """In Safari this key comes behind the composition: who had chosen a word, ran the command."""
+    page = enter_terminal(visit, shell_server)
+    enter(page, "read line")
+    page.evaluate(
+        """() => {
+            const input = document.querySelector("#input");
+            const enter = { key: "Enter", keyCode: 229, bubbles: true, cancelable: true };
+            input.dispatchEvent(new CompositionEvent("compositionstart"));
+            input.dispatchEvent(new CompositionEvent("compositionend", { data: "日本" }));
+            input.dispatchEvent(new KeyboardEvent("keydown", enter));
+        }"""
+    )
+    enter(page, "語")
+    enter(page, "echo [$line]")
+    wait_for_screen(page, r"^\[日本語\]$")
+
+
 def test_a_phone_has_the_keys_that_its_keyboard_lacks(
     visit: Visit, shell_server: ServerProcess
 ) -> None:
@@ -665,7 +757,7 @@ def test_a_phone_has_the_keys_that_its_keyboard_lacks(
         "(({ scrollHeight, clientHeight }) => scrollHeight <= clientHeight + 1)"
         "(document.querySelector('#scroller'))",
     )
-    enter(page, "sleep 100")
+    sleep_in(page, shell_server)
     page.get_by_role("button", name="Ctrl").tap()
     page.keyboard.insert_text("c")
     enter(page, "echo over")
@@ -686,6 +778,22 @@ def test_words_that_a_phone_composes_are_typed_letter_by_letter(
     page.keyboard.insert_text(" composed")
     page.keyboard.press("Enter")
     wait_for_screen(page, "^composed$")
+
+
+def test_one_emoji_that_becomes_another_is_never_cut(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """Both begin with the same half of a character; the other half alone was sent as U+FFFD."""
+    page = enter_terminal(visit, shell_server, **TOUCH)
+    page.locator("#scroller").tap()
+    devtools = page.context.new_cdp_session(page)
+    page.keyboard.insert_text("echo ")
+    for face in ("😀", "😁"):
+        position = {"selectionStart": 2, "selectionEnd": 2}
+        devtools.send("Input.imeSetComposition", {"text": face, **position})
+    devtools.send("Input.insertText", {"text": "😁"})
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^😁$")
 
 
 # ==== 4. Fit for all =======================================================

@@ -160,6 +160,17 @@ def test_no_signal_is_ignored_in_a_terminal() -> None:
             screen.wait_for(f"status {128 + signal.SIGQUIT}\r\n")
 
 
+def test_backspace_deletes_whole_characters() -> None:
+    """Where the program leaves editing to the terminal, as `cat` does, backspace took one byte of
+    a character and left the others: the program got what is no UTF-8."""
+    with serve("--pty", *shell("stty -echo; echo ready; cat")) as server:
+        with RawClient.connect(server) as client:
+            screen = Screen(client)
+            screen.wait_for("ready\r\n")
+            screen.type("aé日👍\x7f\x7f\x7f\r")
+            screen.wait_for(r"^a\r\n")
+
+
 def test_everyone_in_the_room_is_told_the_size() -> None:
     with serve("--pty", "cat") as server, RawClient.connect(server) as first:
         first.send_text('{"resize":[90,20]}')

@@ -40,6 +40,7 @@ function play({ columns, rows, chunks, resize }) {
       width === 2 ? cells[i + 1]?.width === 0 : width === 1 || cells[i - 1]?.width === 2));
   return {
     lines: lines.map((line) => line.text), x, y, wraps, replies, bells, sound,
+    continued: lines.map((line) => line.continues),
     pens: lines[0].cells.map(({ pen }) => pen),
     history: terminal.history.map((line) => line.text),
     title: terminal.title, modes: terminal.modes, alternate: terminal.alternate,
@@ -188,6 +189,22 @@ def test_the_alternate_screen_leaves_the_other_as_it_was(play: Call) -> None:
     assert after["history"] == []
 
 
+@pytest.mark.parametrize(
+    ("written", "continued"),
+    [
+        ("0123456789ab\r\nc", [True, False, False, False]),
+        ("0123456789\r\nab", [False, False, False, False]),
+        ("0123456789ab\x1b[1;5H\x1b[K", [False, False, False, False]),
+        ("0123456789ab\x1b[1;5H\x1b[P", [False, False, False, False]),
+        ("123456789漢", [True, False, False, False]),
+    ],
+)
+def test_a_line_knows_whether_the_next_one_is_more_of_it(
+    play: Call, written: str, continued: list[bool]
+) -> None:
+    assert play(written)["continued"] == continued
+
+
 def test_another_size_keeps_what_there_is_room_for(play: Call) -> None:
     smaller = play("1\r\n2\r\n3\r\n4漢字", resize=[4, 2])
     assert smaller["lines"] == ["3", "4漢"] and smaller["history"] == ["1", "2"]
@@ -310,6 +327,16 @@ def test_what_is_not_understood_is_not_printed(play: Call, written: str) -> None
 )
 def test_keys_are_sent_as_xterm_does(node: Call, key: dict[str, object], sent: str) -> None:
     assert node("bytesFor", key, {"applicationCursor": False}) == sent
+
+
+def test_option_types_on_a_mac_what_alt_is_a_prefix_for_elsewhere(node: Call) -> None:
+    """On a German keyboard of Apple Option-L is @, and Option-7 is |: neither could be typed, as
+    an escape was sent in front (elisescu/tty-share#65, Eugeny/tabby#183)."""
+    at = {"key": "@", "code": "KeyL", "altKey": True}
+    assert node("bytesFor", at, {}) == "\x1b@"
+    assert node("bytesFor", at, {}, {"optionTypes": True}) == ""  # the browser types it
+    left = {"key": "ArrowLeft", "altKey": True}
+    assert node("bytesFor", left, {}, {"optionTypes": True}) == "\x1b[1;3D"
 
 
 def test_arrows_change_with_the_mode_of_the_cursor_keys(node: Call) -> None:

@@ -50,14 +50,15 @@ export class Keyboard {
   #keyDown(event) {
     const elsewhere = ![document.body, this.#input, this.#scroller].includes(event.target);
     const browsers = event.metaKey || (event.ctrlKey && event.shiftKey);
-    if (elsewhere || browsers || event.isComposing || this.#wantsCopy(event)) return;
+    if (elsewhere || browsers || isComposing(event) || this.#wantsCopy(event)) return;
     if (event.shiftKey && /^Page(Up|Down)$/.test(event.key) && !this.#terminal.alternate) {
       event.preventDefault();
       this.#view.scrollBy(event.key === "PageUp" ? -0.9 : 0.9);
       return;
     }
     if (event.ctrlKey && event.key.toLowerCase() === "v") return; // comes as "paste"
-    const bytes = bytesFor(event, this.#terminal.modes);
+    const optionTypes = /^(Mac|iP)/.test(navigator.platform);
+    const bytes = bytesFor(event, this.#terminal.modes, { optionTypes });
     if (bytes) {
       event.preventDefault();
       this.#emit(bytes);
@@ -66,7 +67,10 @@ export class Keyboard {
   }
 
   #wantsCopy({ ctrlKey, key }) {
-    return ctrlKey && key.toLowerCase() === "c" && !getSelection().isCollapsed;
+    const wanted = ctrlKey && key.toLowerCase() === "c" && !getSelection().isCollapsed;
+    // Once it is copied, the next Ctrl-C is for the program again.
+    if (wanted) setTimeout(() => getSelection().removeAllRanges());
+    return wanted;
   }
 
   #beforeInput(event) {
@@ -86,11 +90,12 @@ export class Keyboard {
 
   /** Phones compose whole words; a terminal wants every letter when it is typed. */
   #retype(text) {
+    const [before, now] = [[...this.#soFar], [...text]]; // whole characters
     let same = 0;
-    while (same < text.length && text[same] === this.#soFar[same]) same += 1;
-    const gone = [...this.#soFar.slice(same)].length;
+    while (same < now.length && now[same] === before[same]) same += 1;
+    const gone = before.length - same;
     this.#soFar = text;
-    const bytes = INPUTS.deleteContentBackward.repeat(gone) + text.slice(same);
+    const bytes = INPUTS.deleteContentBackward.repeat(gone) + now.slice(same).join("");
     if (bytes) this.#emit(bytes);
   }
 
@@ -186,6 +191,12 @@ export class Keyboard {
     const key = up ? "ArrowUp" : "ArrowDown";
     this.#send(bytesFor({ key }, this.#terminal.modes).repeat(3));
   }
+}
+
+/** Whether a key is the input method's: the Enter that ends a composition comes after it in
+    Safari, and only its old number tells. */
+function isComposing({ isComposing, keyCode }) {
+  return isComposing || keyCode === 229;
 }
 
 function onPhone() {

@@ -12,8 +12,9 @@ const FIRST_KEYS = { F1: "P", F2: "Q", F3: "R", F4: "S" };
 
 /** The characters for a key, or "" if it has none of its own and only types its letter.
 
-    `event` is a KeyboardEvent, or an object like one; `modes` are the terminal's. */
-export function bytesFor(event, modes) {
+    `event` is a KeyboardEvent, or an object like one; `modes` are the terminal's. With
+    `optionTypes` Alt is Apple's Option, without which many keyboards have no @, no | and no {. */
+export function bytesFor(event, modes, { optionTypes = false } = {}) {
   const { key, shiftKey, altKey, ctrlKey } = event;
   const modifiers = 1 + (shiftKey ? 1 : 0) + (altKey ? 2 : 0) + (ctrlKey ? 4 : 0);
   const modified = modifiers > 1 ? `;${modifiers}` : "";
@@ -29,7 +30,7 @@ export function bytesFor(event, modes) {
   if (key === "Backspace" && ctrlKey) return "\x08";
   if (Object.hasOwn(PLAIN_KEYS, key)) return (altKey ? "\x1b" : "") + PLAIN_KEYS[key];
   const typesACharacter = event.getModifierState?.("AltGraph") || [...key].length !== 1;
-  if (typesACharacter) return "";
+  if (typesACharacter || (optionTypes && altKey && !ctrlKey)) return "";
   if (ctrlKey) return (altKey ? "\x1b" : "") + withControl(key);
   return altKey ? `\x1b${key}` : "";
 }

@@ -10,6 +10,7 @@ import { PLAIN, penOf } from "./pen.js";
 const MOST_MARKS = 16; // characters that are written on top of one another in a cell
 
 const BLANK = Object.freeze({ text: " ", width: 1, pen: PLAIN });
+export const PADDING = Object.freeze({ ...BLANK }); // where a wide character has no room
 
 /** What is erased has the background of the pen, and nothing else of it. */
 function blank(pen) {
@@ -25,6 +26,7 @@ function cellsOf(pen) {
 
 class Line {
   version = 0;
+  continues = false; // on the next line, for it was too long
 
   constructor(columns, pen = PLAIN) {
     this.cells = Array(columns).fill(blank(pen));
@@ -137,6 +139,9 @@ export class Screen {
   }
 
   #wrap(pen) {
+    const line = this.#touch(this.y);
+    line.continues = true;
+    if (!this.wraps && line.cells.at(-1) === BLANK) line.cells[this.columns - 1] = PADDING;
     this.x = 0;
     this.lineFeed(pen);
   }
@@ -151,6 +156,7 @@ export class Screen {
     this.#cutWide(cells, start);
     this.#cutWide(cells, end);
     cells.fill(blank(pen), start, end);
+    if (end === this.columns) this.lines[y].continues = false;
     this.wraps = false;
   }
 
@@ -175,6 +181,7 @@ export class Screen {
     this.#cutWide(cells, this.x + gone);
     cells.splice(this.x, gone);
     cells.push(...Array(gone).fill(blank(pen)));
+    this.lines[this.y].continues = false;
     this.wraps = false;
   }
 

@@ -17,6 +17,8 @@ const REDRAWN_WITHIN = 2_000; // and in which a program draws everything anew, i
 const REDRAW_LASTS = 100;
 const ANSWERS_FOR = 5_000;
 const BELL_LASTS = 150;
+const MOST_AT_ONCE = 4_096; // bytes of what is pasted: a server closes on a long message (1009)
+const ENDED = /^the program has ended(?: with (?:status 0|(.*)))?$/; // what its Close says
 const COLOURS = { ink: "#e8ebf4", paper: "#10151f" }; // as in terminal.css
 
 const encoder = new TextEncoder();
@@ -49,7 +51,7 @@ connection.addEventListener("message", ({ detail: data }) => {
 connection.addEventListener("state", () => {
   clearTimeout(timer);
   if (connection.state === "connected") begin();
-  else if (connection.state === "waiting" && connection.code === 1000) end();
+  else if (connection.state === "waiting" && hasEnded()) end();
 });
 
 function begin() {
@@ -63,11 +65,17 @@ function begin() {
   describe();
 }
 
-/** The program has come to its end by itself: only a person can want another one. */
+/** The program has come to its end by itself, well or not: only a person can want another one. */
+function hasEnded() {
+  return connection.code === 1000 || ENDED.test(connection.reason);
+}
+
 function end() {
+  const how = ENDED.exec(connection.reason)?.[1];
   connection.close();
   ended = true;
-  terminal.write("\r\n\x1b[0m\x1b[2mThe program has ended. Press Enter to start it again.\x1b[0m");
+  const what = `The program has ended${how ? ` with ${how}` : ""}.`;
+  terminal.write(`\r\n\x1b[0m\x1b[2m${what} Press Enter to start it again.\x1b[0m`);
   describe();
 }
 
@@ -91,7 +99,10 @@ function type(text) {
 }
 
 function send(text) {
-  if (connection.state === "connected") connection.send(encoder.encode(text));
+  const bytes = encoder.encode(text);
+  for (let start = 0; start < bytes.length; start += MOST_AT_ONCE) {
+    connection.send(bytes.subarray(start, start + MOST_AT_ONCE));
+  }
 }
 
 // ---- The size -------------------------------------------------------------

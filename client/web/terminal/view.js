@@ -2,6 +2,7 @@
 // work. Only lines that have changed are drawn again; a line that scrolls takes its element along.
 
 import { PLAIN, paletteColour } from "./pen.js";
+import { PADDING } from "./screen.js";
 
 const NARROW_AND_SAFE = /^[ -~\u00a0-\u024f]*$/; // letters that surely are one column wide
 const USUAL_SIZE = 15; // pixels
@@ -25,6 +26,7 @@ export class TerminalView {
     this.#terminal = terminal;
     this.#parts = parts;
     this.#measure(this.usualSize);
+    document.addEventListener("copy", (event) => this.#copy(event));
   }
 
   get usualSize() {
@@ -94,6 +96,19 @@ export class TerminalView {
     };
   }
 
+  /** Copy lines as the program wrote them: one that was too long for the screen is one line. */
+  #copy(event) {
+    const selection = getSelection();
+    if (!selection.rangeCount || !this.#parts.scroller.contains(selection.anchorNode)) return;
+    const lines = selection.getRangeAt(0).cloneContents().querySelectorAll(".line");
+    if (lines.length < 2) return; // the browser knows how
+    const texts = [...lines].map((line) => line.textContent.replace(/\n$/, ""));
+    const ends = [...lines].map((line) => (line.classList.contains("continues") ? "" : "\n"));
+    const text = texts.map((text, i) => text + ends[i]).join("");
+    event.clipboardData.setData("text/plain", text.replace(/\n$/, ""));
+    event.preventDefault();
+  }
+
   #measure(size) {
     const { box, probe } = this.#parts;
     box.style.fontSize = `${size}px`;
@@ -144,6 +159,7 @@ export class TerminalView {
     if (known?.version === line.version) return known.element;
     const element = known?.element ?? document.createElement("div");
     element.replaceChildren(...drawLine(line));
+    element.className = line.continues ? "line continues" : "line";
     this.#drawn.set(line, { element, version: line.version });
     return element;
   }
@@ -151,9 +167,9 @@ export class TerminalView {
 
 // ---- A line ---------------------------------------------------------------
 
-function* drawLine({ cells }) {
-  let end = cells.length;
-  while (end > 0 && cells[end - 1].text === " " && cells[end - 1].pen === PLAIN) end -= 1;
+function* drawLine({ cells, continues }) {
+  let end = cells.length - (cells.at(-1) === PADDING ? 1 : 0);
+  while (!continues && end > 0 && cells[end - 1].text === " " && cells[end - 1].pen === PLAIN) end -= 1;
   for (let x = 0; x < end; ) {
     const { pen } = cells[x];
     let text = "";
