@@ -706,7 +706,8 @@ def test_a_line_that_was_too_long_for_the_screen_is_copied_as_one(
 
 
 def test_ctrl_c_copies_once_and_then_interrupts(visit: Visit, shell_server: ServerProcess) -> None:
-    """While anything was selected, Ctrl-C copied it again and again, and nothing ended `sleep`."""
+    """While anything was selected, Ctrl-C copied it again and again, and nothing ended `sleep`
+    (tsl0922/ttyd#1537, lanoxx/tilda#486)."""
     page = enter_terminal(visit, shell_server)
     sleep_in(page, shell_server)
     page.evaluate("getSelection().selectAllChildren(document.querySelector('#grid div'))")
@@ -720,7 +721,8 @@ def test_ctrl_c_copies_once_and_then_interrupts(visit: Visit, shell_server: Serv
 def test_the_enter_that_ends_a_composition_is_not_the_programs(
     visit: Visit, shell_server: ServerProcess
 ) -> None:
-    """In Safari this key comes behind the composition: who had chosen a word, ran the command."""
+    """In Safari this key comes behind the composition: who had chosen a word, ran the command
+    (mckaywrigley/chatbot-ui#718)."""
     page = enter_terminal(visit, shell_server)
     enter(page, "read line")
     page.evaluate(

@@ -150,7 +150,8 @@ def test_a_program_that_is_started_again_finds_the_size_that_was_set() -> None:
 
 def test_no_signal_is_ignored_in_a_terminal() -> None:
     """`yes | head -1` said "Broken pipe" in it, as SIGPIPE was ignored for all that was started
-    there; and where the server itself had been started by `&` in a script, Ctrl-\\ did nothing."""
+    there (kovidgoyal/kitty#5500, jupyter/terminado#91); and where the server itself had been
+    started by `&` in a script, Ctrl-\\ did nothing."""
     command = ["bash", "-c", "trap '' QUIT; exec \"$@\"", "bash", sys.executable, str(SCRIPT)]
     program = shell("yes | head -1; sh -c 'kill -QUIT $$'; echo status $?; cat")
     with serve("--pty", *program, command=command) as server:
@@ -162,7 +163,7 @@ def test_no_signal_is_ignored_in_a_terminal() -> None:
 
 def test_backspace_deletes_whole_characters() -> None:
     """Where the program leaves editing to the terminal, as `cat` does, backspace took one byte of
-    a character and left the others: the program got what is no UTF-8."""
+    a character and left the others: the program got what is no UTF-8 (creack/pty#138)."""
     with serve("--pty", *shell("stty -echo; echo ready; cat")) as server:
         with RawClient.connect(server) as client:
             screen = Screen(client)

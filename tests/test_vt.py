@@ -339,6 +339,28 @@ def test_option_types_on_a_mac_what_alt_is_a_prefix_for_elsewhere(node: Call) ->
     assert node("bytesFor", left, {}, {"optionTypes": True}) == "\x1b[1;3D"
 
 
+@pytest.mark.parametrize(
+    ("event", "sent"),
+    [
+        ({"key": "Process", "code": "KeyC", "keyCode": 229, "ctrlKey": True}, "\x03"),
+        ({"key": "Process", "code": "Escape", "keyCode": 229}, "\x1b"),
+        ({"key": "Process", "code": "KeyC", "keyCode": 229}, ""),  # a composition begins
+        ({"key": "Escape", "keyCode": 27}, "\x1b"),
+    ],
+)
+def test_an_input_method_does_not_hide_control_keys(
+    node: Call, event: dict[str, object], sent: str
+) -> None:
+    """With a Korean or Chinese input method on, Ctrl-C did not interrupt, and Escape did nothing
+    (xtermjs/xterm.js#6067)."""
+    assert node("bytesFor", node("unmasked", event), {}) == sent
+
+
+def test_keys_of_an_input_method_are_not_the_programs(node: Call) -> None:
+    assert node("unmasked", {"key": "Escape", "keyCode": 27, "isComposing": True}) is None
+    assert node("unmasked", {"key": "Enter", "keyCode": 229}) is None
+
+
 def test_arrows_change_with_the_mode_of_the_cursor_keys(node: Call) -> None:
     assert node("bytesFor", {"key": "ArrowUp"}, {"applicationCursor": True}) == "\x1bOA"
 

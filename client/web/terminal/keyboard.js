@@ -1,7 +1,7 @@
 // Everything a person does to a terminal: keys, text from a phone's keyboard or an input method,
 // paste, mouse, and the buttons for keys that a phone does not have.
 
-import { bytesFor, bytesForMouse, bytesForPaste, withControl } from "./keys.js";
+import { bytesFor, bytesForMouse, bytesForPaste, unmasked, withControl } from "./keys.js";
 
 const KEPT = "  "; // in the field, so that a phone's keyboard has something to delete
 
@@ -50,15 +50,16 @@ export class Keyboard {
   #keyDown(event) {
     const elsewhere = ![document.body, this.#input, this.#scroller].includes(event.target);
     const browsers = event.metaKey || (event.ctrlKey && event.shiftKey);
-    if (elsewhere || browsers || isComposing(event) || this.#wantsCopy(event)) return;
+    const pressed = unmasked(event);
+    if (elsewhere || browsers || !pressed || this.#wantsCopy(pressed)) return;
     if (event.shiftKey && /^Page(Up|Down)$/.test(event.key) && !this.#terminal.alternate) {
       event.preventDefault();
       this.#view.scrollBy(event.key === "PageUp" ? -0.9 : 0.9);
       return;
     }
-    if (event.ctrlKey && event.key.toLowerCase() === "v") return; // comes as "paste"
+    if (pressed.ctrlKey && pressed.key.toLowerCase() === "v") return; // comes as "paste"
     const optionTypes = /^(Mac|iP)/.test(navigator.platform);
-    const bytes = bytesFor(event, this.#terminal.modes, { optionTypes });
+    const bytes = bytesFor(pressed, this.#terminal.modes, { optionTypes });
     if (bytes) {
       event.preventDefault();
       this.#emit(bytes);
@@ -191,12 +192,6 @@ export class Keyboard {
     const key = up ? "ArrowUp" : "ArrowDown";
     this.#send(bytesFor({ key }, this.#terminal.modes).repeat(3));
   }
-}
-
-/** Whether a key is the input method's: the Enter that ends a composition comes after it in
-    Safari, and only its old number tells. */
-function isComposing({ isComposing, keyCode }) {
-  return isComposing || keyCode === 229;
 }
 
 function onPhone() {

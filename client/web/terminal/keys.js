@@ -10,6 +10,20 @@ const EDIT_KEYS = {
 };
 const FIRST_KEYS = { F1: "P", F2: "Q", F3: "R", F4: "S" };
 
+const METHODS_OWN = 229; // the number of a key that an input method has taken
+
+/** What was pressed where an input method is at work; null if that was for the input method.
+
+    Safari tells of the Enter that ends a composition only after it. Chromium hides Escape and
+    Ctrl-C from pages though the input method does nothing with them: their places tell. */
+export function unmasked(event) {
+  const { key, code, isComposing, keyCode, shiftKey, altKey, ctrlKey } = event;
+  if (isComposing || (keyCode === METHODS_OWN && key === "Enter")) return null;
+  if (key !== "Process") return event;
+  const letter = ctrlKey && /^Key([A-Z])$/.exec(code)?.[1].toLowerCase();
+  return { key: code === "Escape" ? code : letter || key, shiftKey, altKey, ctrlKey };
+}
+
 /** The characters for a key, or "" if it has none of its own and only types its letter.
 
     `event` is a KeyboardEvent, or an object like one; `modes` are the terminal's. With
