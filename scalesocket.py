@@ -33,6 +33,7 @@ next byte starts another one.
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
     sender      1                writes what sockets could not take      the server has ended
+    replay      1 with --cache   a room's past to its newcomers          the server has ended
     timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
@@ -95,7 +96,7 @@ import traceback
 import urllib.parse
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias
@@ -156,6 +157,10 @@ OUT_OF_THREADS = "the system is out of threads"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
+MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
+PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
+SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
+HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 
@@ -1749,6 +1754,7 @@ class Outlet:
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
+        self._held = 0  # bytes that may not even join the backlog yet (see `Connection.follow`)
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._drained: threading.Event | None = None  # set when the backlog is no longer full
         self._with_sender = False  # the sender knows it, and will close the socket
@@ -1758,7 +1764,7 @@ class Outlet:
     @property
     def backlog_size(self) -> int:
         """Bytes that wait for the peer."""
-        return self._backlog.size
+        return self._backlog.size + self._held
 
     def is_alive(self) -> bool:
         """Whether bytes can still be sent."""
@@ -1771,18 +1777,26 @@ class Outlet:
     def wait_until_drained(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
 
-        For the pump, which so slows its child down to the pace of the slowest client.
+        For the pump, which so slows its child down to the pace of the slowest client. It does not
+        wait for one who is still being sent what was before his time.
         """
         while True:
             with self._lock:
                 if not self.is_full:
                     return True
+                if self._held:
+                    return False
                 self._drained = self._drained or threading.Event()
                 self._drained.clear()
                 patience = self._progress_at + stall - time.monotonic()
             if patience <= 0:
                 return False
             self._drained.wait(patience)
+
+    def has_stalled(self, stall: float) -> bool:
+        """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
+        with self._lock:
+            return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
 
     def abort(self) -> None:
         """End the connection now, by a reset if bytes are under way; the reader wakes up."""
@@ -1808,7 +1822,7 @@ class Outlet:
                 return
             self._progress_at = time.monotonic()
         self._backlog.add(data, sent)
-        self.is_full = self._backlog.size >= self._max_backlog
+        self.is_full = self.backlog_size >= self._max_backlog
         if not self._with_sender:
             self._with_sender = True
             self._sender.add(self)
@@ -1840,7 +1854,7 @@ class Outlet:
 
     def _on_shrunk(self) -> None:
         """See whether the backlog is no longer full, and wake who waits for that."""
-        self.is_full = self._backlog.size >= self._max_backlog
+        self.is_full = self.backlog_size >= self._max_backlog
         if self._drained is not None and not self.is_full:
             self._drained.set()
 
@@ -1852,6 +1866,7 @@ class Outlet:
             return
         self._dead = True
         self._backlog.clear()
+        self._held = 0
         self._on_shrunk()
         with contextlib.suppress(OSError):  # it may be unconnected already
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -2093,6 +2108,7 @@ class Connection(Outlet):
         self.is_quiet = False  # nothing has come for READER_PATIENCE (see `grow_quiet`)
         # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
+        self._replay: Replay | None = None  # what goes before all that is sent
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
@@ -2104,9 +2120,12 @@ class Connection(Outlet):
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self._lock:
             waiting, self._corked = self._corked, None
-            self._is_plain = self._tls is None and bool(_DONT_WAIT)
             if waiting:
-                self._push(b"".join(waiting))
+                self._push_now(b"".join(waiting))
+            if self._replay is None:
+                self._is_plain = self._tls is None and bool(_DONT_WAIT)
+            else:
+                self._replay.wake()
 
     @property
     def has_more(self) -> bool:
@@ -2142,7 +2161,7 @@ class Connection(Outlet):
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
             if isinstance(event, Ping) and not self.is_full:
-                self.send(encode_frame(Opcode.PONG, event.payload))
+                self.interject(encode_frame(Opcode.PONG, event.payload))
         return events
 
     def _receive_some(self) -> bytes:
@@ -2196,6 +2215,12 @@ class Connection(Outlet):
             self._push(data)
             return True
 
+    def interject(self, frame: bytes) -> None:
+        """Send a control frame, which need not wait for what is sent of the past (5.5)."""
+        with self._lock:
+            if not (self._close_sent or self._dead):
+                self._push_now(frame)
+
     def close(self, code: int, reason: str = "", *, discard: bool = False) -> None:
         """Send a Close frame (7.1.2), unless one has been sent, and see the connection to its end.
 
@@ -2204,6 +2229,8 @@ class Connection(Outlet):
             reason: at most 123 bytes of it are sent.
             discard: drop the backlog but for its first part, which may be on the wire in part.
         """
+        if discard:
+            self.unfollow()
         self._finish(code, reason, discard=discard)
 
     def answer(self, closing: Closing) -> None:
@@ -2211,6 +2238,8 @@ class Connection(Outlet):
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
         else:
+            if self._protocol.answers_close:  # it wants no more
+                self.unfollow()
             self._close_received = True
             self._finish(*closing.reply)
 
@@ -2232,7 +2261,7 @@ class Connection(Outlet):
         elif silence > 2 * interval:
             self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
         elif silence > interval and not self.is_full:
-            self.send(self._protocol.ping)
+            self.interject(self._protocol.ping)
 
     def probe(self) -> bool:
         """Return whether the peer is still there, though the reader is too busy to listen.
@@ -2244,12 +2273,80 @@ class Connection(Outlet):
         if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
         if not self._backlog:
-            self.send(self._protocol.pong)
+            self.interject(self._protocol.pong)
         with self._lock:
             seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:
                 self._die()
             return not (seen or self._dead)
+
+    # -- what was before a newcomer's time (see `Replay`) --
+
+    def follow(self, replay: Replay) -> None:
+        """Let a replay feed it; what is sent meanwhile waits in the replay's queue."""
+        with self._lock:
+            self._replay = replay
+            self._is_plain = False
+
+    @property
+    def is_following(self) -> bool:
+        """Whether a replay feeds it."""
+        return self._replay is not None
+
+    def is_hungry(self) -> bool:
+        """Whether the replay may feed it now; if not, it wakes the replay later."""
+        with self._lock:
+            ready = self._corked is None and not self._dead
+            return ready and self._backlog.size <= self._max_backlog // 4
+
+    def feed(self, data: bytes) -> None:
+        """Send frames of the past, or what the replay has taken from its queue."""
+        with self._lock:
+            if self._replay is None or self._dead:
+                return
+            self._push_now(data)
+            if not self._backlog:
+                self._progress_at = time.monotonic()
+
+    def take_held(self, position: int) -> bytes | None:
+        """Return what is to be sent at this position of the past; None if that is nothing."""
+        with self._lock:
+            if self._replay is None or not self._replay.is_due(position):
+                return None
+            _, data = self._replay.queue.popleft()
+            self._held -= len(data)
+            return data
+
+    def has_nothing_left(self) -> bool:
+        """Whether nothing more may be sent, nor waits in the replay's queue."""
+        with self._lock:
+            return self._dead or (self._close_sent and not (self._replay and self._replay.queue))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it lags so far behind that nothing can be kept for it."""
+        replay = self._replay
+        return replay is not None and replay.is_lost
+
+    def unfollow(self, *, if_done: bool = False) -> bool:
+        """Be fed no more, and drop what waits for that; or only `if_done`. Return whether it is.
+
+        What is sent from now on goes straight to the socket again.
+        """
+        with self._lock:
+            replay = self._replay
+            if replay is None:
+                return True
+            if if_done and replay.queue:
+                return False
+            replay.queue.clear()
+            replay.wake()
+            self._replay = None
+            self._held = 0
+            self._is_plain = self._tls is None and bool(_DONT_WAIT) and self._corked is None
+            self._on_shrunk()
+            self._on_drained()
+            return True
 
     # -- under the lock --
 
@@ -2265,6 +2362,14 @@ class Connection(Outlet):
             self._on_drained()
 
     def _push(self, data: bytes) -> None:
+        if self._replay is None:
+            self._push_now(data)
+            return
+        self._replay.hold(data)
+        self._held += len(data)
+        self.is_full = self.backlog_size >= self._max_backlog
+
+    def _push_now(self, data: bytes) -> None:
         """Push data, encrypted if this is TLS; one whose TLS has failed is dead."""
         if self._corked is not None:
             self._corked.append(data)
@@ -2292,9 +2397,15 @@ class Connection(Outlet):
                 super()._push(reply)
         return plain
 
+    def _on_shrunk(self) -> None:
+        super()._on_shrunk()
+        if self._replay is not None and self._backlog.size <= self._max_backlog // 4:
+            self._replay.wake()
+
     def _on_drained(self) -> None:
         """Close our side of TCP when both Closes have passed; the server goes first (7.1.1)."""
-        if self._close_sent and self._close_received and not self._backlog and not self._dead:
+        both = self._close_sent and self._close_received
+        if both and not self._backlog and self._replay is None and not self._dead:
             if self._tls is not None:
                 self._write(self._tls.close())
             with contextlib.suppress(OSError):
@@ -2341,6 +2452,7 @@ class Client:
         self.departed = False  # guarded by the registry's lock
         self.kicked = False  # its backend wants no more of it
         self.left = False  # its game has been told that it has gone
+        self.is_watched = False  # it will be asked soon whether it still reads
         self.outbox: list[bytes] = []  # a game's frames for it, sent when the hook returns
 
     @property
@@ -3699,6 +3811,8 @@ class GameRoom:
         """Send a message to every client but the excluded; it is encoded once."""
         encoded: dict[int, bytes] = {}  # by coding, of which there are few
         excluded = {client.id for client in exclude}
+        if not excluded:  # or it is not for everyone, and so not for those who come later
+            excluded = {client.id for client in self._room.audience.remember(message)}
         for client in self.clients.values():
             if client.id in excluded:
                 continue
@@ -3706,7 +3820,6 @@ class GameRoom:
             if coding not in encoded:
                 encoded[coding] = encode_message(message, coding)
             client.post(encoded[coding])
-        self._room.audience.remember(message)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the room when the hook returns; its clients get this code and reason.
@@ -3797,7 +3910,7 @@ class GameBackend(Backend):
                 self._game.on_message(event.client, payload.decode() if text else payload)
                 self._run_due()
         elif isinstance(event, Joined):
-            self._room.audience.admit(event.client)
+            self._room.admit(event.client)
             self._game_room.clients[event.client.id] = event.client
             self._game.on_join(event.client)
         elif isinstance(event, Left):
@@ -3994,37 +4107,326 @@ class Inbox:
         return events
 
 
+class Past:
+    """A run of messages that everyone in a room was sent, and the way to the next one.
+
+    Whoever holds one has hold of all that came after it, whatever a history lets go meanwhile.
+    """
+
+    __slots__ = ("compressed", "end", "next", "opcode", "payloads", "size")
+
+    def __init__(self, opcode: int, payloads: Sequence[bytes], size: int, end: int) -> None:
+        self.opcode = opcode
+        self.payloads = payloads
+        self.size = size  # bytes of memory, about
+        self.end = end  # its place: bytes that the room has remembered up to here, ever
+        self.next: Past | None = None  # set once
+        self.compressed: tuple[int, bytes] = (0, b"")  # window, and the frames that it makes
+
+
+class Archive:
+    """What the histories of all rooms take together, and the thread that newcomers get them from.
+
+    Args:
+        limit: bytes; beyond it the room that was silent for longest loses its oldest messages.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.lock = threading.Lock()  # guards all below but the queue, and all of its histories
+        self.size = 0  # bytes
+        self.dropped = 0  # messages that were let go for want of bytes
+        self._limit = limit
+        self._histories: dict[History, None] = {}  # that hold something; the latest to grow last
+        self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = start_thread("replay", self._run)
+
+    def stop(self) -> None:
+        """End the thread, and wait for that."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def call(self, replay: Replay) -> None:
+        """Have the thread see to a newcomer, in its turn."""
+        self._queue.put(replay)
+
+    def _run(self) -> None:
+        while (replay := self._queue.get()) is not None:
+            try:
+                replay.advance()
+            except Exception:  # one newcomer's bug must not take everyone's history along
+                log.exception("our own bug")
+
+    # -- under the lock --
+
+    def count(self, history: History, size: int) -> None:
+        """Note that a history has grown by so many bytes, or shrunk."""
+        self.size += size
+        if size > 0 or not history.bytes:
+            self._histories.pop(history, None)
+        if size > 0:
+            self._histories[history] = None
+            while self.size > self._limit:
+                # First those that no newcomer is just being told.
+                idle = next((each for each in self._histories if not each.followers), None)
+                self.dropped += (idle or next(iter(self._histories))).drop()
+
+
 class History:
     """The last messages of a room, for those who come later (--cache).
+
+    Only what everyone may see is kept, so that nobody learns later what was not for him. Rooms of
+    one name share it with --cachepersist: what an old room's program says last is in its place
+    among what the new room's says.
 
     Args:
         size: how many; 0 keeps none.
         tagged: keep only messages that are marked `_cache`.
+        limit: bytes.
+        archive: where it counts.
     """
 
-    def __init__(self, size: int, *, tagged: bool) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        tagged: bool,
+        limit: float = math.inf,
+        archive: Archive | None = None,
+    ) -> None:
         self.size = size
+        self.limit = limit
+        self.archive = archive or Archive()
         self._tagged = tagged
-        self._messages: deque[tuple[int, bytes]] = deque(maxlen=size)  # opcode, payload
-
-    def copy(self) -> History:
-        """Return a history of its own with the same messages."""
-        other = History(self.size, tagged=self._tagged)
-        other._messages.extend(tuple(self._messages))
-        return other
+        # These are guarded by the archive's lock.
+        self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
+        self._count = 0  # messages
+        self.bytes = 0
+        self.writers = 0  # rooms that may still add to it
+        self.followers: set[Replay] = set()  # those who are being told it
+        self.persists = False  # it outlives its rooms
 
     def wants(self, route: Route) -> bool:
         """Whether messages of this route are kept: only what everyone may see is."""
-        return self.size > 0 and route.to is None and (route.cached is True or not self._tagged)
+        is_for_all = route.to is None and not route.exclude
+        return self.size > 0 and is_for_all and (route.cached is True or not self._tagged)
 
     def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
         """Keep messages; the oldest make room."""
-        self._messages.extend([(opcode, payload) for payload in payloads[-self.size :]])
+        if self.size:
+            with self.archive.lock:
+                self._add(opcode, payloads[-self.size :])
+                followers = list(self.followers)
+            for follower in followers:
+                follower.wake()
 
     def replay(self, coding: int) -> bytes:
         """Return all messages that are kept, in order, as a connection takes them."""
-        runs = itertools.groupby(self._messages, lambda message: message[0])
-        return b"".join([encode_run(opcode, [p for _, p in run], coding) for opcode, run in runs])
+        with self.archive.lock:
+            past, skipped = self._before, self._surplus()
+        frames = []
+        while past.next is not None:
+            past = past.next
+            frames.append(encode_run(past.opcode, past.payloads[skipped:], coding))
+            skipped = 0
+        return b"".join(frames)
+
+    def encode(self, past: Past, coding: int, skipped: int) -> bytes:
+        """Return a run as a connection takes it, but for some messages that come first in it.
+
+        Compressing it is dear, and is done once for all who take it so.
+        """
+        if coding <= 0 or skipped:
+            return encode_run(past.opcode, past.payloads[skipped:], coding)
+        window, data = past.compressed
+        if window != coding:
+            data = encode_run(past.opcode, past.payloads, coding)
+            with self.archive.lock:
+                if not window and past.end > self._before.end:
+                    past.compressed = (coding, data)
+                    self._grow(len(data))
+        return data
+
+    def lost(self, past: Past) -> int:
+        """Return how many bytes behind a run it has let go."""
+        return max(0, self._before.end - past.end)
+
+    def open(self) -> None:
+        """Note that a room may add to it."""
+        with self.archive.lock:
+            self.writers += 1
+
+    def close(self) -> None:
+        """Note that a room has said its last word."""
+        with self.archive.lock:
+            self.writers -= 1
+            followers = list(self.followers)
+            self._settle()
+        for follower in followers:
+            follower.wake()
+
+    def follow(self, replay: Replay) -> tuple[Past, int]:
+        """Note who is being told it; return what is before the oldest run, and how many
+        messages at the beginning of that run are too many."""
+        with self.archive.lock:
+            self.followers.add(replay)
+            return self._before, self._surplus()
+
+    def unfollow(self, replay: Replay) -> None:
+        """Note that someone has been told."""
+        with self.archive.lock:
+            self.followers.discard(replay)
+            self._settle()
+
+    def forget(self) -> None:
+        """Be kept no longer than there is a room."""
+        with self.archive.lock:
+            self.persists = False
+            self._settle()
+
+    # -- under the archive's lock --
+
+    def _surplus(self) -> int:
+        return max(0, self._count - self.size)
+
+    def _add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        count = len(payloads)
+        size = sum(map(len, payloads)) + MESSAGE_COST * count
+        if count > 1 and size > min(PIECE_SIZE, self.limit // 4):  # in parts that can go singly
+            self._add(opcode, payloads[: count // 2])
+            self._add(opcode, payloads[count // 2 :])
+        elif count:
+            past = Past(opcode, payloads, size, self.newest.end + size)
+            self.newest.next = past
+            self.newest = past
+            self._count += count
+            oldest = self._before.next
+            while oldest is not None and self._count - len(oldest.payloads) >= self.size:
+                self.drop()
+                oldest = self._before.next
+            self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        self.bytes += size
+        self.archive.count(self, size)
+        while self.bytes > self.limit:
+            self.archive.dropped += self.drop()
+
+    def drop(self) -> int:
+        """Let go of the oldest run; return how many messages that were."""
+        oldest = self._before.next
+        assert oldest is not None
+        if oldest is self.newest and self.followers:
+            self._before = oldest  # they go on from it
+        else:
+            self._before = Past(0, (), 0, oldest.end)  # which holds nothing
+            self._before.next = oldest.next
+        if oldest is self.newest:
+            self.newest = self._before
+        count = len(oldest.payloads)
+        self._count -= count
+        freed = oldest.size + len(oldest.compressed[1])
+        self.bytes -= freed
+        self.archive.count(self, -freed)
+        return count
+
+    def _settle(self) -> None:
+        """Let go of all of it if nobody will ask for it any more."""
+        if not (self.writers or self.followers or self.persists):
+            while self.bytes:
+                self.drop()
+
+
+class Replay:
+    """A newcomer's way through what was said before its time.
+
+    What is said meanwhile it finds there, too. What is not kept waits in its queue, with where it
+    belongs; so all comes in order, and nothing twice. When it has caught up it is a member like
+    the others. Until then nobody waits for it: it is closed if it takes nothing for --stall
+    seconds, if --backlog bytes wait in the queue, or if it lags as far behind the history as that
+    is long.
+
+    Args:
+        client: who it is.
+        audience: what it will be a member of.
+    """
+
+    def __init__(self, client: Client, audience: Audience) -> None:
+        self._client = client
+        self._audience = audience
+        self._history = audience.history
+        self._called = False  # it has its turn; set twice at the worst, which does no harm
+        self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
+        self._at, self._surplus = self._history.follow(self)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the past that it has yet to be sent."""
+        return self._history.newest.end - self._at.end
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is so far behind that nothing can be kept for it."""
+        return self._history.lost(self._at) > self._history.limit
+
+    def wake(self) -> None:
+        """Have it go on, in its turn. May be called under any lock but the archive's."""
+        if not self._called:
+            self._called = True
+            self._history.archive.call(self)
+
+    def advance(self) -> None:
+        """Send the next piece if there is place for it; on the archive's thread."""
+        self._called = False
+        connection = self._client.connection
+        if connection.has_nothing_left() or not connection.is_following:
+            self._end()
+        elif connection.is_hungry():
+            data = self._take_piece()
+            if data:
+                connection.feed(data)
+                self.wake()
+            elif self._audience.promote(self._client, self):
+                self._end()
+
+    def has_caught_up(self) -> bool:
+        """Whether it has all there is, and nothing comes out of turn any more."""
+        return self._at.next is None and self._history.writers <= 1
+
+    # -- under the connection's lock --
+
+    def hold(self, data: bytes) -> None:
+        """Keep what is sent for its place behind what has been said till now."""
+        self.queue.append((self._history.newest.end, data))
+        self.wake()
+
+    def is_due(self, position: int) -> bool:
+        """Whether the first in the queue comes before what is behind this place."""
+        return bool(self.queue) and self.queue[0][0] <= position
+
+    # -- the archive's thread --
+
+    def _take_piece(self) -> bytes:
+        connection = self._client.connection
+        pieces: list[bytes] = []
+        size = 0
+        while size < PIECE_SIZE and not connection.has_nothing_left():
+            following = self._at.next  # looked at first: what is held by then comes before it
+            piece = connection.take_held(self._at.end)
+            if piece is None:
+                if following is None:
+                    break
+                piece = self._history.encode(following, connection.coding, self._surplus)
+                self._at, self._surplus = following, 0
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    def _end(self) -> None:
+        self._client.connection.unfollow()
+        self._history.unfollow(self)
 
 
 class Histogram:
@@ -4104,8 +4506,9 @@ class Audience:
     def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
         self._traffic = traffic
         self._log = log
-        self._lock = threading.Lock()  # guards the two below, and so the order of a fan-out
+        self._lock = threading.Lock()  # guards the three below, and so the order of a fan-out
         self._members: dict[int, Client] = {}
+        self._newcomers: dict[Client, Replay] = {}  # the members who are still being told the past
         self.history = history
 
     @property
@@ -4113,28 +4516,60 @@ class Audience:
         """Whether something is being sent."""
         return self._lock.locked()
 
-    def admit(self, client: Client) -> None:
-        """Give a client the history, and make it a member."""
+    def admit(self, client: Client) -> bool:
+        """Make a client a member, and give it the history; return whether it is still behind.
+
+        Encoding and sending a long history takes a while, for which nobody is to wait; so does
+        what the last room of this name may still have to say.
+        """
+        history = self.history
         with self._lock:
             if client.departed:
-                return
-            replay = self.history.replay(client.connection.coding)
-            if replay:
-                client.connection.send(replay)
+                return False
             self._members[client.id] = client
+            if history.writers > 1 or history.bytes > SMALL_HISTORY:
+                replay = self._newcomers[client] = Replay(client, self)
+                client.connection.follow(replay)
+                replay.wake()
+                return True
+            if history.bytes:
+                client.connection.send(history.replay(client.connection.coding))
+            return False
+
+    def promote(self, client: Client, replay: Replay) -> bool:
+        """Let a newcomer be as all the others, if it has caught up; return whether it is."""
+        with self._lock:
+            if client in self._newcomers and not replay.has_caught_up():
+                return False
+            if not client.connection.unfollow(if_done=True):
+                return False
+            self._newcomers.pop(client, None)
+            return True
 
     def dismiss(self, client: Client) -> None:
         """Take a client off the members; its seat has been taken back."""
         with self._lock:
             self._members.pop(client.id, None)
+            self._newcomers.pop(client, None)
 
-    def remember(self, message: str | bytes) -> None:
-        """Keep what an in-process game has broadcast."""
-        if self.history.wants(Route(Opcode.TEXT, [])):
-            is_text = isinstance(message, str)
-            with self._lock:
-                payload = message.encode() if isinstance(message, str) else message
-                self.history.add(Opcode.TEXT if is_text else Opcode.BINARY, [payload])
+    def remember(self, message: str | bytes) -> Collection[Client]:
+        """Keep what an in-process game has broadcast; return who is sent it from there."""
+        if not self.history.wants(Route(Opcode.TEXT, [])):
+            return ()
+        opcode, payload = Opcode.BINARY, message
+        if isinstance(message, str):
+            opcode, payload = Opcode.TEXT, message.encode()
+        assert isinstance(payload, bytes)
+        with self._lock:
+            for client in self._newcomers:
+                client.flush()  # what it was sent before
+            self.history.add(opcode, [payload])
+            return list(self._newcomers)
+
+    def bytes_left(self) -> int:
+        """Return how much of the past its newcomers have yet to be sent."""
+        with self._lock:
+            return sum(replay.left for replay in self._newcomers.values())
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
@@ -4146,6 +4581,8 @@ class Audience:
                     connection.send(data)
                     if connection.is_full:
                         full.append(client)
+            if self._newcomers:
+                full += [c for c in self._newcomers if c.connection.is_full and c not in full]
         return full
 
     def find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
@@ -4160,21 +4597,28 @@ class Audience:
         if len(outputs) == 1 and isinstance(outputs[0], Route):
             return self._encode(outputs[0])
         pending: dict[Client, list[bytes]] = {}
+        newcomers = self._newcomers
         for output in outputs:
             if isinstance(output, Route):
                 for clients, data in self._encode(output):
                     for client in clients:
-                        pending.setdefault(client, []).append(data)
+                        if newcomers and client in newcomers:
+                            client.connection.send(data)  # in its place among what is kept
+                        else:
+                            pending.setdefault(client, []).append(data)
         return [((client,), b"".join(pieces)) for client, pieces in pending.items()]
 
     def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
         """Encode a run of messages, once for each coding; most often there is but one."""
+        clients = self._find(route.to, route.exclude)
         if self.history.wants(route):
             self.history.add(route.opcode, route.payloads)
+            if self._newcomers:  # they find it there
+                clients = [client for client in clients if client not in self._newcomers]
         if self._log.traces:
             self._log.trace(">", route.payloads, route.to)
         groups: dict[int, list[Client]] = {}
-        for client in self._find(route.to, route.exclude):
+        for client in clients:
             groups.setdefault(client.connection.coding, []).append(client)
         for coding, clients in groups.items():
             data = encode_run(route.opcode, route.payloads, coding)
@@ -4243,7 +4687,7 @@ class Room:
         in-order backend admits it itself.
         """
         if not self._backend.in_order:
-            self.audience.admit(client)
+            self.admit(client)
         self.inbox.put(Joined(client), urgent=self._backend.hears_joins)
 
     def receive(self, client: Client, run: Messages) -> bool:
@@ -4273,6 +4717,34 @@ class Room:
         client.connection.answer(closing)
 
     # -- any thread --
+
+    def admit(self, client: Client) -> None:
+        """Make a client a member."""
+        if self.audience.admit(client):
+            self.watch(client)
+
+    def watch(self, client: Client) -> None:
+        """See that a client which lags behind goes on to read, as long as it does."""
+        if not client.is_watched:
+            client.is_watched = True
+            period = min(max(self._stall, 0.1), 1.0)  # seconds
+            self.registry.call_later(period, functools.partial(self._look_after, client))
+
+    def _look_after(self, client: Client) -> None:
+        connection = client.connection
+        client.is_watched = False  # before it is asked how it does, or that could change unseen
+        if client.departed:
+            if connection.is_lost:
+                connection.abort()
+            elif connection.is_following:
+                self.watch(client)
+        elif connection.is_following or connection.is_full:
+            # One who has only come is not to be all there at once, with --stall 0.
+            patience = self._stall or (1.0 if connection.is_following else 0.0)
+            if connection.has_stalled(patience) or connection.is_lost:
+                self.drop_slow(client)
+            else:
+                self.watch(client)
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""
@@ -4404,11 +4876,12 @@ class RoomRegistry:
         self._timer = timer
         self.ports = PortPool(*config.tcpports)
         self.shortage = Shortage()
+        self.archive = Archive(HISTORIES * config.cachebytes)
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
         self._running: set[Room] = set()  # those whose thread has not finished, too
-        self._histories: dict[str, History] = {}  # of rooms that are gone (--cachepersist)
+        self._histories: dict[str, History] = {}  # with --cachepersist; the latest room's last
         self._visits: dict[str, int] = {}  # connections ever, by room, the latest rooms
         self._past = Traffic()  # of rooms that are gone
         self._counts: Counter[str] = Counter()
@@ -4485,6 +4958,7 @@ class RoomRegistry:
             self._remove(room)
             self._running.discard(room)
             self._past.add(room.traffic)
+            self._close_history(room.name, room.audience.history)
             self._idle.notify_all()
 
     def is_deserted(self, room: Room) -> bool:
@@ -4521,6 +4995,10 @@ class RoomRegistry:
         """Wait until every room has closed; False after that many seconds."""
         with self._lock:
             return self._idle.wait_for(lambda: not self._running, timeout)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the timer call a function."""
+        self._timer.call_later(seconds, function)
 
     def count(self, name: str) -> None:
         """Count something that happens rarely."""
@@ -4578,13 +5056,42 @@ class RoomRegistry:
 
     def _make_room(self, opener: Client) -> Room:
         config, name = self._config, opener.room_name
-        kept = self._histories.get(name)
-        history = kept.copy() if kept else History(config.cache_size, tagged=config.cache_tagged)
+        history = self._open_history(name)
         backend = make_backend(config, self.ports)
         room = Room(name, self, backend, opener, history=history, stall=config.stall)
         self._rooms[name] = room
         self._running.add(room)
         return room
+
+    def _open_history(self, name: str) -> History:
+        """Return the history of a new room; with --cachepersist, that of the last of this name.
+
+        That room's program may still be at its last words, which belong there, too.
+        """
+        config = self._config
+        history = self._histories.pop(name, None) or History(
+            config.cache_size,
+            tagged=config.cache_tagged,
+            limit=config.cachebytes,
+            archive=self.archive,
+        )
+        if config.cachepersist and config.cache_size:
+            history.persists = True
+            self._histories[name] = history
+            if len(self._histories) > MAX_REMEMBERED_ROOMS:
+                idle = (n for n, kept in self._histories.items() if not kept.writers)
+                self._forget_history(next(idle, name))
+        history.open()
+        return history
+
+    def _close_history(self, name: str, history: History) -> None:
+        """Note that a room adds no more to its history; an empty one is not worth keeping."""
+        history.close()
+        if not history.writers and not history.bytes and self._histories.get(name) is history:
+            self._forget_history(name)
+
+    def _forget_history(self, name: str) -> None:
+        self._histories.pop(name).forget()
 
     def _check_seats(self, room: Room) -> None:
         limits = [
@@ -4605,11 +5112,6 @@ class RoomRegistry:
         if self._rooms.get(room.name) is not room:
             return
         del self._rooms[room.name]
-        if self._config.cachepersist:
-            self._histories.pop(room.name, None)
-            self._histories[room.name] = room.audience.history
-            if len(self._histories) > MAX_REMEMBERED_ROOMS:
-                self._histories.pop(next(iter(self._histories)))
 
     def _let_go(self, room: Room) -> None:
         """End an empty room, at once or after --linger."""
@@ -4942,7 +5444,17 @@ class Metrics:
         yield self._family("inbox_bytes", "gauge", "Waiting for backends.", inbox, "bytes")
         backlog = sum(connection.backlog_size for connection in connections)
         yield self._family("backlog_bytes", "gauge", "Waiting for clients.", backlog, "bytes")
+        yield from self._describe_history(rooms)
         yield from self._describe_ticks(traffic)
+
+    def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
+        """Yield what is kept for newcomers, and what they are yet to get of it."""
+        archive = self._registry.archive
+        left = sum(room.audience.bytes_left() for room in rooms)
+        yield self._family("history_bytes", "gauge", "Kept for newcomers.", archive.size, "bytes")
+        yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
+        text = "Messages of histories that outgrew --cachebytes."
+        yield self._family("history_messages_dropped", "counter", text, archive.dropped)
 
     def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
         """Yield how punctual in-process games are."""
@@ -6559,6 +7071,8 @@ class Server:
         """Serve until `stop` is called, then end all rooms."""
         self._timer.start()
         self._sender.start()
+        if self._config.cache_size:
+            self._registry.archive.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
         lobby = Lobby(Turnstile(self._config.maxconns), self._timer)
@@ -6651,6 +7165,8 @@ class Server:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         while self._reception.connections and time.monotonic() < deadline:
             time.sleep(0.01)
+        if self._config.cache_size:
+            self._registry.archive.stop()
         self._sender.stop()
         self._timer.stop()
         if self._taps is not None:
@@ -6725,6 +7241,7 @@ class Config:
     cache_size: int = 0
     cache_tagged: bool = False
     cachepersist: bool = False
+    cachebytes: int = 64 * MIB
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
@@ -6825,6 +7342,14 @@ def parse_capture_size(text: str) -> int:
     size = parse_size(text)
     if 0 < size < 64 * KIB:
         raise argparse.ArgumentTypeError(f"{text!r} is too small for a packet; 64K is the least")
+    return size
+
+
+def parse_history_size(text: str) -> int:
+    """Return the bytes that a history may have: enough for a few messages at least."""
+    size = parse_size(text)
+    if size < 4 * KIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small for a history; 4K is the least")
     return size
 
 
@@ -7079,6 +7604,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--cache", "[TYPE:]SIZE", parse_cache,
          "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
         ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
+        ("--cachebytes", "SIZE", parse_history_size,
+         "bytes of history that a room keeps; all together keep 4 times that (default 64M)"),
         ("--oneshot", "", FLAG, "serve one client, then exit"),
     ),
     "messages": (

@@ -754,7 +754,7 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
 
 def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
     nothing: Any = SimpleNamespace(
-        name="room", audience=SimpleNamespace(remember=lambda frames: None)
+        name="room", audience=SimpleNamespace(remember=lambda message: ())
     )
     room = GameRoom(nothing)
     room.clients = seats(15, 0, 15, 12, 15, 12, 0)
@@ -768,7 +768,7 @@ def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list
 
 def test_nothing_is_compressed_for_those_who_are_left_out(windows_used: list[int]) -> None:
     nothing: Any = SimpleNamespace(
-        name="room", audience=SimpleNamespace(remember=lambda frames: None)
+        name="room", audience=SimpleNamespace(remember=lambda message: ())
     )
     room = GameRoom(nothing)
     room.clients = seats(0, 12, 15)

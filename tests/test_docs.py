@@ -231,6 +231,10 @@ def test_the_table_of_limits_is_true() -> None:
         "what clients have sent": [size(module.INBOX_SIZE)],
         "what the program has printed": [size(config.backlog)],
         "a client with a full backlog": [f"{config.stall:g} s", "1008"],
+        "history of a room": [
+            size(config.cachebytes),
+            size(module.HISTORIES * config.cachebytes),
+        ],
         "what the program prints": [size(module.MAX_OUTPUT_ITEM), "1011"],
         "line of the program's stderr": [size(module.MAX_LOG_LINE)],
         "silence": [f"{config.ping:g} s", f"{2 * config.ping:g} s", "1011"],

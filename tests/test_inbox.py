@@ -34,7 +34,6 @@ from scalesocket import (
     Timer,
     Unwritten,
     WebSocketProtocol,
-    encode_messages,
     parse_command_line,
 )
 from tests.support import wait_until
@@ -315,15 +314,6 @@ def test_a_history_of_no_size_keeps_nothing() -> None:
     assert not history.wants(route(cached=True))
     history.add(Opcode.TEXT, [b"1"])
     assert replay(history) == []
-
-
-def test_a_copy_goes_its_own_way() -> None:
-    history = History(2, tagged=False)
-    history.add(Opcode.TEXT, [b"1", b"2"])
-    copy = history.copy()
-    copy.add(Opcode.BINARY, [b"3"])
-    assert (replay(history), replay(copy)) == ([b"1", b"2"], [b"2", b"3"])
-    assert copy.replay(0) == encode_messages(1, [b"2"]) + encode_messages(2, [b"3"])
 
 
 # ==== Timer ===============================================================
