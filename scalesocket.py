@@ -876,6 +876,7 @@ class Request:
     target: str  # as it came
     version: str  # "HTTP/1.1"
     headers: Headers
+    base: str = ""  # what stood before the target, and means this server (--basepath)
 
     @property
     def path(self) -> str:
@@ -2939,8 +2940,8 @@ def build_environment(
         "SERVER_NAME": name or local[0],
         "SERVER_PORT": str(local[1]),
         "REQUEST_METHOD": request.method,
-        "REQUEST_URI": request.target,
-        "SCRIPT_NAME": "",
+        "REQUEST_URI": request.base + request.target,
+        "SCRIPT_NAME": request.base,
         "PATH_INFO": _as_variable(urllib.parse.unquote_to_bytes(request.path)),
         "QUERY_STRING": request.query,
         "REMOTE_ADDR": peer[0],
@@ -5279,7 +5280,8 @@ class StaticFiles:
         path = self._locate(request.path)
         if os.path.isdir(path):
             if not request.path.endswith("/"):
-                target = request.path + "/" + request.target.removeprefix(request.path)
+                query = request.target.removeprefix(request.path)
+                target = f"{request.base}{request.path}/{query}"
                 return Response(301, headers=(("Location", target),))
             path = self._inside(path / "index.html")
         elif request.path.endswith("/"):
@@ -5532,7 +5534,7 @@ class HttpSite:
             return self.console.respond(request, peer)
         if self._files:
             return self._files.respond(request)
-        raise HandshakeError(404, "nothing here; rooms are at ws://…/<room>")
+        raise HandshakeError(404, f"nothing here; rooms are at ws://…{request.base}/<room>")
 
     def _is_told(self, path: str) -> bool:
         if path.rstrip("/") == "/metrics":
@@ -5931,8 +5933,8 @@ def describe_url(host: str, port: int, config: Config) -> str:
     name = f"[{name}]" if ":" in name else name
     secure = "s" if config.sslcert else ""
     if config.staticdir:
-        return f"http{secure}://{name}:{port}/"
-    return f"ws{secure}://{name}:{port}/<room>"
+        return f"http{secure}://{name}:{port}{config.basepath}/"
+    return f"ws{secure}://{name}:{port}{config.basepath}/<room>"
 
 
 def load_certificates(config: Config) -> ssl.SSLContext | None:
@@ -6521,7 +6523,7 @@ class HttpDoor(Door):
         head, end, rest = data.partition(b"\r\n\r\n")
         worker = self._reception.worker
         try:
-            request = parse_request(head)
+            request = self._parse(head)
             if not end or rest or not request.is_upgrade:
                 return None
             if worker is not None and not worker.owns(parse_room_name(request.path)):
@@ -6543,7 +6545,8 @@ class HttpDoor(Door):
         else:
             tls = TlsTransport(context) if context is not None else None
         layer = TlsSocket(sock, tls, early) if tls else sock
-        session = HttpSession(layer, self._config.header, b"" if tls else early)
+        extra = self._config.header + self._config.header_http
+        session = HttpSession(layer, extra, b"" if tls else early)
         request = None
         try:
             if crowded:
@@ -6579,7 +6582,7 @@ class HttpDoor(Door):
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
         head = session.read_head(HEAD_TIMEOUT)
         while head is not None:
-            request = parse_request(head)
+            request = self._parse(head)
             self._log_request(request, peer)
             if request.is_upgrade:
                 return request
@@ -6588,10 +6591,26 @@ class HttpDoor(Door):
             head = session.read_head(IDLE_TIMEOUT)
         return None
 
+    def _parse(self, head: bytes) -> Request:
+        """Return a request as it is below --basepath.
+
+        Raises:
+            HandshakeError: it is malformed, or for what is not below it (404).
+        """
+        request, base = parse_request(head), self._config.basepath
+        if not base or (request.path.rstrip("/") == "/health" and not request.is_upgrade):
+            return request
+        if request.path == base:
+            target = f"{base}/{request.target.removeprefix(base)}"
+            raise HandshakeError(301, "a slash is missing", ("Location", target))
+        if not request.path.startswith(f"{base}/"):
+            raise HandshakeError(404, f"nothing here; all is below {base}/")
+        return replace(request, target=request.target.removeprefix(base), base=base)
+
     def _log_request(self, request: Request, peer: Endpoint) -> None:
         if log.isEnabledFor(logging.DEBUG):
             address, _ = self._proxies.find_client(peer, request.headers)
-            log.debug("%s %s from %s", request.method, request.target, address)
+            log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
 
     def _answer(self, session: HttpSession, request: Request, peer: Endpoint) -> bool:
         """Answer a request; return whether the connection may serve another."""
@@ -6628,7 +6647,7 @@ class HttpDoor(Door):
             sock,
             WebSocketProtocol(Role.SERVER, max_message=longest, compressed=bits > 0),
             early=early,
-            response=handshake.encode_response(config.header),
+            response=handshake.encode_response(config.header + config.header_ws),
             window_bits=bits,
             tls=tls,
         )
@@ -7211,6 +7230,7 @@ class Config:
     tcplisten: tuple[tuple[str, int], ...] = ()
     staticdir: Path | None = None
     spa: str = ""
+    basepath: str = ""  # "/ws"
     api: bool = False
     peers: tuple[str, ...] = ()
     metrics: bool = False
@@ -7224,6 +7244,8 @@ class Config:
     sameorigin: bool = False
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
+    header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
+    header_http: tuple[tuple[str, str], ...] = ()  # … to all other responses
     unixsocket: Path | None = None
     unixmode: int = 0o660
     sslcert: Path | None = None
@@ -7485,6 +7507,13 @@ def parse_page(text: str) -> str:
     return text.removeprefix("/")
 
 
+def parse_basepath(text: str) -> str:
+    """Return a path without a slash at its end; nothing for `/`."""
+    if not re.fullmatch(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no path such as /ws")
+    return text.rstrip("/")
+
+
 def parse_mode(text: str) -> int:
     """Return file permissions from their octal form."""
     if not re.fullmatch(r"[0-7]{3,4}", text):
@@ -7565,6 +7594,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         ("--spa", "[=PAGE]", parse_page,
          "a page of DIR, index.html if bare, for paths at which there is no file"),
+        ("--basepath", "PATH", parse_basepath,
+         "serve everything below PATH, such as /ws: rooms at ws://HOST:PORT/ws/<room>"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
         ("--peers", "LIST", parse_names,
@@ -7582,6 +7613,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--subprotocol", "LIST", parse_subprotocols,
          "negotiate one of these, the first that a client lists"),
         ("--header", "FIELD", parse_header, "add 'Name: value' to every response, may repeat"),
+        ("--header-ws", "FIELD", parse_header, "likewise, to the handshakes of WebSockets alone"),
+        ("--header-http", "FIELD", parse_header, "likewise, to all other responses"),
         ("--ping", "SECONDS", parse_seconds,
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
         ("--drain", "SECONDS", parse_seconds,
@@ -7782,7 +7815,7 @@ def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
     if "cache" in options:
         options["cache_size"], options["cache_tagged"] = options.pop("cache")
-    for name in {"addr", "tcplisten", "header"} & options.keys():
+    for name in {"addr", "tcplisten", "header", "header_ws", "header_http"} & options.keys():
         options[name] = tuple(options[name])
     return options
 

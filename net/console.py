@@ -113,8 +113,12 @@ class Console:
             response = json_response(json.dumps(self._describe()))
             return replace(response, headers=(("Cache-Control", "no-store"),))
         if request.path == "/console":
-            return Response(301, headers=(("Location", "/console/"),))
-        inside = replace(request, target=request.target.removeprefix("/console"))
+            return Response(301, headers=(("Location", f"{request.base}/console/"),))
+        inside = replace(
+            request,
+            target=request.target.removeprefix("/console"),
+            base=f"{request.base}/console",
+        )
         response = self._files.respond(inside)
         return replace(response, headers=(*response.headers, ("Content-Security-Policy", POLICY)))
 

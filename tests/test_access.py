@@ -1155,3 +1155,18 @@ def test_a_room_that_finds_no_descriptors_for_its_child_is_refused_and_others_go
             crowd.close()
             with connect_soon(server, "lucky") as lucky:
                 assert_echoes(lucky)
+
+
+def test_a_header_for_handshakes_and_one_for_all_other_responses() -> None:
+    """Asked for, and there in websocketd: a cookie for WebSockets, CORS for files."""
+    options = ["--header=X-Both: 1", "--header-ws=X-Ws: 2", "--header-http=X-Http: 3"]
+    with serve(*options, "cat") as server:
+        with RawClient.connect(server) as client:
+            given = client.response.headers
+            assert (given["x-both"], given["x-ws"]) == ("1", "2") and "x-http" not in given
+        for path in ("/health", "/nothing"):
+            given = http_request(server, path=path).headers
+            assert (given["x-both"], given["x-http"]) == ("1", "3") and "x-ws" not in given
+        with pytest.raises(HandshakeRefused) as refused:
+            RawClient.connect(server, "api")
+        assert refused.value.response.headers["x-http"] == "3"

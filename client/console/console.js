@@ -85,7 +85,9 @@ function showWay() {
   $("room").disabled = browser;
   if (!browser || $("address").value) return;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  $("address").value = `${scheme}//${location.host}/${encodeURIComponent($("room").value.trim())}`;
+  const base = new URL("../", location.href).pathname;
+  const room = encodeURIComponent($("room").value.trim());
+  $("address").value = `${scheme}//${location.host}${base}${room}`;
 }
 
 onSubmit("connect", "connect-problem", connect);

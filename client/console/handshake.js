@@ -18,8 +18,8 @@ export function acceptSteps(key) {
 }
 
 /** The path of a room, percent-encoded, with a query that may hold anything. */
-export function roomPath(room, query) {
-  const path = `/${encodeURIComponent(room)}`;
+export function roomPath(room, query, base = "/") {
+  const path = `${base}${encodeURIComponent(room)}`;
   return query ? `${path}?${query.replace(/[^\x21-\x7e]+|#/gu, encodeURIComponent)}` : path;
 }
 

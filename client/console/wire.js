@@ -63,7 +63,7 @@ export class Wire extends Link {
     this.#request = buildRequest({
       host: location.host,
       origin: location.origin,
-      path: roomPath(room, query),
+      path: roomPath(room, query, new URL("../", location.href).pathname),
       key: newKey(),
       protocols,
       compress,

@@ -4,6 +4,7 @@
 // A program that is no `cat` and expects lines of text gets them: then only what one types is
 // sent, with neither a name nor a time ("plain text" below the field).
 
+import { BASE } from "../shared/connection.js";
 import { NamePrompt } from "../shared/name.js";
 import { enterRoom } from "../shared/play.js";
 import { Log } from "./log.js";
@@ -114,7 +115,7 @@ function recall() {
 }
 
 async function findOutWhatIsServed() {
-  const response = await fetch("/api/", { cache: "no-store" });
+  const response = await fetch(new URL("api/", BASE), { cache: "no-store" });
   if (!response.ok) return; // no --api: a chat, for all that is known
   const { target } = await response.json();
   if (ECHOES.has(target)) return;

@@ -1,6 +1,6 @@
 // Keeps an eye on the server: what it runs, and which rooms there are.
 
-import { backoff } from "../shared/connection.js";
+import { BASE, backoff } from "../shared/connection.js";
 
 const LOOK_EVERY = 2_500; // milliseconds, while somebody looks at the page
 const HIDDEN_EVERY = 20_000;
@@ -39,8 +39,8 @@ export class Watch {
   async #ask() {
     try {
       // After silence it may be another server.
-      if (this.state !== "listed") this.about = await fetchJson("/api/");
-      this.rooms = this.about ? usable(await fetchJson("/api/rooms/")) : [];
+      if (this.state !== "listed") this.about = await fetchJson("api/");
+      this.rooms = this.about ? usable(await fetchJson("api/rooms/")) : [];
       this.state = this.about ? "listed" : "unlisted";
       this.#failures = 0;
     } catch {
@@ -59,7 +59,8 @@ export class Watch {
 
     Throws if it does not answer in time, or not with JSON. */
 async function fetchJson(path) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  const signal = AbortSignal.timeout(PATIENCE);
+  const response = await fetch(new URL(path, BASE), { cache: "no-store", signal });
   if (response.status === 404) return null;
   if (!response.ok) throw new Error(`${path} answers ${response.status}`);
   return response.json();

@@ -133,10 +133,14 @@ export function backoff(failures, random = Math.random) {
   return full * (0.5 + 0.5 * random());
 }
 
+/** Where the server begins: the folder above this one, so that it may be below --basepath. */
+export const BASE = new URL("../", import.meta.url);
+
 /** The address of a room on the server that this page came from. */
 export function roomUrl(room) {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  return `${scheme}//${location.host}/${encodeURIComponent(room)}`;
+  const url = new URL(encodeURIComponent(room), BASE);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
 }
 
 // What the closing handshake says (RFC 6455, 7.4.1). 1006 is the browser's own word for

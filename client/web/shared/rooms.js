@@ -1,6 +1,8 @@
 // Which room this page is in, and how to get to another one.
 // The room is in the page's address (?room=name), so that a link leads to it and "back" goes back.
 
+import { BASE } from "./connection.js";
+
 const DEFAULT_ROOM = "meadow";
 const POLL_EVERY = 3_000; // milliseconds between looks at the list of rooms
 const SOON = 200;
@@ -106,7 +108,7 @@ export class RoomChooser {
 
   async #fetchRooms() {
     try {
-      const response = await fetch("/api/rooms/", { cache: "no-store" });
+      const response = await fetch(new URL("api/rooms/", BASE), { cache: "no-store" });
       if (response.status === 404) {
         this.#unlisted = true;
         this.#showRooms([], "This server keeps its list of rooms to itself.");
