@@ -2982,6 +2982,109 @@ def describe_client(client: Client, config: Config) -> dict[str, str]:
     )
 
 
+# A program that prints into a pipe keeps what it has printed until some kilobytes have come
+# together. That "print is enough" takes one of these (--linebuffer), by the kind of program:
+#
+#   Python, Perl, mawk   a switch of their own
+#   the C library        coreutils' libstdbuf.so, preloaded, which sets stdio's buffers to lines;
+#                        programs that do without stdio do not notice
+#   others               a pseudo-terminal in raw mode for stdout alone: who has buffers of his own
+#                        writes line by line if isatty() says so. Input stays a pipe, so nothing
+#                        is echoed, and nothing changes on the way
+#
+# Go, Java, Node and Rust write each line at once anyway.
+
+
+class Launch(NamedTuple):
+    """How a program is started so that its output comes line by line."""
+
+    command: tuple[str, ...]
+    variables: dict[str, str]
+    terminal: bool = False  # its stdout is to be a pseudo-terminal
+
+
+_FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
+_NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for those that take stdout for a person
+
+
+def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:
+    """Return how to start the program, which has this environment otherwise (--linebuffer)."""
+    command = config.command
+    if config.linebuffer == "off" or config.binary or not POSIX:
+        return Launch(command, {})
+    perl = f"{environment.get('PERL5OPT', '')} {_FLUSH_IN_PERL}".strip()
+    variables = {"PERL5OPT": perl}
+    spelled = spell_interpreter(command)
+    program = os.path.basename(os.path.realpath(spelled[0]))
+    if program == "mawk":
+        command = (spelled[0], "-W", "interactive", *spelled[1:])
+    how = "terminal" if config.linebuffer == "on" else choose_line_buffer(spelled[0], program)
+    if how == "terminal":
+        return Launch(command, variables | _NO_COLOURS, not config.tcp)
+    if how:
+        preloaded = f"{environment.get('LD_PRELOAD', '')} {how}".strip()
+        ends_lines = b"\n" in config.delimiters and config.serverframe != "gwsocket"
+        variables |= {"LD_PRELOAD": preloaded, "_STDBUF_O": "L" if ends_lines else "0"}
+        # Its runtime refuses to start if anything has been loaded before it.
+        sanitizer = f"{environment.get('ASAN_OPTIONS', '')}:verify_asan_link_order=0".strip(":")
+        variables["ASAN_OPTIONS"] = sanitizer
+    return Launch(command, variables)
+
+
+def spell_interpreter(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command with the interpreter before a script that names one in its first line."""
+    line, newline, _ = read_start(command[0]).partition(b"\n")
+    if not (line.startswith(b"#!") and newline and line[2:].strip()):
+        return command
+    words = os.fsdecode(line[2:].strip()).split(maxsplit=1)  # as the system does (execve(2))
+    if os.path.basename(words[0]) == "env":
+        words = [word for word in " ".join(words[1:]).split() if word != "-S"]
+        found = find_command(words[0]) if words else None
+        if found is None:
+            return command
+        words[0] = str(found)
+    return (*words, *command)
+
+
+def choose_line_buffer(path: str, program: str) -> str:
+    """Return the library to preload, or `terminal`, or nothing if the program needs neither.
+
+    Args:
+        path: of the program, or of a script's interpreter.
+        program: what it is really called, links resolved.
+    """
+    head, library = read_start(path), find_stdbuf()
+    if sys.platform != "linux" or not head.startswith(b"\x7fELF") or program.startswith("python"):
+        return ""
+    if re.fullmatch(r"(guile|ruby|runghc|runhaskell|tclsh)[\d.]*", program):
+        return "terminal"
+    kind = read_start(library)
+    same_machine = head[4:6] + head[18:20] == kind[4:6] + kind[18:20]
+    if same_machine and re.search(rb"/ld-linux|/ld64\.so", head):  # the loader of glibc
+        return library
+    return "" if b"Go\0\0" in head else "terminal"
+
+
+@functools.cache
+def find_stdbuf() -> str:
+    """Return the path of coreutils' libstdbuf.so, or nothing where there is none."""
+    stdbuf = find_command("stdbuf") or Path("/usr/bin/stdbuf")
+    for folder in ("libexec", "lib"):
+        path = str(stdbuf.resolve().parent.parent / folder / "coreutils" / "libstdbuf.so")
+        if os.path.isfile(path) and not re.search(r"[\s:]", path):  # which would be two
+            return path
+    return ""
+
+
+def read_start(path: str) -> bytes:
+    """Return the first 8 KiB of a file, or nothing if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8 * KIB)
+    except OSError:
+        return b""
+
+
 # ==== 10. Backends =======================================================================
 # What a room's clients talk to: a child on pipes, on TCP or in a terminal, or a Python `Game`.
 # A backend lives on its room's thread: it is started, fed and stopped there. A child's output
@@ -3292,6 +3395,7 @@ class ProcessBackend(Backend):
         self.hears_joins = bool(config.joinmsg)
         self._input = -1  # descriptor that the child reads
         self._output = -1  # descriptor that the child writes
+        self._terminal = -1  # the same, if that is a pseudo-terminal
         self._input_closed = False
         self._pump: threading.Thread | None = None
         self._stderr: threading.Thread | None = None
@@ -3360,6 +3464,8 @@ class ProcessBackend(Backend):
     def _launch(self) -> None:
         config, opener = self._config, self._opener
         environment = describe_client(opener, config)
+        self._plan = plan_launch(config, environment)
+        environment |= self._plan.variables
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._input_closed = False
         self._started_at = time.monotonic()
@@ -3439,10 +3545,18 @@ class ProcessBackend(Backend):
 
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
-        pipe = subprocess.PIPE
-        popen = self._start_child(self._config.command, environment, (pipe, pipe, pipe)).popen
-        assert popen.stdin and popen.stdout
-        self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
+        pipe, command = subprocess.PIPE, self._plan.command
+        if self._plan.terminal:
+            self._terminal, slave = open_output_terminal()
+            try:
+                popen = self._start_child(command, environment, (pipe, slave, pipe)).popen
+            finally:
+                os.close(slave)
+        else:
+            popen = self._start_child(command, environment, (pipe, pipe, pipe)).popen
+        assert popen.stdin
+        self._input = popen.stdin.fileno()
+        self._output = popen.stdout.fileno() if popen.stdout else self._terminal
         if POSIX:
             os.set_blocking(self._input, False)
         self._room.closing.wait(self._config.delay)
@@ -3467,6 +3581,9 @@ class ProcessBackend(Backend):
 
     def _detach(self) -> None:
         """Close what `_attach` opened; also called when it failed."""
+        if self._terminal >= 0:
+            os.close(self._terminal)
+            self._terminal = -1
 
     # -- the pump and the stderr thread --
 
@@ -3536,6 +3653,16 @@ def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
     ]
 
 
+def open_output_terminal() -> tuple[int, int]:
+    """Return both ends of a pseudo-terminal that changes nothing of what is printed to it."""
+    import pty
+    import tty
+
+    master, slave = pty.openpty()
+    tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
+    return master, slave
+
+
 def wait_writable(descriptor: int, timeout: float) -> bool:
     """Wait until a descriptor takes bytes; return False after that many seconds."""
     poller = select.poll()
@@ -3562,7 +3689,7 @@ class TcpBackend(ProcessBackend):
         self._port = self._ports.take()
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
-        child = self._start_child(self._config.command, environment, streams)
+        child = self._start_child(self._plan.command, environment, streams)
         self._room.closing.wait(self._config.delay)
         deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
         while self._socket is None:
@@ -7276,6 +7403,7 @@ class Config:
     tcp: bool = False
     tcpports: tuple[int, int] = (9001, 9999)
     pty: bool = False
+    linebuffer: str = "auto"  # or "on", "off"
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
@@ -7666,6 +7794,9 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--tcp", "", FLAG, "connect to TARGET at the port in its variable PORT"),
         ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
         ("--pty", "", FLAG, "run TARGET in a pseudo-terminal, in binary"),
+        ("--linebuffer", "WHEN", ("auto", "on", "off"),
+         "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
+         "pseudo-terminal for stdout"),
         ("--delay", "SECONDS", parse_seconds, "wait before attaching (default 0; 1 with --tcp)"),
         ("--respawn", "", FLAG, "start TARGET again when it exits"),
         ("--closegrace", "SECONDS", parse_seconds,
@@ -7847,6 +7978,11 @@ def check_options(config: Config) -> None:
             config.tcplisten
         )
         and (config.binary or config.serverframe == "gwsocket"),
+        f"{'--tcp' if config.tcp else raw} and --linebuffer=on exclude each other": (
+            config.binary or config.tcp
+        )
+        and config.linebuffer == "on",
+        "--linebuffer=on needs a POSIX system": config.linebuffer == "on" and not POSIX,
         f"{raw} and JSON framing exclude each other": config.binary and "json" in framings,
         f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
         "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
