@@ -168,6 +168,7 @@ SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
+MAX_TOLD = 100  # refusals of pages that are logged, each once
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 SWITCH_INTERVAL = 1e-5  # seconds for each thread, after which one may be interrupted
@@ -1049,6 +1050,58 @@ def split_origin(text: str) -> tuple[str, str, int]:
     return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
 
 
+# `*.example.com`, or `.example.com`, in an option: every name below that one.
+_SUBDOMAINS = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?)\*?\.(?=[a-z0-9_-])(.+)")
+# What browsers take for an address, in whatever form: no name server is asked for it.
+_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+_LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]")
+
+
+def split_pattern(text: str) -> tuple[str, str, int]:
+    """Return what `split_origin` does, of an entry of --origin: its host may be `*.example.com`."""
+    match = _SUBDOMAINS.fullmatch(text.lower())
+    scheme, host, port = split_origin(match[1] + match[2] if match else text)
+    if match and host:
+        host = "" if _ADDRESS.fullmatch(host) else f"*.{host}"
+    return scheme, "" if host.startswith(".") else host, port
+
+
+def matches_host(host: str, pattern: str) -> bool:
+    """Whether a host is the one that is meant, or one below it."""
+    below = pattern.startswith("*.")
+    return host.endswith(pattern[1:]) and host[0] != "." if below else host == pattern
+
+
+def is_listed(origin: str, allowed: Iterable[str]) -> bool:
+    """Whether an origin, in lower case, is among those of an option."""
+    given_scheme, given_host, given_port = split_origin(origin)
+    for item in allowed:
+        if item in ("null", "file://"):  # a page from nowhere, as in a sandbox; from a file
+            if origin == item:
+                return True
+            continue
+        scheme, host, port = split_pattern(item)
+        same = given_scheme and scheme in ("", given_scheme) and port in (0, given_port)
+        if same and matches_host(given_host, host):
+            return True
+    return False
+
+
+def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
+    """Whether a page comes from the host and port that it connects to, as `named` in its request.
+
+    Args:
+        origin: in lower case.
+        named: a Host header in lower case.
+        secure: the connection is TLS, so that a Host without a port means 443.
+    """
+    scheme, host, port = split_origin(origin)
+    own = split_origin(("https://" if secure else "http://") + named)
+    behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
+    same = (host, port) == own[1:] or behind_proxy
+    return scheme in ("http", "https") and own[1] != "" and same
+
+
 def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure: bool) -> None:
     """Refuse a page from elsewhere (RFC 6455 section 10.2); browsers say where a page is from.
 
@@ -1057,7 +1110,7 @@ def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure
         allowed: origins such as `https://example.com`; scheme and port may be left out. Empty:
             any, unless `same` is set.
         same: the page must come from the host and port that it connects to.
-        secure: the connection is TLS, so that a Host without a port means 443.
+        secure: see `is_own_page`.
 
     Raises:
         HandshakeError: 403.
@@ -1065,22 +1118,8 @@ def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure
     if not (allowed or same):
         return
     origin = request.headers.get("Origin").lower()  # if there are two, it is none
-    scheme, host, port = split_origin(origin)
-    if origin == "null" and "null" in allowed:  # a page from nowhere: a file, a sandbox
-        return
-    for wanted in map(split_origin, (item for item in allowed if item != "null")):
-        given = (scheme, host, port)
-        if scheme and all(w in ("", 0, g) for w, g in zip(wanted, given, strict=True)):
-            return
     named = request.headers.get("Host").lower()
-    own = split_origin(("https://" if secure else "http://") + named)
-    behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
-    if (
-        same
-        and scheme in ("http", "https")
-        and own[1]
-        and ((host, port) == own[1:] or behind_proxy)
-    ):
+    if is_listed(origin, allowed) or (same and is_own_page(origin, named, secure=secure)):
         return
     raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
 
@@ -1204,6 +1243,21 @@ class TrustedProxies:
     def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
         """Whether a trusted peer says that the client came to it over TLS."""
         return peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
+
+    def find_host(self, peer: Endpoint, request: Request) -> str:
+        """Return by what name a client has found a trusted peer, if that says so, or nothing.
+
+        A page can write X-Forwarded-Host into any request but that for a WebSocket, and its
+        browser may be on the same machine as the proxy: there it counts for WebSockets only.
+        """
+        if peer[0] not in self or not (request.is_upgrade or not is_loopback(peer[0])):
+            return ""
+        return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own, or that of a Unix socket."""
+    return address in (UNIX_PEER[0], "::1") or address.removeprefix("::ffff:").startswith("127.")
 
 
 def accept_key(key: str) -> str:
@@ -6121,6 +6175,127 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
             signal.set_wakeup_fd(-1)
 
 
+class PageGuard:
+    """Says which web pages may use this server.
+
+    A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
+    page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
+    can tell; but that name is not ours. What is no browser writes into both what it likes: it has
+    no user whom a page could deceive.
+
+    Args:
+        config: the options.
+        proxies: may know the name by which a client has found them.
+    """
+
+    def __init__(self, config: Config, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
+        self._lets_any = "any" in config.origin
+        self._listed = config.origin
+        self._same = config.sameorigin
+        self._careful = config.pty  # a shell is not for any page that comes along
+        self._names_all = bool(config.host)
+        self._names = find_own_names(config)
+        self._told: set[str] = set()  # refusals that the log has already
+        self.is_local = False  # only this machine reaches us, so only pages from here should
+
+    def check_host(self, request: Request, peer: Endpoint) -> None:
+        """Refuse a request that looks for somebody else: a page might read what it is answered.
+
+        A name without a dot passes: it leads nowhere but within one's own network, where
+        containers know each other by it.
+
+        Args:
+            request: any.
+            peer: who has sent it, be it a client or a proxy.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        if not (self._names_all or self._same or self._is_careful(peer)):
+            return
+        if self._lets_any and not self._names_all:
+            return
+        forwarded = self._proxies.find_host(peer, request)
+        named = forwarded or request.headers.get("Host").lower()
+        if "." in named and (self._names_all or not forwarded):
+            self.check_name(named)
+
+    def check_name(self, named: str) -> None:
+        """Refuse what is none of our names, as in a Host header.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        host = split_origin(named)[1]
+        known = host and (_ADDRESS.fullmatch(host) or _LOOPBACK.fullmatch(host))
+        if not known and not any(matches_host(host.rstrip("."), name) for name in self._names):
+            cure = f"; with --host {host} it would be" if host else ""
+            self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")
+
+    def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
+        """Refuse a WebSocket to a page that may have none.
+
+        Args:
+            request: for an upgrade.
+            peer: who has sent it, be it a client or a proxy.
+            secure: see `is_own_page`.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        if self._names_all:
+            self.check_host(request, peer)
+        origin = request.headers.get("Origin").lower()  # if there are two, it is none
+        if self._lets_any or is_listed(origin, self._listed):
+            return
+        if not self._listed and not self._same:
+            if not self._is_careful(self._proxies.find_client(peer, request.headers)):
+                return
+            if not origin or origin == "file://" or is_local_page(origin):
+                return
+        forwarded = self._proxies.find_host(peer, request)
+        named = forwarded or request.headers.get("Host").lower()
+        if (self._same or not self._listed) and is_own_page(origin, named, secure=secure):
+            if not forwarded:
+                self.check_name(named)
+            return
+        cure = f"; with --origin {origin} it would be" if origin else ""
+        kind = " (a file, or a page in a sandbox)" if origin == "null" else ""
+        self._refuse(f"origin {origin or '(none)'}{kind} is not allowed{cure}")
+
+    def _is_careful(self, peer: Endpoint) -> bool:
+        """Whether only pages from here may come in, unless an option names others."""
+        return self._careful or (self.is_local and peer != UNIX_PEER and is_loopback(peer[0]))
+
+    def _refuse(self, reason: str) -> NoReturn:
+        """Refuse, and log it once: a page cannot show its user why."""
+        if reason not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(reason)
+            log.warning("refused a page: %s", reason)
+        raise HandshakeError(403, reason)
+
+
+def is_local_page(origin: str) -> bool:
+    """Whether a page comes from a server on this machine, such as one for development."""
+    scheme, host, _ = split_origin(origin)
+    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+
+
+def find_own_names(config: Config) -> frozenset[str]:
+    """Return the names that this server has: its machine's, and those that options name.
+
+    A page that --origin lists need not be told from ours.
+    """
+    own = socket.gethostname().lower()
+    listed = [split_pattern(item)[1] for item in (*config.host, *config.origin)]
+    hosts = [host.lower() for host, _ in config.addr]
+    nodes = [re.sub(r"^https?://", "", node.lower()).partition("/")[0] for node in config.peers]
+    hosts += [split_origin(node)[1] for node in nodes]
+    names = {own, own.partition(".")[0] + ".local", *listed, *hosts}
+    return frozenset(name.rstrip(".") for name in names) - {"", "any", "null"}
+
+
 _LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
 
 
@@ -6624,6 +6799,7 @@ class HttpDoor(Door):
     def __init__(self, config: Config, reception: Reception, site: HttpSite) -> None:
         super().__init__(config, reception)
         self._site = site
+        self.guard = PageGuard(config, self._proxies)
         self._tls_context = load_certificates(config)
 
     def tap(self, taps: Taps) -> None:
@@ -6745,6 +6921,8 @@ class HttpDoor(Door):
         has_body = length not in ("", "0") or request.headers.get("Transfer-Encoding")
         keep_alive = request.keeps_alive and not has_body and not self._reception.stopping
         try:
+            if request.path.rstrip("/") != "/health":  # it tells nothing, and probes ask anyhow
+                self.guard.check_host(request, peer)
             response = self._site.respond(request, self._proxies.find_client(peer, request.headers))
         except HandshakeError as error:
             response = describe_error(error)
@@ -6763,11 +6941,11 @@ class HttpDoor(Door):
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
         handshake = Handshake(request, subprotocols=subprotocols, compress=config.compress)
         secure = tls is not None or self._proxies.speaks_tls(peer, request.headers)
-        peer = self._proxies.find_client(peer, request.headers)
+        sender, peer = peer, self._proxies.find_client(peer, request.headers)
         console = self._site.console
         tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
         if not tunnels:
-            check_origin(request, allowed=config.origin, same=config.sameorigin, secure=secure)
+            self.guard.check_page(request, sender, secure=secure)
         bits = handshake.window_bits
         longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
         connection = self._reception.connect(
@@ -7174,6 +7352,8 @@ class Server:
         self._line_listeners = open_line_listeners(self._config)
         self._listeners = open_all_listeners(self._config)
         self._unix_file = identify(self._config.unixsocket)
+        tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
+        self._door.guard.is_local = all(map(is_loopback, tcp))
         try:
             self._tap()
         except ConfigError:
@@ -7367,8 +7547,9 @@ class Config:
     compress: bool = False
     trustproxy: tuple[Network | str, ...] = ()
     auth: tuple[str, ...] = ()  # a command
-    origin: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()  # or ("any",)
     sameorigin: bool = False
+    host: tuple[str, ...] = ()
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
     header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
@@ -7545,12 +7726,29 @@ def parse_auth(text: str) -> tuple[str, ...]:
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """Return origins, each with a host at least."""
+    """Return origins, each with a host at least; or `any`, which must stand alone."""
     origins = parse_names(text.lower())
     for origin in origins:
-        if not split_origin(origin)[1]:
-            raise argparse.ArgumentTypeError(f"{origin!r} is no origin such as https://example.com")
+        if origin != "file://" and not split_pattern(origin)[1]:
+            cure = "; any origin is called any" if origin == "*" else ""
+            raise argparse.ArgumentTypeError(
+                f"{origin!r} is no origin such as https://example.com or *.example.com{cure}"
+            )
+    if "any" in origins and len(origins) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} lists more than any origin")
     return origins
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Return names of hosts, without scheme and port."""
+    hosts = parse_names(text.lower())
+    for host in hosts:
+        scheme, name, port = split_pattern(host)
+        if not name or scheme or port:
+            raise argparse.ArgumentTypeError(
+                f"{host!r} is no name such as game.example.com or *.example.com"
+            )
+    return hosts
 
 
 def parse_subprotocols(text: str) -> tuple[str, ...]:
@@ -7731,13 +7929,18 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
         ("--compress", "", FLAG, "permessage-deflate for clients that offer it"),
         ("--origin", "LIST", parse_origins,
-         "allow only pages from these, such as https://example.com; scheme and port are optional"),
+         "allow only pages from these, such as https://example.com, *.example.com, file:// or "
+         "null; any: all pages (default: all; with --pty, or if only this machine reaches the "
+         "server, those of this machine and of the server itself)"),
         ("--trustproxy", "LIST", parse_proxies,
          "believe these peers (addresses, networks, unix) about who the client is: "
          "X-Forwarded-For, PROXY protocol"),
         ("--auth", "CMD", parse_auth,
          "run CMD for each client, with its request as CGI variables; status 0 lets it in"),
         ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
+        ("--host", "LIST", parse_hosts,
+         "answer only who has found the server by one of these names (*.example.com), an "
+         "address, localhost or the machine's own name"),
         ("--subprotocol", "LIST", parse_subprotocols,
          "negotiate one of these, the first that a client lists"),
         ("--header", "FIELD", parse_header, "add 'Name: value' to every response, may repeat"),

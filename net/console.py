@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import threading
 import time
@@ -26,7 +25,6 @@ from scalesocket import (
     HERE,
     LINES,
     RECEIVE_SIZE,
-    UNIX_PEER,
     CloseCode,
     Closing,
     ConfigError,
@@ -34,14 +32,15 @@ from scalesocket import (
     Histogram,
     Messages,
     Opcode,
+    PageGuard,
     Response,
     StaticFiles,
     TrustedProxies,
     __version__,
     check_origin,
     encode_frame,
+    is_loopback,
     json_response,
-    split_origin,
     start_thread,
 )
 
@@ -53,8 +52,7 @@ if TYPE_CHECKING:
 PAGE = HERE / "client" / "console"  # not in web/, which --staticdir may serve
 POLICY = "default-src 'self'; connect-src 'self' ws: wss:"
 TUNNEL = "/console/tunnel"
-_LOOPBACK = re.compile(r"localhost|.+\.localhost|127(\.\d+){3}|\[::1\]")
-_FORWARDED_FIELDS = ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP")
+_FORWARDED_FIELDS = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP")
 
 
 class Console:
@@ -74,6 +72,7 @@ class Console:
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
+        self._guard = PageGuard(config, TrustedProxies(config.trustproxy))
         self._files = StaticFiles(PAGE)
         self._began = time.monotonic()
 
@@ -85,8 +84,9 @@ class Console:
     def check(self, request: Request, peer: Endpoint) -> None:
         """Let only those look who may.
 
-        A page from elsewhere that has its name lead to this machine (DNS rebinding) is known by the
-        Host that its requests name; what a proxy on this machine forwards by the fields it adds.
+        A page from elsewhere that has its name lead here (DNS rebinding) is known by the Host that
+        its requests name, also if a proxy tells that; what a proxy on this machine forwards by the
+        fields it adds.
 
         Raises:
             HandshakeError: 403.
@@ -94,12 +94,10 @@ class Console:
         address, _ = peer
         if address not in self._allowed:
             raise HandshakeError(403, f"the console is not for {address}; see --console")
-        if not is_loopback(address):
-            return
-        _, host, _ = split_origin(request.headers.get("Host"))
-        if not _LOOPBACK.fullmatch(host):
-            raise HandshakeError(403, "from this machine the console is at localhost only")
-        if any(request.headers.get(name) for name in _FORWARDED_FIELDS):
+        for name in ("Host", "X-Forwarded-Host"):
+            if name == "Host" or request.headers.get(name):
+                self._guard.check_name(request.headers.get(name).lower())
+        if is_loopback(address) and any(request.headers.get(name) for name in _FORWARDED_FIELDS):
             raise HandshakeError(403, "the console is not for what a proxy forwards")
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
@@ -200,11 +198,6 @@ def counters(traffic: object) -> dict[str, int]:
     """Return the plain numbers of a `Traffic`."""
     values = {field.name: getattr(traffic, field.name) for field in fields(traffic)}  # type: ignore[arg-type]  # it is a dataclass
     return {name: value for name, value in values.items() if not isinstance(value, Histogram)}
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own, or that of a Unix socket."""
-    return address in (UNIX_PEER[0], "::1") or address.removeprefix("::ffff:").startswith("127.")
 
 
 # ==== The tunnel ===========================================================

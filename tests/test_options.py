@@ -108,6 +108,8 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--compress"], {"compress": True}),
     (["--origin", "a.example, https://b:8443"], {"origin": ("a.example", "https://b:8443")}),
     (["--sameorigin"], {"sameorigin": True}),
+    (["--host", "Game.example,.play.example"], {"host": ("game.example", ".play.example")}),
+    (["--origin", "any"], {"origin": ("any",)}),
     (
         ["--trustproxy", "10.1.2.3/8, ::1,unix"],
         {"trustproxy": (ip_network("10.0.0.0/8"), ip_network("::1/128"), "unix")},
