@@ -6412,6 +6412,7 @@ def make_taps(config: Config) -> Taps | None:
                 config.pcap,
                 max_size=config.pcapsize,
                 max_files=config.pcapfiles,
+                waits=config.pcapfull == "wait",
                 software=f"ScaleSocket {__version__}",
             )
         if config.trace is not None:
@@ -7591,6 +7592,7 @@ class Config:
     pcap: str = ""
     pcapsize: int = 0  # bytes; 0: any number
     pcapfiles: int = 1
+    pcapfull: str = "wait"  # or "drop"
     trace: tuple[str, ...] | None = None
     console: tuple[Network | str, ...] | None = None
     log: str = "text"
@@ -8010,6 +8012,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--pcapsize", "SIZE", parse_capture_size, "bytes of a file (default 0: any number)"),
         ("--pcapfiles", "NUM", parse_positive,
          "files to keep, the newest is FILE (default 1: then it ends when it is full)"),
+        ("--pcapfull", "HOW", ("wait", "drop"),
+         "if more comes than can be recorded, play waits (default), or packets are left out"),
         ("--trace", "[=LIST]", parse_list,
          "draw every frame in the terminal; LIST: only of these rooms and kinds (text, binary, "
          "continuation, close, ping, pong, handshake, http)"),
@@ -8170,6 +8174,7 @@ def check_options(config: Config) -> None:
             config.pcapsize > 0 or config.pcapfiles > 1
         )
         and config.pcap in ("", "-"),
+        "--pcapfull needs --pcap": config.pcapfull != "wait" and not config.pcap,
         "--peers needs --api": bool(config.peers) and not config.api,
         "--spa needs --staticdir": bool(config.spa) and config.staticdir is None,
         f"--spa: there is no page {config.spa} in {config.staticdir}": bool(config.spa)

@@ -10,20 +10,26 @@
     Interface Description  once: the packets are bare IP, their times are nanoseconds
     Enhanced Packet        for each packet: time, length, bytes, direction, maybe a comment
     Decryption Secrets     the keys of a TLS connection, before that connection's packets
-    Interface Statistics   last: how much was lost
+    Interface Statistics   last: how much was lost, or that the file was full
 
 The server sees streams, not packets, so the packets are made up: `TcpStream` writes what a TCP
 that is never hindered would have sent for those streams (RFC 9293). Addresses, ports, bytes, order
 and times are the real ones; retransmissions and the sizes of segments are not to be had.
 
-TLS 1.3 can be decrypted only if its keys stand before its ServerHello. The packets of a TLS
-connection are therefore held back until its handshake is over.
+Packets stand in the file in the order in which things happened, and their times with them. There
+is one exception: TLS 1.3 can be decrypted only if its keys stand before its ServerHello. The
+packets of a TLS connection are therefore held back until its handshake is over, and stand behind
+those of others that came meanwhile (`reordercap` moves them).
+
+Where something is missing, the next packet of that connection says so: in a comment, in its drop
+count, and by a gap in its sequence numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import ipaddress
 import itertools
 import logging
@@ -38,7 +44,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
-from .tap import TAPE_SIZE, Address, Event, Flow, Record, Tape
+from .tap import PATIENCE, TAPE_SIZE, Address, Event, Flow, Lost, Record, Tape
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
 
 if TYPE_CHECKING:
     import ssl
@@ -73,6 +86,7 @@ SHB_USERAPPL = 4
 IF_NAME = 2
 IF_TSRESOL = 9
 EPB_FLAGS = 2
+EPB_DROPCOUNT = 4
 ISB_IFDROP = 5
 
 PADDING = b"\0\0\0"
@@ -116,12 +130,19 @@ def encode_file_header(software: str) -> bytes:
     return encode_block(SECTION_HEADER, section) + encode_block(INTERFACE_DESCRIPTION, interface)
 
 
-def encode_packet(packet: Packet, time_ns: int, comment: str = "") -> bytes:
-    """Return the block of a packet; `time_ns`: nanoseconds since 1970."""
+def encode_packet(packet: Packet, time_ns: int, comment: str = "", *, dropped: int = 0) -> bytes:
+    """Return the block of a packet.
+
+    Args:
+        time_ns: nanoseconds since 1970.
+        dropped: how many are missing before it.
+    """
     direction, data = packet
     length = len(data)
     head = struct.pack("<IIIII", 0, time_ns >> 32, time_ns & 0xFFFFFFFF, length, length)
     options = [(EPB_FLAGS, direction.to_bytes(4, "little"))]
+    if dropped:
+        options.append((EPB_DROPCOUNT, dropped.to_bytes(8, "little")))
     if comment:
         options.append((OPT_COMMENT, comment.encode()))
     return encode_block(ENHANCED_PACKET, head + pad(data) + encode_options(*options))
@@ -279,6 +300,9 @@ class TcpStream:
 # ==== 3. The file ========================================================================
 
 
+IN_USE = "another server records into this file"
+
+
 class CaptureFull(Exception):
     """The file has the size that it may have, and there are to be no more files."""
 
@@ -286,7 +310,8 @@ class CaptureFull(Exception):
 class CaptureFile:
     """Writes whole blocks into one file, or round and round into several.
 
-    `play.pcapng` is the newest, `play.1.pcapng` the one before, and so on.
+    `play.pcapng` is the newest, `play.1.pcapng` the one before, and so on. They are locked, so that
+    no two servers write into one file or turn one over.
 
     Args:
         path: of the file, or `-` for standard output.
@@ -295,7 +320,7 @@ class CaptureFile:
         max_files: how many are kept; with 1 the recording ends when it is full.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or another server records into it.
     """
 
     def __init__(self, path: str, header: bytes, *, max_size: int = 0, max_files: int = 1) -> None:
@@ -306,19 +331,33 @@ class CaptureFile:
         self._max_files = max_files
         self._waiting: list[bytes] = []
         self._waiting_size = 0
+        self._check_older()
         self._open()
 
     def _open(self) -> None:
         if self._to_output:
             self._descriptor = os.dup(1)
             os.dup2(2, 1)  # what a game prints must not get between the blocks
-        else:  # for the owner alone: there may be keys in it
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-            # A pipe that nobody reads is an error; else opening it would wait for a reader.
-            self._descriptor = os.open(self._path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
-            os.set_blocking(self._descriptor, True)
+        else:
+            self._descriptor = open_capture(self._path)
         self._size = 0  # bytes in the file
         self._add(self._header)
+
+    def _names(self) -> list[Path]:
+        """Return all files, the newest first."""
+        return [self._path, *map(self._older, range(1, self._max_files))]
+
+    def _check_older(self) -> None:
+        """Raise an OSError if another server records into a file that is to be turned over."""
+        for path in self._names()[1:]:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            except OSError:  # it is not there, or may not be read, so it is nothing of ours
+                continue
+            try:
+                lock(descriptor)
+            finally:
+                os.close(descriptor)
 
     def write(self, blocks: bytes) -> None:
         """Write blocks that belong together, into one file.
@@ -368,12 +407,13 @@ class CaptureFile:
     def _rotate(self) -> None:
         if self._max_files < 2:
             raise CaptureFull(f"{self._path} has reached its size")
-        self.close()
-        names = [self._path, *map(self._older, range(1, self._max_files))]
-        for newer, older in reversed(list(itertools.pairwise(names))):
+        full = self._descriptor
+        self._check_older()
+        for newer, older in reversed(list(itertools.pairwise(self._names()))):
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(older)
         self._open()
+        os.close(full)  # locked until then
 
     def _older(self, age: int) -> Path:
         return self._path.with_suffix(f".{age}{self._path.suffix}")
@@ -381,6 +421,45 @@ class CaptureFile:
     def close(self) -> None:
         """Close the file; what has not been flushed is lost."""
         os.close(self._descriptor)
+
+
+def open_capture(path: Path) -> int:
+    """Open a file to record into, empty and for us alone; return its descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or another server records into it.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    # A pipe that nobody reads is an error; else opening it would wait for a reader.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)  # it may hold keys
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            lock(descriptor)
+            # Whoever had it may have turned it over before letting go: then this is an older one.
+            if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                raise OSError(errno.EBUSY, IN_USE)
+            os.ftruncate(descriptor, 0)
+        os.set_blocking(descriptor, True)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def lock(descriptor: int) -> None:
+    """Lock a file until it is closed, where the system and its disk know locks.
+
+    Raises:
+        OSError: another server has locked it.
+    """
+    if not HAS_LOCKS:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, IN_USE) from None
+    except OSError as error:  # NFS, for one, may have none
+        log.debug("a capture cannot be locked: %s", error)
 
 
 # ==== 4. Keys ============================================================================
@@ -467,19 +546,19 @@ class CapturedFlow(Flow):
         super().__init__(tape)
         self.stream = stream
         self.remark = remark
-        self.last = 0  # the time of its last packet
+        self.missing = (0, 0)  # records and bytes that its next packet is to tell of
         self.is_tls = keys is not None
         self._keys = keys  # until the TLS handshake is over
         if keys is not None:
             keys.begin()
         self.note(Event.OPENED)
 
-    def note(self, event: Event, at: int | None = None) -> None:
+    def note(self, event: Event) -> None:
         """Note an event."""
         if self._keys is not None and event in _HANDSHAKE_OVER:
             self._keys.end()
             self._keys = None
-        super().note(event, at)
+        super().note(event)
 
 
 _HANDSHAKE_OVER = (Event.SECURED, Event.CLOSED, Event.RESET)
@@ -493,6 +572,8 @@ class Recorder:
         max_size: bytes of a file; 0: no limit.
         max_files: how many are kept; with 1 the recording ends when it is full.
         software: who writes the file.
+        waits: who brings more than can be written waits for the disk, unless that takes nothing
+            any more; or it is lost.
         tape_size: bytes that may wait to be written.
 
     Raises:
@@ -506,17 +587,20 @@ class Recorder:
         max_size: int = 0,
         max_files: int = 1,
         software: str = "ScaleSocket",
+        waits: bool = True,
         tape_size: int = TAPE_SIZE,
     ) -> None:
         header = encode_file_header(software)
         self._file = CaptureFile(path, header, max_size=max_size, max_files=max_files)
         self._keys: KeyLog | None = None
         self._unix_ports = itertools.cycle(UNIX_PORTS)  # `next` on it is atomic
-        self._tape = Tape("recorder", self._consume, limit=tape_size)
+        patience = PATIENCE if waits else 0.0
+        self._tape = Tape("recorder", self._consume, limit=tape_size, patience=patience)
         # The thread has these for itself, until it has ended.
         self._held: dict[CapturedFlow, list[bytes]] = {}  # TLS handshakes, as blocks
         self._held_size = 0
         self._offset = 0  # from the monotonic clock to the wall's, in nanoseconds
+        self._last = 0  # the time of the last packet
         self._failed = False
         self._tape.start()
 
@@ -559,26 +643,25 @@ class Recorder:
             return
         try:
             if not self._failed:
-                self._finish(lost, told if lost else "Nothing was lost.")
+                for flow in list(self._held):
+                    self._release(flow)
+                self._finish(told if lost else "Nothing was lost.")
         except (CaptureFull, OSError) as error:
             log.error("the recording breaks off: %s", error)
         self._file.close()
         if self._keys is not None:
             self._keys.close()
 
-    def _finish(self, lost: int, comment: str) -> None:
-        for flow in list(self._held):
-            self._release(flow)
-        self._file.write_trailer(encode_statistics(time.time_ns(), lost, comment))
+    def _finish(self, comment: str) -> None:
+        statistics = encode_statistics(time.time_ns(), self._tape.lost_records, comment)
+        self._file.write_trailer(statistics)
 
     # -- the recorder's thread --
 
     def _consume(self, records: list[Record]) -> None:
         if self._failed:
             return
-        offset = time.time_ns() - time.monotonic_ns()
-        if abs(offset - self._offset) > 1_000_000:  # the clock was set; less is only noise
-            self._offset = offset
+        self._set_clock()
         try:
             for record in records:
                 self._record(record)
@@ -587,22 +670,28 @@ class Recorder:
             log.error("the recording ends: %s", error)
             self._failed = True
             self._tape.stop()
+            if isinstance(error, CaptureFull):
+                with contextlib.suppress(OSError):
+                    self._finish("The file is full: the recording ends here, the traffic did not.")
+
+    def _set_clock(self) -> None:
+        """Follow the wall's clock, so that packets get its time, but go back only if it was set."""
+        offset = time.time_ns() - time.monotonic_ns()
+        if abs(offset - self._offset) > 1_000_000:  # less is only noise
+            if offset < self._offset - 1_000_000_000:
+                self._last = 0
+            self._offset = offset
 
     def _record(self, record: Record) -> None:
         at, flow, event, data, lost = record
         assert isinstance(flow, CapturedFlow)
-        comment = ""
         if lost:
-            comment = f"{sum(lost.values())} bytes before this packet were lost."
-            flow.stream.skip(INBOUND, lost.get(Event.RECEIVED, 0))
-            flow.stream.skip(OUTBOUND, lost.get(Event.SENT, 0))
-        elif event is Event.OPENED:
-            comment = flow.remark
-        flow.last = max(flow.last, at + self._offset)  # a `sendall` that waited comes late
+            self._skip(flow, lost)
+        self._last = max(self._last, at + self._offset)
         blocks = []
         for packet in make_packets(flow.stream, event, data):
-            blocks.append(encode_packet(packet, flow.last, comment))
-            comment = ""
+            comment, dropped = self._tell(flow)
+            blocks.append(encode_packet(packet, self._last, comment, dropped=dropped))
         if event is Event.OPENED and flow.is_tls:
             self._held[flow] = []
         if flow in self._held:
@@ -610,6 +699,24 @@ class Recorder:
         else:
             for block in blocks:
                 self._file.write(block)
+
+    @staticmethod
+    def _skip(flow: CapturedFlow, lost: Lost) -> None:
+        """Leave a gap for what is missing."""
+        flow.stream.skip(INBOUND, lost.get(Event.RECEIVED, (0, 0))[1])
+        flow.stream.skip(OUTBOUND, lost.get(Event.SENT, (0, 0))[1])
+        records, size = flow.missing
+        records += sum(count for count, _ in lost.values())
+        flow.missing = records, size + sum(size for _, size in lost.values())
+
+    @staticmethod
+    def _tell(flow: CapturedFlow) -> tuple[str, int]:
+        """Return a comment for the next packet of a connection, and what is missing before it."""
+        comment, dropped = flow.remark, flow.missing[0]
+        if dropped:
+            comment = f"{flow.missing[1]} bytes before this packet were lost. {comment}".rstrip()
+        flow.remark, flow.missing = "", (0, 0)
+        return comment, dropped
 
     def _hold(self, flow: CapturedFlow, blocks: bytes, event: Event) -> None:
         """Hold packets back until the keys are there; but not for ever, and not too many."""

@@ -8,7 +8,14 @@ reader or a room ever does for it; a thread of the tape's own makes packets or t
                               | Flow.received, Flow.sent: one append
                               v
                             Tape ----------- own thread -----------> consume(records)
-                  bounded; what does not fit is counted                file or terminal
+                  bounded; when it is full: wait, or count             file or terminal
+
+On a tape everything stands in the order in which it happened: a socket notes what it has sent
+before anyone can note the answer to that, and the time of a record is when it is put there.
+
+What comes faster than it is consumed is lost, and counted, or who brings it waits (`--pcapfull`):
+under whatever locks it has, as consuming takes none of them, so that all play slows down to the
+pace of the disk. A disk that takes nothing at all for `PATIENCE` seconds is waited for no longer.
 
 A connection that is not tapped costs nothing.
 """
@@ -20,8 +27,8 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scalesocket import TlsTransport
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 TAPE_SIZE = 16 * 1024 * 1024  # bytes that may wait to be consumed
 RECORD_SIZE = 200  # bytes that a record costs beside its data, about
+SLICE_SIZE = 256 * 1024  # bytes that are consumed at a time, and make room
+PATIENCE = 2.0  # seconds to wait for a disk that takes nothing; below the usual --stall
 GATHER_TIME = 0.02  # seconds; waking the thread for each record would slow down the game
 STOP_TIMEOUT = 5.0  # seconds for what is on a tape to be consumed at the end
 CHUNK_SIZE = 64 * 1024  # bytes of a file sent at once
@@ -59,10 +68,12 @@ class Event(enum.Enum):
 
 _RECEIVED, _SENT = Event.RECEIVED, Event.SENT
 
-# Nanoseconds of the monotonic clock, whose connection, what, and its data; then what was lost
-# just before, because the tape was full: bytes for each kind of event.
-Record: TypeAlias = "tuple[int, Flow, Event, bytes, dict[Event, int]]"
-_NOTHING: dict[Event, int] = {}
+# What was lost because the tape was full: records and bytes, by kind of event.
+Lost: TypeAlias = dict[Event, tuple[int, int]]
+# Nanoseconds of the monotonic clock, whose connection, what, and its data; then what was lost of
+# that connection just before.
+Record: TypeAlias = "tuple[int, Flow, Event, bytes, Lost]"
+_NOTHING: Lost = {}
 
 
 class Tape:
@@ -71,18 +82,28 @@ class Tape:
     Args:
         name: of the thread.
         consume: takes records in the order of their times; on the tape's thread.
-        limit: bytes that may wait; what comes beyond that is lost, and counted.
+        limit: bytes that may wait.
+        patience: seconds that a record which does not fit waits for room, as long as nothing is
+            consumed meanwhile; then it is lost, and counted. 0: at once.
     """
 
     def __init__(
-        self, name: str, consume: Callable[[list[Record]], None], *, limit: int = TAPE_SIZE
+        self,
+        name: str,
+        consume: Callable[[list[Record]], None],
+        *,
+        limit: int = TAPE_SIZE,
+        patience: float = 0.0,
     ) -> None:
         self._consume = consume
         self._limit = limit
+        self._patience = patience
         self._lock = threading.Lock()  # guards all below, and `Flow.lost`
         self._changed = threading.Condition(self._lock)  # there are records, or it is over
-        self._records: list[Record] = []
+        self._drained = threading.Condition(self._lock)  # it is half empty again, or it is over
+        self._records: deque[Record] = deque()
         self._size = 0  # bytes that wait or are being consumed
+        self._moved_at = 0.0  # when some were consumed, or there began to be some
         self._stopping = False
         self.lost_records = 0
         self.lost_bytes = 0
@@ -97,55 +118,93 @@ class Tape:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, flow: Flow, event: Event, data: bytes, at: int) -> None:
-        """Put a record on the tape, if there is room for it."""
+    def put(self, flow: Flow, event: Event, data: bytes) -> None:
+        """Put a record on the tape, with the time, if there is room for it."""
         size = len(data) + RECORD_SIZE
         with self._lock:
+            if not self._has_room(size, event):
+                self._wait_for_room(size, event)
+                if not self._has_room(size, event):
+                    self._lose(flow, event, len(data))
+                    return
             if self._stopping:
-                return
-            if self._size + size > self._limit:
-                self._lose(flow, event, len(data))
                 return
             lost = _NOTHING
             if flow.lost:
                 lost, flow.lost = flow.lost, {}
-            self._records.append((at, flow, event, data, lost))
+            if not self._size:
+                self._moved_at = time.monotonic()
+            self._records.append((time.monotonic_ns(), flow, event, data, lost))
             self._size += size
             if len(self._records) == 1:
                 self._changed.notify()
-
-    def _lose(self, flow: Flow, event: Event, size: int) -> None:
-        self.lost_records += 1
-        self.lost_bytes += size
-        flow.lost[event] = flow.lost.get(event, 0) + size
 
     def stop(self) -> bool:
         """Take no more; return whether all that waited was consumed, in good time."""
         with self._lock:
             self._stopping = True
             self._changed.notify()
+            self._drained.notify_all()
         if self._thread is not threading.current_thread() and self._thread.ident is not None:
             self._thread.join(STOP_TIMEOUT)
         return not self._thread.is_alive()
 
+    # -- under the lock --
+
+    def _has_room(self, size: int, event: Event) -> bool:
+        """Whether so much fits. What happened without data always does, almost: it is small."""
+        limit = self._limit if event in (_RECEIVED, _SENT) else 2 * self._limit
+        alone = not self._size and self._patience > 0  # waiting would bring no more room
+        return self._size + size <= limit or alone or self._stopping
+
+    def _wait_for_room(self, size: int, event: Event) -> None:
+        while not self._has_room(size, event):
+            patience = self._moved_at + self._patience - time.monotonic()
+            if patience <= 0 or self._thread is threading.current_thread():
+                return
+            self._drained.wait(patience)
+
+    def _lose(self, flow: Flow, event: Event, size: int) -> None:
+        self.lost_records += 1
+        self.lost_bytes += size
+        records, bytes_ = flow.lost.get(event, (0, 0))
+        flow.lost[event] = records + 1, bytes_ + size
+
+    # -- its thread --
+
     def _run(self) -> None:
         while records := self._take():
-            size = sum(len(record[3]) + RECORD_SIZE for record in records)
-            # A sender notes the time before it sends, but gets here after; an answer may be faster.
-            records.sort(key=itemgetter(0))
-            self._consume(records)
-            with self._lock:
-                self._size -= size
+            while records:
+                piece, size = take_piece(records)
+                self._consume(piece)
+                with self._lock:
+                    self._size -= size
+                    self._moved_at = time.monotonic()
+                    if not self.is_behind:
+                        self._drained.notify_all()
 
-    def _take(self) -> list[Record]:
+    def _take(self) -> deque[Record]:
         """Wait for records, and a little for more; none: it is over."""
         with self._lock:
             while not self._records and not self._stopping:
                 self._changed.wait()
             if not self._stopping:
                 self._changed.wait(GATHER_TIME)
-            records, self._records = self._records, []
+            records, self._records = self._records, deque()
         return records
+
+
+def take_piece(records: deque[Record]) -> tuple[list[Record], int]:
+    """Take about SLICE_SIZE bytes from the front, at least one record; return them and their size.
+
+    They are let go of piece by piece, so that no more memory is held than counts.
+    """
+    piece, size = [], 0
+    while records and size < SLICE_SIZE:
+        record = records.popleft()
+        piece.append(record)
+        size += len(record[3]) + RECORD_SIZE
+    return piece, size
 
 
 class Flow:
@@ -157,19 +216,19 @@ class Flow:
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
-        self.lost: dict[Event, int] = {}  # bytes since the last record; guarded by the tape
+        self.lost: Lost = {}  # since the last record; guarded by the tape
 
-    def received(self, data: bytes, at: int) -> None:
-        """Note what has come; `at`: nanoseconds of the monotonic clock, after it came."""
-        self._tape.put(self, _RECEIVED, data, at)
+    def received(self, data: bytes) -> None:
+        """Note what has come, before anything is made of it."""
+        self._tape.put(self, _RECEIVED, data)
 
-    def sent(self, data: bytes, at: int) -> None:
-        """Note what has been sent; `at` is the time just before, so that an answer is later."""
-        self._tape.put(self, _SENT, data, at)
+    def sent(self, data: bytes) -> None:
+        """Note what has been sent, before anything is made of an answer to it."""
+        self._tape.put(self, _SENT, data)
 
-    def note(self, event: Event, at: int | None = None) -> None:
-        """Note any other event; `at`: see the others; None is now."""
-        self._tape.put(self, event, b"", time.monotonic_ns() if at is None else at)
+    def note(self, event: Event) -> None:
+        """Note any other event."""
+        self._tape.put(self, event, b"")
 
 
 class TappedSocket(socket.socket):
@@ -184,6 +243,9 @@ class TappedSocket(socket.socket):
         self._flows: Sequence[Flow] = ()
         self._watchers: Sequence[Flow] = ()
         self._deaf = False  # we have shut the receiving side, which looks like the peer's end
+        # Held from before a `send` until that is noted, and while other things are: an answer,
+        # which another thread may receive at once, is noted behind what it answers.
+        self._order = threading.Lock()
 
     def listen_in(self, flows: Sequence[Flow], watchers: Sequence[Flow], early: bytes) -> None:
         """Begin.
@@ -203,38 +265,40 @@ class TappedSocket(socket.socket):
         try:
             data = super().recv(size, flags)
         except ConnectionResetError:
-            self._note(Event.PEER_RESET)
+            with self._order:
+                self._note(Event.PEER_RESET)
             raise
         if data:
             self._note_received(data)
         elif not self._deaf:
-            self._note(Event.PEER_ENDED)
+            with self._order:
+                self._note(Event.PEER_ENDED)
         return data
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Send as a socket does."""
-        at = time.monotonic_ns()
-        count = super().send(data, flags)
-        if count:
-            sent = data if isinstance(data, bytes) else memoryview(data)
-            self._note_sent(bytes(sent[:count]), at)  # of whole bytes this makes no copy
+        with self._order:
+            count = super().send(data, flags)
+            if count:
+                sent = data if isinstance(data, bytes) else memoryview(data)
+                self._note_sent(bytes(sent[:count]))  # of whole bytes this makes no copy
         return count
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Send as a socket does. If that fails, it is not known how much of it has been sent."""
-        at = time.monotonic_ns()
-        super().sendall(data, flags)
-        self._note_sent(bytes(data), at)
+        with self._order:
+            super().sendall(data, flags)
+            self._note_sent(bytes(data))
 
     def sendmsg(  # type: ignore[override]  # no ancillary data, no address: it is a stream
         self, buffers: Iterable[ReadableBuffer], ancillary: tuple[()] = (), flags: int = 0, /
     ) -> int:
         """Send several pieces as a socket does."""
         pieces = list(buffers)
-        at = time.monotonic_ns()
-        count = super().sendmsg(pieces, ancillary, flags)
-        if count:
-            self._note_sent(b"".join(pieces)[:count], at)
+        with self._order:
+            count = super().sendmsg(pieces, ancillary, flags)
+            if count:
+                self._note_sent(b"".join(pieces)[:count])
         return count
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
@@ -254,10 +318,10 @@ class TappedSocket(socket.socket):
         """Shut one side or both as a socket does."""
         if how != socket.SHUT_WR:
             self._deaf = True
-        at = time.monotonic_ns()
-        super().shutdown(how)
-        if how != socket.SHUT_RD:
-            self._note(Event.ENDED, at)
+        with self._order:
+            super().shutdown(how)
+            if how != socket.SHUT_RD:
+                self._note(Event.ENDED)
 
     def close(self) -> None:
         """Close as a socket does."""
@@ -266,18 +330,18 @@ class TappedSocket(socket.socket):
             self._note(Event.RESET if linger == struct.pack("ii", 1, 0) else Event.CLOSED)
         super().close()
 
-    def _note(self, event: Event, at: int | None = None) -> None:
+    def _note(self, event: Event) -> None:
         for flow in self._watchers:
-            flow.note(event, at)
+            flow.note(event)
 
     def _note_received(self, data: bytes) -> None:
-        at = time.monotonic_ns()
-        for flow in self._flows:
-            flow.received(data, at)
+        with self._order:
+            for flow in self._flows:
+                flow.received(data)
 
-    def _note_sent(self, data: bytes, at: int) -> None:
+    def _note_sent(self, data: bytes) -> None:
         for flow in self._flows:
-            flow.sent(data, at)
+            flow.sent(data)
 
 
 class TappedTls(TlsTransport):
@@ -306,18 +370,16 @@ class TappedTls(TlsTransport):
 
     def encrypt(self, data: bytes) -> bytes:
         """Return what is to be sent for data."""
-        at = time.monotonic_ns()
         for flow in self._flows:
-            flow.sent(data, at)
+            flow.sent(data)
         return super().encrypt(data)
 
     def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what received bytes hold, and what is to be sent because of them."""
         plain, reply = super().decrypt(data)
         if plain:
-            at = time.monotonic_ns()
             for flow in self._flows:
-                flow.received(plain, at)
+                flow.received(plain)
         return plain, reply
 
 

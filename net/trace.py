@@ -388,7 +388,8 @@ class TracedFlow(Flow):
         self._at, _, event, data, lost = record
         if lost and not self._blind:
             self._blind = True
-            reason = f"{sum(lost.values())} bytes were missed; it is not traced any further"
+            missed = sum(size for _, size in lost.values())
+            reason = f"{missed} bytes were missed; it is not traced any further"
             self._tell("=", reason, "close", urgent=True)
         if event in _ENDS:
             self._tell("=", _ENDS[event], "close")

@@ -7,11 +7,10 @@ import shutil
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scalesocket.net.pcapng import Recorder
 from scalesocket.net.tap import Address, Event, Flow
@@ -51,6 +50,7 @@ class Packet(NamedTuple):
     options: bytes
     payload: bytes
     sound: bool  # all checksums are right
+    dropped: int  # packets that are missing before it
 
 
 def read_blocks(data: bytes) -> list[Block]:
@@ -106,6 +106,7 @@ def read_packet(body: bytes) -> Packet:
     options = read_options(body[20 + captured + -captured % 4 :])
     direction = int.from_bytes(options[2], "little")
     comment = options.get(1, b"").decode()
+    dropped = int.from_bytes(options.get(4, b""), "little")
     if data[0] >> 4 == 4:
         assert data[0] == 0x45 and int.from_bytes(data[2:4], "big") == len(data) and data[9] == 6
         sound = add_words(data[:20]) == 0xFFFF
@@ -120,7 +121,8 @@ def read_packet(body: bytes) -> Packet:
     size = (words >> 12) * 4
     assert urgent == 0
     found = (source, target, (a, b), number, answer, words & 0x1FF, window)
-    return Packet((high << 32) + low, direction, comment, *found, tcp[20:size], tcp[size:], sound)
+    ends = (tcp[20:size], tcp[size:], sound, dropped)
+    return Packet((high << 32) + low, direction, comment, *found, *ends)
 
 
 def read_packets(path: Path) -> list[Packet]:
@@ -155,11 +157,11 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Let the client send bytes."""
-        self.flow.received(data, time.monotonic_ns())
+        self.flow.received(data)
 
     def send(self, data: bytes) -> None:
         """Let the server send bytes."""
-        self.flow.sent(data, time.monotonic_ns())
+        self.flow.sent(data)
 
     def upgrade(self, path: str = "/lobby", protocol: str = "", extensions: str = "") -> None:
         """Make the opening handshake."""
@@ -192,7 +194,7 @@ def open_session(
 
 
 @contextmanager
-def recording(path: Path, **options: int) -> Iterator[Recorder]:
+def recording(path: Path, **options: Any) -> Iterator[Recorder]:
     """Record into a file for the length of a `with` block."""
     recorder = Recorder(str(path), **options)
     try:

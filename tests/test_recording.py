@@ -614,7 +614,8 @@ class Pipe:
 
 def test_what_a_reader_is_too_slow_for_is_counted_and_play_goes_on(path: Path) -> None:
     pipe = Pipe(path.with_name("pipe"))
-    with serve("--pcap", str(pipe.path), "cat") as server, RawClient.connect(server) as client:
+    options = ("--pcap", str(pipe.path), "--pcapfull", "drop")
+    with serve(*options, "cat") as server, RawClient.connect(server) as client:
         echo_much(client, 12, MIB)  # 24 MiB on the wire; 16 MiB may wait
         pipe.drain()
         wait_until(lambda: echo(client, "more") or b"were lost" in pipe.found())
@@ -628,9 +629,97 @@ def test_what_a_reader_is_too_slow_for_is_counted_and_play_goes_on(path: Path) -
     packets = [read_packet(block.body) for block in blocks if block.kind == ENHANCED_PACKET]
     comments = [packet.comment for packet in packets if "were lost" in packet.comment]
     assert sum(int(comment.split()[0]) for comment in comments) == int(told[2])
+    assert sum(packet.dropped for packet in packets) == lost
     recorded = sum(len(packet.payload) for packet in packets)
     assert recorded + int(told[2]) > 24 * MIB
     assert run_tshark(path, "-Y", "_ws.malformed") == []
+
+
+def find_gaps(path: Path) -> list[str]:
+    """Return what tshark's analysis of TCP has to say of packets that are not there."""
+    missing = "tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment"
+    wrong = "tcp.analysis.out_of_order || tcp.analysis.retransmission || frame.time_delta < 0"
+    return run_tshark(path, "-Y", f"{missing} || {wrong}", "-c", "1000000")
+
+
+def test_one_long_message_is_recorded_whole(path: Path) -> None:
+    """Case 22: of one message of 20 MB that was echoed, megabytes were missing."""
+    message = os.urandom(10_000_000).hex()
+    with serve("--pcap", str(path), "--maxmsg", "32M", "--backlog", "64M", "tee") as server:
+        with RawClient.connect(server, "lobby") as client:
+            client.send_in_background(encode_client_frames([message[:15_000_000]]))
+            assert client.receive_many(1) == [message[:15_000_000].encode()]
+            client.close()
+        server.stop()
+        assert not any("lost" in line for line in server.log())
+    packets = read_packets(path)
+    assert message[:15_000_000].encode() in read_stream(packets, OUTBOUND)
+    assert len(read_stream(packets, INBOUND)) > 15_000_000
+    times = [packet.time_ns for packet in packets]
+    assert times == sorted(times)
+    assert find_gaps(path) == [] and find_faults(path) == []
+
+
+def test_many_clients_that_all_talk_are_recorded_whole(path: Path) -> None:
+    """Case 22: of 50 clients with 2,000 messages of 1 KiB each, megabytes were missing."""
+    count, size, clients = 500, 1024, 20
+    with serve("--pcap", str(path), "cat") as server, contextlib.ExitStack() as stack:
+        talkers = [stack.enter_context(RawClient.connect(server, "one")) for _ in range(4)]
+        talkers += [
+            stack.enter_context(RawClient.connect(server, f"room-{n}")) for n in range(clients - 4)
+        ]
+        payloads = [b"%06d" % n + b"x" * (size - 6) for n in range(count)]
+        sending = [c.send_in_background(encode_client_frames(payloads)) for c in talkers]
+        hearing = [
+            threading.Thread(target=client.receive_many, args=(count * (4 if at < 4 else 1), 100))
+            for at, client in enumerate(talkers)
+        ]
+        for thread in (*hearing, *sending):
+            if thread.ident is None:
+                thread.start()
+        for thread in (*hearing, *sending):
+            thread.join()
+        for client in talkers:
+            client.close()
+        server.stop()
+        assert not any("lost" in line for line in server.log())
+    packets = read_packets(path)
+    out = b"".join(packet.payload for packet in packets if packet.direction == OUTBOUND)
+    assert out.count(b"x" * (size - 6)) == count * (4 * 4 + clients - 4)
+    times = [packet.time_ns for packet in packets]
+    assert times == sorted(times)
+    assert find_gaps(path) == [] and find_faults(path) == []
+
+
+def test_a_second_server_at_a_file_is_refused_in_one_line(path: Path) -> None:
+    """Case 22: the second one emptied the file under the first, and both wrote into it."""
+    with serve("--pcap", str(path), "cat") as server, RawClient.connect(server) as client:
+        echo(client, "before")
+        done = run_cli("--addr", "127.0.0.1:0", "--pcap", str(path), "cat")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == (
+            f"scalesocket: --pcap {path}: another server records into this file"
+        )
+        echo(client, "after")
+        client.close()
+    assert texts(path) == ["before", "before", "after", "after"]
+    with serve("--pcap", str(path), "cat"):  # once it has ended the file is free
+        pass
+
+
+def test_a_hung_disk_holds_play_up_but_once_and_the_file_says_what_is_missing(path: Path) -> None:
+    """A recording waits for its disk, but one that takes nothing must not hang play for ever."""
+    pipe = Pipe(path.with_name("pipe"))
+    with serve("--pcap", str(pipe.path), "cat") as server, RawClient.connect(server) as client:
+        echo_much(client, 12, MIB)  # 24 MiB on the wire; 16 MiB may wait
+        pipe.drain()
+        wait_until(lambda: echo(client, "more") or b"were lost" in pipe.found())
+        client.close()
+        server.stop()
+        told = server.wait_log(r"recording: (\d+) records of (\d+) bytes were lost")
+    path.write_bytes(pipe.finish())
+    packets = read_packets(path)
+    assert sum(packet.dropped for packet in packets) == int(told[1]) > 0
 
 
 def test_a_reader_that_has_stopped_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:

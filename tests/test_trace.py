@@ -492,7 +492,7 @@ def test_what_was_missed_ends_the_trace_of_that_connection_alone(trace: Trace) -
     session, other = trace.open(), trace.open()
     session.upgrade()
     other.upgrade()
-    session.flow.lost[Event.SENT] = 77  # as a full tape does
+    session.flow.lost[Event.SENT] = (1, 77)  # as a full tape does
     session.send(b"the rest of something")
     session.send(encode_frame(Opcode.TEXT, b"unseen"))
     other.send(encode_frame(Opcode.TEXT, b"seen"))
