@@ -96,6 +96,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--api"], {"api": True}),
     (["--pcap", "a.pcapng", "--pcapsize=1M"], {"pcap": "a.pcapng", "pcapsize": 1 << 20}),
     (["--pcapfiles", "3", "--pcap=x"], {"pcapfiles": 3}),
+    (["--pcapfull", "drop", "--pcap=x"], {"pcapfull": "drop"}),
     (["--trace"], {"trace": ()}),
     (["--console=10.0.0.0/8"], {"console": (ip_network("10.0.0.0/8"),)}),
     (
