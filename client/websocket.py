@@ -73,6 +73,7 @@ CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours, or for the end o
 MAX_MESSAGE = 16 * MIB  # bytes
 MAX_HEAD = 16 * 1024  # bytes of the server's answer to the opening handshake
 CHUNK = 64 * 1024  # bytes given to or taken from the socket at once
+_GOOD_ENDS = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
 # ==== 1. Errors ==========================================================================
 # What goes wrong below HTTP is an OSError, as everywhere in Python: a refused connection, a
@@ -149,8 +150,11 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """What the Host header says: the port is left out if it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """What the Host header says: the port is left out if it is the scheme's own.
+
+        So is the zone of an IPv6 address, which means something on this machine only (RFC 6874).
+        """
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
 
@@ -529,7 +533,7 @@ class WebSocket:
             while True:
                 yield self.receive()
         except ConnectionClosed as closed:
-            if closed.code not in (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS):
+            if closed.code not in _GOOD_ENDS:
                 raise
 
     @property
@@ -768,7 +772,7 @@ def open_socket(
             sock.connect(unix_path)
         if address.secure:
             context = context or ssl.create_default_context()
-            sock = context.wrap_socket(sock, server_hostname=address.host)
+            sock = context.wrap_socket(sock, server_hostname=address.host.partition("%")[0])
     except BaseException:
         sock.close()
         raise
@@ -885,6 +889,43 @@ def may_come_back(error: Exception) -> bool:
     return isinstance(error, OSError)
 
 
+def listen(
+    ws: WebSocket, probe_after: float, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[str | bytes]:
+    """Give out messages, and find out whether a silent peer is still there.
+
+    Args:
+        ws: whose messages.
+        probe_after: seconds without a sign of the peer until it is pinged; after twice as many
+            the connection is given up as lost.
+        stopped: whether to end; asked once a second at the least.
+
+    Raises:
+        ConnectionClosed: it is closed, or was lost.
+    """
+    probed_at: float | None = None
+    while not stopped():
+        try:
+            message = ws.receive(min(1.0, probe_after / 4))
+        except TimeoutError:
+            probed_at = probe(ws, probe_after, probed_at)
+            continue
+        yield message
+
+
+def probe(ws: WebSocket, probe_after: float, probed_at: float | None) -> float | None:
+    """Look after a silent peer; return when it has been pinged, or None while it is well."""
+    now = time.monotonic()
+    if ws.silence < probe_after:
+        return None
+    if probed_at is None:
+        ws.ping()
+        return now
+    if now - probed_at > probe_after:
+        raise ConnectionClosed(CloseCode.ABNORMAL, "the server does not answer a ping")
+    return probed_at
+
+
 class Reconnecting:
     """A connection that comes back after it is lost.
 
@@ -936,27 +977,9 @@ class Reconnecting:
                 self._stopped.wait(delay)
 
     def _receive(self, ws: WebSocket) -> Iterator[Received]:
-        probed_at: float | None = None
-        while not self._stopped.is_set():
-            try:
-                message = ws.receive(min(1.0, self._probe_after / 4))
-            except TimeoutError:
-                probed_at = self._probe(ws, probed_at)
-                continue
+        for message in listen(ws, self._probe_after, self._stopped.is_set):
             self._backoff.reset()
             yield Received(message)
-
-    def _probe(self, ws: WebSocket, probed_at: float | None) -> float | None:
-        """Look after a silent peer; return when it has been pinged, or None while it is well."""
-        now = time.monotonic()
-        if ws.silence < self._probe_after:
-            return None
-        if probed_at is None:
-            ws.ping()
-            return now
-        if now - probed_at > self._probe_after:
-            raise ConnectionClosed(CloseCode.ABNORMAL, "the server does not answer a ping")
-        return probed_at
 
 
 # ==== 7. Command line ====================================================================
@@ -980,6 +1003,14 @@ def build_parser() -> argparse.ArgumentParser:
         "inf: until the server closes",
     )
     parser.add_argument(
+        "--ping",
+        type=parse_wait,
+        default=20.0,
+        metavar="SECONDS",
+        help="ping a server that is silent for so long, and give it up after as long again "
+        "(default %(default)g; 0: never)",
+    )
+    parser.add_argument(
         "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; may repeat"
     )
     parser.add_argument(
@@ -991,7 +1022,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_wait(text: str) -> float:
-    """Read --wait; a thread that sleeps for any other number ends with a traceback."""
+    """Read --wait and --ping; a thread cannot sleep for any other number."""
     try:
         seconds = float(text)
     except ValueError:
@@ -1076,8 +1107,12 @@ def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None
         print(f"connected to {url}", file=sys.stderr, flush=True)
         inputs = (ws, arguments.wait, failures)
         threading.Thread(target=send_lines, args=inputs, daemon=True).start()
-        for message in ws:
-            show(message)
+        try:
+            for message in listen(ws, arguments.ping or math.inf):
+                show(message)
+        except ConnectionClosed as closed:
+            if closed.code not in _GOOD_ENDS:
+                raise
         print(f"closed with {ws.close_code} {ws.close_reason}".rstrip(), file=sys.stderr)
     for failure in failures:
         raise failure

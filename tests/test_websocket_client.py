@@ -608,6 +608,7 @@ def test_compression_that_takes_context_over_is_refused() -> None:
         ("wss://example.com/a?b=c&d", "example.com", 443, "example.com", "/a?b=c&d"),
         ("wss://example.com:80/", "example.com", 80, "example.com:80", "/"),
         ("ws://[::1]:9000/x", "::1", 9000, "[::1]:9000", "/x"),
+        ("ws://[fe80::1%eth0]:9000/x", "fe80::1%eth0", 9000, "[fe80::1]:9000", "/x"),
         ("ws://bücher.example/grüß dich%21", "xn--bcher-kva.example", 80, None, None),
     ],
 )
@@ -1102,6 +1103,16 @@ def test_who_waits_for_ever_gets_every_answer_until_the_server_closes() -> None:
         status, out, err = run_client(server.url("cli"), "--wait=inf", lines="hello\n")
     assert (status, out) == (0, "late hello\n")
     assert "closed with 1000 the program has ended with status 0" in err
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_without_a_word_is_noticed() -> None:
+    """A cable that is pulled, a machine that is switched off: it waited for ever, and said nothing
+    (vi/websocat#116, #237)."""
+    with scripted(upgrade, hang=True) as url:
+        status, out, err = run_client(url, "--ping=0.1", "--wait=inf")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].endswith("closed with 1006: the server does not answer a ping")
 
 
 @pytest.mark.slow
