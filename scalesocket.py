@@ -99,6 +99,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
@@ -169,6 +170,11 @@ AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for 
 MAX_AUTH = 16  # commands of --auth at the same time
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 MAX_TOLD = 100  # refusals of pages that are logged, each once
+MAX_AUTH_OF_ONE = 4  # commands of --auth at the same time for one address
+AUTH_PENALTY = 1.0  # seconds that a turn of an address is lost after a no
+MAX_IDENTITY = 4 * KIB  # bytes of what --auth prints that are read
+MAX_CLAIMS = 32  # facts about a user
+MAX_REFUSED_OF_ONE = 4  # connections of one address beyond --maxperaddr that are answered
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 SWITCH_INTERVAL = 1e-5  # seconds for each thread, after which one may be interrupted
@@ -2483,6 +2489,9 @@ class Client:
         secure: it came over TLS.
     """
 
+    user: str = ""  # as --auth or `on_auth` has named it
+    claims: Mapping[str, str] = MappingProxyType({})  # what else --auth has said of the user
+
     def __init__(
         self,
         client_id: int,
@@ -2920,14 +2929,18 @@ class GwsocketFraming(Framing):
         return []
 
 
-_VARIABLE = re.compile(r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY_[A-Za-z0-9_]+)")
+_VARIABLE = re.compile(
+    r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY_[A-Za-z0-9_]+|QUERY\b|USER_[A-Za-z0-9_]+|USER\b)"
+)
 
 
 def expand_template(template: str, client: Client) -> str:
     """Fill in a join or leave message.
 
     The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
-    query parameter `name`, which stays URL-encoded. Values are escaped as in a JSON string.
+    query parameter `name`, which stays URL-encoded; `#USER` and `#USER_NAME` for what --auth has
+    said. Values are escaped as in a JSON string. `#QUERY` is a JSON object of all parameters,
+    decoded.
     """
     query = client.request.query
     parameters: dict[str, str] = {}
@@ -2939,8 +2952,14 @@ def expand_template(template: str, client: Client) -> str:
         name = match[1]
         if name == "ID":
             return str(client.id)
+        if name == "QUERY":
+            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+            return json.dumps(dict(reversed(pairs)))  # of two of a name the first counts
         values = {"ROOM": client.room_name, "REMOTE_ADDR": client.address, "QUERY_STRING": query}
+        values["USER"] = client.user
         value = values.get(name)
+        if value is None and name.startswith("USER_"):
+            value = client.claims.get(name.removeprefix("USER_").lower(), "")
         if value is None:
             value = parameters.get(name.removeprefix("QUERY_").upper(), "")
         return json.dumps(value, ensure_ascii=False)[1:-1]
@@ -3026,7 +3045,7 @@ def _as_variable(data: bytes) -> str:
 
 def describe_client(client: Client, config: Config) -> dict[str, str]:
     """Return the environment of a child that is started because of a client."""
-    return build_environment(
+    environment = build_environment(
         client.request,
         room=client.room_name,
         peer=client.peer,
@@ -3034,6 +3053,13 @@ def describe_client(client: Client, config: Config) -> dict[str, str]:
         passed=config.passenv,
         secure=client.secure,
     )
+    if client.user:
+        environment["REMOTE_USER"] = client.user
+        scheme = client.request.headers.get("Authorization").partition(" ")[0]
+        if _TOKEN.fullmatch(scheme):
+            environment["AUTH_TYPE"] = scheme
+    claims = {f"REMOTE_USER_{name.upper()}": value for name, value in client.claims.items()}
+    return environment | claims
 
 
 # A program that prints into a pipe keeps what it has printed until some kilobytes have come
@@ -3943,8 +3969,11 @@ class Game:
     subprotocols: Sequence[str] = ()  # offered in the opening handshake
 
     @classmethod
-    def on_auth(cls, request: Request) -> bool:
-        """Whether to let a client in; False is 401. Several threads may ask at the same time."""
+    def on_auth(cls, request: Request) -> bool | str:
+        """Whether to let a client in; False is 401. Several threads may ask at the same time.
+
+        Text lets it in, too, and is its `user` then.
+        """
         return True
 
     def on_create(self, room: GameRoom) -> None:
@@ -5089,7 +5118,8 @@ class RoomRegistry:
             room.join(client)
         if created:
             self._start(room)
-        room.log.debug("joined from %s", client.address, client=client.id)
+        known = f" as {client.user}" if client.user else ""
+        room.log.debug("joined from %s%s", client.address, known, client=client.id)
         return room
 
     def may_wait(self, name: str) -> bool:
@@ -5619,6 +5649,8 @@ class Metrics:
         yield self._family(
             "slow_clients_closed", "counter", "Clients that did not read.", traffic.slow_closed
         )
+        text = "Connections over --maxperaddr."
+        yield self._family("address_refusals", "counter", text, counts["refused_by_address"])
         yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
         for verb in ("started", "exited"):
             number = counts[f"children_{verb}"]
@@ -6175,6 +6207,15 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
             signal.set_wakeup_fd(-1)
 
 
+def network_of(address: str) -> str:
+    """Return what an address counts as: of IPv6 the 64 bits that one household or host has."""
+    if ":" not in address:
+        return address
+    ip = read_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return str(mapped) if mapped else ip.packed[:8].hex()
+
+
 class PageGuard:
     """Says which web pages may use this server.
 
@@ -6310,7 +6351,9 @@ class Gatekeeper:
     def __init__(self, config: Config, timer: Timer) -> None:
         self._config = config
         self._timer = timer
-        self._turns = threading.BoundedSemaphore(MAX_AUTH)
+        self._turns = threading.Condition()  # guards the two below
+        self._taken = 0
+        self._taken_by: Counter[str] = Counter()  # by network
         self._lock = threading.Lock()  # guards the two below
         self._running: set[ChildProcess] = set()
         self._stopped = False
@@ -6327,10 +6370,9 @@ class Gatekeeper:
         """Ask; nothing has been made for the client yet. May take 2 * AUTH_TIMEOUT seconds.
 
         Raises:
-            HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one;
-                500, the game failed.
+            HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
         """
-        if not (self._ask_game(client.request) and self._ask_command(client)):
+        if not (self._ask_game(client) and self._ask_command(client)):
             scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
             raise HandshakeError(401, "you may not come in", scheme)
 
@@ -6341,57 +6383,135 @@ class Gatekeeper:
             for child in self._running:
                 child.signal_group(STOP_STEPS[-1][0])
 
-    def _ask_game(self, request: Request) -> bool:
+    def _ask_game(self, client: Client) -> bool:
         if self._config.game is None:
             return True
         try:
-            return self._config.game.on_auth(request)
+            answer = self._config.game.on_auth(client.request)
         except Exception:
             log.exception("the game failed in on_auth")
-            raise HandshakeError(500, "the game failed") from None
+            return False
+        client.user = clean_name(answer) if isinstance(answer, str) else ""
+        return bool(answer)
 
     def _ask_command(self, client: Client) -> bool:
         if not self._config.auth:
             return True
         later = ("Retry-After", "1")
-        if not self._turns.acquire(timeout=AUTH_TIMEOUT):
+        network = network_of(client.address)
+        if not self._take_turn(network):
             raise HandshakeError(503, "too many wait to be let in", later)
+        let_in = False
         try:
-            return self._run(client) == 0
+            let_in = self._run(client) == 0
+            return let_in
         except BackendError as error:
             log.error("--auth: %s", error)
             return False
         except ShortageError as error:
             raise HandshakeError(503, str(error), later) from None
         finally:
-            self._turns.release()
+            self._end_turn(network, let_in)
+
+    def _take_turn(self, network: str) -> bool:
+        """Wait until one more command may run, also for this network; return whether it may."""
+
+        def is_free() -> bool:
+            of_one = self._taken_by[network] if network != UNIX_PEER[0] else 0
+            return self._taken < MAX_AUTH and of_one < MAX_AUTH_OF_ONE
+
+        with self._turns:
+            if not self._turns.wait_for(is_free, AUTH_TIMEOUT):
+                return False
+            self._taken += 1
+            self._taken_by[network] += 1
+            return True
+
+    def _end_turn(self, network: str, let_in: bool) -> None:
+        """Give a turn back; who was refused gets it later, so that guessing takes its time."""
+        with self._turns:
+            self._taken -= 1
+            self._turns.notify_all()
+        if let_in:
+            self._forgive(network)
+        else:
+            self._timer.call_later(AUTH_PENALTY, lambda: self._forgive(network))
+
+    def _forgive(self, network: str) -> None:
+        with self._turns:
+            self._taken_by[network] -= 1
+            if not self._taken_by[network]:
+                del self._taken_by[network]
+            self._turns.notify_all()
 
     def _run(self, client: Client) -> int | None:
-        """Run the command; return its exit status, or None if the server stops."""
+        """Run the command, and note whom it names; return its status, or None at the end of all."""
         environment = describe_client(client, self._config)
-        streams = (subprocess.DEVNULL, subprocess.DEVNULL, subprocess.PIPE)
+        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
         with self._lock:
             if self._stopped:
                 return None
             child = ChildProcess(self._config.auth, environment, streams, grace=0.0)
             self._running.add(child)
         self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
-        assert child.popen.stderr is not None
-        for data in child.read(child.popen.stderr.fileno()):
+        assert child.popen.stdout is not None and child.popen.stderr is not None
+        printed = b""
+        try:
+            logger = start_thread("auth", self._log, child, child.popen.stderr.fileno())
+            for data in child.read(child.popen.stdout.fileno()):
+                printed += data[: MAX_IDENTITY - len(printed)]
+            logger.join()
+            status = child.popen.wait()
+        finally:
+            with self._lock:
+                self._running.discard(child)
+            child.stop(lambda: None)  # and what it has left behind
+            child.close()
+        if status == 0 and printed:
+            user, client.claims = read_identity(printed)
+            client.user = user or client.user
+        return status
+
+    @staticmethod
+    def _log(child: ChildProcess, stderr: int) -> None:
+        for data in child.read(stderr):
             for line in data.decode(errors="replace").splitlines():
                 log.info("auth: %s", line)
-        status = child.popen.wait()
-        with self._lock:
-            self._running.discard(child)
-        child.stop(lambda: None)  # and what it has left behind
-        child.close()
-        return status
 
     def _expire(self, child: ChildProcess) -> None:
         with self._lock:
             if child in self._running:
                 log.warning("--auth took over %g s and was stopped", AUTH_TIMEOUT)
                 child.signal_group(STOP_STEPS[-1][0])
+
+
+def clean_name(text: str) -> str:
+    """Return what a user is called, or a fact about one, as one line of proper text."""
+    return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
+
+
+def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
+    """Return the user that --auth has named, and what else it has said of it.
+
+    It prints the name of the user on its first line, and lines of `NAME=value`; or a JSON object.
+    In both `user` is the name of the user. What is neither is not heeded.
+    """
+    text = printed.decode(errors="replace").strip()
+    if text.startswith("{"):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return "", {}
+    else:
+        first, *rest = text.splitlines() or [""]
+        lines = [first if "=" in first else f"user={first}", *rest]
+        found = dict(line.split("=", 1) for line in lines if "=" in line)
+    claims = {}
+    for name, value in list(found.items())[:MAX_CLAIMS]:
+        if value is not None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name.strip()):
+            shown = value if isinstance(value, str) else json.dumps(value)
+            claims[name.strip().lower()] = clean_name(shown)
+    return claims.pop("user", ""), claims
 
 
 def make_taps(config: Config) -> Taps | None:
@@ -6425,40 +6545,99 @@ def make_taps(config: Config) -> Taps | None:
 
 
 class Turnstile:
-    """Counts connections of any kind against --maxconns.
+    """Counts connections of any kind against --maxconns, and those of an address (--maxperaddr).
 
     Args:
         limit: how many are served.
+        of_one: how many of one address, or network of IPv6; 0: any number. None: half of all, but
+            for this machine's own.
+        proxies: whose connections are not counted by their address, but by those of their clients.
+        report: is called for each that is too many for its address.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self,
+        limit: int,
+        of_one: int | None = 0,
+        proxies: TrustedProxies | None = None,
+        report: Callable[[], None] = lambda: None,
+    ) -> None:
         self._limit = limit
-        self._lock = threading.Lock()  # guards the two below
+        self._of_one = max(1, limit // 2) if of_one is None else of_one
+        self._spares_own = of_one is None
+        self._proxies = proxies or TrustedProxies(())
+        self._lock = threading.Lock()  # guards the three below
         self._served = 0
         self._refused = 0  # those that are being told so
+        self._served_by: Counter[str] = Counter()  # both kinds, by network
+        self._report = report
 
-    def enter(self) -> bool:
-        """Count one more; return whether it is one too many, to be told so.
+    def enter(self, address: str = "") -> str:
+        """Count one more; return why it is one too many, to be told so, or nothing.
 
         Raises:
             ShortageError: so many are being told that there is no telling more.
+            ConnectionAbortedError: so many of its address are.
         """
+        network = self._name(address)
         with self._lock:
-            if self._served < self._limit:
-                self._served += 1
-                return False
-            if self._refused >= MAX_REFUSED:
+            of_one = self._served_by[network] - self._of_one if network else -1
+            if of_one >= 0:
+                self._report()
+                if of_one >= MAX_REFUSED_OF_ONE or self._refused >= MAX_REFUSED:
+                    raise ConnectionAbortedError(f"far over --maxperaddr: {address}")
+            elif self._served >= self._limit and self._refused >= MAX_REFUSED:
                 raise ShortageError(f"far over the {self._limit} connections of --maxconns")
+            if network:
+                self._served_by[network] += 1
+            if of_one < 0 and self._served < self._limit:
+                self._served += 1
+                return ""
             self._refused += 1
-            return True
+        if of_one >= 0:
+            return self._describe()
+        return f"all {self._limit} connections are in use"
 
-    def leave(self, crowded: bool) -> None:
+    def leave(self, address: str, crowded: str) -> None:
         """Count one less of those for whom `enter` returned that."""
         with self._lock:
             if crowded:
                 self._refused -= 1
             else:
                 self._served -= 1
+            self._uncount(self._name(address))
+
+    def enter_behind(self, address: str) -> None:
+        """Count a client that a proxy has told of.
+
+        Raises:
+            HandshakeError: 503, there are too many of its address.
+        """
+        network = self._name(address)
+        with self._lock:
+            if network and self._served_by[network] >= self._of_one:
+                self._report()
+                raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
+            self._served_by[network] += 1
+
+    def leave_behind(self, address: str) -> None:
+        """Count one less of those that `enter_behind` has counted."""
+        with self._lock:
+            self._uncount(self._name(address))
+
+    def _describe(self) -> str:
+        return f"all {self._of_one} connections of your address are in use (--maxperaddr)"
+
+    def _uncount(self, network: str) -> None:
+        self._served_by[network] -= 1
+        if self._served_by[network] <= 0:
+            del self._served_by[network]
+
+    def _name(self, address: str) -> str:
+        """Return what is counted for an address; nothing if that is not."""
+        if not self._of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
+            return ""
+        return "" if self._spares_own and is_loopback(address) else network_of(address)
 
 
 class Guest:
@@ -6468,6 +6647,8 @@ class Guest:
         reception: keeps its connection until `dismiss`.
         connection: not open yet.
     """
+
+    counted_by = ""  # its address, if a proxy has told that
 
     def __init__(self, reception: Reception, connection: Connection) -> None:
         self.connection = connection
@@ -6489,6 +6670,8 @@ class Guest:
     def dismiss(self) -> None:
         """Give back what it has held."""
         self._reception.dismiss(self.connection)
+        if self.counted_by:
+            self._reception.turnstile.leave_behind(self.counted_by)
 
 
 class Tunnel(Guest):
@@ -6596,6 +6779,7 @@ class Reception:
         config: the options.
         registry: where clients find their rooms.
         sender, timer: for the connections.
+        turnstile: counts clients by what proxies say of their addresses.
         end: ends the server, when --oneshot has had its client.
     """
 
@@ -6606,9 +6790,11 @@ class Reception:
         *,
         sender: Sender,
         timer: Timer,
+        turnstile: Turnstile,
         end: Callable[[], None],
     ) -> None:
         self._config = config
+        self.turnstile = turnstile
         self._registry = registry
         self._sender = sender
         self._timer = timer
@@ -6727,13 +6913,13 @@ class Door:
         return None
 
     def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
     ) -> Guest | None:
         """Read what comes before messages; return whom it makes of the peer, if anyone.
 
         Args:
             sock, address: see `greet`.
-            crowded: tell it that there are too many.
+            crowded: tell it that there are too many, unless this is empty.
             early: what has been read from it already.
 
         Raises:
@@ -6778,8 +6964,35 @@ class Door:
         size, peer = found
         return peer or address, data[:size], data[size:]
 
-    def _refuse_as_crowded(self) -> NoReturn:
-        reason = f"all {self._config.maxconns} connections are in use"
+    def _admit(
+        self,
+        name: str,
+        request: Request,
+        connection: Connection,
+        sock: socket.socket,
+        address: Endpoint,
+        peer: Endpoint,
+        *,
+        secure: bool = False,
+    ) -> Guest:
+        """Let a client in, and count it by its address if that is not `address`, a proxy's.
+
+        Raises:
+            HandshakeError: it may not come in.
+        """
+        local, reception = own_endpoint(sock), self._reception
+        if peer[0] == address[0]:
+            return reception.admit(name, request, connection, peer, local, secure=secure)
+        reception.turnstile.enter_behind(peer[0])
+        try:
+            guest = reception.admit(name, request, connection, peer, local, secure=secure)
+        except BaseException:
+            reception.turnstile.leave_behind(peer[0])
+            raise
+        guest.counted_by = peer[0]
+        return guest
+
+    def _refuse_as_crowded(self, reason: str) -> NoReturn:
         raise HandshakeError(503, reason, ("Retry-After", "1"))
 
 
@@ -6832,14 +7045,14 @@ class HttpDoor(Door):
                 return None
             if worker is not None and not worker.owns(parse_room_name(request.path)):
                 return None
-            guest = self._open_websocket(sock, address, request, b"", None)
+            guest = self._open_websocket(sock, address, address, request, b"", None)
         except HandshakeError:
             return None
         self._log_request(request, address)
         return guest
 
     def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
     ) -> Guest | None:
         """Answer requests; return whom one of them makes of the peer."""
         peer, proxied, early = self._find_peer(sock, address, early)
@@ -6856,11 +7069,11 @@ class HttpDoor(Door):
             if crowded:
                 head = session.read_head(HEAD_TIMEOUT)
                 request = parse_request(head) if head is not None else None
-                self._refuse_as_crowded()
+                self._refuse_as_crowded(crowded)
             request = self._serve_requests(session, peer)
             if request is None or self._is_elsewhere(request, sock, address, proxied, session):
                 return None
-            return self._open_websocket(sock, peer, request, session.rest, tls)
+            return self._open_websocket(sock, address, peer, request, session.rest, tls)
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
             with contextlib.suppress(OSError):
@@ -6932,6 +7145,7 @@ class HttpDoor(Door):
     def _open_websocket(
         self,
         sock: socket.socket,
+        address: Endpoint,
         peer: Endpoint,
         request: Request,
         early: bytes,
@@ -6960,8 +7174,8 @@ class HttpDoor(Door):
         if console is not None and tunnels:
             carry = functools.partial(console.carry, connection, self._serve_tunnelled)
             return Tunnel(self._reception, connection, carry)
-        name, local = parse_room_name(request.path), own_endpoint(sock)
-        return self._reception.admit(name, request, connection, peer, local, secure=secure)
+        name = parse_room_name(request.path)
+        return self._admit(name, request, connection, sock, address, peer, secure=secure)
 
     def _serve_tunnelled(self, sock: socket.socket) -> None:
         """Serve what comes through a tunnel, as if it had been accepted."""
@@ -6978,7 +7192,7 @@ class LineDoor(Door):
     listens_at_once = True  # who says nothing is told what is wanted
 
     def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes
+        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
     ) -> Guest | None:
         """Read the line that names the room; return the client that has sent it."""
         peer, proxied, early = self._find_peer(sock, address, early)
@@ -6987,7 +7201,7 @@ class LineDoor(Door):
             self._taps.begin(sock, peer, early=early, lines=True)
         try:
             if crowded:
-                self._refuse_as_crowded()
+                self._refuse_as_crowded(crowded)
             line, early = read_room_line(sock, early)
             if line is None:
                 return None
@@ -6999,7 +7213,7 @@ class LineDoor(Door):
             protocol = LineProtocol(max_message=self._config.maxmsg)
             connection = self._reception.connect(sock, protocol, early=early)
             request = Request("GET", target, "TCP", Headers())
-            return self._reception.admit(name, request, connection, peer, own_endpoint(sock))
+            return self._admit(name, request, connection, sock, address, peer)
         except HandshakeError as error:
             log.debug("refused: %s", error.reason)
             sock.sendall(json.dumps({"error": error.reason}).encode() + b"\n")
@@ -7013,11 +7227,11 @@ class Visit:
         sock: from the door's `prepare`.
         address: of the peer.
         door: what it came to.
-        crowded: it is to be told that there are too many.
+        crowded: it is to be told that there are too many, in these words.
     """
 
     def __init__(
-        self, sock: socket.socket, address: Endpoint, door: Door, *, crowded: bool = False
+        self, sock: socket.socket, address: Endpoint, door: Door, *, crowded: str = ""
     ) -> None:
         self.sock = sock
         self.since = time.monotonic()
@@ -7025,13 +7239,13 @@ class Visit:
         self.crowded = crowded
         self.is_in = False  # a reader must see it out
         self._guest: Guest | None = None
-        self._address = address
+        self.address = address
 
     def greet(self, data: bytes) -> bool:
         """Let it in, if its first bytes say all that takes, and it need not wait; return that."""
         try:
             if not self.crowded:
-                self._guest = self.door.greet(self.sock, self._address, data)
+                self._guest = self.door.greet(self.sock, self.address, data)
             self.is_in = self._guest is not None and self._guest.enter(patient=False)
         except OSError as error:
             self._log_end(error)
@@ -7049,7 +7263,7 @@ class Visit:
         self.is_in = False
         try:
             if self._guest is None:
-                self._guest = self.door.receive(self.sock, self._address, self.crowded, early)
+                self._guest = self.door.receive(self.sock, self.address, self.crowded, early)
             if self._guest is not None:
                 self._guest.enter(patient=True)
                 self.is_in = self._guest.stay(once=once)
@@ -7067,7 +7281,7 @@ class Visit:
             self._guest.dismiss()
 
     def _log_end(self, error: OSError) -> None:
-        log.debug("connection from %s ended: %s", self._address[0], error)
+        log.debug("connection from %s ended: %s", self.address[0], error)
 
 
 def set_pace() -> None:
@@ -7128,7 +7342,11 @@ class Lobby:
             ShortageError: there is no place for it, or no thread; it has been closed.
         """
         try:
-            crowded = self._turnstile.enter()
+            crowded = self._turnstile.enter(address[0])
+        except ConnectionAbortedError as error:
+            log.debug("%s", error)
+            sock.close()
+            return
         except ShortageError as error:
             sock.close()
             raise ShortageError(f"cannot accept: {error}") from None
@@ -7136,7 +7354,7 @@ class Lobby:
             sock = door.prepare(sock, address)
         except OSError:
             sock.close()
-            self._turnstile.leave(crowded)
+            self._turnstile.leave(address[0], crowded)
             return
         visit = Visit(sock, address, door, crowded=crowded)
         if door.listens_at_once or (early and not visit.greet(early)):
@@ -7233,7 +7451,7 @@ class Lobby:
         try:
             visit.end()
         finally:
-            self._turnstile.leave(visit.crowded)
+            self._turnstile.leave(visit.address[0], visit.crowded)
 
 
 class Acceptor:
@@ -7327,8 +7545,19 @@ class Server:
         self._timer = Timer()
         self._sender = Sender()
         self._registry = RoomRegistry(config, self._timer)
+        turnstile = Turnstile(
+            config.maxconns,
+            config.maxperaddr,
+            TrustedProxies(config.trustproxy),
+            functools.partial(self._registry.count, "refused_by_address"),
+        )
         self._reception = Reception(
-            config, self._registry, sender=self._sender, timer=self._timer, end=self.stop
+            config,
+            self._registry,
+            sender=self._sender,
+            timer=self._timer,
+            turnstile=turnstile,
+            end=self.stop,
         )
         self._site = HttpSite(config, self._registry)
         self._door = HttpDoor(config, self._reception, self._site)
@@ -7402,7 +7631,7 @@ class Server:
             self._registry.archive.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
-        lobby = Lobby(Turnstile(self._config.maxconns), self._timer)
+        lobby = Lobby(self._reception.turnstile, self._timer)
         lobby.start()
         # `stop` shuts the other end down, which makes this one readable. A signal handler may do
         # that, but it may not take a lock, as an Event would.
@@ -7564,6 +7793,7 @@ class Config:
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
+    maxperaddr: int | None = None  # 0: any number; None: see `Turnstile`
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
@@ -7938,7 +8168,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "believe these peers (addresses, networks, unix) about who the client is: "
          "X-Forwarded-For, PROXY protocol"),
         ("--auth", "CMD", parse_auth,
-         "run CMD for each client, with its request as CGI variables; status 0 lets it in"),
+         "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
+         "what it prints is the user"),
         ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
         ("--host", "LIST", parse_hosts,
          "answer only who has found the server by one of these names (*.example.com), an "
@@ -7962,6 +8193,9 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
         ("--maxconns", "NUM", parse_count,
          "connections of any kind; beyond it 503 (default from the limit of open files)"),
+        ("--maxperaddr", "NUM", parse_count,
+         "connections of one address, or /64 of IPv6; beyond it 503 (default half of --maxconns, "
+         "but any number from this machine; 0: any number)"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,
@@ -7983,8 +8217,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--idfield", "NAME", parse_field,
          "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
         ("--joinmsg", "MSG", parse_text,
-         "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING "
-         "and #QUERY_XYZ are filled in"),
+         "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, "
+         "#QUERY_XYZ, #QUERY (a JSON object), #USER and #USER_XYZ are filled in"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
         ("--delimiters", "CHARS", parse_delimiters,

@@ -186,6 +186,7 @@ def describe_client(client: Client) -> dict[str, object]:
     coding = client.connection.coding
     return {
         "id": client.id,
+        "user": client.user,
         "address": client.peer[0],
         "port": client.peer[1],
         "age": round(time.monotonic() - client.since, 3),

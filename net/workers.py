@@ -279,7 +279,7 @@ class Desk(Door):
         """Return the socket."""
         return sock
 
-    def receive(self, sock: socket.socket, address: Endpoint, crowded: bool, early: bytes) -> None:
+    def receive(self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes) -> None:
         """Answer, on a thread of its own."""
         sock.settimeout(ANSWER_TIMEOUT)
         try:

@@ -244,7 +244,7 @@ def test_a_game_lets_in_whom_it_likes(tmp_path: Path) -> None:
         for _ in range(3):
             with RawClient.connect(server, path="/room?member") as client:
                 assert client.receive_text() == "welcome"
-        for query, status in (("stranger", 401), ("", 401), ("crash", 500)):
+        for query, status in (("stranger", 401), ("", 401), ("crash", 401)):
             with pytest.raises(HandshakeRefused) as caught:
                 RawClient.connect(server, path=f"/room?{query}").sock.close()
             assert caught.value.response.status == status
@@ -269,3 +269,86 @@ def test_a_game_and_a_command_must_both_agree(tmp_path: Path) -> None:
             else:
                 with pytest.raises(HandshakeRefused):
                     RawClient.connect(server, path=f"/r?{query}", headers=headers).sock.close()
+
+
+# ==== Who it is ============================================================
+
+SHOW = """
+import os, sys
+print({name: value for name, value in os.environ.items() if "USER" in name or "AUTH" in name})
+for line in sys.stdin:
+    print(line.strip())
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "user", "claims"),
+    [
+        ("ann", "ann", {}),
+        ("ann\nteam=red\nlevel = 3\nnonsense\n", "ann", {"team": "red", "level": "3"}),
+        ("user=a=b\nteam=", "a=b", {"team": ""}),
+        ('{"user": "ann", "level": 3, "tags": ["a"], "no": null}', "ann",
+         {"level": "3", "tags": '["a"]'}),
+        ("", "", {}),
+        ('{"user": ', "", {}),
+        ("{" * 4096, "", {}),
+        ("  ann\x1b[31m\r", "ann [31m", {}),
+        ('{"user": "a\\nb\\u2028c\\u0000d\\ud800"}', "a b c d?", {}),
+        ('{"LD-PRELOAD": "x", "1a": 2, "": 3, "a": true}', "", {"a": "true"}),
+        ("\xff", "\ufffd", {}),
+    ],
+)  # fmt: skip
+def test_what_the_command_prints_is_the_user(
+    printed: str, user: str, claims: dict[str, str]
+) -> None:
+    assert scalesocket.read_identity(printed.encode("latin-1")) == (user, claims)
+
+
+def test_who_was_let_in_is_told_to_the_program_and_in_join_messages(tmp_path: Path) -> None:
+    """Whom --auth had let in nobody could find out: what it printed was thrown away."""
+    (tmp_path / "show.py").write_text(SHOW)
+    command = script(tmp_path, "printf 'a\"nn\\nteam=red\\n'; yes | head -c 300000; exit 0\n")
+    join = '{"t":"Join","_from":#ID,"user":"#USER","team":"#USER_TEAM","x":"#USER_X"}'
+    options = ("--auth", command, "--frame", "--joinmsg", join, "-v", str(tmp_path / "show.py"))
+    with serve(*options) as server:
+        headers = {"Authorization": "Bearer x"}
+        with RawClient.connect(server, headers=headers) as client:
+            environment = client.receive_text()
+            assert "'REMOTE_USER': 'a\"nn'" in environment
+            assert "'REMOTE_USER_TEAM': 'red'" in environment
+            assert "'AUTH_TYPE': 'Bearer'" in environment
+            assert json.loads(client.receive_text()) == {
+                "t": "Join", "_from": 1, "user": 'a"nn', "team": "red", "x": ""
+            }  # fmt: skip
+        server.wait_log('joined from 127.0.0.1 as a"nn')
+
+
+def test_each_clients_query_is_in_its_join_message() -> None:
+    """A program knew the query of its room's first client alone, or each parameter by its name."""
+    join = '{"t":"Join","_from":#ID,"query":#QUERY}'
+    with serve("--frame", "--joinmsg", join, "cat") as server:
+        path = "/room?name=ann%20%22b%22&a=1&a=2&empty&_from=7&%0A=%0A#"
+        with RawClient.connect(server, path=path.rstrip("#")) as client:
+            assert json.loads(client.receive_text())["query"] == {
+                "name": 'ann "b"', "a": "1", "empty": "", "_from": "7", "\n": "\n"
+            }  # fmt: skip
+
+
+def test_a_game_names_its_user_or_learns_what_the_command_has_said(tmp_path: Path) -> None:
+    (tmp_path / "club.py").write_text(
+        "from scalesocket import Game\n"
+        "class Club(Game):\n"
+        "    @classmethod\n"
+        "    def on_auth(cls, request):\n"
+        "        return request.query\n"
+        "    def on_join(self, client):\n"
+        "        client.send(f'{client.user} {dict(client.claims)}')\n"
+    )
+    with serve("club:Club", cwd=tmp_path) as server:
+        with RawClient.connect(server, path="/room?ann") as client:
+            assert client.receive_text() == "ann {}"
+        assert refusal(server)[0] == 401
+    command = script(tmp_path, 'echo \'{"user": "bob", "team": "red"}\'\n')
+    with serve("--auth", command, "club:Club", cwd=tmp_path) as server:
+        with RawClient.connect(server, path="/room?ann") as client:
+            assert client.receive_text() == "bob {'team': 'red'}"
