@@ -109,6 +109,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
 
     from scalesocket.net.cluster import Peers
     from scalesocket.net.console import Console
+    from scalesocket.net.cors import Cors
     from scalesocket.net.tap import Taps
     from scalesocket.net.workers import Supervisor, Worker
 
@@ -155,6 +156,7 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little ha
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 MAX_WORKERS = 128  # of --workers
 OUT_OF_THREADS = "the system is out of threads"
+NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
@@ -169,7 +171,7 @@ SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
-MAX_TOLD = 100  # refusals of pages that are logged, each once
+MAX_TOLD = 100  # mistakes of strangers that are logged, each once
 MAX_AUTH_OF_ONE = 4  # commands of --auth at the same time for one address
 AUTH_PENALTY = 1.0  # seconds that a turn of an address is lost after a no
 MAX_IDENTITY = 4 * KIB  # bytes of what --auth prints that are read
@@ -239,6 +241,14 @@ class BackendError(ScaleSocketError):
 
 class ShortageError(ScaleSocketError):
     """The system is out of threads, processes or descriptors; it will pass."""
+
+
+class PlainHttpError(OSError):
+    """A peer speaks plain HTTP where TLS is spoken; `data` is what it has sent so far."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("plain HTTP at a port that speaks TLS")
+        self.data = data
 
 
 class ConfigError(ScaleSocketError):
@@ -834,6 +844,7 @@ _TARGET = re.compile(r"[\x21-\x7e]+")
 STATUS_TEXT = {
     101: "Switching Protocols",
     200: "OK",
+    204: "No Content",
     206: "Partial Content",
     301: "Moved Permanently",
     304: "Not Modified",
@@ -931,8 +942,8 @@ class Response:
         own = (item for item in self.headers if item[0].lower() not in replaced)
         fields = [("Connection", "keep-alive" if keep_alive else "close"), *own, *extra]
         fields.append(("X-Content-Type-Options", "nosniff"))  # no message is ever a script
-        if self.status == 304:
-            pass  # RFC 9110 section 15.4.5: it has no body, and says nothing about one
+        if self.status in (204, 304):
+            pass  # RFC 9110 sections 8.6 and 15.4.5: it has no body, and says nothing about one
         else:
             length = self.length if self.file else len(self.body)
             fields += [("Content-Length", str(length)), ("Content-Type", self.content_type)]
@@ -2045,6 +2056,7 @@ class TlsSocket:
 
     Raises:
         OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
+        PlainHttpError: it speaks HTTP, and no TLS.
     """
 
     def __init__(self, sock: socket.socket, tls: TlsTransport, early: bytes = b"") -> None:
@@ -2055,11 +2067,14 @@ class TlsSocket:
 
     def _handshake(self, data: bytes) -> None:
         deadline = time.monotonic() + HEAD_TIMEOUT
-        done = False
+        done, begin = False, b""
         while not done:
+            begin = begin if len(begin) > 8 else begin + data
             try:
                 done, reply = self._tls.advance_handshake(data)
             except OSError:
+                if re.match(rb"[A-Z]{3,7} ?/?", begin):  # 5 bytes of it tell OpenSSL
+                    raise PlainHttpError(begin) from None
                 self._send_alert()
                 raise
             if reply:
@@ -5778,6 +5793,18 @@ def make_console(config: Config, registry: RoomRegistry) -> Console | None:
     return console
 
 
+def make_cors(config: Config) -> Cors | None:
+    """Return what lets pages from elsewhere read what is served, with --cors.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not config.cors:
+        return None
+    cors: Cors = load_feature("cors", "--cors").Cors(config.cors)
+    return cors
+
+
 def make_peers(config: Config) -> Peers | None:
     """Return the other nodes, with --peers.
 
@@ -5837,6 +5864,7 @@ class HttpSession:
     ) -> None:
         self._socket = sock
         self._extra = extra
+        self.local, self.secure = UNIX_PEER, False  # for `Client`
         self.head = b""  # the last one, without its empty line
         self.rest = early  # what came behind it
 
@@ -5847,11 +5875,13 @@ class HttpSession:
             patience: seconds to wait for the first byte; the rest has HEAD_TIMEOUT.
 
         Raises:
-            HandshakeError: 408 if it takes too long, 431 if it is too large.
+            HandshakeError: 400 if it is TLS, 408 if it takes too long, 431 if it is too large.
         """
         self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
         deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
         while b"\r\n\r\n" not in self.rest:
+            if self.rest.startswith(b"\x16\x03"):  # the record of a ClientHello
+                raise HandshakeError(400, NO_TLS)
             self._check_size(self.rest)
             data = self._receive(deadline)
             if not data:
@@ -6216,6 +6246,19 @@ def network_of(address: str) -> str:
     return str(mapped) if mapped else ip.packed[:8].hex()
 
 
+class ToldOnce:
+    """Logs what strangers do wrong: each kind once, and not without end."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # by any thread; a line too many would do no harm
+
+    def warn(self, text: str) -> None:
+        """Log it, unless that was done already."""
+        if text not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(text)
+            log.warning("%s", text)
+
+
 class PageGuard:
     """Says which web pages may use this server.
 
@@ -6237,7 +6280,7 @@ class PageGuard:
         self._careful = config.pty  # a shell is not for any page that comes along
         self._names_all = bool(config.host)
         self._names = find_own_names(config)
-        self._told: set[str] = set()  # refusals that the log has already
+        self._told = ToldOnce()
         self.is_local = False  # only this machine reaches us, so only pages from here should
 
     def check_host(self, request: Request, peer: Endpoint) -> None:
@@ -6311,9 +6354,7 @@ class PageGuard:
 
     def _refuse(self, reason: str) -> NoReturn:
         """Refuse, and log it once: a page cannot show its user why."""
-        if reason not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(reason)
-            log.warning("refused a page: %s", reason)
+        self._told.warn(f"refused a page: {reason}")
         raise HandshakeError(403, reason)
 
 
@@ -6340,6 +6381,11 @@ def find_own_names(config: Config) -> frozenset[str]:
 _LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
 
 
+def asks_game(game: type[Game] | None) -> bool:
+    """Whether a game has a word in who may come in."""
+    return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
+
+
 class Gatekeeper:
     """Asks --auth, or the game's `on_auth`, whether a client may come in.
 
@@ -6361,10 +6407,7 @@ class Gatekeeper:
     @property
     def asks(self) -> bool:
         """Whether there is anyone to be asked, which may take long."""
-        game = self._config.game
-        return bool(self._config.auth) or (
-            game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
-        )
+        return bool(self._config.auth) or asks_game(self._config.game)
 
     def check(self, client: Client) -> None:
         """Ask; nothing has been made for the client yet. May take 2 * AUTH_TIMEOUT seconds.
@@ -6856,6 +6899,17 @@ class Reception:
             raise HandshakeError(503, "one client has been served already (--oneshot)")
         return Member(self, self._registry, client, self.worker)
 
+    def check(self, request: Request, peer: Endpoint, local: Endpoint, *, secure: bool) -> None:
+        """Ask whether a request that is for no room may be answered (--authall).
+
+        Raises:
+            HandshakeError: it may not.
+        """
+        nobody: Any = None  # it will have no connection
+        self._gatekeeper.check(
+            Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
+        )
+
     def dismiss(self, connection: Connection) -> None:
         """Give back what a connection has held."""
         connection.dispose()
@@ -7014,6 +7068,8 @@ class HttpDoor(Door):
         super().__init__(config, reception)
         self._site = site
         self.guard = PageGuard(config, self._proxies)
+        self._cors: Cors | None = make_cors(config)
+        self._told = ToldOnce()
         self._tls_context = load_certificates(config)
 
     def tap(self, taps: Taps) -> None:
@@ -7061,9 +7117,14 @@ class HttpDoor(Door):
             tls = self._taps.begin(sock, peer, context, early=early)
         else:
             tls = TlsTransport(context) if context is not None else None
-        layer = TlsSocket(sock, tls, early) if tls else sock
         extra = self._config.header + self._config.header_http
+        try:
+            layer = TlsSocket(sock, tls, early) if tls else sock
+        except PlainHttpError as error:
+            self._point_to_tls(HttpSession(sock, extra, error.data), peer)
+            return None
         session = HttpSession(layer, extra, b"" if tls else early)
+        session.local, session.secure = own_endpoint(sock), tls is not None
         request = None
         try:
             if crowded:
@@ -7076,10 +7137,28 @@ class HttpDoor(Door):
             return self._open_websocket(sock, address, peer, request, session.rest, tls)
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
+            if error.reason == NO_TLS:
+                self._told.warn(f"TLS from {peer[0]}: {NO_TLS}")
             with contextlib.suppress(OSError):
                 method = request.method if request else ""
                 session.send(describe_error(error), method=method, keep_alive=False)
         return None
+
+    def _point_to_tls(self, session: HttpSession, peer: Endpoint) -> None:
+        """Tell who speaks plain HTTP where to go: a browser shows that, and nothing of an alert."""
+        self._told.warn(f"plain HTTP from {peer[0]}: this port speaks TLS (--sslcert)")
+        method, where = "GET", "https:// and wss://"
+        with contextlib.suppress(HandshakeError):
+            head = session.read_head(1.0)
+            if head is not None:
+                request = parse_request(head)
+                method, host = request.method, request.headers.get("Host")
+                scheme = "wss" if request.is_upgrade else "https"
+                if split_origin(host)[1]:
+                    where = f"{scheme}://{host}{request.target}"
+        reason = f"this port speaks TLS: use {where}"
+        response = describe_error(HandshakeError(400, reason))
+        session.send(response, method=method, keep_alive=False)
 
     def _is_elsewhere(
         self,
@@ -7135,12 +7214,29 @@ class HttpDoor(Door):
         has_body = length not in ("", "0") or request.headers.get("Transfer-Encoding")
         keep_alive = request.keeps_alive and not has_body and not self._reception.stopping
         try:
-            if request.path.rstrip("/") != "/health":  # it tells nothing, and probes ask anyhow
-                self.guard.check_host(request, peer)
-            response = self._site.respond(request, self._proxies.find_client(peer, request.headers))
+            response = self._respond(session, request, peer)
         except HandshakeError as error:
             response = describe_error(error)
+        if self._cors is not None:
+            response = self._cors.mark(request, response)
         return session.send(response, method=request.method, keep_alive=keep_alive)
+
+    def _respond(self, session: HttpSession, request: Request, peer: Endpoint) -> Response:
+        """Return the response to a request, if whoever sends it may have one.
+
+        Raises:
+            HandshakeError: it may not, or there is none.
+        """
+        client = self._proxies.find_client(peer, request.headers)
+        if request.path.rstrip("/") == "/health":  # it tells nothing, and probes ask anyhow
+            return self._site.respond(request, client)
+        self.guard.check_host(request, peer)
+        if self._cors is not None and request.method == "OPTIONS":
+            return self._cors.preflight(request)  # before anybody is asked who it is
+        if self._config.authall:
+            secure = session.secure or self._proxies.speaks_tls(peer, request.headers)
+            self._reception.check(request, client, session.local, secure=secure)
+        return self._site.respond(request, client)
 
     def _open_websocket(
         self,
@@ -7161,6 +7257,8 @@ class HttpDoor(Door):
         tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
         if not tunnels:
             self.guard.check_page(request, sender, secure=secure)
+        elif config.authall:
+            self._reception.check(request, peer, own_endpoint(sock), secure=secure)
         bits = handshake.window_bits
         longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
         connection = self._reception.connect(
@@ -7780,6 +7878,8 @@ class Config:
     origin: tuple[str, ...] = ()  # or ("any",)
     sameorigin: bool = False
     host: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+    authall: bool = False
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
     header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
@@ -8170,6 +8270,9 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--auth", "CMD", parse_auth,
          "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
          "what it prints is the user"),
+        ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
+        ("--cors", "LIST", parse_origins,
+         "let pages from these origins read files and --api, as in --origin; any: all pages"),
         ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
         ("--host", "LIST", parse_hosts,
          "answer only who has found the server by one of these names (*.example.com), an "
@@ -8194,8 +8297,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--maxconns", "NUM", parse_count,
          "connections of any kind; beyond it 503 (default from the limit of open files)"),
         ("--maxperaddr", "NUM", parse_count,
-         "connections of one address, or /64 of IPv6; beyond it 503 (default half of --maxconns, "
-         "but any number from this machine; 0: any number)"),
+         "connections of one address, or /64 of IPv6; beyond it 503 (by default half of "
+         "--maxconns, and any number from this machine; 0: any number)"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,
@@ -8410,6 +8513,8 @@ def check_options(config: Config) -> None:
         and config.pcap in ("", "-"),
         "--pcapfull needs --pcap": config.pcapfull != "wait" and not config.pcap,
         "--peers needs --api": bool(config.peers) and not config.api,
+        "--authall needs --auth, or a game with on_auth": config.authall
+        and not (config.auth or asks_game(config.game)),
         "--spa needs --staticdir": bool(config.spa) and config.staticdir is None,
         f"--spa: there is no page {config.spa} in {config.staticdir}": bool(config.spa)
         and config.staticdir is not None

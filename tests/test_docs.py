@@ -242,9 +242,11 @@ def test_the_table_of_limits_is_true() -> None:
         "rooms": [str(config.maxrooms)],
         "clients in a room": ["any number"],
         "connections of any kind": [str(module.MAX_REFUSED), "503"],
+        "connections of one address": [str(module.MAX_REFUSED_OF_ONE), "503"],
         "a command that": [
             f"{module.AUTH_TIMEOUT:g} s",
             f"{module.MAX_AUTH} at a time",
+            f"{module.MAX_AUTH_OF_ONE} for one address",
             "5 s",
             "503",
         ],

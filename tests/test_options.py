@@ -125,6 +125,8 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--basepath=/"], {"basepath": ""}),
     (["--unixmode", "0600"], {"unixmode": 0o600}),
     (["--maxconns", "7"], {"maxconns": 7}),
+    (["--cors", "https://a.example,null"], {"cors": ("https://a.example", "null")}),
+    (["--auth", "true", "--authall"], {"authall": True}),
     (["--maxperaddr", "5"], {"maxperaddr": 5}),
     (["--ping", "0"], {"ping": 0}),
     (["--ping=2.5"], {"ping": 2.5}),

@@ -276,7 +276,7 @@ def test_a_flood_of_strange_origins_fills_no_log() -> None:
         request = Request("GET", "/", "HTTP/1.1", Headers(fields))
         with pytest.raises(Exception, match="not allowed"):
             guard.check_page(request, ("127.0.0.1", 1), secure=False)
-    assert len(guard._told) <= 100
+    assert len(guard._told._told) <= 100
 
 
 # ==== In a real browser ===================================================

@@ -493,7 +493,8 @@ def test_the_child_and_the_log_know_of_it(certs: Certificates, trust: ssl.SSLCon
 
 
 def test_a_host_without_a_port_means_443(certs: Certificates, trust: ssl.SSLContext) -> None:
-    with serve(*certs.options(), "--sameorigin", "cat") as server:
+    options = ("--sameorigin", "--host", "game.example")
+    with serve(*certs.options(), *options, "cat") as server:
         host = {"Host": "game.example"}
         for origin in ("https://game.example", "https://game.example:443"):
             with join(server, trust, "room", {**host, "Origin": origin}) as client:

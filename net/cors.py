@@ -1,0 +1,63 @@
+"""Cross-origin resource sharing (`--cors`): which pages from elsewhere may read what is served.
+
+A browser lets a page send requests anywhere, but shows it the answers of its own origin only. An
+answer that names the page's origin is an exception from that (the Fetch standard, section 3.3). For
+requests that no form could send the browser asks first: an OPTIONS request, the preflight.
+
+WebSockets know nothing of this; for them there is `--origin`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from scalesocket import Request, Response, is_listed
+
+METHODS = "GET, HEAD, OPTIONS"
+MAX_AGE = 600  # seconds that a browser need not ask again
+_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]+")  # of header fields
+
+
+class Cors:
+    """Names the page's origin in answers, if it may read them.
+
+    Args:
+        allowed: origins as in `--origin`, or `any`.
+    """
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = allowed
+        self._any = "any" in allowed
+
+    def preflight(self, request: Request) -> Response:
+        """Answer an OPTIONS request."""
+        fields = [
+            ("Allow", METHODS),
+            ("Access-Control-Allow-Methods", METHODS),
+            ("Access-Control-Max-Age", str(MAX_AGE)),
+        ]
+        wanted = request.headers.get("Access-Control-Request-Headers")
+        if _NAMES.fullmatch(wanted):
+            fields.append(("Access-Control-Allow-Headers", wanted))
+            fields.append(("Vary", "Access-Control-Request-Headers"))
+        return Response(204, headers=tuple(fields))
+
+    def mark(self, request: Request, response: Response) -> Response:
+        """Return the response as the page that has asked may read it, if it may.
+
+        The console is for nobody's pages but its own.
+        """
+        if request.path.startswith("/console"):
+            return response
+        if self._any:
+            fields = [("Access-Control-Allow-Origin", "*")]
+        else:
+            fields = [("Vary", "Origin")]  # or a cache would give one page what another may read
+            origin = request.headers.get("Origin")
+            if is_listed(origin.lower(), self._allowed):
+                fields.append(("Access-Control-Allow-Origin", origin))
+                if origin != "null":  # which is anybody in a sandbox: it gets nobody's cookies
+                    fields.append(("Access-Control-Allow-Credentials", "true"))
+        return replace(response, headers=(*response.headers, *fields))
