@@ -155,7 +155,9 @@ def test_help_tells_the_true_default(row: Option) -> None:
 def readme_rows() -> dict[str, list[list[str]]]:
     """Return the cells behind each option that stands in the first cell of a table's row."""
     rows: dict[str, list[list[str]]] = {}
-    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours, _, _ = text.partition("\n## How it compares\n")  # behind it values of others are told
+    for line in ours.splitlines():
         if not line.lstrip().startswith("|"):
             continue
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.processes import (
+    CACHE,
     OTHERS,
     THIS,
     BenchError,
@@ -213,7 +214,6 @@ def raise_file_limit() -> None:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     names = [peer.name for peer in OTHERS]
-    home = os.environ.get("SCALESOCKET_BENCH") or Path.home() / ".cache" / "scalesocket-bench"
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         prog="python3 -m tests.bench",
@@ -225,7 +225,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of each scenario (5; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="tiny counts")
     parser.add_argument("--peers", default=",".join(names), help="of %(default)s, or none")
-    parser.add_argument("--cache", type=Path, default=home, help="folder for peers (%(default)s)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for peers (%(default)s)")
     parser.add_argument(
         "--no-install", dest="install", action="store_false", help="only peers that are there"
     )

@@ -19,6 +19,7 @@ from tests.support import ROOT, SCRIPT, descendants, processes, read_process
 
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 PEERS = Path(__file__).parent / "peers"
+CACHE = Path(os.environ.get("SCALESOCKET_BENCH") or Path.home() / ".cache" / "scalesocket-bench")
 INSTALL_LIMIT = 1800  # seconds; Rust programs are compiled
 START_LIMIT = 20  # seconds
 STOP_LIMIT = 5  # seconds
