@@ -669,6 +669,29 @@ def test_the_terminal_scrolls_back_and_names_itself(
     wait_for(page, f"{scroller}.scrollTop + {scroller}.clientHeight > {scroller}.scrollHeight - 2")
 
 
+def test_a_program_that_floods_leaves_the_page_time_to_read_on(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """`yes` drew 2,000 lines of history in each frame, so that a slow machine read nothing else
+    for seconds; the server then gave it up as too slow, and the shell went with it (tsl0922/ttyd
+    #1093)."""
+    page = enter_terminal(visit, shell_server)
+    enter(page, "same=shell")
+    page.evaluate(
+        """() => {
+            window.drawn = 0;
+            window.floodedAt = performance.now();
+            const observer = new MutationObserver(() => (window.drawn += 1));
+            observer.observe(document.querySelector("#history"), { childList: true });
+        }"""
+    )
+    enter(page, "yes | head -c 3000000; echo still the $same")
+    wait_for_screen(page, "^still the shell$")
+    drawn, seconds = page.evaluate("[drawn, (performance.now() - floodedAt) / 1000]")
+    assert drawn <= seconds + 5
+    wait_for(page, "document.querySelectorAll('#history div').length > 1000")
+
+
 def test_text_can_be_selected_and_copied(visit: Visit, shell_server: ServerProcess) -> None:
     page = enter_terminal(visit, shell_server)
     enter(page, "clear; seq 3")

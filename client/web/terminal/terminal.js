@@ -38,6 +38,7 @@ let typedAt = -Infinity; // on the clock of performance.now()
 let startedAt = -Infinity; // when this page came into the room as the first, and still is alone
 let ended = false;
 let timer = 0;
+let described = ""; // what the page tells of the terminal
 
 // ---- What the program says ------------------------------------------------
 
@@ -189,10 +190,13 @@ $("claim").addEventListener("click", () => {
 
 function describe() {
   view.draw();
+  const { columns, rows } = terminal;
   const title = terminal.title || "Terminal";
+  const facts = [title, columns, rows, connection.state, isOwnSize()].join();
+  if (facts === described) return; // a program that prints much asks for this at each message
+  described = facts;
   $("heading").textContent = title;
   document.title = `${title} · ${room}`;
-  const { columns, rows } = terminal;
   $("size").textContent = `${columns} × ${rows}`;
   $("claim").disabled = connection.state !== "connected" || isOwnSize();
 }

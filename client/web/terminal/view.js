@@ -11,6 +11,8 @@ const LARGEST_SIZE = 22;
 const SMALLEST_SIZE = 7; // smaller cannot be read: then there is something to scroll
 const LEAST = { columns: 20, rows: 5 };
 const MOST = { columns: 400, rows: 150 };
+const FLOOD = 200; // lines at once: more than anybody reads
+const FLOOD_DRAWN_EACH = 1_000; // milliseconds: to draw them all would leave no time to read on
 
 export class TerminalView {
   #terminal;
@@ -19,6 +21,8 @@ export class TerminalView {
   #cell = { width: 8, height: 16 };
   #shownHistory = 0; // how many lines that have departed are drawn
   #cleared = 0;
+  #historyAt = -Infinity; // when it was drawn last, on the clock of performance.now()
+  #historyTimer = 0; // for what of it has been put off
   #asked = false;
 
   /** `parts` are elements: {box, scroller, history, grid, cursor, probe, input}. */
@@ -137,6 +141,13 @@ export class TerminalView {
     const { history: lines, departed, cleared } = this.#terminal;
     if (cleared !== this.#cleared) history.replaceChildren();
     const fresh = Math.min(departed - this.#shownHistory, lines.length);
+    const since = performance.now() - this.#historyAt;
+    if (fresh > FLOOD && since < FLOOD_DRAWN_EACH) {
+      clearTimeout(this.#historyTimer);
+      this.#historyTimer = setTimeout(() => this.draw(), FLOOD_DRAWN_EACH - since);
+      return;
+    }
+    if (fresh > 0) this.#historyAt = performance.now();
     if (fresh > 0) history.append(...lines.slice(-fresh).map((line) => this.#elementFor(line)));
     while (history.childElementCount > lines.length) history.firstElementChild.remove();
     this.#shownHistory = departed;
