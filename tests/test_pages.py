@@ -805,6 +805,19 @@ def test_words_that_a_phone_composes_are_typed_letter_by_letter(
     wait_for_screen(page, "^composed$")
 
 
+def test_lines_that_a_phones_keyboard_pastes_are_not_run_one_by_one(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    """Gboard types what it has in its clipboard, and tells of no "paste": the shell ran the first
+    line before the second had come (open-webui/open-webui#21265, jesus2099/konami-command#947)."""
+    page = enter_terminal(visit, shell_server, **TOUCH)
+    page.locator("#scroller").tap()
+    page.keyboard.insert_text("echo pas\necho ted")
+    wait_for_screen(page, "echo pas\necho ted$")
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^pas\nted$")
+
+
 def test_one_emoji_that_becomes_another_is_never_cut(
     visit: Visit, shell_server: ServerProcess
 ) -> None:

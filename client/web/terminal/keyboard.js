@@ -77,8 +77,10 @@ export class Keyboard {
   #beforeInput(event) {
     if (event.isComposing || !event.cancelable) return;
     event.preventDefault();
+    const text = event.data ?? event.dataTransfer?.getData("text/plain") ?? "";
     if (Object.hasOwn(INPUTS, event.inputType)) this.#emit(INPUTS[event.inputType]);
-    else this.#typed(event.data ?? "");
+    else if (/[\r\n]/.test(text)) this.#emit(bytesForPaste(text, this.#terminal.modes));
+    else this.#typed(text);
   }
 
   #typed(text) {
