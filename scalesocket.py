@@ -8861,26 +8861,49 @@ def make_supervisor(server: Server, config: Config) -> Supervisor | None:
 
 
 def heed_signals(server: Server, config: Config) -> None:
-    """Let signals stop, drain or reload a server."""
+    """Let signals stop, drain or reload a server.
+
+    SIGHUP reloads certificates, if there are any; but when it says that the terminal has been
+    closed, or there are none, it stops the server as SIGTERM does.
+    """
+    had_terminal = has_terminal()
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    stop_signals = [signal.SIGINT, signal.SIGTERM]
 
     def on_signal(number: int, _frame: object) -> None:
-        if server.stopping:  # a second signal: no more patience, and a third changes nothing
+        if number == hangup and config.sslcert is not None and has_terminal() == had_terminal:
+            server.reload()
+        elif server.stopping and number == hangup:
+            pass  # a shell sends it again to its jobs
+        elif server.stopping:  # a second signal: no more patience, and a third changes nothing
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
             raise KeyboardInterrupt
-        if number == signal.SIGTERM and config.drain:
+        elif number != signal.SIGINT and config.drain:
             server.restart()
         else:
             server.stop()
 
-    stop_signals = (signal.SIGINT, signal.SIGTERM)
+    def on_ignored(_number: int, _frame: object) -> None:
+        if config.sslcert is not None:
+            server.reload()
+
     for number in stop_signals:
         signal.signal(number, on_signal)
-    if config.sslcert is not None and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda _number, _frame: server.reload())
-    elif hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        # `nohup`: programs would inherit that, and `--pty` hangs them up. A handler they do not.
-        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    if hangup is not None:
+        # `nohup` has it ignored. By a handler: programs would inherit SIG_IGN, and `--pty` hangs
+        # them up.
+        ignored = signal.getsignal(hangup) == signal.SIG_IGN
+        signal.signal(hangup, on_ignored if ignored else on_signal)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that controls it; a hangup takes it away."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def serve(config: Config) -> int:

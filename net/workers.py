@@ -79,7 +79,7 @@ FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
 RESTART_PAUSE = 1.0  # seconds between two starts of a worker
 NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
@@ -383,7 +383,8 @@ class Supervisor:
         self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(RECEIVE_SIZE))
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda number, _frame: self._signals.append(number))
+            if handlers[number] == handlers[signal.SIGTERM]:  # or it is ignored (`nohup`)
+                signal.signal(number, lambda number, _frame: self._signals.append(number))
         if not self._server.stopping:  # a signal was faster
             self._due = dict.fromkeys(range(len(self._hatches)), 0.0)
             log.info("%d workers share the rooms", len(self._hatches))
