@@ -166,6 +166,9 @@ SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
 HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
+FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
+LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has been closed
+REAP_INTERVAL = 1.0  # seconds between two looks for what children have left behind
 
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
@@ -3315,6 +3318,8 @@ class ChildProcess:
         grace: float,
     ) -> None:
         self._grace = grace
+        self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
+        self._since = time.monotonic()
         stdin, stdout, stderr = streams
         try:
             self.popen = subprocess.Popen(
@@ -3403,6 +3408,28 @@ class ChildProcess:
             if self.wait(patience + self._grace):
                 break
         self._stop_descendants()
+        stop_orphans(self._marker, self._grace)
+
+    def end_input(self) -> None:
+        """Close its stdin, and let it read what is left there, for as long as it reads on."""
+        stdin = self.popen.stdin
+        assert stdin is not None
+        try:  # another end of the pipe, which tells what is left in it
+            pipe = os.open(f"/proc/self/fd/{stdin.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:  # only Linux has such
+            stdin.close()
+            return
+        stdin.close()
+        patience = STOP_STEPS[0][1] + self._grace
+        end = time.monotonic() + LAST_READ_TIMEOUT + self._grace
+        until = max(time.monotonic() + patience, self._since + FIRST_READ_TIMEOUT)
+        left = count_unread(pipe)
+        while left and time.monotonic() < min(until, end) and not self.wait(0.02):
+            rest = count_unread(pipe)
+            if rest < left:
+                until = max(until, time.monotonic() + patience)
+            left = rest
+        os.close(pipe)
 
     def close(self) -> None:
         """Close what is open between us; nobody may be reading any more."""
@@ -3436,6 +3463,77 @@ class ChildProcess:
                 if not self.signal_group(0):
                     return
                 time.sleep(0.01)
+
+
+def count_unread(pipe: int) -> int:
+    """Return how many bytes nobody has read from a pipe yet."""
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+# A program may start another in a session of its own, which no signal to its group reaches. When
+# its parent ends, such a process becomes ours, as if we were the first of all processes (Linux).
+# It is told by the variable UNIQUE_ID, which it has inherited.
+_orphans = threading.Lock()  # who holds it may reap and signal them: their numbers stay theirs
+_elder: frozenset[int] | None = None  # children from before, of what this process was; None: off
+
+
+def adopt_orphans() -> None:
+    """Have what programs leave behind left to us, also where we are not the first process."""
+    global _elder
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        _elder = frozenset(list_orphans())
+
+
+def list_orphans() -> list[int]:
+    """Return the children of the main thread: it starts none, but gets all that are left to us."""
+    path = f"/proc/self/task/{os.getpid()}/children"
+    try:
+        with open(path) as file:
+            return [pid for pid in map(int, file.read().split()) if pid not in (_elder or ())]
+    except OSError:  # a kernel that does not say
+        return []
+
+
+def signal_orphans(marker: bytes, signal_number: int) -> bool:
+    """Reap orphans that have ended, signal those with a marker; return whether there are any."""
+    found = False
+    with _orphans:
+        for pid in list_orphans() if _elder is not None else ():
+            with contextlib.suppress(OSError):  # of another user
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                    continue
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    if marker in b"\0" + file.read():
+                        found = True
+                        os.kill(pid, signal_number)
+    return found
+
+
+def kill_orphans() -> None:
+    """Kill all orphans, also those that become so as what has started them ends."""
+    for _ in range(10 if _elder is not None else 0):
+        signal_orphans(b"", STOP_STEPS[-1][0])
+        time.sleep(0.01)
+
+
+def stop_orphans(marker: bytes, grace: float) -> None:
+    """Stop orphans with a marker, as the last steps stop a child."""
+    for signal_number, patience in STOP_STEPS[2:]:
+        deadline = time.monotonic() + patience + grace
+        left = signal_orphans(marker, signal_number)
+        while left and time.monotonic() < deadline:
+            time.sleep(0.01)
+            left = signal_orphans(marker, 0)
+        if not left:
+            return
 
 
 _FILE_LIMIT: tuple[int, int] | None = None  # as it was before `raise_file_limit`
@@ -3632,7 +3730,8 @@ class ProcessBackend(Backend):
     def _should_abandon(self, blocked_since: float) -> bool:
         if self._pump is not None and not self._pump.is_alive():
             return True
-        if time.monotonic() - blocked_since < ABANDON_TIMEOUT:
+        since_start = time.monotonic() - self._started_at
+        if time.monotonic() - blocked_since < ABANDON_TIMEOUT or since_start < FIRST_READ_TIMEOUT:
             return False
         return self._room.closing.is_set() or self._room.registry.is_deserted(self._room)
 
@@ -3670,9 +3769,9 @@ class ProcessBackend(Backend):
         return self._child
 
     def _end_input(self) -> None:
-        assert self._child is not None and self._child.popen.stdin
+        assert self._child is not None
         self._input_closed = True
-        self._child.popen.stdin.close()
+        self._child.end_input()
 
     def _detach(self) -> None:
         """Close what `_attach` opened; also called when it failed."""
@@ -7711,6 +7810,8 @@ class Server:
         self._reception.join(worker)
         self._registry.ports = PortPool(*worker.share_ports(self._config.tcpports))
         self._unix_file = None  # it is not ours to remove
+        if self._config.command:
+            adopt_orphans()
 
     def close_listeners(self) -> None:
         """Listen no more; for who has only opened them for others."""
@@ -7729,6 +7830,8 @@ class Server:
             self._registry.archive.start()
         if self._config.ping:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
+        if _elder is not None:
+            self._timer.call_later(REAP_INTERVAL, self._reap)
         lobby = Lobby(self._reception.turnstile, self._timer)
         lobby.start()
         # `stop` shuts the other end down, which makes this one readable. A signal handler may do
@@ -7793,6 +7896,7 @@ class Server:
         """End all children at once; for when draining takes too long."""
         for room in self._registry.totals()[3]:
             room.kill()
+        kill_orphans()
 
     def _heed_signal(self) -> None:
         """Begin to drain, if a signal has asked for it; on the main thread, which may lock."""
@@ -7819,6 +7923,7 @@ class Server:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         while self._reception.connections and time.monotonic() < deadline:
             time.sleep(0.01)
+        stop_orphans(b"", self._config.closegrace)  # also those that have dropped the marker
         if self._config.cache_size:
             self._registry.archive.stop()
         self._sender.stop()
@@ -7832,6 +7937,12 @@ class Server:
         log.log(logging.INFO if self._worker is None else logging.DEBUG, text, *values)
 
     # -- the timer --
+
+    def _reap(self) -> None:
+        """Let no process that a program has left behind stay a zombie."""
+        signal_orphans(b"\0", 0)
+        if not self._reception.stopping:
+            self._timer.call_later(REAP_INTERVAL, self._reap)
 
     def _check_peers(self) -> None:
         """Ping who has been silent for an interval; close who has been for two (--ping)."""
@@ -8926,6 +9037,8 @@ def serve(config: Config) -> int:
     try:
         if supervisor is not None:
             return supervisor.run()
+        if config.command:
+            adopt_orphans()
         server.run()
     except KeyboardInterrupt:
         server.kill()

@@ -1,0 +1,219 @@
+"""What programs have started themselves, and what becomes of it (cases 14, 40, 45)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import (
+    SCRIPT,
+    RawClient,
+    descendants,
+    processes,
+    read_process,
+    serve,
+    slowness,
+    wait_until,
+    with_constants,
+)
+
+pytestmark = [
+    pytest.mark.slow,  # many servers are started here; --quick leaves them out
+    pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell"),
+]
+
+
+def shell(script: str, *arguments: str) -> tuple[str, ...]:
+    """Return TARGET and arguments that run a shell script; its `$1` is the first argument."""
+    return ("sh", "--", "-c", script, "sh", *arguments)
+
+
+def is_alive(pid: int) -> bool:
+    process = read_process(pid)
+    return process is not None and process.state != "Z"
+
+
+def zombies(pid: int) -> list[int]:
+    return [process.pid for process in descendants(pid, processes()) if process.state == "Z"]
+
+
+# ==== What has left the program's session ===================================
+
+ESCAPES = {
+    "setsid": "setsid sleep 1000 & echo $!",
+    "a daemon, whose parent has ended": "(setsid sh -c 'echo $$; exec sleep 1000' &)",
+    "with children": "setsid sh -c 'sleep 1000 & echo $!; sleep 1001'&",
+    "that ignores SIGTERM": "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done' &",
+}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_what_has_a_session_of_its_own_ends_with_its_room(escape: str, workers: str) -> None:
+    """`setsid sleep &` in a program outlived its room, against README (case 45)."""
+    with serve("--workers", workers, *shell(f"{ESCAPES[escape]}\ncat")) as server:
+        with RawClient.connect(server, "other") as other:
+            stays = int(other.receive_text())
+            with RawClient.connect(server) as client:
+                leaves = int(client.receive_text())
+                assert is_alive(leaves)
+            wait_until(lambda: not is_alive(leaves))
+            assert is_alive(stays)  # it is of another room
+            other.send_text("here")
+            assert other.receive_text() == "here"
+        wait_until(lambda: not is_alive(stays))
+
+
+def test_what_has_dropped_its_variables_ends_with_the_server() -> None:
+    """Nobody can tell whose it is, but that it is some room's."""
+    with serve(*shell("env -i setsid sh -c 'echo $$; exec sleep 1000' & cat")) as server:
+        with RawClient.connect(server) as client:
+            pid = int(client.receive_text())
+        wait_until(lambda: read_process(pid) and server.pid == read_process(pid).parent)  # type: ignore[union-attr]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not is_alive(pid)
+
+
+def test_a_second_signal_kills_it_too() -> None:
+    script = "trap '' INT TERM; setsid sleep 1000 & echo $!; while :; do sleep 1; done"
+    with serve("--closegrace", "3600", *shell(script)) as server:
+        with RawClient.connect(server) as client:
+            pid = int(client.receive_text())
+            server.process.send_signal(signal.SIGTERM)
+            assert client.wait_close()[0] == 1001
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait() == 1
+        wait_until(lambda: not is_alive(pid))
+
+
+def test_a_child_that_the_server_had_before_is_not_touched(tmp_path: Path) -> None:
+    """As that of a shell script which ends in `exec scalesocket`."""
+    note = tmp_path / "pid"
+    exec_it = ("sh", "-c", f'sleep 1000 & echo $! > {note}; exec "$@"', "sh")
+    with serve(*shell("echo up"), command=[*exec_it, sys.executable, str(SCRIPT)]) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "up"
+            assert client.wait_close()[0] == 1000
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        pid = int(note.read_text())
+        assert is_alive(pid)
+        os.kill(pid, signal.SIGKILL)
+
+
+# ==== Zombies ==============================================================
+
+LITTER = "for i in 1 2 3; do (setsid sh -c 'exec sleep 0.1' &); done; echo done; exec cat"
+
+
+def test_what_a_program_leaves_behind_is_reaped_while_it_runs() -> None:
+    with serve(*shell(LITTER), command=with_constants(REAP_INTERVAL=0.1)) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "done"
+            wait_until(lambda: len(server.children()) == 1)
+            wait_until(lambda: not zombies(server.pid))
+            client.send_text("still here")
+            assert client.receive_text() == "still here"
+
+
+def test_exit_statuses_are_not_stolen() -> None:
+    """Repeated, as the one who waits for a program and the one who reaps could race."""
+    script = f"{LITTER.partition('echo')[0]} exit 7"
+    with serve(*shell(script), command=with_constants(REAP_INTERVAL=0.001)) as server:
+        for index in range(30):
+            with RawClient.connect(server, f"room-{index}") as client:
+                code, reason = client.wait_close()
+                assert (code, "status 7" in reason) == (1011, True)
+
+
+def test_as_the_first_process_of_a_container_it_leaves_no_zombies() -> None:
+    """Case 14: nobody else would reap them there."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if os.geteuid() == 0:
+        unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"]).returncode != 0:
+        pytest.skip("no process may have a table of its own here")
+    command = [*unshare, *with_constants(REAP_INTERVAL=0.1)]
+    with serve(*shell(LITTER), command=command) as server:
+        (first,) = server.children()
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "done"
+            wait_until(lambda: len(descendants(first, processes())) == 1)
+        wait_until(lambda: descendants(first, processes()) == [])
+        os.kill(first, signal.SIGTERM)
+        assert server.wait() == 0
+
+
+# ==== What is left in a program's stdin ====================================
+
+RECORDER = """
+import sys, time
+time.sleep(float(sys.argv[2]))
+print("up", flush=True)
+lines = sys.stdin.readlines()
+open(sys.argv[1], "w").writelines(lines)
+"""
+
+
+def recorded(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_program_that_starts_slowly_reads_all_before_it_is_stopped(tmp_path: Path) -> None:
+    """It was interrupted 0.2 s after its client had gone, with all messages unread (case 40)."""
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    notes = tmp_path / "notes"
+    messages = [f"message {number}" for number in range(9)]
+    command = (str(tmp_path / "recorder.py"), "--", str(notes), "0.5")
+    with serve(*command) as server:
+        with RawClient.connect(server) as client:
+            for message in messages:
+                client.send_text(message)
+            assert client.close()[0] == 1000
+        wait_until(lambda: server.children() == [])
+    assert recorded(notes) == messages
+
+
+def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with serve("--closegrace", "3", *shell('sleep 1.5; exec cat > "$1"', str(notes))) as server:
+        with RawClient.connect(server) as client:
+            for number in range(300):
+                client.send_text(f"{number} " + "x" * 1000)
+            assert client.close()[0] == 1000
+        wait_until(lambda: server.children() == [])
+    assert [line.split()[0] for line in recorded(notes)] == [str(n) for n in range(300)]
+
+
+def test_who_reads_slowly_is_not_interrupted_while_reading(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    slow = 'while read line; do echo "$line" >> "$1"; sleep 0.1; done'
+    with serve("--closegrace", "0.5", *shell(slow, str(notes))) as server:
+        with RawClient.connect(server) as client:
+            for number in range(20):
+                client.send_text(f"{number} " + "x" * 400)  # `read` takes byte by byte
+            assert client.close()[0] == 1000
+        wait_until(lambda: server.children() == [])
+    assert [line.split()[0] for line in recorded(notes)] == [str(n) for n in range(20)]
+
+
+@pytest.mark.parametrize("script", ["echo up; exec cat", "echo up; exec sleep 1000"])
+def test_others_are_stopped_as_soon_as_ever(script: str) -> None:
+    """Who ends at the end of input ends at once; who never reads gets the short steps."""
+    soon = with_constants(FIRST_READ_TIMEOUT=0.0)
+    with serve(*shell(script), command=soon) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "up"
+            client.send_text("perhaps unread")
+            limit = 2.0 * slowness()
+            began = time.monotonic()
+        wait_until(lambda: server.children() == [])
+        assert time.monotonic() - began < limit
