@@ -149,6 +149,8 @@ READER_PATIENCE = 1.0  # seconds that a reader waits for more, before its client
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
+ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-closed is let go
+ANSWER_TIMEOUT = 10.0  # … or after this
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
@@ -2189,6 +2191,7 @@ class Connection(Outlet):
         self._corked: list[bytes] | None = [response] if response else None
         self._replay: Replay | None = None  # what goes before all that is sent
         self._close_sent = False
+        self._pushes = 0
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
             sock.settimeout(patience)
@@ -2259,6 +2262,29 @@ class Connection(Outlet):
             data = b""
         self._receive_size = RECEIVE_SIZE if len(data) >= QUIET_RECEIVE_SIZE else QUIET_RECEIVE_SIZE
         return data
+
+    def await_answers(self, since: float) -> None:
+        """Wait until no answer has come for a moment, if the peer may still read.
+
+        Whoever has only half-closed a plain connection has asked all, and not heard all
+        (`printf 'lobby\\nhi\\n' | nc localhost 9001`).
+
+        Args:
+            since: when the room began, whose program may have to start.
+        """
+        if self.coding != LINES:
+            return
+        with self._lock:
+            self._is_plain = False  # so that `_push` gets to know of everything
+        now = time.monotonic()
+        end = now + ANSWER_TIMEOUT
+        until = max(now + ANSWER_PAUSE, since + FIRST_READ_TIMEOUT)
+        seen = self._pushes
+        while not (self._close_sent or self._dead) and now < min(until, end):
+            time.sleep(0.02)
+            now = time.monotonic()
+            if seen != self._pushes:
+                seen, until = self._pushes, now + ANSWER_PAUSE
 
     def drain_input(self) -> None:
         """Read and drop whatever comes until the connection has ended.
@@ -2441,6 +2467,8 @@ class Connection(Outlet):
             self._on_drained()
 
     def _push(self, data: bytes) -> None:
+        if data:
+            self._pushes += 1
         if self._replay is None:
             self._push_now(data)
             return
@@ -6880,6 +6908,8 @@ class Member(Guest):
         closing: Closing | None = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
         try:
             closing = self._relay(room, once)
+            if closing is not None and closing.code == CloseCode.NORMAL and room and not once:
+                self.connection.await_answers(room.since)
         finally:
             if closing is None:
                 pass

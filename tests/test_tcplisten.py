@@ -24,6 +24,7 @@ from tests.support import (
     run_cli,
     serve,
     wait_until,
+    with_constants,
 )
 
 
@@ -310,3 +311,74 @@ def test_a_port_in_use_is_said_in_one_line(echo: ServerProcess) -> None:
     done = run_cli("--addr", "127.0.0.1:0", "--tcplisten", f"127.0.0.1:{port}", "cat")
     assert done.returncode == 1
     assert re.fullmatch(rf"scalesocket: cannot listen at 127\.0\.0\.1:{port}: .+\n", done.stderr)
+
+
+# ==== Who has only half-closed =============================================
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_has_said_all_still_hears_the_answers(workers: str) -> None:
+    """`printf 'lobby\\nhi\\n' | nc localhost 9001` printed nothing (case 13)."""
+    options = ("--tcplisten", "127.0.0.1:0", "--workers", workers)
+    with serve(*options, "sh", "--", "-c", "sleep 0.5; exec cat") as server:
+        with LineClient(server) as client:
+            client.send("one\ntwo")
+            client.sock.shutdown(socket.SHUT_WR)
+            assert [client.line() for _ in range(3)] == ["one\n", "two\n", ""]
+
+
+def test_nc_prints_the_answer() -> None:
+    nc = require_tool("nc")
+    with serve("--tcplisten", "127.0.0.1:0", "cat") as server:
+        done = subprocess.run(
+            [nc, "-N", "127.0.0.1", str(line_port(server))],
+            input="lobby\nhi\n",
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.stdout == "hi\n"
+
+
+def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None:
+    """It is a member of its room until then, and leaves it as others do."""
+    soon = with_constants(ANSWER_TIMEOUT=2.0)
+    tick = "while sleep 0.1; do echo tick; done & cat"
+    options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
+    with serve(*options, "sh", "--", "-c", tick, command=soon) as server:
+        with RawClient.connect(server) as other, LineClient(server) as client:
+            client.sock.shutdown(socket.SHUT_WR)
+            lines = list(iter(client.line, ""))
+            assert 2 <= lines.count("tick\n")
+            while other.receive_text() != "left 2":
+                pass
+
+
+def test_the_end_of_its_room_is_not_waited_for() -> None:
+    slow = with_constants(ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
+    options = ("--tcplisten", "127.0.0.1:0", "sh", "--", "-c")
+    with serve(*options, "read x; echo $x", command=slow) as server:
+        with LineClient(server) as client:
+            client.send("said\n")
+            client.sock.shutdown(socket.SHUT_WR)
+            assert client.line() == "said\n"
+            assert json.loads(client.line())["closed"] == 1000
+            assert client.line() == ""
+    with serve(*options, "exec cat", command=slow) as server:
+        with LineClient(server) as client:
+            client.send("said\n")
+            assert client.line() == "said\n"
+            client.sock.shutdown(socket.SHUT_WR)
+            assert server.stop() == 0
+
+
+def test_who_has_gone_altogether_does_not_stay() -> None:
+    slow = with_constants(ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
+    tick = "while sleep 0.1; do echo tick; done & cat"
+    options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
+    with serve(*options, "sh", "--", "-c", tick, command=slow) as server:
+        with RawClient.connect(server) as other:
+            with LineClient(server) as client:
+                assert client.line() == "tick\n"
+            while other.receive_text() != "left 2":
+                pass
