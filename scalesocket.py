@@ -3442,12 +3442,10 @@ class ChildProcess:
         """Close its stdin, and let it read what is left there, for as long as it reads on."""
         stdin = self.popen.stdin
         assert stdin is not None
-        try:  # another end of the pipe, which tells what is left in it
-            pipe = os.open(f"/proc/self/fd/{stdin.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:  # only Linux has such
-            stdin.close()
-            return
+        pipe = open_other_end(stdin.fileno())
         stdin.close()
+        if pipe is None:
+            return
         patience = STOP_STEPS[0][1] + self._grace
         end = time.monotonic() + LAST_READ_TIMEOUT + self._grace
         until = max(time.monotonic() + patience, self._since + FIRST_READ_TIMEOUT)
@@ -3493,6 +3491,16 @@ class ChildProcess:
                 time.sleep(0.01)
 
 
+def open_other_end(pipe: int) -> int | None:
+    """Return another reading end of a pipe, which tells what is left in it; Linux has such."""
+    if not POSIX:
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
 def count_unread(pipe: int) -> int:
     """Return how many bytes nobody has read from a pipe yet."""
     import fcntl
@@ -3511,11 +3519,11 @@ _elder: frozenset[int] | None = None  # children from before, of what this proce
 def adopt_orphans() -> None:
     """Have what programs leave behind left to us, also where we are not the first process."""
     global _elder
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not POSIX:
         return
-    import ctypes
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
+        import ctypes
 
-    with contextlib.suppress(OSError, AttributeError):  # a C library without it
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
         _elder = frozenset(list_orphans())
 

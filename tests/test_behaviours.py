@@ -1,6 +1,7 @@
 """The 46 behaviours that users of such servers rely on, one test each, in the order of the list.
 
-Three belong to options that are still to come: 41 (origins), 43 (TLS) and 45 (Unix sockets).
+41 (origins) and 45 (Unix sockets) are in test_access.py, 43 (TLS) is all of test_tls.py. What
+websocketd's own tests expect otherwise is in README's comparison.
 """
 
 from __future__ import annotations

@@ -163,6 +163,10 @@ open(sys.argv[1], "w").writelines(lines)
 """
 
 
+# A busy machine starts a program slowly; nobody waits for so long in vain.
+PATIENT = {"FIRST_READ_TIMEOUT": 30.0, "LAST_READ_TIMEOUT": 30.0}
+
+
 def recorded(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
@@ -173,7 +177,7 @@ def test_a_program_that_starts_slowly_reads_all_before_it_is_stopped(tmp_path: P
     notes = tmp_path / "notes"
     messages = [f"message {number}" for number in range(9)]
     command = (str(tmp_path / "recorder.py"), "--", str(notes), "0.5")
-    with serve(*command) as server:
+    with serve(*command, command=with_constants(**PATIENT)) as server:
         with RawClient.connect(server) as client:
             for message in messages:
                 client.send_text(message)
@@ -184,7 +188,8 @@ def test_a_program_that_starts_slowly_reads_all_before_it_is_stopped(tmp_path: P
 
 def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
-    with serve("--closegrace", "3", *shell('sleep 1.5; exec cat > "$1"', str(notes))) as server:
+    late = ("--closegrace", "3", *shell('sleep 1.5; exec cat > "$1"', str(notes)))
+    with serve(*late, command=with_constants(**PATIENT)) as server:
         with RawClient.connect(server) as client:
             for number in range(300):
                 client.send_text(f"{number} " + "x" * 1000)
@@ -196,7 +201,8 @@ def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
 def test_who_reads_slowly_is_not_interrupted_while_reading(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     slow = 'while read line; do echo "$line" >> "$1"; sleep 0.1; done'
-    with serve("--closegrace", "0.5", *shell(slow, str(notes))) as server:
+    options = ("--closegrace", "2")
+    with serve(*options, *shell(slow, str(notes)), command=with_constants(**PATIENT)) as server:
         with RawClient.connect(server) as client:
             for number in range(20):
                 client.send_text(f"{number} " + "x" * 400)  # `read` takes byte by byte
