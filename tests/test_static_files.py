@@ -6,11 +6,18 @@ import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import scalesocket
+from tests import browser as in_browser
 from tests.support import HttpResponse, RawClient, ServerProcess, http_request, run_cli, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+browser = in_browser.browser
 
 SCRIPT_TEXT = b"console.log('hello');\n" * 50
 NAVIGATION = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -143,6 +150,25 @@ def test_an_archive_stays_one(site: ServerProcess, name: str, kind: str) -> None
     assert answer.headers["content-type"] == kind
     assert "content-encoding" not in answer.headers
     assert "vary" not in answer.headers
+
+
+@pytest.mark.browser
+def test_a_browser_runs_and_draws_what_is_packed(browser: Browser, tmp_path: Path) -> None:
+    page = '<title>no</title><img src="/a.svgz"><script src="/app.js.gz"></script>'
+    (tmp_path / "index.html").write_text(page)
+    (tmp_path / "app.js.gz").write_bytes(gzip.compress(b"document.title = location.pathname"))
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="7" height="9"/>'
+    (tmp_path / "a.svgz").write_bytes(gzip.compress(drawing))
+    with (
+        serve("--staticdir", os.fspath(tmp_path), "--spa", "cat") as server,
+        browser.new_context() as context,
+    ):
+        tab = context.new_page()
+        tab.goto(server.http("/players/7"))
+        assert tab.title() == "/players/7"
+        size = "[document.images[0].naturalWidth, document.images[0].naturalHeight]"
+        assert tab.evaluate(size) == [7, 9]
+        tab.goto("about:blank")
 
 
 def test_parts_and_checks_are_of_the_packed_bytes(site: ServerProcess) -> None:
