@@ -994,7 +994,7 @@ def parse_request(head: bytes) -> Request:
     if absolute:  # as a proxy sends it (3.2.2)
         path = target[absolute.end() :]
         target = path if path.startswith("/") else "/" + path
-    if not target.startswith("/"):
+    if not target.startswith("/") and (method, target) != ("OPTIONS", "*"):  # 3.2.4
         raise HandshakeError(400, "the request target must be a path")
     return Request(method, target, version, headers)
 

@@ -486,6 +486,20 @@ def test_the_head_of_a_response_is_well_formed(site: ServerProcess) -> None:
 # ==== Refusals =============================================================
 
 
+def test_a_question_about_the_server_itself_is_told_what_is_allowed(site: ServerProcess) -> None:
+    """`OPTIONS *` (RFC 9112 section 3.2.4) was a malformed request; of other methods it is."""
+    answer = http_request(site, "OPTIONS", "*")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert get(site, "*").status == 400
+
+
+def test_who_would_send_a_body_is_told_at_once_that_it_need_not(site: ServerProcess) -> None:
+    """A client that expects 100 would wait for it; the answer tells it more (RFC 9110, 10.1.1)."""
+    head = "POST /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    answer = http_request(site, raw=head.encode())
+    assert (answer.status, answer.headers["connection"]) == (405, "close")
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"])
 def test_other_methods_are_405_and_say_what_is_allowed(site: ServerProcess, method: str) -> None:
     for path in ("/", "/health", "/metrics", "/api/rooms/", "/nothing"):
