@@ -247,15 +247,24 @@ class TicTacToeView(GameView):
         super().__init__(wanted)
         self.table: Table | None = None
         self.cursor = 4
+        self._token: str | None = None  # with which we come back to our seat
+
+    def opened(self) -> Json:
+        """Give our name, and prove that the seat is ours if we have had one."""
+        return {**(super().opened() or {}), **({"token": self._token} if self._token else {})}
 
     def receive(self, event: Json, now: float) -> Json | None:
         """Take a message."""
         if event["t"] == "error":
             named = self.table is not None and self.table.name is not None
             return self.refused(str(event["error"]), named=named)
-        if event["t"] == "state":
+        if event["t"] == "moved":
+            self._token = None
+            self.notice = "You play on elsewhere."
+        elif event["t"] == "state":
             self.table = Table.read(event, now)
-            self.notice = ""
+            self._token = event["token"] or self._token
+            self.notice = self.notice if self.table.name is None else ""
         elif self.table is None:
             raise ValueError(f"it begins with {event['t']}")
         return None

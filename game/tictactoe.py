@@ -16,12 +16,14 @@ get one if not. X begins. Messages are JSON objects in text.
 
 From a client:
 
-    {"t": "name", "name": "ann"}    once, at any time; {"username": "ann"} means the same
+    {"t": "name", "name": "ann"}    once, at any time; {"username": "ann"} means the same; with
+                                    "token", who had that token comes back, and plays on
     {"t": "move", "cell": 4}        0 to 8, line by line from the top left
     {"t": "rematch"}                after the end; once both have asked, marks swap
 
 A name is made of 1 to 16 printable characters: others are left out, and so is what is too long.
-It must differ from every other name in the room, and not only in case.
+It must differ from every other name in the room, and not only in case, and from those of players
+who are away.
 
 To every client when it joins and after every change, the whole state:
 
@@ -31,6 +33,7 @@ To every client when it joins and after every change, the whole state:
      "players": {"X": "ann", "O": "bob"},   null for an empty seat
      "you": "X",                            this client's own seat; null for a spectator
      "name": "ann",                         this client's own name; null until it has one
+     "token": "pVx…",                       a secret, to come back with; null without a name
      "spectators": 2,                       how many clients have no seat
      "result": null,                        "X", "O" or "draw" after the end
      "line": null,                          the three cells that won, such as [0, 4, 8]
@@ -43,8 +46,13 @@ To one client, whose message could not be used; nothing else has happened then:
 
     {"t": "error", "error": "it is O's turn"}
 
-Who leaves in the middle of a game may come back to the seat, by giving the same name within 15
-seconds, and forfeits otherwise; the other may move meanwhile. At any other time who leaves just
+To a client whose token another one has come back with; it is a spectator without a name now:
+
+    {"t": "moved"}
+
+Who leaves in the middle of a game may come back to the seat within 15 seconds, with the token, and
+forfeits otherwise; the other may move meanwhile. A name alone takes nobody's seat, and a token does
+at once, even if the old connection is still thought to be alive. At any other time who leaves just
 leaves an empty seat. It goes to the spectator who gave a name first, or else to the next to give
 one. Who sits down after the end of a game has thereby asked for the next. When both seats are
 empty, the board is, too.
@@ -52,6 +60,7 @@ empty, the board is, too.
 
 from __future__ import annotations
 
+import secrets
 import time
 
 from scalesocket import Client, Game, GameRoom
@@ -69,6 +78,7 @@ class TicTacToe(Game):
         """Put up an empty table."""
         self.room = room
         self.table = Table(self.grace)
+        self._tokens: dict[str, str] = {}  # of all names that are here, or away
         self._tell()
 
     def on_join(self, client: Client) -> None:
@@ -108,9 +118,36 @@ class TicTacToe(Game):
     def _name(self, client: Client, event: dict[str, object]) -> None:
         if name_of(client) is not None:
             raise RuleError(f"you are {client.data['name']} already")
-        others = (name_of(other) for other in self.room.clients.values())
-        client.data["name"] = new_name(event, filter(None, others))
-        self.table.enter(client.data["name"])
+        self._forget_the_gone()
+        name = self._find_name(event.get("token"))
+        if name is not None:
+            self._come_back(client, name)
+            return
+        client.data["name"] = name = new_name(event, self._tokens)
+        self._tokens[name] = secrets.token_urlsafe(16)
+        self.table.enter(name)
+
+    def _find_name(self, token: object) -> str | None:
+        """Return whose token that is."""
+        return next((name for name, known in self._tokens.items() if known == token), None)
+
+    def _come_back(self, client: Client, name: str) -> None:
+        """Let a client be who it was; a connection that it had before has lost that name."""
+        for other in self.room.clients.values():
+            if name_of(other) == name:
+                del other.data["name"]
+                other.send(write_object({"t": "moved"}))
+        client.data["name"] = name
+        self.table.come_back(name)
+
+    def _forget_the_gone(self) -> None:
+        """Keep the tokens of those who are here, and of those who may come back."""
+        here = {name_of(client) for client in self.room.clients.values()}
+        self._tokens = {
+            name: token
+            for name, token in self._tokens.items()
+            if name in here or self.table.seat_of(name)
+        }
 
     def _expire(self) -> None:
         if self.table.expire(time.monotonic()):
@@ -124,7 +161,11 @@ class TicTacToe(Game):
         players = [name for name in names if name and self.table.seat_of(name)]
         spectators = len(names) - len(players)
         for client, name in zip(clients, names, strict=True):
-            own = {"you": name and self.table.seat_of(name), "name": name}
+            own = {
+                "you": name and self.table.seat_of(name),
+                "name": name,
+                "token": name and self._tokens[name],
+            }
             client.send(write_object({"t": "state", **state, **own, "spectators": spectators}))
         self.room.metadata = {"players": len(players), "spectators": spectators}
 

@@ -59,7 +59,8 @@ class Board:
 class Table:
     """A game between whoever sits there, one after the other.
 
-    Names are taken as they are: that no two who are here have the same is for the caller to see.
+    Names are taken as they are: that no two who are here or away have the same, and that only the
+    one who was away comes back, is for the caller to see.
 
     Args:
         grace: seconds for which the seat of a player who left in the middle of a game is kept.
@@ -85,14 +86,15 @@ class Table:
         return next((mark for mark, sitting in self.seats.items() if sitting == name), None)
 
     def enter(self, name: str) -> None:
-        """Let someone back to the seat that was left, or to a free one, or wait for one."""
-        for mark in self.away:
-            if self.seats[mark].casefold() == name.casefold():
-                del self.away[mark]
-                self.seats[mark] = name
-                return
+        """Let someone new sit down on a free seat, or wait for one."""
         self.waiting.append(name)
         self._fill_seats()
+
+    def come_back(self, name: str) -> None:
+        """Let a player back to the seat that is kept, if it is."""
+        mark = self.seat_of(name)
+        if mark is not None:
+            self.away.pop(mark, None)
 
     def leave(self, name: str, now: float) -> None:
         """Keep the player's seat for a while if the game is running; give it up otherwise."""

@@ -204,6 +204,21 @@ def test_a_tictactoe_player_who_loads_the_page_anew_comes_back_to_the_seat(
     wait_for(bob, "game.table.board === 'O...X...X'")
 
 
+def test_another_tab_with_the_same_secret_takes_the_seat_over(open_tab: OpenTab) -> None:
+    """Who duplicates a tab, or whose old connection hangs, has the seat at once (case 5)."""
+    ann, bob = two_players(open_tab)
+    stored = ann.evaluate("JSON.stringify(sessionStorage)")
+    again = open_tab(TABLE)
+    again.evaluate("all => Object.assign(sessionStorage, JSON.parse(all))", stored)
+    again.reload()
+    wait_for(again, "game.table?.you === 'X'")
+    wait_for(ann, "game.table?.name === null")
+    wait_for(ann, "/another window/.test(document.querySelector('#name-problem').textContent)")
+    cell(again, 4).click()
+    wait_for(bob, "game.table.board === '....X....'")
+    assert again.evaluate("game.table.you") == "X", "and the first tab does not take it back"
+
+
 def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab) -> None:
     page = open_tab(TABLE)
     sit_down(page, "Ann")

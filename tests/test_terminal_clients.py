@@ -379,22 +379,25 @@ def test_keys_turn_the_snake() -> None:
 # ==== Tic-tac-toe =========================================================
 
 
+TABLE_STATE: dict[str, Any] = {
+    "board": "X.O......",
+    "turn": "X",
+    "players": {"X": "ann", "O": "bob"},
+    "you": "X",
+    "name": "ann",
+    "token": None,
+    "spectators": 0,
+    "result": None,
+    "line": None,
+    "forfeit": False,
+    "away": None,
+    "grace": 0,
+    "rematch": [],
+}
+
+
 def make_table(**changes: Any) -> Table:
-    state = {
-        "board": "X.O......",
-        "turn": "X",
-        "players": {"X": "ann", "O": "bob"},
-        "you": "X",
-        "name": "ann",
-        "spectators": 0,
-        "result": None,
-        "line": None,
-        "forfeit": False,
-        "away": None,
-        "grace": 0,
-        "rematch": [],
-    }
-    return Table.read({**state, **changes}, 0)
+    return Table.read({**TABLE_STATE, **changes}, 0)
 
 
 def draw_table(table: Table | None, columns: int = 80, rows: int = 23, **options: Any) -> str:
@@ -476,6 +479,20 @@ def test_the_line_that_won_stands_out() -> None:
     tictactoe.draw(make_table(board="XXXOO....", line=[0, 1, 2], result="X"), canvas, 0)
     won = "".join(text for line in canvas.lines() for text, style in line if style is Style.WIN)
     assert won.replace(" ", "") == "XXX"
+
+
+def test_who_comes_back_to_tic_tac_toe_proves_that_the_seat_is_its_own() -> None:
+    """A name alone gives no seat (case 5): the terminal keeps the secret, until it is moved."""
+    game = TicTacToeView("ann")
+    assert game.opened() == {"t": "name", "name": "ann"}
+    state = {"t": "state", **TABLE_STATE, "token": "secret"}
+    game.receive(state, 0)
+    game.receive({**state, "name": None, "you": None, "token": None}, 0)
+    assert game.opened() == {"t": "name", "name": "ann", "token": "secret"}
+    game.receive({"t": "moved"}, 0)
+    game.receive({**state, "name": None, "you": None, "token": None}, 0)
+    assert game.notice == "You play on elsewhere."
+    assert game.opened() == {"t": "name", "name": "ann"}
 
 
 def test_digits_and_the_cursor_put_marks() -> None:

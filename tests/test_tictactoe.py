@@ -171,11 +171,19 @@ def test_who_leaves_may_come_back_in_time() -> None:
     assert (table.describe(100)["away"], table.describe(100)["grace"]) == ("O", 15)
     assert table.describe(114.2)["grace"] == 1
     assert not table.expire(114.9)
-    table.enter("BOB")
+    table.come_back("bob")
     assert table.describe(114.9)["away"] is None
     assert not table.expire(200)
-    table.move("BOB", 0)
+    table.move("bob", 0)
     assert table.board.cells == "O...X...."
+
+
+def test_a_name_alone_is_no_way_back_to_a_seat() -> None:
+    table = table_of("ann", "bob")
+    table.leave("bob", now=100)
+    table.enter("BOB")  # whoever it is
+    assert table.describe(100)["away"] == "O"
+    assert table.waiting == ["BOB"]
 
 
 def test_who_stays_away_forfeits_and_the_next_sits_down() -> None:
@@ -346,6 +354,8 @@ def test_everybody_is_told_of_every_change(room: FakeRoom) -> None:
     states = [state_of(client) for client in clients]
     assert [state.pop("you") for state in states] == ["X", "O", None, None]
     assert [state.pop("name") for state in states] == ["ann", "bob", "cid", None]
+    tokens = [state.pop("token") for state in states]
+    assert tokens[3] is None and len(set(tokens)) == 4, "each has a secret of its own"
     assert states.count(states[0]) == 4
     assert states[0] == {
         "t": "state",
@@ -412,6 +422,70 @@ def test_two_with_the_same_name_are_told(room: FakeRoom) -> None:
     assert state_of(second)["you"] == "O"
 
 
+def token_of(client: FakeClient) -> str:
+    """Return the secret that a client was sent last."""
+    return cast(str, state_of(client)["token"])
+
+
+def test_the_name_of_a_player_who_is_away_is_taken(room: FakeRoom) -> None:
+    """A spectator who gave the name of X, whose connection was lost, got the seat (case 5)."""
+    ann, _, thief = room.join("ann"), room.join("bob"), room.join()
+    room.leave(ann)
+    for token in ({}, {"token": "guess"}, {"token": None}, {"token": ["x"]}, {"token": ""}):
+        thief.take()
+        room.say(thief, {"t": "name", "name": "Ann", **token})
+        assert error_of(thief) == "the name 'Ann' is taken"
+    room.say(thief, {"t": "name", "name": "cid"})
+    state = state_of(thief)
+    assert (state["you"], state["away"], state["players"]["X"]) == (None, "X", "ann")
+
+
+def test_a_token_gives_the_seat_back_though_the_old_connection_seems_alive(room: FakeRoom) -> None:
+    """X's network changed; until the old connection was given up, 52 s, X was "taken" (case 5)."""
+    old, bob = room.join("ann"), room.join("bob")
+    token = token_of(old)
+    new = room.join()
+    room.say(new, {"t": "name", "name": "ann", "token": token})
+    state = state_of(new)
+    assert (state["you"], state["name"], state["token"]) == ("X", "ann", token)
+    told = old.take()
+    assert {"t": "moved"} in told
+    assert (told[-1]["you"], told[-1]["name"], told[-1]["token"]) == (None, None, None)
+    room.say(old, {"t": "move", "cell": 4})
+    assert error_of(old) == "give your name first"
+    room.leave(old)  # at last
+    assert state_of(bob)["away"] is None
+    room.say(new, {"t": "move", "cell": 4})
+    assert state_of(bob)["board"] == "....X...."
+
+
+def test_a_token_is_good_for_nothing_once_its_seat_is_given_up(
+    room: FakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ann, bob = room.join("ann"), room.join("bob")
+    token = token_of(bob)
+    room.leave(bob)
+    now = 115.0
+    room.calls.pop()[1]()
+    cid = room.join("cid")
+    again = room.join()
+    room.say(again, {"t": "name", "name": "bob", "token": token})
+    assert state_of(again)["you"] is None and state_of(cid)["you"] == "O"
+    assert token_of(room.join("dot")) != token
+    assert state_of(ann)["players"] == {"X": "ann", "O": "cid"}
+
+
+def test_nobody_is_sent_the_token_of_another(room: FakeRoom) -> None:
+    clients = [room.join("ann"), room.join("bob"), room.join("cid"), room.join()]
+    sent = [client.sent for client in clients]
+    tokens = [token_of(client) for client in clients[:3]]
+    for number, token in enumerate(tokens):
+        for other_number, texts in enumerate(sent):
+            assert any(token in text for text in texts) == (number == other_number)
+
+
 def test_a_name_may_come_as_in_the_tutorials_of_sockets(room: FakeRoom) -> None:
     client = room.join()
     room.say(client, {"username": "SnakeKing"})
@@ -439,6 +513,7 @@ def test_a_forfeit_is_told_when_the_grace_is_over(
 MESSAGES = arbitrary_messages(
     t=st.sampled_from(["name", "move", "rematch"]),
     name=st.sampled_from(["ann", "bob", "ANN", "cid"]),
+    token=st.sampled_from(["ann", "bob", "x"]),  # of whom, in the place of what nobody guesses
     username=st.sampled_from(["ann", "dot"]),
     cell=st.integers(0, 8),
 )
@@ -457,7 +532,11 @@ def test_whatever_clients_do_no_hook_raises(events: list[tuple[str, Any]], chanc
         elif action == "leave":
             room.leave(chance.choice(clients))
         elif action == "say":
-            room.say(chance.choice(clients), message)
+            with_token = message
+            for name, token in game._tokens.items():
+                if isinstance(message, str):
+                    with_token = with_token.replace(f'"token": "{name}"', f'"token": "{token}"')
+            room.say(chance.choice(clients), with_token)
         elif room.calls:  # a grace is over
             game.table.away = dict.fromkeys(game.table.away, 0.0)
             room.calls.pop(0)[1]()
@@ -521,9 +600,9 @@ def wait_state(client: RawClient, **wanted: object) -> State:
     raise AssertionError(f"no state with {wanted}; the last is {state}")
 
 
-def join(server: ServerProcess, room: str, name: str) -> RawClient:
+def join(server: ServerProcess, room: str, name: str, token: str = "") -> RawClient:
     client = RawClient.connect(server, room)
-    client.send_json({"t": "name", "name": name})
+    client.send_json({"t": "name", "name": name, **({"token": token} if token else {})})
     return client
 
 
@@ -570,16 +649,16 @@ def quick_server(folder: Path, grace: float) -> Any:
     return serve("quick:Quick", cwd=folder, env={"PYTHONPATH": str(ROOT)})
 
 
-def test_who_comes_back_under_the_same_name_plays_on(tmp_path: Path) -> None:
+def test_who_comes_back_with_the_token_plays_on(tmp_path: Path) -> None:
     with quick_server(tmp_path, 100) as server, join(server, "room", "ann") as ann:
         wait_state(ann, you="X")
         with join(server, "room", "bob") as bob:
             wait_state(ann, turn="X")
             ann.send_json({"t": "move", "cell": 4})
-            wait_state(bob, turn="O")
+            token = cast(str, wait_state(bob, turn="O")["token"])
             bob.reset()
         assert wait_state(ann, away="O")["grace"] >= 99
-        with join(server, "room", "bob") as bob:
+        with join(server, "room", "bob", token) as bob:
             assert wait_state(bob, you="O", away=None)["board"] == "....X...."
             bob.send_json({"t": "move", "cell": 0})
             wait_state(ann, board="O...X....")
@@ -602,7 +681,7 @@ def test_a_game_survives_that_both_connections_are_lost(server: ServerProcess) -
     with join(server, "both", "ann") as ann, join(server, "both", "bob") as bob:
         wait_state(ann, turn="X")
         ann.send_json({"t": "move", "cell": 4})
-        wait_state(bob, turn="O")
+        token = cast(str, wait_state(bob, turn="O")["token"])
     wait_until(lambda: api(server, "both/metadata") == {"players": 0, "spectators": 0})
-    with join(server, "both", "bob") as bob:
+    with join(server, "both", "bob", token) as bob:
         assert wait_state(bob, you="O", away="X")["board"] == "....X...."

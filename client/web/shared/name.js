@@ -76,7 +76,7 @@ export class NamePrompt {
 
 // A browser may refuse to remember anything; then it asks each time.
 
-function read(storage, key) {
+export function read(storage, key) {
   try {
     return window[storage].getItem(key) ?? "";
   } catch {
@@ -84,7 +84,7 @@ function read(storage, key) {
   }
 }
 
-function write(storage, key, value) {
+export function write(storage, key, value) {
   try {
     window[storage].setItem(key, value);
   } catch {

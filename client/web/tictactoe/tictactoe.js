@@ -2,7 +2,7 @@
 // after every change it sends the whole state, and all that this page shows is made of the
 // last one. This page knows no rules: every move is the server's to judge.
 
-import { NamePrompt } from "../shared/name.js";
+import { NamePrompt, read, write } from "../shared/name.js";
 import { enterRoom, handleMessages } from "../shared/play.js";
 
 const $ = (id) => document.getElementById(id);
@@ -15,6 +15,9 @@ const ARROWS = { ArrowUp: -3, ArrowDown: 3, ArrowLeft: -1, ArrowRight: 1 };
 let state = null; // what the game said last; null while there is no connection
 let asked = ""; // the name that was sent, until the game has answered
 let graceEnds = 0; // when who is away forfeits, on the clock of performance.now()
+
+// The secret with which this tab comes back to its seat; a name alone takes nobody's.
+const TOKEN = `scalesocket.token:${location.pathname}${location.search}`;
 
 const { room, connection } = enterRoom("parlour");
 const prompt = new NamePrompt($("join"), sayName);
@@ -29,11 +32,16 @@ handleMessages(connection, {
     state = message;
     graceEnds = performance.now() + message.grace * 1_000;
     asked = message.name ? "" : asked;
+    if (message.token) write("sessionStorage", TOKEN, message.token);
     complain("");
     if (message.name) prompt.hide();
     else if (prompt.name && !asked) sayName(prompt.name);
     else if (!asked) prompt.show();
     show();
+  },
+  moved() {
+    write("sessionStorage", TOKEN, "");
+    prompt.refuse("You play on in another window.");
   },
   error({ error }) {
     if (asked) {
@@ -55,7 +63,8 @@ connection.addEventListener("state", () => {
 // ---- What you do ----------------------------------------------------------
 
 function sayName(name) {
-  if (connection.send({ t: "name", name })) asked = name;
+  const token = read("sessionStorage", TOKEN);
+  if (connection.send({ t: "name", name, ...(token && { token }) })) asked = name;
 }
 
 function move(cell) {
