@@ -671,13 +671,18 @@ local ROUTING = { -- member, what it is called here, and whether it holds IDs
 
 local function add_ids(tvb, tree, name, text, first)
   local inner = text:match("^%[(.*)%]$") or text
+  local rest = inner
+  if name ~= "id" then -- some languages write 1.0 or "1" for the ID 1
+    inner = inner:gsub("(%d)(%.0+)%f[%D]", function(digit, none) return digit .. (" "):rep(#none) end)
+    rest = inner:gsub('"%d+"', "")
+  end
   for offset, id in inner:gmatch("()(%d+)") do
     local number = tonumber(id)
     if number <= 0xffffffff then
-      tree:add(f[name], tvb(first + offset - (inner == text and 1 or 0), #id), number)
+      tree:add(f[name], tvb(first + offset - (text:sub(1, 1) == "[" and 0 or 1), #id), number)
     end
   end
-  local rest = inner:gsub("%d+", ""):gsub("[ \t\r\n,]", "")
+  rest = rest:gsub("%d+", ""):gsub("[ \t\r\n,]", "")
   if rest ~= "" and text ~= "null" then
     tree:add(tvb(first, #text), name):add_proto_expert_info(odd, name .. " is no client's ID, nor a list of IDs")
   end

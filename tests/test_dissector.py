@@ -332,6 +332,7 @@ def test_routing_fields_of_json_are_fields_to_filter_by(tmp_path: Path) -> None:
             b'{"_cache":true,"_to":null,"t":7}',
             b'{"_to":3,"_close":{"code":4000}}',
             b'{"t":"x","id":12}',
+            b'{"_to":["7", 8.0],"_except":"9"}',
         ],
         [b'{"t":"M\\u00f6\\"ve","_to":4294967295}'],
     )
@@ -344,6 +345,7 @@ def test_routing_fields_of_json_are_fields_to_filter_by(tmp_path: Path) -> None:
         "7||||||true|",
         '||3|||||{"code":4000}',
         "x||||12|||",
+        "||7;8|9||||",
         'M\\u00f6\\"ve||4294967295|||||',
     ]
     assert read_fields(path, "_ws.col.Info", wanted="scalesocket.to == 22", lua=True) == [
@@ -363,10 +365,16 @@ def test_a_filter_points_at_the_bytes_of_a_routing_field(tmp_path: Path) -> None
 
 
 def test_routing_that_is_no_id_is_flagged(tmp_path: Path) -> None:
-    flawed = [b'{"_to":"x"}', b'{"_to":-1}', b'{"_from":{"a":1}}', b'{"_except":[1,"2"]}']
+    flawed = [
+        b'{"_to":"x"}',
+        b'{"_to":-1}',
+        b'{"_from":{"a":1}}',
+        b'{"_except":[1,"b"]}',
+        b'{"_to":1.5}',
+    ]
     path = record_texts(tmp_path / "play.pcapng", flawed)
     found = read_fields(path, "_ws.expert.message", wanted="scalesocket", lua=True)
-    names = ("to", "to", "from", "except")
+    names = ("to", "to", "from", "except", "to")
     assert found == [f"{name} is no client's ID, nor a list of IDs" for name in names]
 
 
