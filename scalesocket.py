@@ -96,7 +96,7 @@ import traceback
 import urllib.parse
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -2639,6 +2639,12 @@ Output = Route | Kick | Metadata
 Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
 
 
+# U+2028, U+2029 and U+0085, which JSON has only inside strings, and how it can spell them.
+_SEPARATORS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
+# What Python's `splitlines` takes for a line break beside those.
+_BREAKS_TO_SPACES = bytes.maketrans(b"\n\r\v\f\x1c\x1d\x1e", b" " * 7)
+
+
 class Framing:
     """Lines, or raw bytes with --binary: the base of the framings, and the one by default.
 
@@ -2649,9 +2655,13 @@ class Framing:
         binary: no delimiters, in either direction; what the child prints is binary messages.
         delimiters: bytes, each of which ends a message from the child.
         report: is told what had to be dropped.
+        one_line: line breaks in a client's message become spaces, so that it cannot write a line
+            that looks like a join or leave message.
     """
 
-    def __init__(self, *, binary: bool, delimiters: bytes, report: Report) -> None:
+    def __init__(
+        self, *, binary: bool, delimiters: bytes, report: Report, one_line: bool = False
+    ) -> None:
         self._opcode = Opcode.BINARY if binary else Opcode.TEXT
         self._binary = binary
         if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
@@ -2660,20 +2670,36 @@ class Framing:
         self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
         self._many = len(delimiters) > 1
         self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
+        self._pairs = b"\n" in delimiters and b"\r" in delimiters  # \r\n ends one item, not two
+        self._after_cr = False  # what came last was a \r: a \n now belongs to it
         self._report = report
+        self._one_line = one_line
         self._rest: list[bytes] = []  # of an item that has not ended
         self._rest_size = 0
         self.error: BackendError | None = None  # why nothing more can be read
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Return what the child reads for a run of messages from one client."""
+        whole = b"".join(run.payloads)
         if self._binary:
-            return b"".join(run.payloads)
+            return whole
+        if self._one_line or b"\n" in whole:
+            return b"\n".join(map(self._to_line, run.payloads)) + b"\n"
         return b"\n".join(run.payloads) + b"\n"
+
+    def _to_line(self, payload: bytes) -> bytes:
+        """Return a message without the line break that people end it with."""
+        if payload.endswith(b"\n"):
+            payload = payload[: -2 if payload.endswith(b"\r\n") else -1]
+        if self._one_line:
+            payload = payload.translate(_BREAKS_TO_SPACES)
+            for separator, _ in () if payload.isascii() else _SEPARATORS:
+                payload = payload.replace(separator, b" ")
+        return payload
 
     def announce(self, sender: int, message: str) -> bytes:
         """Return what the child reads for a join or leave message."""
-        return self.encode(sender, Messages(Opcode.TEXT, [message.encode()], 0))
+        return message.encode() + (b"" if self._binary else b"\n")
 
     def feed(self, data: bytes) -> list[Output]:
         """Take what the child printed; return what it amounts to.
@@ -2682,6 +2708,8 @@ class Framing:
         """
         if self._binary:
             return [Route(Opcode.BINARY, [data])]
+        if self._pairs:
+            data = self._join_pairs(data)
         if self._many:
             data = data.translate(self._same)
         head, found, tail = data.rpartition(self._delimiter)
@@ -2711,6 +2739,13 @@ class Framing:
         """Say where items go; here, to everyone."""
         return [Route(Opcode.TEXT, items)]
 
+    def _join_pairs(self, data: bytes) -> bytes:
+        r"""Return what was printed with each `\r\n` as one delimiter, also where a read cut it."""
+        if self._after_cr:
+            data = data.removeprefix(b"\n")
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n")
+
     def _keep(self, tail: bytes) -> None:
         self._rest.append(tail)
         self._rest_size += len(tail)
@@ -2738,14 +2773,15 @@ def _reject_constant(name: str) -> NoReturn:
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
 _json_reader = json.JSONDecoder(
-    parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits
+    parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits,
+    parse_constant=_reject_constant,
 )
 _scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed lacks it
-# U+2028, U+2029 and U+0085, which JSON has only inside strings, and how it can spell them.
-_SEPARATORS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
-# A line without any of these is an ordinary broadcast; an escaped letter may hide a name.
-_ROUTING = re.compile(rb'"_(?:to|except|meta|cache|close)"|\\u00[2-7]')
+_JSON_BEGIN = re.compile(r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']""")
+_ESCAPE = re.compile(r"\\+u([0-9A-Fa-f]{4})")
+_ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
+ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
 def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
@@ -2761,8 +2797,8 @@ def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
     return value if end == len(text) else decoder.decode(text)
 
 
-def remove_member(text: str, name: str) -> str:
-    """Return a JSON object without its top-level members of that name; it must be valid."""
+def remove_members(text: str, names: Container[str]) -> str:
+    """Return a JSON object without its top-level members of those names; it must be valid."""
 
     def skip(index: int) -> int:
         match = _JSON_SPACE.match(text, index)
@@ -2775,7 +2811,7 @@ def remove_member(text: str, name: str) -> str:
         start = index
         key, index = _scan_string(text, index + 1, True)
         _, end = _json_checker.raw_decode(text, skip(skip(index) + 1))
-        if key != name:
+        if key not in names:
             kept.append(text[start:end])
         index = skip(end)
         if text[index] == ",":
@@ -2783,19 +2819,82 @@ def remove_member(text: str, name: str) -> str:
     return "{" + ",".join(kept) + "}"
 
 
+@functools.lru_cache(4096)  # more than there are characters that cannot be seen
+def fold_character(character: str) -> str:
+    """Return what a lenient parser may make of a character in a name; see `FieldNames`."""
+    import unicodedata
+
+    folded = unicodedata.normalize("NFKC", character).upper().casefold()
+    unseen = ("Cc", "Cf", "Cs", "Mn", "Mc", "Me", "Zs", "Zl", "Zp")
+    return "".join(c for c in folded if unicodedata.category(c) not in unseen)
+
+
+class FieldNames:
+    """Names of JSON fields, in every spelling that some parser takes for one of them.
+
+    Go, C# and Java can ignore case (Unicode's, in which U+017F is an s), others trim white space,
+    leave out what cannot be seen, normalize, or end a name at a null character.
+
+    Args:
+        names: plain ones, as `parse_field` takes them.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = frozenset(name.lower() for name in names)
+        self._longest = max(map(len, names))
+        self._rest = [f'"{name}"' for name in self._names if name[0] != "_"]
+
+    def find(self, keys: Iterable[str]) -> list[str]:
+        """Return which of an object's keys some parser may take for one of these names."""
+        quoted = '"' + '"'.join(keys) + '"'
+        if quoted.isascii() and quoted.isprintable() and " " not in quoted:  # nearly always
+            if '"_' not in quoted:
+                lower = quoted.lower() if self._rest else ""
+                if not any([name in lower for name in self._rest]):
+                    return []
+        return [key for key in keys if self._is_spelled(key)]
+
+    def _is_spelled(self, key: str) -> bool:
+        return self._fold(key) in self._names or (
+            "\0" in key and self._fold(key.partition("\0")[0]) in self._names
+        )
+
+    def _fold(self, key: str) -> str:
+        folded = ""
+        for character in key:
+            folded += fold_character(character)
+            if len(folded) > self._longest:  # no need to look at all of a long key
+                break
+        return folded
+
+
 class JsonFraming(Framing):
     """JSON lines with a field that says who sent a message, and one that says whom it is for.
 
     Args:
         id_field: one name for both, as ScaleSocket 0.1 had it; empty: `_from` and `_to`.
+        strip: take the fields that route out of what clients send, so that a child which prints
+            it again says whom it is for, and nobody else.
     """
 
-    def __init__(self, *, id_field: str, delimiters: bytes, report: Report) -> None:
+    def __init__(
+        self, *, id_field: str, delimiters: bytes, report: Report, strip: bool = False
+    ) -> None:
         super().__init__(binary=False, delimiters=delimiters, report=report)
         self._id_field = id_field
         self._from = id_field or "_from"
         self._to = id_field or "_to"
         self._to_quoted = f'"{self._to}"'.encode()
+        routing = tuple(name for name in ROUTING_FIELDS if name != "_to" or not id_field)
+        self._own = FieldNames(self._from, *(routing if strip else ()))
+        self._told = False  # that something which routes was taken out
+        self._marked = not id_field  # all of these begin with an underscore
+        names = f"_(?i:{'|'.join(name[1:] for name in routing)})(?!\\w)"
+        own = rf"""["']{id_field}\\?["']|[{{,]\s*{id_field}\s*:"""
+        self._hint = id_field.encode() or b"_"
+        self._routing = re.compile((f"{names}|{own}" if id_field else names).encode())
+        self._named = re.compile(rf"(?<!\w){names}")
+        self._id_named = re.compile(own) if id_field else None
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Tag messages with their sender; drop what is not a JSON object."""
@@ -2818,17 +2917,30 @@ class JsonFraming(Framing):
         value = decode_json(_json_checker, text)
         if not isinstance(value, dict):
             raise ValueError(f"it is of type {type(value).__name__}")
-        if self._from in value:
-            payload = remove_member(text, self._from).encode()
-            value.pop(self._from)
+        plain = payload.isascii()
+        # Without an underscore, an escape or a character beyond ASCII nothing can be our own.
+        if not (plain and self._marked and b"_" not in payload and b"\\" not in payload):
+            own = self._own.find(value)
+            if own:
+                payload = self._strip(text, own)
+                for name in own:
+                    del value[name]
         # A line break in JSON stands only between tokens; the child must see one line.
         if b"\n" in payload or b"\r" in payload:
             payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
-        if not payload.isascii():  # Node and Python take these for line breaks, too
+        if not plain:  # Node and Python take these for line breaks, too
             for separator, escape in _SEPARATORS:
                 payload = payload.replace(separator, escape)
         rest = payload[payload.index(b"{") + 1 :]
         return prefix + (b"," if value else b"") + rest + b"\n"
+
+    def _strip(self, text: str, names: list[str]) -> bytes:
+        """Return a message without what is not its sender's to say."""
+        routing = next((name for name in names if name in ROUTING_FIELDS), None)
+        if routing is not None and not self._told:
+            self._told = True  # whoever comes from ScaleSocket may have relied on it
+            log.warning("%s of a client's message was left out; --clientroute keeps it", routing)
+        return remove_members(text, names).encode()
 
     def route(self, items: list[bytes]) -> list[Output]:
         """Read whom items are for; consecutive broadcasts stay one run."""
@@ -2850,7 +2962,7 @@ class JsonFraming(Framing):
 
     def finish(self) -> list[Output]:
         """Drop a last line that breaks off: it may have been meant for one client only."""
-        rest = b"".join(self._rest).strip()
+        rest = b"".join(self._rest).strip().removeprefix(codecs.BOM_UTF8)
         if rest.startswith(b"{"):
             try:
                 _json_checker.decode(rest.decode())
@@ -2863,7 +2975,9 @@ class JsonFraming(Framing):
         """Whether an item may say whom it is for; most do not, and need not be parsed."""
         if self._to_quoted in item:
             return True
-        return (b'"_' in item or b"\\u00" in item) and _ROUTING.search(item) is not None
+        if (b"_" in item or self._hint in item) and self._routing.search(item) is not None:
+            return True
+        return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
 
     def _route_one(self, item: bytes) -> Output | None:
         """Read whom a marked item is for; if that cannot be told, nobody gets it."""
@@ -2876,16 +2990,18 @@ class JsonFraming(Framing):
         return None
 
     def _read_route(self, item: bytes) -> Output:
+        text = item.decode()
         try:
-            value = decode_json(_json_reader, item.decode())
+            value, is_json = decode_json(_json_reader, text), True
         except ValueError:
-            value = None
+            value, is_json = None, False
         if not isinstance(value, dict):
+            if self._is_addressed(text, is_json):
+                raise ValueError("it names a field that routes, and is no JSON object")
             return Route(Opcode.TEXT, [item], cached=False)
         if value.get("_meta") is True:
-            text = item.decode()
             _json_checker.decode(text)  # stricter, as the API must be able to show it
-            return Metadata(remove_member(text, "_meta"))
+            return Metadata(remove_members(text, ("_meta",)))
         to = self._read_to(value.get(self._to))
         exclude = _read_ids("_except", value.get("_except")) or ()
         close = value.get("_close")
@@ -2894,21 +3010,41 @@ class JsonFraming(Framing):
             return Kick(to, exclude, code, reason)
         return Route(Opcode.TEXT, [item], to, exclude, value.get("_cache") is True)
 
+    def _is_addressed(self, text: str, is_json: bool) -> bool:
+        """Whether a line that is no JSON object was meant to be one, and for somebody.
+
+        So is one that begins as JSON does, or as what some take for JSON (`{'_to':1}`), and names
+        a field that routes. All other lines are text, whatever they speak of.
+        """
+        if _JSON_BEGIN.match(text) is None:
+            return False
+        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+        if self._named.search(text) is not None:
+            return True
+        # A list of objects that have an `id` is nothing to wonder at.
+        return not is_json and self._id_named is not None and bool(self._id_named.search(text))
+
     def _read_to(self, value: JsonValue) -> tuple[int, ...] | None:
-        try:
-            return _read_ids(self._to, value)
-        except ValueError:
-            if self._id_field:
-                return None  # such a field may mean something else to the game
-            raise
+        if not self._id_field:
+            return _read_ids("_to", value)
+        ids = value if isinstance(value, list) else [value]
+        # Anything else in such a field may mean something else to the game.
+        return tuple(ids) if all(type(client_id) is int for client_id in ids) else None
 
 
 def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
+    """Return IDs, also those that a language has made a float (`1.0`) or a text (`"1"`)."""
     if value is None:
         return None
-    ids = value if isinstance(value, list) else [value]
-    if not all(type(client_id) is int for client_id in ids):
-        raise ValueError(f"{name} must be an ID or a list of IDs, not {json.dumps(value)[:80]}")
+    ids = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and item.is_integer():
+            item = int(item)
+        elif isinstance(item, str) and re.fullmatch(r"[0-9]{1,10}", item):
+            item = int(item)
+        if type(item) is not int:
+            raise ValueError(f"{name} must be an ID or a list of IDs, not {json.dumps(value)[:80]}")
+        ids.append(item)
     return tuple(ids)
 
 
@@ -2924,22 +3060,29 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
 
 
 class GwsocketFraming(Framing):
-    """gwsocket's strict mode: a header of three 32-bit numbers in network byte order.
+    """gwsocket's strict mode: a header of three 32-bit numbers.
 
     Client ID (from the child: 0 is everyone), type (1 text, 2 binary), bytes of payload.
+
+    Args:
+        order: network byte order, `big`, is gwsocket's; ScaleSocket 0.2 reads `little`.
+        report: is told what had to be dropped.
     """
 
-    HEADER = struct.Struct("!III")
-
-    def __init__(self, *, report: Report) -> None:
+    def __init__(self, *, report: Report, order: str = "big") -> None:
         super().__init__(binary=True, delimiters=b"\n", report=report)
+        self.header = struct.Struct(">III" if order == "big" else "<III")
         self._data = bytearray()
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Put the header before each message."""
-        pack = self.HEADER.pack
+        pack = self.header.pack
         parts = [pack(sender, run.opcode, len(payload)) + payload for payload in run.payloads]
         return b"".join(parts)
+
+    def announce(self, sender: int, message: str) -> bytes:
+        """Put the header before a join or leave message, too."""
+        return self.encode(sender, Messages(Opcode.TEXT, [message.encode()], 0))
 
     def feed(self, data: bytes) -> list[Output]:
         """Take all whole messages, however the reads cut them.
@@ -2949,15 +3092,15 @@ class GwsocketFraming(Framing):
         self._data += data
         outputs: list[Output] = []
         position = 0
-        while len(self._data) - position >= self.HEADER.size:
-            client_id, kind, length = self.HEADER.unpack_from(self._data, position)
+        while len(self._data) - position >= self.header.size:
+            client_id, kind, length = self.header.unpack_from(self._data, position)
             if kind not in (Opcode.TEXT, Opcode.BINARY) or length > MAX_OUTPUT_ITEM:
                 self.error = BackendError(
                     f"gwsocket header with type {kind} and length {length}; types are 1 and 2, "
-                    f"{MAX_OUTPUT_ITEM} is the longest"
+                    f"{MAX_OUTPUT_ITEM} is the longest (see --byteorder)"
                 )
                 break
-            start = position + self.HEADER.size
+            start = position + self.header.size
             if len(self._data) < start + length:
                 break
             position = start + length
@@ -2980,35 +3123,40 @@ _VARIABLE = re.compile(
 )
 
 
+def find_parameter(query: str, name: str) -> str:
+    """Return the first query parameter of that name in any case, URL-encoded; empty if none."""
+    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+        if key.upper() == name.upper():
+            return urllib.parse.quote(value, safe="")
+    return ""
+
+
 def expand_template(template: str, client: Client) -> str:
     """Fill in a join or leave message.
 
     The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
-    query parameter `name`, which stays URL-encoded; `#USER` and `#USER_NAME` for what --auth has
-    said. Values are escaped as in a JSON string. `#QUERY` is a JSON object of all parameters,
-    decoded.
+    query parameter `name`, which is URL-encoded: a space is `%20`; `#USER` and `#USER_NAME` for
+    what --auth has said. Values are escaped as in a JSON string, and none has a line break.
+    `#QUERY` is a JSON object of all parameters, decoded.
     """
     query = client.request.query
-    parameters: dict[str, str] = {}
-    for part in query.split("&"):
-        name, _, value = part.partition("=")
-        parameters.setdefault(name.upper(), value)
+    values = {"ID": str(client.id), "ROOM": client.room_name}
+    values |= {"REMOTE_ADDR": client.address, "QUERY_STRING": query, "USER": client.user}
 
     def expand(match: re.Match[str]) -> str:
         name = match[1]
-        if name == "ID":
-            return str(client.id)
         if name == "QUERY":
             pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
             return json.dumps(dict(reversed(pairs)))  # of two of a name the first counts
-        values = {"ROOM": client.room_name, "REMOTE_ADDR": client.address, "QUERY_STRING": query}
-        values["USER"] = client.user
         value = values.get(name)
         if value is None and name.startswith("USER_"):
             value = client.claims.get(name.removeprefix("USER_").lower(), "")
         if value is None:
-            value = parameters.get(name.removeprefix("QUERY_").upper(), "")
-        return json.dumps(value, ensure_ascii=False)[1:-1]
+            value = find_parameter(query, name.removeprefix("QUERY_"))
+        text = json.dumps(value, ensure_ascii=False)[1:-1]
+        for separator, escape in _SEPARATORS:
+            text = text.replace(separator.decode(), escape.decode())
+        return text
 
     return _VARIABLE.sub(expand, template)
 
@@ -4024,7 +4172,8 @@ class PortPool:
 # Makes a new session's leader take its stdin as the controlling terminal, then becomes the
 # program. Python code between fork and exec in a threaded process could deadlock; this cannot.
 # What this Python ignores (SIGPIPE), or whoever started the server, no terminal's program does.
-_RESIZE = re.compile(rb'\{\s*"resize"\s*:\s*\[\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*\]\s*\}')
+_RESIZE = re.compile(rb'\s*\{\s*"resize"\s*:\s*\[([^][{}"]*)\]\s*\}\s*')
+_TERMINAL_SIZE = re.compile(rb"\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*")
 _IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes whole characters
 _PTY_LAUNCHER = (
     "import fcntl, os, signal, sys, termios;"
@@ -4071,15 +4220,23 @@ class PtyBackend(ProcessBackend):
         if isinstance(event, Joined) and self._size:
             self._room.audience.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
         if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
-            keys = [payload for payload in event.run.payloads if not self._resize(payload)]
+            sender = event.client.id
+            keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
             event = event._replace(run=event.run._replace(payloads=keys))
         return super()._encode(event)
 
-    def _resize(self, payload: bytes) -> bool:
-        """Set the terminal's size if the message asks for that: `{"resize":[cols,rows]}`."""
-        match = _RESIZE.fullmatch(payload)
-        if match is None:
+    def _resize(self, sender: int, payload: bytes) -> bool:
+        """Set the terminal's size if the message asks for that: `{"resize":[cols,rows]}`.
+
+        A size that cannot be is not typed into the program either.
+        """
+        wish = _RESIZE.fullmatch(payload)
+        if wish is None:
             return False
+        match = _TERMINAL_SIZE.fullmatch(wish[1])
+        if match is None:
+            self._room.report(sender, "resize takes two numbers from 1 to 999: ignored")
+            return True
         self._columns, self._rows = int(match[1]), int(match[2])
         message = b'{"resize":[%d,%d]}' % (self._columns, self._rows)
         if message != self._size:
@@ -4344,10 +4501,21 @@ class GameBackend(Backend):
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
     """Return the framing of one direction: `json`, `gwsocket` or none."""
     if mode == "json":
-        return JsonFraming(id_field=config.idfield, delimiters=config.delimiters, report=report)
+        return JsonFraming(
+            id_field=config.idfield,
+            delimiters=config.delimiters,
+            report=report,
+            strip=config.serverframe == "json" and not config.clientroute,
+        )
     if mode == "gwsocket":
-        return GwsocketFraming(report=report)
-    return Framing(binary=config.binary, delimiters=config.delimiters, report=report)
+        return GwsocketFraming(report=report, order=config.byteorder)
+    announces = bool(config.joinmsg or config.leavemsg)
+    return Framing(
+        binary=config.binary,
+        delimiters=config.delimiters,
+        report=report,
+        one_line=announces and not config.multiline,
+    )
 
 
 def make_backend(config: Config, ports: PortPool) -> Backend:
@@ -8057,8 +8225,11 @@ class Config:
     clientframe: str = ""  # "", "json" or "gwsocket"
     serverframe: str = ""
     idfield: str = ""
+    clientroute: bool = False
+    byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
+    multiline: bool = False
     passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
     tcp: bool = False
@@ -8468,10 +8639,16 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--serverframe", "MODE", MODES, "only route what TARGET prints"),
         ("--idfield", "NAME", parse_field,
          "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
+        ("--clientroute", "", FLAG,
+         "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
+        ("--byteorder", "ORDER", ("big", "little"),
+         "of gwsocket's headers: big (default), or little as in ScaleSocket 0.2"),
         ("--joinmsg", "MSG", parse_text,
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, "
          "#QUERY_XYZ, #QUERY (a JSON object), #USER and #USER_XYZ are filled in"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
+        ("--multiline", "", FLAG,
+         "a client's text may be several lines also with --joinmsg or --leavemsg"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
         ("--delimiters", "CHARS", parse_delimiters,
          "any of CHARS ends a message of TARGET (default newline)"),
@@ -8683,6 +8860,14 @@ def check_options(config: Config) -> None:
         f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
         "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
         and config.serverframe == "gwsocket",
+        "--clientroute needs JSON framing both ways": config.clientroute
+        and (config.clientframe, config.serverframe) != ("json", "json"),
+        "--byteorder needs gwsocket framing": config.byteorder != "big"
+        and "gwsocket" not in framings,
+        "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send": (
+            config.multiline
+        )
+        and (config.binary or config.clientframe != "" or not (config.joinmsg or config.leavemsg)),
         "--cache=tagged needs JSON framing of what TARGET prints": config.cache_tagged
         and config.serverframe != "json",
     }
@@ -9107,6 +9292,11 @@ def run(arguments: Sequence[str]) -> int:
         print(f"scalesocket: {escape_controls(str(error))} (try --help)", file=sys.stderr)
         return 2
     set_up_logging(config)
+    if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
+        log.warning(
+            "a client can write what looks like --joinmsg or --leavemsg: --frame=json tells them "
+            "apart"
+        )
     raise_file_limit()
     if not config.maxconns:
         config = replace(config, maxconns=count_spare_files(config.maxrooms))

@@ -239,6 +239,7 @@ class Club(Game):
 
 
 def test_a_game_lets_in_whom_it_likes(tmp_path: Path) -> None:
+    """A hook that raises lets nobody in: 401 as documented, where there was 500 (case 6)."""
     (tmp_path / "club.py").write_text(GAME)
     with serve("club:Club", cwd=tmp_path, allow_traceback=True) as server:
         for _ in range(3):

@@ -107,7 +107,7 @@ def test_the_differences_are_as_readme_says() -> None:
     options = ["--api", "--rooms", "café,b", "--maxrooms", "1", "--joinmsg", joined]
     with serve(*options, "cat") as server:
         with RawClient.connect(server, path="/caf%C3%A9?a=x+y&b=1&b=2") as client:
-            assert client.receive_text() == "127.0.0.1|café|x+y|1||"
+            assert client.receive_text() == "127.0.0.1|café|x%20y|1||"
             (room,) = json.loads(http_request(server, path="/api/rooms/").body)
             assert room["name"] == "café"
             with RawClient.connect(server, "b") as other, pytest.raises(Closed) as closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +54,10 @@ def lines_framing(delimiters: bytes = b"\n", report: Reports | None = None) -> F
     return Framing(binary=False, delimiters=delimiters, report=report or Reports())
 
 
-def json_framing(id_field: str = "", report: Reports | None = None) -> JsonFraming:
-    return JsonFraming(id_field=id_field, delimiters=b"\n", report=report or Reports())
+def json_framing(
+    id_field: str = "", report: Reports | None = None, *, strip: bool = False
+) -> JsonFraming:
+    return JsonFraming(id_field=id_field, delimiters=b"\n", report=report or Reports(), strip=strip)
 
 
 def broadcasts(outputs: list[Any]) -> list[bytes]:
@@ -79,6 +82,40 @@ def test_each_message_is_a_line_for_the_child() -> None:
     assert framing.encode(7, texts(b"a", b"", b"b c")) == b"a\n\nb c\n"
     assert framing.encode(7, Messages(Opcode.BINARY, [b"\xff"], 1)) == b"\xff\n"
     assert framing.announce(7, "joined é") == "joined é\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("payloads", "lines"),
+    [
+        ([b"hello\n"], b"hello\n"),
+        ([b"hello\r\n"], b"hello\n"),
+        ([b"\n"], b"\n"),
+        ([b""], b"\n"),
+        ([b"a\n\n"], b"a\n\n"),
+        ([b"a\nb\nc"], b"a\nb\nc\n"),
+        ([b"a\n\nb"], b"a\n\nb\n"),
+        ([b"a\n", b"", b"b\r", b"c\n"], b"a\n\nb\r\nc\n"),
+    ],
+)
+def test_one_line_break_at_the_end_of_a_message_is_the_end_of_its_line(
+    payloads: list[bytes], lines: bytes
+) -> None:
+    r"""Who sent `hello\n`, as people type it, gave the program an empty line, too (case 19)."""
+    assert lines_framing().encode(7, texts(*payloads)) == lines
+
+
+@pytest.mark.parametrize("broken", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\u2028", "\x85"])
+def test_beside_join_messages_a_client_writes_one_line(broken: str) -> None:
+    """`hello\\nLEAVE 7` reached the program as two lines, the second like its own (case 41)."""
+    framing = Framing(binary=False, delimiters=b"\n", report=Reports(), one_line=True)
+    message = f"hello{broken}LEAVE 7{broken}{broken}".encode()
+    line = framing.encode(3, texts(message)).decode()
+    assert line.endswith("\n") and len(line.splitlines()) == 1
+    assert line.split() == ["hello", "LEAVE", "7"]
+    assert framing.encode(3, texts(b"hi\n", b"", b"there")) == b"hi\n\nthere\n"
+    assert (
+        framing.announce(3, "JOIN 3\nof the operator's own") == b"JOIN 3\nof the operator's own\n"
+    )
 
 
 def test_each_line_of_the_child_is_a_text_for_everyone() -> None:
@@ -110,7 +147,16 @@ def test_a_carriage_return_before_the_newline_is_stripped(delimiters: bytes) -> 
 
 
 def test_a_carriage_return_that_is_a_delimiter_itself_ends_an_item() -> None:
-    assert broadcasts(lines_framing(b"\n\r").feed(b"a\rb\r\n")) == [b"a", b"b", b""]
+    assert broadcasts(lines_framing(b"\n\r").feed(b"a\rb\r\r\n\n")) == [b"a", b"b", b"", b""]
+
+
+@pytest.mark.parametrize("delimiters", [b"\r\n", b"\n\r;"])
+def test_both_line_ends_together_end_one_item(delimiters: bytes) -> None:
+    r"""`--delimiters $'\r\n'`, for progress bars, gave an empty message for each CRLF (case 19)."""
+    data = b"10%\r20%\rdone\r\n\r\n\nnext\n\rlast\r\n"
+    expected = [b"10%", b"20%", b"done", b"", b"", b"next", b"", b"last"]
+    assert broadcasts(lines_framing(delimiters).feed(data)) == expected
+    assert broadcasts(feed_bytewise(lines_framing(delimiters), data)) == expected
 
 
 def test_any_of_several_delimiters_ends_an_item() -> None:
@@ -178,11 +224,11 @@ GENERATIONS = {"": "_from", "id": "id"}
 Generation = pytest.mark.parametrize("id_field", GENERATIONS)
 
 
-def tag(payload: bytes | str, sender: int = 7, id_field: str = "") -> bytes:
+def tag(payload: bytes | str, sender: int = 7, id_field: str = "", *, strip: bool = False) -> bytes:
     """Return the child's line for a message that must not be dropped."""
     reports = Reports()
     data = payload.encode() if isinstance(payload, str) else payload
-    line = json_framing(id_field, reports).encode(sender, texts(data))
+    line = json_framing(id_field, reports, strip=strip).encode(sender, texts(data))
     assert not reports.found
     return line
 
@@ -253,6 +299,133 @@ def test_a_forged_sender_is_removed_and_the_rest_keeps_its_bytes() -> None:
 def test_the_field_of_the_other_generation_is_an_ordinary_key() -> None:
     assert tag('{"id":3,"_to":4}') == b'{"_from":7,"id":3,"_to":4}\n'
     assert tag('{"_from":3}', id_field="id") == b'{"id":7,"_from":3}\n'
+
+
+# What some parser takes for `_from`, and for `id`: ignoring case (of ASCII, or of Unicode, as Go
+# and Java do), trimming, leaving out what cannot be seen, normalizing, ending at a null character.
+SPELLINGS = {
+    "": [
+        *(
+            "_From",
+            "_FROM",
+            "_FrOm",
+            " _from",
+            "_from ",
+            "\t_from\r\n",
+            "\xa0_from\u3000",
+            "_from\0",
+        ),
+        *(
+            "_from\0x",
+            "\0_from",
+            "\ufeff_from",
+            "_\u200bfrom",
+            "_from\u200d",
+            "_fr\xadom",
+            "_from\ufe0f",
+        ),
+        *(
+            "＿ｆｒｏｍ",
+            "_ＦＲＯＭ",
+            "\ufe33from",
+            "_𝐟𝐫𝐨𝐦",
+            "_from\ud800",
+            "\udfff_From",
+            "_fro\u2098",
+        ),
+        *(
+            "\u2028_from",
+            "\x85_from",
+            "\x1f_from\x7f",
+            "_from\u034f",
+            "\u2066_from\u2069",
+        ),
+    ],
+    "id": [
+        "ID",
+        "Id",
+        "iD",
+        "ıd",
+        "İd",
+        " id",
+        "id\0",
+        "ｉｄ",
+        "i\u200dd",
+        "\ufeffid",
+        "ⅰd",
+        "𝒾𝒹",
+        "id\ud83d",
+    ],
+    "link": ["LINK", "lin\u212a", "Lin\u212a ", "ℓink"],
+    "sides": ["\u017fides", "SIDE\u017f", "ſide\u017f"],
+    "offer": ["oﬀer", "OﬀER"],
+}
+ORDINARY = [
+    "from",
+    "_fro",
+    "_fromm",
+    "__from",
+    "from_",
+    "_to",
+    "video",
+    "idx",
+    "i_d",
+    "_\u0444rom",
+    "x_from",
+]
+
+
+@pytest.mark.parametrize(
+    ("id_field", "key"), [(id_field, key) for id_field, keys in SPELLINGS.items() for key in keys]
+)
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_another_spelling_of_the_sender_is_removed_like_the_field_itself(
+    id_field: str, key: str, ensure_ascii: bool
+) -> None:
+    """`{"t":"Leave","_From":1}` of client 2 was a leave of 1 for a program in Go (case 1)."""
+    alone = any(0xD800 <= ord(c) < 0xE000 for c in key)  # half a pair has no other form
+    name = json.dumps(key, ensure_ascii=ensure_ascii or alone)
+    field = id_field or "_from"
+    line = tag(f'{{"t":"Leave",{name}:1, "x" : {{{name}:2,{name}:3}} }}', 2, id_field)
+    pairs = decode_pairs(line)
+    assert [pair for pair in pairs if pair[0] in (key, field)] == [(field, 2)]
+    if key[0] not in "\u2028\x85":  # which are always escaped
+        assert f'"x" : {{{name}:2,{name}:3}}'.encode() in line, "what is inside stays, repeated too"
+    assert decode_pairs(tag(f"{{{name}:1,{name}:[{name}]}}", 2, id_field)) == [(field, 2)]
+
+
+@pytest.mark.parametrize("key", ORDINARY)
+@Generation
+def test_a_key_that_no_parser_takes_for_the_sender_stays(key: str, id_field: str) -> None:
+    message = json.dumps({key: 1, "a": 2}, ensure_ascii=False)
+    assert tag(message, id_field=id_field).endswith(message[1:].encode() + b"\n")
+
+
+ROUTED = ["_to", "_except", "_meta", "_cache", "_close"]
+
+
+@pytest.mark.parametrize("name", [*ROUTED, "_TO", "_to ", "\ufeff_close", "＿ｍｅｔａ", "_Cache\0"])
+def test_what_routes_is_taken_out_of_what_clients_say(name: str) -> None:
+    """With `--json cat` any client closed all others by `{"_close":true}` (case 4)."""
+    key = json.dumps(name)
+    assert tag(f'{{"a":1,{key}:true, "b":{{{key}:1}}}}', strip=True) == (
+        f'{{"_from":7,"a":1,"b":{{{key}:1}}}}\n'.encode()
+    )
+    kept = f'{{"a":1,{key}:true}}'
+    assert tag(kept) == f'{{"_from":7,{kept[1:]}\n'.encode()
+
+
+def test_in_the_older_generation_other_fields_route() -> None:
+    text = '{"_to":1,"_from":2,"ID":3,"_except":4,"_CLOSE":true}'
+    assert tag(text, id_field="id", strip=True) == b'{"id":7,"_to":1,"_from":2}\n'
+
+
+def test_a_message_of_many_strange_keys_costs_no_more_than_a_few_times_its_parsing() -> None:
+    """Normalizing may take long: many combining marks, or one character that is eighteen."""
+    for key in ("a\u0300\u0327" * 20_000, "\ufdfa" * 20_000, "\u0300" * 60_000, "_" * 60_000):
+        assert tag(json.dumps({key: 1}, ensure_ascii=False)).startswith(b'{"_from":7,"')
+    many = json.dumps({f"_\ufdfa{n}": n for n in range(20_000)}, ensure_ascii=False)
+    assert tag(many).endswith(many[1:].encode() + b"\n")
 
 
 def test_line_breaks_between_tokens_become_spaces() -> None:
@@ -384,7 +557,9 @@ def test_nesting_is_handled_at_every_depth_near_the_limit() -> None:
 
 
 keys = st.one_of(
-    st.sampled_from(["_from", "id", "_to", "a", "", "_from ", "_From", '"', "\\", "é"]),
+    st.sampled_from(
+        ["_from", "id", "_to", "a", "", "_from ", "_From", '"', "\\", "é", "ID", "_ﬁ\0"]
+    ),
     st.text(max_size=4),
 )
 scalars = st.one_of(
@@ -440,7 +615,18 @@ def test_any_object_reaches_the_child_as_one_line_with_its_true_sender(
     assert b"\r" not in line
     name = id_field or "_from"
     found = decode_pairs(line)
-    assert found == [(name, sender), *(pair for pair in pairs if pair[0] != name)]
+    assert found == [(name, sender), *(pair for pair in pairs if not is_spelled(pair[0], name))]
+
+
+def is_spelled(key: str, name: str) -> bool:
+    """Whether some parser may take a key for a field."""
+
+    def see(text: str) -> str:
+        hidden = ("Cc", "Cf", "Cs", "Mn", "Mc", "Me", "Zs", "Zl", "Zp")
+        return "".join(c for c in text if unicodedata.category(c) not in hidden)
+
+    forms = (unicodedata.normalize("NFKC", see(part)) for part in (key, key.partition("\0")[0]))
+    return any(see(form.upper().casefold()) == name for form in forms)
 
 
 def decode_pairs(line: bytes) -> list[tuple[str, Any]]:
@@ -519,18 +705,24 @@ def test_a_message_goes_where_its_fields_say(
     [
         '{"_to":true}',
         '{"_to":false}',
-        '{"_to":"5"}',
-        '{"_to":1.0}',
-        '{"_to":1e2}',
         '{"_to":{}}',
-        '{"_to":[1,"2"]}',
         '{"_to":[true]}',
         '{"_to":[[1]]}',
         '{"_to":[null]}',
         '{"_except":true}',
-        '{"_except":"5"}',
         '{"_except":[1.5]}',
-        '{"_to":5,"_except":"6"}',
+        '{"_to":"x"}',
+        '{"_to":""}',
+        '{"_to":"1.0"}',
+        '{"_to":" 1"}',
+        '{"_to":"١"}',
+        '{"_to":"-1"}',
+        '{"_to":1.5}',
+        '{"_to":1e400}',
+        '{"_to":[1,"2",[]]}',
+        '{"_except":"all"}',
+        '{"_to":5,"_except":"x"}',
+        '{"_to":"' + "9" * 5000 + '"}',
         '{"_to":' + "9" * 5000 + "}",
     ],
 )
@@ -542,6 +734,14 @@ def test_a_receiver_that_is_no_id_is_reported_and_the_message_not_sent(
     ((client, text),) = reports.found
     assert client is None
     assert len(text) < 300
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", '"1"', "1e0", "[1.0]", '["1"]', "10e-1", '"01"'])
+def test_an_id_may_be_a_float_or_a_text_as_some_languages_write_it(value: str) -> None:
+    """Lua's and PHP's `"_to":1.0` and `"_to":"1"` went to nobody (case 19)."""
+    assert route_one(f'{{"_to":{value}}}').to == (1,)
+    assert route_one(f'{{"_except":{value}}}').exclude == (1,)
+    assert route_one(f'{{"_to":[2,{value.strip("[]")}]}}').to == (2, 1)
 
 
 @pytest.mark.parametrize("extra", ["9" * 5000, "-" + "9" * 5000, "1" * 4301])
@@ -700,11 +900,79 @@ def test_a_close_that_is_not_wanted_is_a_message(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["hello", "", '"_to"', '["_to",5]', '{"_to":5', '{"_to":5}}', "null", '"_to":5']
+    "line",
+    [
+        *("hello", "", "null", "5", "[1, 2]", "[]", '"hi"', "{", "{smiles}", "'tis", '{"a":1,}'),
+        *("write _to, _except or _close", 'send {"_to":1}', "data: {'_to':1}", "(_to)", "_to"),
+        *('{"access_token":1,}', "{goes_to:1}", "[12:30] my_to goes_to _token", '{"__to__":1,}'),
+        *("[12:30] what is your id?", "{id}", '[{"id":5},{"id":6}]', '"id: 5"', "{hidden: 1}"),
+    ],
 )
 @Generation
 def test_a_line_that_is_no_json_object_goes_to_everyone(line: str, id_field: str) -> None:
     assert broadcasts([route_one(line, id_field)]) == [line.encode()]
+
+
+UNREADABLE = [
+    '\ufeff{"s":1,"F":1}',
+    ' \ufeff {"s":1,"F":1}',
+    '\0{"s":1,"F":1}',
+    '\x1e{"s":1,"F":1}',
+    '\u200b{"s":1,"F":1}',
+    '{"s":1,"F":1,}',
+    '{"F":[1,],"s":1}',
+    "{'s':1,'F':1}",
+    "{s:1,F:1}",
+    "{ F : 1, s: 1 }",
+    '{"s":1,"F":1',
+    '{"s":1,"F"',
+    '{"s":"x,"F":1}',
+    '{"s":NaN,"F":1}',
+    '{"s":Infinity,"F":1}',
+    '{"F":[-Infinity]}',
+    '{"s":1, /* for */ "F":1}',
+    '{"s":1,"F":1} // for one',
+    '{"s":1,"F":1}{"t":1}',
+    '{"t":1} {"s":1,"F":1}',
+    '{"s":1;"F":1}',
+    '{"s":1 "F":1}',
+    '{"s":01,"F":1}',
+    '{"s":"\t","F":1}',
+    '{"s":"\\x","F":1}',
+    '"F":1}',
+    '  "F": 1',
+    '"{\\"s\\":1,\\"F\\":1}',
+    "{\"s\":1,'F':1}",
+]
+OF_UNDERSCORES = [
+    '[{"s":1,"F":1}]',
+    '["s",{"x":{"F":1}}]',
+    '"{\\"s\\":1,\\"F\\":1}"',
+    '{"s":1,"\\u005fto":1,}',
+    '{"s":1,"_t\\u006f":1,}',
+    "{'s':1,'_TO':1}",
+    '["F", 1]',
+    '"F"',
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        *((field, line) for field in (*ROUTED, "id") for line in UNREADABLE),
+        *((field, line) for field in ROUTED for line in OF_UNDERSCORES),
+    ],
+)
+def test_a_private_line_that_cannot_be_read_goes_to_nobody(
+    field: str, line: str, reports: Reports
+) -> None:
+    """A program printed `{"secret":2,"_to":1,}`, or a byte order mark: all got it (case 3)."""
+    framing = json_framing("id" if field == "id" else "", reports)
+    line = line.replace("F", field)
+    outputs = framing.feed(f'{{"n":1}}\n{line}\n{{"n":2}}\n'.encode())
+    assert broadcasts(outputs) == [b'{"n":1}', b'{"n":2}']
+    ((client, text),) = reports.found
+    assert client is None and len(text) < 300
 
 
 def test_outputs_keep_the_order_of_lines_and_broadcasts_stay_in_runs() -> None:
@@ -776,8 +1044,16 @@ def gw(client: int, kind: int, payload: bytes) -> bytes:
     return struct.pack("!III", client, kind, len(payload)) + payload
 
 
-def gw_framing(report: Reports | None = None) -> GwsocketFraming:
-    return GwsocketFraming(report=report or Reports())
+def gw_framing(report: Reports | None = None, order: str = "big") -> GwsocketFraming:
+    return GwsocketFraming(report=report or Reports(), order=order)
+
+
+def test_a_header_may_be_little_endian_as_scalesocket_reads_it() -> None:
+    """A program written for ScaleSocket 0.2.4 ended its room with its first message (case 26)."""
+    data = struct.pack("<III", 258, 1, 2) + b"hi"
+    assert gw_framing(order="little").feed(data) == [Route(Opcode.TEXT, [b"hi"], (258,))]
+    assert gw_framing(order="little").encode(258, texts(b"hi")) == data
+    assert gw_framing(order="little").announce(258, "hi") == data
 
 
 def test_a_gwsocket_child_reads_a_header_in_network_byte_order() -> None:
@@ -870,17 +1146,19 @@ def client(room: str = "den", query: str = "", address: str = "10.0.0.9") -> sca
         ("#ID", "12"),
         ('{"t":"Join","_from":#ID}', '{"t":"Join","_from":12}'),
         ("#ROOM at #REMOTE_ADDR", "den at 10.0.0.9"),
-        ("#QUERY_STRING", "name=a%20b&x=1&NAME=late&empty=&flag"),
+        ("#QUERY_STRING", "name=a%20b&x=1&NAME=late&empty=&flag&plus=a+%2bb&%61=%22}%0a/"),
         ("#QUERY_NAME", "a%20b"),
         ("#QUERY_name", "a%20b"),
         ("#QUERY_X #QUERY_X", "1 1"),
+        ("#QUERY_PLUS", "a%20%2Bb"),
+        ("#QUERY_A", "%22%7D%0A%2F"),
         ("#QUERY_EMPTY|#QUERY_FLAG|#QUERY_NONE|", "|||"),
         ("#id #Room # ## #UNKNOWN", "#id #Room # ## #UNKNOWN"),
         ("no variable", "no variable"),
     ],
 )
 def test_variables_are_filled_in(template: str, expanded: str) -> None:
-    someone = client(query="name=a%20b&x=1&NAME=late&empty=&flag")
+    someone = client(query="name=a%20b&x=1&NAME=late&empty=&flag&plus=a+%2bb&%61=%22}%0a/")
     assert expand_template(template, someone) == expanded
 
 
@@ -890,7 +1168,15 @@ def test_without_a_query_its_variables_are_empty() -> None:
 
 def test_a_value_is_not_expanded_again() -> None:
     someone = client(room="#ID", query="a=#ROOM")
-    assert expand_template("#ROOM #QUERY_A", someone) == "#ID #ROOM"
+    assert expand_template("#ROOM #QUERY_A #QUERY_STRING", someone) == "#ID %23ROOM a=#ROOM"
+
+
+@pytest.mark.parametrize("template", ["JOIN #ROOM #QUERY_A", "JOIN #QUERY_STRING", "#REMOTE_ADDR"])
+def test_no_value_breaks_a_line(template: str) -> None:
+    """A room named `x<U+2028>LEAVE 7` was two lines for a program in Node (case 41)."""
+    nasty = "x\u2028LEAVE\u20297\x85\n\r\v\fy"
+    text = expand_template(template, client(nasty, f"a={nasty}", nasty))
+    assert len(text.splitlines()) == 1
 
 
 nasty = st.text(st.one_of(st.sampled_from('"\\#{}/é\u2028🦊'), st.characters(codec="utf-8")))

@@ -102,8 +102,18 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "a sender that is spelled with escapes stays": (
         "json_from_clients",
-        "if self._from in value:",
-        "if self._from in text:",
+        r"""and b"_" not in payload and b"\\" not in payload""",
+        """and b"_" not in payload""",
+    ),
+    "a sender in another case stays": (
+        "json_from_clients",
+        "            folded += fold_character(character)",
+        "            folded += character",
+    ),
+    "an unreadable line with a receiver goes to everyone": (
+        "json_from_child",
+        "if self._named.search(text) is not None:",
+        "if False:",
     ),
     "a carriage return between tokens stays": (
         "json_from_clients",
@@ -112,13 +122,13 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "a receiver that is spelled with escapes is not seen": (
         "json_from_child",
-        r"""|close)"|\\u00[2-7]')""",
-        """|close)"')""",
+        r"""re.compile(rb"\\u00[2-7]")""",
+        r"""re.compile(rb"\\u00[8-9]")""",
     ),
     "a line separator in a string stays": (
         "json_from_clients",
-        "if not payload.isascii():",
-        "if False:",
+        "if not plain:  #",
+        "if False:  #",
     ),
     "a client's line that was cut loses its begin": (
         "text_lines",
@@ -137,8 +147,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "a value breaks out of its string": (
         "templates",
-        "return json.dumps(value, ensure_ascii=False)[1:-1]",
-        "return value",
+        "text = json.dumps(value, ensure_ascii=False)[1:-1]",
+        "text = value",
     ),
     "a link leads out of the folder": (
         "files",

@@ -15,7 +15,7 @@ import sys
 import zlib
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 import pytest
 
@@ -300,7 +300,8 @@ def test_no_value_in_a_template_makes_a_second_line_or_member(tmp_path: Path) ->
             with RawClient.connect(server, path=f"/{quote(room, safe='')}?{query}") as client:
                 client.close()
             parts = [part.partition("=") for part in query.split("&")]
-            name = next((value for key, _, value in parts if key.upper() == "NAME"), "")
+            named = (unquote_plus(value) for key, _, value in parts if key.upper() == "NAME")
+            name = quote(next(named, ""), safe="")
             rest = [("room", room), ("q", query), ("n", name), ("ip", "127.0.0.1")]
             expected += [[("join", str(number)), *rest], [("leave", str(number)), *rest]]
             wait_for_lines(heard, len(expected))  # of one program, before the next writes there
@@ -482,7 +483,13 @@ def talkative(tmp_path: Path) -> list[str]:
     """Return options of a server that logs all it can, whose child echoes on both streams."""
     script = tmp_path / "echo.py"
     script.write_text(ECHO)
-    options = ["-vv", "--frame=json", "--trustproxy=127.0.0.1", "--origin=https://x"]
+    options = [
+        "-vv",
+        "--frame=json",
+        "--clientroute",
+        "--trustproxy=127.0.0.1",
+        "--origin=https://x",
+    ]
     return [*options, "--closegrace=5", str(script)]
 
 

@@ -162,6 +162,9 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--joinmsg", "#ID came", "--leavemsg=-"], {"joinmsg": "#ID came", "leavemsg": "-"}),
     (["--joinmsg="], {"joinmsg": ""}),
     (["--idfield", "who"], {"idfield": "who"}),
+    (["--json", "--clientroute"], {"clientroute": True}),
+    (["--frame=gwsocket", "--byteorder", "little"], {"byteorder": "little"}),
+    (["--leavemsg=-#ID", "--multiline"], {"multiline": True}),
     (["--passenv", "A,B"], {"passenv": ("A", "B")}),
     (["--passenv="], {"passenv": ()}),
     (["--passenv=+A, LC_*"], {"passenv": (*scalesocket.PASSED, "A", "LC_*")}),
@@ -365,6 +368,12 @@ def test_the_id_field_follows_the_join_message(words: list[str], field: str) -> 
         ["--linebuffer=on", "--pty"],
         ["--linebuffer=on", "--tcp"],
         ["--cache=tagged:8"],
+        ["--clientroute"],
+        ["--clientroute", "--serverframe=json"],
+        ["--byteorder=little", "--json"],
+        ["--multiline"],
+        ["--multiline", "--json"],
+        ["--multiline", "--joinmsg=x", "--clientframe=gwsocket"],
     ],
 )
 def test_options_that_contradict_each_other_are_named(words: list[str]) -> None:

@@ -193,9 +193,23 @@ def test_what_is_nested_or_breaks_off_is_input_like_any_other(text: str) -> None
         screen.wait_for(r"\|")
 
 
+@pytest.mark.parametrize(
+    "size", ["0,0", "1", "-1,5", "1000,1", "0,5", "5.5,5", "", "1,2,3", "null"]
+)
+def test_a_size_that_cannot_be_is_not_typed_into_the_program(size: str) -> None:
+    """A page in a hidden tab sends `{"resize":[0,0]}`: the shell got it as a command (case 19)."""
+    with serve("--pty", "cat") as server, RawClient.connect(server) as client:
+        screen = Screen(client)
+        client.send_text(f'{{"resize":[{size}]}}')
+        client.send_text(f'{{ "resize" : [ {size} ] }}\n')
+        client.send_text("end\n")
+        screen.wait_for(r"^end\r\nend\r\n")
+        assert screen.sizes == []
+        server.wait_log("resize takes two numbers from 1 to 999")
+
+
 def test_what_is_no_whole_resize_is_input() -> None:
-    messages = ['{"resize":[1]}', '{"resize":[-1,5]}', '{"resize":[1000,1]}', '{"resize"', "{}"]
-    messages += ['{"resize":[0,5]}', '{"resize":[5.5,5]}', '{"resize":[5,5],"x":1}']
+    messages = ['{"resize"', "{}", '{"resize":[5,5],"x":1}', '{"resize":["5",5]}', '[{"resize":1}]']
     with serve("--pty", "cat") as server, RawClient.connect(server) as client:
         screen = Screen(client)
         for message in messages:
