@@ -165,6 +165,8 @@ MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
 MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
 SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
+GAME_BACKLOGS = 8  # times --backlog that a game may have sent and a client has not taken
+CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 1024 fill it
 HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
@@ -1831,7 +1833,8 @@ class Outlet:
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
-        self._held = 0  # bytes that may not even join the backlog yet (see `Connection.follow`)
+        self.is_following = False  # a replay feeds it (see `Connection.follow`)
+        self._held = 0  # bytes that wait for the end of that
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._drained: threading.Event | None = None  # set when the backlog is no longer full
         self._with_sender = False  # the sender knows it, and will close the socket
@@ -1861,14 +1864,19 @@ class Outlet:
             with self._lock:
                 if not self.is_full:
                     return True
-                if self._held:
-                    return False
+                if self.is_following:
+                    return self._held < self._max_backlog
                 self._drained = self._drained or threading.Event()
                 self._drained.clear()
                 patience = self._progress_at + stall - time.monotonic()
             if patience <= 0:
                 return False
             self._drained.wait(patience)
+
+    def overflows(self, size: int) -> bool:
+        """Whether it is full, and so many bytes more are too many, whoever sends them."""
+        waiting = self._held if self.is_following else self._backlog.size
+        return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
 
     def has_stalled(self, stall: float) -> bool:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
@@ -2391,12 +2399,8 @@ class Connection(Outlet):
         """Let a replay feed it; what is sent meanwhile waits in the replay's queue."""
         with self._lock:
             self._replay = replay
+            self.is_following = True
             self._is_plain = False
-
-    @property
-    def is_following(self) -> bool:
-        """Whether a replay feeds it."""
-        return self._replay is not None
 
     def is_hungry(self) -> bool:
         """Whether the replay may feed it now; if not, it wakes the replay later."""
@@ -2447,6 +2451,7 @@ class Connection(Outlet):
             replay.queue.clear()
             replay.wake()
             self._replay = None
+            self.is_following = False
             self._held = 0
             self._is_plain = self._tls is None and bool(_DONT_WAIT) and self._corked is None
             self._on_shrunk()
@@ -2519,6 +2524,18 @@ class Connection(Outlet):
                 self._socket.shutdown(socket.SHUT_WR)
 
 
+def check_thread(owner: int, call: str) -> None:
+    """See that a game calls from the room's thread: from another one, messages could get lost.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if threading.get_ident() != owner:
+        raise RuntimeError(
+            f"{call} is for the room's own thread; from any other say room.call_soon({call}, ...)"
+        )
+
+
 class Client:
     """A seat in a room: who a message is from, and whom one is for.
 
@@ -2571,7 +2588,13 @@ class Client:
         return self.peer[0]
 
     def send(self, message: str | bytes) -> None:
-        """Send a text or binary message; for in-process games, on the room's thread."""
+        """Send a text or binary message; for in-process games, on the room's thread.
+
+        Raises:
+            RuntimeError: this is another thread; see `GameRoom.call_soon`.
+        """
+        assert self.room is not None
+        check_thread(self.room.thread, "client.send")
         self.post(encode_message(message, self.connection.coding))
 
     def post(self, data: bytes) -> None:
@@ -2589,8 +2612,10 @@ class Client:
 
         Raises:
             ValueError: the code must not be sent.
+            RuntimeError: this is another thread; see `GameRoom.call_soon`.
         """
         assert self.room is not None
+        check_thread(self.room.thread, "client.close")
         check_close_code(code)
         self.flush()
         self.room.kick(self, code, reason)
@@ -3412,11 +3437,19 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """A game's own thread wants a function to be called on the room's."""
+
+    function: Callable[..., object]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The room is over: what came before this is still handled."""
 
 
-RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Ended
+RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Called | Ended
 
 
 class Backend:
@@ -4306,9 +4339,10 @@ class Game:
 
 
 class GameRoom:
-    """A room as its game sees it; to be used on the room's thread only."""
+    """A room as its game sees it; all but `call_soon` is for the room's thread only."""
 
     def __init__(self, room: Room) -> None:
+        self._thread = threading.get_ident()
         self.id = room.name
         self.clients: dict[int, Client] = {}  # by ID, in the order they came
         self.closing: ConnectionClosed | None = None
@@ -4326,7 +4360,12 @@ class GameRoom:
         self._room.metadata = json.dumps(value, allow_nan=False)
 
     def broadcast(self, message: str | bytes, exclude: Iterable[Client] = ()) -> None:
-        """Send a message to every client but the excluded; it is encoded once."""
+        """Send a message to every client but the excluded; it is encoded once.
+
+        Raises:
+            RuntimeError: this is another thread; see `call_soon`.
+        """
+        check_thread(self._thread, "room.broadcast")
         encoded: dict[int, bytes] = {}  # by coding, of which there are few
         excluded = {client.id for client in exclude}
         if not excluded:  # or it is not for everyone, and so not for those who come later
@@ -4344,14 +4383,34 @@ class GameRoom:
 
         Raises:
             ValueError: the code must not be sent.
+            RuntimeError: this is another thread; see `call_soon`.
         """
+        check_thread(self._thread, "room.close")
         check_close_code(code)
         self.closing = ConnectionClosed(code, reason)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function once, on the room's thread, after that many seconds."""
+        """Call a function once, on the room's thread, after that many seconds.
+
+        Raises:
+            RuntimeError: this is another thread; see `call_soon`.
+        """
+        check_thread(self._thread, "room.call_later")
         due = time.monotonic() + seconds
         heapq.heappush(self._calls, (due, next(self._order), function))
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function once, on the room's thread, soon; for a game's own threads.
+
+        The calls of a thread come in their order, before or behind what clients send. If a
+        thousand wait already, another thread waits, too; so no hook may wait for such a thread.
+
+        Raises:
+            RuntimeError: the room has ended, and the function will not be called.
+        """
+        size = CALL_SIZE if threading.get_ident() != self._thread else 0
+        if not self._room.inbox.put(Called(function, arguments), size):
+            raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
 
     def next_call(self) -> float | None:
         """Return when the earliest of these calls is due, in monotonic seconds."""
@@ -4440,6 +4499,8 @@ class GameBackend(Backend):
             self._game.on_leave(event.client, event.code)
         elif isinstance(event, Draining):
             self._game.on_drain(event.seconds)
+        elif isinstance(event, Called):
+            event.function(*event.arguments)
 
     def _run_due(self) -> None:
         """Make the timed calls and the tick that are due; end the room if a hook asked for it.
@@ -4477,15 +4538,24 @@ class GameBackend(Backend):
             self._flush(client)
 
     def _flush(self, client: Client) -> None:
-        """Send what the game has for a client; one that reads too slowly is let go."""
+        """Send what the game has for a client; one that does not read is let go.
+
+        Nobody waits for it, so while it reads, GAME_BACKLOGS times --backlog may wait for it.
+        """
         if not client.outbox:
             return
-        if client.connection.is_full:
+        if client.connection.is_full and self._is_too_slow(client):
             client.outbox.clear()
             self._room.drop_slow(client)
         self._room.traffic.messages_out += len(client.outbox)
         self._room.traffic.bytes_out += sum(map(len, client.outbox))
         client.flush()
+        if client.connection.is_full:
+            self._room.watch(client)
+
+    def _is_too_slow(self, client: Client) -> bool:
+        size = sum(map(len, client.outbox))
+        return client.connection.overflows(size) or self._room.is_stuck(client)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -5195,6 +5265,7 @@ class Room:
         self.closing = threading.Event()  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
         self.since = self.empty_since = time.monotonic()  # the latter likewise
+        self.thread = threading.get_ident()  # its own, once that runs
         self._backend = backend
         self._opener = opener
         self._stall = stall
@@ -5268,12 +5339,17 @@ class Room:
             elif connection.is_following:
                 self.watch(client)
         elif connection.is_following or connection.is_full:
-            # One who has only come is not to be all there at once, with --stall 0.
-            patience = self._stall or (1.0 if connection.is_following else 0.0)
-            if connection.has_stalled(patience) or connection.is_lost:
+            if self.is_stuck(client):
                 self.drop_slow(client)
             else:
                 self.watch(client)
+
+    def is_stuck(self, client: Client) -> bool:
+        """Whether a client that lags behind takes nothing, or lags too far."""
+        connection = client.connection
+        # With --stall 0 one who has only come need not have taken all of the past at once.
+        patience = self._stall or (1.0 if connection.is_following else 0.0)
+        return connection.has_stalled(patience) or connection.is_lost
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""
@@ -5346,6 +5422,7 @@ class Room:
     # -- the room's thread --
 
     def _run(self) -> None:
+        self.thread = threading.get_ident()
         self.log.info("room opened")
         try:
             self._backend.start(self, self._opener)

@@ -232,6 +232,7 @@ def test_the_table_of_limits_is_true() -> None:
         "message of a client": [size(config.maxmsg)],
         "what clients have sent": [size(module.INBOX_SIZE)],
         "what the program has printed": [size(config.backlog)],
+        "what a game has sent": [f"{module.GAME_BACKLOGS} times"],
         "a client with a full backlog": [f"{config.stall:g} s", "1008"],
         "history of a room": [
             size(config.cachebytes),

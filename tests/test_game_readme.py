@@ -163,7 +163,7 @@ def test_what_is_said_of_a_room_exists() -> None:
     named = {name.removeprefix("room.") for name in rows("room")}
     room = scalesocket.GameRoom.__new__(scalesocket.GameRoom)
     room.__init__(type("Room", (), {"name": "x"})())  # type: ignore[misc]
-    assert named == {"id", "clients", "metadata", "broadcast", "call_later", "close"}
+    assert named == {"id", "clients", "metadata", "broadcast", "call_later", "call_soon", "close"}
     assert named <= {*vars(room), *vars(type(room))}
 
 

@@ -352,6 +352,24 @@ def test_a_newcomer_that_reads_nothing_at_all_is_closed_and_bounded(tmp_path: Pa
         assert first.receive_text() == "still here"
 
 
+def test_the_others_do_not_wait_for_a_newcomer_whose_messages_are_longer_than_its_backlog() -> None:
+    """What it has of the past fills its backlog by itself; that is for nobody to wait for."""
+    options = ("--cache", "all:30", "--backlog", "256K", "--stall", "3600", "--metrics")
+    with serve(*options, "cat") as server, RawClient.connect(server) as first:
+        messages = numbered(30, 1_000_000)
+        for message in messages:
+            first.send_text(message)
+            first.receive_many(1)
+        with deaf_client(server) as slow:
+            wait_until(lambda: metric(server, "scalesocket_backlog_bytes") > 256 * 1024)
+            for number in range(20):
+                first.send_text(f"tick {number}")
+                assert first.receive_text() == f"tick {number}"
+            assert metric(server, "scalesocket_replay_bytes") > 0
+            assert_same(slow.receive_many(30), messages)
+            assert slow.receive_text() == "tick 0"
+
+
 def test_a_newcomer_that_reads_steadily_gets_all_of_a_history_over_the_backlog(
     talker: str,
 ) -> None:
