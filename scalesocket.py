@@ -4472,9 +4472,10 @@ class GameBackend(Backend):
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def stop(self) -> None:
-        """Tell the game that the room ends."""
+        """Tell the game that the room ends; who is still there gets what it says to that."""
         try:
             self._game.on_dispose()
+            self._flush_all()
         except Exception:
             self._room.log.exception("the game failed to dispose of itself")
 
@@ -5271,6 +5272,10 @@ class Room:
         self._stall = stall
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
+        self._farewell: tuple[int, str] | None = None  # what ends its connections, when it may
+        self._is_cut = False  # nobody hears any more what its backend says
+        self._lost = 0  # messages of it
+        self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
         self.audience = Audience(history, self.traffic, self.log)
 
@@ -5380,6 +5385,20 @@ class Room:
         self.closing.set()
         self.inbox.close()
 
+    def wind_up(self, code: int, reason: str) -> None:
+        """Let the room come to its end; its clients are told when its backend has stopped.
+
+        So they get all that it still says.
+        """
+        self._farewell = (code, reason)
+        self.expire()
+
+    def cut(self) -> None:
+        """End the room for its clients at last, whatever its backend does."""
+        if self._farewell is not None:
+            self._is_cut = True
+            self.end(*self._farewell)
+
     def end(self, code: int, reason: str) -> None:
         """End the room for its clients, and for newcomers; its thread then stops the backend."""
         for client in self.registry.vacate(self):
@@ -5394,6 +5413,8 @@ class Room:
         and what its socket does not take is its backlog, which drains while the pump waits.
         """
         full: list[Client] = []
+        if self._is_cut:
+            self._lost += sum(len(o.payloads) for o in outputs if isinstance(o, Route))
         if len(outputs) == 1:  # a run of broadcasts, as most often
             groups = [outputs]
         else:
@@ -5428,13 +5449,15 @@ class Room:
             self._backend.start(self, self._opener)
             while not self._handle(self.inbox.take(self._backend.wait_time())):
                 pass
-            self.end(CloseCode.NORMAL, "the room has ended")
+            if self._farewell is not None:
+                self._stop_backend()
+            self.end(*(self._farewell or (CloseCode.NORMAL, "the room has ended")))
         except ConnectionClosed as closed:
             self.log.info("%s", closed.reason)
-            self.end(closed.code, closed.reason)
+            self.end(*(self._farewell or (closed.code, closed.reason)))
         except BackendError as error:
             self.log.error("%s", error, exc_info=error.__cause__)
-            self.end(CloseCode.INTERNAL_ERROR, str(error))
+            self.end(*(self._farewell or (CloseCode.INTERNAL_ERROR, str(error))))
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
@@ -5463,10 +5486,17 @@ class Room:
             if isinstance(event, Left) and event.reply is not None:
                 event.client.connection.answer(event.reply)
         try:
-            self._backend.stop()
+            self._stop_backend()
         finally:
+            if self._lost:
+                self.report(None, f"{self._lost} messages that came too late for the end were lost")
             self.registry.forget(self)
             self.log.info("room closed")
+
+    def _stop_backend(self) -> None:
+        if not self._backend_stopped:
+            self._backend_stopped = True
+            self._backend.stop()
 
 
 class RoomRegistry:
@@ -5543,9 +5573,11 @@ class RoomRegistry:
                 return False
             client.departed = True
             room.seats.discard(client)
-            room.inbox.put(left)
+            heard = room.inbox.put(left)
             if not room.seats:
                 self._let_go(room)
+        if not heard and left.reply is not None:  # the room is about to end, and answers nobody
+            client.connection.answer(left.reply)
         room.audience.dismiss(client)  # if it was only just let in
         return True
 
@@ -5596,7 +5628,7 @@ class RoomRegistry:
             self._refusal = ConnectionClosed(code, reason)
             rooms = list(self._running)
         for room in rooms:
-            room.end(code, reason)
+            room.wind_up(code, reason)
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
@@ -8200,12 +8232,15 @@ class Server:
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while not self._registry.wait_until_idle(0.2) and time.monotonic() < deadline:
             pass  # in short waits, after each of which a second signal can be heeded
-        if not self._registry.wait_until_idle(0):
-            log.warning("some rooms did not end within %g s", DRAIN_TIMEOUT)
-            self.kill()
         deadline = time.monotonic() + CLOSE_TIMEOUT
+        if not self._registry.wait_until_idle(0):
+            self._cut_short()
         while self._reception.connections and time.monotonic() < deadline:
             time.sleep(0.01)
+        waiting = [c for c in self._reception.connections.copy() if c.backlog_size]
+        if waiting:
+            size = sum(connection.backlog_size for connection in waiting)
+            log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
         stop_orphans(b"", self._config.closegrace)  # also those that have dropped the marker
         if self._config.cache_size:
             self._registry.archive.stop()
@@ -8214,6 +8249,17 @@ class Server:
         if self._taps is not None:
             self._taps.close()
         self._say("stopped")
+
+    def _cut_short(self) -> None:
+        """Kill what has not ended in time; its clients get what that still brings, then Close."""
+        rooms = self._registry.totals()[3]
+        names = ", ".join(sorted(room.name for room in rooms)[:10])
+        more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
+        log.warning("rooms that did not end within %g s: %s%s", DRAIN_TIMEOUT, names, more)
+        self.kill()
+        self._registry.wait_until_idle(ABANDON_TIMEOUT)
+        for room in self._registry.totals()[3]:
+            room.cut()
 
     def _say(self, text: str, *values: object) -> None:
         """Log what one process does; of several workers, their parent tells it."""

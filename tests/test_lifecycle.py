@@ -483,7 +483,7 @@ def test_a_client_that_comes_while_the_server_drains_is_not_let_in(
             # Half a handshake, so that it has been accepted before.
             late.sendall(b"GET /room HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
             server.process.send_signal(signal.SIGTERM)
-            assert client.wait_close()[0] == 1001
+            server.wait_log("stopping")
             late.sendall(
                 b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                 b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -495,6 +495,7 @@ def test_a_client_that_comes_while_the_server_drains_is_not_let_in(
             late.shutdown(socket.SHUT_WR)
             wait_until(lambda: lines_of(notes))
             os.kill(child, signal.SIGKILL)
+            assert client.wait_close()[0] == 1001
             assert server.wait() == 0
         assert lines_of(notes) == ["EOF"]
 
