@@ -39,9 +39,10 @@ next byte starts another one.
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
 has no thread but its main one: see net/workers.py.
 
-Locks are taken in the order registry, room, connection, and none is held while waiting for a
-peer, a child or a disk. Every queue is bounded in bytes. A full inbox blocks its readers, so TCP
-slows its clients down; a full backlog makes the pump wait, so the child is slowed down.
+Locks are taken in the order registry, room, connection (that of all histories comes last), and none
+is held while waiting for a peer, a child or a disk. Every queue is bounded in bytes. A full inbox
+blocks its readers, so TCP slows its clients down; a full backlog makes the pump wait, so the child
+is slowed down. Nobody waits for a newcomer that is still being sent what was before its time.
 
 Chapters:
 
@@ -4971,6 +4972,11 @@ class Replay:
         """Whether it is so far behind that nothing can be kept for it."""
         return self._history.lost(self._at) > self._history.limit
 
+    @property
+    def is_outrun(self) -> bool:
+        """Whether it soon will be so far behind."""
+        return self._history.lost(self._at) > self._history.limit / 2
+
     def wake(self) -> None:
         """Have it go on, in its turn. May be called under any lock but the archive's."""
         if not self._called:
@@ -5166,10 +5172,17 @@ class Audience:
             self.history.add(opcode, [payload])
             return list(self._newcomers)
 
+    def is_outrun(self) -> bool:
+        """Whether there are only newcomers, and none of them can follow."""
+        if not self._newcomers:
+            return False
+        with self._lock:
+            alone = 0 < len(self._newcomers) == len(self._members)
+            return alone and all(replay.is_outrun for replay in self._newcomers.values())
+
     def bytes_left(self) -> int:
         """Return how much of the past its newcomers have yet to be sent."""
-        with self._lock:
-            return sum(replay.left for replay in self._newcomers.values())
+        return sum(replay.left for replay in self._newcomers.copy().values())
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
@@ -5427,6 +5440,8 @@ class Room:
         for client in full:
             if not client.connection.wait_until_drained(self._stall):
                 self.drop_slow(client)
+        while self.audience.is_outrun():  # then it is for their sake that the child waits
+            time.sleep(0.01)
 
     def _send(self, outputs: list[Output]) -> list[Client]:
         for output in outputs:

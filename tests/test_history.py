@@ -427,6 +427,25 @@ def test_a_newcomer_that_falls_too_far_behind_is_closed(tmp_path: Path) -> None:
             trickling.join()
 
 
+def test_a_program_waits_for_its_only_newcomer(tmp_path: Path) -> None:
+    """Where nobody else is held up, a flood is slowed down to the newcomer, who loses nothing."""
+    flood = program(
+        tmp_path,
+        "import itertools, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "for number in itertools.count():\n"
+        "    print(f'{number:08}' + 'x' * 400)\n",
+    )
+    options = ("--cache", "99999", "--cachebytes", "8M", "--backlog", "256K", "--metrics")
+    with serve(*options, flood) as server, RawClient.connect(server) as first:
+        first.receive_many(30_000)
+        with deaf_client(server) as second:
+            wait_until(lambda: metric(server, "scalesocket_replay_bytes"))
+            first.close()
+            count_up(second, 60_000)
+        assert metric(server, "scalesocket_slow_clients_closed_total") == 0
+
+
 # ==== 5. In order ==========================================================
 
 

@@ -231,6 +231,7 @@ def test_a_folder_of_files_must_be_there(tmp_path: Path) -> None:
         ("--stall", ["-5"]),
         ("--maxmsg", ["", "x", "-1", "1T", "1KB", "K", "1.5M", "0x10", "9" * 20]),
         ("--maxrooms", ["", "x", "-1", "1.5", "1K", "9" * 20]),
+        ("--cachebytes", ["", "0", "4095", "x", "-1"]),
         ("--cache", ["", "0", "-1", "x", "some:8", "tagged:", "tagged:0", ":8", "8:all", "1.5"]),
         ("--delimiters", ["", "é", "🦊"]),
         ("--tcpports", ["", "1", "1:", ":1", "2:1", "0:5", "1:65536", "a:b", "1:2:3", "1-2"]),
