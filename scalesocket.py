@@ -19,16 +19,17 @@ Everything moves in batches of whatever is there: one `recv` makes one item in t
 items that wait make one write, one read of the child's output makes one send for each client.
 Nothing waits in order to batch, so a quiet room answers at once and a busy one costs less per
 message the busier it gets. While a room has nothing to do, a reader writes to its child itself.
-A client that says nothing costs no thread: its reader ends after a second without a byte, and the
-next byte starts another one.
+The first few clients have a reader each; a crowd shares one thread, which takes one `recv` from
+each that is ready and gives each room what has come for it as one batch.
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             a signal has drained it
-    acceptor    1                accepts, opens WebSockets, watches      the server has ended
-                                 who says nothing, starts readers
-    reader      1 per client     whatever the acceptor would have to     nothing comes for a second,
-                that speaks      wait for; then recv                     or the connection ends
-    substitute  1                reads in turn if there are no threads   the server has ended
+    acceptor    1                accepts, opens WebSockets, reads        the server has ended
+                                 all clients without a reader
+    reader      1 for each of    recv, parse, unmask, into the           its client has gone
+                the first 16     room's inbox
+    helper      on demand        what the acceptor would have to wait    the client is in, or the
+                                 for: TLS, --auth, plain HTTP            connection has ended
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
@@ -39,10 +40,11 @@ next byte starts another one.
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
 has no thread but its main one: see net/workers.py.
 
-Locks are taken in the order registry, room, connection (that of all histories comes last), and none
-is held while waiting for a peer, a child or a disk. Every queue is bounded in bytes. A full inbox
-blocks its readers, so TCP slows its clients down; a full backlog makes the pump wait, so the child
-is slowed down. Nobody waits for a newcomer that is still being sent what was before its time.
+Locks are taken in the order registry, room, turn (chapter 7), connection (that of all histories
+comes last), and none is held while waiting for a peer, a child or a disk. Every queue is bounded in
+bytes. Who has something for a full inbox is not read, so TCP slows it down; a full backlog makes the
+pump wait, so the child is slowed down. Nobody waits for a newcomer that is still being sent what was
+before its time.
 
 Chapters:
 
@@ -132,7 +134,6 @@ MIB = 1024 * KIB
 
 FIRST_RECEIVE_SIZE = 4 * KIB  # bytes taken from a socket at first, which most requests fit into
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
-QUIET_RECEIVE_SIZE = 512  # … from a client that sends little: it waits with the buffer made
 THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 192 KiB do not
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
@@ -146,7 +147,7 @@ EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives 
 MAX_UNHURRIED = 100  # events in a room that it need not know of at once
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
-READER_PATIENCE = 1.0  # seconds that a reader waits for more, before its client is only watched
+OWN_READERS = 16  # clients that have a reader each; all others share one
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
@@ -187,8 +188,7 @@ MAX_CLAIMS = 32  # facts about a user
 MAX_REFUSED_OF_ONE = 4  # connections of one address beyond --maxperaddr that are answered
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
-SWITCH_INTERVAL = 1e-5  # seconds for each thread, after which one may be interrupted
-LEAST_SWITCH_INTERVAL = 0.0001  # seconds
+SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
 MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 UNIX_PEER = ("unix", 0)  # address and port of a peer that came through a Unix socket
@@ -1576,10 +1576,10 @@ class LineProtocol:
 
 
 # ==== 7. Connection ======================================================================
-# The first threads. A connection that speaks is read by its own reader thread, which may block, and
-# written by whichever thread has a message, which may not: what the kernel does not take at once
-# goes to the connection's backlog, and the one sender thread finishes it. In a fan-out no client
-# costs a thread, a queue or a hand-over, and no byte is written out of order or by two threads.
+# The first threads. A connection is read by its reader, and written by whichever thread has a
+# message; neither waits for the peer. What the kernel does not take at once goes to the backlog of
+# the connection, and the one sender thread finishes it. In a fan-out no client costs a thread, a
+# queue or a hand-over, and no byte is written out of order or by two threads.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Linux)
@@ -1629,14 +1629,14 @@ def reset_when_closed(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def limit_waiting(sock: socket.socket, seconds: float) -> None:
-    """Let `recv` raise BlockingIOError when nothing comes for so long, where the system can.
-
-    A time-out of the kernel's costs nothing; one of Python's is a `poll` before each `recv`.
-    """
-    if POSIX:
-        patience = struct.pack("ll", *divmod(int(seconds * 1e6), 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+# One turn at a time. Each `recv` and `send` lets go of the interpreter lock, and whoever else runs
+# takes it: a fan-out to a thousand clients would lose it a thousand times. So a round of `recv`s
+# and a fan-out of `send`s, none of which blocks, hold this lock for their whole length. Who waits
+# for it sleeps in the kernel. It is taken after the locks of registry and room, and before that of
+# a connection. Without the interpreter lock there is nothing to take turns for.
+TURN: contextlib.AbstractContextManager[object] = threading.Lock()
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    TURN = contextlib.nullcontext()
 
 
 class Timer:
@@ -1693,22 +1693,40 @@ class Poller:
     def __init__(self, name: str) -> None:
         self._name = name
         self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
+        self._woken = False  # a byte is under way, and not read yet
         self.shortage = Shortage()
         self._stopped = False
 
     def start(self) -> None:
-        """Start the thread."""
-        self._selector = selectors.DefaultSelector()  # touched by that thread alone
+        """Start the thread.
+
+        Raises:
+            OSError, ShortageError: the system is out of descriptors or threads.
+        """
+        self._open()
+        try:
+            self._thread = start_thread(self._name, self._run)
+        except ShortageError:
+            self._close()
+            raise
+
+    def _open(self) -> None:
         self._wake_up, self._waker = socket.socketpair()
+        try:
+            self._selector = selectors.DefaultSelector()  # touched by the thread alone
+        except OSError:
+            self._wake_up.close()
+            self._waker.close()
+            raise
         self._wake_up.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
-        self._thread = start_thread(self._name, self._run)
 
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
         self._errands.append(function)
-        self._wake()
+        if not self._woken:
+            self._wake()
 
     def stop(self) -> None:
         """End the thread, and wait for that; not for that thread itself."""
@@ -1717,6 +1735,7 @@ class Poller:
         self._thread.join()
 
     def _wake(self) -> None:
+        self._woken = True
         # Full: a wake-up is under way already. Closed: the server has stopped.
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
@@ -1725,6 +1744,9 @@ class Poller:
         while not self._stopped:
             for key, _ in self._selector.select():
                 self._do(key.data)
+        self._close()
+
+    def _close(self) -> None:
         self._selector.close()
         self._wake_up.close()
         self._waker.close()
@@ -1733,6 +1755,7 @@ class Poller:
         with contextlib.suppress(BlockingIOError):
             while self._wake_up.recv(4096):
                 pass
+        self._woken = False  # before they are done: one that comes now wakes us again
         while self._errands:
             self._do(self._errands.popleft())
 
@@ -2192,10 +2215,9 @@ class Connection(Outlet):
         self._protocol = protocol
         self._timer = timer
         self._early = early
-        self._receive_size = QUIET_RECEIVE_SIZE
-        self.listening = True  # or the reader is busy; both are written by it alone
+        self.listening = True  # or its reader has paused it; both are written by that alone
         self.since = time.monotonic()
-        self.is_quiet = False  # nothing has come for READER_PATIENCE (see `grow_quiet`)
+        self._leaving = False  # what comes is dropped
         # These are guarded by the lock, too.
         self._corked: list[bytes] | None = [response] if response else None
         self._replay: Replay | None = None  # what goes before all that is sent
@@ -2220,34 +2242,29 @@ class Connection(Outlet):
 
     @property
     def has_more(self) -> bool:
-        """Whether `receive` will return without waiting for bytes."""
-        return bool(self._early) or self._protocol.pending
-
-    def grow_quiet(self) -> None:
-        """Let `receive` return without events, and `is_quiet`, when nothing comes for a while."""
-        limit_waiting(self._socket, READER_PATIENCE)
+        """Whether `receive` has something to give though no more bytes come."""
+        ended = self._tls is not None and self._tls.ended
+        return bool(self._early) or self._protocol.pending or ended
 
     def receive(self) -> list[Event] | None:
-        """Wait for bytes; return their events, or None when the connection has ended.
+        """Take what has come, without waiting; return its events, or None when that was all.
 
         Pings are answered here (5.5.2).
         """
         data, self._early = self._early, b""
-        wanted = not (data or self._protocol.pending)
-        self.is_quiet = False
-        if wanted:
-            data = self._receive_some()
-            if self.is_quiet:
+        if not (data or self._protocol.pending):
+            try:
+                data = self._take_bytes()
+            except BlockingIOError:
                 return []
-        self.listening = False
-        self.since = time.monotonic()
-        if wanted and not data:
-            return self._protocol.finish()
-        if wanted and self._tls is not None:
-            plain = self._decrypt(data)
-            if plain is None:
-                return None
-            data = plain
+            self.since = time.monotonic()
+            if not data:
+                return self._protocol.finish()
+            if self._tls is not None:
+                plain = self._decrypt(data)
+                if plain is None:
+                    return None
+                data = plain
         events = self._protocol.receive(data)
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
@@ -2255,25 +2272,52 @@ class Connection(Outlet):
                 self.interject(encode_frame(Opcode.PONG, event.payload))
         return events
 
-    def _receive_some(self) -> bytes:
-        """Wait for bytes; return none when the connection has ended."""
+    def wait(self) -> None:
+        """Wait until `receive` has something to give; for a thread that has but one connection."""
+        if not self.has_more:
+            with contextlib.suppress(ValueError), selectors.DefaultSelector() as selector:
+                selector.register(self._socket, selectors.EVENT_READ)  # ValueError: it has ended
+                selector.select()
+
+    def pause(self) -> None:
+        """Note that nothing is taken for a while, so that silence is not the peer's fault."""
+        self.listening, self.since = False, time.monotonic()
+
+    def resume(self) -> None:
+        """Note that the peer is listened to again."""
+        self.listening, self.since = True, time.monotonic()
+
+    def drop_input(self) -> bool:
+        """Take what has come and drop it; return whether more may come.
+
+        Closing a socket with unread bytes in it would reset the connection, and the peer would
+        lose our Close frame (7.1.1). After CLOSE_TIMEOUT it is cut off.
+        """
+        if not self._leaving:
+            self._leaving = True
+            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+        try:
+            return bool(self._take_bytes())
+        except BlockingIOError:
+            return True
+
+    def _take_bytes(self) -> bytes:
+        """Return what has come, and no bytes at the end.
+
+        Raises:
+            BlockingIOError: nothing has.
+        """
         if self._tls is not None and self._tls.ended:
             return b""
-        if not self.listening:  # or nothing has come since it was last waited for
-            self.since = time.monotonic()  # first, or the timer could take a busy time for silence
-            self.listening = True
         try:
-            data = self._socket.recv(self._receive_size)
+            return self._socket.recv(RECEIVE_SIZE, _DONT_WAIT)
         except BlockingIOError:
-            self.is_quiet = True
-            return b""
+            raise
         except OSError:  # a reset, which is an end like any other
-            data = b""
-        self._receive_size = RECEIVE_SIZE if len(data) >= QUIET_RECEIVE_SIZE else QUIET_RECEIVE_SIZE
-        return data
+            return b""
 
     def await_answers(self, since: float) -> None:
-        """Wait until no answer has come for a moment, if the peer may still read.
+        """Wait until no answer has come for a moment; on a thread of its own.
 
         Whoever has only half-closed a plain connection has asked all, and not heard all
         (`printf 'lobby\\nhi\\n' | nc localhost 9001`).
@@ -2281,8 +2325,6 @@ class Connection(Outlet):
         Args:
             since: when the room began, whose program may have to start.
         """
-        if self.coding != LINES:
-            return
         with self._lock:
             self._is_plain = False  # so that `_push` gets to know of everything
         now = time.monotonic()
@@ -2294,19 +2336,6 @@ class Connection(Outlet):
             now = time.monotonic()
             if seen != self._pushes:
                 seen, until = self._pushes, now + ANSWER_PAUSE
-
-    def drain_input(self) -> None:
-        """Read and drop whatever comes until the connection has ended.
-
-        Closing a socket with unread bytes in it would reset the connection, and the peer
-        would lose our Close frame (7.1.1).
-        """
-        self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
-        with contextlib.suppress(OSError):
-            while True:
-                with contextlib.suppress(BlockingIOError):  # see `grow_quiet`
-                    if not self._socket.recv(RECEIVE_SIZE):
-                        return
 
     # -- anyone's side --
 
@@ -2378,7 +2407,7 @@ class Connection(Outlet):
             self.interject(self._protocol.ping)
 
     def probe(self) -> bool:
-        """Return whether the peer is still there, though the reader is too busy to listen.
+        """Return whether the peer is still there, though nothing is read from it.
 
         A peer that has gone may have left more than we have room to read, and its end comes
         only behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset, which
@@ -2604,6 +2633,8 @@ class Client:
         if self.left:
             return
         if data:
+            if not self.outbox:
+                self.room.unsent.append(self)
             self.outbox.append(data)
         else:
             self.room.report(self.id, "a binary message was not sent: it is no line of text")
@@ -4536,24 +4567,31 @@ class GameBackend(Backend):
         traffic.ticks_skipped += skipped
 
     def _flush_all(self) -> None:
-        for client in list(self._game_room.clients.values()):
-            self._flush(client)
+        """Send what hooks have said to those it is for; nobody else is looked at."""
+        if not self._room.unsent:
+            return
+        unsent, self._room.unsent = self._room.unsent, []
+        with TURN:
+            slow = [client for client in unsent if not self._flush(client)]
+        for client in slow:
+            self._room.drop_slow(client)
 
-    def _flush(self, client: Client) -> None:
-        """Send what the game has for a client; one that does not read is let go.
+    def _flush(self, client: Client) -> bool:
+        """Send what the game has for a client; return False if it does not read, and is to go.
 
         Nobody waits for it, so while it reads, GAME_BACKLOGS times --backlog may wait for it.
         """
         if not client.outbox:
-            return
+            return True
         if client.connection.is_full and self._is_too_slow(client):
             client.outbox.clear()
-            self._room.drop_slow(client)
+            return False
         self._room.traffic.messages_out += len(client.outbox)
         self._room.traffic.bytes_out += sum(map(len, client.outbox))
         client.flush()
         if client.connection.is_full:
             self._room.watch(client)
+        return True
 
     def _is_too_slow(self, client: Client) -> bool:
         size = sum(map(len, client.outbox))
@@ -4606,19 +4644,20 @@ def make_backend(config: Config, ports: PortPool) -> Backend:
 
 
 class Inbox:
-    """A queue of room events, bounded in bytes: putting messages into a full one waits.
+    """A queue of room events, bounded in bytes: who reads clients stops while it is full.
 
     Args:
-        limit: bytes of messages that may wait; a single larger one is let in when none does.
+        limit: bytes of messages that may wait; what comes in one `recv` may go beyond it.
     """
 
     def __init__(self, limit: int = INBOX_SIZE) -> None:
         self._limit = limit
         self._lock = threading.Lock()  # guards all below
         self._filled = threading.Condition(self._lock)
-        self._freed = threading.Condition(self._lock)
         self._events: list[RoomEvent] = []
         self._size = 0  # bytes
+        self.is_full = False
+        self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
         self._idle = False  # the room's thread waits in `take`
         self._claimed = False  # a reader does its work meanwhile
@@ -4628,34 +4667,41 @@ class Inbox:
         """Bytes of messages that wait."""
         return self._size
 
-    def put(
-        self,
-        event: RoomEvent,
-        size: int = 0,
-        *,
-        wanted: Callable[[], bool] | None = None,
-        urgent: bool = True,
-    ) -> bool:
-        """Add an event, once there is room for its bytes; return whether it was added.
+    def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
+        """Add an event; return whether it was added, as it is unless the room is over.
 
         Args:
             event: what happened.
-            size: bytes that it takes; none are let in at once.
-            wanted: asked once a second while waiting; if it says no, the event is dropped.
             urgent: or it may wait for the next one, as long as there are few.
         """
         with self._lock:
-            while size and self._size + size > self._limit and self._size and not self._closed:
-                if not self._freed.wait(1.0) and wanted is not None and not wanted():
-                    return False
-            # Who was kicked while waiting has left already, and says no more.
-            if self._closed or (isinstance(event, Received) and event.client.departed):
+            if self._closed:
                 return False
             self._events.append(event)
-            self._size += size
             if not self._claimed and (urgent or len(self._events) > MAX_UNHURRIED):
                 self._filled.notify()
             return True
+
+    def put_messages(self, received: Iterable[Received]) -> None:
+        """Add what clients have sent, but for those who have left; look at `is_full` before."""
+        with self._lock:
+            if self._closed:
+                return
+            for event in received:
+                if not event.client.departed:  # who was kicked says no more
+                    self._events.append(event)
+                    self._size += event.run.size
+            self.is_full = self._size >= self._limit
+            if not self._claimed:
+                self._filled.notify()
+
+    def when_freed(self, function: Callable[[], None]) -> None:
+        """Call a function, which must not block, once it is not full; at once if it is not."""
+        with self._lock:
+            if self.is_full:
+                self._on_freed.append(function)
+                return
+        function()
 
     def claim(self, client: Client) -> bool:
         """Take the place of the room's thread if that is idle; `release` gives it back.
@@ -4677,6 +4723,7 @@ class Inbox:
             if rest is not None:
                 self._events.insert(0, rest)
                 self._size += len(rest.data)
+                self.is_full = self._size >= self._limit and not self._closed
             if self._events:
                 self._filled.notify()
 
@@ -4689,7 +4736,10 @@ class Inbox:
                 while self._claimed:
                     self._filled.wait()
                 self._idle = False
-            return self._empty()
+            events, self._events = self._events, []
+            self._size = 0
+            self._free()
+            return events
 
     def close(self) -> None:
         """Let nothing more in, and wake who waits; `Ended` comes after what is there."""
@@ -4698,14 +4748,12 @@ class Inbox:
                 self._closed = True
                 self._events.append(Ended())
                 self._filled.notify()
-                self._freed.notify_all()
+                self._free()
 
-    def _empty(self) -> list[RoomEvent]:
-        events, self._events = self._events, []
-        if self._size:
-            self._size = 0
-            self._freed.notify_all()
-        return events
+    def _free(self) -> None:
+        self.is_full = False
+        while self._on_freed:
+            self._on_freed.pop()()
 
 
 class Past:
@@ -5187,7 +5235,7 @@ class Audience:
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
         full = []
-        with self._lock:
+        with self._lock, TURN:
             for clients, data in self._address(outputs):
                 for client in clients:
                     connection = client.connection
@@ -5283,6 +5331,7 @@ class Room:
         self._backend = backend
         self._opener = opener
         self._stall = stall
+        self.unsent: list[Client] = []  # whom its game has said something to; its thread's alone
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
         self._farewell: tuple[int, str] | None = None  # what ends its connections, when it may
@@ -5308,22 +5357,22 @@ class Room:
             self.admit(client)
         self.inbox.put(Joined(client), urgent=self._backend.hears_joins)
 
-    def receive(self, client: Client, run: Messages) -> bool:
-        """Take messages from a client; wait while the inbox is full. False: they were dropped."""
-        if client.departed:
-            return False
+    def receive(self, received: list[Received]) -> None:
+        """Take what clients have sent, in its order."""
         if self.log.traces:
-            self.log.trace("<", run.payloads, client.id)
-        received = Received(client, run)
-        if not (self._backend.takes_directly and self.inbox.claim(client)):
-            return self.inbox.put(received, run.size, wanted=client.connection.is_alive)
+            for event in received:
+                self.log.trace("<", event.run.payloads, event.client.id)
+        first = received[0]
+        alone = len(received) == 1 and self._backend.takes_directly
+        if not (alone and self.inbox.claim(first.client)):
+            self.inbox.put_messages(received)
+            return
         rest = None
         try:
-            self.traffic.count_received(run)
-            rest = self._backend.hand_over(received)
+            self.traffic.count_received(first.run)
+            rest = self._backend.hand_over(first)
         finally:
             self.inbox.release(rest)
-        return True
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
@@ -7129,14 +7178,6 @@ class Guest:
         """Go in, if need be; return False if that could take long, unless `patient`."""
         return patient
 
-    def stay(self, *, once: bool) -> bool:
-        """Pass on what it sends; return whether it is still there, but quiet for a while.
-
-        Args:
-            once: pass on what one `recv` brings, and do not wait for more.
-        """
-        raise NotImplementedError
-
     def dismiss(self) -> None:
         """Give back what it has held."""
         self._reception.dismiss(self.connection)
@@ -7156,12 +7197,7 @@ class Tunnel(Guest):
         self, reception: Reception, connection: Connection, carry: Callable[[], None]
     ) -> None:
         super().__init__(reception, connection)
-        self._carry = carry
-
-    def stay(self, *, once: bool) -> bool:
-        """Be carried to the end."""
-        self._carry()
-        return False
+        self.carry = carry
 
 
 class Member(Guest):
@@ -7178,19 +7214,18 @@ class Member(Guest):
         self, reception: Reception, registry: RoomRegistry, client: Client, worker: Worker | None
     ) -> None:
         super().__init__(reception, client.connection)
+        self.client = client
         self._registry = registry
-        self._client = client
         self._worker = worker
         self._entered = False
 
     def enter(self, *, patient: bool) -> bool:
         """Go into the room, which may refuse it, and send the response of the handshake."""
-        client, connection = self._client, self.connection
+        client, connection = self.client, self.connection
         if self._entered:
             return True
         if not patient and self._registry.may_wait(client.room_name):
             return False
-        connection.grow_quiet()
         self._entered = True
         if self._worker is not None:
             self._worker.vouch(client)
@@ -7202,46 +7237,18 @@ class Member(Guest):
         connection.open()
         return True
 
-    def stay(self, *, once: bool) -> bool:
-        """Put what it sends into its room's inbox, if it has one."""
-        room = self._client.room
-        closing: Closing | None = Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
-        try:
-            closing = self._relay(room, once)
-            if closing is not None and closing.code == CloseCode.NORMAL and room and not once:
-                self.connection.await_answers(room.since)
-        finally:
-            if closing is None:
-                pass
-            elif room is not None:
-                room.leave(self._client, closing)  # whatever happened, the seat goes back
-            else:
-                self.connection.answer(closing)
-        if closing is None:
-            return True
-        self.connection.drain_input()
-        return False
+    def leave(self, closing: Closing) -> None:
+        """Give back the seat, if it has one, and answer how the connection has ended."""
+        if self.client.room is not None:
+            self.client.room.leave(self.client, closing)
+        else:
+            self.connection.answer(closing)
 
     def dismiss(self) -> None:
         """Give back what it has held."""
         super().dismiss()
         if self._worker is not None and self._entered:
-            self._worker.release(self._client)
-
-    def _relay(self, room: Room | None, once: bool) -> Closing | None:
-        """Pass on messages; return how the connection ended, None: it has not."""
-        connection = self.connection
-        while (events := connection.receive()) is not None:
-            for event in events:
-                if isinstance(event, Messages) and room is not None:
-                    taken = room.receive(self._client, event)
-                    if not taken and not connection.is_alive():  # what is behind it must not come
-                        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
-                elif isinstance(event, Closing):
-                    return event
-            if connection.is_quiet or (once and not connection.has_more):
-                return None
-        return Closing(CloseCode.ABNORMAL, "connection lost", failed=False)
+            self._worker.release(self.client)
 
 
 class Reception:
@@ -7707,9 +7714,10 @@ class HttpDoor(Door):
     def _serve_tunnelled(self, sock: socket.socket) -> None:
         """Serve what comes through a tunnel, as if it had been accepted."""
         visit = Visit(self.prepare(sock, UNIX_PEER), UNIX_PEER, self)
-        while visit.read(b""):
-            pass
-        visit.end()
+        if visit.open(b""):
+            Reader("tunnel", Visit.end).run_for(visit)
+        else:
+            visit.end()
 
 
 class LineDoor(Door):
@@ -7764,41 +7772,47 @@ class Visit:
         self.since = time.monotonic()
         self.door = door
         self.crowded = crowded
-        self.is_in = False  # a reader must see it out
+        self.is_leaving = False  # it has said all that counts
+        self.held: list[Received] = []  # its room's inbox is full
         self._guest: Guest | None = None
         self.address = address
+
+    @property
+    def member(self) -> Member:
+        """Who it has become, once it is in."""
+        assert isinstance(self._guest, Member)
+        return self._guest
 
     def greet(self, data: bytes) -> bool:
         """Let it in, if its first bytes say all that takes, and it need not wait; return that."""
         try:
             if not self.crowded:
                 self._guest = self.door.greet(self.sock, self.address, data)
-            self.is_in = self._guest is not None and self._guest.enter(patient=False)
+            return self._guest is not None and self._guest.enter(patient=False)
         except OSError as error:
             self._log_end(error)
         except Exception:
             log.exception("our own bug")
-        return self.is_in
+        return False
 
-    def read(self, early: bytes, *, once: bool = False) -> bool:
-        """Read, and do what that asks for; return whether it is still there, but quiet.
+    def open(self, early: bytes) -> bool:
+        """Answer what it asks for; return whether it is in, and for a `Reader` from now on.
 
         Args:
-            early: what has been read already; nothing, if it is a guest.
-            once: it need not be quiet.
+            early: what has been read already.
         """
-        self.is_in = False
         try:
             if self._guest is None:
                 self._guest = self.door.receive(self.sock, self.address, self.crowded, early)
-            if self._guest is not None:
-                self._guest.enter(patient=True)
-                self.is_in = self._guest.stay(once=once)
+            if isinstance(self._guest, Tunnel):
+                self._guest.carry()
+            elif self._guest is not None:
+                return self._guest.enter(patient=True)
         except OSError as error:
             self._log_end(error)
         except Exception:
             log.exception("our own bug")
-        return self.is_in
+        return False
 
     def end(self) -> None:
         """Give back what it has held."""
@@ -7811,24 +7825,201 @@ class Visit:
         log.debug("connection from %s ended: %s", self.address[0], error)
 
 
-def set_pace() -> None:
-    """Let Python's threads take turns less often the more there are.
+class Reader(Poller):
+    """One thread that reads clients: one of its own, or all that share it.
 
-    Each that waits for its turn wakes up to ask for it once in such an interval: 10,000 that ask
-    every 5 ms leave no time for anything else, and then none of them is ever answered. With few,
-    a fiftieth of Python's 5 ms: beside a flooded room an echo's p99 is 2.1 ms, and 4.4 with 0.5.
+    In each round it takes one `recv` from every connection that is ready, and gives each room what
+    has come for it as one batch. It waits for nothing but its selector: who has something for a
+    room whose inbox is full is left out of it until there is room again, and so slowed down by TCP.
+
+    Args:
+        name: of the thread.
+        end: is called with each visit that has ended.
     """
-    interval = max(LEAST_SWITCH_INTERVAL, _thread._count() // 16 * 16 * SWITCH_INTERVAL)
-    if abs(interval - sys.getswitchinterval()) > LEAST_SWITCH_INTERVAL / 2:
-        sys.setswitchinterval(interval)
+
+    def __init__(self, name: str, end: Callable[[Visit], None]) -> None:
+        super().__init__(name)
+        self._end = end
+        # These are its thread's alone.
+        self._ready: dict[Visit, None] = {}  # in the order in which they are to be read
+        self._paused: dict[Room, deque[Visit]] = {}  # their room's inbox is full
+        self._looked_at = 0.0  # whether any of them has gone meanwhile
+        self._only: Visit | None = None  # with which it ends
+
+    def start_for(self, visit: Visit) -> None:
+        """Start the thread for one client, with whom it ends.
+
+        Raises:
+            ShortageError: there is none.
+        """
+        self._only = visit
+        self.start()
+        self.call(functools.partial(self.admit, visit))
+
+    def run_for(self, visit: Visit) -> None:
+        """Read one client to its end, on the thread that calls."""
+        self._only = visit
+        self._open()
+        self.admit(visit)
+        self._run()
+
+    # -- its thread --
+
+    def admit(self, visit: Visit) -> None:
+        """Read a client who is in from now on."""
+        self._selector.register(visit.sock, selectors.EVENT_READ, visit)
+        if visit.member.connection.has_more:  # it came with its request
+            self._ready[visit] = None
+
+    def adopt(self, visit: Visit) -> None:
+        """Read a client who is in from now on, and whose socket is watched already."""
+        self._selector.modify(visit.sock, selectors.EVENT_READ, visit)
+        if visit.member.connection.has_more:
+            self._ready[visit] = None
+
+    def _run(self) -> None:
+        while not self._stopped:
+            wait = 0 if self._ready else 1.0 if self._paused else None
+            for key, _ in self._selector.select(wait):
+                if isinstance(key.data, Visit):
+                    self._ready[key.data] = None
+                else:
+                    self._do(key.data)
+            if self._ready:
+                self._read_round()
+            if self._paused and time.monotonic() - self._looked_at >= 1.0:
+                self._look_after_paused()
+        self._close()
+
+    def _read_round(self) -> None:
+        visits, self._ready = self._ready, {}
+        with TURN:
+            heard = [(visit, self._receive(visit)) for visit in visits]
+        batches: dict[Room, list[Received]] = {}
+        for visit, events in heard:
+            try:
+                self._take(visit, events, batches)
+            except Exception:  # a bug of ours ends one client, and not the thread that reads all
+                log.exception("our own bug")
+                visit.member.connection.abort()
+        for room, received in batches.items():
+            room.receive(received)
+
+    def _receive(self, visit: Visit) -> list[Event] | None:
+        """Take what has come from a client; None: that was all."""
+        connection = visit.member.connection
+        if visit.is_leaving:
+            return [] if connection.drop_input() else None
+        try:
+            return connection.receive()
+        except Exception:
+            log.exception("our own bug")
+            return None
+
+    def _take(
+        self, visit: Visit, events: list[Event] | None, batches: dict[Room, list[Received]]
+    ) -> None:
+        """Put what a client has sent with what else has come for its room, or let it go."""
+        client = visit.member.client
+        if events is None and visit.is_leaving:
+            self._finish(visit)
+            return
+        if events is None:
+            events = [Closing(CloseCode.ABNORMAL, "connection lost", failed=False)]
+        closing = next((event for event in events if isinstance(event, Closing)), None)
+        received = [Received(client, event) for event in events if isinstance(event, Messages)]
+        room = client.room
+        if received and room is not None:
+            if room.inbox.is_full and closing is None and self._is_there(client):
+                self._pause(visit, room, received)
+                return
+            batches.setdefault(room, []).extend(received)
+        if closing is not None:
+            self._leave(visit, closing, batches)
+        elif client.connection.has_more:
+            self._ready[visit] = None
+
+    @staticmethod
+    def _is_there(client: Client) -> bool:
+        return not client.departed and client.connection.is_alive()
+
+    def _leave(self, visit: Visit, closing: Closing, batches: dict[Room, list[Received]]) -> None:
+        """Let a client go, behind all that it has said, and drop what else it sends."""
+        room = visit.member.client.room
+        if room is not None and room in batches:
+            room.receive(batches.pop(room))
+        visit.is_leaving = True
+        if closing.code == CloseCode.NORMAL and visit.member.connection.coding == LINES and room:
+            self.forget(visit.sock)  # its end has come, and would come again and again
+            with contextlib.suppress(ShortageError):
+                start_thread("answers", self._await_answers, visit, closing, room)
+                return
+            self.admit(visit)
+        self._ready[visit] = None
+        visit.member.leave(closing)
+
+    def _await_answers(self, visit: Visit, closing: Closing, room: Room) -> None:
+        """Let a client go once it has been answered; on a thread of its own."""
+        try:
+            visit.member.connection.await_answers(room.since)
+        finally:
+            visit.member.leave(closing)
+            self.call(functools.partial(self._drop, visit))
+
+    def _drop(self, visit: Visit) -> None:
+        self.admit(visit)
+        self._ready[visit] = None
+
+    def _finish(self, visit: Visit) -> None:
+        self.forget(visit.sock)
+        self._end(visit)
+        if visit is self._only:
+            self._stopped = True
+
+    def _pause(self, visit: Visit, room: Room, received: list[Received]) -> None:
+        self.forget(visit.sock)
+        visit.held = received
+        visit.member.connection.pause()
+        if room not in self._paused:
+            self._paused[room] = deque()
+            self._wait_for(room)
+        self._paused[room].append(visit)
+
+    def _wait_for(self, room: Room) -> None:
+        resume = functools.partial(self._resume_all, room)
+        room.inbox.when_freed(functools.partial(self.call, resume))
+
+    def _resume_all(self, room: Room) -> None:
+        """Let who waits for a room go on, as long as there is room in its inbox."""
+        paused = self._paused[room]
+        while paused and not room.inbox.is_full:
+            self._resume(paused.popleft(), room)
+        if paused:
+            self._wait_for(room)
+        else:
+            del self._paused[room]
+
+    def _resume(self, visit: Visit, room: Room) -> None:
+        received, visit.held = visit.held, []
+        room.receive(received)
+        visit.member.connection.resume()
+        self.admit(visit)
+
+    def _look_after_paused(self) -> None:
+        """Read on from those who have been closed meanwhile, or have gone."""
+        self._looked_at = time.monotonic()
+        for room, paused in self._paused.items():
+            for visit in [v for v in paused if not self._is_there(v.member.client)]:
+                paused.remove(visit)
+                self._resume(visit, room)
 
 
 class Lobby:
-    """Where connections are that say nothing; they cost no thread.
+    """Where connections are until it is known what they want, and who reads those that come in.
 
-    Its poller hears the first bytes of each, and lets it in if that takes no waiting. Whatever
-    does, a reader is started for, which is its connection's alone; when nothing has come for
-    READER_PATIENCE, the reader ends and the connection is back here.
+    Its own reader accepts, hears the first bytes of each connection, and lets it in if that takes
+    no waiting. Whatever does wait gets a thread until it is in. The first OWN_READERS clients have
+    a reader each, all others share this one: a crowd is read in rounds, by one thread.
 
     Args:
         turnstile: counts them.
@@ -7836,25 +8027,22 @@ class Lobby:
     """
 
     def __init__(self, turnstile: Turnstile, timer: Timer) -> None:
-        self.poller = Poller("acceptor")
+        self.poller = Reader("acceptor", self._end)
         self._turnstile = turnstile
         self._timer = timer
+        # Readers that may be started yet; each takes three descriptors.
+        self._own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         # These two are the poller's alone.
         self._unheard: dict[Visit, None] = {}  # in the order of their coming
         self._is_timed = False  # `_turn_out` will be called
-        self._unread: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()  # None: that is all
 
     def start(self) -> None:
-        """Start the threads."""
-        set_pace()
+        """Start the thread."""
         self.poller.start()
-        self._substitute = start_thread("substitute", self._stand_by)
 
     def stop(self) -> None:
-        """End the threads."""
+        """End the thread."""
         self.poller.stop()
-        self._unread.put(None)
-        self._substitute.join()
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have the poller's thread call a function later."""
@@ -7884,57 +8072,61 @@ class Lobby:
             self._turnstile.leave(address[0], crowded)
             return
         visit = Visit(sock, address, door, crowded=crowded)
-        if door.listens_at_once or (early and not visit.greet(early)):
-            self._start_reader(visit, early)
+        if door.listens_at_once:
+            self._ask(visit, early)
+            return
+        self.poller.watch(visit.sock, selectors.EVENT_READ, functools.partial(self._hear, visit))
+        if early:
+            self._greet(visit, early)
         else:
-            self._watch(visit)
-            if not early:
-                self._expect(visit)
-
-    def _watch(self, visit: Visit) -> None:
-        hear = functools.partial(self._hear, visit)
-        self.poller.watch(visit.sock, selectors.EVENT_READ, hear)
+            self._expect(visit)
 
     def _hear(self, visit: Visit) -> None:
-        """Heed what a connection says."""
-        data = b""
+        """Heed the first bytes of a connection."""
         if visit.sock.fileno() < 0:  # it has been turned out just now
             return
-        if not visit.is_in:
-            try:
-                data = visit.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
-            except BlockingIOError:
-                return
-            except OSError:  # a reset, which is an end like any other
-                data = b""
-            self._unheard.pop(visit, None)
-            if data and visit.greet(data):
-                return
-        self.poller.forget(visit.sock)
-        if data or visit.is_in:
-            self._start_reader(visit, data)
+        try:
+            data = visit.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:  # a reset, which is an end like any other
+            data = b""
+        self._unheard.pop(visit, None)
+        if data:
+            self._greet(visit, data)
         else:
+            self.poller.forget(visit.sock)
             self._end(visit)
 
-    def _start_reader(self, visit: Visit, early: bytes) -> None:
-        """Have a thread read it.
+    def _greet(self, visit: Visit, data: bytes) -> None:
+        """Let a connection in, or have a thread see what it wants.
 
         Raises:
-            ShortageError: there is none. Who is in has its turn in `_stand_by`; all others have
-                been ended.
+            ShortageError: there is no thread; it has been ended.
+        """
+        is_in = visit.greet(data)
+        if is_in and not self._own.acquire(blocking=False):
+            self.poller.adopt(visit)
+            return
+        self.poller.forget(visit.sock)
+        if is_in:
+            self._start_reader(visit)
+        else:
+            self._ask(visit, data)
+
+    def _ask(self, visit: Visit, data: bytes) -> None:
+        """Have a thread see what a connection wants.
+
+        Raises:
+            ShortageError: there is none; it has been ended.
         """
         try:
-            # Not `start_thread`: nobody joins a reader, and a `Thread` would have this one wait
-            # until it has begun. That saves 2 KiB a client, and half of the time of starting it.
-            _thread.start_new_thread(self._read, (visit, early))
-            set_pace()
+            # Not `start_thread`: nobody joins it, and a `Thread` would have this one wait until it
+            # has begun.
+            _thread.start_new_thread(self._open, (visit, data))
         except RuntimeError:
-            if visit.is_in:
-                self.poller.shortage.report(f"cannot start a reader: {OUT_OF_THREADS}")
-                self._unread.put(visit)
-                return
             self._end(visit)
-            raise ShortageError(f"cannot start a reader: {OUT_OF_THREADS}") from None
+            raise ShortageError(f"cannot start a thread: {OUT_OF_THREADS}") from None
 
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
@@ -7956,23 +8148,28 @@ class Lobby:
             self._end(visit)
         self._is_timed = False
 
-    # -- a reader's thread --
+    # -- any thread --
 
-    def _read(self, visit: Visit, early: bytes, *, once: bool = False) -> None:
-        staying = False
+    def _open(self, visit: Visit, early: bytes) -> None:
+        """See what a connection wants, on a thread that may wait for it."""
+        if not visit.open(early):
+            self._end(visit)
+        elif self._own.acquire(blocking=False):
+            self._start_reader(visit)
+        else:
+            self.poller.call(functools.partial(self.poller.admit, visit))
+
+    def _start_reader(self, visit: Visit) -> None:
+        """Give a client a reader of its own; one of them has been acquired."""
         try:
-            staying = visit.read(early, once=once)
-        finally:
-            set_pace()
-            if staying:
-                self.poller.call(functools.partial(self._watch, visit))
-            else:
-                self._end(visit)
+            Reader(f"reader {visit.member.client.id}", self._end_own).start_for(visit)
+        except (ShortageError, OSError):  # the shared one has all that it needs
+            self._own.release()
+            self.poller.call(functools.partial(self.poller.admit, visit))
 
-    def _stand_by(self) -> None:
-        """Read those for whom no thread can be started, a little of each in turn."""
-        while (visit := self._unread.get()) is not None:
-            self._read(visit, b"", once=True)
+    def _end_own(self, visit: Visit) -> None:
+        self._own.release()
+        self._end(visit)
 
     def _end(self, visit: Visit) -> None:
         try:
@@ -8154,6 +8351,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._timer.start()
         self._sender.start()
         if self._config.cache_size:

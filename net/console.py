@@ -151,7 +151,8 @@ class Console:
             back.join()
             reader.join()
         connection.answer(closing)
-        connection.drain_input()
+        while connection.drop_input():
+            connection.wait()
 
     # -- what the API tells --
 
@@ -209,6 +210,8 @@ def counters(traffic: object) -> dict[str, int]:
 def _pass_on(connection: Connection, sock: socket.socket) -> Closing:
     """Write what the page sends; return how it ended."""
     while (events := connection.receive()) is not None:
+        if not events:
+            connection.wait()
         for event in events:
             if isinstance(event, Closing):
                 return event

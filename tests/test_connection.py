@@ -19,6 +19,7 @@ from scalesocket import (
     CloseCode,
     Closing,
     Connection,
+    Event,
     Messages,
     Ping,
     Role,
@@ -109,6 +110,19 @@ def connected(
         wait_until(lambda: ours.fileno() == -1, PATIENCE, "the socket has not been closed")
 
 
+def receive(connection: Connection) -> list[Event] | None:
+    """Wait for what comes next, as a thread does that has one connection."""
+    while (events := connection.receive()) == []:
+        connection.wait()
+    return events
+
+
+def drop_the_rest(connection: Connection) -> None:
+    """Drop what comes until the connection has ended."""
+    while connection.drop_input():
+        connection.wait()
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
@@ -137,11 +151,10 @@ def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
         assert payloads == [b"early", b"late"]
 
 
-@pytest.mark.parametrize("early", [encode_client_frame(TEXT, b"early"), b""])
-def test_a_peer_whose_reader_is_busy_is_not_taken_for_silent(engine: Engine, early: bytes) -> None:
-    with connected(engine, early=early) as (connection, client):
-        client.send_bytes(b"" if early else encode_client_frame(TEXT, b"late"))
-        assert connection.receive()  # and what it brought is being dealt with, for a long time
+def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None:
+    """Its room's inbox is full; when it is read again, its silence begins anew."""
+    with connected(engine) as (connection, client):
+        connection.pause()
         connection.check_peer(20.0, time.monotonic() + 3600)
         connection.send(encode_message("still here"))
         assert client.receive_text() == "still here"
@@ -170,10 +183,16 @@ def test_the_end_of_the_peer_is_the_end_of_receiving(engine: Engine) -> None:
         assert connection.receive() is None
 
 
+def test_nothing_is_waited_for(engine: Engine) -> None:
+    """One thread reads many: whoever has sent nothing must not hold up the others."""
+    with connected(engine) as (connection, _):
+        assert connection.receive() == []
+        assert connection.drop_input()
+
+
 def test_an_abort_wakes_the_reader(engine: Engine) -> None:
     with connected(engine) as (connection, _):
-        reader = Worker(connection.receive)
-        wait_until(lambda: connection.listening)
+        reader = Worker(receive, connection)
         connection.abort()
         assert reader.join() is None
         assert connection.send(b"x") is False
@@ -378,7 +397,7 @@ def test_a_close_has_its_code_and_reason_and_nothing_follows_it(engine: Engine) 
         assert client.receive_text() == "last"
         assert client.receive() == (CLOSE, struct.pack("!H", 4000) + b"why")
         client.send_close(4000)
-        (closing,) = connection.receive() or []
+        (closing,) = receive(connection) or []
         assert closing == Closing(4000, "", failed=False)
         connection.answer(closing)
         with pytest.raises(EOFError):
@@ -390,7 +409,7 @@ def test_a_close_of_the_peer_is_answered_with_its_code_and_the_server_hangs_up_f
 ) -> None:
     with connected(engine) as (connection, client):
         client.send_close(4321, "bye")
-        (closing,) = connection.receive() or []
+        (closing,) = receive(connection) or []
         assert isinstance(closing, Closing)
         connection.answer(closing)
         assert client.receive() == (CLOSE, struct.pack("!H", 4321))
@@ -403,7 +422,7 @@ def test_a_peer_that_broke_the_protocol_gets_everything_before_its_close(engine:
         payload = os.urandom(1 << 20)
         connection.send(encode_message(payload))
         client.send_frame(TEXT, b"\xff")
-        (closing,) = connection.receive() or []
+        (closing,) = receive(connection) or []
         assert isinstance(closing, Closing)
         connection.answer(closing)
         assert client.receive_message(PATIENCE) == (BINARY, payload)
@@ -414,11 +433,11 @@ def test_a_peer_that_broke_the_protocol_gets_everything_before_its_close(engine:
 
 def read_to_the_end(connection: Connection) -> None:
     """Do what a reader thread does: receive, answer the Close, drain."""
-    while (events := connection.receive()) is not None:
+    while (events := receive(connection)) is not None:
         for event in events:
             if isinstance(event, Closing):
                 connection.answer(event)
-                connection.drain_input()
+                drop_the_rest(connection)
                 return
 
 
@@ -461,7 +480,7 @@ def test_a_peer_that_never_answers_a_close_is_cut_off(
     monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
     with connected(engine) as (connection, client):
         connection.close(1001)
-        assert connection.receive() is None
+        assert receive(connection) is None
         assert client.receive()[0] == CLOSE
         with pytest.raises(EOFError):
             client.receive()
@@ -473,7 +492,7 @@ def test_what_is_dropped_at_the_end_is_dropped_for_a_while_only(
     monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
     with connected(engine) as (connection, client):
         client.send_text("dropped")
-        connection.drain_input()
+        drop_the_rest(connection)
         assert connection.send(b"x") is False
 
 
@@ -483,11 +502,11 @@ def test_a_peer_that_sends_for_ever_after_a_close_is_cut_off(
     monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.1)
     with connected(engine) as (connection, client):
         client.send_close()
-        (closing,) = connection.receive() or []
+        (closing,) = receive(connection) or []
         assert isinstance(closing, Closing)
         connection.answer(closing)
         client.send_in_background(encode_client_frame(BINARY, bytes(1000)) * 100_000)
-        connection.drain_input()
+        drop_the_rest(connection)
         assert connection.send(b"x") is False
         client._end()
 
@@ -623,7 +642,7 @@ def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
     for number in range(40):
         with connected(engine, tcp=True, max_backlog=50_000) as (connection, client):
             writers = [Worker(write, connection) for _ in range(2)]
-            reader = Worker(connection.receive)
+            reader = Worker(receive, connection)
             for _ in range(number % 4):
                 client.receive_message(PATIENCE)
             client.reset()
@@ -663,7 +682,8 @@ def test_a_peer_that_is_there_is_not_disturbed(
     monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
-        assert connection.receive()  # and now the reader is busy with it
+        assert receive(connection)
+        connection.pause()
         for _ in range(3):
             assert connection.probe()
         connection.send(encode_message("x"))
@@ -676,18 +696,17 @@ def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
     monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
-        assert connection.receive()  # and now the reader is busy with it
+        assert receive(connection)
+        connection.pause()
         client.send_text("unread")
         assert connection.probe()
         client.sock.close()
         wait_until(lambda: not connection.probe(), PATIENCE)
 
 
-def test_a_reader_that_listens_needs_no_probe(engine: Engine) -> None:
+def test_a_peer_that_is_listened_to_needs_no_probe(engine: Engine) -> None:
     with connected(engine, tcp=True) as (connection, client):
-        reader = Worker(connection.receive)
-        wait_until(lambda: connection.listening)
         assert connection.probe()
         client.send_frame(PING, b"first")
-        assert reader.join() == [Ping(b"first")]
+        assert receive(connection) == [Ping(b"first")]
         assert client.receive() == (PONG, b"first")

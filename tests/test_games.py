@@ -101,7 +101,9 @@ class Stage:
             metadata="null",
             traffic=self.traffic,
             log=logging.getLogger("tests"),
-            audience=SimpleNamespace(admit=lambda client: None, remember=lambda message: None),
+            audience=SimpleNamespace(remember=lambda message: ()),
+            admit=lambda client: None,
+            unsent=[],
         )
         self.backend = GameBackend(game)
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client

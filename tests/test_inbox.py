@@ -70,14 +70,15 @@ class Worker:
         return self.result
 
 
-def is_waiting(inbox: Inbox) -> bool:
-    """Whether a thread waits for room in an inbox."""
-    return bool(inbox._freed._waiters)
-
-
 def event(*what: object) -> Any:
-    """Return something to put: an inbox does not look into its events."""
+    """Return something to put: an inbox does not look into what is no message."""
     return what
+
+
+def messages(size: int, client: Any = None, what: bytes = b"x") -> Received:
+    """Return messages of a client that take so many bytes."""
+    client = client or SimpleNamespace(departed=False)
+    return Received(client, Messages(Opcode.TEXT, [what], size))
 
 
 # ==== Inbox ===============================================================
@@ -85,10 +86,12 @@ def event(*what: object) -> Any:
 
 def test_all_that_waits_is_taken_at_once_in_order() -> None:
     inbox = Inbox(100)
-    for number in range(5):
-        assert inbox.put(event(number), number)
+    batch = [messages(number) for number in range(5)]
+    inbox.put_messages(batch[:3])
+    inbox.put(event("between"))
+    inbox.put_messages(batch[3:])
     assert inbox.size == 10
-    assert inbox.take() == [event(number) for number in range(5)]
+    assert inbox.take() == [*batch[:3], event("between"), *batch[3:]]
     assert inbox.size == 0
     assert inbox.take(0) == []
 
@@ -101,50 +104,61 @@ def test_taking_waits_for_something_to_come() -> None:
     assert taker.join() == [event("late")]
 
 
-def test_putting_into_a_full_inbox_waits_until_it_is_emptied() -> None:
+def test_it_is_full_from_its_limit_on_until_it_is_emptied() -> None:
     inbox = Inbox(10)
-    assert inbox.put(event(1), 10)
-    putter = Worker(inbox.put, event(2), 1)
-    wait_until(lambda: is_waiting(inbox))
-    assert inbox.size == 10
-    assert inbox.take() == [event(1)]
-    assert putter.join() is True
-    assert inbox.take() == [event(2)]
+    inbox.put_messages([messages(4)])
+    assert not inbox.is_full
+    inbox.put_messages([messages(6)])
+    assert inbox.is_full
+    inbox.take()
+    assert not inbox.is_full
 
 
-def test_what_fits_exactly_does_not_wait() -> None:
+def test_what_came_in_one_read_is_never_cut() -> None:
+    """It has been taken from the socket, so there is no way back."""
     inbox = Inbox(10)
-    assert inbox.put(event(1), 4)
-    assert inbox.put(event(2), 6)
-    assert inbox.size == 10
+    batch = [messages(1000), messages(1000)]
+    inbox.put_messages(batch)
+    assert inbox.is_full
+    assert inbox.take() == batch
 
 
-def test_a_message_over_the_limit_is_let_in_when_nothing_else_waits() -> None:
-    inbox = Inbox(10)
-    assert inbox.put(event("huge"), 1000)
-    putter = Worker(inbox.put, event("huge too"), 1000)
-    wait_until(lambda: is_waiting(inbox))
-    assert inbox.take() == [event("huge")]
-    assert putter.join()
-    assert inbox.take() == [event("huge too")]
-
-
-def test_events_without_bytes_never_wait() -> None:
+def test_events_without_bytes_come_into_a_full_inbox() -> None:
     """A client that leaves must get through to a room that is full."""
     inbox = Inbox(10)
-    inbox.put(event("full"), 11)
+    full = messages(11)
+    inbox.put_messages([full])
     assert inbox.put(event("left"))
-    assert inbox.take() == [event("full"), event("left")]
+    assert inbox.take() == [full, event("left")]
 
 
-def test_closing_wakes_those_who_wait_to_put() -> None:
+def test_who_waits_for_room_is_told_once() -> None:
     inbox = Inbox(10)
-    inbox.put(event(1), 10)
-    putters = [Worker(inbox.put, event(n), 5) for n in range(3)]
-    wait_until(lambda: len(inbox._freed._waiters) == 3)
+    told: list[int] = []
+    inbox.when_freed(lambda: told.append(0))
+    assert told == [0], "there was room"
+    inbox.put_messages([messages(10)])
+    for number in (1, 2):
+        inbox.when_freed(lambda number=number: told.append(number))  # type: ignore[misc]
+    inbox.put_messages([messages(10)])
+    assert told == [0]
+    inbox.take()
+    assert sorted(told) == [0, 1, 2]
+    inbox.put_messages([messages(10)])
+    inbox.take()
+    assert len(told) == 3
+
+
+def test_closing_tells_those_who_wait_for_room() -> None:
+    inbox = Inbox(10)
+    told: list[str] = []
+    inbox.put_messages([full := messages(10)])
+    inbox.when_freed(lambda: told.append("freed"))
     inbox.close()
-    assert [putter.join() for putter in putters] == [False] * 3
-    assert inbox.take() == [event(1), Ended()]
+    assert told == ["freed"]
+    inbox.when_freed(lambda: told.append("at once"))
+    assert told == ["freed", "at once"]
+    assert inbox.take() == [full, Ended()]
 
 
 def test_closing_wakes_the_one_who_waits_to_take() -> None:
@@ -161,44 +175,38 @@ def test_a_closed_inbox_takes_nothing_and_ends_once() -> None:
     inbox.close()
     inbox.close()
     assert inbox.put(event(2)) is False
-    assert inbox.put(event(3), 3) is False
+    inbox.put_messages([messages(3)])
     assert inbox.take() == [event(1), Ended()]
     assert inbox.take(0) == []
 
 
-def test_one_who_is_no_longer_wanted_stops_waiting() -> None:
-    inbox = Inbox(10)
-    inbox.put(event(1), 10)
-    wanted = threading.Event()
-    wanted.set()
-    putter = Worker(lambda: inbox.put(event(2), 10, wanted=wanted.is_set))
-    wait_until(lambda: is_waiting(inbox))
-    wanted.clear()
-    assert putter.join() is False
-    assert inbox.take() == [event(1)]
-
-
-def test_many_writers_lose_nothing_keep_their_order_and_stay_within_the_limit() -> None:
+def test_many_writers_lose_nothing_keep_their_order_and_stay_near_the_limit() -> None:
+    """Each puts no more while it is full, as a reader does."""
     inbox = Inbox(100)
     writers, count = 4, 2000
+    clients = [SimpleNamespace(departed=False, name=name) for name in range(writers)]
     sizes = [random.Random(seed) for seed in range(writers)]
 
     def write(name: int) -> None:
         for number in range(count):
+            freed = threading.Event()
+            inbox.when_freed(freed.set)
+            assert freed.wait(PATIENCE), "nobody has taken anything"
             size = sizes[name].randint(1, 60)
-            assert inbox.put(event(name, number, size), size)
+            inbox.put_messages([messages(size, clients[name], b"%d" % number)])
 
     threads = [Worker(write, name) for name in range(writers)]
     found: list[Any] = []
     while len(found) < writers * count:
         batch = inbox.take(PATIENCE)
         assert batch, "a writer hangs"
-        assert sum(size for _, _, size in batch) <= 100
+        assert sum(e.run.size for e in batch if isinstance(e, Received)) < 100 + writers * 60
         found += batch
     for thread in threads:
         thread.join()
-    for name in range(writers):
-        assert [number for who, number, _ in found if who == name] == list(range(count))
+    for client in clients:
+        numbers = [int(e.run.payloads[0]) for e in found if e.client is client]
+        assert numbers == list(range(count))
     assert inbox.size == 0
 
 
@@ -235,7 +243,7 @@ def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
     found: list[list[Any]] = [[] for _ in range(rounds)]
 
     def write(number: int, who: int) -> None:
-        while inboxes[number].put(event(who), 7):
+        while inboxes[number].put(event(who)):
             accepted[number][who] += 1
 
     def take(number: int) -> None:
@@ -252,18 +260,18 @@ def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
     in_rounds(rounds, *jobs, check=check)
 
 
-def test_nothing_comes_from_a_client_that_left_while_it_waited_for_room() -> None:
+def test_nothing_comes_from_a_client_that_has_left() -> None:
+    """It was kicked while what it had said was on its way from its reader."""
     inbox = Inbox(100)
     client: Any = SimpleNamespace(departed=False)
-    run = Messages(Opcode.TEXT, [b"x"], 90)
-    assert inbox.put(Received(client, run), 90)
-    waiting = Worker(inbox.put, Received(client, run), 90)
-    wait_until(lambda: inbox._freed._waiters)  # type: ignore[attr-defined]
+    inbox.put_messages([messages(90, client)])
     client.departed = True
     inbox.put(Left(client, 1000))
-    assert [type(event) for event in inbox.take()] == [Received, Left]
-    assert waiting.join() is False
+    inbox.put_messages([messages(90, client), other := messages(1)])
+    assert [type(found) for found in inbox.take()] == [Received, Left, Received]
     assert inbox.take(0) == []
+    inbox.put_messages([other])
+    assert inbox.take() == [other]
 
 
 # ==== History =============================================================

@@ -1,0 +1,468 @@
+"""Who reads: the first few clients have a thread each, a crowd shares one, and nothing is lost.
+
+Most tests here let nobody have a reader of its own, or few, so that the shared one has it all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from scalesocket import Inbox, Joined, Lobby, Turnstile, Visit
+from tests.certificates import Certificates
+from tests.support import (
+    PATIENCE,
+    TEXT,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    encode_client_frame,
+    encode_client_frames,
+    open_socket,
+    serve,
+    wait_until,
+    with_constants,
+)
+from tests.test_tls import join as join_securely
+
+ROUNDS = 400
+THREADS = 4  # of a server with no clients: main, acceptor, sender, timer
+RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing is a reset
+SHARED = with_constants(OWN_READERS=1)  # which the first client has; all others share one
+
+
+def connect(server: ServerProcess, room: str, trust: ssl.SSLContext | None) -> RawClient:
+    return join_securely(server, trust, room) if trust else RawClient.connect(server, room)
+
+
+# ==== Threads =============================================================
+
+
+def test_the_first_clients_have_a_reader_each_and_all_others_share_one() -> None:
+    room = 3  # its own thread, and those that read the program's output and its errors
+    with serve("cat", command=with_constants(OWN_READERS=5)) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(RawClient.connect(server)) for _ in range(50)]
+        for number, client in enumerate(crowd):
+            client.send_text(str(number))
+        for client in crowd:
+            assert sorted(map(int, client.receive_many(50))) == list(range(50))
+        assert server.threads() == THREADS + room + 5
+        for client in crowd[:5]:
+            client.close()
+        wait_until(lambda: server.threads() == THREADS + room)
+        late = [stack.enter_context(RawClient.connect(server)) for _ in range(9)]
+        wait_until(lambda: server.threads() == THREADS + room + 5)
+        late[-1].send_text("again")
+        assert {client.receive_text() for client in (*crowd[5:], *late)} == {"again"}
+
+
+def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> None:
+    with serve("cat", command=with_constants(HEAD_TIMEOUT=1.0)) as server, ExitStack() as stack:
+        silent = []
+        for _ in range(30):
+            silent.append(stack.enter_context(open_socket(server)))
+            time.sleep(0.02)  # they end one after the other, too
+        assert server.threads() == THREADS
+        with RawClient.connect(server) as client:
+            for sock in silent:
+                sock.settimeout(30)
+                assert sock.recv(100) == b""
+            client.send_text("still here")
+            assert client.receive_text() == "still here"
+
+
+def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not() -> None:
+    timer = Mock()
+    lobby = Lobby(Turnstile(1000), timer)
+    lobby.poller = Mock()
+    for _ in range(50):
+        visit = Visit(Mock(), ("127.0.0.1", 1), Mock())
+        lobby._expect(visit)
+        del lobby._unheard[visit]
+    assert timer.call_later.call_count == 1
+    lobby._turn_out()
+    lobby._expect(visit)
+    assert timer.call_later.call_count == 2
+
+
+# ==== Nothing is lost =====================================================
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_many_talk_at_once_and_hear_every_word_back(secure: bool, certs: Certificates) -> None:
+    """Some in pieces, thousands of times, most of them read by the same thread."""
+    trust, options = (certs.trust(), certs.options()) if secure else (None, ())
+    problems: list[str] = []
+
+    def talk(number: int) -> None:
+        chance = random.Random(number)
+        with connect(server, f"room{number % 3}x{number}", trust) as client:
+            for count in range(ROUNDS):
+                text = f"{count}:" + "x" * chance.choice((0, 10, 2000))
+                client.send_text(text)
+                if (heard := client.receive_text()) != text:
+                    problems.append(f"{text[:20]!r} came back as {heard[:20]!r}")
+
+    with serve(*options, "cat", command=SHARED) as server:
+        threads = [threading.Thread(target=talk, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert not any(thread.is_alive() for thread in threads)
+    assert not problems
+
+
+def test_a_frame_may_stop_anywhere() -> None:
+    with serve("cat", command=SHARED) as server, RawClient.connect(server) as first:
+        with RawClient.connect(server) as client:
+            frame = bytes.fromhex("81 85 37 fa 21 3d 7f 9f 4d 51 58")  # RFC 6455 section 5.7
+            for cut in range(len(frame)):
+                client.send_bytes(frame[:cut])
+                first.send_text("meanwhile")
+                assert client.receive_text() == first.receive_text() == "meanwhile"
+                client.send_bytes(frame[cut:])
+                assert client.receive_text() == first.receive_text() == "Hello"
+
+
+def test_clients_that_leave_in_any_way_are_missed_at_once() -> None:
+    options = ("--clientframe=json", '--joinmsg={"t":"+"}', '--leavemsg={"t":"-"}', "cat")
+    with serve(*options, command=SHARED) as server, RawClient.connect(server) as witness:
+        assert "+" in witness.receive_text()
+        for number in range(90):
+            client = RawClient.connect(server)
+            assert "+" in witness.receive_text()
+            if number % 3 == 0:
+                client.reset()
+            elif number % 3 == 1:
+                client.sock.close()
+            else:
+                client.receive_text()
+                assert client.close() == (1000, "")
+            assert "-" in witness.receive_text()
+        wait_until(lambda: server.descriptors() < 40)
+
+
+def test_a_slow_close_is_waited_for() -> None:
+    """Closing with unread bytes would be a reset, and the client would lose what it was told."""
+    program = ("sh", "--", "-c", "read line; echo last words")
+    with serve(*program, command=SHARED) as server, RawClient.connect(server, "another"):
+        with RawClient.connect(server) as client:
+            client.send_text("go")
+            assert client.receive_text() == "last words"
+            client.send_binary(b"x" * 1000)  # the server's Close has come, and is not answered yet
+            assert client.wait_close()[0] == 1000
+
+
+def test_thousands_leave_at_once_and_nothing_is_left() -> None:
+    with serve("--joinmsg=+", "--leavemsg=-", "cat") as server:
+        with RawClient.connect(server) as witness:
+            for _ in range(2):
+                crowd = [RawClient.connect(server) for _ in range(1000)]
+                for client in crowd:
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    client.sock.close()
+            signs = [message for message in witness.receive_many(4001) if message in (b"+", b"-")]
+            assert (signs.count(b"+"), signs.count(b"-")) == (2001, 2000)
+            witness.send_text("still here")
+            assert witness.receive_text() == "still here"
+        wait_until(lambda: server.threads() == THREADS)
+
+
+# ==== A room that takes nothing ===========================================
+
+ROUTER = 'case "$ROOM" in deaf) exec sleep 1000;; slow) sleep 1; exec cat;; *) exec cat;; esac'
+SMALL = with_constants(OWN_READERS=1, INBOX_SIZE=20_000, ABANDON_TIMEOUT=0.2)
+
+
+def fill(clients: Sequence[RawClient]) -> list[threading.Thread]:
+    """Have clients send more than their room and all sockets between take; return who does."""
+    frames = encode_client_frame(TEXT, b"x" * 1000) * 8000
+    return [client.send_in_background(frames) for client in clients]
+
+
+def test_a_full_room_slows_its_own_clients_down_and_no_others() -> None:
+    """The reader that they share with others waits for none of them."""
+    with serve("--rooms=deaf,cat", "sh", "--", "-c", ROUTER, command=SMALL) as server:
+        with ExitStack() as stack:
+            loud = [stack.enter_context(RawClient.connect(server, "deaf")) for _ in range(5)]
+            other = stack.enter_context(RawClient.connect(server, "cat"))
+            threads = fill(loud)
+            for number in range(200):
+                other.send_text(str(number))
+                assert other.receive_text() == str(number)
+            assert all(thread.is_alive() for thread in threads), "nobody was slowed down"
+            assert server.rss() < 100 << 20
+            for client in loud:
+                client.reset()
+
+
+def test_who_was_slowed_down_loses_nothing() -> None:
+    """The program begins to read after a second: all that was sent comes back, in order."""
+    count = 3000
+    with serve("sh", "--", "-c", ROUTER, command=SMALL) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(RawClient.connect(server, "slow")) for _ in range(4)]
+        for name, client in enumerate(crowd):
+            frames = encode_client_frames(f"{name} {n} {'x' * 200}" for n in range(count))
+            client.send_in_background(frames)
+        for client in crowd:
+            heard = [text.split()[:2] for text in client.receive_many(4 * count)]
+            for name in range(4):
+                numbers = [int(n) for who, n in heard if int(who) == name]
+                assert numbers == list(range(count))
+
+
+def test_clients_of_a_full_room_may_go_in_any_way_and_so_may_the_room() -> None:
+    """Hundreds of times: a client that waits resets, closes or just ends, or its room is over."""
+    command = with_constants(OWN_READERS=1, INBOX_SIZE=2000, ABANDON_TIMEOUT=0.0, CLOSE_TIMEOUT=0.2)
+    options = ("--closegrace=0", "sh", "--", "-c", "read line; exec sleep 0.05")
+    with serve(*options, command=command) as server:
+        with RawClient.connect(server, "witness"):
+            for number in range(150):
+                room = f"room{number % 5}"
+                with ExitStack() as stack:
+                    crowd = [RawClient.connect(server, room) for _ in range(3)]
+                    for client in crowd:
+                        stack.callback(client.sock.close)
+                        client.sock.setblocking(False)
+                        with contextlib.suppress(BlockingIOError, ConnectionError):
+                            client.sock.send(encode_client_frame(TEXT, b"x" * 1000) * 200)
+                    if number % 3 == 0:
+                        crowd[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    if number % 3 == 1:
+                        with contextlib.suppress(OSError):
+                            crowd[1].sock.shutdown(socket.SHUT_WR)
+        wait_until(lambda: server.threads() == THREADS)
+        wait_until(lambda: server.descriptors() < 40)
+
+
+def test_a_signal_ends_a_server_whose_rooms_are_full() -> None:
+    with serve("sleep", "--", "1000", command=SMALL) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(RawClient.connect(server, str(n % 3))) for n in range(9)]
+        threads = fill(crowd)
+        wait_until(lambda: server.rss() > 0)
+        assert server.stop() == 0
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+# ==== A game and its crowd ================================================
+
+BLOCKER = """
+import time
+from scalesocket import Game
+
+class Blocker(Game):
+    tick_rate = 50
+
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        if self.room.id == "stuck":
+            time.sleep(2)
+        client.send(message)
+"""
+
+
+def test_a_hook_that_blocks_holds_up_its_own_room_alone(tmp_path: Path) -> None:
+    (tmp_path / "blocker.py").write_text(BLOCKER)
+    with serve("--metrics", "blocker:Blocker", cwd=tmp_path, command=SHARED) as server:
+        with (
+            RawClient.connect(server, "stuck") as first,
+            RawClient.connect(server, "stuck") as stuck,
+        ):
+            with RawClient.connect(server, "free") as free:
+                stuck.send_text("long")
+                for number in range(300):
+                    free.send_text(str(number))
+                    assert free.receive_text() == str(number)
+                stuck.sock.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    stuck.sock.recv(1)
+                stuck.sock.setblocking(True)
+                assert stuck.receive_text() == "long"
+            first.close()
+
+
+QUIET = """
+from scalesocket import Game
+
+class Quiet(Game):
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        if message == "all":
+            self.room.broadcast("for all", exclude=[client])
+        client.send(message)
+        if message == "bye":
+            client.close(4000, "as asked")
+"""
+
+
+def test_only_those_whom_a_game_says_something_hear_it_and_each_hears_it_once(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "quiet.py").write_text(QUIET)
+    with serve("quiet:Quiet", cwd=tmp_path) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(RawClient.connect(server)) for _ in range(40)]
+        for number, client in enumerate(crowd[1:20]):
+            client.send_text(f"{number}")
+            assert client.receive_text() == f"{number}"
+        crowd[0].send_text("all")
+        assert crowd[0].receive_text() == "all"
+        assert [client.receive_text() for client in crowd[1:]] == ["for all"] * 39
+        crowd[5].send_text("bye")
+        assert crowd[5].receive_text() == "bye"
+        assert crowd[5].wait_close() == (4000, "as asked")
+        crowd[1].send_text("all")
+        assert crowd[2].receive_text() == "for all"
+
+
+# ==== Who is let in without a thread ======================================
+
+GOOD = {
+    "Host": "localhost",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+REQUESTS = {
+    "plain": {},
+    "subprotocol": {"Sec-WebSocket-Protocol": "chat, b, a"},
+    "compressed": {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"},
+    "wrong version": {"Sec-WebSocket-Version": "12"},
+    "no key": {"Sec-WebSocket-Key": ""},
+    "no upgrade": {"Upgrade": "", "Connection": "close"},
+    "no host": {"Host": ""},
+    "foreign": {"Origin": "http://elsewhere.example"},
+    "bad field": {"Bad Name": "x"},
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("path", ["/room", "/a/b", "/", "/api", "/%ff", "/r?name=x"])
+def test_an_answer_does_not_depend_on_how_the_request_was_cut(
+    name: str, path: str, answers: ServerProcess
+) -> None:
+    """In one piece it is for the acceptor to answer, if it can; in two it is for a thread."""
+    fields = {key: value for key, value in (GOOD | REQUESTS[name]).items() if value}
+    lines = [f"GET {path} HTTP/1.1", *(f"{key}: {value}" for key, value in fields.items())]
+    request = "\r\n".join([*lines, "", ""]).encode()
+    whole = ask(answers, request)
+    assert whole.startswith(b"HTTP/1.1 ")
+    assert [ask(answers, request, cut) for cut in (1, 30, len(request) - 1)] == [whole] * 3
+
+
+@pytest.fixture(scope="module", name="answers")
+def _answers() -> Iterator[ServerProcess]:
+    options = ("--subprotocol=a,b", "--compress", "--origin=localhost", "--header=X-Own: yes")
+    with serve(*options, "cat") as server:
+        yield server
+
+
+def ask(server: ServerProcess, request: bytes, cut: int = 0) -> bytes:
+    """Return the head of what a request is answered with, but for its date."""
+    with open_socket(server) as sock:
+        sock.settimeout(30)
+        if cut:
+            sock.sendall(request[:cut])
+            time.sleep(0.02)
+        sock.sendall(request[cut:])
+        data = b""
+        while b"\r\n\r\n" not in data and (piece := sock.recv(4096)):
+            data += piece
+    lines = data.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    return b"\r\n".join(line for line in lines if not line.startswith(b"Date:"))
+
+
+def test_frames_that_come_with_the_request_are_heard() -> None:
+    frame = bytes.fromhex("81 85 37 fa 21 3d 7f 9f 4d 51 58")
+    with serve("cat") as server:
+        for number in range(50):
+            with open_socket(server) as sock:
+                client = RawClient(sock)
+                client.upgrade("localhost", f"/room{number % 7}", {}, behind=frame * 2)
+                assert client.receive_many(2) == [b"Hello", b"Hello"]
+
+
+def test_a_crowd_comes_in_at_once_and_all_hear_the_same() -> None:
+    """They are let in while the room is told things."""
+    with serve("--joinmsg=#ID", "cat") as server, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient.connect(server)) for _ in range(200)]
+        clients[0].send_text("end")
+        for client in clients:
+            lines = []
+            while (line := client.receive_text()) != "end":
+                lines.append(line)
+            numbers = [int(line) for line in lines if line]
+            assert numbers == list(range(numbers[0], 201))
+
+
+def test_a_room_that_is_full_says_so_whoever_lets_in() -> None:
+    with serve("--maxclients=2", "--maxrooms=1", "cat") as server, ExitStack() as stack:
+        first, _ = (stack.enter_context(RawClient.connect(server)) for _ in range(2))
+        for room in ("room", "another"):
+            with RawClient.connect(server, room) as extra:
+                assert extra.wait_close(timeout=30)[0] == 1013
+        first.send_text("hello")
+        assert first.receive_text() == "hello"
+
+
+def test_who_has_to_be_asked_is_not_asked_on_the_acceptor_s_thread(tmp_path: Path) -> None:
+    """A game that takes long to answer for one keeps nobody else waiting."""
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import time\n"
+        "import scalesocket\n"
+        "class Slow(scalesocket.Game):\n"
+        "    @classmethod\n"
+        "    def on_auth(cls, request):\n"
+        "        time.sleep(3 if 'slow' in request.query else 0)\n"
+        "        return 'bad' not in request.query\n"
+    )
+    with serve("slow:Slow", cwd=tmp_path) as server, ExitStack() as stack:
+        slow = stack.enter_context(open_socket(server))
+        lines = ["GET /room?slow HTTP/1.1", *(f"{key}: {value}" for key, value in GOOD.items())]
+        slow.sendall("\r\n".join([*lines, "", ""]).encode())
+        begin = time.monotonic()
+        stack.enter_context(RawClient.connect(server))
+        with pytest.raises(HandshakeRefused, match="401"):
+            RawClient.connect(server, path="/room?bad")
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
+        assert time.monotonic() - begin < 3
+        slow.settimeout(30)
+        assert slow.recv(100).startswith(b"HTTP/1.1 101 ")
+
+
+# ==== What a room need not know at once ===================================
+
+
+def test_events_without_hurry_wait_for_the_next_but_not_for_ever() -> None:
+    inbox, taken = Inbox(), []
+    thread = threading.Thread(target=lambda: taken.append(inbox.take()))
+    thread.start()
+    wait_until(lambda: inbox._idle)
+    joined = Joined(None)  # type: ignore[arg-type]  # nobody looks at who it is
+    for _ in range(100):
+        inbox.put(joined, urgent=False)
+    thread.join(0.2)
+    assert not taken
+    inbox.put(joined, urgent=False)
+    thread.join(30)
+    assert [len(events) for events in taken] == [101]
