@@ -42,9 +42,9 @@ has no thread but its main one: see net/workers.py.
 
 Locks are taken in the order registry, room, turn (chapter 7), connection (that of all histories
 comes last), and none is held while waiting for a peer, a child or a disk. Every queue is bounded in
-bytes. Who has something for a full inbox is not read, so TCP slows it down; a full backlog makes the
-pump wait, so the child is slowed down. Nobody waits for a newcomer that is still being sent what was
-before its time.
+bytes. Who has something for a full inbox is not read, so TCP slows it down; a full backlog makes
+the pump wait, so the child is slowed down. Nobody waits for a newcomer that is still being sent
+what was before its time.
 
 Chapters:
 
@@ -4440,8 +4440,9 @@ class GameRoom:
         Raises:
             RuntimeError: the room has ended, and the function will not be called.
         """
-        size = CALL_SIZE if threading.get_ident() != self._thread else 0
-        if not self._room.inbox.put(Called(function, arguments), size):
+        inbox, call = self._room.inbox, Called(function, arguments)
+        own = threading.get_ident() == self._thread
+        if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
 
     def next_call(self) -> float | None:
@@ -4681,6 +4682,25 @@ class Inbox:
             if not self._claimed and (urgent or len(self._events) > MAX_UNHURRIED):
                 self._filled.notify()
             return True
+
+    def put_patiently(self, event: RoomEvent, size: int) -> bool:
+        """Add an event that takes so many bytes, once there is room for it; not for a reader.
+
+        Return whether it was added, as it is unless the room is over.
+        """
+        while True:
+            freed = threading.Event()
+            with self._lock:
+                if self._closed:
+                    return False
+                if not self.is_full:
+                    self._events.append(event)
+                    self._size += size
+                    self.is_full = self._size >= self._limit
+                    self._filled.notify()
+                    return True
+                self._on_freed.append(freed.set)
+            freed.wait()
 
     def put_messages(self, received: Iterable[Received]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""

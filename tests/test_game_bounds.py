@@ -277,14 +277,14 @@ def test_calls_that_wait_are_bounded_and_after_the_end_a_thread_is_told() -> Non
             room.call_soon(done.append, number)
 
     calling = Worker(run)
-    wait_until(lambda: fake.inbox._freed._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: fake.inbox._on_freed)
     assert len(fake.inbox._events) == 1024
     room.call_soon(done.append, -1)  # a hook's own never waits
     for event in fake.inbox.take(0):
         assert isinstance(event, Called)
         event.function(*event.arguments)
     assert done == [*range(1024), -1]
-    wait_until(lambda: fake.inbox._freed._waiters)  # type: ignore[attr-defined]
+    wait_until(lambda: fake.inbox._on_freed)
     fake.inbox.close()
     with pytest.raises(RuntimeError, match="room room has ended"):
         calling.join()

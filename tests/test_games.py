@@ -98,6 +98,7 @@ class Stage:
         self.traffic = Traffic()
         self.room: Any = SimpleNamespace(
             name="room",
+            thread=threading.get_ident(),
             metadata="null",
             traffic=self.traffic,
             log=logging.getLogger("tests"),
