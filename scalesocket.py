@@ -7105,6 +7105,7 @@ class Turnstile:
         self._of_one = max(1, limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None
         self._proxies = proxies or TrustedProxies(())
+        self._name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
         self._lock = threading.Lock()  # guards the three below
         self._served = 0
         self._refused = 0  # those that are being told so
@@ -7172,7 +7173,7 @@ class Turnstile:
         if self._served_by[network] <= 0:
             del self._served_by[network]
 
-    def _name(self, address: str) -> str:
+    def _find_name(self, address: str) -> str:
         """Return what is counted for an address; nothing if that is not."""
         if not self._of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
             return ""

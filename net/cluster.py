@@ -302,6 +302,7 @@ defaults
     bind :80
     # bind :443 ssl crt /etc/haproxy/certificate.pem alpn http/1.1
     http-request del-header X-Forwarded-For    # nobody in front of us is believed
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]    # for --sameorigin
     http-request set-header X-Forwarded-Proto https if { ssl_fc }
     http-request set-header X-Forwarded-Proto http unless { ssl_fc }
     # The room: the first segment of the path, decoded, as one name may be written in several
@@ -379,6 +380,7 @@ server {
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $scalesocket_connection;
         proxy_set_header X-Forwarded-For $remote_addr;    # nobody in front of us is believed
+        proxy_set_header X-Forwarded-Host $http_host;    # for --sameorigin
         proxy_set_header X-Forwarded-Proto $scheme;
         proxy_connect_timeout 1s;     # a node that is gone is left after so long
         proxy_read_timeout 1h;        # the server pings after 20 s, so no WebSocket is silent

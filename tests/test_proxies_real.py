@@ -24,6 +24,7 @@ from tests.support import (
     ROOT,
     SCRIPT,
     Closed,
+    HandshakeRefused,
     RawClient,
     ServerProcess,
     http_request,
@@ -185,6 +186,22 @@ def test_the_address_of_the_client_arrives(kind: str, tmp_path: Path) -> None:
             forged = {"X-Forwarded-For": "203.0.113.1"}
             client.upgrade("localhost", "/room", forged)
             assert client.receive_text() == "127.0.0.9"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_of_the_name_that_the_proxy_has_are_of_the_same_origin(
+    kind: str, tmp_path: Path
+) -> None:
+    """With --sameorigin the nodes know a name that only the proxy has: X-Forwarded-Host."""
+    options = ("--sameorigin", "cat")
+    with three_nodes(*options) as nodes, proxy(kind, tmp_path, nodes.addresses) as front:
+        named = {"Host": "game.example", "X-Forwarded-Host": "evil.example"}
+        with RawClient.connect(front, headers={**named, "Origin": "http://game.example"}) as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+        with pytest.raises(HandshakeRefused) as caught:
+            RawClient.connect(front, headers={**named, "Origin": "http://evil.example"})
+        assert caught.value.status == 403
 
 
 # ==== A node that is killed ===============================================
