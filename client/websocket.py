@@ -26,6 +26,7 @@ import argparse
 import base64
 import contextlib
 import io
+import itertools
 import math
 import os
 import random
@@ -73,6 +74,7 @@ CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours, or for the end o
 MAX_MESSAGE = 16 * MIB  # bytes
 MAX_HEAD = 16 * 1024  # bytes of the server's answer to the opening handshake
 CHUNK = 64 * 1024  # bytes given to or taken from the socket at once
+MOMENT = 0.02  # seconds without a message, after which those that have come are all read
 _GOOD_ENDS = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
 # ==== 1. Errors ==========================================================================
@@ -890,7 +892,7 @@ def may_come_back(error: Exception) -> bool:
 
 
 def listen(
-    ws: WebSocket, probe_after: float, stopped: Callable[[], bool] = lambda: False
+    ws: WebSocket, probe_after: float, stopped: Callable[[], bool], look_every: float = 1.0
 ) -> Iterator[str | bytes]:
     """Give out messages, and find out whether a silent peer is still there.
 
@@ -898,7 +900,8 @@ def listen(
         ws: whose messages.
         probe_after: seconds without a sign of the peer until it is pinged; after twice as many
             the connection is given up as lost.
-        stopped: whether to end; asked once a second at the least.
+        stopped: whether to end.
+        look_every: seconds between two such questions at the most.
 
     Raises:
         ConnectionClosed: it is closed, or was lost.
@@ -906,7 +909,7 @@ def listen(
     probed_at: float | None = None
     while not stopped():
         try:
-            message = ws.receive(min(1.0, probe_after / 4))
+            message = ws.receive(min(look_every, probe_after / 4))
         except TimeoutError:
             probed_at = probe(ws, probe_after, probed_at)
             continue
@@ -1054,18 +1057,40 @@ def read_lines(descriptor: int) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def send_lines(ws: WebSocket, wait: float, failures: list[StreamLost]) -> None:
-    """Send what is typed; close when it ends. Runs in a thread of its own."""
-    with contextlib.suppress(ConnectionClosed):  # the other thread will say so
+class Speaker(threading.Thread):
+    """Sends what is typed, and waits for answers.
+
+    Args:
+        ws: where it goes.
+        wait: seconds for answers, after the input has ended.
+    """
+
+    def __init__(self, ws: WebSocket, wait: float) -> None:
+        super().__init__(daemon=True)  # it may wait for a key that nobody presses any more
+        self._ws = ws
+        self._wait = wait
+        self.done = threading.Event()  # there is nothing more to send, nor to wait for
+        self.failure: StreamLost | None = None
+
+    def run(self) -> None:
+        """Run in a thread of its own."""
         try:
             for line in read_lines(0):
-                ws.send(line)
-        except OSError as error:  # a folder, a terminal that is gone
-            failures.append(StreamLost(f"the input cannot be read: {error.strerror}"))
-            ws.close(CloseCode.GOING_AWAY)
-        if wait < math.inf:
-            time.sleep(wait)
-            ws.close()
+                self._ws.send(line)
+        except ConnectionClosed:  # the other thread will say so
+            return
+        except OSError as error:  # a terminal that is gone
+            self.failure = StreamLost(f"the input cannot be read: {error.strerror}")
+        else:
+            time.sleep(min(self._wait, threading.TIMEOUT_MAX))
+        self.done.set()
+
+
+def receive_rest(ws: WebSocket) -> Iterator[str | bytes]:
+    """Give out what has come already; to close would drop it."""
+    with contextlib.suppress(TimeoutError):
+        while True:
+            yield ws.receive(MOMENT)
 
 
 def printable(message: str | bytes) -> str:
@@ -1096,7 +1121,6 @@ def show(message: str | bytes) -> None:
 def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None) -> None:
     """Connect, and go on until one side closes."""
     fields = (header.partition(":") for header in arguments.header)
-    failures: list[StreamLost] = []
     with connect(
         url,
         subprotocols=arguments.subprotocol,
@@ -1105,17 +1129,20 @@ def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None
         compression=arguments.compress,
     ) as ws:
         print(f"connected to {url}", file=sys.stderr, flush=True)
-        inputs = (ws, arguments.wait, failures)
-        threading.Thread(target=send_lines, args=inputs, daemon=True).start()
+        speaker = Speaker(ws, arguments.wait)
+        speaker.start()
+        look_every = min(1.0, max(MOMENT, arguments.wait / 4))
+        heard = listen(ws, arguments.ping or math.inf, speaker.done.is_set, look_every)
         try:
-            for message in listen(ws, arguments.ping or math.inf):
+            for message in itertools.chain(heard, receive_rest(ws)):
                 show(message)
+            ws.close()
         except ConnectionClosed as closed:
             if closed.code not in _GOOD_ENDS:
                 raise
         print(f"closed with {ws.close_code} {ws.close_reason}".rstrip(), file=sys.stderr)
-    for failure in failures:
-        raise failure
+    if speaker.failure is not None:
+        raise speaker.failure
 
 
 def load_authority(path: str | None) -> ssl.SSLContext | None:

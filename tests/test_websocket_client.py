@@ -1106,6 +1106,23 @@ def test_who_waits_for_ever_gets_every_answer_until_the_server_closes() -> None:
 
 
 @pytest.mark.slow
+def test_answers_that_have_come_when_the_wait_is_over_are_all_printed(cat: ServerProcess) -> None:
+    """Of 300,000 lines through an echo 168,000 came back, and it said that the connection was lost
+    (vi/websocat#245)."""
+    lines = "".join(f"line {i}\n" for i in range(200_000))
+    status, out, err = run_client(cat.url("cli"), lines=lines, timeout=120)
+    assert (status, err.splitlines()[-1]) == (0, "closed with 1000")
+    assert out == lines
+
+
+@pytest.mark.slow
+def test_a_server_that_never_pauses_does_not_keep_it() -> None:
+    with serve("sh", "--", "-c", "while sleep 0.1; do echo tick; done") as server:
+        status, out, _ = run_client(server.url("cli"), lines="hello\n")
+    assert status == 0 and "tick\n" in out
+
+
+@pytest.mark.slow
 def test_a_server_that_is_gone_without_a_word_is_noticed() -> None:
     """A cable that is pulled, a machine that is switched off: it waited for ever, and said nothing
     (vi/websocat#116, #237)."""
