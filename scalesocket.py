@@ -3988,15 +3988,14 @@ class ProcessBackend(Backend):
 
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
-        pipe, command = subprocess.PIPE, self._plan.command
+        pipe = output = subprocess.PIPE
         if self._plan.terminal:
-            self._terminal, slave = open_output_terminal()
-            try:
-                popen = self._start_child(command, environment, (pipe, slave, pipe)).popen
-            finally:
-                os.close(slave)
-        else:
-            popen = self._start_child(command, environment, (pipe, pipe, pipe)).popen
+            self._terminal, output = open_output_terminal()
+        try:
+            popen = self._start_child(self._plan.command, environment, (pipe, output, pipe)).popen
+        finally:
+            if output != pipe:
+                os.close(output)
         assert popen.stdin
         self._input = popen.stdin.fileno()
         self._output = popen.stdout.fileno() if popen.stdout else self._terminal
@@ -4098,10 +4097,9 @@ def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
 
 def open_output_terminal() -> tuple[int, int]:
     """Return both ends of a pseudo-terminal that changes nothing of what is printed to it."""
-    import pty
     import tty
 
-    master, slave = pty.openpty()
+    master, slave = os.openpty()
     tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
     return master, slave
 
