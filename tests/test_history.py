@@ -161,10 +161,13 @@ def test_what_a_game_broadcasts_to_some_is_not_read_later_by_the_others(tmp_path
 # ==== 2. A room's end and its next beginning ===============================
 
 
-def test_a_persistent_history_has_what_a_program_said_when_nobody_was_left() -> None:
+@pytest.mark.parametrize("more", [(), ("--linger", "0.02")], ids=["ends", "lingers"])
+def test_a_persistent_history_has_what_a_program_said_when_nobody_was_left(
+    more: tuple[str, ...],
+) -> None:
     """Case 39: of 600 messages, each room's last client gone at once, the history had 243."""
     sent = []
-    with serve("--cache", "all:100000", "--cachepersist", "cat") as server:
+    with serve("--cache", "all:100000", "--cachepersist", *more, "cat") as server:
         for number in range(60):
             with RawClient.connect(server) as client:
                 for letter in "abc":
@@ -207,6 +210,25 @@ def test_a_new_rooms_clients_get_the_last_words_of_the_old_rooms_program(tmp_pat
                 assert [other.receive_text() for _ in found] == found
             new.send_text("more")  # the old program has ended: as any member, at once
             assert new.receive_text() == "new more"
+
+
+def test_a_history_goes_on_when_a_program_is_started_again(tmp_path: Path) -> None:
+    """Case 39, a relative: with --respawn the last words of each life are in it, in their order."""
+    lives = program(
+        tmp_path,
+        "import os\n"
+        "for number in range(300):\n"
+        "    print(os.getpid(), number, 'x' * 100)\n"
+        "print('end')\n",
+    )
+    with (
+        serve("--cache", "9999", "--respawn", lives) as server,
+        RawClient.connect(server) as client,
+    ):
+        told = [client.receive_text() for _ in range(3 * 301)]
+        assert told.count("end") == 3
+        with RawClient.connect(server) as newcomer:
+            assert [newcomer.receive_text() for _ in told] == told
 
 
 def test_an_empty_history_is_not_remembered() -> None:
