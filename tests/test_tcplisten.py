@@ -135,7 +135,8 @@ def test_lines_and_websockets_meet_in_one_room(echo: ServerProcess) -> None:
 
 
 def test_a_client_is_tagged_and_routed_like_any(tmp_path: Path) -> None:
-    with serve("--tcplisten", "127.0.0.1:0", "--json", "--cache", "10", "cat") as server:
+    options = ("--tcplisten", "127.0.0.1:0", "--json", "--clientroute", "--cache", "10")
+    with serve(*options, "cat") as server:
         with LineClient(server) as one:
             assert json.loads(one.line()) == {"t": "Join", "_from": 1}
             one.send('{"_from": 99, "a": 1}\nno json\n')
