@@ -166,7 +166,8 @@ def test_what_the_child_left_behind_is_stopped_and_does_not_keep_the_room(
 @pytest.mark.slow
 def test_a_grandchild_that_goes_on_talking_does_not_keep_the_room() -> None:
     """There is always more to read, so the end of the output never comes by itself."""
-    with serve(*shell("yes & echo $!; exit 3")) as server:
+    patient = with_constants(CLOSE_TIMEOUT=PATIENCE)  # with a test that is slow to read a flood
+    with serve(*shell("yes & echo $!; exit 3"), command=patient) as server:
         with RawClient.connect(server) as client:
             while (text := client.receive_text()) == "y":
                 pass  # it may begin before its number has been told
