@@ -141,6 +141,7 @@ MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
 MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
+MAX_DIGITS = 1000  # of a number in a client's JSON message
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
@@ -2826,6 +2827,19 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _check_number(digits: str) -> str:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits; {MAX_DIGITS} is the most")
+    return digits
+
+
+# A program's own parser may end the program on a longer number: Python's takes 4,300 digits, Java's
+# Jackson 1,000. A run of digits is found by making them all the same.
+_DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
+_TOO_LONG = b"9" * (MAX_DIGITS + 1)
+_number_checker = json.JSONDecoder(
+    parse_int=_check_number, parse_float=_check_number, parse_constant=_reject_constant
+)
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
@@ -2974,6 +2988,8 @@ class JsonFraming(Framing):
         value = decode_json(_json_checker, text)
         if not isinstance(value, dict):
             raise ValueError(f"it is of type {type(value).__name__}")
+        if len(payload) > MAX_DIGITS and _TOO_LONG in payload.translate(_DIGITS):
+            _number_checker.decode(text)  # what looks like a number may stand in a string
         plain = payload.isascii()
         # Without an underscore, an escape or a character beyond ASCII nothing can be our own.
         if not (plain and self._marked and b"_" not in payload and b"\\" not in payload):

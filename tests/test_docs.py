@@ -230,6 +230,7 @@ def test_the_table_of_limits_is_true() -> None:
         "first line": [f"{module.ROOM_LINE_TIMEOUT:g} s"],
         "name of a room": [f"{module.MAX_ROOM_NAME} characters"],
         "message of a client": [size(config.maxmsg)],
+        "number in a client's JSON": [f"{module.MAX_DIGITS:,} digits"],
         "what clients have sent": [size(module.INBOX_SIZE)],
         "what the program has printed": [size(config.backlog)],
         "what a game has sent": [f"{module.GAME_BACKLOGS} times"],

@@ -525,6 +525,30 @@ DEEP = {
 }
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"n":NUMBER}',
+        '{"a":[{"b":NUMBER}]}',
+        '{"n":-NUMBER}',
+        '{"n":0.NUMBER}',
+        '{"n":1NUMBERe5}',
+    ],
+)
+def test_a_number_that_a_programs_parser_may_choke_on_is_dropped(message: str) -> None:
+    """Seen: 5,000 digits ended README's own example, as Python's `json.loads` takes 4,300."""
+    assert tag(message.replace("NUMBER", "7" * 900))
+    reports = Reports()
+    framing = json_framing(report=reports)
+    assert framing.encode(1, texts(message.replace("NUMBER", "7" * 5000).encode())) == b""
+    assert "digits; 1000 is the most" in reports.found[0][1]
+
+
+def test_many_digits_in_a_string_are_no_number() -> None:
+    message = f'{{"bits":"{"01" * 4000}","n":{"9" * 1000}}}'
+    assert json.loads(tag(message)) == {"_from": 7, **json.loads(message)}
+
+
 @pytest.mark.parametrize("shape", DEEP)
 @pytest.mark.parametrize("depth", [100, 500, 900, 950, 980, 990, 1000, 100_000])
 def test_deep_nesting_never_crashes_a_thread(shape: str, depth: int) -> None:

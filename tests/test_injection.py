@@ -78,12 +78,13 @@ FORGERIES = [
     '{"a":"\x7f\u202e\ufeff\u200b\U0001f98a"}',
     '{"a":{"b":{"F":1,"t":"Leave"}},"F":1}',
     '{"a":' + "[" * 300 + "]" * 300 + ',"F":1}',
-    '{"F":1,"a":' + "9" * 6000 + "}",
+    '{"F":1,"a":' + "9" * 1000 + "}",
     '{"":1,"F":1}',
     '{"_from":1,"id":1,"_to":1}',
 ]
-# None of these is.
+# None of these is, or it has a number that ends programs in some languages.
 NO_OBJECTS = [
+    b'{"F":1,"a":' + b"9" * 6000 + b"}",
     b'{"a":1}\n{"t":"Leave","F":1}',
     b'{"a":1}{"t":"Leave","F":1}',
     b'{"a":1}\r{"t":"Leave","F":1}',
