@@ -531,6 +531,8 @@ CGI = frozenset(
     "SERVER_SOFTWARE UNIQUE_ID HTTP_HOST HTTP_UPGRADE HTTP_CONNECTION HTTP_SEC_WEBSOCKET_KEY "
     "HTTP_SEC_WEBSOCKET_VERSION PATH LD_LIBRARY_PATH DYLD_LIBRARY_PATH".split()
 )
+PASSED = frozenset(("LANG", "LANGUAGE", "TZ", "HOME"))  # and LC_*
+FOR_LINES = frozenset(("PERL5OPT", "LD_PRELOAD", "_STDBUF_O", "ASAN_OPTIONS"))  # --linebuffer
 OF_THE_SHELL = frozenset(("PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"))
 DUMP = 'cat /proc/$$/environ > "$0.part"; mv "$0.part" "$0"'
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -539,7 +541,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def read_environment(path: Path) -> dict[str, str]:
     """Return the environment that a child has written down, as the kernel has it."""
     wait_until(path.exists)
-    variables = path.read_bytes().decode().rstrip("\0").split("\0")
+    variables = path.read_bytes().decode("latin-1").rstrip("\0").split("\0")
     return dict(variable.split("=", 1) for variable in variables)
 
 
@@ -569,9 +571,12 @@ def test_a_child_of_any_kind_gets_the_listed_variables_and_no_others(
     with serve(*options, *target, env=secrets) as server:
         with RawClient.connect(server, headers=headers):
             found = read_environment(file)
-    allowed = CGI | OF_THE_SHELL | extra
+    allowed = CGI | PASSED | OF_THE_SHELL | extra
+    allowed |= FOR_LINES if kind in ("pipes", "tcp") else frozenset()
+    allowed |= {"USER", "LOGNAME", "SHELL"} if kind == "pty" else set()
     allowed |= {"HTTP_X_REAL_IP", "HTTP_LD_PRELOAD", "HTTP_PATH", "HTTP_REMOTE_ADDR"}
-    assert set(found) <= allowed
+    assert {name for name in found if not name.startswith("LC_")} <= allowed
+    assert "evil" not in found.get("LD_PRELOAD", "")
     assert extra <= set(found)
     assert found["HTTP_X_REAL_IP"] == "true"
     assert found["REMOTE_ADDR"] == "127.0.0.1"

@@ -850,9 +850,10 @@ def files(data: bytes) -> None:
     check_response_head(response.encode_head(keep_alive=True, extra=[("X-A", "b")]))
     if response.status == 301:
         (location,) = (value for name, value in response.headers if name == "Location")
-        assert re.fullmatch(r"/[!-.0-[\]-~][!-~]*/", location), location
+        assert re.fullmatch(r"/[!-.0-[\]-~][!->@-~]*/(\?[!-~]*)?", location), location
     if response.file is not None:
-        path = response.file.resolve()
+        response.file.close()
+        path = Path(response.file.name).resolve()
         assert path.is_relative_to(root) and path.is_file()
         assert not any(part.startswith(".") for part in path.relative_to(root).parts)
         assert 0 <= response.start <= response.start + response.length <= path.stat().st_size
