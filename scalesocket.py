@@ -134,7 +134,9 @@ MIB = 1024 * KIB
 
 FIRST_RECEIVE_SIZE = 4 * KIB  # bytes taken from a socket at first, which most requests fit into
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
-THREAD_STACK = 512 * KIB  # json recurses in C: 128 KiB crash on `[[[[…`, 192 KiB do not
+THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
+GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
+MAX_NESTING = 512  # levels of JSON
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
@@ -1587,6 +1589,42 @@ _POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Lin
 _POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
+_stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
+
+
+def set_stack_size(game: type[Game] | None) -> None:
+    """Set how much stack the threads get that start from now on.
+
+    A hook that calls itself without end must get its RecursionError, as in any Python program,
+    before it is at the end of its stack, which would end the process. Python counts on as much as
+    a main thread has. Only what is used of it takes memory.
+    """
+    size = THREAD_STACK
+    if game is not None:
+        size = GAME_STACK
+        if POSIX:
+            import resource
+
+            limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
+            if limit != resource.RLIM_INFINITY:
+                size = min(max(size, limit // MIB * MIB), 8 * GAME_STACK)
+    threading.stack_size(size)
+
+
+@contextlib.contextmanager
+def small_stack() -> Iterator[None]:
+    """Let a thread that starts in this context have THREAD_STACK.
+
+    A thread that a game itself starts at the same moment may get it, too.
+    """
+    with _stack_lock:
+        before = threading.stack_size(THREAD_STACK)
+        try:
+            yield
+        finally:
+            threading.stack_size(before)
+
+
 def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
     """Start a daemon thread; whoever started it must see to its end.
 
@@ -1595,7 +1633,8 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     """
     thread = threading.Thread(name=name, target=target, args=args, daemon=True)
     try:
-        thread.start()
+        with _stack_lock:
+            thread.start()
     except RuntimeError:
         raise ShortageError(OUT_OF_THREADS) from None
     return thread
@@ -1670,7 +1709,7 @@ class Timer:
         while (function := self._next()) is not None:
             try:
                 function()
-            except Exception:  # one caller's bug must not take everyone's deadlines along
+            except BaseException:  # one caller's bug must not take everyone's deadlines along
                 log.exception("a timed call failed")
 
     def _next(self) -> Callable[[], None] | None:
@@ -1765,7 +1804,7 @@ class Poller:
             function()
         except ShortageError as error:
             self.shortage.report(str(error))
-        except Exception:  # one caller's bug must not take everyone's sockets along
+        except BaseException:  # one caller's bug must not take everyone's sockets along
             log.exception("our own bug")
 
     # -- for functions that it calls --
@@ -2855,12 +2894,45 @@ _ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
 ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
+# A string, as far as it goes; what is left without strings has brackets only where JSON has them.
+_JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def check_nesting(text: str) -> None:
+    """Refuse JSON that is nested deeper than MAX_NESTING, before a parser sees it.
+
+    The parser recurses in C, once for each level. Some versions of Python let it go 10,000 levels
+    deep, for which a stack of THREAD_STACK is too small.
+
+    Raises:
+        RecursionError: it is, or it is no JSON.
+    """
+    if len(text) <= MAX_NESTING or text.count("[") + text.count("{") <= MAX_NESTING:
+        return
+    brackets = _JSON_STRING.sub(b"", text.encode(errors="replace"))
+    brackets = brackets.translate(_TO_SQUARE, _NO_BRACKETS)
+    depth = 4
+    for _ in range(depth):  # most have a few levels, of which nothing is left then
+        brackets = brackets.replace(b"[]", b"")
+    for start in range(0, len(brackets), 4 * KIB):
+        steps = [1 if bracket == 0x5B else -1 for bracket in brackets[start : start + 4 * KIB]]
+        depths = list(itertools.accumulate(steps, initial=depth))
+        if max(depths) > MAX_NESTING:
+            raise RecursionError(f"nested deeper than {MAX_NESTING} levels")
+        depth = depths[-1]
+
+
 def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
     """Do what `decoder.decode` does, in a quarter of the time where no white space surrounds it.
 
     Raises:
         ValueError: it is no JSON.
+        RecursionError: see `check_nesting`.
     """
+    if len(text) > MAX_NESTING:
+        check_nesting(text)
     try:
         value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]  # typeshed lacks it
     except StopIteration:
@@ -3038,7 +3110,7 @@ class JsonFraming(Framing):
         rest = b"".join(self._rest).strip().removeprefix(codecs.BOM_UTF8)
         if rest.startswith(b"{"):
             try:
-                _json_checker.decode(rest.decode())
+                decode_json(_json_checker, rest.decode())
             except (ValueError, RecursionError):
                 self._rest.clear()
                 self._report(None, f"{len(rest)} bytes of an unfinished message")
@@ -4346,8 +4418,8 @@ class Game:
     """A backend in Python: subclass it, and fill in the hooks that are needed.
 
     Every room has an object of its own. All hooks of a room run on its thread, one at a time,
-    but for `on_auth`, which is asked before there is a room. A hook that raises ends its room
-    with 1011; other rooms go on.
+    but for `on_auth`, which is asked before there is a room. A hook that raises, whatever it is,
+    ends its room with 1011; other rooms go on.
     """
 
     tick_rate: float = 0  # calls of `on_tick` per second; 0: driven by messages alone
@@ -4403,7 +4475,9 @@ class GameRoom:
 
     @metadata.setter
     def metadata(self, value: JsonValue) -> None:
-        self._room.metadata = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False)
+        check_nesting(text)  # others must be able to read it
+        self._room.metadata = text
 
     def broadcast(self, message: str | bytes, exclude: Iterable[Client] = ()) -> None:
         """Send a message to every client but the excluded; it is encoded once.
@@ -4523,7 +4597,7 @@ class GameBackend(Backend):
         try:
             self._game.on_dispose()
             self._flush_all()
-        except Exception:
+        except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
     def _handle_one(self, event: RoomEvent) -> None:
@@ -4619,7 +4693,7 @@ class GameBackend(Backend):
             yield
         except (ConnectionClosed, BackendError):
             raise
-        except Exception as error:
+        except BaseException as error:  # `sys.exit()` ends its room, too, not its thread alone
             raise BackendError("the game failed") from error
 
 
@@ -4839,7 +4913,7 @@ class Archive:
         while (replay := self._queue.get()) is not None:
             try:
                 replay.advance()
-            except Exception:  # one newcomer's bug must not take everyone's history along
+            except BaseException:  # one newcomer's bug must not take everyone's history along
                 log.exception("our own bug")
 
     # -- under the lock --
@@ -5559,7 +5633,7 @@ class Room:
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
-        except Exception:
+        except BaseException:
             self.log.exception("our own bug")
             self.end(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
@@ -6941,7 +7015,7 @@ class Gatekeeper:
             return True
         try:
             answer = self._config.game.on_auth(client.request)
-        except Exception:
+        except BaseException:
             log.exception("the game failed in on_auth")
             return False
         client.user = clean_name(answer) if isinstance(answer, str) else ""
@@ -7826,7 +7900,7 @@ class Visit:
             return self._guest is not None and self._guest.enter(patient=False)
         except OSError as error:
             self._log_end(error)
-        except Exception:
+        except BaseException:
             log.exception("our own bug")
         return False
 
@@ -7845,7 +7919,7 @@ class Visit:
                 return self._guest.enter(patient=True)
         except OSError as error:
             self._log_end(error)
-        except Exception:
+        except BaseException:
             log.exception("our own bug")
         return False
 
@@ -7934,7 +8008,7 @@ class Reader(Poller):
         for visit, events in heard:
             try:
                 self._take(visit, events, batches)
-            except Exception:  # a bug of ours ends one client, and not the thread that reads all
+            except BaseException:  # our bug ends one client, not the thread that reads all
                 log.exception("our own bug")
                 visit.member.connection.abort()
         for room, received in batches.items():
@@ -7947,7 +8021,7 @@ class Reader(Poller):
             return [] if connection.drop_input() else None
         try:
             return connection.receive()
-        except Exception:
+        except BaseException:
             log.exception("our own bug")
             return None
 
@@ -8059,9 +8133,10 @@ class Lobby:
     Args:
         turnstile: counts them.
         timer: ends those that never say anything.
+        small: threads that see what a connection wants get a small stack, though others get more.
     """
 
-    def __init__(self, turnstile: Turnstile, timer: Timer) -> None:
+    def __init__(self, turnstile: Turnstile, timer: Timer, *, small: bool = False) -> None:
         self.poller = Reader("acceptor", self._end)
         self._turnstile = turnstile
         self._timer = timer
@@ -8070,6 +8145,9 @@ class Lobby:
         # These two are the poller's alone.
         self._unheard: dict[Visit, None] = {}  # in the order of their coming
         self._is_timed = False  # `_turn_out` will be called
+        self._stack: Callable[[], contextlib.AbstractContextManager[None]] = (
+            small_stack if small else contextlib.nullcontext
+        )
 
     def start(self) -> None:
         """Start the thread."""
@@ -8158,7 +8236,8 @@ class Lobby:
         try:
             # Not `start_thread`: nobody joins it, and a `Thread` would have this one wait until it
             # has begun.
-            _thread.start_new_thread(self._open, (visit, data))
+            with self._stack():
+                _thread.start_new_thread(self._open, (visit, data))
         except RuntimeError:
             self._end(visit)
             raise ShortageError(f"cannot start a thread: {OUT_OF_THREADS}") from None
@@ -8337,7 +8416,7 @@ class Server:
             OSError: see `open_listeners`.
             ConfigError: a file of --pcap cannot be written.
         """
-        threading.stack_size(THREAD_STACK)
+        set_stack_size(self._config.game)
         self._line_listeners = open_line_listeners(self._config)
         self._listeners = open_all_listeners(self._config)
         self._unix_file = identify(self._config.unixsocket)
@@ -8395,7 +8474,9 @@ class Server:
             self._timer.call_later(self._config.ping / 4, self._check_peers)
         if _elder is not None:
             self._timer.call_later(REAP_INTERVAL, self._reap)
-        lobby = Lobby(self._reception.turnstile, self._timer)
+        game = self._config.game
+        small = game is not None and not asks_game(game)  # nothing of it runs on a reader
+        lobby = Lobby(self._reception.turnstile, self._timer, small=small)
         lobby.start()
         # `stop` shuts the other end down, which makes this one readable. A signal handler may do
         # that, but it may not take a lock, as an Event would.
@@ -9381,7 +9462,7 @@ def import_for(target: str, load: Callable[[], object]) -> object:
     """
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({frames[-1].filename}, line {frames[-1].lineno})"
         where = "" if isinstance(error, ImportError | SyntaxError) else at

@@ -26,7 +26,15 @@ import uuid
 import zlib
 from typing import TYPE_CHECKING
 
-from scalesocket import MAX_ROOM_NAME, MIB, RECEIVE_SIZE, ConfigError, ShortageError, start_thread
+from scalesocket import (
+    MAX_ROOM_NAME,
+    MIB,
+    RECEIVE_SIZE,
+    ConfigError,
+    ShortageError,
+    check_nesting,
+    start_thread,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -53,7 +61,9 @@ def parse_listing(body: bytes, node: str) -> list[str]:
         ValueError: it is no list in JSON.
     """
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
+        text = body.decode()
+        check_nesting(text)
+        found = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, list):

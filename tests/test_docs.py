@@ -231,6 +231,7 @@ def test_the_table_of_limits_is_true() -> None:
         "name of a room": [f"{module.MAX_ROOM_NAME} characters"],
         "message of a client": [size(config.maxmsg)],
         "number in a client's JSON": [f"{module.MAX_DIGITS:,} digits"],
+        "levels of JSON": [str(module.MAX_NESTING)],
         "what clients have sent": [size(module.INBOX_SIZE)],
         "what the program has printed": [size(config.backlog)],
         "what a game has sent": [f"{module.GAME_BACKLOGS} times"],

@@ -1,0 +1,359 @@
+"""What one client or one program may do without ending, or deafening, the server for all others.
+
+The room `steady` echoes; what goes wrong goes wrong in the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scalesocket.net.cluster import parse_listing
+
+from scalesocket import check_nesting, small_stack
+from tests.support import (
+    Closed,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    http_request,
+    serve,
+)
+
+if sys.platform != "linux":
+    pytest.skip("memory and threads are read from /proc", allow_module_level=True)
+
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+GAME = """
+import asyncio
+import functools
+
+from scalesocket import Game
+
+
+def plain(x):
+    return plain(x)
+
+def total(x):
+    return sum(map(total, [x]))
+
+class Getattr:
+    def __getattr__(self, name):
+        return getattr(self, name + "x")
+
+class Format:
+    def __format__(self, spec):
+        return f"{self}"
+
+class Repr:
+    def __repr__(self):
+        return repr([self])
+
+class Equal:
+    def __eq__(self, other):
+        return [self] == [other]
+
+def by_key(x):
+    return sorted([x], key=by_key)
+
+def reduced(a, b):
+    return functools.reduce(reduced, [a, b])
+
+def stop(kind):
+    raise kind("enough")
+
+def fail(what):
+    match what:
+        case "plain": plain(1)
+        case "sum": total(1)
+        case "getattr": Getattr().x
+        case "format": f"{Format()}"
+        case "repr": repr(Repr())
+        case "eq": Equal() == Equal()
+        case "sorted": by_key(1)
+        case "reduce": reduced(1, 2)
+        case "exit": stop(SystemExit)
+        case "interrupt": stop(KeyboardInterrupt)
+        case "cancelled": stop(asyncio.CancelledError)
+        case "generator": stop(GeneratorExit)
+        case "base": stop(BaseException)
+
+
+class Faulty(Game):
+    tick_rate = 100
+    hook = what = ""
+    joined = False
+
+    @classmethod
+    def on_auth(cls, request):
+        hook, _, what = request.path[1:].partition("-")
+        if hook == "on_auth":
+            fail(what)
+        return True
+
+    def at(self, hook):
+        if self.hook == hook:
+            fail(self.what)
+
+    def on_create(self, room):
+        self.room = room
+        self.hook, _, self.what = room.id.partition("-")
+        self.at("on_create")
+
+    def on_join(self, client):
+        self.joined = True
+        client.send("welcome")
+        self.at("on_join")
+        if self.hook == "call_later":
+            self.room.call_later(0, lambda: self.at("call_later"))
+        if self.hook == "on_dispose" and len(self.room.clients) > 1:
+            self.room.close(4000, "over")
+
+    def on_message(self, client, message):
+        self.at("on_message")
+        client.send(message)
+
+    def on_leave(self, client, code):
+        self.at("on_leave")
+
+    def on_tick(self, dt):
+        if self.joined:
+            self.at("on_tick")
+
+    def on_drain(self, seconds):
+        self.at("on_drain")
+
+    def on_dispose(self):
+        self.at("on_dispose")
+"""
+RECURSIONS = ("plain", "sum", "getattr", "format", "repr", "eq", "sorted", "reduce")
+RAISED = {
+    "exit": "SystemExit",
+    "interrupt": "KeyboardInterrupt",
+    "cancelled": "CancelledError",
+    "generator": "GeneratorExit",
+    "base": "BaseException",
+} | dict.fromkeys(RECURSIONS, "RecursionError")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "faulty.py").write_text(GAME)
+    return tmp_path
+
+
+def end_of(client: RawClient) -> int:
+    """Return the close code that a client gets, whatever comes before it."""
+    with pytest.raises(Closed) as closed:
+        while True:
+            client.receive_text()
+    return closed.value.code
+
+
+def provoke(server: ServerProcess, room: str, hook: str) -> int:
+    """Make a hook of a room run; return the close code of a client who is there."""
+    with RawClient.connect(server, room) as client:
+        if hook == "on_message":
+            client.send_text("hello")
+        elif hook in ("on_leave", "on_dispose"):
+            assert client.receive_text() == "welcome"
+            with RawClient.connect(server, room) as other:
+                if hook == "on_leave":
+                    other.close()
+        return end_of(client)
+
+
+HOOKS = (
+    "on_create", "on_join", "on_message", "on_leave", "on_tick", "on_dispose", "call_later",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_whatever_a_hook_raises_it_ends_its_own_room_and_no_other(folder: Path, hook: str) -> None:
+    """Cases 30 and 31: a hook that called itself without end was the end of the process, and after
+    `sys.exit()` in one the clients of its room stayed, unanswered, and SIGTERM was not heard."""
+    with (
+        serve("faulty:Faulty", cwd=folder, allow_traceback=True) as server,
+        RawClient.connect(server, "steady") as steady,
+    ):
+        assert steady.receive_text() == "welcome"
+        for what, error in RAISED.items():
+            before = len(server.log())
+            code = provoke(server, f"{hook}-{what}", hook)
+            assert code == (4000 if hook == "on_dispose" else 1011), what
+            server.wait_log(f"{error}\\b", since=before)
+            steady.send_text(what)
+            assert steady.receive_text() == what
+        assert not any("our own bug" in line for line in server.log())
+        server.process.send_signal(signal.SIGTERM)
+        assert end_of(steady) == 1001
+        assert server.wait() == 0
+
+
+def test_whatever_on_auth_raises_nobody_comes_in_and_others_do(folder: Path) -> None:
+    """Cases 30 and 31, on the thread of a reader."""
+    with serve("faulty:Faulty", cwd=folder, allow_traceback=True) as server:
+        for what, error in RAISED.items():
+            before = len(server.log())
+            with pytest.raises(HandshakeRefused) as refused:
+                RawClient.connect(server, f"on_auth-{what}")
+            assert refused.value.response.status == 401, what
+            server.wait_log(f"{error}\\b", since=before)
+        with RawClient.connect(server, "steady") as steady:
+            assert steady.receive_text() == "welcome"
+
+
+def test_whatever_on_drain_raises_it_ends_its_own_room_and_no_other(folder: Path) -> None:
+    """Cases 30 and 31, while the server drains."""
+    with (
+        serve("--drain", "60", "faulty:Faulty", cwd=folder, allow_traceback=True) as server,
+        RawClient.connect(server, "steady") as steady,
+    ):
+        assert steady.receive_text() == "welcome"
+        clients = [RawClient.connect(server, f"on_drain-{what}") for what in RAISED]
+        for client in clients:
+            assert client.receive_text() == "welcome"
+        server.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            with client:
+                assert end_of(client) == 1011
+        steady.send_text("still")
+        assert steady.receive_text() == "still"
+        steady.close()
+        assert server.wait() == 0
+
+
+# ==== 2. What is nested deeply ============================================
+
+DEEP = [
+    shape % ("[" * levels + "]" * levels)
+    for levels in (900, 4500, 6000, 100_000)
+    for shape in ("%s", '{"t":"join","name":%s}', '{"_to":1,"_meta":true,"x":%s}')
+] + ["[" * 500_000, '{"a":' * 50_000, '"' + "[" * 100_000, '{"x":"' + "[" * 100_000 + '"}']
+
+
+@pytest.mark.parametrize("options", [("--json", "cat"), ("--frame=json", "--api", "cat")])
+def test_brackets_of_a_client_end_nothing(options: tuple[str, ...]) -> None:
+    """Case 30: 9 KB of brackets from any client ended the process, with Python 3.13."""
+    with serve(*options) as server, RawClient.connect(server) as client:
+        for text in DEEP:
+            client.send_text(text)
+        client.send_text('{"last":true}')
+        while "last" not in client.receive_text():
+            pass
+        assert http_request(server, "GET", "/health").status == 200
+
+
+@pytest.mark.parametrize("game", ["snake", "tictactoe", "game.py", "chat"])
+def test_brackets_of_a_client_do_not_end_a_game(game: str) -> None:
+    """Case 30: so did 6,000 levels, where the game itself reads JSON."""
+    with serve(game) as server, RawClient.connect(server) as client:
+        for text in DEEP:
+            client.send_text(text)
+        client.ping(b"there?")
+        while client.receive()[1] != b"there?":
+            pass
+        assert not any("failed" in line for line in server.log())
+
+
+PRINTS_DEEP = """
+import sys
+for line in sys.stdin:
+    levels = int(line)
+    deep = "[" * levels + "]" * levels
+    print('{"_to":1,"x":%s}' % deep)
+    print('{"_meta":true,"x":%s}' % deep)
+    print('{"_to":%s}' % deep)
+    print('{"_to":1,"x":' + "[" * levels)
+    print(levels, flush=True)
+"""
+
+
+def test_brackets_of_a_program_end_nothing(tmp_path: Path) -> None:
+    """Case 30: so did a program that printed such a line."""
+    (tmp_path / "deep.py").write_text(PRINTS_DEEP)
+    options = ("--serverframe=json", "--api", "--console")
+    with (
+        serve(*options, "deep.py", cwd=tmp_path) as server,
+        RawClient.connect(server) as client,
+    ):
+        for levels in (100, 510, 900, 4500, 100_000):
+            client.send_text(str(levels))
+            while client.receive_text() != str(levels):
+                pass
+            for path in ("/api/rooms/", "/api/room/metadata", "/console/api"):
+                assert http_request(server, "GET", path).status == 200
+
+
+def test_brackets_of_another_node_end_nothing() -> None:
+    """Case 30: so did a node of `--peers` that lied."""
+    for text in DEEP:
+        with contextlib.suppress(ValueError):
+            in_thread(lambda text=text: parse_listing(text.encode(), "http://other:9000"))
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Run a function where the server reads what others send, and raise what it raises."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    with small_stack():
+        thread = threading.Thread(target=run)
+        thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("[" * 512 + "]" * 512, True),
+        ("[" * 513 + "]" * 513, False),
+        ('[{"a":' * 256 + "1" + "}]" * 256, True),
+        ('[{"a":' * 257 + "1" + "}]" * 257, False),
+        ("[" + "[[[]],{}]," * 20_000 + "0]", True),
+        ("[" + "[]," * 9000 + "[" * 512 + "]" * 512 + "]", False),
+        ('["' + "[" * 9000 + '"]', True),
+        ('["\\"' + "[" * 9000 + '"]', True),
+        ('["\\\\"' + ",[" * 9000, False),
+        ("[" * 9000, False),
+        ("[}" * 9000 + "[" * 600, False),
+        ('"' * 9001 + "[" * 600, True),
+    ],
+)
+def test_the_depth_of_json_is_known_before_it_is_parsed(text: str, fits: bool) -> None:
+    if fits:
+        check_nesting(text)
+    else:
+        with pytest.raises(RecursionError, match="nested deeper than 512 levels"):
+            check_nesting(text)
+
+
+@given(st.recursive(st.text('"\\[]{}', max_size=3), lambda inner: st.lists(inner, max_size=3)))
+def test_the_depth_of_json_is_what_a_parser_finds(value: object) -> None:
+    """The limit is moved to either side of the depth that the value has."""
+
+    def depth(value: object) -> int:
+        return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+    levels = depth(value)
+    text = json.dumps(value) + " " * 600
+    wrapped = "[" * (512 - levels) + text + "]" * (512 - levels)
+    check_nesting(wrapped)
+    with pytest.raises(RecursionError):
+        check_nesting(f"[{wrapped}]")
