@@ -58,6 +58,7 @@ from scalesocket import (
     describe_error,
     encode_close,
     encode_frame,
+    finish_log,
     json_response,
     log,
     start_thread,
@@ -467,6 +468,7 @@ class Supervisor:
         except BaseException:
             traceback.print_exc()
         finally:
+            finish_log()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()

@@ -186,6 +186,7 @@ def test_metrics_are_openmetrics_from_the_start() -> None:
             "backlog_bytes": "gauge",
             "history_bytes": "gauge",
             "replay_bytes": "gauge",
+            "log_lines_dropped": "counter",
             "history_messages_dropped": "counter",
             "tick_seconds": "histogram",
             "tick_lateness_seconds": "histogram",

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
+import re
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +23,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.cluster import parse_listing
 
-from scalesocket import check_nesting, small_stack
+from scalesocket import LogHandler, check_nesting, small_stack
 from tests.support import (
+    PATIENCE,
+    SCRIPT,
     Closed,
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    encode_client_frames,
     http_request,
     serve,
+    wait_until,
 )
 
 if sys.platform != "linux":
@@ -357,3 +366,157 @@ def test_the_depth_of_json_is_what_a_parser_finds(value: object) -> None:
     check_nesting(wrapped)
     with pytest.raises(RecursionError):
         check_nesting(f"[{wrapped}]")
+
+
+# ==== 3. A log that nobody reads ==========================================
+
+TALK = """
+from scalesocket import Game
+
+class Talk(Game):
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        client.send(message)
+"""
+
+
+class Unread:
+    """A server whose log is read up to where it says its port, and then no more until `rest`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        (folder / "talk.py").write_text(TALK)
+        command = [sys.executable, os.fspath(SCRIPT), "--addr", "127.0.0.1:0", *options]
+        self.process = subprocess.Popen(
+            [*command, "talk:Talk"], cwd=folder, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self.host, self.port, self.pid = "127.0.0.1", 0, self.process.pid
+        assert self.process.stderr is not None
+        self._log = self.process.stderr
+        while not self.port:
+            found = re.search(rb" on port (\d+)", self._log.readline())
+            self.port = int(found[1]) if found else 0
+
+    def fill(self) -> None:
+        """Have it log some 4 MB: more than its pipe, and the server, keep (with -vv)."""
+        with RawClient.connect(self, "loud") as client:
+            client.send_in_background(encode_client_frames(["x" * 200] * 10_000))
+            assert len(client.receive_many(10_000)) == 10_000
+
+    def rest(self) -> list[str]:
+        """Read the log to its end."""
+        return self._log.read().decode().splitlines()
+
+    def __enter__(self) -> Unread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
+        self._log.close()
+
+
+def dropped_lines(server: Unread) -> int:
+    """Return what the metrics say of the log."""
+    text = http_request(server, "GET", "/metrics").body.decode()
+    found = re.findall(r"^scalesocket_log_lines_dropped_total\S* (\d+)", text, re.MULTILINE)
+    return sum(map(int, found))
+
+
+@pytest.mark.parametrize("options", [(), ("--log", "json"), ("--workers", "2")])
+def test_a_log_that_nobody_reads_holds_up_neither_play_nor_signals(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Cases 10 and 34: after 256 rooms with long names there was no new room, no `/health`, and
+    three SIGTERMs were not heard."""
+    with Unread(tmp_path, "-vv", "--metrics", *options) as server:
+        server.fill()
+        for number in range(20):
+            with RawClient.connect(server, f"room-{number}-{'n' * 100}") as client:
+                client.send_text("hello")
+                assert client.receive_text() == "hello"
+        assert http_request(server, "GET", "/health").status == 200
+        assert dropped_lines(server) > 0
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--log", "json")])
+def test_what_is_missing_in_the_log_is_said_where_it_is_missing(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with Unread(tmp_path, "-vv", "--metrics", *options) as server:
+        server.fill()
+        missing = dropped_lines(server)
+        assert missing > 0
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(server.rest()))
+        reader.start()
+        wait_until(lambda: dropped_lines(server) == dropped_lines(server))
+        with RawClient.connect(server, "late") as client:
+            client.send_text("the log is read again")
+            client.receive_text()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        reader.join()
+    if options:
+        lines = [json.loads(line)["message"] for line in lines]
+    told = [re.search(r"(\d+) lines of the log were dropped here", line) for line in lines]
+    assert sum(int(found[1]) for found in told if found) >= missing
+    at = max(index for index, found in enumerate(told) if found)
+    assert any("the log is read again" in line for line in lines[at:])
+    assert "stopped" in lines[-1]
+
+
+def test_a_log_whose_reader_has_gone_holds_up_nothing(tmp_path: Path) -> None:
+    with Unread(tmp_path, "-vv") as server:
+        server._log.close()
+        server.fill()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_log_that_is_read_is_complete_and_in_order() -> None:
+    """However it comes: in lines, in one piece of 1 MB, and behind what had to wait."""
+    inside, outside = os.pipe()
+    handler = LogHandler(outside, "utf-8")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    wanted = []
+    for number in range(400):
+        text = f"{number} " + "x" * (100_000 if number in (3, 7) else 500)
+        wanted.append(text)
+        logger.warning("%s", text)
+    data = b""
+    while data.count(b"\n") < len(wanted):
+        data += os.read(inside, 65536)
+    handler.finish()
+    assert data.decode().splitlines() == wanted
+    assert handler.dropped == 0
+    for descriptor in (inside, outside):
+        os.close(descriptor)
+
+
+# ==== 4. Time that stands still ===========================================
+
+
+def test_a_stop_of_the_machine_closes_nobody_who_was_sending() -> None:
+    """Case 38: after SIGSTOP for longer than two pings 26 of 30 clients that had sent all the time
+    were closed as silent."""
+    with serve("--ping", "1", "cat") as server, contextlib.ExitStack() as stack:
+        rooms = [f"room{number}" for number in range(10)]
+        clients = [stack.enter_context(RawClient.connect(server, room)) for room in rooms]
+        for _ in range(3):
+            for client in clients:
+                client.send_text("before")
+                assert client.receive_text() == "before"
+            server.process.send_signal(signal.SIGSTOP)
+            begin = time.monotonic()
+            wait_until(lambda begin=begin: time.monotonic() > begin + 3.0)
+            server.process.send_signal(signal.SIGCONT)
+            for client in clients:
+                client.send_text("after")
+                assert client.receive_text() == "after"
+        assert not any("silent" in line for line in server.log())

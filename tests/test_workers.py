@@ -29,12 +29,14 @@ from tests.support import (
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    drain,
     encode_client_frames,
     http_request,
     open_socket,
     run_cli,
     serve,
     wait_until,
+    with_constants,
 )
 
 CRASHED = (1012, "the process that had this room has ended")
@@ -470,3 +472,54 @@ def test_a_lone_file_says_what_it_needs(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "--workers needs the folder net/" in done.stderr
+
+
+# ==== A crash in the middle of a handshake ===============================================
+
+LINGERS = """
+import time
+from scalesocket import Game
+
+class Lingers(Game):
+    def on_dispose(self):
+        time.sleep(1000)
+"""
+
+
+def count_threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def settled_threads(pid: int) -> int:
+    """Return how many threads a worker has that nobody has connected to: the same ten times."""
+    counts = [0]
+    wait_until(lambda: counts.append(count_threads(pid)) or len({*counts[-10:]}) == 1 < len(counts))
+    return counts[-1]
+
+
+def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: Path) -> None:
+    """Case 24: it got a raw Close frame in the place of a response.
+
+    A room that does not end keeps the next client of the same room waiting for its place.
+    """
+    (tmp_path / "lingers.py").write_text(LINGERS)
+    options = ("--workers=2", "-vv", "--maxrooms=1", "lingers:Lingers")
+    with serve(*options, cwd=tmp_path, command=with_constants(ROOM_TIMEOUT=1000.0)) as server:
+        wait_until(lambda: len(workers_of(server)) == 2)
+        for number in range(3):
+            name, pid = room_of(1, number), workers_of(server)[1]
+            count = settled_threads(pid)
+            with RawClient.connect(server, name):
+                pass
+            server.wait_log(rf"left with .*room={name}\b")
+            wait_until(lambda count=count, pid=pid: count_threads(pid) == count + 1)  # its room's
+            with open_socket(server) as sock:
+                sock.sendall(
+                    b"GET /%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+                    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" % name.encode()
+                )
+                wait_until(lambda count=count, pid=pid: count_threads(pid) == count + 2)
+                crash(server, 1)
+                answer = drain(sock)
+                assert answer == b"" or answer.startswith(b"HTTP/1.1 503 "), answer
