@@ -929,7 +929,7 @@ def test_a_games_history_is_plain_for_those_who_agreed_on_nothing(tmp_path: Path
 
 def test_json_framing_routes_what_was_compressed() -> None:
     """`cat` gives back what it got, so a message that says `_to` goes to that client."""
-    with serve("--compress", "--frame=json", "cat") as server:
+    with serve("--compress", "--frame=json", "--clientroute", "cat") as server:
         clients = [DeflateClient(server, "room", offer) for offer in WINDOWS]
         with clients[0], clients[1], clients[2], clients[3]:
             ids: list[int] = []

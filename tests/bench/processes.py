@@ -76,7 +76,7 @@ THIS = Peer(
     form=("--addr", "127.0.0.1:{port}", "--ping", "0", "MODES", "TARGET", "--", "ARGUMENTS"),
     modes={
         "binary": ("--binary",),
-        "json": ("--json",),
+        "json": ("--json", "--clientroute"),
         "compress": ("--compress",),
         "tls": ("--sslcert", "certificate.pem"),
     },
