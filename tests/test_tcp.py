@@ -408,7 +408,8 @@ lines.readline()
 
 
 def test_json_framing_over_tcp() -> None:
-    with serve(*tcp("--json"), *child(ECHO)) as server, RawClient.connect(server) as first:
+    options = tcp("--json", "--clientroute")
+    with serve(*options, *child(ECHO)) as server, RawClient.connect(server) as first:
         assert first.receive_json() == {"t": "Join", "_from": 1}
         with RawClient.connect(server) as second:
             assert first.receive_json() == second.receive_json() == {"t": "Join", "_from": 2}
