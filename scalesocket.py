@@ -182,6 +182,7 @@ FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has been closed
 REAP_INTERVAL = 1.0  # seconds between two looks for what children have left behind
 
+OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
@@ -1657,6 +1658,21 @@ class Shortage:
         log.log(logging.ERROR if fresh else logging.DEBUG, "%s", what)
 
 
+_memory = Shortage()
+
+
+def report_failure() -> None:
+    """Log what has just been raised: a bug of ours, or that memory has run out, which is said once.
+
+    No thread of the server ends because of either.
+    """
+    with contextlib.suppress(MemoryError):  # not even enough to say so
+        if isinstance(sys.exc_info()[1], MemoryError):
+            _memory.report("the system is out of memory")
+        else:
+            log.exception("our own bug")
+
+
 def poll_end(sock: socket.socket) -> int:
     """Return the signs that a peer has ended its side or the connection; 0 where none show."""
     if not _POLL_BROKEN:
@@ -1709,21 +1725,24 @@ class Timer:
         self._thread.join()
 
     def _run(self) -> None:
-        while (function := self._next()) is not None:
+        while not self._stopped:
             try:
-                function()
+                self._call_next()
             except BaseException:  # one caller's bug must not take everyone's deadlines along
-                log.exception("a timed call failed")
+                report_failure()
 
-    def _next(self) -> Callable[[], None] | None:
-        """Wait for the earliest call; None when stopped."""
+    def _call_next(self) -> None:
+        """Wait for the earliest call and make it; return without one when stopped."""
         with self._changed:
             while not self._stopped:
                 wait = self._heap[0][0] - time.monotonic() if self._heap else None
                 if wait is not None and wait <= 0:
-                    return heapq.heappop(self._heap)[2]
+                    function = heapq.heappop(self._heap)[2]
+                    break
                 self._changed.wait(wait)
-        return None
+            else:
+                return
+        function()
 
 
 class Poller:
@@ -1785,9 +1804,17 @@ class Poller:
 
     def _run(self) -> None:
         while not self._stopped:
-            for key, _ in self._selector.select():
-                self._do(key.data)
+            try:
+                self._do_round()
+            except MemoryError:
+                report_failure()
+                time.sleep(OUT_OF_MEMORY_PAUSE)
         self._close()
+
+    def _do_round(self) -> None:
+        """Wait for something to be ready, and see to it."""
+        for key, _ in self._selector.select():
+            self._do(key.data)
 
     def _close(self) -> None:
         self._selector.close()
@@ -1808,7 +1835,7 @@ class Poller:
         except ShortageError as error:
             self.shortage.report(str(error))
         except BaseException:  # one caller's bug must not take everyone's sockets along
-            log.exception("our own bug")
+            report_failure()
 
     # -- for functions that it calls --
 
@@ -4923,7 +4950,7 @@ class Archive:
             try:
                 replay.advance()
             except BaseException:  # one newcomer's bug must not take everyone's history along
-                log.exception("our own bug")
+                report_failure()
 
     # -- under the lock --
 
@@ -5642,6 +5669,9 @@ class Room:
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
+        except MemoryError:
+            report_failure()
+            self.end(CloseCode.TRY_AGAIN_LATER, "the system is out of memory")
         except BaseException:
             self.log.exception("our own bug")
             self.end(CloseCode.INTERNAL_ERROR, "internal error")
@@ -6812,6 +6842,18 @@ def own_endpoint(sock: socket.socket) -> Endpoint:
     return UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
 
 
+def is_ended(wake_up: socket.socket, signalled: socket.socket) -> bool:
+    """Wait for the end, or for a signal; return whether it was the end."""
+    try:
+        if wake_up in select.select((wake_up, signalled), (), ())[0]:
+            return True
+        signalled.recv(64)
+    except MemoryError:
+        report_failure()
+        time.sleep(OUT_OF_MEMORY_PAUSE)
+    return False
+
+
 def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
     """Wait until the other end of a pair is shut down, and let signals have their handlers run.
 
@@ -6826,8 +6868,7 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
     with signalled, signal_end:
         look()
-        while wake_up not in select.select((wake_up, signalled), (), ())[0]:
-            signalled.recv(64)
+        while not is_ended(wake_up, signalled):
             look()
         if on_main:
             signal.set_wakeup_fd(-1)
@@ -7913,7 +7954,7 @@ class Visit:
         except OSError as error:
             self._log_end(error)
         except BaseException:
-            log.exception("our own bug")
+            report_failure()
         return False
 
     def open(self, early: bytes) -> bool:
@@ -7932,7 +7973,7 @@ class Visit:
         except OSError as error:
             self._log_end(error)
         except BaseException:
-            log.exception("our own bug")
+            report_failure()
         return False
 
     def end(self) -> None:
@@ -7998,22 +8039,25 @@ class Reader(Poller):
         if visit.member.connection.has_more:
             self._ready[visit] = None
 
-    def _run(self) -> None:
-        while not self._stopped:
-            wait = 0 if self._ready else 1.0 if self._paused else None
-            for key, _ in self._selector.select(wait):
-                if isinstance(key.data, Visit):
-                    self._ready[key.data] = None
-                else:
-                    self._do(key.data)
-            if self._ready:
-                self._read_round()
-            if self._paused and time.monotonic() - self._looked_at >= 1.0:
-                self._look_after_paused()
-        self._close()
-
-    def _read_round(self) -> None:
+    def _do_round(self) -> None:
+        wait = 0 if self._ready else 1.0 if self._paused else None
+        for key, _ in self._selector.select(wait):
+            if isinstance(key.data, Visit):
+                self._ready[key.data] = None
+            else:
+                self._do(key.data)
         visits, self._ready = self._ready, {}
+        try:
+            if visits:
+                self._read_round(visits)
+        except MemoryError:  # what some have said may be lost: they must not go on
+            for visit in visits:
+                visit.member.connection.abort()
+            raise
+        if self._paused and time.monotonic() - self._looked_at >= 1.0:
+            self._look_after_paused()
+
+    def _read_round(self, visits: Iterable[Visit]) -> None:
         with TURN:
             heard = [(visit, self._receive(visit)) for visit in visits]
         batches: dict[Room, list[Received]] = {}
@@ -8021,7 +8065,7 @@ class Reader(Poller):
             try:
                 self._take(visit, events, batches)
             except BaseException:  # our bug ends one client, not the thread that reads all
-                log.exception("our own bug")
+                report_failure()
                 visit.member.connection.abort()
         for room, received in batches.items():
             room.receive(received)
@@ -8029,12 +8073,12 @@ class Reader(Poller):
     def _receive(self, visit: Visit) -> list[Event] | None:
         """Take what has come from a client; None: that was all."""
         connection = visit.member.connection
-        if visit.is_leaving:
-            return [] if connection.drop_input() else None
         try:
-            return connection.receive()
+            if not visit.is_leaving:
+                return connection.receive()
+            return [] if connection.drop_input() else None
         except BaseException:
-            log.exception("our own bug")
+            report_failure()
             return None
 
     def _take(

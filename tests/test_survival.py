@@ -23,9 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.cluster import parse_listing
 
+import scalesocket
 from scalesocket import LogHandler, check_nesting, small_stack
 from tests.support import (
     PATIENCE,
+    ROOT,
     SCRIPT,
     Closed,
     HandshakeRefused,
@@ -520,3 +522,66 @@ def test_a_stop_of_the_machine_closes_nobody_who_was_sending() -> None:
                 client.send_text("after")
                 assert client.receive_text() == "after"
         assert not any("silent" in line for line in server.log())
+
+
+# ==== 5. Out of memory =====================================================
+
+POOR = f"""
+import sys
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+
+receive = scalesocket.WebSocketProtocol.receive
+
+def receive_or_fail(self, data):
+    if len(data) > 5000:
+        raise MemoryError
+    return receive(self, data)
+
+scalesocket.WebSocketProtocol.receive = receive_or_fail
+sys.exit(scalesocket.main())
+"""
+
+
+def test_who_finds_no_memory_is_let_go_and_the_others_are_heard() -> None:
+    """Case 32: a thread that ran out of memory was gone, and with it all that it read."""
+    with serve("cat", command=[sys.executable, "-c", POOR]) as server:
+        with RawClient.connect(server) as other:
+            for _ in range(30):  # some with a reader of their own, some with the shared one
+                with RawClient.connect(server) as client:
+                    client.send_text("x" * 6000)
+                    with pytest.raises(EOFError):
+                        client.receive()
+                other.send_text("still here")
+                assert other.receive_text() == "still here"
+        assert sum("out of memory" in line for line in server.log()) == 1
+
+
+def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    done = threading.Event()
+    timer = scalesocket.Timer()
+    timer.start()
+    timer.call_later(0, fail)
+    timer.call_later(0, done.set)
+    assert done.wait(PATIENCE)
+    timer.stop()
+
+    done.clear()
+    poller = scalesocket.Poller("poller")
+    poller.start()
+    select = poller._selector.select
+    failures = iter([True] * 3)
+
+    def select_or_fail(timeout: float | None = None) -> object:
+        if next(failures, False):
+            raise MemoryError
+        return select(timeout)
+
+    monkeypatch.setattr(poller._selector, "select", select_or_fail)
+    poller.call(fail)
+    poller.call(done.set)
+    assert done.wait(PATIENCE)
+    poller.stop()
