@@ -114,6 +114,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cluster import Peers
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
+    from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.tap import Taps
     from scalesocket.net.workers import Supervisor, Worker
 
@@ -5734,6 +5735,7 @@ class RoomRegistry:
         self._counts: Counter[str] = Counter()
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.draining = False  # no more rooms are made
+        self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
 
     def join(self, client: Client) -> Room:
         """Give a client a seat in its room, which is made if need be.
@@ -5824,12 +5826,18 @@ class RoomRegistry:
             for room in self._rooms.values():
                 room.inbox.put(Draining(seconds))
 
+    def is_open(self, name: str) -> bool:
+        """Whether a room is open; takes no lock."""
+        return name in self._rooms
+
     def refuses(self, name: str) -> bool:
         """Whether a room would have to be made and may not be."""
         return self.draining and self.find(name) is None
 
     def is_empty(self) -> bool:
-        """Whether no client is in any room; one may linger."""
+        """Whether no client is in any room, here or through here; one may linger."""
+        if self.relays is not None and self.relays.count:
+            return False
         with self._lock:
             return not any(room.seats for room in self._running)
 
@@ -6219,6 +6227,8 @@ class RoomsApi:
         about = {"version": __version__, "target": config.target, "kind": kind}
         self._about = json.dumps(about)
         self._peers = make_peers(config)
+        if self._peers is not None:
+            registry.relays = make_relays(self._peers, registry, config)
 
     def respond(self, request: Request) -> Response:
         """Answer `/api/`, `/api/rooms/`, `/api/<ROOM>/` or `/api/<ROOM>/<METRIC>`.
@@ -6232,16 +6242,24 @@ class RoomsApi:
         if parts == ["rooms"]:
             return json_response(f"[{', '.join(self._list_rooms(request.query))}]")
         room = self._registry.find(parts[0]) if 1 <= len(parts) <= 2 else None
-        if room is None:
+        if room is not None:
+            metrics = {"": self._describe(room), "metadata": room.metadata}
+            metrics["connections"] = str(len(room.seats))
+        elif self._peers is None or not (metrics := self._peers.describe(parts[0])):
             raise HandshakeError(404, "no such room")
-        metrics = {"": self._describe(room), "metadata": room.metadata}
-        metrics["connections"] = str(len(room.seats))
         if parts[-1] not in metrics and len(parts) == 2:
             raise HandshakeError(404, "the metrics of a room are connections and metadata")
         return json_response(metrics[parts[1] if len(parts) == 2 else ""])
 
     def _list_rooms(self, query: str) -> list[str]:
-        """Return this node's rooms and, unless it is asked for `local` ones, those of --peers."""
+        """Return this node's rooms and, unless it is asked for `local` ones, those of --peers.
+
+        A peer that looks for one `room` is told whether it is here.
+        """
+        relays = self._registry.relays
+        match urllib.parse.parse_qs(query):
+            case {"local": [asker], "room": [name]} if relays is not None:
+                return relays.describe(name, asker)
         if self._peers is not None and self._peers.is_asked_by_itself(query):
             return []
         rooms = [self._describe(room) for room in self._registry.listing()]
@@ -6290,6 +6308,10 @@ class Metrics:
         text = "Connections over --maxperaddr."
         yield self._family("address_refusals", "counter", text, counts["refused_by_address"])
         yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
+        if (relays := self._registry.relays) is not None:
+            name, text = "relayed_connections", "Clients passed through to other nodes"
+            yield self._family(name, "counter", f"{text}.", relays.total)
+            yield self._family(f"{name}_open", "gauge", f"{text}, now.", relays.count)
         for verb in ("started", "exited"):
             number = counts[f"children_{verb}"]
             yield self._family(f"children_{verb}", "counter", f"Children {verb}.", number)
@@ -6431,6 +6453,17 @@ def make_cors(config: Config) -> Cors | None:
     return cors
 
 
+def make_relays(peers: Peers, registry: RoomRegistry, config: Config) -> Relays:
+    """Return what finds rooms on other nodes.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    make = load_feature("relay", "--peers").Relays
+    relays: Relays = make(peers, registry.is_open, config.ping)
+    return relays
+
+
 def make_peers(config: Config) -> Peers | None:
     """Return the other nodes, with --peers.
 
@@ -6439,7 +6472,8 @@ def make_peers(config: Config) -> Peers | None:
     """
     if not config.peers:
         return None
-    peers: Peers = load_feature("cluster", "--peers").Peers(config.peers, log.warning)
+    make = load_feature("cluster", "--peers").Peers
+    peers: Peers = make(config.peers, log.warning, base=config.basepath)
     return peers
 
 
@@ -7333,6 +7367,7 @@ class Guest:
 
     def __init__(self, reception: Reception, connection: Connection) -> None:
         self.connection = connection
+        self.opening: Opening | None = None  # the word to other nodes that it opens its room
         self._reception = reception
         reception.connections.add(connection)
 
@@ -7342,9 +7377,14 @@ class Guest:
 
     def dismiss(self) -> None:
         """Give back what it has held."""
+        self._end_opening()
         self._reception.dismiss(self.connection)
         if self.counted_by:
             self._reception.turnstile.leave_behind(self.counted_by)
+
+    def _end_opening(self) -> None:
+        if self.opening is not None:
+            self.opening.end()
 
 
 class Tunnel(Guest):
@@ -7394,6 +7434,7 @@ class Member(Guest):
         except ConnectionClosed as refusal:
             log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
             connection.close(refusal.code, refusal.reason)
+        self._end_opening()
         connection.open()
         if self._worker is not None:  # not before: a Close must not come before the response
             self._worker.vouch(client)
@@ -7507,6 +7548,14 @@ class Reception:
         self._gatekeeper.check(
             Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
         )
+
+    def find_relays(self, name: str) -> Relays | None:
+        """Return who finds the room on other nodes, if it is not here and might be there."""
+        registry = self._registry
+        if registry.relays is None or registry.is_open(name) or registry.draining:
+            return None
+        is_allowed = not self._config.rooms or name in self._config.rooms
+        return registry.relays if is_allowed else None
 
     def dismiss(self, connection: Connection) -> None:
         """Give back what a connection has held."""
@@ -7697,7 +7746,10 @@ class HttpDoor(Door):
             request = self._parse(head)
             if not end or rest or not request.is_upgrade:
                 return None
-            if worker is not None and not worker.owns(parse_room_name(request.path)):
+            name = parse_room_name(request.path)
+            if worker is not None and not worker.owns(name):
+                return None
+            if self._reception.find_relays(name) is not None:
                 return None
             guest = self._open_websocket(sock, address, address, request, b"", None)
         except HandshakeError:
@@ -7723,7 +7775,7 @@ class HttpDoor(Door):
             return None
         session = HttpSession(layer, extra, b"" if tls else early)
         session.local, session.secure = own_endpoint(sock), tls is not None
-        request = None
+        request = opening = None
         try:
             if crowded:
                 head = session.read_head(HEAD_TIMEOUT)
@@ -7732,7 +7784,18 @@ class HttpDoor(Door):
             request = self._serve_requests(session, peer)
             if request is None or self._is_elsewhere(request, sock, address, proxied, session):
                 return None
-            return self._open_websocket(sock, address, peer, request, session.rest, tls)
+            if (relays := self._find_relays(request)) is not None:
+                client = self._proxies.find_client(peer, request.headers)
+                secure = tls is not None or self._proxies.speaks_tls(peer, request.headers)
+                host = self._proxies.find_host(peer, request)
+                opening = relays.receive(
+                    request, session, sock, tls, client, host=host, secure=secure
+                )
+                if opening is None:
+                    return None
+            guest = self._open_websocket(sock, address, peer, request, session.rest, tls)
+            guest.opening, opening = opening, None
+            return guest
         except HandshakeError as error:
             log.debug("refused with %d: %s", error.status, error.reason)
             if error.reason == NO_TLS:
@@ -7740,6 +7803,9 @@ class HttpDoor(Door):
             with contextlib.suppress(OSError):
                 method = request.method if request else ""
                 session.send(describe_error(error), method=method, keep_alive=False)
+        finally:
+            if opening is not None:
+                opening.end()
         return None
 
     def _point_to_tls(self, session: HttpSession, peer: Endpoint) -> None:
@@ -7757,6 +7823,12 @@ class HttpDoor(Door):
         reason = f"this port speaks TLS: use {where}"
         response = describe_error(HandshakeError(400, reason))
         session.send(response, method=method, keep_alive=False)
+
+    def _find_relays(self, request: Request) -> Relays | None:
+        try:
+            return self._reception.find_relays(parse_room_name(request.path))
+        except HandshakeError:  # no room; it may be the console's tunnel
+            return None
 
     def _is_elsewhere(
         self,
@@ -7831,7 +7903,8 @@ class HttpDoor(Door):
         self.guard.check_host(request, peer)
         if self._cors is not None and request.method == "OPTIONS":
             return self._cors.preflight(request)  # before anybody is asked who it is
-        if self._config.authall:
+        of_node = client == peer and peer[0] in self._proxies and request.query.startswith("local=")
+        if self._config.authall and not of_node:  # a node of --peers, which speaks for itself
             secure = session.secure or self._proxies.speaks_tls(peer, request.headers)
             self._reception.check(request, client, session.local, secure=secure)
         return self._site.respond(request, client)
@@ -7896,6 +7969,7 @@ class LineDoor(Door):
         keep_alive(sock, self._config.ping)
         if self._taps is not None:
             self._taps.begin(sock, peer, early=early, lines=True)
+        opening = None
         try:
             if crowded:
                 self._refuse_as_crowded(crowded)
@@ -7907,13 +7981,20 @@ class LineDoor(Door):
             came = b"".join((proxied, line.encode(), b"\n", early))
             if self._hand_over(name, sock, address, came):
                 return None
+            if (relays := self._reception.find_relays(name)) is not None:
+                opening = relays.claim(name)
             protocol = LineProtocol(max_message=self._config.maxmsg)
             connection = self._reception.connect(sock, protocol, early=early)
             request = Request("GET", target, "TCP", Headers())
-            return self._admit(name, request, connection, sock, address, peer)
+            guest = self._admit(name, request, connection, sock, address, peer)
+            guest.opening, opening = opening, None
+            return guest
         except HandshakeError as error:
             log.debug("refused: %s", error.reason)
             sock.sendall(json.dumps({"error": error.reason}).encode() + b"\n")
+        finally:
+            if opening is not None:
+                opening.end()
         return None
 
 
@@ -8621,6 +8702,8 @@ class Server:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         if not self._registry.wait_until_idle(0):
             self._cut_short()
+        if self._registry.relays is not None:
+            self._registry.relays.stop(CLOSE_TIMEOUT)
         while self._reception.connections and time.monotonic() < deadline:
             time.sleep(0.01)
         waiting = [c for c in self._reception.connections.copy() if c.backlog_size]

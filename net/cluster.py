@@ -2,7 +2,8 @@
 in front of them (`--print-config`).
 
 A room lives on one node, so nodes share nothing and need not know each other: a proxy routes by the
-first segment of the path. Only who wants to see all rooms has to ask all nodes:
+first segment of the path. Only who wants to see all rooms has to ask all nodes (and a node for
+whose room the proxy has sent a client elsewhere before: see net/relay.py):
 
     lobby --GET /api/rooms/--> node --GET /api/rooms/?local=ID--> every peer, at the same time
           <-- own rooms and those of all peers --
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
+    from scalesocket import JsonValue
+
 FRESH = 1.0  # seconds for which an answer is used again
 PATIENCE = 1.0  # seconds that a lobby waits for peers, and a peer has to answer
 KEPT = 5.0  # seconds for which the last answer stands when no other comes
@@ -52,13 +55,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029/]")
 # ==== 1. What a peer says =================================================================
 
 
-def parse_listing(body: bytes, node: str) -> list[str]:
-    """Return the rooms in a peer's answer as JSON objects that name the node.
-
-    Whatever else the objects say is left out, and so is what can be no room.
+def parse_list(body: bytes) -> list[JsonValue]:
+    """Return a list in JSON, or its first `MAX_LISTED` members.
 
     Raises:
-        ValueError: it is no list in JSON.
+        ValueError: it is none.
     """
     try:
         text = body.decode()
@@ -68,8 +69,19 @@ def parse_listing(body: bytes, node: str) -> list[str]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, list):
         raise ValueError("it is no list")
+    return found[:MAX_LISTED]
+
+
+def parse_listing(body: bytes, node: str) -> list[str]:
+    """Return the rooms in a peer's answer as JSON objects that name the node.
+
+    Whatever else the objects say is left out, and so is what can be no room.
+
+    Raises:
+        ValueError: it is no list in JSON.
+    """
     rooms = []
-    for entry in found[:MAX_LISTED]:
+    for entry in parse_list(body):
         match entry:
             case {"name": str(name), "connections": int(connections)}:
                 if _is_room(name) and 0 <= connections <= MAX_CONNECTIONS:
@@ -107,13 +119,14 @@ class Peer:
 
     Args:
         address: `HOST:PORT`, or an `http` or `https` URL.
+        base: what stands before paths there, unless it is a URL, which says so itself.
 
     Raises:
         ConfigError: it is neither.
     """
 
-    def __init__(self, address: str) -> None:
-        url = address if "://" in address else f"http://{address}"
+    def __init__(self, address: str, base: str = "") -> None:
+        url = address if "://" in address else f"http://{address}{base}"
         try:
             parts = urllib.parse.urlsplit(url)
             port = parts.port
@@ -125,7 +138,7 @@ class Peer:
         self.name = parts.netloc
         self._host = parts.hostname or ""
         self._port = port or (443 if parts.scheme == "https" else 80)
-        self._path = parts.path.rstrip("/")
+        self.base = parts.path.rstrip("/")  # what stands before paths there
         self._tls = make_tls_context() if parts.scheme == "https" else None
 
     def ask(self, asker: str) -> list[str]:
@@ -138,15 +151,39 @@ class Peer:
             OSError: it cannot be reached, or not in time.
             ValueError: it says something that cannot be used.
         """
-        deadline = time.monotonic() + PATIENCE
+        answer = self.fetch(f"/api/rooms/?local={asker}", PATIENCE)
+        return parse_listing(take_body(answer), self.name)
+
+    def fetch(self, target: str, timeout: float) -> bytes:
+        """Return the response to a GET. Takes `timeout` seconds, and what DNS takes.
+
+        Raises:
+            OSError: it cannot be reached, or not in time.
+            ValueError: the response is too long.
+        """
+        deadline = time.monotonic() + timeout
         # 1.0 knows neither chunks nor connections that stay open: the body goes to the end.
-        head = f"GET {self._path}/api/rooms/?local={asker} HTTP/1.0\r\nHost: {self.name}\r\n\r\n"
-        with socket.create_connection((self._host, self._port), PATIENCE) as plain:
-            plain.settimeout(time_left(deadline))
-            with self._wrap(plain) as sock:
-                sock.settimeout(time_left(deadline))
-                sock.sendall(head.encode())
-                return parse_listing(take_body(receive_all(sock, deadline)), self.name)
+        head = f"GET {self.base}{target} HTTP/1.0\r\nHost: {self.name}\r\n\r\n"
+        with self.connect(timeout) as sock:
+            sock.settimeout(time_left(deadline))
+            sock.sendall(head.encode())
+            return receive_all(sock, deadline)
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Return a connection to it, under TLS if it is an `https` URL.
+
+        Raises:
+            OSError: it cannot be reached, or not in time.
+        """
+        deadline = time.monotonic() + timeout
+        sock = socket.create_connection((self._host, self._port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(time_left(deadline))
+            return self._wrap(sock)
+        except OSError:
+            sock.close()
+            raise
 
     def _wrap(self, sock: socket.socket) -> socket.socket:
         if self._tls is None:
@@ -215,21 +252,29 @@ class Peers:
     Args:
         addresses: see `Peer`.
         warn: called with a line for the log when a peer begins to fail.
+        base: of their paths, as of ours (--basepath), unless a URL says something else.
 
     Raises:
         ConfigError: an address cannot be one.
     """
 
-    def __init__(self, addresses: Sequence[str], warn: Callable[[str], None]) -> None:
-        self._id = uuid.uuid4().hex
+    def __init__(
+        self, addresses: Sequence[str], warn: Callable[[str], None], *, base: str = ""
+    ) -> None:
+        self.id = uuid.uuid4().hex  # of this node, as it runs now
         self._warn = warn
-        self._all = [Answers(Peer(address)) for address in dict.fromkeys(addresses)]
+        self._all = [Answers(Peer(address, base)) for address in dict.fromkeys(addresses)]
         self._answered = threading.Condition()  # guards all below, and what peers have said
         self._asked_at = float("-inf")
 
+    @property
+    def all(self) -> list[Peer]:
+        """All of them; this very node may be one."""
+        return [one.peer for one in self._all]
+
     def is_asked_by_itself(self, query: str) -> bool:
         """Whether this very node has asked for its own rooms: they would be listed twice."""
-        return query == f"local={self._id}"
+        return query == f"local={self.id}"
 
     def rooms(self) -> list[str]:
         """Return all rooms of the peers, as JSON objects; may take `PATIENCE` seconds."""
@@ -243,6 +288,15 @@ class Peers:
                     one.trusted = one.trusted and not one.asking
             old = time.monotonic() - KEPT
             return [room for one in self._all if one.came_at > old for room in one.rooms]
+
+    def describe(self, name: str) -> dict[str, str]:
+        """Return what a peer says of a room, as JSON by metric, and all under ""; or nothing."""
+        quoted = json.dumps(name)
+        for text in self.rooms():
+            if quoted in text and (room := json.loads(text))["name"] == name:
+                metrics = {key: json.dumps(room[key]) for key in ("connections", "metadata")}
+                return {"": text, **metrics}
+        return {}
 
     def _awaited(self) -> bool:
         return any(one.asking and one.trusted for one in self._all)
@@ -260,7 +314,7 @@ class Peers:
         complaint = ""
         rooms: list[str] = []
         try:
-            rooms = one.peer.ask(self._id)
+            rooms = one.peer.ask(self.id)
         except (OSError, ValueError) as error:
             complaint = f"peer {one.peer.name} does not tell its rooms: {error}"
         with self._answered:
@@ -285,7 +339,10 @@ _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9]
 
 HAPROXY = """\
 # HAProxy 2.6 or later, in front of ScaleSocket. Check it: haproxy -c -f THIS_FILE
-# Give each node `--trustproxy ADDRESS_OF_HAPROXY`, and `--drain SECONDS` if rooms may finish.
+# Give each node `--trustproxy ADDRESS_OF_HAPROXY`, `--drain SECONDS` if rooms may finish, and
+#   --api --peers @PEERS@
+# so that a room which HAProxy has forgotten, by a reload or with a node, is found where it is open.
+# What comes through another node has its client's address if that node is in --trustproxy, too.
 
 global
     # No maxconn: as many clients as `ulimit -n` allows, with two descriptors for each. Where it
@@ -330,7 +387,8 @@ backend rooms
     balance hash var(txn.room)      # before HAProxy 2.6: balance uri depth 1
     hash-type consistent            # a node more or less moves its own share of rooms only
     # A room stays where it is until its last client has left, also when the ring has changed.
-    # Several HAProxys share this by a section `peers`; without it only the ring unites them.
+    # Several HAProxys share this by a section `peers`, and a reload keeps it by one; without it
+    # only the ring unites them, and the nodes' --peers.
     stick-table type string len 512 size 1m expire 10s
     stick on var(txn.room)
     option httpchk GET /health
@@ -355,7 +413,10 @@ resolvers system
 
 NGINX = """\
 # nginx in front of ScaleSocket: a file for /etc/nginx/conf.d/. Check it: nginx -t
-# Give each node `--trustproxy ADDRESS_OF_NGINX`, and `--drain SECONDS` if rooms may finish.
+# Give each node `--trustproxy ADDRESS_OF_NGINX`, `--drain SECONDS` if rooms may finish, and
+#   --api --peers @PEERS@
+# so that a room is found where it is open, also when this list or a node has changed meanwhile.
+# What comes through another node has its client's address if that node is in --trustproxy, too.
 # In /etc/nginx/nginx.conf, `worker_connections` must be twice the number of clients, and more.
 
 # The room: the first segment of the path; $uri is decoded. What /api/ tells of a room is asked
@@ -373,7 +434,8 @@ map $http_upgrade $scalesocket_connection {
 
 upstream scalesocket_rooms {
     # Consistent: a node more or less moves its own share of rooms only. It moves them at once
-    # for newcomers, so change this list when few play; HAProxy's can wait for a room's end.
+    # for newcomers, whom that node passes through to where the room is open (--peers), until it
+    # starts anew.
     hash $scalesocket_room consistent;
     # max_fails=0: always the same order of nodes for a room, and each client finds the next.
 @ROOMS@
@@ -416,6 +478,7 @@ metadata:
   labels: {app: scalesocket}
 spec:
   clusterIP: None
+  publishNotReadyAddresses: true  # who drains is still to be found by its --peers
   selector: {app: scalesocket}
   ports:
     - {name: http, port: @PORT@, targetPort: http}
@@ -502,7 +565,9 @@ kind: Ingress
 metadata:
   name: scalesocket
   annotations:
-    nginx.ingress.kubernetes.io/upstream-hash-by: "$uri"  # a room is the path
+    # A room is the path. /room/ and /api/room/ hash to other pods than /room, and so may all
+    # after the number of pods has changed: those pods find the room by --peers.
+    nginx.ingress.kubernetes.io/upstream-hash-by: "$uri"
     nginx.ingress.kubernetes.io/proxy-connect-timeout: "1"
     nginx.ingress.kubernetes.io/proxy-read-timeout: "3600"
     nginx.ingress.kubernetes.io/proxy-send-timeout: "3600"
@@ -637,6 +702,7 @@ def haproxy_config(nodes: Sequence[str]) -> str:
         HAPROXY,
         ROOMS="\n".join(rooms),
         PAGES="\n".join(pages),
+        PEERS=",".join(nodes),
         RESOLVERS=" resolvers system" if named else "",
         SECTION=RESOLVERS if named else "",
     )
@@ -645,7 +711,8 @@ def haproxy_config(nodes: Sequence[str]) -> str:
 def nginx_config(nodes: Sequence[str]) -> str:
     """Return nginx' configuration."""
     check_nodes("nginx", nodes)
-    return fill(NGINX, ROOMS="\n".join(f"    server {node} max_fails=0;" for node in nodes))
+    rooms = "\n".join(f"    server {node} max_fails=0;" for node in nodes)
+    return fill(NGINX, ROOMS=rooms, PEERS=",".join(nodes))
 
 
 def port_of(nodes: Sequence[str]) -> int:

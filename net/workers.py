@@ -235,10 +235,17 @@ class Worker:
             return Response(200, text.encode(), content_type=told[self._index].content_type)
         if request.path.rstrip("/") == "/api/rooms":
             is_local = request.query.partition("=")[0] == "local"
+            wanted = urllib.parse.parse_qs(request.query).get("room", [""])[0]
+            if is_local and wanted:  # a peer looks for it
+                return self._ask_owner(wanted, request)
             question = request.target if is_local else "/api/rooms/?local"
             responses = [self._tell(request), *self._ask(self._others, question).values()]
             listings = [response.body.decode()[1:-1] for response in responses]
             return json_response(f"[{', '.join(filter(None, listings))}]")
+        return self._ask_owner(room, request)
+
+    def _ask_owner(self, room: str, request: Request) -> Response:
+        """Return what the worker says that has a room; no room: this one."""
         owner = self.find_owner(room) if room else self._index
         if owner == self._index:
             return self._tell(request)

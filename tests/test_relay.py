@@ -1,0 +1,413 @@
+"""A room that is open on another node is found there (`--peers`), whatever came first."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+from scalesocket.client.websocket import connect
+from scalesocket.net import relay
+from scalesocket.net.cluster import Peers
+from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_request, parse_state
+
+from scalesocket import (
+    HandshakeError,
+    Headers,
+    Opcode,
+    Request,
+    encode_close,
+    encode_frame,
+)
+from tests.certificates import Certificates
+from tests.support import (
+    PATIENCE,
+    HttpResponse,
+    RawClient,
+    ServerProcess,
+    encode_client_frames,
+    http_request,
+    open_socket,
+    request_head,
+    serve,
+    wait_until,
+)
+from tests.test_cluster import free_port, ok, stand_in
+
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
+@contextlib.contextmanager
+def cluster(
+    *options: str, count: int = 2, peers: Sequence[str] = (), same: bool = True
+) -> Iterator[list[ServerProcess]]:
+    """Run nodes that know each other, each of which says in its handshakes who it is.
+
+    Args:
+        peers: more of them.
+        same: each has itself in its list, as all got the same one.
+    """
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for number, address in enumerate(addresses):
+            others = [one for one in addresses if same or one != address]
+            listed = ("--api", "--metrics", "--peers", ",".join([*others, *peers]))
+            name = ("--header", f"X-Node: {number}", "--trustproxy", "127.0.0.1")
+            nodes.append(stack.enter_context(serve(*name, *listed, *options, addr=address)))
+        yield nodes
+
+
+def node_of(client: RawClient) -> str:
+    assert client.response is not None
+    return client.response.headers["x-node"]
+
+
+def exchange(client: RawClient, text: str) -> None:
+    """Send a message to a room of `cat` and wait until it has come back."""
+    client.send_text(text)
+    while client.receive_text() != text:
+        pass
+
+
+def metric(node: ServerProcess, name: str) -> int:
+    body = http_request(node, path="/metrics").body.decode()
+    (line,) = [line for line in body.splitlines() if line.startswith(f"scalesocket_{name} ")]
+    return int(line.split()[1])
+
+
+# ==== Found there =========================================================
+
+
+def test_a_room_that_is_open_elsewhere_is_found_there() -> None:
+    """Case 23: a proxy that had forgotten a room sent late-comers to a node that opened another."""
+    with cluster("cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann, RawClient.connect(two, "lobby") as bob:
+            assert node_of(ann) == node_of(bob) == "0"
+            exchange(bob, "hello")
+            assert ann.receive_text() == "hello"
+            long = "x" * 900_000
+            ann.send_text(long)
+            assert bob.receive_text() == ann.receive_text() == long
+            assert metric(two, "relayed_connections_total") == 1
+            assert metric(two, "relayed_connections_open") == 1
+            assert bob.close(1000, "bye") == (1000, "")
+            wait_until(lambda: metric(two, "relayed_connections_open") == 0)
+        wait_until(lambda: http_request(one, path="/api/lobby/").status == 404)
+        with RawClient.connect(two, "lobby") as again:  # it starts where it is asked for
+            wait_until(lambda: metric(two, "rooms") == 1)
+            assert node_of(again) == "1"
+
+
+def test_what_came_behind_the_request_is_passed_on() -> None:
+    with cluster("cat") as (one, two), RawClient.connect(one, "lobby") as ann:
+        exchange(ann, "first")
+        with RawClient(open_socket(two)) as bob:
+            head = request_head(
+                "GET",
+                "/lobby",
+                {
+                    "Host": "x",
+                    "Upgrade": "websocket",
+                    "Connection": "Upgrade",
+                    "Sec-WebSocket-Version": "13",
+                    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+                },
+            )
+            bob.sock.sendall(head + encode_client_frames([b"early"]))
+            assert ann.receive_text() == "early"
+
+
+def test_the_client_keeps_its_address_where_the_node_is_trusted() -> None:
+    with cluster("--joinmsg", "#REMOTE_ADDR", "cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann:
+            assert ann.receive_text() == "127.0.0.1"
+            sock = socket.create_connection((two.host, two.port), source_address=("127.0.0.9", 0))
+            with RawClient(sock) as bob:
+                bob.upgrade("localhost", "/lobby", {})
+                assert bob.receive_text() == "127.0.0.9"
+
+
+def test_the_api_tells_of_a_room_wherever_it_is() -> None:
+    """Case 23: an ingress that hashes the whole path asks another node for /api/<room>/."""
+    with cluster("--json", "cat") as (one, two), RawClient.connect(one, "lobby") as ann:
+        ann.send_text('{"_meta":true,"map":"hills"}')
+        wait_until(lambda: http_request(one, path="/api/lobby/metadata").body != b"null")
+
+        def ask(path: str) -> HttpResponse:
+            return http_request(two, path=path)
+
+        wait_until(lambda: ask("/api/lobby/").status == 200)
+        wait_until(lambda: b"hills" in ask("/api/lobby/").body)
+        assert json.loads(ask("/api/lobby/").body)["node"] == f"{one.host}:{one.port}"
+        assert json.loads(ask("/api/lobby/metadata").body)["map"] == "hills"
+        assert ask("/api/lobby/connections").body == b"1"
+        assert ask("/api/lobby/more").status == ask("/api/other/").status == 404
+
+
+def test_below_a_base_path_rooms_are_found_too() -> None:
+    with cluster("--basepath", "/ws", "cat") as (one, two):
+        with (
+            RawClient.connect(one, path="/ws/lobby") as ann,
+            RawClient.connect(two, path="/ws/lobby") as bob,
+        ):
+            assert node_of(ann) == node_of(bob) == "0"
+            exchange(bob, "hello")
+
+
+@pytest.mark.parametrize("first", ["tls", "plain"])
+def test_rooms_are_found_on_nodes_that_speak_tls_and_by_them(
+    first: str, certs: Certificates
+) -> None:
+    ports = free_port(), free_port()
+    peers = ("--api", "--peers", f"https://localhost:{ports[0]},127.0.0.1:{ports[1]}")
+    env = {"SSL_CERT_FILE": certs.cert("authority")}
+    with (
+        serve(*certs.options(), *peers, "cat", addr=f"127.0.0.1:{ports[0]}", env=env) as secure,
+        serve(*peers, "cat", addr=f"127.0.0.1:{ports[1]}", env=env) as plain,
+    ):
+        ways = [
+            functools.partial(
+                connect, f"wss://localhost:{secure.port}/lobby", ssl_context=certs.trust()
+            ),
+            functools.partial(connect, plain.url("lobby")),
+        ]
+        if first == "plain":
+            ways.reverse()
+        long = "x" * 500_000
+        with ways[0]() as ann:
+            ann.send("first")
+            assert ann.receive() == "first"
+            with ways[1]() as bob:
+                for text in ("hello", long):
+                    bob.send(text)
+                    assert bob.receive() == ann.receive() == text
+                ann.send(long[1:])
+                assert bob.receive() == ann.receive() == long[1:]
+
+
+def test_lines_of_text_are_told_where_the_room_is() -> None:
+    port = free_port()
+    with cluster("cat", count=1) as (one,):
+        listed = ("--api", "--peers", f"{one.host}:{one.port}", "--tcplisten", f"127.0.0.1:{port}")
+        with serve(*listed, "cat"), RawClient.connect(one, "lobby"):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+                sock.sendall(b"lobby\n")
+                answer = json.loads(sock.makefile().readline())
+                where = f"the room is on another node, {one.host}:{one.port}"
+                assert answer == {"error": where}
+
+
+# ==== At the same moment ==================================================
+
+
+def join_at_once(
+    begin: threading.Barrier, node: ServerProcess, name: str, found: list[RawClient]
+) -> None:
+    begin.wait()
+    found.append(RawClient.connect(node, name))
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_nodes_that_are_asked_for_a_room_at_the_same_moment_open_it_once(
+    options: tuple[str, ...],
+) -> None:
+    with cluster(*options, "cat", count=3) as nodes:
+        for number in range(40):
+            found: list[RawClient] = []
+            begin = threading.Barrier(6)
+            name = f"room-{number}"
+            threads = [
+                threading.Thread(target=join_at_once, args=(begin, node, name, found))
+                for node in (*nodes, *nodes)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(found) == 6
+            assert len({node_of(client) for client in found}) == 1, name
+            for client in found:
+                client.reset()
+
+
+# ==== Nodes that end ======================================================
+
+
+def test_a_room_on_a_node_that_drains_is_still_found_there() -> None:
+    with cluster("--drain", "600", "cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann:
+            exchange(ann, "before")
+            one.process.send_signal(signal.SIGTERM)
+            one.wait_log("draining")
+            with RawClient.connect(two, "lobby") as bob:
+                assert node_of(bob) == "0"
+                exchange(bob, "late")
+            ann.close()
+        assert one.wait() == 0
+        with RawClient.connect(two, "lobby") as again:
+            exchange(again, "anew")
+            assert node_of(again) == "1"
+
+
+def test_a_node_that_passes_clients_through_drains_until_they_have_gone() -> None:
+    with cluster("--drain", "600", "cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann, RawClient.connect(two, "lobby") as bob:
+            exchange(bob, "before")
+            two.process.send_signal(signal.SIGTERM)
+            two.wait_log("draining")
+            exchange(bob, "meanwhile")
+            assert ann.receive_text() == "before"
+            bob.close()
+        assert two.wait() == 0
+
+
+def test_when_a_node_stops_those_whom_it_passes_through_are_told() -> None:
+    with cluster("cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann, RawClient.connect(two, "lobby") as bob:
+            exchange(bob, "before")
+            two.process.send_signal(signal.SIGTERM)
+            assert bob.wait_close() == (1012, "the server restarts")
+            assert two.wait() == 0
+            exchange(ann, "goes on")
+
+
+def test_when_the_node_that_has_a_room_is_killed_its_late_comers_are_told() -> None:
+    with cluster("cat") as (one, two):
+        with RawClient.connect(one, "lobby") as ann, RawClient.connect(two, "lobby") as bob:
+            exchange(bob, "before")
+            one.kill()
+            assert bob.wait_close() == (1012, "the node that has this room has ended")
+            with RawClient.connect(two, "lobby") as again:
+                exchange(again, "anew")
+                assert node_of(again) == "1"
+            del ann
+
+
+# ==== Peers that misbehave ================================================
+
+
+@pytest.mark.parametrize(
+    ("answer", "rest"),
+    [
+        (b"", b""),
+        (b"nonsense", b""),
+        (b"HTTP/1.1 500 No\r\n\r\n", b""),
+        (ok(b"[" * 100_000), b""),
+        (ok(b"[1]"), b""),
+        (ok(b'[{"name":"lobby","state":1,"node":2}]'), b""),
+        (ok(b"["), b" " * 10_000),
+        (b"HTTP/1.1 200", b"."),
+    ],
+)
+def test_a_peer_that_misbehaves_costs_a_room_half_a_second_once(answer: bytes, rest: bytes) -> None:
+    with stand_in(answer, rest=rest) as address:
+        peers = Peers([address], lambda line: None)
+        seeker = Seeker(peers, lambda name: False)
+        for _ in range(3):
+            found = seeker.seek("lobby")
+            assert isinstance(found, Opening)
+            found.end()
+        assert seeker._openings == {}
+
+
+def test_a_peer_that_is_silent_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "ASK_TIMEOUT", 0.2)
+    monkeypatch.setattr(relay, "LEFT_OUT", 1000.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        peers = Peers([f"127.0.0.1:{silent.getsockname()[1]}"], lambda line: None)
+        seeker = Seeker(peers, lambda name: False)
+        begin = time.monotonic()
+        for number in range(200):  # with a wait for each of them this would take 40 s
+            assert isinstance(seeker.seek(f"room-{number}"), Opening)
+        assert time.monotonic() - begin < 20
+        seeker.describe("x", "unknown")  # a node that has just come asks for something
+        assert seeker._left_out == {}
+
+
+def test_a_peer_that_says_opening_for_ever_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "AGREE_TIMEOUT", 0.2)
+    body = json.dumps([{"name": "lobby", "state": "opening", "node": ""}]).encode()
+    with stand_in(ok(body)) as address:
+        seeker = Seeker(Peers([address], lambda line: None), lambda name: False)
+        with pytest.raises(HandshakeError, match="another node is opening"):
+            seeker.seek("lobby")
+        assert seeker._openings == {}
+
+
+def test_a_peer_that_has_a_room_and_lets_nobody_in_is_left_out() -> None:
+    body = json.dumps([{"name": "lobby", "connections": 1}]).encode()
+    with stand_in(ok(body)) as address, contextlib.ExitStack() as stack:
+        relays = Relays(Peers([address], lambda line: None), lambda name: False, 0)
+        assert relays._seeker.seek("lobby") is relays._seeker._peers.all[0]
+        stack.close()
+    assert isinstance(relays._find("lobby"), Opening)  # nobody is there any more
+
+
+def test_a_client_is_passed_through_but_once() -> None:
+    """Two nodes that each say the other has it would pass a client on for ever."""
+    with cluster("cat") as (one, two), RawClient.connect(one, "lobby"):
+        with RawClient(open_socket(two)) as client, pytest.raises(Exception, match="503"):
+            client.upgrade("localhost", "/lobby", {"X-ScaleSocket-Relayed": "1"})
+
+
+# ==== What is said ========================================================
+
+
+def test_what_a_peer_says_of_a_room_is_read_with_care() -> None:
+    def said(*entries: object) -> tuple[str, str]:
+        return parse_state(json.dumps(entries).encode(), "a")
+
+    assert said() == ("none", "")
+    assert said({"name": "a", "state": "open", "node": "x"}) == ("open", "x")
+    assert said({"name": "a", "state": "none", "node": "x"}) == ("none", "x")
+    assert said({"name": "b", "state": "open", "node": "x"}) == ("none", "")
+    assert said({"name": "a", "connections": 1, "metadata": None}) == ("open", "")
+    assert said({"name": "a", "state": "shut", "node": "x"}, 1, None, []) == ("none", "")
+    for bad in (b"", b"{}", b"[", b"[" * 100_000):
+        with pytest.raises(ValueError):
+            parse_state(bad, "a")
+
+
+def test_a_request_says_who_the_client_is_whatever_it_says_itself() -> None:
+    fields = [("Host", "a"), ("x-forwarded-FOR", "1.2.3.4"), ("X-ScaleSocket-Relayed", "2")]
+    request = Request("GET", "/r?q=1", "HTTP/1.1", Headers([*fields, ("Cookie", "c")]))
+    assert encode_request(request, "/base", ("::1", 7), secure=True).decode().split("\r\n") == [
+        "GET /base/r?q=1 HTTP/1.1",
+        "Host: a",
+        "Cookie: c",
+        "X-Forwarded-Proto: https",
+        "X-ScaleSocket-Relayed: 1",
+        "X-Forwarded-For: [::1]:7",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 1 << 20])
+def test_a_close_is_put_only_where_a_frame_ends(size: int) -> None:
+    head = b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n"
+    payloads = [b"", b"x", b"y" * 125, b"z" * 126, b"a" * 65536]
+    parts = [head, *(encode_frame(Opcode.BINARY, payload) for payload in payloads)]
+    ends = {sum(map(len, parts[: count + 1])) for count in range(len(parts))}
+    data = b"".join(parts)
+    frames = Frames()
+    for at in range(0, len(data), size):
+        frames.feed(data[at : at + size])
+        assert frames.may_be_closed == (min(at + size, len(data)) in ends)
+    frames.feed(encode_frame(Opcode.CLOSE, encode_close(1000)))
+    assert not frames.may_be_closed
+
+
+def test_no_close_follows_an_answer_that_is_no_handshake() -> None:
+    frames = Frames()
+    frames.feed(b"HTTP/1.1 503 No\r\n\r\nsorry")
+    assert not frames.may_be_closed
