@@ -66,9 +66,12 @@ LEFT_OUT = 5.0  # seconds for which one that was slower is not asked
 AGREE_TIMEOUT = 3.0  # seconds for nodes to agree on who opens a room
 AGREE_PAUSE = 0.02  # seconds until one is asked again that is opening it
 MAX_SEEKING = 64  # clients that ask at the same time, each on a thread for each peer
+ABORT_TIMEOUT = 1.0  # seconds for those that are cut off to end
 MARK = "X-ScaleSocket-Relayed"  # in a request that has been passed through
 # What a node says of who has connected to it, in place of what was said before.
-REPLACED = frozenset(("x-forwarded-for", "x-forwarded-proto", "forwarded", MARK.lower()))
+REPLACED = frozenset(
+    ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", MARK.lower())
+)
 RETRY = ("Retry-After", "1")
 GONE = "the node that has this room has ended"
 
@@ -160,11 +163,12 @@ class Seeker:
         self._left_out: dict[Peer, float] = {}  # until when
         self._complained: set[Peer] = set()
         self._known: dict[str, Peer] = {}  # by ID, as of their last answers
+        self._self: set[Peer] = set()  # this very node, if it is in its list
 
     def describe(self, name: str, asker: str) -> str:
         """Return what a peer is told of a room here, as JSON; `asker` is its ID."""
         if asker == self._id:
-            return json.dumps({"name": name, "state": "none", "node": ""})
+            return json.dumps({"name": name, "state": "none", "node": asker})
         with self._lock:
             peer = self._known.get(asker)
             if peer is None:  # a node that has just started, maybe one that was left out
@@ -248,7 +252,8 @@ class Seeker:
         """Return what the peers say that answer in time."""
         now = time.monotonic()
         with self._lock:
-            asked = [peer for peer in self._peers.all if self._left_out.get(peer, now) <= now]
+            others = [peer for peer in self._peers.all if peer not in self._self]
+            asked = [peer for peer in others if self._left_out.get(peer, now) <= now]
         question = Question()
         begun = []
         for peer in asked:
@@ -275,7 +280,9 @@ class Seeker:
         else:
             with self._lock:
                 self._complained.discard(peer)
-                if node:
+                if node == self._id:
+                    self._self.add(peer)
+                elif node:
                     self._know(node, peer)
         question.answer(peer, state, node)
 
@@ -510,25 +517,27 @@ def watch(selector: selectors.BaseSelector, sock: socket.socket, before: int, af
         selector.modify(sock, after)
 
 
-def encode_request(request: Request, base: str, client: Endpoint, *, secure: bool) -> bytes:
+def encode_request(
+    request: Request, base: str, client: Endpoint, *, host: str, secure: bool
+) -> bytes:
     """Return a client's request as the node that has its room is to get it.
 
     Args:
         request: as it came.
         base: what stands before paths there.
         client: who it is; what it says of that itself is left out.
+        host: by what name it has found a proxy that we believe, if there is one.
         secure: it came over TLS.
     """
-    host, port = client
+    address, port = client
     lines = [f"{request.method} {base}{request.target} HTTP/1.1"]
     lines += [f"{key}: {value}" for key, value in request.headers if key.lower() not in REPLACED]
     lines += [f"X-Forwarded-Proto: {'https' if secure else 'http'}", f"{MARK}: 1"]
-    if host != UNIX_PEER[0]:
-        lines.append(
-            f"X-Forwarded-For: [{host}]:{port}"
-            if ":" in host
-            else f"X-Forwarded-For: {host}:{port}"
-        )
+    if host:
+        lines.append(f"X-Forwarded-Host: {host}")
+    if address != UNIX_PEER[0]:
+        shown = f"[{address}]" if ":" in address else address
+        lines.append(f"X-Forwarded-For: {shown}:{port}")
     return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
@@ -580,6 +589,7 @@ class Relays:
         tls: TlsTransport | None,
         client: Endpoint,
         *,
+        host: str,
         secure: bool,
     ) -> Opening | None:
         """Pass a client through to the node that has its room, to its end; None: that was done.
@@ -589,7 +599,7 @@ class Relays:
             session: what has been read.
             sock, tls: the client's connection.
             client: its address.
-            secure: it came over TLS.
+            host, secure: see `encode_request`.
 
         Raises:
             HandshakeError: 503, see `Seeker.seek`; or it came from another node, and is elsewhere.
@@ -601,7 +611,7 @@ class Relays:
         if isinstance(found, Opening):
             return found
         peer, node = found
-        head = encode_request(request, peer.base, client, secure=secure)
+        head = encode_request(request, peer.base, client, host=host, secure=secure)
         self._carry(sock, tls, node, head + session.rest)
         return None
 
@@ -635,8 +645,12 @@ class Relays:
         self._has_stopped = True
         for relay in self._running.copy():
             relay.stop()
+        self._wait(timeout)
+        for relay in self._running.copy():
+            relay.abort()
+        self._wait(ABORT_TIMEOUT)
+
+    def _wait(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while self._running and time.monotonic() < deadline:
             time.sleep(0.01)
-        for relay in self._running.copy():
-            relay.abort()

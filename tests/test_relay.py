@@ -7,9 +7,12 @@ import functools
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from scalesocket.client.websocket import connect
@@ -25,9 +28,11 @@ from scalesocket import (
     encode_close,
     encode_frame,
 )
+from tests.capture import find_faults, read_fields
 from tests.certificates import Certificates
 from tests.support import (
     PATIENCE,
+    ROOT,
     HttpResponse,
     RawClient,
     ServerProcess,
@@ -134,6 +139,21 @@ def test_the_client_keeps_its_address_where_the_node_is_trusted() -> None:
                 assert bob.receive_text() == "127.0.0.9"
 
 
+def test_with_authall_nodes_find_rooms_and_nobody_else_does() -> None:
+    """Asked for a name and a password, a node would have found no room, and opened a second one."""
+    auth = ("--auth", "sh -c 'test -n \"$ROOM\"'", "--authall")
+    with cluster(*auth, "cat") as (one, two), RawClient.connect(one, "lobby") as ann:
+        with RawClient.connect(two, "lobby") as bob:
+            exchange(bob, "hello")
+            assert ann.receive_text() == "hello"
+            assert node_of(bob) == "0"
+        target = "/api/rooms/?local=x&room=lobby"
+        assert http_request(one, path="/api/rooms/").status == 401
+        behind = {"X-Forwarded-For": "192.0.2.1"}  # somebody, through a proxy that is believed
+        assert http_request(one, path=target, headers=behind).status == 401
+        assert http_request(one, path=target).status == 200
+
+
 def test_the_api_tells_of_a_room_wherever_it_is() -> None:
     """Case 23: an ingress that hashes the whole path asks another node for /api/<room>/."""
     with cluster("--json", "cat") as (one, two), RawClient.connect(one, "lobby") as ann:
@@ -192,6 +212,24 @@ def test_rooms_are_found_on_nodes_that_speak_tls_and_by_them(
                 assert bob.receive() == ann.receive() == long[1:]
 
 
+def test_a_node_that_is_in_its_own_list_asks_itself_but_once() -> None:
+    with cluster("cat", count=1) as (one,):
+        with RawClient.connect(one, "first"), RawClient.connect(one, "second"):
+            assert metric(one, "rooms") == 2
+    peers = Peers(["127.0.0.1:1", "127.0.0.1:2"], lambda line: None)
+    seeker = Seeker(peers, lambda name: False)
+    own = json.loads(seeker.describe("lobby", peers.id))
+    assert own == {"name": "lobby", "state": "none", "node": peers.id}
+    itself, other = peers.all
+    body = json.dumps([own]).encode()
+    itself.fetch = lambda target, timeout: ok(body)  # type: ignore[method-assign]
+    asked: list[str] = []
+    other.fetch = lambda target, timeout: asked.append(target) or ok(b"[]")  # type: ignore[method-assign,func-returns-value]
+    for _ in range(3):
+        assert isinstance(seeker.seek("lobby"), Opening)
+    assert seeker._self == {itself} and len(asked) == 3
+
+
 def test_lines_of_text_are_told_where_the_room_is() -> None:
     port = free_port()
     with cluster("cat", count=1) as (one,):
@@ -202,6 +240,18 @@ def test_lines_of_text_are_told_where_the_room_is() -> None:
                 answer = json.loads(sock.makefile().readline())
                 where = f"the room is on another node, {one.host}:{one.port}"
                 assert answer == {"error": where}
+
+
+def test_what_is_passed_through_is_recorded_as_its_client_sees_it(tmp_path: Path) -> None:
+    file = tmp_path / "play.pcapng"
+    with cluster("cat", count=1) as (one,), RawClient.connect(one, "lobby") as ann:
+        options = ("--api", "--peers", f"{one.host}:{one.port}", "--pcap", str(file), "cat")
+        with serve(*options) as two, RawClient.connect(two, "lobby") as bob:
+            exchange(bob, "through")
+            assert ann.receive_text() == "through"
+            bob.close()
+    assert find_faults(file) == []
+    assert read_fields(file, "websocket.payload.text") == ["through", "through"]
 
 
 # ==== At the same moment ==================================================
@@ -359,6 +409,13 @@ def test_a_client_is_passed_through_but_once() -> None:
             client.upgrade("localhost", "/lobby", {"X-ScaleSocket-Relayed": "1"})
 
 
+def test_the_benchmark_of_what_finding_costs_runs() -> None:
+    command = [sys.executable, "-m", "tests.bench.joins", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 13
+
+
 # ==== What is said ========================================================
 
 
@@ -379,8 +436,10 @@ def test_what_a_peer_says_of_a_room_is_read_with_care() -> None:
 
 def test_a_request_says_who_the_client_is_whatever_it_says_itself() -> None:
     fields = [("Host", "a"), ("x-forwarded-FOR", "1.2.3.4"), ("X-ScaleSocket-Relayed", "2")]
+    fields.append(("X-Forwarded-Host", "evil.example"))
     request = Request("GET", "/r?q=1", "HTTP/1.1", Headers([*fields, ("Cookie", "c")]))
-    assert encode_request(request, "/base", ("::1", 7), secure=True).decode().split("\r\n") == [
+    said = encode_request(request, "/base", ("::1", 7), host="", secure=True)
+    assert said.decode().split("\r\n") == [
         "GET /base/r?q=1 HTTP/1.1",
         "Host: a",
         "Cookie: c",

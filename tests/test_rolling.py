@@ -103,8 +103,8 @@ class Residents:
 
     def leave(self) -> None:
         for clients in self.clients.values():
-            for client in clients:
-                client.reset()
+            while clients:
+                clients.pop().reset()
 
 
 @pytest.fixture
@@ -170,6 +170,7 @@ def test_a_node_more_and_a_reload_of_haproxy_split_no_room(
     reload_haproxy(stack, process, tmp_path, farm.addresses, front[1])
     residents.join()
     assert residents.apart() == []
+    residents.leave()
 
 
 def test_a_rolling_update_behind_nginx_splits_no_room(
@@ -193,3 +194,4 @@ def test_a_rolling_update_behind_nginx_splits_no_room(
         farm.start(address)
         residents.join()
         assert residents.apart() == []
+    residents.leave()
