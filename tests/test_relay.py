@@ -156,8 +156,8 @@ def test_with_authall_nodes_find_rooms_and_nobody_else_does() -> None:
 
 def test_the_api_tells_of_a_room_wherever_it_is() -> None:
     """Case 23: an ingress that hashes the whole path asks another node for /api/<room>/."""
-    with cluster("--json", "cat") as (one, two), RawClient.connect(one, "lobby") as ann:
-        ann.send_text('{"_meta":true,"map":"hills"}')
+    program = ("sh", "--", "-c", """echo '{"_meta":true,"map":"hills"}'; exec cat""")
+    with cluster("--json", *program) as (one, two), RawClient.connect(one, "lobby"):
         wait_until(lambda: http_request(one, path="/api/lobby/metadata").body != b"null")
 
         def ask(path: str) -> HttpResponse:
