@@ -637,8 +637,9 @@ class Relays:
                 relay.stop()
             relay.run()
         finally:
-            self._running.discard(relay)
             node.close()
+            sock.close()  # before `stop` may take it for gone, and the process ends
+            self._running.discard(relay)
 
     def stop(self, timeout: float) -> None:
         """End them all; their clients are told to come again, and have so many seconds to go."""
