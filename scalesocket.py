@@ -928,6 +928,12 @@ class Request:
         return "websocket" in self.headers.tokens("Upgrade")
 
     @property
+    def has_body(self) -> bool:
+        """Something follows the head that belongs to the request; nobody here reads it."""
+        length = self.headers.get("Content-Length")
+        return length not in ("", "0") or bool(self.headers.get("Transfer-Encoding"))
+
+    @property
     def keeps_alive(self) -> bool:
         """Whether the connection may serve another request (RFC 9112 section 9.3)."""
         options = self.headers.tokens("Connection")
@@ -1320,6 +1326,8 @@ class Handshake:
             raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
         if request.version != "HTTP/1.1":
             raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
+        if request.has_body:  # which would be taken for frames
+            raise HandshakeError(400, "a request for a WebSocket has no body")
         if "upgrade" not in request.headers.tokens("Connection"):
             raise HandshakeError(400, "the Connection header must say Upgrade")
         if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:  # 4.4, 11.3.5
@@ -7880,9 +7888,7 @@ class HttpDoor(Door):
 
     def _answer(self, session: HttpSession, request: Request, peer: Endpoint) -> bool:
         """Answer a request; return whether the connection may serve another."""
-        length = request.headers.get("Content-Length")
-        has_body = length not in ("", "0") or request.headers.get("Transfer-Encoding")
-        keep_alive = request.keeps_alive and not has_body and not self._reception.stopping
+        keep_alive = request.keeps_alive and not request.has_body and not self._reception.stopping
         try:
             response = self._respond(session, request, peer)
         except HandshakeError as error:

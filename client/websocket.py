@@ -170,6 +170,8 @@ def parse_url(url: str) -> Address:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna").decode()
+        plain, _, zone = host.partition("%25")  # how a URL spells the % before one (RFC 6874)
+        host = f"{plain}%{zone}" if ":" in plain and zone else host
     except ValueError as error:  # UnicodeError is one
         raise InvalidURL(f"{url!r} is no address: {error}") from None
     if parts.scheme not in ("ws", "wss") or not host:

@@ -279,6 +279,19 @@ def test_another_method_is_405_and_learns_the_right_one(method: str) -> None:
     assert dict(error.headers) == {"Allow": "GET"}
 
 
+@pytest.mark.parametrize(
+    "field", [{"Content_Length": "5"}, {"Content_Length": "0, 5"}, {"Transfer_Encoding": "chunked"}]
+)
+def test_a_request_with_a_body_opens_no_websocket(field: dict[str, str]) -> None:
+    """The body was taken for frames: 101, and then 1002 (issue 13, item 6)."""
+    assert refused(upgrade(**field)).status == 400
+
+
+def test_a_body_of_no_bytes_is_none() -> None:
+    """Devices send `Content-Length: 0` with it (python-websockets/websockets#1616)."""
+    assert Handshake(upgrade(Content_Length="0")).key == KEY
+
+
 def test_http_1_0_cannot_become_a_websocket() -> None:
     request = upgrade()
     error = refused(Request("GET", request.target, "HTTP/1.0", request.headers))

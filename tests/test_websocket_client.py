@@ -609,6 +609,8 @@ def test_compression_that_takes_context_over_is_refused() -> None:
         ("wss://example.com:80/", "example.com", 80, "example.com:80", "/"),
         ("ws://[::1]:9000/x", "::1", 9000, "[::1]:9000", "/x"),
         ("ws://[fe80::1%eth0]:9000/x", "fe80::1%eth0", 9000, "[fe80::1]:9000", "/x"),
+        ("ws://[fe80::1%25eth0]:9000/x", "fe80::1%eth0", 9000, "[fe80::1]:9000", "/x"),
+        ("ws://[fe80::1%25]:9000/x", "fe80::1%25", 9000, "[fe80::1]:9000", "/x"),
         ("ws://bücher.example/grüß dich%21", "xn--bcher-kva.example", 80, None, None),
     ],
 )
