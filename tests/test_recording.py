@@ -204,6 +204,7 @@ def test_lines_of_text_are_recorded(path: Path) -> None:
         with open_socket((server.host, port)) as sock, sock.makefile("rb") as lines:
             sock.sendall(b"room\nhello\n")
             assert lines.readline() == b"hello\n"
+        server.wait_log("room closed")  # until then, it could be told that the server stops
     assert find_faults(path) == []
     packets = read_packets(path)
     assert opening(packets).ports[1] == port
