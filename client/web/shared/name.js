@@ -39,6 +39,7 @@ export class NamePrompt {
 
   show(problem = "") {
     const appears = this.#form.hidden;
+    if (!appears && !problem) return; // it says already why it asks
     this.#form.hidden = false;
     this.#problem.textContent = problem;
     // Who has played is still pressing keys that are not meant for this field; and on a phone
