@@ -874,6 +874,7 @@ def test_the_place_of_a_room_is_free_as_soon_as_its_last_client_has_left() -> No
                     assert "1 room" in reason
             with RawClient.connect(server, "other") as same:
                 assert echo(same, "y") == "y"
+                same.close()
             client.close()
         for number in range(20):
             with RawClient.connect(server, f"room{number}") as client:
