@@ -646,6 +646,7 @@ def json_from_clients(data: bytes) -> None:
         b'\0\3{"_to":1,"a":2}\n{"b":1}\nplain\n{"_meta":true,"c":[1]}\n{"_close":true,"_to":[1,2]}',
         b'\1\0{"id":4,"_except":[1]}\r\n{"_cache":true}\n\xff\xfe\n{"\\u0069d":2}\n',
         b'\0\1{"_to":null,"_close":{"code":4000,"reason":"\xc3\xa9\\ud800"}}\n',
+        b'\1\0{"\\u0069d":{}}',
     ],
     JSON_WORDS,
 )
@@ -680,6 +681,8 @@ def is_private(line: bytes, name: str) -> bool:
     wanted = dict(members).get(name)
     if name == "_to":
         return wanted is not None  # what is no ID goes to nobody
+    if isinstance(wanted, Object):
+        return False  # a message's own member that happens to have the name
     many = wanted if isinstance(wanted, list) else [wanted]
     return wanted is not None and all(
         isinstance(item, Digits) and len(item) < 4300 for item in many
