@@ -2747,7 +2747,7 @@ class Client:
 # ==== 8. Framing and routing =============================================================
 # What crosses the pipe between the server and a child. Without framing a client's message is a
 # line for the child, and a line from the child a message for everyone. JSON framing adds who
-# sent a message, and reads whom one is for; gwsocket framing does both with a binary header.
+# sent a message, and reads whom one is for. (gwsocket's binary framing is in net/gwsocket.py.)
 
 
 class Route(NamedTuple):
@@ -3247,65 +3247,6 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
         code = CloseCode.NORMAL
     reason = value.get("reason")
     return code, reason if isinstance(reason, str) else ""
-
-
-class GwsocketFraming(Framing):
-    """gwsocket's strict mode: a header of three 32-bit numbers.
-
-    Client ID (from the child: 0 is everyone), type (1 text, 2 binary), bytes of payload.
-
-    Args:
-        order: network byte order, `big`, is gwsocket's; ScaleSocket 0.2 reads `little`.
-        report: is told what had to be dropped.
-    """
-
-    def __init__(self, *, report: Report, order: str = "big") -> None:
-        super().__init__(binary=True, delimiters=b"\n", report=report)
-        self.header = struct.Struct(">III" if order == "big" else "<III")
-        self._data = bytearray()
-
-    def encode(self, sender: int, run: Messages) -> bytes:
-        """Put the header before each message."""
-        pack = self.header.pack
-        parts = [pack(sender, run.opcode, len(payload)) + payload for payload in run.payloads]
-        return b"".join(parts)
-
-    def announce(self, sender: int, message: str) -> bytes:
-        """Put the header before a join or leave message, too."""
-        return self.encode(sender, Messages(Opcode.TEXT, [message.encode()], 0))
-
-    def feed(self, data: bytes) -> list[Output]:
-        """Take all whole messages, however the reads cut them.
-
-        A header that cannot be one sets `error`: there is no way to find the next.
-        """
-        self._data += data
-        outputs: list[Output] = []
-        position = 0
-        while len(self._data) - position >= self.header.size:
-            client_id, kind, length = self.header.unpack_from(self._data, position)
-            if kind not in (Opcode.TEXT, Opcode.BINARY) or length > MAX_OUTPUT_ITEM:
-                self.error = BackendError(
-                    f"gwsocket header with type {kind} and length {length}; types are 1 and 2, "
-                    f"{MAX_OUTPUT_ITEM} is the longest (see --byteorder)"
-                )
-                break
-            start = position + self.header.size
-            if len(self._data) < start + length:
-                break
-            position = start + length
-            payload = bytes(self._data[start:position])
-            if kind == Opcode.TEXT and not payload.isascii():
-                payload = self._to_text(payload)
-            outputs.append(Route(kind, [payload], (client_id,) if client_id else None))
-        del self._data[:position]
-        return outputs
-
-    def finish(self) -> list[Output]:
-        """Drop a message that the child did not finish."""
-        if self._data:
-            self._report(None, f"{len(self._data)} bytes of an unfinished gwsocket message")
-        return []
 
 
 _VARIABLE = re.compile(
@@ -4752,7 +4693,9 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
             strip=config.serverframe == "json" and not config.clientroute,
         )
     if mode == "gwsocket":
-        return GwsocketFraming(report=report, order=config.byteorder)
+        gwsocket = load_feature("gwsocket", "--frame=gwsocket")
+        framing: Framing = gwsocket.GwsocketFraming(report=report, order=config.byteorder)
+        return framing
     announces = bool(config.joinmsg or config.leavemsg)
     return Framing(
         binary=config.binary,
@@ -9475,6 +9418,8 @@ def check_options(config: Config) -> None:
     for text, applies in contradictions.items():
         if applies:
             raise ConfigError(text)
+    if "gwsocket" in framings:  # a room is too late to miss it
+        load_feature("gwsocket", "--frame=gwsocket")
     if config.workers > 1:
         check_workers(config)
 

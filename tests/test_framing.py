@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalesocket.net.gwsocket import GwsocketFraming
 
 import scalesocket
 from scalesocket import (
     BackendError,
     Framing,
-    GwsocketFraming,
     Headers,
     JsonFraming,
     Kick,

@@ -136,6 +136,25 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
             assert client.receive_text() == "hello"
 
 
+@pytest.mark.parametrize(
+    "options", [("--frame=gwsocket",), ("--cors", "any"), ("--api", "--peers", "10.0.0.1:9000")]
+)
+def test_a_lone_copy_says_what_an_option_needs(
+    copied_alone: Path, options: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [*ALONE, str(copied_alone), *options, "cat"],
+        cwd=copied_alone.parent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert " needs the folder net/ beside scalesocket.py" in done.stderr
+    assert any(option in done.stderr for option in options if option.startswith("--"))
+
+
 def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import scalesocket;"

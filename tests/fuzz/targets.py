@@ -28,6 +28,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
+from scalesocket.net.gwsocket import GwsocketFraming
+
 import scalesocket
 
 T = TypeVar("T")
@@ -761,7 +763,7 @@ def gwsocket(data: bytes) -> None:
 
     def framing() -> tuple[scalesocket.Framing, Reports]:
         reports = Reports()
-        return scalesocket.GwsocketFraming(report=reports), reports
+        return GwsocketFraming(report=reports), reports
 
     rebuilt = b""
     for output in feed_alike(framing, printed, how):
