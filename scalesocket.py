@@ -162,7 +162,6 @@ ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-c
 ANSWER_TIMEOUT = 10.0  # … or after this
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
-TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 MAX_WORKERS = 128  # of --workers
@@ -3491,7 +3490,8 @@ def read_start(path: str) -> bytes:
 
 
 # ==== 10. Backends =======================================================================
-# What a room's clients talk to: a child on pipes, on TCP or in a terminal, or a Python `Game`.
+# What a room's clients talk to: a child on pipes, or a Python `Game`. (Children that listen on a
+# port, and children in a terminal, are in net/children.py.)
 # A backend lives on its room's thread: it is started, fed and stopped there. A child's output
 # comes on a second thread, the pump, so that writing to it never waits for reading from it.
 
@@ -4058,7 +4058,7 @@ class ProcessBackend(Backend):
             return False
         return self._room.closing.is_set() or self._room.registry.is_deserted(self._room)
 
-    # -- how the child is connected; the other kinds of child differ here --
+    # -- how the child is connected: net/children.py has other ways --
 
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
@@ -4183,221 +4183,6 @@ def wait_writable(descriptor: int, timeout: float) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     return bool(poller.poll(timeout * 1000))
-
-
-class TcpBackend(ProcessBackend):
-    """A child that listens on the TCP port which its variable PORT names.
-
-    Args:
-        config: how to start it, and how to speak with it.
-        ports: where the port is taken from and goes back to.
-    """
-
-    def __init__(self, config: Config, ports: PortPool) -> None:
-        super().__init__(config)
-        self._ports = ports
-        self._port = 0
-        self._socket: socket.socket | None = None
-        self._closing_since = 0.0
-
-    def _attach(self, environment: dict[str, str]) -> None:
-        self._port = self._ports.take()
-        environment["PORT"] = str(self._port)
-        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
-        child = self._start_child(self._plan.command, environment, streams)
-        self._room.closing.wait(self._config.delay)
-        deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
-        while self._socket is None:
-            self._socket = self._connect()
-            if self._socket is None:
-                self._check_patience(child, deadline)
-        self._input = self._output = self._socket.fileno()
-
-    def _connect(self) -> socket.socket | None:
-        """Return a connection to the child, or None if it does not listen yet."""
-        try:
-            sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
-        except OSError:
-            return None
-        if sock.getsockname() == sock.getpeername():  # TCP can connect a port to itself
-            sock.close()
-            return None
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
-
-    def _check_patience(self, child: ChildProcess, deadline: float) -> None:
-        """Wait a little for the child to listen; raise when that will not happen any more."""
-        if child.wait(0.05):
-            raise BackendError(f"the program ended before it listened on port {self._port}")
-        if self._room.closing.is_set() and not self._closing_since:
-            self._closing_since = time.monotonic()
-        if self._closing_since and time.monotonic() > self._closing_since + ABANDON_TIMEOUT:
-            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
-        if time.monotonic() > deadline:
-            raise BackendError(f"nothing listens on port {self._port}")
-
-    def _end_input(self) -> None:
-        self._input_closed = True
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
-
-    def _detach(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._port:
-            self._ports.give_back(self._port)
-            self._port = 0
-
-
-class PortPool:
-    """The ports of --tcpports, each for one child at a time.
-
-    Args:
-        first, last: the range, both included.
-    """
-
-    def __init__(self, first: int, last: int) -> None:
-        self._range = f"{first}:{last}"
-        self._changed = threading.Condition()  # guards the queue; a used port comes last
-        self._free = deque(range(first, last + 1))
-
-    def take(self) -> int:
-        """Return a port on which nothing listens; wait a little for one to come back.
-
-        Raises:
-            ConnectionClosed: there is none (1013).
-        """
-        deadline = time.monotonic() + ROOM_TIMEOUT
-        with self._changed:
-            while (port := self._find()) is None:
-                if not self._changed.wait(deadline - time.monotonic()):
-                    reason = f"no port of {self._range} is free"
-                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
-        return port
-
-    def _find(self) -> int | None:
-        for _ in range(len(self._free)):
-            port = self._free.popleft()
-            if self._is_usable(port):
-                return port
-            self._free.append(port)
-        return None
-
-    def give_back(self, port: int) -> None:
-        """Return a port to the pool."""
-        with self._changed:
-            self._free.append(port)
-            self._changed.notify()
-
-    def __len__(self) -> int:
-        return len(self._free)
-
-    @staticmethod
-    def _is_usable(port: int) -> bool:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-        return True
-
-
-# Makes a new session's leader take its stdin as the controlling terminal, then becomes the
-# program. Python code between fork and exec in a threaded process could deadlock; this cannot.
-# What this Python ignores (SIGPIPE), or whoever started the server, no terminal's program does.
-_RESIZE = re.compile(rb'\s*\{\s*"resize"\s*:\s*\[([^][{}"]*)\]\s*\}\s*')
-_TERMINAL_SIZE = re.compile(rb"\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*")
-_IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes whole characters
-_PTY_LAUNCHER = (
-    "import fcntl, os, signal, sys, termios;"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    "ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN];"
-    "[signal.signal(n, signal.SIG_DFL) for n in ignored];"
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
-
-
-class PtyBackend(ProcessBackend):
-    """A child in a pseudo-terminal: what it draws goes out as binary, keys come in.
-
-    All clients share it, so all are told its size, with the message that sets it.
-    """
-
-    _size = b""  # the message that has set it last
-    _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.hears_joins = True  # it tells newcomers the size
-
-    def _attach(self, environment: dict[str, str]) -> None:
-        import pty  # POSIX only
-        import termios
-
-        master, slave = pty.openpty()
-        self._input = self._output = master
-        self._set_size()
-        modes = termios.tcgetattr(slave)
-        modes[0] |= _IUTF8
-        termios.tcsetattr(slave, termios.TCSANOW, modes)
-        environment.setdefault("TERM", "xterm-256color")
-        command = [sys.executable, "-IS", "-c", _PTY_LAUNCHER, *self._config.command]
-        try:
-            self._start_child(command, environment, (slave, slave, slave))
-        finally:
-            os.close(slave)
-        os.set_blocking(master, False)
-        self._room.closing.wait(self._config.delay)
-
-    def _encode(self, event: RoomEvent) -> bytes:
-        if isinstance(event, Joined) and self._size:
-            self._room.audience.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
-        if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
-            sender = event.client.id
-            keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
-            event = event._replace(run=event.run._replace(payloads=keys))
-        return super()._encode(event)
-
-    def _resize(self, sender: int, payload: bytes) -> bool:
-        """Set the terminal's size if the message asks for that: `{"resize":[cols,rows]}`.
-
-        A size that cannot be is not typed into the program either.
-        """
-        wish = _RESIZE.fullmatch(payload)
-        if wish is None:
-            return False
-        match = _TERMINAL_SIZE.fullmatch(wish[1])
-        if match is None:
-            self._room.report(sender, "resize takes two numbers from 1 to 999: ignored")
-            return True
-        self._columns, self._rows = int(match[1]), int(match[2])
-        message = b'{"resize":[%d,%d]}' % (self._columns, self._rows)
-        if message != self._size:
-            self._size = message
-            self._set_size()
-            self._room.audience.send([Route(Opcode.TEXT, [message], tuple(self._present))])
-        return True
-
-    def _set_size(self) -> None:
-        import fcntl
-        import termios
-
-        size = struct.pack("HHHH", self._rows, self._columns, 0, 0)
-        fcntl.ioctl(self._input, termios.TIOCSWINSZ, size)
-
-    def _end_input(self) -> None:
-        assert self._child is not None
-        self._input_closed = True
-        self._child.signal_group(signal.SIGHUP)  # as when a terminal's window is closed
-
-    def _detach(self) -> None:
-        if self._input >= 0:
-            os.close(self._input)
-            self._input = self._output = -1
 
 
 class Game:
@@ -4705,13 +4490,22 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
     )
 
 
-def make_backend(config: Config, ports: PortPool) -> Backend:
-    """Return a new backend of the kind that the options ask for."""
+def choose_backend(config: Config) -> Callable[[], Backend]:
+    """Return what makes the backend of a room, of the kind that the options ask for.
+
+    Raises:
+        ConfigError: the module of that kind is not there.
+    """
     if config.game is not None:
-        return GameBackend(config.game)
+        return functools.partial(GameBackend, config.game)
+    kind: Callable[[Config], Backend] = ProcessBackend
     if config.tcp:
-        return TcpBackend(config, ports)
-    return PtyBackend(config) if config.pty else ProcessBackend(config)
+        children = load_feature("children", "--tcp")
+        ports = children.PortPool(*config.tcpports)
+        kind = functools.partial(children.TcpBackend, ports=ports)
+    elif config.pty:
+        kind = load_feature("children", "--pty").PtyBackend
+    return functools.partial(kind, config)
 
 
 # ==== 11. Rooms ==========================================================================
@@ -5673,7 +5467,7 @@ class RoomRegistry:
     def __init__(self, config: Config, timer: Timer) -> None:
         self._config = config
         self._timer = timer
-        self.ports = PortPool(*config.tcpports)
+        self.make_backend = choose_backend(config)
         self.shortage = Shortage()
         self.archive = Archive(HISTORIES * config.cachebytes)
         self._lock = threading.Lock()  # guards all below, and each room's seats
@@ -5864,10 +5658,9 @@ class RoomRegistry:
             self._idle.wait(patience)
 
     def _make_room(self, opener: Client) -> Room:
-        config, name = self._config, opener.room_name
+        name, stall = opener.room_name, self._config.stall
         history = self._open_history(name)
-        backend = make_backend(config, self.ports)
-        room = Room(name, self, backend, opener, history=history, stall=config.stall)
+        room = Room(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
         self._running.add(room)
         return room
@@ -8535,7 +8328,8 @@ class Server:
         """Be one of several processes that have these listeners (--workers); before `run`."""
         self._worker = self._site.worker = worker
         self._reception.join(worker)
-        self._registry.ports = PortPool(*worker.share_ports(self._config.tcpports))
+        ports = worker.share_ports(self._config.tcpports)
+        self._registry.make_backend = choose_backend(replace(self._config, tcpports=ports))
         self._unix_file = None  # it is not ours to remove
         if self._config.command:
             adopt_orphans()

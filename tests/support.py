@@ -442,17 +442,16 @@ def serve(
         server.fail(f"the log holds a traceback or a resource warning:\n{shown}\n")
 
 
-def with_constants(**values: float) -> list[str]:
-    """Return a command for `serve` that gives constants of the server other values.
+def with_constants(module: str = "scalesocket", /, **values: float) -> list[str]:
+    """Return a command for `serve` that gives constants of a module other values.
 
     So a test need not be done within HEAD_TIMEOUT, and another one need not wait for so long.
     """
     settings = "".join(
-        f"assert scalesocket.{name}; scalesocket.{name} = {value!r}; "
-        for name, value in values.items()
+        f"assert {module}.{name}; {module}.{name} = {value!r}; " for name, value in values.items()
     )
     path = f"sys.path.insert(0, {os.fspath(ROOT)!r})"
-    code = f"import sys; {path}; import scalesocket; {settings}sys.exit(scalesocket.main())"
+    code = f"import sys; {path}; import {module}; {settings}sys.exit(scalesocket.main())"
     return [sys.executable, "-W", "always::ResourceWarning", "-c", code]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
+from scalesocket.net import children
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -256,7 +257,7 @@ def test_the_table_of_limits_is_true() -> None:
             "5 s",
             "503",
         ],
-        "start of a program": [f"{module.TCP_CONNECT_TIMEOUT:g} s"],
+        "start of a program": [f"{children.TCP_CONNECT_TIMEOUT:g} s"],
         "a game's": [f"{module.MAX_TICK_TIME:g} s", f"{module.LATE_TICK:g} s"],
         "all rooms' end": [f"{module.DRAIN_TIMEOUT:g} s"],
     }

@@ -13,6 +13,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from scalesocket.net import children
+from scalesocket.net.children import PortPool
 
 import scalesocket
 from scalesocket import (
@@ -26,7 +28,6 @@ from scalesocket import (
     Left,
     Messages,
     Opcode,
-    PortPool,
     ProcessBackend,
     Received,
     Role,
@@ -412,7 +413,7 @@ def free_port() -> int:
 
 
 def test_each_port_is_given_to_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 0.05)
+    monkeypatch.setattr(children, "ROOM_TIMEOUT", 0.05)
     port = free_port()
     pool = PortPool(port, port)
     assert pool.take() == port
@@ -426,7 +427,7 @@ def test_each_port_is_given_to_one_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_port_that_someone_else_listens_on_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 0.05)
+    monkeypatch.setattr(children, "ROOM_TIMEOUT", 0.05)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -473,7 +474,7 @@ def test_one_who_waits_goes_on_waiting_when_another_is_quicker() -> None:
 
 def test_ports_are_never_shared_and_always_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """More takers than ports: each waits for its turn, and none is refused while some come back."""
-    monkeypatch.setattr(scalesocket, "ROOM_TIMEOUT", 20.0)
+    monkeypatch.setattr(children, "ROOM_TIMEOUT", 20.0)
     monkeypatch.setattr(PortPool, "_is_usable", staticmethod(lambda port: True))
     pool = PortPool(5000, 5002)
     taken: set[int] = set()

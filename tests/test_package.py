@@ -137,7 +137,14 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--frame=gwsocket",), ("--cors", "any"), ("--api", "--peers", "10.0.0.1:9000")]
+    "options",
+    [
+        ("--frame=gwsocket",),
+        ("--tcp",),
+        ("--pty",),
+        ("--cors", "any"),
+        ("--api", "--peers", "10.0.0.1:9000"),
+    ],
 )
 def test_a_lone_copy_says_what_an_option_needs(
     copied_alone: Path, options: tuple[str, ...]

@@ -25,6 +25,8 @@ from tests.support import (
     with_constants,
 )
 
+CHILDREN = "scalesocket.net.children"
+
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
 
@@ -179,7 +181,7 @@ def test_a_child_that_begins_to_listen_late_is_tried_again() -> None:
 def test_a_child_that_never_listens_ends_the_room() -> None:
     ports = free_ports(1)
     options = tcp("--tcpports", spell(ports))
-    soon = with_constants(TCP_CONNECT_TIMEOUT=2.0)
+    soon = with_constants(CHILDREN, TCP_CONNECT_TIMEOUT=2.0)
     with serve(*options, "sleep", "--", "1000", command=soon) as server:
         with RawClient.connect(server) as client:
             code, reason = client.wait_close()
@@ -191,7 +193,7 @@ def test_a_child_that_never_listens_ends_the_room() -> None:
 @pytest.mark.slow
 def test_a_client_that_leaves_before_the_child_listens_ends_the_waiting() -> None:
     options = tcp("--tcpports", spell(free_ports(1)))
-    lasting = with_constants(TCP_CONNECT_TIMEOUT=3 * PATIENCE)
+    lasting = with_constants(CHILDREN, TCP_CONNECT_TIMEOUT=3 * PATIENCE)
     with serve(*options, "sleep", "--", "1000", command=lasting) as server:
         for _ in range(2):
             with RawClient.connect(server) as client:
@@ -201,7 +203,7 @@ def test_a_client_that_leaves_before_the_child_listens_ends_the_waiting() -> Non
 
 
 def test_a_child_that_ends_before_it_listens_ends_the_room_at_once() -> None:
-    lasting = with_constants(TCP_CONNECT_TIMEOUT=3 * PATIENCE)
+    lasting = with_constants(CHILDREN, TCP_CONNECT_TIMEOUT=3 * PATIENCE)
     options = (*tcp(), *child("sys.exit(4)"))
     with serve(*options, command=lasting) as server, RawClient.connect(server) as client:
         code, reason = client.wait_close()

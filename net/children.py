@@ -1,0 +1,258 @@
+"""Children that are not on pipes: on a TCP port (`--tcp`), or in a terminal (`--pty`).
+
+Both are a `ProcessBackend` that is connected to its program in another way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+
+from scalesocket import (
+    ABANDON_TIMEOUT,
+    ROOM_TIMEOUT,
+    BackendError,
+    ChildProcess,
+    CloseCode,
+    Config,
+    ConnectionClosed,
+    Joined,
+    Opcode,
+    ProcessBackend,
+    Received,
+    RoomEvent,
+    Route,
+)
+
+TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
+
+
+class TcpBackend(ProcessBackend):
+    """A child that listens on the TCP port in its variable PORT.
+
+    Args:
+        config: how to start it, and how to speak with it.
+        ports: where the port comes from, and goes back to.
+    """
+
+    def __init__(self, config: Config, ports: PortPool) -> None:
+        super().__init__(config)
+        self._ports = ports
+        self._port = 0
+        self._socket: socket.socket | None = None
+        self._closing_since = 0.0
+
+    def _attach(self, environment: dict[str, str]) -> None:
+        self._port = self._ports.take()
+        environment["PORT"] = str(self._port)
+        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
+        child = self._start_child(self._plan.command, environment, streams)
+        self._room.closing.wait(self._config.delay)
+        deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
+        while self._socket is None:
+            self._socket = self._connect()
+            if self._socket is None:
+                self._check_patience(child, deadline)
+        self._input = self._output = self._socket.fileno()
+
+    def _connect(self) -> socket.socket | None:
+        """Return a connection to the child, or None if it does not listen yet."""
+        try:
+            sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
+        except OSError:
+            return None
+        if sock.getsockname() == sock.getpeername():  # TCP can connect a port to itself
+            sock.close()
+            return None
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _check_patience(self, child: ChildProcess, deadline: float) -> None:
+        """Wait a little for the child to listen.
+
+        Raises:
+            BackendError: it has ended, or its time is over.
+            ConnectionClosed: the room has ended meanwhile.
+        """
+        if child.wait(0.05):
+            raise BackendError(f"the program ended before it listened on port {self._port}")
+        if self._room.closing.is_set() and not self._closing_since:
+            self._closing_since = time.monotonic()
+        if self._closing_since and time.monotonic() > self._closing_since + ABANDON_TIMEOUT:
+            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
+        if time.monotonic() > deadline:
+            raise BackendError(f"nothing listens on port {self._port}")
+
+    def _end_input(self) -> None:
+        self._input_closed = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def _detach(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._port:
+            self._ports.give_back(self._port)
+            self._port = 0
+
+
+class PortPool:
+    """The ports of --tcpports, each for one child at a time.
+
+    Args:
+        first, last: the range, both included.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self._range = f"{first}:{last}"
+        self._changed = threading.Condition()  # guards the queue; a used port comes last
+        self._free = deque(range(first, last + 1))
+
+    def take(self) -> int:
+        """Return a port on which nothing listens; wait a little for one to come back.
+
+        Raises:
+            ConnectionClosed: there is none (1013).
+        """
+        deadline = time.monotonic() + ROOM_TIMEOUT
+        with self._changed:
+            while (port := self._find()) is None:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    reason = f"no port of {self._range} is free"
+                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
+        return port
+
+    def _find(self) -> int | None:
+        for _ in range(len(self._free)):
+            port = self._free.popleft()
+            if self._is_usable(port):
+                return port
+            self._free.append(port)
+        return None
+
+    def give_back(self, port: int) -> None:
+        """Return a port to the pool."""
+        with self._changed:
+            self._free.append(port)
+            self._changed.notify()
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    @staticmethod
+    def _is_usable(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        return True
+
+
+_RESIZE = re.compile(rb'\s*\{\s*"resize"\s*:\s*\[([^][{}"]*)\]\s*\}\s*')
+_TERMINAL_SIZE = re.compile(rb"\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*")
+_IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes whole characters
+
+# Takes its stdin as the terminal that controls its session, then becomes the program. It is a
+# Python of its own, as Python code between fork and exec could deadlock in a process with threads.
+# Signals that this server ignores (SIGPIPE), or whoever started it, have their usual effect again.
+_LAUNCHER = (
+    "import fcntl, os, signal, sys, termios;"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN];"
+    "[signal.signal(n, signal.SIG_DFL) for n in ignored];"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+class PtyBackend(ProcessBackend):
+    """A child in a pseudo-terminal: clients send keys, and get what it draws as binary messages.
+
+    A client sets the terminal's size with a text message, `{"resize":[columns,rows]}`. All clients
+    share the terminal, so the server sends that message on to all of them.
+    """
+
+    _size = b""  # the last message that has set it
+    _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.hears_joins = True  # it tells newcomers the size
+
+    def _attach(self, environment: dict[str, str]) -> None:
+        import pty  # POSIX only
+        import termios
+
+        master, slave = pty.openpty()
+        self._input = self._output = master
+        self._set_size()
+        modes = termios.tcgetattr(slave)
+        modes[0] |= _IUTF8
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
+        environment.setdefault("TERM", "xterm-256color")
+        command = [sys.executable, "-IS", "-c", _LAUNCHER, *self._config.command]
+        try:
+            self._start_child(command, environment, (slave, slave, slave))
+        finally:
+            os.close(slave)
+        os.set_blocking(master, False)
+        self._room.closing.wait(self._config.delay)
+
+    def _encode(self, event: RoomEvent) -> bytes:
+        if isinstance(event, Joined) and self._size:
+            self._room.audience.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
+        if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
+            sender = event.client.id
+            keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
+            event = event._replace(run=event.run._replace(payloads=keys))
+        return super()._encode(event)
+
+    def _resize(self, sender: int, payload: bytes) -> bool:
+        """Set the terminal's size if a message asks for that; return whether it does.
+
+        A message with an impossible size is dropped, as it was not meant for the program.
+        """
+        wish = _RESIZE.fullmatch(payload)
+        if wish is None:
+            return False
+        match = _TERMINAL_SIZE.fullmatch(wish[1])
+        if match is None:
+            self._room.report(sender, "resize takes two numbers from 1 to 999: ignored")
+            return True
+        self._columns, self._rows = int(match[1]), int(match[2])
+        message = b'{"resize":[%d,%d]}' % (self._columns, self._rows)
+        if message != self._size:
+            self._size = message
+            self._set_size()
+            self._room.audience.send([Route(Opcode.TEXT, [message], tuple(self._present))])
+        return True
+
+    def _set_size(self) -> None:
+        import fcntl
+        import termios
+
+        size = struct.pack("HHHH", self._rows, self._columns, 0, 0)
+        fcntl.ioctl(self._input, termios.TIOCSWINSZ, size)
+
+    def _end_input(self) -> None:
+        assert self._child is not None
+        self._input_closed = True
+        self._child.signal_group(signal.SIGHUP)  # as when a terminal's window is closed
+
+    def _detach(self) -> None:
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = self._output = -1
