@@ -267,7 +267,7 @@ def draw(world: World, canvas: Canvas, now: float, typing: str | None = None) ->
         typing: what the player is writing.
     """
     if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.put(0, 0, f"Too small; {MIN_COLUMNS}x{MIN_ROWS + 1} will do.", Style.ERROR)
+        canvas.wants(MIN_COLUMNS, MIN_ROWS)
         return
     if world.init is None:
         canvas.center(canvas.rows // 2, "Waiting for the world ...")

@@ -77,6 +77,7 @@ class Player:
     score: int
     best: int
     respawn: int | None  # the tick of the next life, while dead
+    waits: int | None = None  # the tick that sets it going, while it is newborn and stands still
 
     @staticmethod
     def read(event: Json) -> Player:
@@ -89,6 +90,7 @@ class Player:
             int(event["score"]),
             int(event["best"]),
             event["respawn"],
+            event.get("waits"),
         )
 
 
@@ -144,7 +146,7 @@ class World:
         for death in event.get("died", ()):
             player = self.players[death["id"]]
             player.body = []
-            player.respawn = death["respawn"]
+            player.respawn, player.waits = death["respawn"], None
             if player.id == self.id:
                 killer = self.players.get(death["by"])
                 by = killer.name if killer else "someone"
@@ -155,14 +157,14 @@ class World:
         for number, x, y, direction in event.get("moved", ()):
             player = self.players[number]
             player.body.insert(0, (int(x), int(y)))
-            player.direction = str(direction)
+            player.direction, player.waits = str(direction), None
             if number not in grown:
                 player.body.pop()
         for birth in event.get("born", ()):
             player = self.players[birth["id"]]
             player.body = read_cells(birth["body"])
             player.direction = str(birth["dir"])
-            player.respawn = None
+            player.respawn, player.waits = None, birth.get("waits")
         for number, score, best in event.get("scores", ()):
             self.players[number].score, self.players[number].best = int(score), int(best)
 
@@ -237,7 +239,7 @@ def draw(world: World, canvas: Canvas, notice: str = "") -> None:
         notice: what the server did not like.
     """
     if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.put(0, 0, f"Too small; {MIN_COLUMNS}x{MIN_ROWS + 1} will do.", Style.ERROR)
+        canvas.wants(MIN_COLUMNS, MIN_ROWS)
         return
     if not world.width:
         canvas.center(canvas.rows // 2, "Waiting for the world ...")
@@ -252,7 +254,7 @@ def draw(world: World, canvas: Canvas, notice: str = "") -> None:
             board.snake(player, board.glyphs.rival, world.style_of(player))
     if world.own is not None:
         board.snake(world.own, board.glyphs.own, Style.OWN)
-    draw_farewell(world, board)
+    draw_banner(world, board)
     canvas.paste(0, 1, board)
     draw_title(world, canvas, notice)
     if side:
@@ -274,16 +276,21 @@ def draw_title(world: World, canvas: Canvas, notice: str) -> None:
         canvas.right(0, f"{numbers} ", Style.TITLE)
 
 
-def draw_farewell(world: World, board: Board) -> None:
-    """Say how we have died, and when we live again."""
+def draw_banner(world: World, board: Board) -> None:
+    """Say how we have died, when we live again, and how to set out; not over our own head."""
     own = world.own
-    if own is None or own.body:
+    if own is None or (own.body and own.waits is None):
         return
     texts = [world.farewell or f"Welcome, {own.name}!"]
-    if own.respawn is not None:
+    if own.waits is not None:
+        left = max(0, own.waits - world.tick) / world.rate
+        texts = ["Arrows or WASD: off you go!", f"By itself in {left:.0f} s"]
+    elif own.respawn is not None:
         left = max(0, own.respawn - world.tick) / world.rate
         texts.append(f"You start in {left:.1f} s" if left else "Here you come ...")
-    board.banner(board.columns // 2, board.rows // 2, texts, Style.CURSOR)
+    head_is_above = bool(own.body) and own.body[0][1] - board.top < board.rows // 2
+    y = board.rows * (3 if head_is_above else 1) // 4 if own.body else board.rows // 2
+    board.banner(board.columns // 2, y, texts, Style.CURSOR)
 
 
 def draw_leaderboard(world: World, canvas: Canvas, x: int) -> None:

@@ -19,6 +19,7 @@ import os
 import queue
 import signal
 import sys
+import textwrap
 import threading
 import time
 import unicodedata
@@ -147,6 +148,12 @@ class Canvas:
             indent = " " * ((width - text_width(text)) // 2)
             self.put(left, top + index, fit(indent + text, width), style)
 
+    def wants(self, columns: int, rows: int) -> None:
+        """Say how large the terminal has to be, whose last line is not on the canvas."""
+        text = f"Too small; {columns}x{rows + 1} will do."
+        for y, line in enumerate(textwrap.wrap(text, max(self.columns, 1))):
+            self.put(0, y, line, Style.ERROR)
+
     def paste(self, x: int, y: int, other: Canvas) -> None:
         """Copy another canvas, with its top left corner to a place on this one."""
         for above, row in enumerate(other._cells[: max(0, self.rows - y)]):
@@ -166,6 +173,11 @@ def break_wide(row: list[tuple[str, Style]], x: int) -> None:
     """Take away the wide character that a column is the second half of, if it is that."""
     if x < len(row) and not row[x][0]:
         row[x - 1 : x + 1] = [(" ", Style.TEXT)] * 2
+
+
+def faded(lines: list[Line]) -> list[Line]:
+    """Return a drawing as it looks when it is no longer true."""
+    return [[(text, Style.DIM) for text, _ in line] for line in lines]
 
 
 def join_cells(row: list[tuple[str, Style]]) -> Line:
@@ -504,7 +516,8 @@ class App:
             what = f"again in {left:.0f} s" if left >= 0.5 else "connecting ..."
             text = f" Connection lost; {what} ({explain(self._lost.error, self._url)})"
             canvas.put(0, 0, fit(text, canvas.columns), Style.ERROR)
-        return [*view.lines(), *canvas.lines()[:1]]
+        shown = view.lines() if self._lost is None else faded(view.lines())
+        return [*shown, *canvas.lines()[:1]]
 
     def _take_events(self) -> bool:
         """Handle what has come over the connection; tell whether anything has."""

@@ -203,7 +203,7 @@ def draw(
         notice: what the server did not like.
     """
     if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.put(0, 0, f"Too small; {MIN_COLUMNS}x{MIN_ROWS + 1} will do.", Style.ERROR)
+        canvas.wants(MIN_COLUMNS, MIN_ROWS)
         return
     if table is None:
         canvas.center(canvas.rows // 2, "Waiting for the table ...")

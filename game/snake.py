@@ -21,7 +21,8 @@ From a client:
 A name is made of 1 to 16 printable characters: others are left out, and so is what is too long.
 It must differ from every other name in the room, and not only in case. Of the turns that come in
 a burst the first three are kept, and one is made at each tick; a turn to where the snake already
-goes, or straight back, and a turn of a dead snake have no effect.
+goes, or straight back, and a turn of a dead snake have no effect. A newborn snake stands still for
+10 seconds at the most, until its first turn, which may also be straight on.
 
 To a client that joins, these two, in this order:
 
@@ -37,7 +38,8 @@ To a client that joins, these two, in this order:
         "dir": "right",                     (0, 0) is the top left corner of the world
         "score": 0,                         food eaten in this life, or in the last while dead
         "best": 2,                          the highest score so far
-        "respawn": null}],                  the earliest tick of its next life, while dead
+        "respawn": null,                    the earliest tick of its next life, while dead
+        "waits": null}],                    the tick that sets it going, while it stands still
      "food": [[9, 9], [40, 2]]}             no snake is on any of it
 
 To every client at every tick, what has changed since the one before. A key whose list is empty is
@@ -51,11 +53,12 @@ left out. Applied to the full state in this order, it gives the full state of th
                "cause": "snake",            or "wall", "self"; "head": two heads met
                "by": 7,                     whose body or head it was; null: "wall", "self"
                "respawn": 137}],
-     "moved": [[7, 4, 4, "right"]],         id, x and y of the new head, and dir
+     "moved": [[7, 4, 4, "right"]],         id, x and y of the new head, and dir; waits is now null
      "grew": [7],                           these have eaten: the last cell of the body stays;
                                             of all others that moved, it goes
      "eaten": [[4, 4]],                     food that is gone
-     "born": [{"id": 3, "body": [...], "dir": "up"}],   respawn is now null
+     "born": [{"id": 3, "body": [...],      respawn is now null
+               "dir": "up", "waits": 201}],
      "food": [[1, 1]],                      new food, of which dead snakes leave some
      "scores": [[7, 1, 2]]}                 id, score and best
 

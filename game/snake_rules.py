@@ -27,6 +27,7 @@ CLEARANCE = 4  # cells that are free of snakes in front of one at birth
 FOOD = 10  # pieces of food that there are at least, besides one for each player
 MAX_TURNS = 3  # turns that wait for their ticks
 RESPAWN_TICKS = 16  # between death and the next life
+GRACE_TICKS = 80  # that a newborn stands still, unless it is turned before
 ATTEMPTS = 50  # to find a place at random, before it waits for the next tick
 
 
@@ -41,6 +42,7 @@ class Player:
     score: int = 0  # food eaten in this life, or in the last while dead
     best: int = 0
     respawn: int | None = None  # the earliest tick of the next life, while dead
+    waits: int | None = None  # the tick that sets it going, while it is newborn and stands still
     turns: list[str] = field(default_factory=list)  # still to be made
 
     def describe(self) -> dict[str, object]:
@@ -53,6 +55,7 @@ class Player:
             "score": self.score,
             "best": self.best,
             "respawn": self.respawn,
+            "waits": self.waits,
         }
 
 
@@ -108,7 +111,7 @@ class World:
             self._leaving.append(player_id)
 
     def turn(self, player_id: int, direction: object) -> None:
-        """Let a snake turn, after the turns that it has yet to make.
+        """Let a snake turn, after the turns that it has yet to make; a newborn sets out.
 
         Raises:
             RuleError: there is no such direction.
@@ -119,7 +122,8 @@ class World:
         if player is None or not player.body or len(player.turns) >= MAX_TURNS:
             return
         before = player.turns[-1] if player.turns else player.direction
-        if direction not in (before, OPPOSITES[before]):
+        sets_out = player.waits is not None and not player.turns and direction == before
+        if sets_out or direction not in (before, OPPOSITES[before]):
             player.turns.append(direction)
 
     def describe(self) -> dict[str, object]:
@@ -165,16 +169,21 @@ class World:
     def _move_snakes(self, delta: Delta) -> list[Cell]:
         """Move all snakes at the same time; return what remains of those that died of it."""
         snakes = self._snakes()
-        heads = {snake.id: self._next_head(snake) for snake in snakes}
+        moving = [snake for snake in snakes if self._is_moving(snake)]
+        heads = {snake.id: self._next_head(snake) for snake in moving}
         deaths = find_deaths(snakes, heads, self)
         remains: list[Cell] = []
-        for snake in snakes:
+        for snake in moving:
             if snake.id in deaths:
                 remains += remains_of(snake.body)
                 self._kill(snake, *deaths[snake.id], delta)
             else:
                 self._move(snake, heads[snake.id], delta)
         return remains
+
+    def _is_moving(self, snake: Player) -> bool:
+        """Whether a snake has set out, or does so now."""
+        return snake.waits is None or bool(snake.turns) or snake.waits <= self.tick
 
     def _next_head(self, snake: Player) -> Cell:
         """Make the next turn; return where the head will be."""
@@ -183,6 +192,7 @@ class World:
         return step_from(snake.body[0], snake.direction)
 
     def _move(self, snake: Player, head: Cell, delta: Delta) -> None:
+        snake.waits = None
         snake.body.insert(0, head)
         delta.moved.append((snake.id, *head, snake.direction))
         if head not in self.food:
@@ -197,6 +207,7 @@ class World:
 
     def _kill(self, snake: Player, cause: str, by: int | None, delta: Delta) -> None:
         snake.body = []
+        snake.waits = None
         snake.turns.clear()
         snake.respawn = self.tick + RESPAWN_TICKS
         death = {"id": snake.id, "dir": snake.direction, "cause": cause, "by": by}
@@ -213,9 +224,10 @@ class World:
             cells, player.direction = lane
             player.body = cells[LENGTH - 1 :: -1]
             player.respawn = None
+            player.waits = self.tick + GRACE_TICKS
             solid.update(cells)  # so that two who are born at the same time do not collide
             born = {"id": player.id, "body": [*player.body], "dir": player.direction}
-            delta.born.append(born)
+            delta.born.append({**born, "waits": player.waits})
             if player.score:
                 player.score = 0
                 delta.scores.append((player.id, 0, player.best))
@@ -274,13 +286,16 @@ def find_deaths(
     """Return who dies of moving to `heads`, of what, and by whom.
 
     All move at the same time: a tail that goes away is no obstacle, and a snake that dies still
-    is one in this tick.
+    is one in this tick. A snake without a new head stands still, and all of it is an obstacle.
     """
     owners: dict[Cell, int] = {}
     meetings: dict[Cell, list[int]] = {}
     for snake in snakes:
-        meetings.setdefault(heads[snake.id], []).append(snake.id)
-        stays = snake.body if heads[snake.id] in world.food else snake.body[:-1]
+        head = heads.get(snake.id)
+        stays = snake.body
+        if head is not None:
+            meetings.setdefault(head, []).append(snake.id)
+            stays = snake.body if head in world.food else snake.body[:-1]
         owners.update(dict.fromkeys(stays, snake.id))
     deaths: dict[int, tuple[str, int | None]] = {}
     for snake_id, head in heads.items():

@@ -399,6 +399,51 @@ def test_a_snake_that_runs_into_the_hedge_dies_and_lives_again(open_tab: OpenTab
     page.locator("#fate:not(.shown)").wait_for(state="attached")
 
 
+def test_a_newborn_snake_is_shown_the_keys_and_has_time_to_find_them(open_tab: OpenTab) -> None:
+    page = open_tab(GARDEN)
+    page.get_by_text("Steer with the arrow keys or W A S D.").wait_for()
+    play_snake(page, "Ann")
+    hint = page.get_by_text("off you go! (or by itself in")
+    hint.wait_for()
+    born = page.evaluate(f"({{ at: {MINE}.body[0], tick: game.world.tick }})")
+    wait_for(page, "game.world.tick >= value + 24", born["tick"])  # 3 seconds
+    assert page.evaluate(f"{MINE}.body[0]") == born["at"]
+    page.evaluate(AUTOPILOT)
+    hint.wait_for(state="hidden")
+    wait_for(page, f"String({MINE}.body[0]) !== String(value)", born["at"])
+
+
+@pytest.mark.parametrize("size", [*SMALL_SCREENS, {"width": 390, "height": 844}], ids=str)
+def test_the_hint_about_the_snake_does_not_lie_over_the_map(
+    open_tab: OpenTab, size: dict[str, int]
+) -> None:
+    page = open_tab(GARDEN, viewport=size, has_touch=True, is_mobile=True)
+    play_snake(page, "Ann")
+    page.get_by_text("off you go!").wait_for()
+    hint, stage = (page.locator(part).bounding_box() for part in ("#hint", "#stage"))
+    assert hint and stage
+    taken = page.evaluate("parseFloat(getComputedStyle(stage).getPropertyValue('--map'))")
+    assert taken > 40, "there is a map"
+    assert hint["y"] + hint["height"] <= stage["y"] + stage["height"] - taken
+
+
+def test_a_phone_shows_a_garden_of_snakes_that_is_worth_its_screen(open_tab: OpenTab) -> None:
+    """Half of it was empty, above and below a strip of garden."""
+    page = open_tab(GARDEN, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    play_snake(page, "Ann")
+    lawn_and_map = page.evaluate(
+        """() => {
+            const stage = document.getElementById("stage");
+            const { data } = stage.getContext("2d").getImageData(
+                stage.width / 2, 0, 1, stage.height);
+            const rows = Array.from({ length: stage.height }, (_, y) => data[4 * y]);
+            const lawn = rows.filter((red) => red >= 0xeb).length;
+            return lawn / stage.height;
+        }"""
+    )
+    assert lawn_and_map > 0.6
+
+
 def test_a_snake_glides_between_ticks(open_tab: OpenTab) -> None:
     page = open_tab(GARDEN)
     play_snake(page, "Ann")
@@ -475,7 +520,10 @@ def test_after_a_restart_the_snake_page_comes_back_with_its_player(browser: Brow
             page.goto(first.http(GARDEN))
             play_snake(page, "Ann")
         wait_for(page, "document.body.dataset.status === 'waiting'")
-        assert page.evaluate("game.world.players") == []
+        shown = page.evaluate("game.world.players")
+        assert [player["name"] for player in shown] == ["Ann"], "the last picture stays"
+        assert page.evaluate("Object.keys(game.heads).length") == 1
+        assert "brightness" in page.evaluate("getComputedStyle(stage).filter")
         with serve("snake", addr=f"127.0.0.1:{first.port}"):
             wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
             assert not page.get_by_label("Your name").is_visible()

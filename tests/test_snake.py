@@ -19,6 +19,7 @@ from scalesocket.game.snake_rules import (
     CLEARANCE,
     DIRECTIONS,
     FOOD,
+    GRACE_TICKS,
     LENGTH,
     MAX_TURNS,
     RESPAWN_TICKS,
@@ -314,9 +315,56 @@ def test_a_newborn_has_room_to_move() -> None:
         for number in range(8):
             crowd.join(number, f"p{number}")
         assert len(crowd.step().born) == 8
+        for _ in range(GRACE_TICKS - 1):
+            assert crowd.step().moved == [], "they stand still at first"
         for _ in range(CLEARANCE):
             assert deaths(crowd.step()) == {}
         assert all(len(p.body) == LENGTH + p.score for p in crowd.players.values())
+
+
+def bear(world: World) -> Player:
+    """Let a player join and be born."""
+    world.join(1, "ann")
+    world.step()
+    return world.players[1]
+
+
+def test_a_newborn_stands_still_until_it_is_turned() -> None:
+    """Six newcomers who knew no key yet were dead after 1 to 8 seconds."""
+    for seed in range(20):
+        player = bear(world := World(30, 15, random.Random(seed)))
+        for _ in range(GRACE_TICKS // 2):
+            assert world.step().moved == []
+        (x, y), across = player.body[0], player.direction in ("left", "right")
+        inwards = ("up" if y > 7 else "down") if across else ("left" if x > 15 else "right")
+        world.turn(1, inwards)
+        assert [move[0] for move in world.step().moved] == [1]
+        assert player.waits is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_newborn_sets_out_straight_on_but_not_back(seed: int) -> None:
+    player = bear(world := World(30, 15, random.Random(seed)))
+    world.turn(1, {"up": "down", "down": "up", "left": "right", "right": "left"}[player.direction])
+    assert world.step().moved == []
+    world.turn(1, player.direction)
+    assert len(world.step().moved) == 1
+    world.turn(1, player.direction)
+    assert player.turns == [], "once it has set out, that is no turn"
+
+
+def test_a_newborn_that_nobody_turns_sets_out_by_itself() -> None:
+    player = bear(world := World(30, 15, random.Random(0)))
+    assert player.waits == 1 + GRACE_TICKS
+    assert [len(world.step().moved) for _ in range(GRACE_TICKS)][-2:] == [0, 1]
+
+
+def test_who_stands_still_is_in_the_way_to_the_end_of_its_tail(world: Barren) -> None:
+    world.put(1, "right", (3, 4), (2, 4), (1, 4))
+    newborn = world.put(2, "up", (4, 2), (4, 3), (4, 4))
+    newborn.waits = 99
+    assert deaths(world.step()) == {1: ("snake", 2)}
+    assert newborn.body == [(4, 2), (4, 3), (4, 4)]
 
 
 # ==== 3. Deltas, and all the rest whatever happens =========================
@@ -340,11 +388,11 @@ class View:
             self.players[player["id"]] = player
         for death in delta.get("died", ()):
             changed = {"body": [], "dir": death["dir"], "respawn": death["respawn"]}
-            self.players[death["id"]].update(changed)
+            self.players[death["id"]].update(changed, waits=None)
         for player_id, x, y, direction in delta.get("moved", ()):
             player = self.players[player_id]
             player["body"].insert(0, [x, y])
-            player["dir"] = direction
+            player["dir"], player["waits"] = direction, None
             if player_id not in delta.get("grew", ()):
                 player["body"].pop()
         for cell in delta.get("eaten", ()):
@@ -422,6 +470,7 @@ def test_a_world_is_sound_after_every_tick(
         assert world.food.isdisjoint(cells)
         for player in world.players.values():
             assert (player.body == []) == (player.respawn is not None)
+            assert player.waits is None or (player.body and player.waits > world.tick)
             assert not player.body or len(player.body) == LENGTH + player.score
             assert player.best >= max(player.score, best.get(player.id, 0))
             best[player.id] = player.best
@@ -577,7 +626,7 @@ def test_the_lobby_sees_how_many_play_and_watch_and_the_best(room: FakeRoom) -> 
         "best": {"name": "ann", "score": 0},
     }
     player = game_of(room).world.players[ann.id]
-    player.body, player.direction = [(5, 5), (4, 5), (3, 5)], "right"
+    player.body, player.direction, player.waits = [(5, 5), (4, 5), (3, 5)], "right", None
     game_of(room).world.food = {(6, 5)}
     room.game.on_tick(0.1)
     assert room.metadata["best"] == {"name": "ann", "score": 1}
@@ -707,8 +756,10 @@ def test_a_snake_goes_where_its_player_steers_it(server: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_who_does_not_steer_hits_a_wall_and_comes_back(server: ServerProcess) -> None:
+def test_who_runs_into_a_wall_comes_back(server: ServerProcess) -> None:
     with Follower(server, "wall", "ann") as ann:
+        ann.follow_until(lambda _: ann.id in ann.view.players and ann.me["body"])
+        ann.turn(ann.me["dir"])
         died = ann.follow_until(lambda delta: "died" in delta)["died"][0]
         assert (died["id"], died["cause"], died["by"]) == (ann.id, "wall", None)
         born = ann.follow_until(lambda delta: "born" in delta)

@@ -236,6 +236,7 @@ def describe(world: snake.World) -> dict[str, Any]:
             "score": player.score,
             "best": player.best,
             "respawn": player.respawn,
+            "waits": player.waits,
         }
         for player in world.players.values()
     ]
@@ -331,6 +332,7 @@ def test_a_small_terminal_scrolls_with_the_snake() -> None:
 
 def test_a_tiny_terminal_says_what_it_needs() -> None:
     assert draw_snake(make_snake_world(), 19, 30)[0].startswith("Too small; 20x8")
+    assert draw_snake(make_snake_world(), 18, 5)[:2] == ["Too small; 20x8", "will do."]
     assert draw_snake(make_snake_world(), 20, 7)[0] != ""
 
 
@@ -359,6 +361,32 @@ def test_a_death_is_explained_and_the_next_life_counted_down(
     world.apply({"t": "delta", "tick": 104})
     drawn = "\n".join(draw_snake(world, 80, 23))
     assert text in drawn and "You start in 1.5 s" in drawn
+
+
+@pytest.mark.parametrize("y", [1, 18])
+def test_who_is_born_is_told_the_keys_and_when_it_starts(y: int) -> None:
+    world = make_snake_world()
+    born = {"id": 7, "body": [[30, y], [29, y], [28, y]], "dir": "right", "waits": 180}
+    world.apply({"t": "delta", "tick": 101, "born": [born]})
+    world.apply({"t": "delta", "tick": 102})
+    lines = draw_snake(world, 80, 23)
+    assert "Arrows or WASD: off you go!" in "\n".join(lines)
+    assert "By itself in 10 s" in "\n".join(lines)
+    assert lines[y + 2][28:].startswith(" ██▶"), "the banner is not over the snake"
+    world.apply({"t": "delta", "tick": 103, "moved": [[7, 31, y, "right"]]})
+    assert "off you go" not in "\n".join(draw_snake(world, 80, 23))
+
+
+def test_what_is_no_longer_true_is_dimmed() -> None:
+    game = SnakeView("ann")
+    app, _ = start_app(game)
+    game.world = make_snake_world()
+    live = app.draw(Canvas(90, 24))
+    app.handle(Lost(ConnectionClosed(1012, "restarting"), 4.0))
+    lost = app.draw(Canvas(90, 24))
+    texts = [["".join(text for text, _ in line) for line in lines] for lines in (live, lost)]
+    assert texts[0][:-1] == texts[1][:-1], "the last picture stays"
+    assert {style for line in lost[:-1] for _, style in line} == {Style.DIM}
 
 
 def test_a_new_connection_begins_with_a_new_world() -> None:

@@ -22,6 +22,7 @@ const prompt = new NamePrompt($("join"), sayName);
 let me = null; // until the game has said who this is
 let asked = ""; // the name that was sent, until the game has answered
 let fate = ""; // how the last life ended, in words
+let steered = false; // whoever has steered knows how
 let out = false; // the state is not known: too much was missed
 
 // ---- What the game says ---------------------------------------------------
@@ -55,10 +56,8 @@ handleMessages(connection, {
 
 connection.addEventListener("state", () => {
   if (connection.state === "connected") return;
-  me = view.me = null;
+  me = null; // the last picture stays, and whose snake is whose in it
   asked = fate = "";
-  world.replace({ tick: 0, players: [], food: [] });
-  view.reset();
   show();
 });
 
@@ -95,7 +94,8 @@ steer({
   turn(dir) {
     if (!world.players.has(me)) return;
     connection.send({ t: "turn", dir });
-    $("hint").classList.add("done");
+    steered = true;
+    show();
   },
 });
 
@@ -113,6 +113,16 @@ function show() {
   document.body.dataset.players = world.players.size;
   document.body.dataset.me = me ?? "";
   document.body.classList.toggle("alive", Boolean(own?.body.length));
+  showHint(own);
+}
+
+/** The keys, until they are known; and at the start of each life, while the snake stands still. */
+function showHint(own) {
+  const stands = typeof own?.waits === "number";
+  const left = stands ? Math.max(0, Math.ceil((own.waits - world.tick) / world.rate)) : 0;
+  $("hint").classList.toggle("done", steered && !stands);
+  $("hint").classList.toggle("high", own?.body[0]?.[1] >= world.height / 2); // not over the snake
+  $("grace").textContent = stands ? `– off you go! (or by itself in ${left} s)` : "";
 }
 
 let shownScores = "";

@@ -7,11 +7,12 @@ import { DAY, HEDGE, NIGHT, paintGarden } from "./garden.js";
 import { Trail } from "./trail.js";
 
 const SMALLEST_CELL = 15; // CSS pixels; where the world does not fit, the view follows your head
+const ROOMY_CELL = 18; // the same, where there is height to spare
 const LARGEST_CELL = 34;
 const FADING = 0.7; // seconds that a dead snake is still to be seen
 
 const MINE = { ink: "#3a2500", paper: "rgb(255 211 77 / .88)" };
-const MAP = { width: 120, edge: 8 }; // CSS pixels
+const MAP = { least: 120, most: 360, edge: 8 }; // CSS pixels
 
 export class View {
   me = null;
@@ -26,7 +27,7 @@ export class View {
   #ghosts = []; // {id, path, age}
   #food = new Map(); // "x,y" → {x, y, age, goneAt}
   #bursts = []; // {x, y, age}
-  #box = { width: 1, height: 1, top: 0, cell: 1, ratio: 1 };
+  #box = { width: 1, height: 1, top: 0, bottom: 0, cell: 1, ratio: 1, map: 0 };
   #painted = "";
 
   constructor(canvas, world) {
@@ -126,11 +127,12 @@ export class View {
   }
 
   #seen() {
-    const { width, height, top, cell } = this.#box;
-    return { width: width / cell, height: (height - top) / cell };
+    const { width, height, top, bottom, cell } = this.#box;
+    return { width: width / cell, height: (height - top - bottom) / cell };
   }
 
-  /** `--top` of the canvas says how much of it lies under the scores. */
+  /** `--top` of the canvas says how much of it lies under the scores; `--map` is told to what is
+      laid over it: how much the map takes at the bottom. */
   #layOut() {
     const width = Math.max(1, this.#canvas.clientWidth);
     const height = Math.max(1, this.#canvas.clientHeight);
@@ -141,24 +143,46 @@ export class View {
       (height - top) / (this.#world.height + 2 * HEDGE),
     );
     const cell = clamp(fit, SMALLEST_CELL, LARGEST_CELL);
-    this.#box = { width, height, top, cell, ratio };
+    this.#box = { width, height, top, bottom: 0, cell, ratio, map: 0 };
+    if (this.#seen().width < this.#world.width) this.#makeRoomForMap();
+    const { map } = this.#box;
+    const taken = map ? `${Math.ceil(this.#mapHeight(map) + 2 * MAP.edge)}px` : "0px";
+    this.#canvas.parentElement.style.setProperty("--map", taken);
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (this.#canvas.width !== w) this.#canvas.width = w;
     if (this.#canvas.height !== h) this.#canvas.height = h;
     this.#paintLawn();
   }
 
+  /** Below the garden if there is height to spare, as wide as may be; else small, on top of it. */
+  #makeRoomForMap() {
+    const { width, height, top } = this.#box;
+    const tall = this.#world.height + 2 * HEDGE;
+    const wide = Math.min(width - 4 * MAP.edge, MAP.most);
+    const below = this.#mapHeight(wide) + 2 * MAP.edge;
+    const cell = (height - top - below) / tall;
+    if (cell < SMALLEST_CELL) {
+      this.#box.map = MAP.least;
+      return;
+    }
+    Object.assign(this.#box, { map: wide, bottom: below, cell: Math.min(cell, ROOMY_CELL) });
+  }
+
+  #mapHeight(width) {
+    return (width * this.#world.height) / this.#world.width;
+  }
+
   // ---- Drawing ------------------------------------------------------------
 
   draw(seconds) {
     const palette = night.matches ? NIGHT : DAY;
-    const { width, height, top, cell, ratio } = this.#box;
+    const { width, height, top, bottom, cell, ratio } = this.#box;
     const context = this.#context;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = palette.outside;
     context.fillRect(0, 0, width, height);
     const left = width / 2 - this.camera.x * cell;
-    const upper = top + (height - top) / 2 - this.camera.y * cell;
+    const upper = top + (height - top - bottom) / 2 - this.camera.y * cell;
     context.translate(left, upper);
     const margin = this.#margin();
     const size = [this.#lawn.width / ratio, this.#lawn.height / ratio];
@@ -206,15 +230,15 @@ export class View {
 
   /** Where the view follows your head, a small map shows the rest. */
   #drawMap(context, palette) {
-    const { width, height, ratio } = this.#box;
+    const { width, height, ratio, map } = this.#box;
     const world = this.#world;
-    if (this.#seen().width >= world.width) return;
-    const zoom = MAP.width / world.width;
+    if (!map) return;
+    const zoom = map / world.width;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.translate((width - MAP.width) / 2, height - world.height * zoom - MAP.edge);
+    context.translate((width - map) / 2, height - this.#mapHeight(map) - MAP.edge);
     context.fillStyle = palette.map;
     context.beginPath();
-    context.roundRect(-3, -3, MAP.width + 6, world.height * zoom + 6, 5);
+    context.roundRect(-3, -3, map + 6, this.#mapHeight(map) + 6, 5);
     context.fill();
     context.scale(zoom, zoom);
     for (const { id, body } of world.players.values()) {
@@ -230,10 +254,11 @@ export class View {
   #margin() {
     const { width, height } = this.#world;
     const seen = this.#seen();
+    const { top, bottom, cell } = this.#box;
     const least = HEDGE * 1.5;
     return {
       x: Math.max(least, (seen.width - width) / 2 + 1),
-      y: Math.max(least, (seen.height - height) / 2 + this.#box.top / this.#box.cell + 1),
+      y: Math.max(least, (seen.height - height) / 2 + Math.max(top, bottom) / cell + 1),
     };
   }
 

@@ -7,7 +7,7 @@ export class World {
   width = 1;
   height = 1;
   rate = 1; // ticks per second
-  players = new Map(); // id → {id, name, body, dir, score, best, respawn}, as they came
+  players = new Map(); // id → {id, name, body, dir, score, best, respawn, waits}, as they came
   food = []; // [x, y]
 
   welcome({ width, height, rate }) {
@@ -27,12 +27,14 @@ export class World {
     this.tick = delta.tick;
     for (const id of left) this.players.delete(id);
     for (const player of joined) this.players.set(player.id, player);
-    for (const { id, dir, respawn } of died) this.#change(id, { body: [], dir, respawn });
+    for (const { id, dir, respawn } of died) this.#change(id, { body: [], dir, respawn, waits: null });
     const grew = new Set(delta.grew);
     for (const [id, x, y, dir] of moved) this.#move(id, [x, y], dir, grew.has(id));
     const gone = new Set(eaten.map(String));
     if (gone.size) this.food = this.food.filter((place) => !gone.has(String(place)));
-    for (const { id, body, dir } of born) this.#change(id, { body, dir, respawn: null });
+    for (const { id, body, dir, waits } of born) {
+      this.#change(id, { body, dir, waits, respawn: null });
+    }
     this.food.push(...food);
     for (const [id, score, best] of scores) this.#change(id, { score, best });
     return true;
@@ -48,7 +50,7 @@ export class World {
     const player = this.players.get(id);
     if (!player) return;
     const tail = player.body.slice(0, grows ? undefined : -1);
-    this.#change(id, { body: [head, ...tail], dir });
+    this.#change(id, { body: [head, ...tail], dir, waits: null });
   }
 
   #change(id, what) {
