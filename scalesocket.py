@@ -98,7 +98,6 @@ import threading
 import time
 import traceback
 import urllib.parse
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -114,6 +113,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cluster import Peers
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
+    from scalesocket.net.deflate import Inflater
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.tap import Taps
     from scalesocket.net.workers import Supervisor, Worker
@@ -142,7 +142,6 @@ MAX_NESTING = 512  # levels of JSON
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
-MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 MAX_DIGITS = 1000  # of a number in a client's JSON message
@@ -628,107 +627,35 @@ class FrameParser:
 # ==== 4. Messages ========================================================================
 # Fragments become messages again here, and text is checked as it arrives: a bad byte fails
 # the connection at once, not when the message is complete (RFC 6455 sections 5.4 and 8.1).
-# With permessage-deflate (RFC 7692) the payload of a message is DEFLATE data without its last
-# four bytes, and RSV1 of its first frame says so.
-
-RSV1 = 0x4  # of `rsv`: the message is compressed (RFC 7692 section 6)
-_DEFLATE_TAIL = b"\x00\x00\xff\xff"  # the end of every flush, not sent (section 7.2.1)
-_LAST_BLOCK = b"\x03\x00"  # an empty one with BFINAL set
 
 
-def compress(payload: bytes, window_bits: int) -> bytes:
-    """Return a payload as DEFLATE data on its own (7.2.1).
+class Encoding:
+    """How messages are written on a connection: as plain frames, unless a subclass says otherwise.
 
-    No context is taken over from message to message, so that one result serves every client.
-
-    Args:
-        payload: any bytes.
-        window_bits: 9 to 15, as negotiated.
+    Connections that take the same bytes share one object, so a broadcast is encoded once for each
+    of these objects, of which there are few.
     """
-    compressor = zlib.compressobj(4, zlib.DEFLATED, -window_bits)
-    data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    return data.removesuffix(_DEFLATE_TAIL)
+
+    name = "plain"  # what the API calls it
+    rsv = 0  # the reserved bits that mark a compressed message (5.2)
+    is_costly = False  # encoding takes so long that the result is worth keeping
+
+    def encode_run(self, opcode: int, payloads: Sequence[bytes]) -> bytes:
+        """Return messages of one type, without those that cannot be expressed."""
+        return encode_messages(opcode, payloads)
+
+    def encode_message(self, message: str | bytes) -> bytes:
+        """Return one message: `str` is text."""
+        if isinstance(message, str):
+            return self.encode_run(Opcode.TEXT, (message.encode(),))
+        return self.encode_run(Opcode.BINARY, (message,))
+
+    def make_inflater(self) -> Inflater:
+        """Return what decompresses one message that has the bits of `rsv`."""
+        raise NotImplementedError
 
 
-def encode_compressed(opcode: int, payload: bytes, window_bits: int) -> bytes:
-    """Return one message as a frame, compressed (RFC 7692 section 6.1) if it gets shorter by it."""
-    if len(payload) >= MIN_COMPRESSED:
-        data = compress(payload, window_bits)
-        if len(data) < len(payload):
-            return encode_frame(opcode, data, rsv=RSV1)
-    return encode_frame(opcode, payload)
-
-
-LINES = -1  # a coding: lines of text in place of frames (--tcplisten)
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-
-
-def encode_run(opcode: int, payloads: Sequence[bytes], coding: int) -> bytes:
-    """Return messages of one type as a connection takes them.
-
-    Args:
-        opcode: TEXT or BINARY.
-        payloads: one for each message.
-        coding: 0 for plain frames, 9 to 15 for frames compressed with such a window, LINES for
-            lines of text. No line can hold a binary message: nothing is returned for that.
-    """
-    if coding == LINES:
-        lines = payloads if opcode == Opcode.TEXT else ()
-        return b"".join([line.translate(_ONE_LINE) + b"\n" for line in lines])
-    if coding:
-        return b"".join([encode_compressed(opcode, payload, coding) for payload in payloads])
-    return encode_messages(opcode, payloads)
-
-
-def encode_message(message: str | bytes, coding: int = 0) -> bytes:
-    """Return one message as a connection of that coding takes it: `str` is text."""
-    if isinstance(message, str):
-        return encode_run(Opcode.TEXT, (message.encode(),), coding)
-    return encode_run(Opcode.BINARY, (message,), coding)
-
-
-class Inflater:
-    """Decompresses one message, a piece at a time (RFC 7692 section 7.2.2)."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._rest = b""  # what came behind the end of the stream
-        self._fed = False
-
-    def feed(self, data: bytes, room: int) -> bytes:
-        """Return what a piece decompresses to, `room` bytes of it at the most.
-
-        Raises:
-            zlib.error: it is no DEFLATE data.
-        """
-        self._fed = self._fed or bool(data)
-        if not self._stream.eof:
-            piece = self._stream.decompress(data, room)
-            data = self._stream.unused_data
-        else:
-            piece = b""
-        if self._stream.eof:
-            self._rest += data
-            self._check_rest()
-        return piece
-
-    def finish(self) -> None:
-        """See that the message was whole.
-
-        Raises:
-            zlib.error: it breaks off.
-        """
-        if self._fed and not self._stream.eof:
-            # With the tail and an empty last block it must come to its end, and add nothing.
-            extra = self._stream.decompress(_DEFLATE_TAIL + _LAST_BLOCK)
-            if extra or not self._stream.eof:
-                raise zlib.error("it breaks off")
-
-    def _check_rest(self) -> None:
-        """Let nothing but the empty block of section 7.2.3.4 come behind a last block."""
-        if self._rest.strip(b"\0"):
-            raise zlib.error("it goes on behind its last block")
-        self._rest = self._rest[:1]
+PLAIN = Encoding()
 
 
 class MessageAssembler:
@@ -736,10 +663,12 @@ class MessageAssembler:
 
     Args:
         max_message: bytes; a longer message fails with 1009, from its header alone (10.4).
+        encoding: knows how to decompress.
     """
 
-    def __init__(self, *, max_message: int) -> None:
+    def __init__(self, *, max_message: int, encoding: Encoding) -> None:
         self.max_message = max_message
+        self._encoding = encoding
         self.opcode = 0  # of the message under way
         self._message = bytearray()  # so far; tiny fragments would weigh more one by one
         self._size = 0  # bytes that the headers so far have promised
@@ -763,7 +692,10 @@ class MessageAssembler:
         piece = frame.payload
         complete = frame.last and frame.header.fin
         if self._inflater is not None:
-            piece = self._inflate(piece, complete)
+            room = self.max_message - len(self._message) + 1  # a byte more shows that it is too big
+            piece = self._inflater.feed(piece, room, complete=complete)
+            if len(piece) == room:
+                self._fail_as_too_big(f"over {self.max_message}")
         if self._decoder is not None:
             self._check_text(piece, complete)
         if not complete or self._message:
@@ -787,27 +719,12 @@ class MessageAssembler:
             self.opcode = header.opcode
             is_text = header.opcode == Opcode.TEXT
             self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
-            self._inflater = Inflater() if header.rsv & RSV1 else None
+            self._inflater = self._encoding.make_inflater() if header.rsv else None
         self._size += header.length
         # Compressing what cannot be compressed makes it a little longer.
         slack = self.max_message // 8 + KIB if self._inflater else 0
         if self._size > self.max_message + slack:
             self._fail_as_too_big(str(self._size))
-
-    def _inflate(self, data: bytes, complete: bool) -> bytes:
-        """Decompress, but never more than one byte beyond the limit (RFC 7692 section 8)."""
-        assert self._inflater is not None
-        room = self.max_message - len(self._message) + 1
-        try:
-            piece = self._inflater.feed(data, room)
-            if complete and len(piece) < room:
-                self._inflater.finish()
-        except zlib.error as error:
-            reason = f"compressed data is damaged: {error}"
-            raise ProtocolError(CloseCode.INVALID_DATA, reason) from None
-        if len(piece) == room:
-            self._fail_as_too_big(f"over {self.max_message}")
-        return piece
 
     def _fail_as_too_big(self, size: str) -> NoReturn:
         reason = f"message of {size} bytes; {self.max_message} is the most"
@@ -1023,7 +940,11 @@ def _parse_field(line: str) -> tuple[str, str]:
     return name, value
 
 
-def parse_extensions(value: str) -> list[tuple[str, dict[str, str]]]:
+Offer = tuple[str, dict[str, str]]  # an extension's name, and its parameters
+Negotiate = Callable[[list[Offer]], tuple[Encoding, str]]
+
+
+def parse_extensions(value: str) -> list[Offer]:
     """Return the offers of a Sec-WebSocket-Extensions header in their order (9.1).
 
     An offer is a name and its parameters; a parameter without a value has an empty one. One
@@ -1042,32 +963,6 @@ def parse_extensions(value: str) -> list[tuple[str, dict[str, str]]]:
         if len(dict(pairs)) == len(pairs):
             offers.append((name, dict(pairs)))
     return offers
-
-
-def accept_deflate(parameters: dict[str, str]) -> tuple[int, str] | None:
-    """Return window bits and answer for an offer of permessage-deflate (RFC 7692 section 7.1).
-
-    Both sides take no context over: ours for broadcasts, the client's because Wireshark 4.0
-    reads both alike. None: the offer cannot be honoured.
-    """
-    known = {"server_no_context_takeover", "client_no_context_takeover"}  # 7.1.1.1, 7.1.1.2
-    windows = {"server_max_window_bits", "client_max_window_bits"}  # 7.1.2.1, 7.1.2.2
-    answer = ["permessage-deflate", "server_no_context_takeover", "client_no_context_takeover"]
-    for name, value in parameters.items():
-        bits_left_out = name == "client_max_window_bits" and not value
-        if name in known and not value or bits_left_out:
-            continue
-        if name not in windows or not re.fullmatch(r"[89]|1[0-5]", value):
-            return None
-    bits = int(parameters.get("server_max_window_bits", "15"))
-    if bits == 8:  # zlib cannot make it
-        return None
-    if "server_max_window_bits" in parameters:
-        answer.append(f"server_max_window_bits={bits}")
-        if "client_max_window_bits" in parameters:
-            most = int(parameters["client_max_window_bits"] or bits)
-            answer.append(f"client_max_window_bits={min(bits, most)}")
-    return bits, "; ".join(answer)
 
 
 _ORIGIN = re.compile(
@@ -1312,14 +1207,19 @@ class Handshake:
         request: the upgrade request.
         subprotocols: what the server speaks; the first of the client's list that is among
             them is chosen.
-        compress: whether to accept permessage-deflate if it is offered.
+        negotiate: accepts one of the extensions that are offered, if the server has any; see
+            `negotiate` in net/deflate.py.
 
     Raises:
         HandshakeError: the request is no valid opening handshake.
     """
 
     def __init__(
-        self, request: Request, *, subprotocols: Sequence[str] = (), compress: bool = False
+        self,
+        request: Request,
+        *,
+        subprotocols: Sequence[str] = (),
+        negotiate: Negotiate | None = None,
     ) -> None:
         if request.method != "GET":  # what a request must have, and how it is refused: 4.2.1
             raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
@@ -1336,12 +1236,8 @@ class Handshake:
         self.key = self._check_key(request.headers.get("Sec-WebSocket-Key"))
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
         self.subprotocol = next((p for p in offered if p in subprotocols), "")  # 4.2.2
-        self.window_bits, self.extension = 0, ""  # of compression, 0 for none; the answer to it
-        for name, parameters in parse_extensions(request.headers.get("Sec-WebSocket-Extensions")):
-            accepted = accept_deflate(parameters) if name == "permessage-deflate" else None
-            if compress and accepted is not None:
-                self.window_bits, self.extension = accepted
-                break
+        offers = parse_extensions(request.headers.get("Sec-WebSocket-Extensions"))
+        self.encoding, self.extension = negotiate(offers) if negotiate else (PLAIN, "")
 
     @staticmethod
     def _check_key(key: str) -> str:
@@ -1435,23 +1331,23 @@ class WebSocketProtocol:
     Args:
         role: which end this is.
         max_message: bytes; longer messages fail with 1009. The decompressed size counts.
-        compressed: permessage-deflate has been negotiated.
+        encoding: of messages both ways, as negotiated.
     """
 
-    coding = 0  # of what is sent; a connection with compression has its own
     answers_close = True  # the peer sends a Close, too, before it is over
     ping = encode_frame(Opcode.PING, b"")  # asks the peer for a sign of life
     pong = encode_frame(Opcode.PONG, b"")  # asks for nothing
 
-    def __init__(self, role: Role, *, max_message: int, compressed: bool = False) -> None:
+    def __init__(self, role: Role, *, max_message: int, encoding: Encoding = PLAIN) -> None:
+        self.encoding = encoding
         self.state = State.OPEN
         self.pending = False  # `receive` has more to give from what it has got
         self._parser = FrameParser(
             masked=role is Role.SERVER,
             max_length=max_message,
-            allowed_rsv=RSV1 if compressed else 0,
+            allowed_rsv=encoding.rsv,
         )
-        self._assembler = MessageAssembler(max_message=max_message)
+        self._assembler = MessageAssembler(max_message=max_message, encoding=encoding)
         self._given = 0  # bytes of messages in this call's events
 
     def receive(self, data: bytes) -> list[Event]:
@@ -1527,6 +1423,21 @@ class WebSocketProtocol:
         return encode_frame(Opcode.CLOSE, encode_close(code, reason))
 
 
+class LineEncoding(Encoding):
+    """Messages as lines of text; no line can hold a binary message, so those are left out."""
+
+    name = "lines"
+    _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+
+    def encode_run(self, opcode: int, payloads: Sequence[bytes]) -> bytes:
+        """Return texts, each as one line."""
+        lines = payloads if opcode == Opcode.TEXT else ()
+        return b"".join([line.translate(self._ONE_LINE) + b"\n" for line in lines])
+
+
+LINES = LineEncoding()
+
+
 class LineProtocol:
     """Lines of text in place of a WebSocket (--tcplisten): a line is a text message.
 
@@ -1536,7 +1447,7 @@ class LineProtocol:
         max_message: bytes of a line; a longer one fails with 1009.
     """
 
-    coding = LINES
+    encoding = LINES
     pending = False
     answers_close = False
     ping = pong = b""
@@ -2269,7 +2180,6 @@ class Connection(Outlet):
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if `open` is to send it; all else waits for that.
-        window_bits: of the compression that has been negotiated; 0: none.
         tls: what encrypts, if anything does.
     """
 
@@ -2283,11 +2193,10 @@ class Connection(Outlet):
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
-        window_bits: int = 0,
         tls: TlsTransport | None = None,
     ) -> None:
         super().__init__(sock, sender=sender, max_backlog=max_backlog)
-        self.coding = window_bits or protocol.coding
+        self.encoding = protocol.encoding
         self._is_plain = False  # what is sent goes to the socket as it is
         self._tls = tls  # guarded by the lock, too
         self._protocol = protocol
@@ -2709,7 +2618,7 @@ class Client:
         """
         assert self.room is not None
         check_thread(self.room.thread, "client.send")
-        self.post(encode_message(message, self.connection.coding))
+        self.post(self.connection.encoding.encode_message(message))
 
     def post(self, data: bytes) -> None:
         """Put an encoded message with what is sent when the hook returns."""
@@ -4257,17 +4166,17 @@ class GameRoom:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.broadcast")
-        encoded: dict[int, bytes] = {}  # by coding, of which there are few
+        encoded: dict[Encoding, bytes] = {}
         excluded = {client.id for client in exclude}
         if not excluded:  # or it is not for everyone, and so not for those who come later
             excluded = {client.id for client in self._room.audience.remember(message)}
         for client in self.clients.values():
             if client.id in excluded:
                 continue
-            coding = client.connection.coding
-            if coding not in encoded:
-                encoded[coding] = encode_message(message, coding)
-            client.post(encoded[coding])
+            encoding = client.connection.encoding
+            if encoding not in encoded:
+                encoded[encoding] = encoding.encode_message(message)
+            client.post(encoded[encoding])
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the room when the hook returns; its clients get this code and reason.
@@ -4652,7 +4561,7 @@ class Past:
     Whoever holds one has hold of all that came after it, whatever a history lets go meanwhile.
     """
 
-    __slots__ = ("compressed", "end", "next", "opcode", "payloads", "size")
+    __slots__ = ("encoded", "end", "next", "opcode", "payloads", "size")
 
     def __init__(self, opcode: int, payloads: Sequence[bytes], size: int, end: int) -> None:
         self.opcode = opcode
@@ -4660,7 +4569,7 @@ class Past:
         self.size = size  # bytes of memory, about
         self.end = end  # its place: bytes that the room has remembered up to here, ever
         self.next: Past | None = None  # set once
-        self.compressed: tuple[int, bytes] = (0, b"")  # window, and the frames that it makes
+        self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # in a costly one, once it is
 
 
 class Archive:
@@ -4761,30 +4670,30 @@ class History:
             for follower in followers:
                 follower.wake()
 
-    def replay(self, coding: int) -> bytes:
+    def replay(self, encoding: Encoding) -> bytes:
         """Return all messages that are kept, in order, as a connection takes them."""
         with self.archive.lock:
             past, skipped = self._before, self._surplus()
         frames = []
         while past.next is not None:
             past = past.next
-            frames.append(encode_run(past.opcode, past.payloads[skipped:], coding))
+            frames.append(encoding.encode_run(past.opcode, past.payloads[skipped:]))
             skipped = 0
         return b"".join(frames)
 
-    def encode(self, past: Past, coding: int, skipped: int) -> bytes:
-        """Return a run as a connection takes it, but for some messages that come first in it.
+    def encode(self, past: Past, encoding: Encoding, skipped: int) -> bytes:
+        """Return a run as a connection takes it, without the first `skipped` messages of it.
 
-        Compressing it is dear, and is done once for all who take it so.
+        A costly encoding is made once for all who take it; of several, the first is kept.
         """
-        if coding <= 0 or skipped:
-            return encode_run(past.opcode, past.payloads[skipped:], coding)
-        window, data = past.compressed
-        if window != coding:
-            data = encode_run(past.opcode, past.payloads, coding)
+        if not encoding.is_costly or skipped:
+            return encoding.encode_run(past.opcode, past.payloads[skipped:])
+        kept, data = past.encoded
+        if kept is not encoding:
+            data = encoding.encode_run(past.opcode, past.payloads)
             with self.archive.lock:
-                if not window and past.end > self._before.end:
-                    past.compressed = (coding, data)
+                if kept is None and past.end > self._before.end:
+                    past.encoded = (encoding, data)
                     self._grow(len(data))
         return data
 
@@ -4866,7 +4775,7 @@ class History:
             self.newest = self._before
         count = len(oldest.payloads)
         self._count -= count
-        freed = oldest.size + len(oldest.compressed[1])
+        freed = oldest.size + len(oldest.encoded[1])
         self.bytes -= freed
         self.archive.count(self, -freed)
         return count
@@ -4962,7 +4871,7 @@ class Replay:
             if piece is None:
                 if following is None:
                     break
-                piece = self._history.encode(following, connection.coding, self._surplus)
+                piece = self._history.encode(following, connection.encoding, self._surplus)
                 self._at, self._surplus = following, 0
             pieces.append(piece)
             size += len(piece)
@@ -5077,7 +4986,7 @@ class Audience:
                 replay.wake()
                 return True
             if history.bytes:
-                client.connection.send(history.replay(client.connection.coding))
+                client.connection.send(history.replay(client.connection.encoding))
             return False
 
     def promote(self, client: Client, replay: Replay) -> bool:
@@ -5160,7 +5069,7 @@ class Audience:
         return [((client,), b"".join(pieces)) for client, pieces in pending.items()]
 
     def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
-        """Encode a run of messages, once for each coding; most often there is but one."""
+        """Encode a run of messages, once for each encoding; most often there is but one."""
         clients = self._find(route.to, route.exclude)
         if self.history.wants(route):
             self.history.add(route.opcode, route.payloads)
@@ -5168,11 +5077,11 @@ class Audience:
                 clients = [client for client in clients if client not in self._newcomers]
         if self._log.traces:
             self._log.trace(">", route.payloads, route.to)
-        groups: dict[int, list[Client]] = {}
+        groups: dict[Encoding, list[Client]] = {}
         for client in clients:
-            groups.setdefault(client.connection.coding, []).append(client)
-        for coding, clients in groups.items():
-            data = encode_run(route.opcode, route.payloads, coding)
+            groups.setdefault(client.connection.encoding, []).append(client)
+        for encoding, clients in groups.items():
+            data = encoding.encode_run(route.opcode, route.payloads)
             self._traffic.bytes_out += len(data) * len(clients)
             self._traffic.messages_out += len(route.payloads) * len(clients)
             yield clients, data
@@ -7460,6 +7369,9 @@ class HttpDoor(Door):
         self._site = site
         self.guard = PageGuard(config, self._proxies)
         self._cors: Cors | None = make_cors(config)
+        self._negotiate: Negotiate | None = None
+        if config.compress:
+            self._negotiate = load_feature("deflate", "--compress").negotiate
         self._told = ToldOnce()
         self._tls_context = load_certificates(config)
 
@@ -7663,7 +7575,7 @@ class HttpDoor(Door):
         """Check the opening handshake; return whom it makes of the peer."""
         config = self._config
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
-        handshake = Handshake(request, subprotocols=subprotocols, compress=config.compress)
+        handshake = Handshake(request, subprotocols=subprotocols, negotiate=self._negotiate)
         secure = tls is not None or self._proxies.speaks_tls(peer, request.headers)
         sender, peer = peer, self._proxies.find_client(peer, request.headers)
         console = self._site.console
@@ -7672,14 +7584,12 @@ class HttpDoor(Door):
             self.guard.check_page(request, sender, secure=secure)
         elif config.authall:
             self._reception.check(request, peer, own_endpoint(sock), secure=secure)
-        bits = handshake.window_bits
         longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
         connection = self._reception.connect(
             sock,
-            WebSocketProtocol(Role.SERVER, max_message=longest, compressed=bits > 0),
+            WebSocketProtocol(Role.SERVER, max_message=longest, encoding=handshake.encoding),
             early=early,
             response=handshake.encode_response(config.header + config.header_ws),
-            window_bits=bits,
             tls=tls,
         )
         if console is not None and tunnels:
@@ -7937,7 +7847,7 @@ class Reader(Poller):
         if room is not None and room in batches:
             room.receive(batches.pop(room))
         visit.is_leaving = True
-        if closing.code == CloseCode.NORMAL and visit.member.connection.coding == LINES and room:
+        if closing.code == CloseCode.NORMAL and visit.member.connection.encoding is LINES and room:
             self.forget(visit.sock)  # its end has come, and would come again and again
             with contextlib.suppress(ShortageError):
                 start_thread("answers", self._await_answers, visit, closing, room)

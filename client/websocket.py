@@ -45,10 +45,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from scalesocket.net.deflate import DEFLATE, shorten
+
 from scalesocket import (
     MIB,
-    MIN_COMPRESSED,
-    RSV1,
+    PLAIN,
     CloseCode,
     Closing,
     Event,
@@ -62,7 +63,6 @@ from scalesocket import (
     WebSocketProtocol,
     accept_key,
     check_close_code,
-    compress,
     encode_close,
     encode_frame,
     open_standard_streams,
@@ -507,7 +507,7 @@ class WebSocket:
         self._compressed = compressed
         self._close_timeout = close_timeout
         self._protocol = WebSocketProtocol(
-            Role.CLIENT, max_message=max_message, compressed=compressed
+            Role.CLIENT, max_message=max_message, encoding=DEFLATE[15] if compressed else PLAIN
         )
         self._receive_lock = threading.Lock()
         self._messages: deque[str | bytes] = deque()  # come in one batch, not yet received
@@ -566,10 +566,8 @@ class WebSocket:
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
         rsv = 0
-        if self._compressed and len(payload) >= MIN_COMPRESSED:
-            data = compress(payload, 15)
-            if len(data) < len(payload):
-                payload, rsv = data, RSV1
+        if self._compressed:
+            rsv, payload = shorten(payload, 15)
         self._send_frame(opcode, payload, deadline_after(timeout), rsv=rsv)
 
     def ping(self, payload: bytes = b"") -> None:

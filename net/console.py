@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from scalesocket import (
     HERE,
-    LINES,
     RECEIVE_SIZE,
     CloseCode,
     Closing,
@@ -184,7 +183,6 @@ class Console:
 
 def describe_client(client: Client) -> dict[str, object]:
     """Return what the API tells of a client."""
-    coding = client.connection.coding
     return {
         "id": client.id,
         "user": client.user,
@@ -192,7 +190,7 @@ def describe_client(client: Client) -> dict[str, object]:
         "port": client.peer[1],
         "age": round(time.monotonic() - client.since, 3),
         "backlog": client.connection.backlog_size,
-        "coding": "lines" if coding == LINES else "deflate" if coding else "plain",
+        "coding": client.connection.encoding.name,
     }
 
 

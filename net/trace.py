@@ -27,8 +27,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from scalesocket import ACCEPT_GUID, MAX_HEAD, RSV1, CloseCode, Opcode, apply_mask, may_be_sent
+from scalesocket import ACCEPT_GUID, MAX_HEAD, CloseCode, Opcode, apply_mask, may_be_sent
 
+from .deflate import RSV1
 from .tap import Address, Event, Flow, Record, Tape
 
 log = logging.getLogger("scalesocket")

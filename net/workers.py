@@ -209,7 +209,7 @@ class Worker:
 
     def vouch(self, client: Client) -> None:
         """Have the parent say farewell to a client if this process ends before `release`."""
-        lines = client.connection.coding == LINES  # it knows no Close frames
+        lines = client.connection.encoding is LINES  # it knows no Close frames
         close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
         message = b"%d\n%b" % (client.id, b"" if lines else close)
         with contextlib.suppress(OSError):  # the parent has gone, and this process will

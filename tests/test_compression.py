@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalesocket.net.deflate import DEFLATE, MIN_COMPRESSED, RSV1, Deflate, negotiate
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import ClientConnection, connect
 
 from scalesocket import (
-    MIN_COMPRESSED,
-    RSV1,
+    PLAIN,
     Closing,
+    Encoding,
     Event,
     GameRoom,
     Handshake,
@@ -40,7 +41,6 @@ from scalesocket import (
     Room,
     Route,
     WebSocketProtocol,
-    encode_message,
     parse_request,
 )
 from tests.support import (
@@ -64,6 +64,12 @@ KIB = 1024
 MIB = 1024 * KIB
 TAIL = b"\x00\x00\xff\xff"  # 7.2.1: the end of a flush, which is not sent
 OFFER = "permessage-deflate; client_max_window_bits"  # what browsers say
+ENCODINGS: dict[int, Encoding] = {0: PLAIN, **DEFLATE}  # by bits of the window
+
+
+def encode_message(message: str | bytes, bits: int = 0) -> bytes:
+    """Return a message as the server sends it with such a window."""
+    return ENCODINGS[bits].encode_message(message)
 
 
 def deflate(payload: bytes, *, level: int = 6, bits: int = 15) -> bytes:
@@ -116,7 +122,14 @@ def handshake(*offers: str, compress: bool = True) -> Handshake:
         "Sec-WebSocket-Version: 13",
         *(f"Sec-WebSocket-Extensions: {offer}" for offer in offers),
     ]
-    return Handshake(parse_request("\r\n".join(lines).encode("latin-1")), compress=compress)
+    request = parse_request("\r\n".join(lines).encode("latin-1"))
+    return Handshake(request, negotiate=negotiate if compress else None)
+
+
+def window_of(accepted: Handshake) -> int:
+    """Return the bits of the window that was agreed on."""
+    assert isinstance(accepted.encoding, Deflate)
+    return accepted.encoding.window_bits
 
 
 def answer_of(accepted: Handshake) -> dict[str, str]:
@@ -160,7 +173,7 @@ def test_the_answer_to_every_legal_offer_is_legal(quote: str) -> None:
         assert answer["client_no_context_takeover"] == "", shown
         if asked is not None:
             assert answer["server_max_window_bits"] == asked, shown
-        assert accepted.window_bits == int(asked or "15"), shown
+        assert window_of(accepted) == int(asked or "15"), shown
         window = answer.get("client_max_window_bits")
         if window is not None:
             assert "client_max_window_bits" in offer, shown
@@ -204,13 +217,13 @@ def test_the_clients_own_smaller_window_is_not_overruled() -> None:
 )
 def test_an_offer_that_cannot_be_honoured_is_declined_and_the_next_one_taken(offer: str) -> None:
     declined = handshake(offer)
-    assert (declined.window_bits, declined.extension) == (0, "")
+    assert (declined.encoding, declined.extension) == (PLAIN, "")
     assert b"Extensions" not in declined.encode_response()
     taken = handshake(f"{offer}, permessage-deflate; server_max_window_bits=11, {OFFER}")
-    assert taken.window_bits == 11
+    assert window_of(taken) == 11
     assert answer_of(taken)["server_max_window_bits"] == "11"
     taken = handshake(offer, OFFER)  # 9.1: several headers are as good as one
-    assert taken.window_bits == 15
+    assert window_of(taken) == 15
 
 
 @pytest.mark.parametrize(
@@ -223,7 +236,7 @@ def test_an_offer_that_cannot_be_honoured_is_declined_and_the_next_one_taken(off
     ],
 )
 def test_spaces_empty_members_and_quotes_are_no_matter(offer: str) -> None:
-    assert handshake(offer).window_bits == 10
+    assert window_of(handshake(offer)) == 10
 
 
 @pytest.mark.parametrize(
@@ -270,18 +283,18 @@ def test_whatever_is_offered_is_answered_or_400(offer: str) -> None:
         assert refused.status == 400
         return
     if accepted.extension:
-        assert 9 <= accepted.window_bits <= 15
+        assert 9 <= window_of(accepted) <= 15
         answer = answer_of(accepted)
         assert "permessage-deflate" in offer
         assert "client_max_window_bits" not in answer or "client_max_window_bits" in offer
-        assert int(answer.get("server_max_window_bits", 15)) == accepted.window_bits
+        assert int(answer.get("server_max_window_bits", 15)) == window_of(accepted)
     else:
-        assert accepted.window_bits == 0
+        assert accepted.encoding is PLAIN
 
 
 def test_nothing_is_agreed_on_without_the_option_or_without_an_offer() -> None:
     for plain in (handshake(OFFER, compress=False), handshake()):
-        assert (plain.window_bits, plain.extension) == (0, "")
+        assert (plain.encoding, plain.extension) == (PLAIN, "")
         assert b"extensions" not in plain.encode_response().lower()
 
 
@@ -357,7 +370,8 @@ def test_no_context_is_taken_over() -> None:
 
 
 def protocol(*, max_message: int = MIB, compressed: bool = True) -> WebSocketProtocol:
-    return WebSocketProtocol(Role.SERVER, max_message=max_message, compressed=compressed)
+    encoding = ENCODINGS[15 if compressed else 0]
+    return WebSocketProtocol(Role.SERVER, max_message=max_message, encoding=encoding)
 
 
 def flatten(events: Sequence[Event]) -> list[object]:
@@ -447,7 +461,7 @@ def test_messages_come_whole_however_they_are_cut(
 def test_a_client_of_our_own_takes_what_the_server_sends(
     message: str | bytes, bits: int, places: list[int]
 ) -> None:
-    receiver = WebSocketProtocol(Role.CLIENT, max_message=MIB, compressed=True)
+    receiver = WebSocketProtocol(Role.CLIENT, max_message=MIB, encoding=DEFLATE[15])
     pieces = cut(encode_message(message, bits), places)
     events = [event for piece in pieces for event in receiver.receive(piece)]
     raw = message.encode() if isinstance(message, str) else message
@@ -690,10 +704,10 @@ def test_a_bomb_is_defused_at_the_limit() -> None:
 class Seat:
     """What a room sees of a client, with nothing behind it."""
 
-    def __init__(self, client_id: int, coding: int) -> None:
+    def __init__(self, client_id: int, encoding: Encoding) -> None:
         self.id = client_id
         self.connection = self
-        self.coding = coding
+        self.encoding = encoding
         self.is_full = False
         self.outbox: list[bytes] = []
         self.sent = b""
@@ -724,7 +738,7 @@ LONG = "all work and no play makes a dull game. " * 10
 
 
 def seats(*windows: int) -> dict[int, Any]:
-    return {number: Seat(number, bits) for number, bits in enumerate(windows, 1)}
+    return {number: Seat(number, ENCODINGS[bits]) for number, bits in enumerate(windows, 1)}
 
 
 def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:

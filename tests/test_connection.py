@@ -16,6 +16,7 @@ import pytest
 
 import scalesocket
 from scalesocket import (
+    PLAIN,
     CloseCode,
     Closing,
     Connection,
@@ -26,7 +27,6 @@ from scalesocket import (
     Sender,
     Timer,
     WebSocketProtocol,
-    encode_message,
 )
 from tests.support import (
     BINARY,
@@ -39,6 +39,8 @@ from tests.support import (
     wait_until,
 )
 from tests.test_inbox import PATIENCE, Worker, in_rounds
+
+encode_message = PLAIN.encode_message
 
 KIB = 1024
 BIG = 8 << 20  # bytes: more than any socket's buffers take at once

@@ -12,9 +12,10 @@ from typing import Any
 import msgpack
 import pytest
 from scalesocket.net import packets as moo
+from scalesocket.net.deflate import DEFLATE
 from scalesocket.net.pcapng import Recorder
 
-from scalesocket import Opcode, encode_frame, encode_message, encode_messages
+from scalesocket import Opcode, encode_frame, encode_messages
 from tests.capture import (
     LUA_FILE,
     Session,
@@ -449,7 +450,7 @@ def test_fragments_and_compressed_messages_are_read_when_they_are_whole(tmp_path
         session.receive(from_client(Opcode.BINARY, move[:4], fin=False))
         session.receive(from_client(Opcode.PING, b""))
         session.receive(from_client(Opcode.CONTINUATION, move[4:]))
-        frame = encode_message(said, 15)
+        frame = DEFLATE[15].encode_message(said)
         assert frame[0] == 0xC2
         session.send(frame)
     assert read_fields(path, "moo.name", lua=True) == ["Move", "Said"]

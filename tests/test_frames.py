@@ -131,7 +131,7 @@ def test_a_length_is_written_in_its_shortest_form(size: int) -> None:
     wire = scalesocket.encode_frame(Opcode.BINARY, bytes(size))
     assert wire[: len(wire) - size] == header(0x82, size, mask=False)
     assert scalesocket.encode_messages(Opcode.BINARY, [bytes(size)]) == wire
-    assert scalesocket.encode_message(bytes(size)) == wire
+    assert scalesocket.PLAIN.encode_message(bytes(size)) == wire
 
 
 @pytest.mark.parametrize("size", BORDERS)
@@ -443,5 +443,5 @@ def test_valid_texts_are_counted_up_to_the_first_bad_one(payloads: list[bytes]) 
 
 
 def test_a_message_is_text_or_binary_as_its_type_says() -> None:
-    assert scalesocket.encode_message("hé") == b"\x81\x03h\xc3\xa9"
-    assert scalesocket.encode_message(b"\xff") == b"\x82\x01\xff"
+    assert scalesocket.PLAIN.encode_message("hé") == b"\x81\x03h\xc3\xa9"
+    assert scalesocket.PLAIN.encode_message(b"\xff") == b"\x82\x01\xff"

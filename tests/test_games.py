@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import scalesocket
 from scalesocket import (
     MAX_TICK_TIME,
+    PLAIN,
     BackendError,
     Client,
     ConnectionClosed,
@@ -127,7 +128,7 @@ class Stage:
         def send(data: bytes) -> None:
             self.sent.append((self.now, data))
 
-        connection: Any = SimpleNamespace(coding=0, is_full=False, send=send)
+        connection: Any = SimpleNamespace(encoding=PLAIN, is_full=False, send=send)
         request: Any = None
         nowhere = ("", 0)
         client = Client(number, "room", request, connection, peer=nowhere, local=nowhere)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scalesocket.net import deflate
 
 import scalesocket
 from scalesocket import (
@@ -665,14 +666,14 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     """
     threads: list[str] = []
     may_go_on = threading.Event()
-    really_compress = scalesocket.compress
+    really_compress = deflate.compress
 
     def compress(payload: bytes, window_bits: int) -> bytes:
         threads.append(threading.current_thread().name)
         assert may_go_on.wait(PATIENCE)
         return really_compress(payload, window_bits)
 
-    monkeypatch.setattr(scalesocket, "compress", compress)
+    monkeypatch.setattr(deflate, "compress", compress)
     archive = Archive()
     archive.start()
     history = History(100, tagged=False, archive=archive)
@@ -684,11 +685,10 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
         ours, theirs = socket.socketpair()
         connection = Connection(
             ours,
-            WebSocketProtocol(Role.SERVER, max_message=1 << 20),
+            WebSocketProtocol(Role.SERVER, max_message=1 << 20, encoding=deflate.DEFLATE[15]),
             sender=sender,
             timer=timer,
             max_backlog=1 << 20,
-            window_bits=15,
         )
         client: Any = Seat(number, connection)
         assert audience.admit(client), "it returned, though nothing can be compressed yet"

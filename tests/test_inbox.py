@@ -19,6 +19,7 @@ from scalesocket.net.children import PortPool
 import scalesocket
 from scalesocket import (
     LINES,
+    PLAIN,
     ConnectionClosed,
     Ended,
     Exited,
@@ -284,7 +285,7 @@ def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Rout
 
 def replay(history: History) -> list[bytes]:
     """Return the messages that a newcomer would get, however it takes them."""
-    (frames,) = [history.replay(0)]
+    (frames,) = [history.replay(PLAIN)]
     protocol = WebSocketProtocol(Role.CLIENT, max_message=100)
     found = [p for e in protocol.receive(frames) if isinstance(e, Messages) for p in e.payloads]
     assert history.replay(LINES).split(b"\n")[:-1] in (found, found[:-1])  # binary is no line

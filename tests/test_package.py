@@ -144,6 +144,11 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
         ("--pty",),
         ("--cors", "any"),
         ("--api", "--peers", "10.0.0.1:9000"),
+        ("--workers", "2"),
+        ("--pcap", "play.pcapng"),
+        ("--trace",),
+        ("--console",),
+        ("--compress",),
     ],
 )
 def test_a_lone_copy_says_what_an_option_needs(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalesocket import Closing, Event, LineProtocol, Messages, encode_run
+from scalesocket import LINES, Closing, Event, LineProtocol, Messages
 from tests.support import (
     PATIENCE,
     RawClient,
@@ -116,7 +116,7 @@ def test_lines_before_one_that_is_not_utf_8_are_still_taken() -> None:
 
 @given(st.lists(st.binary()))
 def test_a_message_is_always_one_line(payloads: list[bytes]) -> None:
-    assert encode_run(1, payloads, -1).count(b"\n") == len(payloads)
+    assert LINES.encode_run(1, payloads).count(b"\n") == len(payloads)
 
 
 # ==== Rooms ================================================================

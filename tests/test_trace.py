@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scalesocket.net.deflate import RSV1, Deflate, compress
 from scalesocket.net.tap import Event
 from scalesocket.net.trace import (
     KEPT_SIZE,
@@ -29,7 +30,7 @@ from scalesocket.net.trace import (
     find_faults,
 )
 
-from scalesocket import RSV1, Opcode, compress, encode_compressed, encode_frame
+from scalesocket import Opcode, encode_frame
 from tests.capture import KEY, MASK, Session, from_client
 from tests.support import PATIENCE, wait_until
 
@@ -195,7 +196,7 @@ def test_a_close_is_shown_with_its_code_and_reason(
 def test_what_was_compressed_is_shown_both_ways(trace: Trace) -> None:
     session = trace.open()
     session.upgrade(extensions=DEFLATE)
-    session.send(encode_compressed(Opcode.TEXT, b"again and " * 20, 15))
+    session.send(Deflate(15).encode_message("again and " * 20))
     session.send(encode_frame(Opcode.TEXT, b"plain"))
     text = trace.finish()
     assert "    | yes | compressed | text   | no   |" in text

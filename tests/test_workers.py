@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -463,15 +462,6 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_stays_open() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert done.stderr == f"scalesocket: cannot listen at {address}: Address already in use\n"
-
-
-def test_a_lone_file_says_what_it_needs(tmp_path: Path) -> None:
-    script = shutil.copy(SCRIPT, tmp_path)
-    done = subprocess.run(
-        [sys.executable, script, "--workers=2", "cat"], capture_output=True, text=True, timeout=20
-    )
-    assert done.returncode == 2
-    assert "--workers needs the folder net/" in done.stderr
 
 
 # ==== A crash in the middle of a handshake ===============================================

@@ -76,7 +76,7 @@ def parts(server: Any) -> Iterator[tuple[str, Work]]:
     routed = server.JsonFraming(id_field="", delimiters=b"\n", report=ignore)
     line = b'{"_to":7,' + JSON[1:] + b"\n"
     yield "JSON line routed", lambda: routed.feed(line)
-    yield "frame made", lambda: server.encode_run(1, [TEXT], 0)
+    yield "frame made", frame_maker(server)
     for count in (1, 200):
         yield f"fan-out to {count}, without sending", fan_out(server, count)
 
@@ -92,6 +92,13 @@ def tagger(server: Any) -> Work:
     return lambda: framing.encode(7, messages)
 
 
+def frame_maker(server: Any) -> Work:
+    """Return what makes a frame of a text."""
+    if not hasattr(server, "PLAIN"):  # an older version
+        return lambda: server.encode_run(1, [TEXT], 0)
+    return lambda: server.PLAIN.encode_run(1, [TEXT])
+
+
 def fan_out(server: Any, count: int) -> Work:
     """Return what delivers a message to so many clients, whose connections do nothing."""
     config = server.Config(command=("cat",))
@@ -99,7 +106,8 @@ def fan_out(server: Any, count: int) -> Work:
     history = server.History(0, tagged=False)
     backend = SimpleNamespace(in_order=False)
     room = server.Room("room", registry, backend, None, history=history, stall=5.0)
-    connection = SimpleNamespace(coding=0, is_full=False, send=lambda data: True)
+    plain = getattr(server, "PLAIN", None)  # in older versions a coding of 0
+    connection = SimpleNamespace(encoding=plain, coding=0, is_full=False, send=lambda data: True)
     admit = getattr(room, "audience", room).admit  # in older versions the room itself does that
     for number in range(count):
         admit(SimpleNamespace(id=number, connection=connection, departed=False))

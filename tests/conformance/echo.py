@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scalesocket.net.deflate import RSV1, Deflate, compress
+
 import scalesocket
 
 
@@ -16,10 +18,10 @@ class Echo(scalesocket.Game):
 
     def on_message(self, client: scalesocket.Client, message: str | bytes) -> None:
         """Send it back."""
-        window_bits = client.connection.coding
-        frame = scalesocket.encode_message(message, window_bits)
-        if window_bits and not frame[0] >> 4 & scalesocket.RSV1:
-            frame = compressed_frame(message, window_bits)
+        encoding = client.connection.encoding
+        frame = encoding.encode_message(message)
+        if isinstance(encoding, Deflate) and not frame[0] >> 4 & RSV1:
+            frame = compressed_frame(message, encoding.window_bits)
         client.post(frame)
 
 
@@ -27,5 +29,5 @@ def compressed_frame(message: str | bytes, window_bits: int) -> bytes:
     """Return a message as one compressed frame, though it may be the longer for it."""
     opcode = scalesocket.Opcode.TEXT if isinstance(message, str) else scalesocket.Opcode.BINARY
     payload = message.encode() if isinstance(message, str) else message
-    data = scalesocket.compress(payload, window_bits)
-    return scalesocket.encode_frame(opcode, data, rsv=scalesocket.RSV1)
+    data = compress(payload, window_bits)
+    return scalesocket.encode_frame(opcode, data, rsv=RSV1)

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
+from scalesocket.net import deflate
 from scalesocket.net.gwsocket import GwsocketFraming
 
 import scalesocket
@@ -193,7 +194,9 @@ def requests(data: bytes) -> None:
         assert re.fullmatch(r"[!-~]+", name) and ":" not in name
         assert not set("\r\n\0") & set(value)
     try:
-        handshake = scalesocket.Handshake(request, subprotocols=("chat", "v2"), compress=True)
+        handshake = scalesocket.Handshake(
+            request, subprotocols=("chat", "v2"), negotiate=deflate.negotiate
+        )
     except scalesocket.HandshakeError as error:
         assert error.status in (400, 405, 426)
         assert (error.status == 426) == (("Sec-WebSocket-Version", "13") in error.headers)
@@ -293,10 +296,10 @@ def extensions(data: bytes) -> None:
         assert error.status == 400
         return
     for _, offered in offers:
-        accepted = scalesocket.accept_deflate(offered)
+        accepted = deflate.accept_deflate(offered)
         if accepted is None:
             continue
-        bits, answer = accepted
+        bits, answer = accepted[0].window_bits, accepted[1]
         assert 9 <= bits <= int(offered.get("server_max_window_bits") or 15)
         ((name, agreed),) = scalesocket.parse_extensions(answer)
         assert name == "permessage-deflate"
@@ -389,7 +392,7 @@ def client_frame(first: int, payload: bytes, key: bytes = b"\0\0\0\0") -> bytes:
     )
 
 
-DEFLATED = scalesocket.compress(b"a" * 300 + b"bcd" * 20, 15)
+DEFLATED = deflate.compress(b"a" * 300 + b"bcd" * 20, 15)
 FRAME_SEEDS = (
     b"\0\0" + client_frame(0x81, b"Hello") * 2 + client_frame(0x82, bytes(130), b"abcd"),
     b"\0\3" + client_frame(0x01, "né".encode()[:2]) + client_frame(0x89, b"ping")
@@ -431,7 +434,8 @@ def receive_all(
     role: scalesocket.Role, pieces: Sequence[bytes], *, most: int, compressed: bool
 ) -> Flat:
     """Return all events of a stream, each message on its own."""
-    protocol = scalesocket.WebSocketProtocol(role, max_message=most, compressed=compressed)
+    encoding = deflate.DEFLATE[15] if compressed else scalesocket.PLAIN
+    protocol = scalesocket.WebSocketProtocol(role, max_message=most, encoding=encoding)
     found: Flat = []
     for piece in pieces:
         found += flatten(protocol.receive(piece), most, len(piece))
@@ -486,7 +490,7 @@ def conversations(data: bytes) -> None:
         if opcode == scalesocket.Opcode.TEXT:
             message = message.decode("latin-1").encode()
         rsv = 0x4 if compressed and source.byte() % 2 else 0
-        payload = scalesocket.compress(message, source.pick(range(9, 16))) if rsv else message
+        payload = deflate.compress(message, source.pick(range(9, 16))) if rsv else message
         wire += b"".join(fragments(source, opcode, payload, rsv, key))
         expected.append((opcode, message))
     role = scalesocket.Role.SERVER if masked else scalesocket.Role.CLIENT
