@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.fuzz.__main__ import describe, is_good, main
 from tests.fuzz.mutate import Finding, check_input, inputs, shrink
 from tests.fuzz.runner import Run, find_python, fuzz
 from tests.fuzz.targets import CORPUS, TARGETS, Target, cut
-from tests.support import SCRIPT, slowness
+from tests.support import ROOT, SCRIPT, slowness
 
 every_target = pytest.mark.parametrize("name", TARGETS)
 
@@ -68,7 +68,7 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
         "match = _ORIGIN.fullmatch(text.lower())",
         "match = _ORIGIN.match(text.lower())",
     ),
-    "a window of 8 bits, which zlib cannot make": ("extensions", "if bits == 8:", "if bits == 7:"),
+    "a window of 8 bits, which zlib cannot make": ("extensions", "range(9, 16)}", "range(8, 16)}"),
     "line breaks at the start of a read are dropped": (
         "heads",
         r'data if begun else data.lstrip(b"\r\n")',
@@ -174,23 +174,31 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
 }
 
 
-def plant(name: str) -> tuple[Target, str]:
-    """Return the target that must find a bug, and the source that has it."""
+NET = [ROOT / "net" / f"{name}.py" for name in ("deflate", "gwsocket")]  # what targets use of it
+
+
+def plant(name: str) -> tuple[Target, dict[Path, str]]:
+    """Return the target that must find a bug, and the server's sources, one of which has it."""
     target, old, new = PLANTED[name]
-    source = SCRIPT.read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} is no longer there once: plant another bug"
-    return TARGETS[target], source.replace(old, new)
+    sources = {path: path.read_text(encoding="utf-8") for path in (SCRIPT, *NET)}
+    found = sum(source.count(old) for source in sources.values())
+    assert found == 1, f"{old!r} is no longer there once: plant another bug"
+    return TARGETS[target], {path: text.replace(old, new) for path, text in sources.items()}
 
 
 @pytest.fixture
 def wrong_server(request: pytest.FixtureRequest) -> Iterator[Target]:
     """Let the targets run against a server with a planted bug; return the one to find it."""
-    target, source = plant(request.param)
-    mutant = ModuleType("scalesocket_mutant")
+    target, sources = plant(request.param)
+    mutant, *net = [ModuleType(f"{path.stem}_mutant") for path in sources]
     mutant.__file__ = os.fspath(SCRIPT)
+    parts = {path.stem: module for path, module in zip(NET, net, strict=True)}
+    mutant.__dict__["net"] = SimpleNamespace(**parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, mutant.__name__, mutant)  # where dataclasses look
-        exec(compile(source, "mutant", "exec"), mutant.__dict__)
+        patch.setitem(sys.modules, "scalesocket", mutant)  # which the modules in net/ import
+        for module, source in zip((mutant, *net), sources.values(), strict=True):
+            patch.setitem(sys.modules, module.__name__, module)  # where dataclasses look
+            exec(compile(source, "mutant", "exec"), module.__dict__)
         patch.setattr(targets, "scalesocket", mutant)
         yield target
 
@@ -239,10 +247,11 @@ def test_a_coverage_guided_fuzzer_finds_nothing_in_a_second_for_each_target(pyth
 @pytest.mark.slow
 def test_a_coverage_guided_fuzzer_finds_a_planted_bug(python: str, tmp_path: Path) -> None:
     """The input that it fails on is handed back."""
-    target, source = plant("text may end inside a character")
+    target, sources = plant("text may end inside a character")
     shutil.copytree(CORPUS.parent, tmp_path / "tests" / "fuzz")
     (tmp_path / "tests" / "__init__.py").touch()
-    (tmp_path / "scalesocket.py").write_text(source, encoding="utf-8")
+    (tmp_path / "scalesocket.py").write_text(sources[SCRIPT], encoding="utf-8")
+    shutil.copytree(ROOT / "net", tmp_path / "net")
     ((_, run),) = fuzz(python, [target], seconds=30, root=tmp_path, seed=1)
     assert run.crash is not None, run.output
     assert "UnicodeDecodeError" in run.output or "AssertionError" in run.output

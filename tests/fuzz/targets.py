@@ -28,8 +28,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
-from scalesocket.net import deflate
-from scalesocket.net.gwsocket import GwsocketFraming
+import scalesocket.net.deflate
+import scalesocket.net.gwsocket
 
 import scalesocket
 
@@ -195,7 +195,7 @@ def requests(data: bytes) -> None:
         assert not set("\r\n\0") & set(value)
     try:
         handshake = scalesocket.Handshake(
-            request, subprotocols=("chat", "v2"), negotiate=deflate.negotiate
+            request, subprotocols=("chat", "v2"), negotiate=scalesocket.net.deflate.negotiate
         )
     except scalesocket.HandshakeError as error:
         assert error.status in (400, 405, 426)
@@ -296,7 +296,7 @@ def extensions(data: bytes) -> None:
         assert error.status == 400
         return
     for _, offered in offers:
-        accepted = deflate.accept_deflate(offered)
+        accepted = scalesocket.net.deflate.accept_deflate(offered)
         if accepted is None:
             continue
         bits, answer = accepted[0].window_bits, accepted[1]
@@ -392,7 +392,7 @@ def client_frame(first: int, payload: bytes, key: bytes = b"\0\0\0\0") -> bytes:
     )
 
 
-DEFLATED = deflate.compress(b"a" * 300 + b"bcd" * 20, 15)
+DEFLATED = scalesocket.net.deflate.compress(b"a" * 300 + b"bcd" * 20, 15)
 FRAME_SEEDS = (
     b"\0\0" + client_frame(0x81, b"Hello") * 2 + client_frame(0x82, bytes(130), b"abcd"),
     b"\0\3" + client_frame(0x01, "né".encode()[:2]) + client_frame(0x89, b"ping")
@@ -434,7 +434,7 @@ def receive_all(
     role: scalesocket.Role, pieces: Sequence[bytes], *, most: int, compressed: bool
 ) -> Flat:
     """Return all events of a stream, each message on its own."""
-    encoding = deflate.DEFLATE[15] if compressed else scalesocket.PLAIN
+    encoding = scalesocket.net.deflate.DEFLATE[15] if compressed else scalesocket.PLAIN
     protocol = scalesocket.WebSocketProtocol(role, max_message=most, encoding=encoding)
     found: Flat = []
     for piece in pieces:
@@ -490,7 +490,9 @@ def conversations(data: bytes) -> None:
         if opcode == scalesocket.Opcode.TEXT:
             message = message.decode("latin-1").encode()
         rsv = 0x4 if compressed and source.byte() % 2 else 0
-        payload = deflate.compress(message, source.pick(range(9, 16))) if rsv else message
+        payload = (
+            scalesocket.net.deflate.compress(message, source.pick(range(9, 16))) if rsv else message
+        )
         wire += b"".join(fragments(source, opcode, payload, rsv, key))
         expected.append((opcode, message))
     role = scalesocket.Role.SERVER if masked else scalesocket.Role.CLIENT
@@ -767,7 +769,7 @@ def gwsocket(data: bytes) -> None:
 
     def framing() -> tuple[scalesocket.Framing, Reports]:
         reports = Reports()
-        return GwsocketFraming(report=reports), reports
+        return scalesocket.net.gwsocket.GwsocketFraming(report=reports), reports
 
     rebuilt = b""
     for output in feed_alike(framing, printed, how):
