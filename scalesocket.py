@@ -185,7 +185,6 @@ OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
-MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
 MAX_AUTH_OF_ONE = 4  # commands of --auth at the same time for one address
 AUTH_PENALTY = 1.0  # seconds that a turn of an address is lost after a no
@@ -1057,62 +1056,8 @@ def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure
     raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
 
 
-_PROXY_V1 = b"PROXY "
-_PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
-_PROXY_LINE = re.compile(
-    rb"PROXY (?:UNKNOWN[^\r\n]*|TCP[46] ([0-9A-Fa-f:.]+) [0-9A-Fa-f:.]+ (\d{1,5}) \d{1,5})\r\n"
-)
-_FORWARDED = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+|[0-9A-Fa-f:.]+))(?::([0-9]{1,5}))?")
 Network: TypeAlias = "IPv4Network | IPv6Network"
 Endpoint = tuple[str, int]  # address and port
-
-
-def parse_proxy_header(data: bytes) -> tuple[int, Endpoint | None] | None:
-    """Read what a proxy puts before a connection (PROXY protocol, versions 1 and 2).
-
-    Args:
-        data: the first bytes of the connection, as many as have come.
-
-    Returns:
-        Its size, 0 if there is none, and the client that it names, if it names one. None: more
-        bytes are needed.
-
-    Raises:
-        ValueError: it is malformed.
-    """
-    if data.startswith(_PROXY_V1):
-        line = data[: data.find(b"\n", 0, 107) + 1]  # 107 bytes are the most (section 2.1)
-        if not line and len(data) < 107:
-            return None
-        match = _PROXY_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"malformed line {line[:107]!r}")
-        named = check_endpoint(match[1].decode(), match[2]) if match[1] else None
-        return len(line), named
-    if data.startswith(_PROXY_V2):
-        return _parse_proxy_v2(data)
-    begins = _PROXY_V1.startswith(data) or _PROXY_V2.startswith(data)
-    return None if begins else (0, None)
-
-
-def _parse_proxy_v2(data: bytes) -> tuple[int, Endpoint | None] | None:
-    if len(data) < 16:
-        return None
-    command, family, length = struct.unpack_from("!BBH", data, 12)
-    if command not in (0x20, 0x21):  # LOCAL, as in a health check, and PROXY
-        raise ValueError(f"version and command {command:#x}")
-    if length > MAX_PROXY_HEADER:
-        raise ValueError(f"{length} bytes; {MAX_PROXY_HEADER} is the most")
-    end = 16 + length
-    if len(data) < end:
-        return None
-    size = {0x11: 4, 0x21: 16}.get(family, 0)  # of an address: TCP over IPv4, over IPv6
-    if command == 0x20 or not size:
-        return end, None
-    if length < 2 * size + 4:
-        raise ValueError(f"{length} bytes of addresses of family {family:#x}")
-    port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
-    return end, (str(read_address(data[16 : 16 + size])), port)
 
 
 def read_address(address: str | bytes) -> IPv4Address | IPv6Address:
@@ -1126,66 +1071,42 @@ def read_address(address: str | bytes) -> IPv4Address | IPv6Address:
     return ip_address(address)
 
 
-def check_endpoint(address: str, port: bytes | str) -> Endpoint:
-    """Return an IP address in its usual form, and a port.
+class Proxies:
+    """Peers that may say which client they speak for: nobody, without --trustproxy.
 
-    Raises:
-        ValueError: they are none.
+    With it, `TrustedProxies` in net/proxies.py takes its place.
     """
-    if int(port) > 65535 or "%" in address:  # nor does a zone mean anything to us
-        raise ValueError(f"{address}, port {int(port)}: no IP address and port up to 65535")
-    return str(read_address(address)), int(port)
-
-
-class TrustedProxies:
-    """Peers whose word on who the client is gets taken (--trustproxy).
-
-    Args:
-        members: networks, and `unix` for every peer at a Unix socket.
-    """
-
-    def __init__(self, members: Iterable[Network | str]) -> None:
-        self._members = frozenset(members)
 
     def __contains__(self, address: str) -> bool:
-        if not self._members or address == UNIX_PEER[0]:
-            return address in self._members
-        ip = read_address(address)
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        return any(ip in network for network in self._members if not isinstance(network, str))
+        return False
+
+    def parse_header(self, data: bytes) -> tuple[int, Endpoint | None] | None:
+        """Return what a proxy may put before a connection; see `parse_proxy_header` there."""
+        return 0, None
 
     def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
-        """Return the client: the last in X-Forwarded-For that no trusted peer stands for.
-
-        Args:
-            peer: who sent the headers.
-            headers: of its request.
-        """
-        for text in reversed(headers.get("X-Forwarded-For").split(",")):
-            if peer[0] not in self:
-                break
-            match = _FORWARDED.fullmatch(text.strip())
-            if match is None:
-                break
-            try:
-                peer = check_endpoint(match[1] or match[2], match[3] or "0")
-            except ValueError:
-                break
+        """Return the client that a peer speaks for: itself, if it is no proxy."""
         return peer
 
     def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
-        """Whether a trusted peer says that the client came to it over TLS."""
-        return peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
+        """Whether a proxy says that the client came to it over TLS."""
+        return False
 
     def find_host(self, peer: Endpoint, request: Request) -> str:
-        """Return by what name a client has found a trusted peer, if that says so, or nothing.
+        """Return the name by which the client has found a proxy, if that says so, or nothing."""
+        return ""
 
-        A page can write X-Forwarded-Host into any request but that for a WebSocket, and its
-        browser may be on the same machine as the proxy: there it counts for WebSockets only.
-        """
-        if peer[0] not in self or not (request.is_upgrade or not is_loopback(peer[0])):
-            return ""
-        return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
+
+def make_proxies(config: Config) -> Proxies:
+    """Return the peers of --trustproxy.
+
+    Raises:
+        ConfigError: net/proxies.py is not there.
+    """
+    if not config.trustproxy:
+        return Proxies()
+    trusted: Proxies = load_feature("proxies", "--trustproxy").TrustedProxies(config.trustproxy)
+    return trusted
 
 
 def is_loopback(address: str) -> bool:
@@ -6596,7 +6517,7 @@ class PageGuard:
         proxies: may know the name by which a client has found them.
     """
 
-    def __init__(self, config: Config, proxies: TrustedProxies) -> None:
+    def __init__(self, config: Config, proxies: Proxies) -> None:
         self._proxies = proxies
         self._lets_any = "any" in config.origin
         self._listed = config.origin
@@ -6926,13 +6847,13 @@ class Turnstile:
         self,
         limit: int,
         of_one: int | None = 0,
-        proxies: TrustedProxies | None = None,
+        proxies: Proxies | None = None,
         report: Callable[[], None] = lambda: None,
     ) -> None:
         self._limit = limit
         self._of_one = max(1, limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None
-        self._proxies = proxies or TrustedProxies(())
+        self._proxies = proxies or Proxies()
         self._name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
         self._lock = threading.Lock()  # guards the three below
         self._served = 0
@@ -7232,7 +7153,7 @@ class Door:
     def __init__(self, config: Config, reception: Reception) -> None:
         self._config = config
         self._reception = reception
-        self._proxies = TrustedProxies(config.trustproxy)
+        self._proxies = make_proxies(config)
         self._taps: Taps | None = None
 
     def tap(self, taps: Taps) -> None:
@@ -7306,7 +7227,7 @@ class Door:
             return address, b"", data
         deadline = time.monotonic() + HEAD_TIMEOUT
         try:
-            while (found := parse_proxy_header(data)) is None:
+            while (found := self._proxies.parse_header(data)) is None:
                 sock.settimeout(max(deadline - time.monotonic(), 0.001))
                 piece = sock.recv(RECEIVE_SIZE)
                 if not piece:
@@ -8175,7 +8096,7 @@ class Server:
         turnstile = Turnstile(
             config.maxconns,
             config.maxperaddr,
-            TrustedProxies(config.trustproxy),
+            make_proxies(config),
             functools.partial(self._registry.count, "refused_by_address"),
         )
         self._reception = Reception(

@@ -34,14 +34,16 @@ from scalesocket import (
     PageGuard,
     Response,
     StaticFiles,
-    TrustedProxies,
     __version__,
     check_origin,
     encode_frame,
     is_loopback,
     json_response,
+    make_proxies,
     start_thread,
 )
+
+from .proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from scalesocket import Client, Config, Connection, Endpoint, Request, Room, RoomRegistry
@@ -71,7 +73,7 @@ class Console:
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
-        self._guard = PageGuard(config, TrustedProxies(config.trustproxy))
+        self._guard = PageGuard(config, make_proxies(config))
         self._files = StaticFiles(PAGE)
         self._began = time.monotonic()
 

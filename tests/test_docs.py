@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import children
+from scalesocket.net import children, proxies
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -223,7 +223,7 @@ def test_the_table_of_limits_is_true() -> None:
     config, module = scalesocket.Config(), scalesocket
     expected: dict[str, list[str]] = {
         "request head": [
-            *map(size, (module.MAX_HEAD, module.MAX_PROXY_HEADER)),
+            *map(size, (module.MAX_HEAD, proxies.MAX_PROXY_HEADER)),
             f"{module.MAX_HEADERS} fields",
             f"{module.HEAD_TIMEOUT:g} s",
         ],

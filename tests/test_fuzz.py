@@ -174,7 +174,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
 }
 
 
-NET = [ROOT / "net" / f"{name}.py" for name in ("deflate", "gwsocket")]  # what targets use of it
+# What targets use of net/.
+NET = [ROOT / "net" / f"{name}.py" for name in ("deflate", "gwsocket", "proxies")]
 
 
 def plant(name: str) -> tuple[Target, dict[Path, str]]:

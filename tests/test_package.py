@@ -149,6 +149,7 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
         ("--trace",),
         ("--console",),
         ("--compress",),
+        ("--trustproxy", "127.0.0.1"),
     ],
 )
 def test_a_lone_copy_says_what_an_option_needs(

@@ -19,8 +19,8 @@ import scalesocket
 from scalesocket import (
     ConfigError,
     HandshakeError,
+    Proxies,
     ShortageError,
-    TrustedProxies,
     Turnstile,
     network_of,
     parse_command_line,
@@ -190,7 +190,7 @@ def test_an_address_counts_as_its_network() -> None:
 
 
 def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -> None:
-    turnstile = Turnstile(10, None, TrustedProxies(()))
+    turnstile = Turnstile(10, None, Proxies())
     for _ in range(5):
         assert turnstile.enter("192.0.2.1") == ""
     assert "your address" in turnstile.enter("192.0.2.1")
@@ -200,7 +200,7 @@ def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -
 
 
 def test_what_is_counted_is_given_back_whatever_became_of_it() -> None:
-    turnstile = Turnstile(3, 2, TrustedProxies(()))
+    turnstile = Turnstile(3, 2, Proxies())
     held: list[tuple[str, str]] = []
     for address in ("192.0.2.1",) * 20 + ("192.0.2.2",) * 20 + ("unix", ""):
         with contextlib.suppress(ShortageError, ConnectionAbortedError):

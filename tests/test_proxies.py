@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scalesocket.net.proxies import TrustedProxies, parse_proxy_header
 
-from scalesocket import Headers, TrustedProxies, parse_proxy_header
+from scalesocket import Headers
 from tests.certificates import Certificates
 from tests.support import (
     RawClient,

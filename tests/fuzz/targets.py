@@ -30,6 +30,7 @@ from urllib.parse import quote, unquote_plus
 
 import scalesocket.net.deflate
 import scalesocket.net.gwsocket
+import scalesocket.net.proxies
 
 import scalesocket
 
@@ -359,7 +360,7 @@ def proxies(data: bytes) -> None:
     (kind,), content = take(data, 1)
     if kind:
         headers = scalesocket.Headers([("X-Forwarded-For", content.decode("latin-1"))])
-        trusted = scalesocket.TrustedProxies(scalesocket.parse_proxies("10.0.0.0/8"))
+        trusted = scalesocket.net.proxies.TrustedProxies(scalesocket.parse_proxies("10.0.0.0/8"))
         address, port = trusted.find_client(("10.0.0.9", 1), headers)
         assert ADDRESS.fullmatch(address) and 0 <= port <= 65535
         assert trusted.find_client(("192.0.2.9", 1), headers) == ("192.0.2.9", 1)
@@ -377,7 +378,7 @@ def proxies(data: bytes) -> None:
 def read_proxy_header(data: bytes) -> tuple[int, tuple[str, int] | None] | str | None:
     """Return what a PROXY header says; a text if it is malformed."""
     try:
-        return scalesocket.parse_proxy_header(data)
+        return scalesocket.net.proxies.parse_proxy_header(data)
     except ValueError as error:
         return str(error)
 

@@ -1,0 +1,138 @@
+"""What proxies say of the clients behind them: PROXY protocol, X-Forwarded-* (--trustproxy).
+
+Anybody can write such things, so they count only from a peer that the operator trusts.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, read_address
+
+if TYPE_CHECKING:
+    from scalesocket import Endpoint, Headers, Network, Request
+
+MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
+_PROXY_V1 = b"PROXY "
+_PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+_PROXY_LINE = re.compile(
+    rb"PROXY (?:UNKNOWN[^\r\n]*|TCP[46] ([0-9A-Fa-f:.]+) [0-9A-Fa-f:.]+ (\d{1,5}) \d{1,5})\r\n"
+)
+_FORWARDED = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+|[0-9A-Fa-f:.]+))(?::([0-9]{1,5}))?")
+
+
+def parse_proxy_header(data: bytes) -> tuple[int, Endpoint | None] | None:
+    """Read what a proxy puts before a connection (PROXY protocol, versions 1 and 2).
+
+    Args:
+        data: the first bytes of the connection, as many as have come.
+
+    Returns:
+        Its size, 0 if there is none, and the client that it names, if it names one. None: more
+        bytes are needed.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    if data.startswith(_PROXY_V1):
+        line = data[: data.find(b"\n", 0, 107) + 1]  # 107 bytes are the most (section 2.1)
+        if not line and len(data) < 107:
+            return None
+        match = _PROXY_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"malformed line {line[:107]!r}")
+        named = check_endpoint(match[1].decode(), match[2]) if match[1] else None
+        return len(line), named
+    if data.startswith(_PROXY_V2):
+        return _parse_proxy_v2(data)
+    begins = _PROXY_V1.startswith(data) or _PROXY_V2.startswith(data)
+    return None if begins else (0, None)
+
+
+def _parse_proxy_v2(data: bytes) -> tuple[int, Endpoint | None] | None:
+    if len(data) < 16:
+        return None
+    command, family, length = struct.unpack_from("!BBH", data, 12)
+    if command not in (0x20, 0x21):  # LOCAL, as in a health check, and PROXY
+        raise ValueError(f"version and command {command:#x}")
+    if length > MAX_PROXY_HEADER:
+        raise ValueError(f"{length} bytes; {MAX_PROXY_HEADER} is the most")
+    end = 16 + length
+    if len(data) < end:
+        return None
+    size = {0x11: 4, 0x21: 16}.get(family, 0)  # of an address: TCP over IPv4, over IPv6
+    if command == 0x20 or not size:
+        return end, None
+    if length < 2 * size + 4:
+        raise ValueError(f"{length} bytes of addresses of family {family:#x}")
+    port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
+    return end, (str(read_address(data[16 : 16 + size])), port)
+
+
+def check_endpoint(address: str, port: bytes | str) -> Endpoint:
+    """Return an IP address in its usual form, and a port.
+
+    Raises:
+        ValueError: it is no IP address, or no port.
+    """
+    if int(port) > 65535 or "%" in address:  # nor does a zone mean anything to us
+        raise ValueError(f"{address}, port {int(port)}: no IP address and port up to 65535")
+    return str(read_address(address)), int(port)
+
+
+class TrustedProxies(Proxies):
+    """Peers that are believed when they say who the client is.
+
+    Args:
+        members: networks, and `unix` for every peer at a Unix socket.
+    """
+
+    def __init__(self, members: Iterable[Network | str]) -> None:
+        self._members = frozenset(members)
+
+    def __contains__(self, address: str) -> bool:
+        if not self._members or address == UNIX_PEER[0]:
+            return address in self._members
+        ip = read_address(address)
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return any(ip in network for network in self._members if not isinstance(network, str))
+
+    def parse_header(self, data: bytes) -> tuple[int, Endpoint | None] | None:
+        """Read what a trusted peer puts before a connection; see `parse_proxy_header`."""
+        return parse_proxy_header(data)
+
+    def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
+        """Return the client: the last in X-Forwarded-For that is no trusted peer itself.
+
+        Args:
+            peer: who sent the headers.
+            headers: of its request.
+        """
+        for text in reversed(headers.get("X-Forwarded-For").split(",")):
+            if peer[0] not in self:
+                break
+            match = _FORWARDED.fullmatch(text.strip())
+            if match is None:
+                break
+            try:
+                peer = check_endpoint(match[1] or match[2], match[3] or "0")
+            except ValueError:
+                break
+        return peer
+
+    def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
+        """Whether a trusted peer says that the client came to it over TLS."""
+        return peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
+
+    def find_host(self, peer: Endpoint, request: Request) -> str:
+        """Return the name by which a client has found a trusted peer, if that says so, or nothing.
+
+        A page can write X-Forwarded-Host into any request but that for a WebSocket, and its
+        browser may be on the same machine as the proxy: there it counts for WebSockets only.
+        """
+        if peer[0] not in self or not (request.is_upgrade or not is_loopback(peer[0])):
+            return ""
+        return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
