@@ -3,21 +3,34 @@
     pip install msgpack
     python3 -m client.sandbox [ADDRESS] [--name NAME] [--room ROOM]
 
-Arrows or WASD walk, Home, End, Page Up and Page Down walk diagonally, x stands still. The space
-bar uses what is in hand, e keeps at it; 1 to 9 take something of the bar in hand, u takes a better
-weapon when there is one to choose. t talks, q quits. The packets are described in net/packets.py;
-`World` applies them, and `draw` shows what is around one's place.
+The keys are those of the page (client/web/sandbox), and `?` shows them: arrows or WASD walk, Home,
+End, Page Up and Page Down walk diagonally. The space bar uses what is in hand, 0 keeps at it; 1 to
+9 take something of the bar in hand, + takes a better weapon when there is one to choose. Enter or t
+talks. A terminal does not tell when a key is let go, so here one walks on until x, and q quits if
+it is pressed twice. Other letters do nothing, so that who begins to talk without Enter loses
+nothing. The packets are described in net/packets.py; `World` applies them, and `draw` shows what is
+around one's place.
 """
 
 from __future__ import annotations
 
 import math
+import string
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .terminal import RIVALS, Canvas, GameView, Style, WrongGame, fit, main
+from .terminal import (
+    RIVALS,
+    Canvas,
+    GameView,
+    Style,
+    WrongGame,
+    fit,
+    main,
+    text_width,
+)
 
 try:
     from scalesocket.net import packets
@@ -66,6 +79,20 @@ GLYPHS = {  # by whether there is Unicode
     ),
 }
 
+HELP = (
+    ("arrows, WASD", "walk, on and on"),
+    ("x", "stop"),
+    ("Space", "use what is in hand"),
+    ("0", "keep on using it"),
+    ("1 to 9", "take in hand"),
+    ("+", "a better weapon"),
+    ("Enter or t", "talk"),
+    ("?", "show this, or hide it"),
+    ("q q", "quit"),
+)
+TALKS = "Enter talks, ? shows the keys."
+QUITS = "Once more q, and you quit."
+
 EIGHTH = math.pi / 4
 DIRECTIONS = {  # key: angle, clockwise from the right
     "right": 0.0,
@@ -110,8 +137,18 @@ class World:
 
     @property
     def bar(self) -> tuple[int, ...]:
-        """What can be taken in hand, in the order of the keys."""
-        return (*self.weapons, *self.goods)
+        """What can be taken in hand, in the order of the keys; one place is for all weapons."""
+        if self.own is None:
+            return ()
+        return (self.own.weapon, *self.goods)
+
+    def choose(self, key: int) -> int | None:
+        """Return the item that a key takes in hand: for the weapon in hand, the next one."""
+        if key > len(self.bar) or self.own is None:
+            return None
+        if key > 1 or self.own.build is not None or self.own.weapon not in self.weapons:
+            return self.bar[key - 1]
+        return self.weapons[(self.weapons.index(self.own.weapon) + 1) % len(self.weapons)]
 
     def item(self, item_id: int) -> packets.ItemRow | None:
         """Return what is known of an item."""
@@ -334,7 +371,7 @@ def draw_bar(world: World, canvas: Canvas) -> None:
     x, y = 1, canvas.rows - 1
     weapon = world.next_weapon()
     if weapon is not None:
-        text = f"u: {weapon.name}"
+        text = f"+ {weapon.name}"
         canvas.put(x, y, text, Style.WIN)
         x += len(text) + 2
     own = world.own
@@ -365,8 +402,19 @@ def draw_said(world: World, board: Board, now: float, typing: str | None) -> Non
 def draw_farewell(world: World, board: Board) -> None:
     """Say what to do while there is no life."""
     if not world.alive:
-        texts = ["You died." if world.sid else "Welcome!", "Press space to play."]
+        texts = ["You died." if world.sid else "Welcome!", "Press Enter to play."]
         board.banner(board.columns // 2, board.rows // 2, texts, Style.CURSOR)
+
+
+def draw_help(canvas: Canvas) -> None:
+    """Draw the keys in a box between the first and the last line; few rows show the first ones."""
+    texts = [f"  {keys:<14}{what}  " for keys, what in HELP][: canvas.rows - 2]
+    if canvas.rows > len(texts) + 4:
+        texts = ["", *texts, ""]
+    width = min(max(map(text_width, texts)), canvas.columns)
+    left, top = (canvas.columns - width) // 2, (canvas.rows - len(texts)) // 2
+    for y, text in enumerate(texts, top):
+        canvas.put(left, y, fit(text, width), Style.CURSOR)
 
 
 def draw_leaderboard(world: World, canvas: Canvas, x: int) -> None:
@@ -384,13 +432,14 @@ class SandboxView(GameView):
     """The sandbox at one terminal."""
 
     program = "sandbox"
-    hint = "arrows/WASD walk  x stop  space use  e keep on  1-9 item  t talk  q quit"
-    letters = "xetu"
+    hint = "? keys   Enter talks   q q quits"
+    letters = "".join(set(string.ascii_lowercase) - set("wasd")) + "0+? \x1b"
     subprotocols = (packets.SUBPROTOCOL,)
 
     def __init__(self, wanted: str) -> None:
         super().__init__(wanted)
         self.world = World()
+        self.help = True  # until a key is pressed
 
     def decode(self, message: str | bytes) -> packets.Packet:
         """Return the packet in a message."""
@@ -417,16 +466,23 @@ class SandboxView(GameView):
         """Walk, use what is in hand, choose, talk."""
         if self.typing is not None:
             return list(self._type(self.typing, key))
-        if key == "t":
+        self.done = key == "q" and self.notice == QUITS
+        self.notice = QUITS if key == "q" else ""
+        self.help = key == "?" and not self.help
+        if not self.world.alive:
+            return [self._spawn()] if key in ("enter", " ") and self.world.init else []
+        if key in ("enter", "t"):
             self.typing = ""
             return []
-        if not self.world.alive:
-            return [self._spawn()] if key == "enter" and self.world.init else []
         return list(self._act(key))
 
     def draw(self, canvas: Canvas, now: float) -> None:
         """Draw everything."""
         draw(self.world, canvas, now, self.typing)
+        if self.help and canvas.columns >= MIN_COLUMNS and self.world.init:
+            draw_help(canvas)
+        elif self.notice:
+            canvas.put(1, canvas.rows - 2, f" {self.notice} ", Style.CURSOR)
 
     def _spawn(self) -> packets.Spawn:
         name = self.wanted[: packets.MAX_NAME]
@@ -439,15 +495,19 @@ class SandboxView(GameView):
             yield packets.Aim(DIRECTIONS[key])
         elif key == "x":
             yield packets.StopMove()
-        elif key == "enter":
+        elif key == " ":
             yield packets.Attack(True, None)  # a click: the world swings once for it
             yield packets.Attack(False, None)
-        elif key == "e":
+        elif key == "0":
             yield packets.AutoAttack()
-        elif key == "u" and weapon is not None:
+        elif key == "+" and weapon is not None:
             yield packets.Upgrade(weapon.id)
-        elif key.isdecimal() and int(key) <= len(self.world.bar):
-            yield packets.SelectItem(self.world.bar[int(key) - 1])
+        elif key.isdecimal():
+            item = self.world.choose(int(key))
+            if item is not None:
+                yield packets.SelectItem(item)
+        elif key.isalpha() and len(key) == 1 and key != "q":
+            self.notice = TALKS
 
     def _type(self, text: str, key: str) -> Iterator[Any]:
         if key == "enter":

@@ -200,11 +200,12 @@ class GameView:
     Attributes:
         program: its name on the command line.
         hint: the keys, for the last line of the screen.
-        letters: keys that it knows beside `LETTERS`; each is named by itself.
+        letters: keys that it knows beside `LETTERS`, or in their place; each is named by itself.
         subprotocols: to offer to the server.
         wanted: the name that the player has asked for.
         notice: the last thing that the server did not like.
         typing: what the player is writing; None while keys are commands.
+        done: the player has had enough, in some other way than by the key that quits.
     """
 
     program: ClassVar[str]
@@ -216,6 +217,7 @@ class GameView:
         self.wanted = wanted
         self.notice = ""
         self.typing: str | None = None
+        self.done = False
         self._names = 0  # how many have been tried
 
     def decode(self, message: str | bytes) -> Any:
@@ -503,6 +505,8 @@ class App:
             if key is not None:
                 self._send(self.game.press(key))
                 drawn_at = 0.0
+            if self.game.done:
+                return
 
     def draw(self, canvas: Canvas) -> list[Line]:
         """Draw the game, and below it what the keys are, or what has become of the connection."""

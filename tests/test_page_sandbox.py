@@ -58,6 +58,24 @@ class SmallIsland(Sandbox):
         return World(1, size=900, scenery=(Growth(WOOD, 1, 60, 60),))
 """
 
+# Notes the code of each packet that the page sends.
+SPY = """async () => {
+    const { decode } = await import("/sandbox/msgpack.js");
+    const send = WebSocket.prototype.send;
+    window.sent = [];
+    WebSocket.prototype.send = function (data) {
+        sent.push(decode(data)[0]);
+        send.call(this, data);
+    };
+}"""
+
+
+def code_of(packet: type[packets.Packet]) -> str:
+    """Return the code of a packet that goes to the server."""
+    kinds = [k for k in PACKETS if k.cls is packet and k.direction is Direction.TO_SERVER]
+    return kinds[0].code
+
+
 # Walks by pressing and letting go of keys, as a person does, until the player's centre is within
 # `near` units of a place, and looks at the place all the way. What stands in the way is walked
 # around: sideways for a while, each time to the other side, then straight on for a while.
@@ -464,6 +482,59 @@ def test_letters_typed_into_a_field_move_nobody(open_tab: OpenTab) -> None:
     assert not page.locator("#chat").is_visible()
 
 
+def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> None:
+    """The e of `hello` struck on and on."""
+    page = open_tab(ISLAND)
+    spawn(page, "Ann")
+    page.evaluate(SPY)
+    page.keyboard.type("hello qx u")
+    page.get_by_text("Enter to talk, ? for the keys.").wait_for()
+    assert page.locator("#auto").get_attribute("aria-pressed") == "false"
+    page.keyboard.press("0")
+    wait_for(page, "sent.includes(value)", code_of(packets.AutoAttack))
+    sent = set(page.evaluate("sent")) - {code_of(packets.Aim), code_of(packets.Ping)}
+    assert sent == {code_of(packets.Attack), code_of(packets.AutoAttack)}, "the space bar strikes"
+    assert page.locator("#auto").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("t")
+    page.keyboard.type("hello")
+    assert page.locator("#chat-text").input_value() == "hello"
+
+
+def test_a_newcomer_is_shown_the_controls_once_and_again_when_asked(open_tab: OpenTab) -> None:
+    page = open_tab(ISLAND)
+    spawn(page, "Ann")
+    panel = page.get_by_role("region", name="How to play")
+    panel.wait_for()
+    before = own(page)
+    page.keyboard.down("s" if before["y"] < 3000 else "w")
+    wait_for(page, f"Math.abs({ME}.y - value) > 40", before["y"])  # it is in nobody's way
+    assert panel.is_visible()
+    page.get_by_role("button", name="Got it").click()
+    panel.wait_for(state="hidden")
+    page.keyboard.press("?")
+    panel.wait_for()
+    page.keyboard.press("Escape")
+    panel.wait_for(state="hidden")
+    page.get_by_role("button", name="Controls").click()
+    panel.wait_for()
+    page.reload()
+    wait_for(page, f"window.game && {ME}?.name === 'Ann'")
+    assert not panel.is_visible(), "who has seen it is not shown it again"
+
+
+@pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE], ids=str)
+def test_a_phone_is_shown_how_thumbs_play(open_tab: OpenTab, size: dict[str, int]) -> None:
+    page = open_tab(ISLAND, viewport=size, has_touch=True, is_mobile=True)
+    spawn(page, "Ann")
+    page.get_by_text("Left stick").wait_for()
+    assert not page.get_by_text("W A S D").is_visible()
+    assert sticking_out(page) == []
+    box = page.locator("#help").bounding_box()
+    assert box and box["y"] >= 0 and box["y"] + box["height"] <= size["height"]
+    page.get_by_role("button", name="Got it").tap()
+    page.locator("#help").wait_for(state="hidden")
+
+
 def test_the_page_offers_the_subprotocol(browser: Browser, server: ServerProcess) -> None:
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
@@ -533,12 +604,12 @@ def test_on_an_island_what_one_says_the_other_reads(open_tab: OpenTab) -> None:
 def test_on_an_island_wood_is_gathered_and_made_into_a_wall(open_tab: OpenTab) -> None:
     ann, bob = two_players(open_tab)
     walk_to_tree(ann)
-    ann.keyboard.press("e")  # strikes on and on
+    ann.keyboard.press("0")  # strikes on and on
     wait_for(ann, "game.amounts.wood >= 25")
-    ann.keyboard.press("e")
+    ann.keyboard.press("0")
     assert int(ann.locator("[data-resource=wood]").inner_text()) >= 25
     tree = ann.evaluate("game.objects.find(({ resource }) => resource === 0)")
-    ann.keyboard.press("1")
+    ann.keyboard.press("3")
     wait_for(ann, "game.plan?.item.name === 'wall'")
     assert ann.locator("[data-item=wall]").get_attribute("aria-pressed") == "true"
     assert ann.evaluate("game.plan.free") is False  # the tree is there
@@ -654,7 +725,8 @@ def test_after_a_restart_the_page_comes_back_with_its_player(browser: Browser) -
             spawn(page, "Ann")
         wait_for(page, "document.body.dataset.status === 'waiting'")
         assert page.evaluate("game.me") is None
-        assert page.evaluate("game.objects") == []
+        assert page.evaluate("game.objects.length") > 0, "the last picture stays"
+        assert "brightness" in page.evaluate("getComputedStyle(stage).filter")
         wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
         with serve("sandbox", addr=f"127.0.0.1:{first.port}"):
             wait_for(page, f"{ME}?.name === 'Ann'")
@@ -699,6 +771,22 @@ def test_the_parts_of_a_phones_page_do_not_cover_each_other(open_tab: OpenTab) -
             }"""
         )
         assert overlapping == []
+
+
+@pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE, DESKTOP], ids=str)
+def test_what_a_thing_costs_stays_within_its_tile(open_tab: OpenTab, size: dict[str, int]) -> None:
+    """The windmill's 50 and 10 reached over its edges."""
+    page = open_tab(ISLAND, viewport=size, has_touch=size is not DESKTOP)
+    spawn(page, "Ann")
+    wait_for(page, "document.querySelectorAll('.price').length === 4")
+    spare = page.evaluate(
+        """() => [...document.querySelectorAll(".price")].flatMap((price) => {
+            const tile = price.parentElement.getBoundingClientRect();
+            const parts = [...price.children].map((part) => part.getBoundingClientRect());
+            return [parts[0].left - tile.left, tile.right - parts.at(-1).right];
+        })"""
+    )
+    assert min(spare) >= 3  # the width of its border
 
 
 def test_there_is_a_day_and_a_night(open_tab: OpenTab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from scalesocket.game.world_items import AXE, HAMMER, RESOURCES, WALL
 from scalesocket.net import packets
 
 from tests import test_terminal_clients as in_terminal
-from tests.support import ServerProcess, serve
+from tests.support import ROOT, ServerProcess, serve
 from tests.test_sandbox import Listener, Seeded, StandInRoom
 from tests.test_terminal_clients import Terminal, client, start_app
 
@@ -111,7 +112,7 @@ def test_after_death_one_stays_and_is_told_how_to_go_on() -> None:
     lines = shown(make_world(packets.Death(), packets.Players((row(BOB, 3300, 3000),))))
     assert "watching" in lines[0]
     text = "\n".join(lines)
-    assert "You died." in text and "Press space to play." in text
+    assert "You died." in text and "Press Enter to play." in text
     assert "1 hammer" not in text
 
 
@@ -210,23 +211,85 @@ def test_a_direction_is_walked_and_looked_at(key: str, angle: float) -> None:
 def test_other_keys_stop_strike_choose_and_are_passed_over() -> None:
     view = playing()
     assert view.press("x") == [packets.StopMove()]
-    assert view.press("enter") == [packets.Attack(True, None), packets.Attack(False, None)]
-    assert view.press("e") == [packets.AutoAttack()]
+    assert view.press(" ") == [packets.Attack(True, None), packets.Attack(False, None)]
+    assert view.press("0") == [packets.AutoAttack()]
     assert view.press("3") == [packets.SelectItem(WALL.id)]
-    assert view.press("9") == view.press("u") == view.press("r") == []
-    assert playing(packets.Upgrades(1, 2)).press("u") == [packets.Upgrade(AXE.id)]
-    assert "u: axe" in shown(make_world(packets.Upgrades(1, 2)))[22]
+    assert view.press("9") == view.press("+") == view.press("r") == []
+    assert playing(packets.Upgrades(1, 2)).press("+") == [packets.Upgrade(AXE.id)]
+    assert "+ axe" in shown(make_world(packets.Upgrades(1, 2)))[22]
+
+
+def test_the_key_of_the_weapon_in_hand_takes_the_next_one() -> None:
+    view = playing(packets.Items((HAMMER.id, AXE.id), True))
+    assert view.press("1") == [packets.SelectItem(AXE.id)]
+    building = packets.Players((row(ANN, 3000, 3000, 0.0, WALL.id),))
+    assert playing(building).press("1") == [packets.SelectItem(HAMMER.id)], "the wall is put away"
+
+
+def typed(view: SandboxView, text: str) -> list[Any]:
+    return [packet for key in text for packet in view.press(key)]
+
+
+def drawn(view: SandboxView, columns: int = 80, rows: int = 23) -> str:
+    canvas = Canvas(columns, rows)
+    view.draw(canvas, 0.0)
+    return "\n".join(canvas.text())
+
+
+def test_who_begins_to_talk_without_a_key_does_nothing() -> None:
+    """`hello` struck on and on, and `quick` quit."""
+    view = playing()
+    assert typed(view, "hello") == []
+    assert "Enter talks, ? shows the keys." in drawn(view)
+    assert typed(view, "quick gluon") == [packets.Attack(True, None), packets.Attack(False, None)]
+    assert not view.done and view.typing is None
+
+
+def test_q_quits_if_it_is_pressed_twice() -> None:
+    view = playing()
+    view.press("q")
+    assert "Once more q, and you quit." in drawn(view)
+    view.press("left")
+    view.press("q")
+    assert not view.done
+    view.press("q")
+    assert view.done
+
+
+@pytest.mark.parametrize("size", [(80, 23), (40, 14)])
+def test_the_keys_are_shown_at_first_and_behind_a_question_mark(size: tuple[int, int]) -> None:
+    view = playing()
+    assert "Enter or t    talk" in drawn(view, *size)
+    assert "q q           quit" in drawn(view, *size)
+    view.press("left")
+    assert "quit" not in drawn(view, *size).splitlines()[-2]
+    assert "Enter or t" not in drawn(view, *size)
+    view.press("?")
+    assert "Enter or t    talk" in drawn(view, *size)
+    view.press("?")
+    assert "Enter or t" not in drawn(view, *size)
+
+
+def test_page_and_terminal_name_the_same_keys() -> None:
+    page = (ROOT / "client/web/sandbox/index.html").read_text(encoding="utf-8")
+    keys = re.search(r'<dl class="by-keys">(.*?)</dl>', page, re.DOTALL)
+    assert keys is not None
+    of_page = {word.lower() for word in re.findall(r"<kbd>(.*?)</kbd>", keys[1])}
+    listed = " ".join(what.lower() for what, _ in sandbox.HELP)
+    assert all(key.replace(" ", "") in listed for key in of_page), of_page
 
 
 def test_the_dead_live_again_by_a_key_and_do_nothing_else() -> None:
     view = playing(packets.Death())
     assert view.press("left") == []
     assert [type(packet) for packet in view.press("enter")] == [packets.Spawn]
+    assert [type(packet) for packet in view.press(" ")] == [packets.Spawn]
 
 
-def test_a_line_is_written_mended_sent_or_given_up() -> None:
+@pytest.mark.parametrize("talk", ["t", "enter"])
+def test_a_line_is_written_mended_sent_or_given_up(talk: str) -> None:
     view = playing()
-    view.press("t")
+    view.press(talk)
     for key in ("h", "q", "backspace", "i", " ", "日", "up"):
         assert view.press(key) == []
     assert view.typing == "hi 日"
@@ -250,7 +313,7 @@ def test_a_room_that_plays_something_else_is_noticed(wrong: str | bytes) -> None
 
 def test_several_packets_for_one_key_are_sent_one_by_one() -> None:
     app, link = start_app(playing())
-    app._send(app.game.press("enter"))
+    app._send(app.game.press(" "))
     assert link.sent == [packets.Attack(True, None), packets.Attack(False, None)]
 
 
@@ -288,11 +351,13 @@ def test_one_walks_builds_and_talks_in_a_terminal(
     screen.keys("x", "3")
     assert builds_a_wall(screen), screen.text()
     screen.wait_for("██")  # the wall, behind the bar of health
-    screen.keys("t")
+    screen.keys("Enter")
     screen.type("quiet here")
     screen.wait_for("say: quiet here_")
     screen.keys("Enter")
     screen.wait_for("ann: quiet here")
+    screen.keys("q")
+    screen.wait_for("Once more q")
     screen.keys("q")
     screen.wait_for("^exit 0$")
 
@@ -305,6 +370,8 @@ def test_a_small_terminal_without_colours_and_utf8_is_enough(
     command = client("sandbox", server, "ann", "plain")
     screen.start(*command, size=(40, 12), TERM="vt100", LC_ALL="C")
     screen.wait_for(r"^ ann +########## 100")
+    screen.wait_for("Enter or t +talk")
+    screen.keys("Escape")
     screen.wait_for("@ -")
     screen.resize(20, 6)
     screen.wait_for("Too small; 30x10")

@@ -5,6 +5,7 @@ const STEPS = {
   ArrowRight: [1, 0], KeyD: [1, 0],
   ArrowUp: [0, -1], KeyW: [0, -1],
   ArrowDown: [0, 1], KeyS: [0, 1],
+  Home: [-1, -1], PageUp: [1, -1], End: [-1, 1], PageDown: [1, 1],
 };
 const SEND_EVERY = 0.05; // seconds: one tick; more often is of no use
 const LEAST_TURN = 0.02; // radians that are worth telling
@@ -20,8 +21,8 @@ export class Controls {
   #striking = new Set(); // by what: "mouse", "key", "stick"
   #wait = 0;
 
-  /** `want` is {walk(angle or null), aim(angle), strike(active, angle), key(code)}; `centre()`
-      is where on the page the player is, as {clientX, clientY}. */
+  /** `want` is {walk(angle or null), aim(angle), strike(active, angle), key(code, key)};
+      `centre()` is where on the page the player is, as {clientX, clientY}. */
   constructor({ surface, moveStick, strikeStick, centre, want }) {
     this.#want = want;
     this.#watchKeys();
@@ -92,7 +93,7 @@ export class Controls {
       if (event.repeat) return;
       if (Object.hasOwn(STEPS, event.code)) this.#hold(event.code);
       else if (event.code === "Space") this.#strike("key", true);
-      else if (this.#want.key(event.code)) event.preventDefault();
+      else if (this.#want.key(event.code, event.key)) event.preventDefault();
     });
     window.addEventListener("keyup", ({ code }) => {
       if (this.#held.delete(code)) this.#tellWalk();

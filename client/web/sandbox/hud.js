@@ -4,9 +4,6 @@ import { night, oval } from "../shared/paint.js";
 import { RESOURCE_COLOURS, artOf, stamp } from "./art.js";
 import { WEAPONS } from "./character.js";
 
-const KEYS = ["1", "2", "3", "4", "5", "6", "7", "8", "9"]; // for buildings
-const FOOD_KEY = "Q";
-const WEAPON_KEY = "X";
 const PICTURES = { wood: "wood", food: "apple", stone: "rock", gold: "gold" };
 const TOAST = 4_000; // milliseconds
 const LEADERS = 10;
@@ -22,6 +19,7 @@ export class Hud {
   #world;
   #want;
   #shown = "";
+  #upgrades = []; // items that may be chosen
   #toastTimer = 0;
 
   /** `want` is {select(id), upgrade(id)}. */
@@ -51,8 +49,13 @@ export class Hud {
 
   /** What a key selects: the ID of an item, or undefined. */
   itemForKey(code, own) {
-    const slot = this.#slots(own).find(({ key }) => [`Key${key}`, `Digit${key}`].includes(code));
+    const slot = this.#slots(own).find(({ key }) => code === `Digit${key}`);
     return slot && this.#choice(slot.id, own);
+  }
+
+  /** The first of the weapons that may be chosen now, or undefined. */
+  get nextWeapon() {
+    return this.#upgrades[0]?.id;
   }
 
   /** Where a weapon is chosen that is in hand already, it is the next one that is wanted. */
@@ -99,6 +102,7 @@ export class Hud {
   showUpgrades(points) {
     const choice = points ? this.#world.items.filter(({ id, kind }) =>
       kind === "weapon" && !this.weapons.includes(id)) : [];
+    this.#upgrades = choice;
     $("upgrades").hidden = choice.length === 0;
     const buttons = choice.map((item) => {
       const button = this.#button(item);
@@ -110,12 +114,7 @@ export class Hud {
 
   /** The weapon, food, and buildings: there is one place for all weapons. */
   #slots(own) {
-    const { items } = this.#world;
-    const keys = [...KEYS];
-    const goods = this.goods.map((id) => {
-      return { id, key: items[id].kind === "building" ? keys.shift() : FOOD_KEY };
-    });
-    return [{ id: own.weapon, key: WEAPON_KEY }, ...goods];
+    return [own.weapon, ...this.goods].map((id, i) => ({ id, key: `${i + 1}` }));
   }
 
   #slot({ id, key, inHand, may, standing }, own) {
@@ -126,6 +125,8 @@ export class Hud {
     button.dataset.item = item.name;
     const cap = document.createElement("kbd");
     cap.textContent = key;
+    cap.setAttribute("aria-hidden", "true");
+    button.setAttribute("aria-keyshortcuts", key);
     button.append(cap);
     const price = this.#price(item);
     if (price) button.append(price);
@@ -143,10 +144,12 @@ export class Hud {
     button.type = "button";
     button.className = "slot";
     button.title = item.name;
+    const label = document.createElement("span");
+    label.className = "unseen";
     const costs = this.#world.resources.filter((name) => item[name]);
     const words = costs.map((name) => `${item[name]} ${name}`).join(", ");
-    button.setAttribute("aria-label", words ? `${item.name}: ${words}` : item.name);
-    button.append(this.#picture(item.name, item));
+    label.textContent = words ? `${item.name}: ${words}` : item.name;
+    button.append(label, this.#picture(item.name, item));
     return button;
   }
 
@@ -155,6 +158,7 @@ export class Hud {
     if (!costs.length) return null;
     const price = document.createElement("span");
     price.className = "price";
+    price.setAttribute("aria-hidden", "true"); // the button's words have it
     for (const name of costs) {
       const part = document.createElement("b");
       part.textContent = item[name];

@@ -2,7 +2,7 @@
 // packets (net/packets.py, and packets.js here). world.js keeps what it tells, view.js and hud.js
 // show it, controls.js says what the player wants. Here they meet.
 
-import { NamePrompt } from "../shared/name.js";
+import { NamePrompt, read, write } from "../shared/name.js";
 import { enterRoom, handleMessages } from "../shared/play.js";
 import { animate } from "../shared/stage.js";
 import { SKINS } from "./character.js";
@@ -17,6 +17,7 @@ const $ = (id) => document.getElementById(id);
 const PING_EVERY = 2_000; // milliseconds
 const MAP_EVERY = 250;
 const SKIN = "scalesocket.skin"; // where the chosen colour is remembered
+const KNOWN = "scalesocket.sandbox.keys"; // and that the keys have been shown
 
 const { room, connection } = enterRoom("island", { protocols: [SUBPROTOCOL], codec });
 const world = new World();
@@ -48,6 +49,7 @@ let leaders = [];
 
 handleMessages(connection, {
   init(message) {
+    world.forget();
     world.init(message);
     hud.showResources();
     if (prompt.name) spawn(prompt.name);
@@ -60,6 +62,7 @@ handleMessages(connection, {
     controls.reset();
     view.jump();
     prompt.hide();
+    if (!read("localStorage", KNOWN)) showHelp(true);
   },
   playerAdd({ player: [player] }) {
     world.introduce(player);
@@ -143,7 +146,7 @@ handleMessages(connection, {
 
 connection.addEventListener("state", () => {
   if (connection.state === "connected") return;
-  world.forget();
+  world.me = null; // the last picture stays, dimmed
   hud.reset();
   hud.showBar(null);
   view.plan = null;
@@ -169,14 +172,38 @@ function spawn(name) {
   connection.send({ t: "spawn", profile: { name, skin } });
 }
 
-/** Returns whether the key means something. */
-function pressKey(code) {
+/** Returns whether the key means something. The keys are those of the terminal, too
+    (client/sandbox.py); letters but those of W A S D do nothing that one would regret. */
+function pressKey(code, key) {
+  if (key === "?") return showHelp($("help").hidden);
+  if (code === "Escape") return showHelp(false);
   if (code === "Enter" || code === "NumpadEnter") return alive() ? openChat() : playAgain();
   if (!alive()) return false;
-  if (code === "KeyE") return toggleAuto();
+  if (code === "KeyT") return openChat();
+  if (code === "Digit0") return toggleAuto();
+  const weapon = key === "+" ? hud.nextWeapon : undefined;
+  if (weapon !== undefined) return connection.send({ t: "upgrade", id: weapon });
   const id = own() && hud.itemForKey(code, own());
-  return id !== undefined && connection.send({ t: "selectItem", id });
+  if (id !== undefined) return connection.send({ t: "selectItem", id });
+  if (/^\p{L}$/u.test(key)) hud.toast("Enter to talk, ? for the keys.");
+  return false;
 }
+
+function showHelp(shown) {
+  $("help").hidden = !shown;
+  $("help-open").setAttribute("aria-expanded", shown);
+  if (!shown) write("localStorage", KNOWN, "yes");
+  return true;
+}
+
+// Who has clicked goes on with the keys of the game; who has pressed a key is where they were.
+function helpClicked(shown, event) {
+  showHelp(shown);
+  if (event.detail > 0 || !shown) $("stage").focus();
+}
+
+$("help-open").addEventListener("click", (event) => helpClicked($("help").hidden, event));
+$("help-close").addEventListener("click", (event) => helpClicked(false, event));
 
 function playAgain() {
   if ($("join").hidden) return false;
