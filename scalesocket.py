@@ -115,6 +115,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.relay import Opening, Relays
+    from scalesocket.net.sockets import SocketFile
     from scalesocket.net.tap import Taps
     from scalesocket.net.workers import Supervisor, Worker
 
@@ -6272,113 +6273,31 @@ def listen_at(family: int, address: Any, both: bool) -> socket.socket:
     return listener
 
 
-def open_unix_listener(path: Path, mode: int) -> socket.socket:
-    """Listen at a Unix socket; a file that a dead server has left behind is removed.
-
-    Args:
-        path: of the socket.
-        mode: its permissions: who may connect.
-
-    Raises:
-        OSError: a server listens there, or there is a file that is no socket.
-    """
-    import fcntl  # as POSIX as Unix sockets are
-
-    listener = socket.socket(socket.AF_UNIX)
-    folder = -1
-    try:
-        folder = os.open(path.parent, os.O_RDONLY)
-        fcntl.flock(folder, fcntl.LOCK_EX)  # or two servers could both find the same file stale
-        remove_stale_socket(path)
-        before = os.umask(0o777)  # nobody may connect before the mode is set
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        path.chmod(mode)
-        listener.listen(4096)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        if folder >= 0:
-            os.close(folder)
-    return listener
-
-
-def remove_stale_socket(path: Path) -> None:
-    """Remove a Unix socket at which nobody listens.
-
-    Raises:
-        OSError: somebody does, or it is no socket.
-    """
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            if not path.is_socket():
-                raise OSError(errno.EEXIST, "there is a file that is no socket") from None
-            path.unlink()
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def identify(path: Path | None) -> tuple[int, int] | None:
-    """Return what tells a file from any other; None if there is none."""
-    with contextlib.suppress(OSError):
-        facts = path.lstat() if path else None
-        return (facts.st_dev, facts.st_ino) if facts else None
-    return None
-
-
-def remove_unix_socket(path: Path | None, ours: tuple[int, int] | None) -> None:
-    """Remove the file of our Unix socket, unless something else stands there by now."""
-    if path and ours and identify(path) == ours:
-        with contextlib.suppress(OSError):  # the folder may have been closed to us
-            path.unlink()
-
-
-def take_passed_listeners() -> Iterator[socket.socket]:
-    """Yield the listening sockets that systemd has opened for us (sd_listen_fds(3)), if any.
-
-    Raises:
-        OSError: a descriptor is no such socket.
-    """
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
-        return
-    count = os.environ.pop("LISTEN_FDS", "")
-    for number in range(3, 3 + int(count)) if re.fullmatch("[0-9]{1,4}", count) else ():
-        try:
-            listener = socket.socket(fileno=number)
-            yield listener
-            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                raise OSError(errno.EINVAL, "it does not listen")
-        except OSError as error:
-            error.filename = f"descriptor {number} of LISTEN_FDS"
-            raise
-        listener.set_inheritable(False)
-        listener.setblocking(False)
-
-
-def open_all_listeners(config: Config) -> list[socket.socket]:
+def open_all_listeners(config: Config) -> tuple[list[socket.socket], SocketFile | None]:
     """Return the sockets that systemd passed, or else those of --addr; and that of --unixsocket.
+
+    Returns:
+        The sockets, and the file of --unixsocket, which is to be removed at the end.
 
     Raises:
         OSError: one of them cannot be had; its `filename` says which. None stays open.
+        ConfigError: net/sockets.py is wanted, and is not there.
     """
+    listeners: list[socket.socket] = []
+    file = None
     with contextlib.ExitStack() as opened:
-        listeners = [opened.enter_context(listener) for listener in take_passed_listeners()]
+        if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
+            for listener in load_feature("sockets", "LISTEN_FDS").take_passed_listeners():
+                listeners.append(opened.enter_context(listener))
         for host, port in () if listeners else config.addr:
             for listener in open_listeners(host, port, alone=len(config.addr) == 1):
                 listeners.append(opened.enter_context(listener))
         if config.unixsocket:
-            listeners.append(open_unix_listener(config.unixsocket, config.unixmode))
+            sockets = load_feature("sockets", "--unixsocket")
+            listener, file = sockets.open_unix_listener(config.unixsocket, config.unixmode)
+            listeners.append(listener)
         opened.pop_all()
-    return listeners
+    return listeners, file
 
 
 def open_line_listeners(config: Config) -> list[socket.socket]:
@@ -8112,6 +8031,7 @@ class Server:
         self._line_door = LineDoor(config, self._reception)
         self._listeners: list[socket.socket] = []
         self._line_listeners: list[socket.socket] = []  # of --tcplisten
+        self._unix_file: SocketFile | None = None  # of --unixsocket
         self._taps: Taps | None = None
         self._worker: Worker | None = None  # which one this is, with --workers
         self._stopping = False
@@ -8128,14 +8048,13 @@ class Server:
         """
         set_stack_size(self._config.game)
         self._line_listeners = open_line_listeners(self._config)
-        self._listeners = open_all_listeners(self._config)
-        self._unix_file = identify(self._config.unixsocket)
+        self._listeners, self._unix_file = open_all_listeners(self._config)
         tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
         self._door.guard.is_local = all(map(is_loopback, tcp))
         try:
             self._tap()
         except ConfigError:
-            remove_unix_socket(self._config.unixsocket, self._unix_file)
+            self.remove_unix_socket()
             raise
         for listener in self._listeners:
             log.info("running at %s", describe_listener(listener))
@@ -8172,7 +8091,8 @@ class Server:
 
     def remove_unix_socket(self) -> None:
         """Remove the file of --unixsocket, if it is ours."""
-        remove_unix_socket(self._config.unixsocket, self._unix_file)
+        if self._unix_file is not None:
+            self._unix_file.remove()
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""

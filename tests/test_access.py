@@ -681,7 +681,7 @@ def test_45_a_live_socket_that_is_too_busy_to_accept_is_not_stolen(door: Path) -
 RACE = """
 import os, pathlib, socket, sys
 sys.path.insert(0, sys.argv[1])
-import scalesocket
+from scalesocket.net.sockets import open_unix_listener
 
 path = pathlib.Path(sys.argv[2])
 for _ in range(40):
@@ -697,7 +697,7 @@ for _ in range(40):
             os.close(starter), os.close(finisher)
             os.read(start, 1)
             try:
-                listener = scalesocket.open_unix_listener(path, 0o600)
+                listener = open_unix_listener(path, 0o600)
                 os.write(teller, b"1")
             except OSError:
                 os.write(teller, b"0")

@@ -150,6 +150,7 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
         ("--console",),
         ("--compress",),
         ("--trustproxy", "127.0.0.1"),
+        ("--unixsocket", "play.sock"),
     ],
 )
 def test_a_lone_copy_says_what_an_option_needs(
@@ -166,6 +167,22 @@ def test_a_lone_copy_says_what_an_option_needs(
     assert len(done.stderr.splitlines()) == 1
     assert " needs the folder net/ beside scalesocket.py" in done.stderr
     assert any(option in done.stderr for option in options if option.startswith("--"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process keeps its number when it runs another")
+def test_a_lone_copy_says_what_a_passed_socket_needs(copied_alone: Path) -> None:
+    program = (
+        "import os, sys; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    done = subprocess.run(
+        [*ALONE, "-c", program, *ALONE[1:], str(copied_alone), "cat"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "scalesocket: LISTEN_FDS needs the folder net/ beside scalesocket.py\n"
 
 
 def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) -> None:

@@ -1,0 +1,114 @@
+"""Listening elsewhere than at a port: at a Unix socket, or at what systemd has opened.
+
+A Unix socket (--unixsocket) is a file: it says who may connect by its permissions, stays behind
+when a server dies, and must be taken away when one ends. With socket activation systemd opens the
+listening sockets and passes them as descriptors, from 3 on (sd_listen_fds(3)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class SocketFile:
+    """The file of a Unix socket that this server listens at.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._identify()
+
+    def remove(self) -> None:
+        """Remove it, unless something else stands there by now."""
+        with contextlib.suppress(OSError):  # it is gone, or the folder has been closed to us
+            if self._identify() == self._identity:
+                self._path.unlink()
+
+    def _identify(self) -> tuple[int, int]:
+        """Return what tells a file from any other."""
+        facts = self._path.lstat()
+        return facts.st_dev, facts.st_ino
+
+
+def open_unix_listener(path: Path, mode: int) -> tuple[socket.socket, SocketFile]:
+    """Listen at a Unix socket; a file that a dead server has left behind is removed.
+
+    Args:
+        path: of the socket.
+        mode: its permissions: who may connect.
+
+    Raises:
+        OSError: a server listens there, or there is a file that is no socket.
+    """
+    import fcntl  # as POSIX as Unix sockets are
+
+    listener = socket.socket(socket.AF_UNIX)
+    folder = -1
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)  # or two servers could both find the same file stale
+        remove_stale_socket(path)
+        before = os.umask(0o777)  # nobody may connect before the mode is set
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        path.chmod(mode)
+        listener.listen(4096)
+        listener.setblocking(False)
+        return listener, SocketFile(path)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove a Unix socket at which nobody listens.
+
+    Raises:
+        OSError: somebody does, or it is no socket.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if not path.is_socket():
+                raise OSError(errno.EEXIST, "there is a file that is no socket") from None
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def take_passed_listeners() -> Iterator[socket.socket]:
+    """Yield the listening sockets that systemd has opened for this process, if any.
+
+    Raises:
+        OSError: a descriptor is no such socket.
+    """
+    count = os.environ.pop("LISTEN_FDS", "")
+    for number in range(3, 3 + int(count)) if re.fullmatch("[0-9]{1,4}", count) else ():
+        try:
+            listener = socket.socket(fileno=number)
+            yield listener
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.EINVAL, "it does not listen")
+        except OSError as error:
+            error.filename = f"descriptor {number} of LISTEN_FDS"
+            raise
+        listener.set_inheritable(False)
+        listener.setblocking(False)
