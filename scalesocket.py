@@ -269,19 +269,27 @@ class ConfigError(ScaleSocketError):
     """The operator's options cannot work; the program ends with status 2."""
 
 
-def load_feature(name: str, option: str) -> Any:
-    """Return the module of `net/` that an option needs: the one way from here to there.
-
-    Raises:
-        ConfigError: it is not there, as this file has been copied alone.
-    """
+def find_feature(name: str) -> Any:
+    """Return a module of `net/`, or None if this file has been copied alone."""
     module = f"scalesocket.net.{name}"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not module.startswith(error.name or " "):  # something else is missing: our own bug
             raise
-        raise ConfigError(f"{option} needs the folder net/ beside scalesocket.py") from None
+        return None
+
+
+def load_feature(name: str, option: str) -> Any:
+    """Return the module of `net/` that an option needs.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    module = find_feature(name)
+    if module is None:
+        raise ConfigError(f"{option} needs the folder net/ beside scalesocket.py")
+    return module
 
 
 # ==== 3. Frames ==========================================================================
@@ -3217,107 +3225,23 @@ def describe_client(client: Client, config: Config) -> dict[str, str]:
     return environment | claims
 
 
-# A program that prints into a pipe keeps what it has printed until some kilobytes have come
-# together. That "print is enough" takes one of these (--linebuffer), by the kind of program:
-#
-#   Python, Perl, mawk   a switch of their own
-#   the C library        coreutils' libstdbuf.so, preloaded, which sets stdio's buffers to lines;
-#                        programs that do without stdio do not notice
-#   others               a pseudo-terminal in raw mode for stdout alone: who has buffers of his own
-#                        writes line by line if isatty() says so. Input stays a pipe, so nothing
-#                        is echoed, and nothing changes on the way
-#
-# Go, Java, Node and Rust write each line at once anyway.
-
-
 class Launch(NamedTuple):
-    """How a program is started so that its output comes line by line."""
+    """How a program is started so that each line it prints comes at once."""
 
     command: tuple[str, ...]
-    variables: dict[str, str]
-    terminal: bool = False  # its stdout is to be a pseudo-terminal
-
-
-_FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
-_NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for those that take stdout for a person
+    variables: Mapping[str, str] = MappingProxyType({})
+    open_output: Callable[[], tuple[int, int]] | None = None  # gives both ends of its stdout
 
 
 def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:
-    """Return how to start the program, which has this environment otherwise (--linebuffer)."""
-    command = config.command
-    if config.linebuffer == "off" or config.binary or not POSIX:
-        return Launch(command, {})
-    perl = f"{environment.get('PERL5OPT', '')} {_FLUSH_IN_PERL}".strip()
-    variables = {"PERL5OPT": perl}
-    spelled = spell_interpreter(command)
-    program = os.path.basename(os.path.realpath(spelled[0]))
-    if program == "mawk":
-        command = (spelled[0], "-W", "interactive", *spelled[1:])
-    how = "terminal" if config.linebuffer == "on" else choose_line_buffer(spelled[0], program)
-    if how == "terminal":
-        return Launch(command, variables | _NO_COLOURS, not config.tcp)
-    if how:
-        preloaded = f"{environment.get('LD_PRELOAD', '')} {how}".strip()
-        ends_lines = b"\n" in config.delimiters and config.serverframe != "gwsocket"
-        variables |= {"LD_PRELOAD": preloaded, "_STDBUF_O": "L" if ends_lines else "0"}
-        # Its runtime refuses to start if anything has been loaded before it.
-        sanitizer = f"{environment.get('ASAN_OPTIONS', '')}:verify_asan_link_order=0".strip(":")
-        variables["ASAN_OPTIONS"] = sanitizer
-    return Launch(command, variables)
+    """Return how to start the program; `environment` is what it gets beside the plan's variables.
 
-
-def spell_interpreter(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a command with the interpreter before a script that names one in its first line."""
-    line, newline, _ = read_start(command[0]).partition(b"\n")
-    if not (line.startswith(b"#!") and newline and line[2:].strip()):
-        return command
-    words = os.fsdecode(line[2:].strip()).split(maxsplit=1)  # as the system does (execve(2))
-    if os.path.basename(words[0]) == "env":
-        words = [word for word in " ".join(words[1:]).split() if word != "-S"]
-        found = find_command(words[0]) if words else None
-        if found is None:
-            return command
-        words[0] = str(found)
-    return (*words, *command)
-
-
-def choose_line_buffer(path: str, program: str) -> str:
-    """Return the library to preload, or `terminal`, or nothing if the program needs neither.
-
-    Args:
-        path: of the program, or of a script's interpreter.
-        program: what it is really called, links resolved.
+    Python runs unbuffered. For other programs there is net/linebuffer.py (--linebuffer).
     """
-    head, library = read_start(path), find_stdbuf()
-    if sys.platform != "linux" or not head.startswith(b"\x7fELF") or program.startswith("python"):
-        return ""
-    if re.fullmatch(r"(guile|ruby|runghc|runhaskell|tclsh)[\d.]*", program):
-        return "terminal"
-    kind = read_start(library)
-    same_machine = head[4:6] + head[18:20] == kind[4:6] + kind[18:20]
-    if same_machine and re.search(rb"/ld-linux|/ld64\.so", head):  # the loader of glibc
-        return library
-    return "" if b"Go\0\0" in head else "terminal"
-
-
-@functools.cache
-def find_stdbuf() -> str:
-    """Return the path of coreutils' libstdbuf.so, or nothing where there is none."""
-    stdbuf = find_command("stdbuf") or Path("/usr/bin/stdbuf")
-    for folder in ("libexec", "lib"):
-        path = str(stdbuf.resolve().parent.parent / folder / "coreutils" / "libstdbuf.so")
-        if os.path.isfile(path) and not re.search(r"[\s:]", path):  # which would be two
-            return path
-    return ""
-
-
-def read_start(path: str) -> bytes:
-    """Return the first 8 KiB of a file, or nothing if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(8 * KIB)
-    except OSError:
-        return b""
+    wanted = config.linebuffer != "off" and not config.binary and POSIX
+    module = find_feature("linebuffer") if wanted else None
+    launch: Launch = module.plan_launch(config, environment) if module else Launch(config.command)
+    return launch
 
 
 # ==== 10. Backends =======================================================================
@@ -3894,8 +3818,8 @@ class ProcessBackend(Backend):
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
         pipe = output = subprocess.PIPE
-        if self._plan.terminal:
-            self._terminal, output = open_output_terminal()
+        if self._plan.open_output is not None:
+            self._terminal, output = self._plan.open_output()
         try:
             popen = self._start_child(self._plan.command, environment, (pipe, output, pipe)).popen
         finally:
@@ -3998,15 +3922,6 @@ def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
         json.dumps({"stream": stream, "data": line.decode()}, ensure_ascii=False).encode()
         for line in payloads
     ]
-
-
-def open_output_terminal() -> tuple[int, int]:
-    """Return both ends of a pseudo-terminal that changes nothing of what is printed to it."""
-    import tty
-
-    master, slave = os.openpty()
-    tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
-    return master, slave
 
 
 def wait_writable(descriptor: int, timeout: float) -> bool:
@@ -8963,8 +8878,10 @@ def check_options(config: Config) -> None:
     for text, applies in contradictions.items():
         if applies:
             raise ConfigError(text)
-    if "gwsocket" in framings:  # a room is too late to miss it
+    if "gwsocket" in framings:  # what is missing is said now, and not when a room needs it
         load_feature("gwsocket", "--frame=gwsocket")
+    if config.linebuffer == "on":
+        load_feature("linebuffer", "--linebuffer=on")
     if config.workers > 1:
         check_workers(config)
 

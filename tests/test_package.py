@@ -142,6 +142,7 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
         ("--frame=gwsocket",),
         ("--tcp",),
         ("--pty",),
+        ("--linebuffer=on",),
         ("--cors", "any"),
         ("--api", "--peers", "10.0.0.1:9000"),
         ("--workers", "2"),

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scalesocket.net import linebuffer
+from scalesocket.net.linebuffer import find_stdbuf, plan_launch
 
 import scalesocket
-from scalesocket import Config, plan_launch
+from scalesocket import Config
 from tests.support import TEXT, RawClient, encode_client_frame, serve, wait_until
 
 pytestmark = [
@@ -284,27 +286,27 @@ def binary(folder: Path, *pieces: bytes, machine: bytes = b"\xff\xff") -> str:
 
 
 def test_programs_that_cannot_take_the_library_get_a_terminal(tmp_path: Path) -> None:
-    assert plan(binary(tmp_path, b"nothing")).terminal
-    assert plan(binary(tmp_path, b"/lib/ld-musl-x86_64.so.1\0")).terminal
-    assert plan(binary(tmp_path, b"/lib/ld-linux.so.2\0")).terminal  # of another machine
+    assert plan(binary(tmp_path, b"nothing")).open_output
+    assert plan(binary(tmp_path, b"/lib/ld-musl-x86_64.so.1\0")).open_output
+    assert plan(binary(tmp_path, b"/lib/ld-linux.so.2\0")).open_output  # of another machine
 
 
 def test_go_needs_nothing(tmp_path: Path) -> None:
     launch = plan(binary(tmp_path, b"\4\0\0\0Go\0\0buildid"))
-    assert not launch.terminal
+    assert not launch.open_output
     assert "LD_PRELOAD" not in launch.variables
 
 
 def test_where_there_is_no_library_a_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalesocket, "find_stdbuf", lambda: "")
-    assert plan(shutil.which("cat") or "").terminal
-    assert not plan(sys.executable).terminal
+    monkeypatch.setattr(linebuffer, "find_stdbuf", lambda: "")
+    assert plan(shutil.which("cat") or "").open_output
+    assert not plan(sys.executable).open_output
 
 
 def test_the_library_of_the_machine_is_found() -> None:
     if not os.path.exists("/usr/bin/stdbuf"):
         pytest.skip("stdbuf is not installed")
-    assert os.path.isfile(scalesocket.find_stdbuf())
+    assert os.path.isfile(find_stdbuf())
 
 
 # ==== Letters of the whole world ===========================================

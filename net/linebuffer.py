@@ -1,0 +1,119 @@
+"""How a program that is not written in Python prints line by line (`--linebuffer`).
+
+A program that prints into a pipe keeps what it has printed until some kilobytes have come
+together. What helps against that depends on the kind of program:
+
+    Perl, mawk      a switch of their own
+    the C library   coreutils' libstdbuf.so, preloaded: it sets stdio's buffers to lines, and
+                    programs that do not use stdio do not notice
+    others          a pseudo-terminal in raw mode for stdout alone: programs with buffers of
+                    their own write line by line if isatty() says so. Input stays a pipe, so
+                    nothing is echoed, and nothing changes on the way
+
+Go, Java, Node and Rust write each line at once anyway, and the server runs Python unbuffered.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from scalesocket import KIB, Config, Launch, find_command
+
+_FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
+_NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for programs that take stdout for a person
+
+
+def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:
+    """Return how to start the program.
+
+    Args:
+        config: which program, and how it is connected.
+        environment: what it gets beside the variables of the plan.
+    """
+    command = config.command
+    perl = f"{environment.get('PERL5OPT', '')} {_FLUSH_IN_PERL}".strip()
+    variables = {"PERL5OPT": perl}
+    spelled = spell_interpreter(command)
+    program = os.path.basename(os.path.realpath(spelled[0]))
+    if program == "mawk":
+        command = (spelled[0], "-W", "interactive", *spelled[1:])
+    how = "terminal" if config.linebuffer == "on" else choose_line_buffer(spelled[0], program)
+    if how == "terminal":
+        opens = None if config.tcp else open_output_terminal
+        return Launch(command, variables | _NO_COLOURS, opens)
+    if how:
+        preloaded = f"{environment.get('LD_PRELOAD', '')} {how}".strip()
+        ends_lines = b"\n" in config.delimiters and config.serverframe != "gwsocket"
+        variables |= {"LD_PRELOAD": preloaded, "_STDBUF_O": "L" if ends_lines else "0"}
+        # With AddressSanitizer a program refuses to start if anything was loaded before that.
+        sanitizer = f"{environment.get('ASAN_OPTIONS', '')}:verify_asan_link_order=0".strip(":")
+        variables["ASAN_OPTIONS"] = sanitizer
+    return Launch(command, variables)
+
+
+def spell_interpreter(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command with the interpreter before a script that names one in its first line."""
+    line, newline, _ = read_start(command[0]).partition(b"\n")
+    if not (line.startswith(b"#!") and newline and line[2:].strip()):
+        return command
+    words = os.fsdecode(line[2:].strip()).split(maxsplit=1)  # as the system does (execve(2))
+    if os.path.basename(words[0]) == "env":
+        words = [word for word in " ".join(words[1:]).split() if word != "-S"]
+        found = find_command(words[0]) if words else None
+        if found is None:
+            return command
+        words[0] = str(found)
+    return (*words, *command)
+
+
+def choose_line_buffer(path: str, program: str) -> str:
+    """Return the library to preload, or `terminal`, or nothing if the program needs neither.
+
+    Args:
+        path: of the program, or of a script's interpreter.
+        program: what it is really called, links resolved.
+    """
+    head, library = read_start(path), find_stdbuf()
+    if sys.platform != "linux" or not head.startswith(b"\x7fELF") or program.startswith("python"):
+        return ""
+    if re.fullmatch(r"(guile|ruby|runghc|runhaskell|tclsh)[\d.]*", program):
+        return "terminal"
+    kind = read_start(library)
+    same_machine = head[4:6] + head[18:20] == kind[4:6] + kind[18:20]
+    if same_machine and re.search(rb"/ld-linux|/ld64\.so", head):  # the loader of glibc
+        return library
+    return "" if b"Go\0\0" in head else "terminal"
+
+
+@functools.cache
+def find_stdbuf() -> str:
+    """Return the path of coreutils' libstdbuf.so, or nothing where there is none."""
+    stdbuf = find_command("stdbuf") or Path("/usr/bin/stdbuf")
+    for folder in ("libexec", "lib"):
+        path = str(stdbuf.resolve().parent.parent / folder / "coreutils" / "libstdbuf.so")
+        if os.path.isfile(path) and not re.search(r"[\s:]", path):  # which would be two
+            return path
+    return ""
+
+
+def read_start(path: str) -> bytes:
+    """Return the first 8 KiB of a file, or nothing if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8 * KIB)
+    except OSError:
+        return b""
+
+
+def open_output_terminal() -> tuple[int, int]:
+    """Return both ends of a pseudo-terminal that changes nothing of what is printed to it."""
+    import tty
+
+    master, slave = os.openpty()
+    tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
+    return master, slave
