@@ -180,7 +180,6 @@ DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has been closed
-REAP_INTERVAL = 1.0  # seconds between two looks for what children have left behind
 
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
@@ -3470,15 +3469,16 @@ class ChildProcess:
         return True
 
     def stop(self, end_input: Callable[[], None]) -> None:
-        """Stop the child, gently first, and whatever it has started (STOP_STEPS)."""
+        """Stop the child, gently first, and what it has started (STOP_STEPS)."""
         end_input()
         for signal_number, patience in STOP_STEPS:
             if signal_number:
                 self.signal_group(signal_number)
             if self.wait(patience + self._grace):
                 break
-        self._stop_descendants()
-        stop_orphans(self._marker, self._grace)
+        self._stop_group()
+        if (descendants := find_feature("descendants")) is not None:
+            descendants.stop_orphans(self._marker, self._grace)
 
     def end_input(self) -> None:
         """Close its stdin, and let it read what is left there, for as long as it reads on."""
@@ -3521,8 +3521,11 @@ class ChildProcess:
             return False
         return True
 
-    def _stop_descendants(self) -> None:
-        """Stop what the child has left behind in its group, which keeps the number reserved."""
+    def _stop_group(self) -> None:
+        """Stop what the child has left behind in its group, which keeps the number reserved.
+
+        What it has started in a session of its own is for net/descendants.py.
+        """
         for signal_number, patience in STOP_STEPS[2:]:
             if not self.signal_group(signal_number):
                 return
@@ -3549,69 +3552,6 @@ def count_unread(pipe: int) -> int:
     import termios
 
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
-# A program may start another in a session of its own, which no signal to its group reaches. When
-# its parent ends, such a process becomes ours, as if we were the first of all processes (Linux).
-# It is told by the variable UNIQUE_ID, which it has inherited.
-_orphans = threading.Lock()  # who holds it may reap and signal them: their numbers stay theirs
-_elder: frozenset[int] | None = None  # children from before, of what this process was; None: off
-
-
-def adopt_orphans() -> None:
-    """Have what programs leave behind left to us, also where we are not the first process."""
-    global _elder
-    if sys.platform != "linux" or not POSIX:
-        return
-    with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-        _elder = frozenset(list_orphans())
-
-
-def list_orphans() -> list[int]:
-    """Return the children of the main thread: it starts none, but gets all that are left to us."""
-    path = f"/proc/self/task/{os.getpid()}/children"
-    try:
-        with open(path) as file:
-            return [pid for pid in map(int, file.read().split()) if pid not in (_elder or ())]
-    except OSError:  # a kernel that does not say
-        return []
-
-
-def signal_orphans(marker: bytes, signal_number: int) -> bool:
-    """Reap orphans that have ended, signal those with a marker; return whether there are any."""
-    found = False
-    with _orphans:
-        for pid in list_orphans() if _elder is not None else ():
-            with contextlib.suppress(OSError):  # of another user
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
-                    continue
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    if marker in b"\0" + file.read():
-                        found = True
-                        os.kill(pid, signal_number)
-    return found
-
-
-def kill_orphans() -> None:
-    """Kill all orphans, also those that become so as what has started them ends."""
-    for _ in range(10 if _elder is not None else 0):
-        signal_orphans(b"", STOP_STEPS[-1][0])
-        time.sleep(0.01)
-
-
-def stop_orphans(marker: bytes, grace: float) -> None:
-    """Stop orphans with a marker, as the last steps stop a child."""
-    for signal_number, patience in STOP_STEPS[2:]:
-        deadline = time.monotonic() + patience + grace
-        left = signal_orphans(marker, signal_number)
-        while left and time.monotonic() < deadline:
-            time.sleep(0.01)
-            left = signal_orphans(marker, 0)
-        if not left:
-            return
 
 
 _FILE_LIMIT: tuple[int, int] | None = None  # as it was before `raise_file_limit`
@@ -7949,6 +7889,7 @@ class Server:
         self._unix_file: SocketFile | None = None  # of --unixsocket
         self._taps: Taps | None = None
         self._worker: Worker | None = None  # which one this is, with --workers
+        self._descendants = find_feature("descendants") if config.command else None
         self._stopping = False
         self._restarting = False  # --drain comes before the end
         self._drained_at = 0.0  # when it is to be over
@@ -7996,8 +7937,6 @@ class Server:
         ports = worker.share_ports(self._config.tcpports)
         self._registry.make_backend = choose_backend(replace(self._config, tcpports=ports))
         self._unix_file = None  # it is not ours to remove
-        if self._config.command:
-            adopt_orphans()
 
     def close_listeners(self) -> None:
         """Listen no more; for who has only opened them for others."""
@@ -8019,8 +7958,8 @@ class Server:
         if self._config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
             self._timer.call_later(self._config.ping / 4, self._check_peers)
-        if _elder is not None:
-            self._timer.call_later(REAP_INTERVAL, self._reap)
+        if self._descendants is not None:
+            self._descendants.adopt_orphans(self._timer)
         game = self._config.game
         small = game is not None and not asks_game(game)  # nothing of it runs on a reader
         lobby = Lobby(self._reception.turnstile, self._timer, small=small)
@@ -8087,7 +8026,8 @@ class Server:
         """End all children at once; for when draining takes too long."""
         for room in self._registry.totals()[3]:
             room.kill()
-        kill_orphans()
+        if self._descendants is not None:
+            self._descendants.kill_orphans()
 
     def _heed_signal(self) -> None:
         """Begin to drain, if a signal has asked for it; on the main thread, which may lock."""
@@ -8119,7 +8059,8 @@ class Server:
         if waiting:
             size = sum(connection.backlog_size for connection in waiting)
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
-        stop_orphans(b"", self._config.closegrace)  # also those that have dropped the marker
+        if self._descendants is not None:  # also those that have dropped the marker
+            self._descendants.stop_orphans(b"", self._config.closegrace)
         if self._config.cache_size:
             self._registry.archive.stop()
         self._sender.stop()
@@ -8144,12 +8085,6 @@ class Server:
         log.log(logging.INFO if self._worker is None else logging.DEBUG, text, *values)
 
     # -- the timer --
-
-    def _reap(self) -> None:
-        """Let no process that a program has left behind stay a zombie."""
-        signal_orphans(b"\0", 0)
-        if not self._reception.stopping:
-            self._timer.call_later(REAP_INTERVAL, self._reap)
 
     def _check_peers(self) -> None:
         """Ping who has been silent for an interval; close who has been for two (--ping)."""
@@ -9432,8 +9367,6 @@ def serve(config: Config) -> int:
     try:
         if supervisor is not None:
             return supervisor.run()
-        if config.command:
-            adopt_orphans()
         server.run()
     except KeyboardInterrupt:
         server.kill()

@@ -24,6 +24,8 @@ from tests.support import (
     with_constants,
 )
 
+DESCENDANTS = "scalesocket.net.descendants"
+
 pytestmark = [
     pytest.mark.slow,  # many servers are started here; --quick leaves them out
     pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell"),
@@ -115,7 +117,7 @@ LITTER = "for i in 1 2 3; do (setsid sh -c 'exec sleep 0.1' &); done; echo done;
 
 
 def test_what_a_program_leaves_behind_is_reaped_while_it_runs() -> None:
-    with serve(*shell(LITTER), command=with_constants(REAP_INTERVAL=0.1)) as server:
+    with serve(*shell(LITTER), command=with_constants(DESCENDANTS, REAP_INTERVAL=0.1)) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "done"
             wait_until(lambda: len(server.children()) == 1)
@@ -127,7 +129,7 @@ def test_what_a_program_leaves_behind_is_reaped_while_it_runs() -> None:
 def test_exit_statuses_are_not_stolen() -> None:
     """Repeated, as the one who waits for a program and the one who reaps could race."""
     script = f"{LITTER.partition('echo')[0]} exit 7"
-    with serve(*shell(script), command=with_constants(REAP_INTERVAL=0.001)) as server:
+    with serve(*shell(script), command=with_constants(DESCENDANTS, REAP_INTERVAL=0.001)) as server:
         for index in range(30):
             with RawClient.connect(server, f"room-{index}") as client:
                 code, reason = client.wait_close()
@@ -141,7 +143,7 @@ def test_as_the_first_process_of_a_container_it_leaves_no_zombies() -> None:
         unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"]).returncode != 0:
         pytest.skip("no process may have a table of its own here")
-    command = [*unshare, *with_constants(REAP_INTERVAL=0.1)]
+    command = [*unshare, *with_constants(DESCENDANTS, REAP_INTERVAL=0.1)]
     with serve(*shell(LITTER), command=command) as server:
         (first,) = server.children()
         with RawClient.connect(server) as client:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE, ROOT, SCRIPT, RawClient, serve
+from tests.support import PATIENCE, ROOT, SCRIPT, RawClient, read_process, serve, wait_until
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
@@ -134,6 +134,17 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
         with RawClient.connect(server, "lobby") as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
+
+
+def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> None:
+    """In the program's process group: sessions of their own are for net/descendants.py."""
+    script = "sleep 1000 & echo $!; exec cat"
+    with serve("sh", "--", "-c", script, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            started = int(client.receive_text())
+            assert read_process(started) is not None
+            client.close()
+        wait_until(lambda: (process := read_process(started)) is None or process.state == "Z")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""What a child has left behind: processes in sessions of their own.
+
+A program may start another in a session of its own, and no signal to the program's process group
+reaches that one. When its parent ends, Linux leaves such a process to us, as if we were the first
+of all processes (PR_SET_CHILD_SUBREAPER). We tell whose it is by the variable UNIQUE_ID, which it
+has inherited from its child.
+
+This is used whenever it is there. On other systems than Linux it does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+from scalesocket import POSIX, STOP_STEPS, Timer
+
+REAP_INTERVAL = 1.0  # seconds between two looks for orphans that have ended
+
+_lock = threading.Lock()  # who holds it may reap and signal orphans: their numbers stay theirs
+_elder: frozenset[int] | None = None  # children that we had before; None: we adopt nobody
+
+
+def adopt_orphans(timer: Timer) -> None:
+    """Have what children leave behind left to us, and reap it from now on."""
+    global _elder
+    if sys.platform != "linux" or not POSIX:
+        return
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        _elder = frozenset(list_orphans())
+
+    def reap() -> None:
+        timer.call_later(REAP_INTERVAL, reap)
+        signal_orphans(b"\0", 0)
+
+    reap()
+
+
+def list_orphans() -> list[int]:
+    """Return the children of the main thread, which starts none: what is there was left to us."""
+    path = f"/proc/self/task/{os.getpid()}/children"
+    try:
+        with open(path) as file:
+            return [pid for pid in map(int, file.read().split()) if pid not in (_elder or ())]
+    except OSError:  # a kernel that does not say
+        return []
+
+
+def signal_orphans(marker: bytes, signal_number: int) -> bool:
+    """Reap orphans that have ended, and signal those with a marker in their environment.
+
+    Return whether there are any with that marker.
+    """
+    found = False
+    with _lock:
+        for pid in list_orphans() if _elder is not None else ():
+            with contextlib.suppress(OSError):  # of another user
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                    continue
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    if marker in b"\0" + file.read():
+                        found = True
+                        os.kill(pid, signal_number)
+    return found
+
+
+def kill_orphans() -> None:
+    """Kill all orphans, and those that become orphans by that."""
+    for _ in range(10 if _elder is not None else 0):
+        signal_orphans(b"", STOP_STEPS[-1][0])
+        time.sleep(0.01)
+
+
+def stop_orphans(marker: bytes, grace: float) -> None:
+    """Stop orphans with a marker in their environment, by the last two of STOP_STEPS."""
+    for signal_number, patience in STOP_STEPS[2:]:
+        deadline = time.monotonic() + patience + grace
+        left = signal_orphans(marker, signal_number)
+        while left and time.monotonic() < deadline:
+            time.sleep(0.01)
+            left = signal_orphans(marker, 0)
+        if not left:
+            return
