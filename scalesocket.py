@@ -110,10 +110,10 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-    from scalesocket.net.cluster import Peers
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
+    from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.sockets import SocketFile
     from scalesocket.net.tap import Taps
@@ -5423,8 +5423,8 @@ class RoomRegistry:
 
 
 # ==== 12. Plain HTTP =====================================================================
-# The same port answers ordinary requests: files of --staticdir, the rooms for a lobby, metrics
-# and health for whoever runs it. Each is a function from a request to a response.
+# The same port answers ordinary requests: files of --staticdir, the rooms for a lobby, health
+# for whoever runs it. Each is a function from a request to a response.
 
 
 def json_response(text: str, status: int = 200) -> Response:
@@ -5656,9 +5656,6 @@ class RoomsApi:
         kind = "game" if config.game else "terminal" if config.pty else "program"
         about = {"version": __version__, "target": config.target, "kind": kind}
         self._about = json.dumps(about)
-        self._peers = make_peers(config)
-        if self._peers is not None:
-            registry.relays = make_relays(self._peers, registry, config)
 
     def respond(self, request: Request) -> Response:
         """Answer `/api/`, `/api/rooms/`, `/api/<ROOM>/` or `/api/<ROOM>/<METRIC>`.
@@ -5670,137 +5667,31 @@ class RoomsApi:
             return json_response(self._about)
         parts = [urllib.parse.unquote(part) for part in request.path.strip("/").split("/")[1:]]
         if parts == ["rooms"]:
-            return json_response(f"[{', '.join(self._list_rooms(request.query))}]")
-        room = self._registry.find(parts[0]) if 1 <= len(parts) <= 2 else None
-        if room is not None:
-            metrics = {"": self._describe(room), "metadata": room.metadata}
-            metrics["connections"] = str(len(room.seats))
-        elif self._peers is None or not (metrics := self._peers.describe(parts[0])):
+            return json_response(f"[{', '.join(self.list_rooms(request.query))}]")
+        metrics = self.describe(parts[0]) if 1 <= len(parts) <= 2 else {}
+        if not metrics:
             raise HandshakeError(404, "no such room")
-        if parts[-1] not in metrics and len(parts) == 2:
+        metric = parts[1] if len(parts) == 2 else ""
+        if metric not in metrics:
             raise HandshakeError(404, "the metrics of a room are connections and metadata")
-        return json_response(metrics[parts[1] if len(parts) == 2 else ""])
+        return json_response(metrics[metric])
 
-    def _list_rooms(self, query: str) -> list[str]:
-        """Return this node's rooms and, unless it is asked for `local` ones, those of --peers.
+    def list_rooms(self, query: str) -> list[str]:
+        """Return the rooms, each as a JSON object; `query` is the request's."""
+        return [self._spell(room) for room in self._registry.listing()]
 
-        A peer that looks for one `room` is told whether it is here.
-        """
-        relays = self._registry.relays
-        match urllib.parse.parse_qs(query):
-            case {"local": [asker], "room": [name]} if relays is not None:
-                return relays.describe(name, asker)
-        if self._peers is not None and self._peers.is_asked_by_itself(query):
-            return []
-        rooms = [self._describe(room) for room in self._registry.listing()]
-        if self._peers is not None and query.partition("=")[0] != "local":
-            rooms += self._peers.rooms()
-        return rooms
+    def describe(self, name: str) -> dict[str, str]:
+        """Return the metrics of a room, "" for all together; nothing if there is no such room."""
+        room = self._registry.find(name)
+        if room is None:
+            return {}
+        connections = str(len(room.seats))
+        return {"": self._spell(room), "metadata": room.metadata, "connections": connections}
 
     @staticmethod
-    def _describe(room: Room) -> str:
+    def _spell(room: Room) -> str:
         facts = {"name": room.name, "connections": len(room.seats)}
         return f'{json.dumps(facts)[:-1]}, "metadata": {room.metadata}}}'
-
-
-class Metrics:
-    """Numbers for whoever watches the server, in the OpenMetrics text format 1.0 (--metrics)."""
-
-    CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-    def __init__(self, registry: RoomRegistry) -> None:
-        self._registry = registry
-
-    def respond(self, _request: Request) -> Response:
-        """Return all metrics."""
-        text = "".join(self._families()) + "# EOF\n"
-        return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
-
-    def _families(self) -> Iterator[str]:
-        traffic, counts, visits, rooms = self._registry.totals()
-        seats: Counter[str] = Counter()
-        for room in rooms:
-            seats[room.name] += len(room.seats)
-        connections = [client.connection for room in rooms for client in list(room.seats)]
-        name = "websocket_connections"
-        yield self._family(name, "counter", "Clients that have joined.", visits)
-        yield self._family(f"{name}_open", "gauge", "Clients that are there.", seats)
-        yield self._family("messages_received", "counter", "From clients.", traffic.messages_in)
-        yield self._family("messages_sent", "counter", "To clients.", traffic.messages_out)
-        yield self._family("received_bytes", "counter", "From clients.", traffic.bytes_in, "bytes")
-        yield self._family("sent_bytes", "counter", "To clients.", traffic.bytes_out, "bytes")
-        yield self._family(
-            "messages_dropped", "counter", "Messages that could not be used.", traffic.dropped
-        )
-        yield self._family(
-            "slow_clients_closed", "counter", "Clients that did not read.", traffic.slow_closed
-        )
-        text = "Connections over --maxperaddr."
-        yield self._family("address_refusals", "counter", text, counts["refused_by_address"])
-        yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
-        if (relays := self._registry.relays) is not None:
-            name, text = "relayed_connections", "Clients passed through to other nodes"
-            yield self._family(name, "counter", f"{text}.", relays.total)
-            yield self._family(f"{name}_open", "gauge", f"{text}, now.", relays.count)
-        for verb in ("started", "exited"):
-            number = counts[f"children_{verb}"]
-            yield self._family(f"children_{verb}", "counter", f"Children {verb}.", number)
-        inbox = sum(room.inbox.size for room in rooms)
-        yield self._family("inbox_bytes", "gauge", "Waiting for backends.", inbox, "bytes")
-        backlog = sum(connection.backlog_size for connection in connections)
-        yield self._family("backlog_bytes", "gauge", "Waiting for clients.", backlog, "bytes")
-        yield from self._describe_history(rooms)
-        dropped = sum(getattr(handler, "dropped", 0) for handler in log.handlers)
-        text = "Lines of the log that nobody read in time."
-        yield self._family("log_lines_dropped", "counter", text, dropped)
-        yield from self._describe_ticks(traffic)
-
-    def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
-        """Yield what is kept for newcomers, and what they are yet to get of it."""
-        archive = self._registry.archive
-        left = sum(room.audience.bytes_left() for room in rooms)
-        yield self._family("history_bytes", "gauge", "Kept for newcomers.", archive.size, "bytes")
-        yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
-        text = "Messages of histories that outgrew --cachebytes."
-        yield self._family("history_messages_dropped", "counter", text, archive.dropped)
-
-    def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
-        """Yield how punctual in-process games are."""
-        yield self._histogram("tick_seconds", "How long a tick took.", traffic.tick_times)
-        lateness = traffic.tick_lateness
-        yield self._histogram("tick_lateness_seconds", "How late a tick began.", lateness)
-        late = f"Ticks over {LATE_TICK} s late."
-        yield self._family("ticks_late", "counter", late, traffic.ticks_late)
-        skipped = "Ticks left out after a delay."
-        yield self._family("ticks_skipped", "counter", skipped, traffic.ticks_skipped)
-
-    @staticmethod
-    def _histogram(name: str, text: str, histogram: Histogram) -> str:
-        name = f"scalesocket_{name}"
-        lines = [f"# TYPE {name} histogram", f"# UNIT {name} seconds", f"# HELP {name} {text}"]
-        below = 0
-        for bound, count in zip(histogram.BOUNDS, histogram.counts, strict=True):
-            below += count
-            label = "+Inf" if bound == math.inf else bound
-            lines.append(f'{name}_bucket{{le="{label}"}} {below}')
-        lines += [f"{name}_count {below}", f"{name}_sum {histogram.total}"]
-        return "\n".join(lines) + "\n"
-
-    @staticmethod
-    def _family(
-        name: str, kind: str, text: str, value: int | Mapping[str, int], unit: str = ""
-    ) -> str:
-        name = f"scalesocket_{name}"
-        lines = [f"# TYPE {name} {kind}", *([f"# UNIT {name} {unit}"] if unit else [])]
-        lines.append(f"# HELP {name} {text}")
-        sample = f"{name}_total" if kind == "counter" else name
-        if isinstance(value, int):
-            lines.append(f"{sample} {value}")
-        else:
-            for room, number in sorted(value.items()):
-                label = room.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-                lines.append(f'{sample}{{room="{label}"}} {number}')
-        return "\n".join(lines) + "\n"
 
 
 class HttpSite:
@@ -5814,10 +5705,18 @@ class HttpSite:
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
         self._files = StaticFiles(config.staticdir, config.spa) if config.staticdir else None
-        self._api = RoomsApi(registry, config) if config.api else None
-        self._metrics = Metrics(registry) if config.metrics else None
+        self._api: RoomsApi | None = None
+        self._metrics: Metrics | None = None
+        self.console: Console | None = None
+        if config.peers:
+            self._api = load_feature("peers_api", "--peers").PeersApi(registry, config)
+        elif config.api:
+            self._api = RoomsApi(registry, config)
+        if config.metrics:
+            self._metrics = load_feature("metrics", "--metrics").Metrics(registry)
+        if config.console is not None:
+            self.console = load_feature("console", "--console").Console(config, registry)
         self.worker: Worker | None = None  # with --workers: what asks the others
-        self.console = make_console(config, registry)
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
         """Return the response to a request of a peer.
@@ -5857,54 +5756,6 @@ class HttpSite:
         if part is None:
             raise HandshakeError(404, "nothing here")
         return part.respond(request)
-
-
-def make_console(config: Config, registry: RoomRegistry) -> Console | None:
-    """Return what answers below `/console/`, with --console.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if config.console is None:
-        return None
-    console: Console = load_feature("console", "--console").Console(config, registry)
-    return console
-
-
-def make_cors(config: Config) -> Cors | None:
-    """Return what lets pages from elsewhere read what is served, with --cors.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if not config.cors:
-        return None
-    cors: Cors = load_feature("cors", "--cors").Cors(config.cors)
-    return cors
-
-
-def make_relays(peers: Peers, registry: RoomRegistry, config: Config) -> Relays:
-    """Return what finds rooms on other nodes.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    make = load_feature("relay", "--peers").Relays
-    relays: Relays = make(peers, registry.is_open, config.ping)
-    return relays
-
-
-def make_peers(config: Config) -> Peers | None:
-    """Return the other nodes, with --peers.
-
-    Raises:
-        ConfigError: what asks them is not there, or their addresses cannot be any.
-    """
-    if not config.peers:
-        return None
-    make = load_feature("cluster", "--peers").Peers
-    peers: Peers = make(config.peers, log.warning, base=config.basepath)
-    return peers
 
 
 # ==== 13. Server =========================================================================
@@ -6576,36 +6427,6 @@ def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
     return claims.pop("user", ""), claims
 
 
-def make_taps(config: Config) -> Taps | None:
-    """Return what listens in on connections (--pcap, --trace), if anything is to.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if not config.pcap and config.trace is None:
-        return None
-    recorder = tracer = None
-    try:
-        if config.pcap:
-            pcapng = load_feature("pcapng", "--pcap")
-            if config.pcap == "-" and sys.stdout.isatty():
-                raise ConfigError("--pcap - writes bytes, and not to a terminal")
-            recorder = pcapng.Recorder(
-                config.pcap,
-                max_size=config.pcapsize,
-                max_files=config.pcapfiles,
-                waits=config.pcapfull == "wait",
-                software=f"ScaleSocket {__version__}",
-            )
-        if config.trace is not None:
-            stream = sys.stderr if config.pcap == "-" else sys.stdout
-            tracer = load_feature("trace", "--trace").Tracer(stream, config.trace)
-    except OSError as error:
-        raise ConfigError(f"--pcap {config.pcap}: {error.strerror or error}") from None
-    taps: Taps = load_feature("tap", "--trace").Taps(recorder=recorder, tracer=tracer)
-    return taps
-
-
 class Turnstile:
     """Counts connections of any kind against --maxconns, and those of an address (--maxperaddr).
 
@@ -7063,10 +6884,12 @@ class HttpDoor(Door):
         super().__init__(config, reception)
         self._site = site
         self.guard = PageGuard(config, self._proxies)
-        self._cors: Cors | None = make_cors(config)
         self._negotiate: Negotiate | None = None
         if config.compress:
             self._negotiate = load_feature("deflate", "--compress").negotiate
+        self._cors: Cors | None = None
+        if config.cors:
+            self._cors = load_feature("cors", "--cors").Cors(config.cors)
         self._told = ToldOnce()
         self._tls_context = load_certificates(config)
 
@@ -7921,12 +7744,13 @@ class Server:
             log.info("open %s", describe_url(host, port, self._config))
 
     def _tap(self) -> None:
-        self._taps = make_taps(self._config)
-        if self._taps is None:
+        if not self._config.pcap and self._config.trace is None:
             return
+        option = "--pcap" if self._config.pcap else "--trace"
+        self._taps = taps = load_feature("tap", option).make_taps(self._config)
         try:
             for door in (self._door, self._line_door):
-                door.tap(self._taps)
+                door.tap(taps)
         except OSError as error:
             raise ConfigError(f"cannot record the keys of TLS here: {error}") from None
 
@@ -8795,6 +8619,7 @@ def check_options(config: Config) -> None:
         )
         and config.linebuffer == "on",
         "--linebuffer=on needs a POSIX system": config.linebuffer == "on" and not POSIX,
+        "--workers needs a POSIX system": config.workers > 1 and not hasattr(socket, "send_fds"),
         f"{raw} and JSON framing exclude each other": config.binary and "json" in framings,
         f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
         "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
@@ -8818,28 +8643,7 @@ def check_options(config: Config) -> None:
     if config.linebuffer == "on":
         load_feature("linebuffer", "--linebuffer=on")
     if config.workers > 1:
-        check_workers(config)
-
-
-def check_workers(config: Config) -> None:
-    """Refuse what cannot be done by several processes.
-
-    Raises:
-        ConfigError: one of the options asks for it.
-    """
-    for name in ("oneshot", "pcap", "trace", "console"):
-        if getattr(config, name) not in (False, "", None):
-            raise ConfigError(f"--workers and --{name} exclude each other")
-    if config.sslcert is not None:
-        raise ConfigError(
-            "--workers takes no --sslcert: a connection under TLS cannot be handed to the process "
-            "that has its room; let a proxy speak TLS (--print-config nginx)"
-        )
-    ports = config.tcpports[1] - config.tcpports[0] + 1
-    if config.tcp and ports < config.workers:
-        raise ConfigError(f"--tcpports has {ports} ports for {config.workers} workers")
-    if not hasattr(socket, "send_fds"):
-        raise ConfigError("--workers needs a POSIX system")
+        load_feature("workers", "--workers").check_options(config)
 
 
 # -- what is to be served --
@@ -9284,23 +9088,6 @@ def set_up_logging(config: Config) -> None:
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
 
 
-def make_supervisor(server: Server, config: Config) -> Supervisor | None:
-    """Return what runs several servers, with --workers.
-
-    Raises:
-        ConfigError: it cannot be had.
-    """
-    if config.workers == 1:
-        return None
-    try:
-        supervisor: Supervisor = load_feature("workers", "--workers").Supervisor(
-            server, config.workers
-        )
-        return supervisor
-    except OSError as error:
-        raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
-
-
 def heed_signals(server: Server, config: Config) -> None:
     """Let signals stop, drain or reload a server.
 
@@ -9351,7 +9138,9 @@ def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         server = Server(config)
-        supervisor = make_supervisor(server, config)
+        supervisor: Supervisor | None = None
+        if config.workers > 1:
+            supervisor = load_feature("workers", "--workers").Supervisor(server, config.workers)
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)
         return 2

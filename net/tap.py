@@ -25,13 +25,14 @@ from __future__ import annotations
 import enum
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from scalesocket import TlsTransport
+from scalesocket import Config, ConfigError, TlsTransport, __version__
 
 if TYPE_CHECKING:
     import ssl
@@ -451,3 +452,33 @@ class Taps:
         for listener in (self._recorder, self._tracer):
             if listener is not None:
                 listener.close()
+
+
+def make_taps(config: Config) -> Taps:
+    """Return what listens in on connections (--pcap, --trace).
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    recorder = tracer = None
+    try:
+        if config.pcap:
+            from .pcapng import Recorder
+
+            if config.pcap == "-" and sys.stdout.isatty():
+                raise ConfigError("--pcap - writes bytes, and not to a terminal")
+            recorder = Recorder(
+                config.pcap,
+                max_size=config.pcapsize,
+                max_files=config.pcapfiles,
+                waits=config.pcapfull == "wait",
+                software=f"ScaleSocket {__version__}",
+            )
+        if config.trace is not None:
+            from .trace import Tracer
+
+            stream = sys.stderr if config.pcap == "-" else sys.stdout
+            tracer = Tracer(stream, config.trace)
+    except OSError as error:
+        raise ConfigError(f"--pcap {config.pcap}: {error.strerror or error}") from None
+    return Taps(recorder=recorder, tracer=tracer)

@@ -48,6 +48,8 @@ from scalesocket import (
     RECEIVE_SIZE,
     Acceptor,
     CloseCode,
+    Config,
+    ConfigError,
     Door,
     HandshakeError,
     Headers,
@@ -82,6 +84,25 @@ NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
+
+
+def check_options(config: Config) -> None:
+    """Refuse what cannot be done by several processes.
+
+    Raises:
+        ConfigError: one of the options asks for it.
+    """
+    for name in ("oneshot", "pcap", "trace", "console"):
+        if getattr(config, name) not in (False, "", None):
+            raise ConfigError(f"--workers and --{name} exclude each other")
+    if config.sslcert is not None:
+        raise ConfigError(
+            "--workers takes no --sslcert: a connection under TLS cannot be handed to the process "
+            "that has its room; let a proxy speak TLS (--print-config nginx)"
+        )
+    ports = config.tcpports[1] - config.tcpports[0] + 1
+    if config.tcp and ports < config.workers:
+        raise ConfigError(f"--tcpports has {ports} ports for {config.workers} workers")
 
 
 # ==== 1. A worker ========================================================================
@@ -364,13 +385,16 @@ class Supervisor:
         count: of workers.
 
     Raises:
-        OSError: the system has no such sockets.
+        ConfigError: the system has no sockets for that.
     """
 
     def __init__(self, server: Server, count: int) -> None:
         self._server = server
-        for sock in make_hatch():  # whether there can be any is better known before it listens
-            sock.close()
+        try:
+            for sock in make_hatch():  # whether there can be any is better known before it listens
+                sock.close()
+        except OSError as error:
+            raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
         self._hatches: list[dict[str, tuple[socket.socket, socket.socket]]] = []
         self._next_client = list(range(1, count + 1))
         self._wards: dict[int, Ward] = {}  # by index

@@ -1,0 +1,122 @@
+"""Numbers for whoever watches the server (`--metrics`), in the OpenMetrics text format 1.0."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from scalesocket import (
+    LATE_TICK,
+    Histogram,
+    Request,
+    Response,
+    Room,
+    RoomRegistry,
+    Traffic,
+    log,
+)
+
+
+class Metrics:
+    """The answer to `/metrics`.
+
+    Args:
+        registry: what is counted.
+    """
+
+    CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+
+    def respond(self, _request: Request) -> Response:
+        """Return all metrics."""
+        text = "".join(self._families()) + "# EOF\n"
+        return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
+
+    def _families(self) -> Iterator[str]:
+        traffic, counts, visits, rooms = self._registry.totals()
+        seats: Counter[str] = Counter()
+        for room in rooms:
+            seats[room.name] += len(room.seats)
+        connections = [client.connection for room in rooms for client in list(room.seats)]
+        name = "websocket_connections"
+        yield self._family(name, "counter", "Clients that have joined.", visits)
+        yield self._family(f"{name}_open", "gauge", "Clients that are there.", seats)
+        yield self._family("messages_received", "counter", "From clients.", traffic.messages_in)
+        yield self._family("messages_sent", "counter", "To clients.", traffic.messages_out)
+        yield self._family("received_bytes", "counter", "From clients.", traffic.bytes_in, "bytes")
+        yield self._family("sent_bytes", "counter", "To clients.", traffic.bytes_out, "bytes")
+        yield self._family(
+            "messages_dropped", "counter", "Messages that could not be used.", traffic.dropped
+        )
+        yield self._family(
+            "slow_clients_closed", "counter", "Clients that did not read.", traffic.slow_closed
+        )
+        text = "Connections over --maxperaddr."
+        yield self._family("address_refusals", "counter", text, counts["refused_by_address"])
+        yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
+        if (relays := self._registry.relays) is not None:
+            name, text = "relayed_connections", "Clients passed through to other nodes"
+            yield self._family(name, "counter", f"{text}.", relays.total)
+            yield self._family(f"{name}_open", "gauge", f"{text}, now.", relays.count)
+        for verb in ("started", "exited"):
+            number = counts[f"children_{verb}"]
+            yield self._family(f"children_{verb}", "counter", f"Children {verb}.", number)
+        inbox = sum(room.inbox.size for room in rooms)
+        yield self._family("inbox_bytes", "gauge", "Waiting for backends.", inbox, "bytes")
+        backlog = sum(connection.backlog_size for connection in connections)
+        yield self._family("backlog_bytes", "gauge", "Waiting for clients.", backlog, "bytes")
+        yield from self._describe_history(rooms)
+        dropped = sum(getattr(handler, "dropped", 0) for handler in log.handlers)
+        text = "Lines of the log that nobody read in time."
+        yield self._family("log_lines_dropped", "counter", text, dropped)
+        yield from self._describe_ticks(traffic)
+
+    def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
+        """Yield what is kept for newcomers, and what they are yet to get of it."""
+        archive = self._registry.archive
+        left = sum(room.audience.bytes_left() for room in rooms)
+        yield self._family("history_bytes", "gauge", "Kept for newcomers.", archive.size, "bytes")
+        yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
+        text = "Messages of histories that outgrew --cachebytes."
+        yield self._family("history_messages_dropped", "counter", text, archive.dropped)
+
+    def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
+        """Yield how punctual in-process games are."""
+        yield self._histogram("tick_seconds", "How long a tick took.", traffic.tick_times)
+        lateness = traffic.tick_lateness
+        yield self._histogram("tick_lateness_seconds", "How late a tick began.", lateness)
+        late = f"Ticks over {LATE_TICK} s late."
+        yield self._family("ticks_late", "counter", late, traffic.ticks_late)
+        skipped = "Ticks left out after a delay."
+        yield self._family("ticks_skipped", "counter", skipped, traffic.ticks_skipped)
+
+    @staticmethod
+    def _histogram(name: str, text: str, histogram: Histogram) -> str:
+        name = f"scalesocket_{name}"
+        lines = [f"# TYPE {name} histogram", f"# UNIT {name} seconds", f"# HELP {name} {text}"]
+        below = 0
+        for bound, count in zip(histogram.BOUNDS, histogram.counts, strict=True):
+            below += count
+            label = "+Inf" if bound == math.inf else bound
+            lines.append(f'{name}_bucket{{le="{label}"}} {below}')
+        lines += [f"{name}_count {below}", f"{name}_sum {histogram.total}"]
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def _family(
+        name: str, kind: str, text: str, value: int | Mapping[str, int], unit: str = ""
+    ) -> str:
+        name = f"scalesocket_{name}"
+        lines = [f"# TYPE {name} {kind}", *([f"# UNIT {name} {unit}"] if unit else [])]
+        lines.append(f"# HELP {name} {text}")
+        sample = f"{name}_total" if kind == "counter" else name
+        if isinstance(value, int):
+            lines.append(f"{sample} {value}")
+        else:
+            for room, number in sorted(value.items()):
+                label = room.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+                lines.append(f'{sample}{{room="{label}"}} {number}')
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,45 @@
+"""The API of a node that has peers (`--peers`): their rooms, beside its own."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from scalesocket import Config, RoomRegistry, RoomsApi, log
+
+from .cluster import Peers
+from .relay import Relays
+
+
+class PeersApi(RoomsApi):
+    """Answers for this node and its peers, and tells the registry how rooms on them are found.
+
+    Args:
+        registry: of this node's rooms.
+        config: which the peers are.
+
+    Raises:
+        ConfigError: what names a peer is no address.
+    """
+
+    def __init__(self, registry: RoomRegistry, config: Config) -> None:
+        super().__init__(registry, config)
+        self._peers = Peers(config.peers, log.warning, base=config.basepath)
+        self._relays = Relays(self._peers, registry.is_open, config.ping)
+        registry.relays = self._relays
+
+    def list_rooms(self, query: str) -> list[str]:
+        """Return this node's rooms, and those of its peers unless only `local` ones are wanted.
+
+        A peer that looks for one `room` is told whether it is here.
+        """
+        match urllib.parse.parse_qs(query):
+            case {"local": [asker], "room": [name]}:
+                return self._relays.describe(name, asker)
+        if self._peers.is_asked_by_itself(query):
+            return []
+        rooms = super().list_rooms(query)
+        return rooms if query.partition("=")[0] == "local" else rooms + self._peers.rooms()
+
+    def describe(self, name: str) -> dict[str, str]:
+        """Return the metrics of a room here or, failing that, of one on a peer."""
+        return super().describe(name) or self._peers.describe(name)
