@@ -110,6 +110,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+    from scalesocket.net.auth import AuthCommand
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
@@ -183,13 +184,7 @@ LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has bee
 
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
-AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
-MAX_AUTH = 16  # commands of --auth at the same time
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
-MAX_AUTH_OF_ONE = 4  # commands of --auth at the same time for one address
-AUTH_PENALTY = 1.0  # seconds that a turn of an address is lost after a no
-MAX_IDENTITY = 4 * KIB  # bytes of what --auth prints that are read
-MAX_CLAIMS = 32  # facts about a user
 MAX_REFUSED_OF_ONE = 4  # connections of one address beyond --maxperaddr that are answered
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
@@ -6256,175 +6251,58 @@ def asks_game(game: type[Game] | None) -> bool:
     return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
 
 
-class Gatekeeper:
-    """Asks --auth, or the game's `on_auth`, whether a client may come in.
+class Authenticator:
+    """Asks the game's `on_auth`, then --auth, whether a client may come in.
 
     Args:
         config: what is to be asked.
         timer: ends commands that take too long.
+
+    Raises:
+        ConfigError: what runs --auth is not there.
     """
 
     def __init__(self, config: Config, timer: Timer) -> None:
-        self._config = config
-        self._timer = timer
-        self._turns = threading.Condition()  # guards the two below
-        self._taken = 0
-        self._taken_by: Counter[str] = Counter()  # by network
-        self._lock = threading.Lock()  # guards the two below
-        self._running: set[ChildProcess] = set()
-        self._stopped = False
+        self._game = config.game
+        self._command: AuthCommand | None = None
+        if config.auth:
+            self._command = load_feature("auth", "--auth").AuthCommand(config, timer)
 
     @property
     def asks(self) -> bool:
         """Whether there is anyone to be asked, which may take long."""
-        return bool(self._config.auth) or asks_game(self._config.game)
+        return self._command is not None or asks_game(self._game)
 
     def check(self, client: Client) -> None:
-        """Ask; nothing has been made for the client yet. May take 2 * AUTH_TIMEOUT seconds.
+        """Ask; nothing has been made for the client yet. May take long.
 
         Raises:
             HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
         """
-        if not (self._ask_game(client) and self._ask_command(client)):
+        if not (self._ask_game(client) and (self._command is None or self._command.ask(client))):
             scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
             raise HandshakeError(401, "you may not come in", scheme)
 
     def stop(self) -> None:
         """End the commands that run, and start no more."""
-        with self._lock:
-            self._stopped = True
-            for child in self._running:
-                child.signal_group(STOP_STEPS[-1][0])
+        if self._command is not None:
+            self._command.stop()
 
     def _ask_game(self, client: Client) -> bool:
-        if self._config.game is None:
+        if self._game is None:
             return True
         try:
-            answer = self._config.game.on_auth(client.request)
+            answer = self._game.on_auth(client.request)
         except BaseException:
             log.exception("the game failed in on_auth")
             return False
         client.user = clean_name(answer) if isinstance(answer, str) else ""
         return bool(answer)
 
-    def _ask_command(self, client: Client) -> bool:
-        if not self._config.auth:
-            return True
-        later = ("Retry-After", "1")
-        network = network_of(client.address)
-        if not self._take_turn(network):
-            raise HandshakeError(503, "too many wait to be let in", later)
-        let_in = False
-        try:
-            let_in = self._run(client) == 0
-            return let_in
-        except BackendError as error:
-            log.error("--auth: %s", error)
-            return False
-        except ShortageError as error:
-            raise HandshakeError(503, str(error), later) from None
-        finally:
-            self._end_turn(network, let_in)
-
-    def _take_turn(self, network: str) -> bool:
-        """Wait until one more command may run, also for this network; return whether it may."""
-
-        def is_free() -> bool:
-            of_one = self._taken_by[network] if network != UNIX_PEER[0] else 0
-            return self._taken < MAX_AUTH and of_one < MAX_AUTH_OF_ONE
-
-        with self._turns:
-            if not self._turns.wait_for(is_free, AUTH_TIMEOUT):
-                return False
-            self._taken += 1
-            self._taken_by[network] += 1
-            return True
-
-    def _end_turn(self, network: str, let_in: bool) -> None:
-        """Give a turn back; who was refused gets it later, so that guessing takes its time."""
-        with self._turns:
-            self._taken -= 1
-            self._turns.notify_all()
-        if let_in:
-            self._forgive(network)
-        else:
-            self._timer.call_later(AUTH_PENALTY, lambda: self._forgive(network))
-
-    def _forgive(self, network: str) -> None:
-        with self._turns:
-            self._taken_by[network] -= 1
-            if not self._taken_by[network]:
-                del self._taken_by[network]
-            self._turns.notify_all()
-
-    def _run(self, client: Client) -> int | None:
-        """Run the command, and note whom it names; return its status, or None at the end of all."""
-        environment = describe_client(client, self._config)
-        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
-        with self._lock:
-            if self._stopped:
-                return None
-            child = ChildProcess(self._config.auth, environment, streams, grace=0.0)
-            self._running.add(child)
-        self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
-        assert child.popen.stdout is not None and child.popen.stderr is not None
-        printed = b""
-        try:
-            logger = start_thread("auth", self._log, child, child.popen.stderr.fileno())
-            for data in child.read(child.popen.stdout.fileno()):
-                printed += data[: MAX_IDENTITY - len(printed)]
-            logger.join()
-            status = child.popen.wait()
-        finally:
-            with self._lock:
-                self._running.discard(child)
-            child.stop(lambda: None)  # and what it has left behind
-            child.close()
-        if status == 0 and printed:
-            user, client.claims = read_identity(printed)
-            client.user = user or client.user
-        return status
-
-    @staticmethod
-    def _log(child: ChildProcess, stderr: int) -> None:
-        for data in child.read(stderr):
-            for line in data.decode(errors="replace").splitlines():
-                log.info("auth: %s", line)
-
-    def _expire(self, child: ChildProcess) -> None:
-        with self._lock:
-            if child in self._running:
-                log.warning("--auth took over %g s and was stopped", AUTH_TIMEOUT)
-                child.signal_group(STOP_STEPS[-1][0])
-
 
 def clean_name(text: str) -> str:
     """Return what a user is called, or a fact about one, as one line of proper text."""
     return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
-
-
-def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
-    """Return the user that --auth has named, and what else it has said of it.
-
-    It prints the name of the user on its first line, and lines of `NAME=value`; or a JSON object.
-    In both `user` is the name of the user. What is neither is not heeded.
-    """
-    text = printed.decode(errors="replace").strip()
-    if text.startswith("{"):
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            return "", {}
-    else:
-        first, *rest = text.splitlines() or [""]
-        lines = [first if "=" in first else f"user={first}", *rest]
-        found = dict(line.split("=", 1) for line in lines if "=" in line)
-    claims = {}
-    for name, value in list(found.items())[:MAX_CLAIMS]:
-        if value is not None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name.strip()):
-            shown = value if isinstance(value, str) else json.dumps(value)
-            claims[name.strip().lower()] = clean_name(shown)
-    return claims.pop("user", ""), claims
 
 
 class Turnstile:
@@ -6650,13 +6528,13 @@ class Reception:
         self._sender = sender
         self._timer = timer
         self._end = end
-        self._gatekeeper = Gatekeeper(config, timer)
+        self._authenticator = Authenticator(config, timer)
         self._client_ids = itertools.count(1)  # `next` on it is atomic
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self.stopping = False
         self.worker: Worker | None = None  # which one this is, with --workers
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
-        self.asks = self._gatekeeper.asks or config.oneshot  # before it lets someone in
+        self.asks = self._authenticator.asks or config.oneshot  # before it lets someone in
 
     def join(self, worker: Worker) -> None:
         """Let in only clients of the rooms that this worker has; before there are any."""
@@ -6666,7 +6544,7 @@ class Reception:
     def stop(self) -> None:
         """Ask nobody for leave to come in any more."""
         self.stopping = True
-        self._gatekeeper.stop()
+        self._authenticator.stop()
 
     def connect(
         self, sock: socket.socket, protocol: WebSocketProtocol | LineProtocol, **options: Any
@@ -6702,7 +6580,7 @@ class Reception:
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
         number = next(self._client_ids)
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
-        self._gatekeeper.check(client)
+        self._authenticator.check(client)
         if self._config.oneshot and not self._only_shot.acquire(blocking=False):
             raise HandshakeError(503, "one client has been served already (--oneshot)")
         return Member(self, self._registry, client, self.worker)
@@ -6714,7 +6592,7 @@ class Reception:
             HandshakeError: it may not.
         """
         nobody: Any = None  # it will have no connection
-        self._gatekeeper.check(
+        self._authenticator.check(
             Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
         )
 
@@ -8125,19 +8003,9 @@ def parse_proxies(text: str) -> tuple[Network | str, ...]:
 
 
 def parse_auth(text: str) -> tuple[str, ...]:
-    """Return a command and its arguments, split as a shell would."""
-    import shlex
-
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-    program = Path(words[0]) if words else Path()
-    if words and not is_program(program):
-        program = find_command(words[0]) or Path()
-    if not is_program(program):
-        raise argparse.ArgumentTypeError(f"{text!r} is no command")
-    return (*describe_command(program), *words[1:])
+    """Return a command and its arguments."""
+    words: tuple[str, ...] = load_feature("auth", "--auth").parse_auth(text)
+    return words
 
 
 def parse_origins(text: str) -> tuple[str, ...]:

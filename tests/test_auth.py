@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from scalesocket.net import auth
 
 import scalesocket
 from scalesocket import HandshakeError, parse_command_line, parse_request
@@ -146,7 +147,7 @@ def test_a_bad_handshake_is_refused_before_anybody_is_asked(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_command_that_hangs_is_stopped_with_all_it_has_started(tmp_path: Path) -> None:
     command = script(tmp_path, "exec 2>&-; trap '' TERM INT; sleep 12345 & sleep 12345\n")
-    soon = with_constants(AUTH_TIMEOUT=2.0)
+    soon = with_constants(auth.__name__, AUTH_TIMEOUT=2.0)
     with serve("--auth", command, "cat", command=soon) as server:
         assert refusal(server)[0] == 401
         server.wait_log("--auth took over 2 s")
@@ -167,7 +168,7 @@ def test_no_more_than_16_run_at_once_and_all_get_their_turn(tmp_path: Path) -> N
     folder = tmp_path / "running"
     folder.mkdir()
     body = f"touch {folder}/$$; ls {folder} | wc -l >> {tmp_path}/counts; sleep 0.2; rm {folder}/$$"
-    lasting = with_constants(AUTH_TIMEOUT=3 * PATIENCE)
+    lasting = with_constants(auth.__name__, AUTH_TIMEOUT=3 * PATIENCE)
     with serve("--auth", script(tmp_path, body + "\n"), "cat", command=lasting) as server:
         with ThreadPoolExecutor(60) as pool:
             clients = list(pool.map(lambda _: RawClient.connect(server), range(60)))
@@ -175,16 +176,16 @@ def test_no_more_than_16_run_at_once_and_all_get_their_turn(tmp_path: Path) -> N
             client.close()
         counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
         assert len(counts) == 60
-        assert 1 < max(counts) <= scalesocket.MAX_AUTH
+        assert 1 < max(counts) <= auth.MAX_AUTH
 
 
 def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalesocket, "AUTH_TIMEOUT", 1.0)
-    monkeypatch.setattr(scalesocket, "MAX_AUTH", 1)
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", 1.0)
+    monkeypatch.setattr(auth, "MAX_AUTH", 1)
     timer = scalesocket.Timer()
     timer.start()
     config = parse_command_line(["--auth", "sleep 12345", "cat"])
-    keeper = scalesocket.Gatekeeper(config, timer)
+    keeper = scalesocket.Authenticator(config, timer)
     request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
     # No connection is needed to ask.
     client = scalesocket.Client(
@@ -302,7 +303,7 @@ for line in sys.stdin:
 def test_what_the_command_prints_is_the_user(
     printed: str, user: str, claims: dict[str, str]
 ) -> None:
-    assert scalesocket.read_identity(printed.encode("latin-1")) == (user, claims)
+    assert auth.read_identity(printed.encode("latin-1")) == (user, claims)
 
 
 def test_who_was_let_in_is_told_to_the_program_and_in_join_messages(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import children, proxies
+from scalesocket.net import auth, children, proxies
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -251,9 +251,9 @@ def test_the_table_of_limits_is_true() -> None:
         "connections of any kind": [str(module.MAX_REFUSED), "503"],
         "connections of one address": [str(module.MAX_REFUSED_OF_ONE), "503"],
         "a command that": [
-            f"{module.AUTH_TIMEOUT:g} s",
-            f"{module.MAX_AUTH} at a time",
-            f"{module.MAX_AUTH_OF_ONE} for one address",
+            f"{auth.AUTH_TIMEOUT:g} s",
+            f"{auth.MAX_AUTH} at a time",
+            f"{auth.MAX_AUTH_OF_ONE} for one address",
             "5 s",
             "503",
         ],

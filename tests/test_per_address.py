@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from scalesocket.net import auth
 
 import scalesocket
 from scalesocket import (
@@ -234,19 +235,19 @@ def test_one_address_that_holds_commands_up_keeps_nobody_else_out(tmp_path: Path
         )
         for _ in range(40):
             stack.enter_context(open_from(server, "127.0.0.1")).sendall(head)
-        wait_until(lambda: len(server.children()) == scalesocket.MAX_AUTH_OF_ONE)
+        wait_until(lambda: len(server.children()) == auth.MAX_AUTH_OF_ONE)
         with join_from(server, "127.0.0.2") as other:
             assert_echoes(other, "let in")
-        assert len(server.children()) <= scalesocket.MAX_AUTH_OF_ONE + 1  # and cat
+        assert len(server.children()) <= auth.MAX_AUTH_OF_ONE + 1  # and cat
 
 
 def test_guessing_takes_its_time_and_only_the_guessers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each no costs its address one of its turns for a while."""
-    monkeypatch.setattr(scalesocket, "AUTH_TIMEOUT", 0.05)
-    monkeypatch.setattr(scalesocket, "AUTH_PENALTY", 60.0)
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", 0.05)
+    monkeypatch.setattr(auth, "AUTH_PENALTY", 60.0)
     timer = scalesocket.Timer()
-    keeper = scalesocket.Gatekeeper(parse_command_line(["--auth", "false", "cat"]), timer)
-    monkeypatch.setattr(keeper, "_run", lambda client: int(client.address != "192.0.2.2"))
+    command = auth.AuthCommand(parse_command_line(["--auth", "false", "cat"]), timer)
+    monkeypatch.setattr(command, "_run", lambda client: int(client.address != "192.0.2.2"))
     request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
 
     def ask(address: str) -> int:
@@ -254,40 +255,39 @@ def test_guessing_takes_its_time_and_only_the_guessers(monkeypatch: pytest.Monke
             1, "room", request, cast(Any, None), peer=(address, 1), local=("127.0.0.1", 2)
         )
         try:
-            keeper.check(client)
+            return 200 if command.ask(client) else 401
         except HandshakeError as error:
             return error.status
-        return 200
 
     assert [ask("192.0.2.1") for _ in range(6)] == [401] * 4 + [503] * 2
     assert [ask("192.0.2.2") for _ in range(50)] == [200] * 50
 
 
 def test_every_turn_comes_back_however_many_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalesocket, "AUTH_TIMEOUT", PATIENCE)
-    monkeypatch.setattr(scalesocket, "AUTH_PENALTY", 0.0)
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(auth, "AUTH_PENALTY", 0.0)
     timer = scalesocket.Timer()
     timer.start()
-    keeper = scalesocket.Gatekeeper(parse_command_line(["--auth", "false", "cat"]), timer)
+    command = auth.AuthCommand(parse_command_line(["--auth", "false", "cat"]), timer)
     running: list[int] = []
     most: list[int] = []
 
     def ask(number: int) -> None:
         for turn in range(20):
             network = f"192.0.2.{number % 6}"
-            assert keeper._take_turn(network)
+            assert command._take_turn(network)
             running.append(1)
             most.append(len(running))
             time.sleep(0)
             running.pop()
-            keeper._end_turn(network, turn % 2 == 0)
+            command._end_turn(network, turn % 2 == 0)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    wait_until(lambda: not keeper._taken_by)
+    wait_until(lambda: not command._taken_by)
     timer.stop()
-    assert keeper._taken == 0
-    assert max(most) <= scalesocket.MAX_AUTH
+    assert command._taken == 0
+    assert max(most) <= auth.MAX_AUTH

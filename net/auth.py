@@ -1,0 +1,204 @@
+"""A command that says whether a client may come in, and who it is (`--auth`).
+
+The command gets the client's request as CGI variables. Status 0 lets the client in. What it prints
+names the user; what it writes to stderr goes into the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+
+from scalesocket import (
+    KIB,
+    STOP_STEPS,
+    UNIX_PEER,
+    BackendError,
+    ChildProcess,
+    Client,
+    Config,
+    HandshakeError,
+    ShortageError,
+    Timer,
+    clean_name,
+    describe_client,
+    describe_command,
+    find_command,
+    is_program,
+    log,
+    network_of,
+    start_thread,
+)
+
+AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
+MAX_AUTH = 16  # commands of --auth at the same time
+MAX_AUTH_OF_ONE = 4  # commands of --auth at the same time for one address
+AUTH_PENALTY = 1.0  # seconds that a turn of an address is lost after a no
+MAX_IDENTITY = 4 * KIB  # bytes of what --auth prints that are read
+MAX_CLAIMS = 32  # facts about a user
+
+
+class AuthCommand:
+    """Runs --auth for clients; a few at a time, and fewer for one address.
+
+    Args:
+        config: the command, and what it is told.
+        timer: ends commands that take too long.
+    """
+
+    def __init__(self, config: Config, timer: Timer) -> None:
+        self._config = config
+        self._timer = timer
+        self._turns = threading.Condition()  # guards the two below
+        self._taken = 0
+        self._taken_by: Counter[str] = Counter()  # by network
+        self._lock = threading.Lock()  # guards the two below
+        self._running: set[ChildProcess] = set()
+        self._stopped = False
+
+    def ask(self, client: Client) -> bool:
+        """Return whether a client may come in; this may take 2 * AUTH_TIMEOUT seconds.
+
+        Raises:
+            HandshakeError: 503, too many wait for an answer, or the command cannot be started now.
+        """
+        later = ("Retry-After", "1")
+        network = network_of(client.address)
+        if not self._take_turn(network):
+            raise HandshakeError(503, "too many wait to be let in", later)
+        let_in = False
+        try:
+            let_in = self._run(client) == 0
+            return let_in
+        except BackendError as error:
+            log.error("--auth: %s", error)
+            return False
+        except ShortageError as error:
+            raise HandshakeError(503, str(error), later) from None
+        finally:
+            self._end_turn(network, let_in)
+
+    def stop(self) -> None:
+        """End the commands that run, and start no more."""
+        with self._lock:
+            self._stopped = True
+            for child in self._running:
+                child.signal_group(STOP_STEPS[-1][0])
+
+    def _take_turn(self, network: str) -> bool:
+        """Wait until one more command may run, also for this network; return whether it may."""
+
+        def is_free() -> bool:
+            of_one = self._taken_by[network] if network != UNIX_PEER[0] else 0
+            return self._taken < MAX_AUTH and of_one < MAX_AUTH_OF_ONE
+
+        with self._turns:
+            if not self._turns.wait_for(is_free, AUTH_TIMEOUT):
+                return False
+            self._taken += 1
+            self._taken_by[network] += 1
+            return True
+
+    def _end_turn(self, network: str, let_in: bool) -> None:
+        """Give a turn back; after a no only later, so that guessing takes its time."""
+        with self._turns:
+            self._taken -= 1
+            self._turns.notify_all()
+        if let_in:
+            self._forgive(network)
+        else:
+            self._timer.call_later(AUTH_PENALTY, lambda: self._forgive(network))
+
+    def _forgive(self, network: str) -> None:
+        with self._turns:
+            self._taken_by[network] -= 1
+            if not self._taken_by[network]:
+                del self._taken_by[network]
+            self._turns.notify_all()
+
+    def _run(self, client: Client) -> int | None:
+        """Run the command, and note the user that it names.
+
+        Return its exit status; None: it was not run, as the server ends.
+        """
+        environment = describe_client(client, self._config)
+        streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
+        with self._lock:
+            if self._stopped:
+                return None
+            child = ChildProcess(self._config.auth, environment, streams, grace=0.0)
+            self._running.add(child)
+        self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
+        assert child.popen.stdout is not None and child.popen.stderr is not None
+        printed = b""
+        try:
+            logger = start_thread("auth", self._log, child, child.popen.stderr.fileno())
+            for data in child.read(child.popen.stdout.fileno()):
+                printed += data[: MAX_IDENTITY - len(printed)]
+            logger.join()
+            status = child.popen.wait()
+        finally:
+            with self._lock:
+                self._running.discard(child)
+            child.stop(lambda: None)  # and what it has left behind
+            child.close()
+        if status == 0 and printed:
+            user, client.claims = read_identity(printed)
+            client.user = user or client.user
+        return status
+
+    @staticmethod
+    def _log(child: ChildProcess, stderr: int) -> None:
+        for data in child.read(stderr):
+            for line in data.decode(errors="replace").splitlines():
+                log.info("auth: %s", line)
+
+    def _expire(self, child: ChildProcess) -> None:
+        with self._lock:
+            if child in self._running:
+                log.warning("--auth took over %g s and was stopped", AUTH_TIMEOUT)
+                child.signal_group(STOP_STEPS[-1][0])
+
+
+def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
+    """Return the name of the user, and other facts about it, from what the command has printed.
+
+    That is the name in the first line, and then lines of `NAME=value`; or a JSON object. In both,
+    `user` is the name. Anything else is ignored.
+    """
+    text = printed.decode(errors="replace").strip()
+    if text.startswith("{"):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return "", {}
+    else:
+        first, *rest = text.splitlines() or [""]
+        lines = [first if "=" in first else f"user={first}", *rest]
+        found = dict(line.split("=", 1) for line in lines if "=" in line)
+    claims = {}
+    for name, value in list(found.items())[:MAX_CLAIMS]:
+        if value is not None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name.strip()):
+            shown = value if isinstance(value, str) else json.dumps(value)
+            claims[name.strip().lower()] = clean_name(shown)
+    return claims.pop("user", ""), claims
+
+
+def parse_auth(text: str) -> tuple[str, ...]:
+    """Return a command and its arguments, split as a shell would."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    program = Path(words[0]) if words else Path()
+    if words and not is_program(program):
+        program = find_command(words[0]) or Path()
+    if not is_program(program):
+        raise argparse.ArgumentTypeError(f"{text!r} is no command")
+    return (*describe_command(program), *words[1:])
