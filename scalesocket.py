@@ -90,7 +90,6 @@ import select
 import selectors
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -147,8 +146,6 @@ MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 MAX_DIGITS = 1000  # of a number in a client's JSON message
-MAX_LOG_WAITING = 1 * MIB  # bytes of the log that nobody has read yet
-LOG_PATIENCE = 1.0  # seconds for them to be read at the end
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
@@ -8506,10 +8503,12 @@ def check_options(config: Config) -> None:
     for text, applies in contradictions.items():
         if applies:
             raise ConfigError(text)
-    if "gwsocket" in framings:  # what is missing is said now, and not when a room needs it
+    if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
     if config.linebuffer == "on":
         load_feature("linebuffer", "--linebuffer=on")
+    if config.log == "json":
+        load_feature("logs", "--log=json")
     if config.workers > 1:
         load_feature("workers", "--workers").check_options(config)
 
@@ -8762,195 +8761,15 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line for a record."""
-        entry: dict[str, JsonValue] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        for name in ("room", "client"):
-            if getattr(record, name, None) is not None:
-                entry[name] = getattr(record, name)
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(entry, ensure_ascii=False)
-        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-
-def open_without_waiting(descriptor: int) -> Callable[[bytes], int] | None:
-    """Return what writes to a descriptor and raises BlockingIOError where it would have to wait.
-
-    None if the system has no such way. The descriptor itself cannot be made so: whoever started us
-    has it, too, and would no longer wait, either.
-    """
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(kind):
-        return functools.partial(os.write, descriptor)
-    if stat.S_ISSOCK(kind) and _DONT_WAIT:  # systemd's journal
-        sock = socket.socket(fileno=os.dup(descriptor))
-        return lambda data: sock.send(data, _DONT_WAIT)
-    try:  # Linux: the same pipe or terminal, opened once more
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-        return functools.partial(os.write, os.open(f"/proc/self/fd/{descriptor}", flags))
-    except (OSError, AttributeError):
-        return None
-
-
-class LogHandler(logging.Handler):
-    """Writes the log, and never makes anyone wait for whoever reads it.
-
-    A line is written at once if the descriptor takes it. What it does not take waits, bounded in
-    bytes, for a thread which is there only meanwhile, and which alone may block. What does not fit
-    is dropped and counted, and told of in its place once there is room again.
-
-    Args:
-        descriptor: of the log.
-        encoding: of its lines.
-    """
-
-    def __init__(self, descriptor: int, encoding: str) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._encoding = encoding
-        self._write_now = open_without_waiting(descriptor)
-        # The handler's own lock guards all below. It may be taken twice by one thread, as the
-        # handler of a signal may log.
-        self._process = os.getpid()
-        self._waiting: deque[bytes] = deque()
-        self._size = 0  # bytes
-        self._missing = 0  # lines dropped since the last that was taken
-        self._has_thread = False
-        self.dropped = 0  # lines, in all
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record's line, or let it wait (see `logging.Handler`)."""
-        try:
-            self._put(self._encode(record))
-        except MemoryError:
-            self._drop()
-        except Exception:
-            self.handleError(record)
-
-    def finish(self) -> None:
-        """Wait a little for what waits to be written; at the end of a process."""
-        deadline = time.monotonic() + LOG_PATIENCE
-        while self._waiting and time.monotonic() < deadline:
-            time.sleep(0.005)
-
-    def _encode(self, record: logging.LogRecord) -> bytes:
-        return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
-
-    # -- under the lock --
-
-    def _put(self, line: bytes) -> None:
-        if self._process != os.getpid():  # we are a worker now; the rest is for our parent to write
-            self._process = os.getpid()
-            self._waiting.clear()
-            self._size, self._missing, self._has_thread = 0, 0, False
-        if not self._waiting:
-            line = line[self._write(line) :]
-            if not line:
-                return
-        if self._waiting and self._size + len(line) > MAX_LOG_WAITING:
-            self._drop()
-            return
-        self._tell_missing()
-        self._append(line)
-        if not self._has_thread:
-            with contextlib.suppress(RuntimeError):  # no thread to be had: the next line tries it
-                # Not `start_thread`, which waits, and which a signal may have interrupted.
-                _thread.start_new_thread(self._write_waiting, ())
-                self._has_thread = True
-
-    def _append(self, line: bytes) -> None:
-        self._waiting.append(line)
-        self._size += len(line)
-
-    def _drop(self) -> None:
-        self._missing += 1
-        self.dropped += 1
-
-    def _tell_missing(self) -> None:
-        """Say how many lines are missing here, if any are."""
-        if self._missing:
-            text = f"{self._missing} lines of the log were dropped here, as nobody read them"
-            self._missing = 0
-            self._append(
-                self._encode(log.makeRecord(log.name, logging.WARNING, "", 0, text, (), None))
-            )
-
-    def _write(self, data: bytes) -> int:
-        """Write what can be written now; return how much that was."""
-        if self._write_now is None:
-            return 0
-        try:
-            return self._write_now(data)
-        except BlockingIOError:
-            return 0
-        except OSError:  # whoever read it has gone, or the disk is full
-            return len(data)
-
-    # -- its thread --
-
-    def _write_waiting(self) -> None:
-        while (data := self._first()) is not None:
-            if self._write_now is None:
-                try:
-                    size = os.write(self._descriptor, data[:512])
-                except OSError:
-                    size = len(data)
-            else:
-                wait_writable(self._descriptor, 1.0)
-                size = self._write(data)
-                if not size:
-                    time.sleep(0.01)
-            self._advance(size)
-
-    def _first(self) -> bytes | None:
-        """Return what comes next; None: nothing does, and the thread ends."""
-        with self._locked():
-            if not self._waiting:
-                self._tell_missing()
-            self._has_thread = bool(self._waiting)
-            return self._waiting[0] if self._waiting else None
-
-    def _advance(self, size: int) -> None:
-        with self._locked():
-            self._size -= size
-            data = self._waiting.popleft()
-            if len(data) > size:
-                self._waiting.appendleft(data[size:])
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
-
-
-def finish_log() -> None:
-    """Wait a little until the log has been written; before the process ends."""
-    for handler in log.handlers:
-        if isinstance(handler, LogHandler):
-            handler.finish()
-
-
 def set_up_logging(config: Config) -> None:
-    """Log to stderr as the options say."""
-    handler: logging.Handler
-    try:
-        handler = LogHandler(sys.stderr.fileno(), sys.stderr.encoding)
-    except (OSError, ValueError):  # it is no file: a test captures it
-        handler = logging.StreamHandler()
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    handler.setFormatter(JsonFormatter() if config.log == "json" else TextFormatter(colour=colour))
+    """Log to stderr as the options say; with net/logs.py nobody waits for whoever reads it."""
+    logs = find_feature("logs")
+    handler = logs.make_handler(sys.stderr) if logs else logging.StreamHandler()
+    if config.log == "json":
+        handler.setFormatter(logs.JsonFormatter())
+    else:
+        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        handler.setFormatter(TextFormatter(colour=colour))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
@@ -9065,7 +8884,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return serve(config)
     finally:
-        finish_log()
+        if (logs := find_feature("logs")) is not None:
+            logs.finish_log()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,13 +60,13 @@ from scalesocket import (
     describe_error,
     encode_close,
     encode_frame,
-    finish_log,
     json_response,
     log,
     start_thread,
 )
 
 from .cluster import receive_all
+from .logs import finish_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

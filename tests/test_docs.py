@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import auth, children, proxies
+from scalesocket.net import auth, children, logs, proxies
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -242,7 +242,7 @@ def test_the_table_of_limits_is_true() -> None:
             size(module.HISTORIES * config.cachebytes),
         ],
         "what the program prints": [size(module.MAX_OUTPUT_ITEM), "1011"],
-        "the log": [size(module.MAX_LOG_WAITING)],
+        "the log": [size(logs.MAX_LOG_WAITING)],
         "line of the program's stderr": [size(module.MAX_LOG_LINE)],
         "silence": [f"{config.ping:g} s", f"{2 * config.ping:g} s", "1011"],
         "answer to a Close": [f"{module.CLOSE_TIMEOUT:g} s"],

@@ -155,6 +155,7 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--pty",),
         ("--linebuffer=on",),
         ("--workers", "2"),
+        ("--log=json",),
         ("--auth", "true"),
         ("--metrics",),
         ("--console",),

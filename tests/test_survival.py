@@ -22,9 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.cluster import parse_listing
+from scalesocket.net.logs import LogHandler
 
 import scalesocket
-from scalesocket import LogHandler, check_nesting, small_stack
+from scalesocket import check_nesting, small_stack
 from tests.support import (
     PATIENCE,
     ROOT,

@@ -30,6 +30,7 @@ from urllib.parse import quote, unquote_plus
 
 import scalesocket.net.deflate
 import scalesocket.net.gwsocket
+import scalesocket.net.logs
 import scalesocket.net.proxies
 
 import scalesocket
@@ -1000,7 +1001,7 @@ def log_lines(data: bytes) -> None:
     record.room, record.client = text, 7
     line = scalesocket.TextFormatter(colour=False).format(record)
     assert line.isprintable() and line.startswith("[INFO] ")
-    entry = scalesocket.JsonFormatter().format(record)
+    entry = scalesocket.net.logs.JsonFormatter().format(record)
     assert entry.isprintable(), ascii(entry)
     found = json.loads(entry)
     assert (found["message"], found["room"], found["client"]) == (text, text, 7)
@@ -1011,4 +1012,4 @@ def log_lines(data: bytes) -> None:
     first, *more = scalesocket.TextFormatter(colour=False).format(record).split("\n")
     assert first == line
     assert all(part.startswith("  | ") and part.isprintable() for part in more)
-    assert scalesocket.JsonFormatter().format(record).isprintable()
+    assert scalesocket.net.logs.JsonFormatter().format(record).isprintable()
