@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scalesocket.net.metrics import Metrics
 
-import scalesocket
 from tests.support import (
     RawClient,
     ServerProcess,
@@ -407,6 +407,6 @@ def test_a_room_name_cannot_break_out_of_its_label() -> None:
 )
 def test_any_room_name_is_a_label(name: str) -> None:
     """No server is needed: the text is made by one function."""
-    text = scalesocket.Metrics._family("x", "gauge", "Help.", {name: 1})
+    text = Metrics._family("x", "gauge", "Help.", {name: 1})
     (family,) = parse_openmetrics(text + "# EOF\n").values()
     assert family.samples == {("scalesocket_x", frozenset({("room", name)})): 1}
