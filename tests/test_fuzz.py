@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -174,34 +174,41 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
 }
 
 
-# What targets use of net/.
-NET = [ROOT / "net" / f"{name}.py" for name in ("deflate", "gwsocket", "proxies")]
-
-
-def plant(name: str) -> tuple[Target, dict[Path, str]]:
-    """Return the target that must find a bug, and the server's sources, one of which has it."""
+def plant(name: str, folder: Path) -> Target:
+    """Copy the server into a folder, with a planted bug; return the target that must find it."""
     target, old, new = PLANTED[name]
-    sources = {path: path.read_text(encoding="utf-8") for path in (SCRIPT, *NET)}
-    found = sum(source.count(old) for source in sources.values())
+    found = 0
+    for path in (SCRIPT, *(ROOT / "net").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        found += source.count(old)
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(source.replace(old, new), encoding="utf-8")
     assert found == 1, f"{old!r} is no longer there once: plant another bug"
-    return TARGETS[target], {path: text.replace(old, new) for path, text in sources.items()}
+    return TARGETS[target]
+
+
+def our_modules() -> set[str]:
+    """Return the names of the server's modules that have been imported."""
+    return {name for name in sys.modules if name.partition(".")[0] == "scalesocket"}
 
 
 @pytest.fixture
-def wrong_server(request: pytest.FixtureRequest) -> Iterator[Target]:
+def wrong_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     """Let the targets run against a server with a planted bug; return the one to find it."""
-    target, sources = plant(request.param)
-    mutant, *net = [ModuleType(f"{path.stem}_mutant") for path in sources]
-    mutant.__file__ = os.fspath(SCRIPT)
-    parts = {path.stem: module for path, module in zip(NET, net, strict=True)}
-    mutant.__dict__["net"] = SimpleNamespace(**parts)
+    target = plant(request.param, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "scalesocket", mutant)  # which the modules in net/ import
-        for module, source in zip((mutant, *net), sources.values(), strict=True):
-            patch.setitem(sys.modules, module.__name__, module)  # where dataclasses look
-            exec(compile(source, "mutant", "exec"), module.__dict__)
-        patch.setattr(targets, "scalesocket", mutant)
+        names = our_modules()
+        for name in names:
+            patch.delitem(sys.modules, name)
+        patch.syspath_prepend(tmp_path)
+        for name in sorted(names):
+            if not name.startswith(("scalesocket.game", "scalesocket.client")):
+                importlib.import_module(name)
+        patch.setattr(targets, "scalesocket", sys.modules["scalesocket"])
         yield target
+        for name in our_modules() - names:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("wrong_server", PLANTED, indirect=True)
@@ -248,11 +255,9 @@ def test_a_coverage_guided_fuzzer_finds_nothing_in_a_second_for_each_target(pyth
 @pytest.mark.slow
 def test_a_coverage_guided_fuzzer_finds_a_planted_bug(python: str, tmp_path: Path) -> None:
     """The input that it fails on is handed back."""
-    target, sources = plant("text may end inside a character")
+    target = plant("text may end inside a character", tmp_path)
     shutil.copytree(CORPUS.parent, tmp_path / "tests" / "fuzz")
     (tmp_path / "tests" / "__init__.py").touch()
-    (tmp_path / "scalesocket.py").write_text(sources[SCRIPT], encoding="utf-8")
-    shutil.copytree(ROOT / "net", tmp_path / "net")
     ((_, run),) = fuzz(python, [target], seconds=30, root=tmp_path, seed=1)
     assert run.crash is not None, run.output
     assert "UnicodeDecodeError" in run.output or "AssertionError" in run.output

@@ -163,10 +163,6 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--pcap", "play.pcapng"),
         ("--cors", "any"),
         ("--api", "--peers", "10.0.0.1:9000"),
-        ("--workers", "2"),
-        ("--pcap", "play.pcapng"),
-        ("--trace",),
-        ("--console",),
         ("--compress",),
         ("--trustproxy", "127.0.0.1"),
         ("--unixsocket", "play.sock"),
@@ -202,6 +198,20 @@ def test_a_lone_copy_says_what_a_passed_socket_needs(copied_alone: Path) -> None
     )
     assert done.returncode == 2
     assert done.stderr == "scalesocket: LISTEN_FDS needs the folder net/ beside scalesocket.py\n"
+
+
+def test_a_lone_copy_says_what_a_script_with_options_needs(copied_alone: Path) -> None:
+    script = copied_alone.with_name("chat.py")
+    script.write_text("# /// script\n# [tool.scalesocket]\n# json = true\n# ///\n")
+    done = subprocess.run(
+        [*ALONE, str(copied_alone), "chat.py"],
+        cwd=copied_alone.parent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert "[tool.scalesocket] in chat.py needs the folder net/" in done.stderr
 
 
 def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) -> None:

@@ -32,6 +32,7 @@ import scalesocket.net.deflate
 import scalesocket.net.gwsocket
 import scalesocket.net.logs
 import scalesocket.net.proxies
+import scalesocket.net.script_options
 
 import scalesocket
 
@@ -978,8 +979,8 @@ def scripts(data: bytes) -> None:
     path.write_bytes(data)
     parser = parser_of(scalesocket)
     try:
-        with replaced(scalesocket, build_parser=lambda: parser):
-            own, class_name = scalesocket.read_script_options(path)
+        with replaced(scalesocket.net.script_options, build_parser=lambda: parser):
+            own, class_name = scalesocket.net.script_options.read_script_options(path)
         assert isinstance(class_name, str)
         config = scalesocket.combine_options(own, {}, ("cat",), None)
         assert isinstance(config, scalesocket.Config)

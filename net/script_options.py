@@ -1,0 +1,106 @@
+"""The options that a Python script carries itself, as inline metadata (PEP 723).
+
+    # /// script
+    # [tool.scalesocket]
+    # json = true
+    # staticdir = "pages"
+    # ///
+
+An entry is a long option without its dashes. It is spelled as it would stand on a command line, and
+read by the same parser. `game` names the script's `Game` class. Paths are relative to the script.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from scalesocket import (
+    BARE,
+    FLAG,
+    OPTIONS,
+    REPEATABLE,
+    ConfigError,
+    JsonValue,
+    PrintConfig,
+    build_parser,
+    is_program,
+)
+
+# The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
+_SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
+_PATH_OPTIONS = frozenset(("staticdir", "unixsocket", "sslcert", "sslkey", "sslca", "pcap"))
+
+
+def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the options in a script's inline metadata, and the name of its `Game` class.
+
+    Raises:
+        ConfigError: the block is no TOML, or its options cannot work.
+    """
+    try:
+        table = read_script_table(path)
+        class_name = table.pop("game", "")
+        if not isinstance(class_name, str):
+            raise ConfigError(f"game must be the name of a class, not {class_name!r}")
+        words = [word for item in table.items() for word in spell_option(*item, path.parent)]
+        return build_parser().parse_options(words), class_name
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot read its inline metadata: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: [tool.scalesocket]: {error}") from None
+
+
+def read_script_table(path: Path) -> dict[str, JsonValue]:
+    """Return the table `[tool.scalesocket]` of a script's inline metadata.
+
+    Raises:
+        ValueError: it is no TOML, no table, or there are several blocks.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    blocks = [match["content"] for match in _SCRIPT_BLOCK.finditer(text)]
+    if len(blocks) > 1:  # PEP 723 makes this an error
+        raise ValueError(f"there are {len(blocks)} script blocks; one is the most")
+    toml = "\n".join(line[2:] for block in blocks for line in block.splitlines())
+    tool = tomllib.loads(toml).get("tool", {})
+    table = tool.get("scalesocket", {}) if isinstance(tool, dict) else tool
+    if not isinstance(table, dict):
+        raise ValueError("[tool.scalesocket] is no table")
+    return dict(table)
+
+
+def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
+    """Return an entry of a script's table as it would stand on a command line.
+
+    Raises:
+        ConfigError: there is no such option, or its value is of the wrong type.
+    """
+    kinds = {f: row[2] for rows in OPTIONS.values() for row in rows for f in row[0].split()}
+    kind = kinds.get(f"--{name}")
+    if kind is None or kind in ("help", "version", PrintConfig):
+        raise ConfigError(f"there is no option {name!r}")
+    if kind in (FLAG, "count") or (f"--{name}" in BARE and isinstance(value, bool)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be true or false, not {value!r}")
+        return [BARE.get(f"--{name}", f"--{name}")] if value else []
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"{name} must be text or a number, not {value!r}")
+    if name in _PATH_OPTIONS and value != "-":
+        values = [folder / str(v) for v in values]
+    if name == "auth":
+        values = [relocate_command(str(v), folder) for v in values]
+    if kind in REPEATABLE:
+        return [f"--{name}={v}" for v in values]
+    return [f"--{name}={','.join(map(str, values))}"]
+
+
+def relocate_command(command: str, folder: Path) -> str:
+    """Return a command line whose program is looked for in a folder first."""
+    program, _, arguments = command.partition(" ")
+    if not is_program(folder / program):
+        return command
+    return f"{shlex.quote(str(folder / program))} {arguments}"
