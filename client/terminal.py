@@ -23,7 +23,6 @@ import textwrap
 import threading
 import time
 import unicodedata
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import FrameType
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from scalesocket import CloseCode, ScaleSocketError, open_standard_streams
 
 from .websocket import (
+    DEFAULT_ROOM,
     ConnectionClosed,
     InvalidHandshake,
     InvalidURL,
@@ -42,6 +42,7 @@ from .websocket import (
     WebSocket,
     connect,
     explain,
+    make_url,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "localhost:9000"
 DEFAULT_NAME = "player"
-DEFAULT_ROOM = "lobby"
 FRAME_TIME = 30  # milliseconds for a key to come before messages are looked at
 REDRAW_TIME = 0.25  # seconds between two drawings when nothing happens, for what counts down
 SEND_TIMEOUT = 1.0  # seconds that a key may take to go out
@@ -220,6 +220,13 @@ class GameView:
         self.done = False
         self._names = 0  # how many have been tried
 
+    def prepare(self, url: str) -> None:
+        """Do what is to be done before there is a connection: here, nothing.
+
+        Args:
+            url: of the room.
+        """
+
     def decode(self, message: str | bytes) -> Any:
         """Return what a message of the server holds: here, a JSON object.
 
@@ -238,6 +245,9 @@ class GameView:
         self._names = 1
         self.notice = ""
         return {"t": "name", "name": self.wanted}
+
+    def lost(self) -> None:
+        """Take note that there is no connection; `opened` follows when it is back."""
 
     def refused(self, error: str, *, named: bool) -> Json | None:
         """Note an error; if it is that our name is taken, return a message that tries another."""
@@ -259,7 +269,7 @@ class GameView:
     def press(self, key: str) -> Any:
         """Take a key, as `LETTERS` names them; return what to send, if anything.
 
-        While `typing` it is a character, or `enter`, `escape`, `backspace`.
+        While `typing` it is a character, one of `EDITING`, or a key that moves a cursor.
         """
         raise NotImplementedError
 
@@ -309,6 +319,7 @@ LOOKS: dict[Style, tuple[str, tuple[str, ...]]] = {
 LETTERS = {"w": "up", "a": "left", "s": "down", "d": "right", " ": "enter", "\n": "enter"}
 LETTERS |= {key: key for key in "123456789r"} | {"q": "quit"}
 EDITING = {"\n": "enter", "\r": "enter", "\x1b": "escape", "\x7f": "backspace", "\b": "backspace"}
+EDITING |= {"\x01": "home", "\x05": "end", "\x15": "escape", "\x04": "leave"}  # Ctrl-A, E, U, D
 
 
 def speaks_unicode() -> bool:
@@ -342,6 +353,7 @@ class Screen:
             curses.KEY_NPAGE: "page down",
             curses.KEY_ENTER: "enter",
             curses.KEY_BACKSPACE: "backspace",
+            curses.KEY_DC: "delete",
         }
         self._letters = LETTERS | {letter: letter for letter in letters}
         window.timeout(FRAME_TIME)
@@ -544,6 +556,7 @@ class App:
                     raise WrongGame(f"{error} ({type(error).__name__})") from error
             case Lost():
                 self._lost = event
+                self.game.lost()
                 self._retry_at = self._clock() + event.delay
             case Exception():
                 raise event
@@ -558,30 +571,11 @@ class App:
 # ==== 6. Beginning and end ===============================================================
 
 
-def make_url(address: str, room: str) -> str:
-    """Return the address of a room.
-
-    Args:
-        address: such as `localhost:9000`, `[::1]:9000` or `wss://example.com`; without a port
-            it is 9000, and a path stands in place of `room`.
-    """
-    if "://" not in address:
-        bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
-        address = f"ws://[{address}]" if bare_ipv6 else f"ws://{address}"
-        authority, slash, path = address.removeprefix("ws://").partition("/")
-        if ":" not in authority.rpartition("]")[2]:
-            authority += ":9000"
-        address = f"ws://{authority}{slash}{path}"
-    if urllib.parse.urlsplit(address).path in ("", "/"):
-        address = f"{address.rstrip('/')}/{urllib.parse.quote(room, safe='')}"
-    return address
-
-
 def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and ask for what it does not say."""
     parser = argparse.ArgumentParser(
         prog=f"python3 -m client.{program}",
-        description=f"Play {program} in a terminal.",
+        description=f"Use {program} in a terminal.",
     )
     parser.add_argument(
         "address", nargs="?", metavar="ADDRESS", help=f"such as {DEFAULT_ADDRESS}, or a ws:// URL"
@@ -630,10 +624,12 @@ def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:
 
         arguments = parse_arguments(program, argv)
         url = make_url(arguments.address, arguments.room)
+        game = make_game(arguments.name)
+        game.prepare(url)
         link = Link(lambda: connect(url, subprotocols=make_game.subprotocols), make_game.encode)
         signal.signal(signal.SIGTERM, end_on_signal)
         try:
-            play(make_game(arguments.name), link, url)
+            play(game, link, url)
         finally:
             link.stop()
     except (KeyboardInterrupt, EOFError):

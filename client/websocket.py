@@ -74,6 +74,7 @@ CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours, or for the end o
 MAX_MESSAGE = 16 * MIB  # bytes
 MAX_HEAD = 16 * 1024  # bytes of the server's answer to the opening handshake
 CHUNK = 64 * 1024  # bytes given to or taken from the socket at once
+DEFAULT_ROOM = "lobby"
 MOMENT = 0.02  # seconds without a message, after which those that have come are all read
 _GOOD_ENDS = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
@@ -158,6 +159,33 @@ class Address:
         """
         host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+def make_url(address: str, room: str) -> str:
+    """Return the address of a room.
+
+    Args:
+        address: such as `localhost:9000`, `[::1]:9000` or `wss://example.com`; without a port
+            it is 9000, and a path stands in place of `room`. The link of a page will do, too:
+            `http://localhost:9000/chat/?room=den`.
+    """
+    if address.startswith(("http://", "https://")):
+        page = urllib.parse.urlsplit(address)
+        rooms = urllib.parse.parse_qs(page.query).get("room", [])
+        folder = page.path.rstrip("/").rpartition("/")[0] if rooms else page.path
+        named = "".join(f"/{urllib.parse.quote(name, safe='')}" for name in rooms[:1])
+        address = f"ws{page.scheme[4:]}://{page.netloc}{folder}{named}"
+    if "://" not in address:
+        bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
+        address = f"ws://[{address}]" if bare_ipv6 else f"ws://{address}"
+        authority, slash, path = address.removeprefix("ws://").partition("/")
+        if ":" not in authority.rpartition("]")[2]:
+            authority += ":9000"
+        address = f"ws://{authority}{slash}{path}"
+    parts = urllib.parse.urlsplit(address)
+    if parts.path in ("", "/"):
+        return parts._replace(path=f"/{urllib.parse.quote(room, safe='')}").geturl()
+    return address
 
 
 def parse_url(url: str) -> Address:
@@ -996,7 +1024,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 after a normal end, 1 if there was no connection or it was lost, "
         "or a message could not be read or printed, 2 for wrong arguments, 130 after Ctrl-C.",
     )
-    parser.add_argument("url", metavar="URL", help="such as ws://localhost:9000/room")
+    parser.add_argument(
+        "url", metavar="URL", help="such as ws://localhost:9000/room, or localhost:9000/room"
+    )
     parser.add_argument(
         "--wait",
         type=parse_wait,
@@ -1162,6 +1192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"{arguments.cafile} holds no certificate: {error.strerror}")
     try:
+        arguments.url = make_url(arguments.url, DEFAULT_ROOM)
         talk(arguments.url, arguments, context)
     except BrokenPipeError:
         return 1

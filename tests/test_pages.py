@@ -464,6 +464,24 @@ def test_enter_sends_and_shift_enter_does_not(visit: Visit, chat_server: ServerP
     assert page.locator(".jumbo").inner_text() == "🐢"
 
 
+@pytest.mark.parametrize("key", ["Enter", "a line break alone"])
+def test_enter_on_a_phone_sends_as_its_key_says(
+    visit: Visit, chat_server: ServerProcess, key: str
+) -> None:
+    page = enter_chat(visit, chat_server, "Ada", **TOUCH)
+    field = page.get_by_label("Message", exact=True)
+    assert field.get_attribute("enterkeyhint") == "send"
+    field.press_sequentially("on my way")
+    if key == "Enter":
+        field.press("Enter")
+    else:  # some keyboards say so of every key: they are composing, or have no code for it
+        event = "new InputEvent('beforeinput', {inputType: 'insertLineBreak', cancelable: true})"
+        assert field.evaluate(f"field => field.dispatchEvent({event})") is False
+    wait_for_said(page, 1)
+    assert texts(page, ".bubble") == ["on my way"]
+    assert field.input_value() == ""
+
+
 # ==== 3. The terminal ======================================================
 
 

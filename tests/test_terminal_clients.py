@@ -30,11 +30,10 @@ from scalesocket.client.terminal import (
     WrongGame,
     character_width,
     fit,
-    make_url,
     text_width,
 )
 from scalesocket.client.tictactoe import Table, TicTacToeView, detail, headline
-from scalesocket.client.websocket import ConnectionClosed, Lost, Received
+from scalesocket.client.websocket import ConnectionClosed, Lost, Received, make_url
 from scalesocket.game import snake_rules
 from scalesocket.game.tictactoe_rules import Table as ServerTable
 
@@ -119,6 +118,11 @@ def test_a_banner_stays_on_the_canvas() -> None:
         ("[::1]:81", "ws://[::1]:81/lobby"),
         ("ws://localhost", "ws://localhost/lobby"),
         ("wss://example.com/den", "wss://example.com/den"),
+        ("ws://localhost?a=1", "ws://localhost/lobby?a=1"),
+        ("http://localhost:9000", "ws://localhost:9000/lobby"),
+        ("http://localhost:9000/den", "ws://localhost:9000/den"),
+        ("http://localhost:9000/chat/?room=a+b%2F", "ws://localhost:9000/a%20b%2F"),
+        ("https://example.com/base/snake/?room=den", "wss://example.com/base/den"),
     ],
 )
 def test_an_address_is_completed(address: str, url: str) -> None:

@@ -1035,7 +1035,7 @@ def test_the_end_of_the_server_is_the_end_of_the_program() -> None:
     ("arguments", "status", "message"),
     [
         (("ws://127.0.0.1:1/",), 1, "client.websocket: nothing listens at 127.0.0.1:1"),
-        (("localhost",), 2, "is no address such as ws://localhost:9000/room"),
+        (("ftp://localhost",), 2, "is no address such as ws://localhost:9000/room"),
         (("ws://localhost/", "--header", ": x"), 2, "is no header field"),
         (("wss://localhost/", "--cafile", "/nowhere"), 2, "/nowhere holds no certificate"),
         ((), 2, "required: URL"),

@@ -75,9 +75,19 @@ $("compose").addEventListener("submit", (event) => {
   if (text) say(text);
 });
 
+// The key of a phone says "send", and means it. Some keyboards tell of no key but of a line break.
+let newline = false; // the one that Shift and Enter make
+
 $("text").addEventListener("keydown", (event) => {
-  const newline = event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches;
-  if (event.key !== "Enter" || newline) return;
+  newline = event.shiftKey;
+  if (event.key !== "Enter" || newline || event.isComposing) return;
+  event.preventDefault();
+  $("compose").requestSubmit();
+});
+
+$("text").addEventListener("beforeinput", (event) => {
+  const breaks = ["insertLineBreak", "insertParagraph"].includes(event.inputType);
+  if (!breaks || newline || event.isComposing) return;
   event.preventDefault();
   $("compose").requestSubmit();
 });

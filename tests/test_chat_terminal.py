@@ -1,0 +1,272 @@
+"""The chat in a terminal: what it keeps, what it draws, and two people who talk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scalesocket.client.chat import (
+    ECHO_WITHIN,
+    REPEATS_WITHIN,
+    Chat,
+    ChatView,
+    Field,
+    Message,
+    read_message,
+    wrap,
+)
+from scalesocket.client.terminal import Canvas, Style, text_width
+from scalesocket.client.websocket import ConnectionClosed, Lost, Opened, Received
+
+from tests import test_terminal_clients as in_terminal
+from tests.support import RawClient, ServerProcess, serve
+from tests.test_terminal_clients import Terminal, client, start_app
+
+open_terminal = in_terminal.open_terminal
+
+# ==== What is said =========================================================
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("plain words", ("", "plain words")),
+        ('{"t":"chat","text":7}', ("", '{"t":"chat","text":7}')),
+        ('{"t":"chat","text":"hi"}', ("Somebody", "hi")),
+        ('{"t":"chat","name":" A\\n B ","text":"hi","at":"never","id":{}}', ("A B", "hi")),
+        ("[1,2", ("", "[1,2")),
+        ("null", ("", "null")),
+        ('{"t":"Join","_from":2}', ("", "#2 came in")),
+        ('{"t":"Leave","_from":2}', ("", "#2 left")),
+        ('{"t":"Leave"}', ("", '{"t":"Leave"}')),
+    ],
+)
+def test_any_text_can_be_read(raw: str, shown: tuple[str, str]) -> None:
+    message = read_message(raw, 0.0)
+    assert (message.name, message.text) == shown
+
+
+def test_who_sent_it_is_what_the_server_says() -> None:
+    message = read_message('{"_from":7,"t":"chat","name":"Ada","text":"hi"}', 0.0)
+    assert (message.name, message.number) == ("Ada", "#7")
+
+
+def test_our_own_message_reads_as_the_page_writes_it() -> None:
+    event = json.loads(Message("hi", "Ada", 1.5, "x1").write())
+    assert event == {"t": "chat", "name": "Ada", "text": "hi", "at": 1500, "id": "x1"}
+
+
+def test_what_the_server_repeats_after_a_loss_is_shown_once() -> None:
+    chat = Chat()
+    chat.opened(0.0)
+    said = [Message("a", id="1"), Message("same"), Message("same")]
+    assert [chat.hear(message, 1.0 + REPEATS_WITHIN) for message in said] == [True, True, True]
+    chat.opened(10.0)
+    again = [*said, Message("same"), Message("b", id="2")]
+    assert [chat.hear(message, 10.1) for message in again] == [False, False, False, True, True]
+    assert chat.hear(Message("same"), 11.0 + REPEATS_WITHIN), "later it is said anew"
+
+
+def test_what_nobody_repeats_counts_as_said_after_a_while() -> None:
+    chat = Chat()
+    chat.say(Message("hi", "Ada", id="1"), 0.0)
+    chat.give_up(ECHO_WITHIN)
+    assert not chat.log
+    chat.give_up(ECHO_WITHIN + 0.1)
+    assert [message.text for message in chat.log] == ["hi"] and not chat.pending
+
+
+# ==== What is written ======================================================
+
+
+def test_a_line_is_edited_at_its_cursor() -> None:
+    field = Field()
+    for key in ("w", "r", "d", "left", "left", "o", "end", "s", "!", "backspace"):
+        field.press(key)
+    assert field.text == "words"
+    for key in ("home", "delete", "W", "page up"):
+        field.press(key)
+    assert (field.clear(), field.text, field.cursor) == ("Words", "", 0)
+
+
+KEYS = st.sampled_from(["a", "日", " ", "left", "right", "home", "end", "backspace", "delete"])
+
+
+@given(st.lists(KEYS, max_size=60), st.integers(20, 40))
+def test_the_cursor_is_never_out_of_sight(keys: list[str], columns: int) -> None:
+    field, canvas = Field(), Canvas(columns, 1)
+    for key in keys:
+        field.press(key)
+    field.draw(canvas, 5, 0)
+    assert any(style is Style.CURSOR for _, style in canvas.lines()[0])
+
+
+@given(st.text(), st.integers(2, 30))
+def test_a_wrapped_text_fits_and_loses_no_word(text: str, width: int) -> None:
+    lines = list(wrap(text, width))
+    assert all(text_width(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+# ==== What is shown ========================================================
+
+
+def chatting(*said: str) -> ChatView:
+    view = ChatView("Ada")
+    view.room = "attic"
+    view.opened()
+    for raw in said:
+        view.receive(raw, 0.0)
+    return view
+
+
+def drawn(view: ChatView, columns: int = 60, rows: int = 10) -> list[str]:
+    canvas = Canvas(columns, rows)
+    view.draw(canvas, time.monotonic())
+    return canvas.text()
+
+
+def press(view: ChatView, text: str, *keys: str) -> list[Any]:
+    return [sent for key in (*text, *keys) if (sent := view.press(key)) is not None]
+
+
+def test_what_comes_does_not_tear_what_is_typed() -> None:
+    view = chatting()
+    press(view, "half a sent")
+    view.receive('{"t":"chat","name":"Bob","text":"hello","at":0,"id":"b1"}', 0.0)
+    lines = drawn(view)
+    assert lines[-1] == "Ada> half a sent"
+    assert lines[-3].endswith("Bob: hello")
+    (sent,) = press(view, "ence", "enter")
+    assert json.loads(sent)["text"] == "half a sentence" and json.loads(sent)["name"] == "Ada"
+    assert drawn(view)[-1] == "Ada>"
+
+
+def test_what_strangers_send_steers_no_terminal() -> None:
+    view = chatting("\x1b[2J\x07evil", json.dumps({"t": "chat", "name": "\x1b]0;x", "text": "\r!"}))
+    assert "\x1b" not in "".join(drawn(view)) and "\r" not in "".join(drawn(view))
+
+
+@given(
+    st.lists(st.text(max_size=200), max_size=6),
+    st.text(max_size=30),
+    st.integers(0, 100),
+    st.integers(0, 30),
+)
+def test_any_chat_fits_any_terminal(said: list[str], name: str, columns: int, rows: int) -> None:
+    view = chatting(*said, *(Message(text, name, id=text).write() for text in said))
+    canvas = Canvas(columns, rows)
+    view.draw(canvas, 0.0)
+    assert len(canvas.lines()) == rows
+
+
+def test_who_reads_further_up_is_left_there_and_told_of_news() -> None:
+    view = chatting(*(f"line {n}" for n in range(40)))
+    press(view, "", "page up")
+    before = drawn(view)[1:-2]
+    view.receive("news", 0.0)
+    assert drawn(view)[1:-2] == before
+    assert "1 new below: Page Down" in drawn(view)[-2]
+    press(view, "", "page down", "page down")
+    assert drawn(view)[-3].endswith("news") and "below" not in drawn(view)[-2]
+
+
+def test_what_is_written_without_a_connection_goes_out_when_it_is_back() -> None:
+    view = chatting()
+    app, link = start_app(view)
+    app.handle(Lost(ConnectionClosed(1006, "gone"), 1.0))
+    press(view, "still here", "enter")
+    assert drawn(view)[-3].endswith("Ada: still here  (not sent yet)")
+    app.handle(Opened(None))  # type: ignore[arg-type]
+    (sent,) = link.sent
+    assert json.loads(sent)["text"] == "still here"
+    app.handle(Received(sent))
+    app.handle(Received(sent))  # the room's history has it, too
+    assert [line for line in drawn(view) if "still here" in line] == [drawn(view)[-3]]
+    assert "not sent" not in drawn(view)[-3]
+
+
+def test_a_name_can_be_changed_and_one_leaves_by_word_or_key() -> None:
+    view = chatting()
+    assert press(view, "/name  Ada  Lovelace", "enter") == []
+    assert "You are Ada Lovelace." in drawn(view)[-2]
+    assert json.loads(press(view, "hi", "enter")[0])["name"] == "Ada Lovelace"
+    press(view, "x", "leave")
+    assert not view.done, "something is written"
+    press(view, "", "backspace", "leave")
+    assert view.done
+    assert press(view := chatting(), "/quit", "enter") == [] and view.done
+
+
+# ==== In a real terminal ===================================================
+
+
+@pytest.mark.slow
+def test_two_people_talk_and_the_room_comes_back(open_terminal: Callable[[], Terminal]) -> None:
+    ada, bob = open_terminal(), open_terminal()
+    with serve("chat") as server:
+        ada.start(*client("chat", server, "Ada", "attic"))
+        bob.start(*client("chat", server, "Bob", "attic"), size=(40, 15))
+        for screen, name in ((ada, "Ada"), (bob, "Bob")):
+            screen.wait_for(f"^{name}>")
+        ada.type("quiet, I am typ")
+        bob.type("hello Ada, do you read me on this small screen?")
+        bob.keys("Enter")
+        ada.wait_for(r"Bob: hello Ada, do you read me on this small screen\?$")
+        ada.wait_for("^Ada> quiet, I am typ")
+        ada.keys("End")
+        ada.type("ing")
+        ada.keys("Enter")
+        bob.wait_for("Ada: quiet, I am typing$")
+        server.kill()
+    ada.wait_for("Connection lost")
+    ada.type("anybody?")
+    ada.keys("Enter")
+    ada.wait_for(r"anybody\?  \(not sent yet\)$")
+    with serve("chat", addr=f"127.0.0.1:{server.port}"):
+        bob.wait_for(r"Ada: anybody\?$")
+        ada.wait_for(r"Ada: anybody\?$")
+        ada.keys("C-d")
+        ada.wait_for("^exit 0$")
+
+
+@pytest.mark.slow
+def test_a_program_that_reads_lines_gets_lines(open_terminal: Callable[[], Terminal]) -> None:
+    screen = open_terminal()
+    with serve("--api", "--linebuffer", "on", "tr", "--", "a-z", "A-Z") as server:
+        screen.start(*client("chat", server, "Ada", "shout"))
+        screen.wait_for("^Ada>")
+        screen.type("hello")
+        screen.keys("Enter")
+        screen.wait_for(r"\d\d:\d\d HELLO$")
+        screen.wait_for(r"Ada: hello$")
+
+
+@pytest.mark.slow
+def test_page_and_terminal_speak_the_same_chat(open_terminal: Callable[[], Terminal]) -> None:
+    """What the page sends is read (tests/test_pages.py holds its form), and the other way round."""
+    screen = open_terminal()
+
+    def attic(server: ServerProcess) -> RawClient:
+        return RawClient.connect(server, "attic")
+
+    with serve("chat") as server, attic(server) as page:
+        screen.start(*client("chat", server, "Ada", "attic"))
+        screen.wait_for("^Ada>")
+        page.send_json({"t": "chat", "name": "Zoë", "text": "a\nb", "at": 0, "id": "k3f9"})
+        screen.wait_for(r"Zoë: a$\n +b$")
+        page.receive_json()
+        screen.type("hi")
+        screen.keys("Enter")
+        event = page.receive_json()
+        assert isinstance(event, dict)
+        assert {key: event[key] for key in ("t", "name", "text")} == {
+            "t": "chat",
+            "name": "Ada",
+            "text": "hi",
+        }
