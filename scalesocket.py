@@ -117,6 +117,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.sockets import SocketFile
     from scalesocket.net.tap import Taps
+    from scalesocket.net.tls import TlsSocket, TlsTransport
     from scalesocket.net.workers import Supervisor, Worker
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
@@ -1920,171 +1921,6 @@ class Outlet:
         self._with_sender = False
         if self._disposed:
             self._socket.close()
-
-
-class TlsTransport:
-    """TLS over memory: it encrypts and decrypts, and leaves the network to its caller.
-
-    Python's `ssl` must not be used by two threads at once on one connection. Until the opening
-    handshake is over the reader has it for itself; from then on the connection's lock guards it.
-
-    Args:
-        context: with the server's certificate.
-    """
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        import ssl
-
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._want_read = ssl.SSLWantReadError
-        self._error = ssl.SSLError
-        self.ended = False  # by a close notice, or because the peer broke it
-
-    def advance_handshake(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what the peer sent; return whether the handshake is over, and what to send.
-
-        Raises:
-            ssl.SSLError: the peer cannot be agreed with.
-        """
-        self._incoming.write(data)
-        try:
-            self._tls.do_handshake()
-        except self._want_read:
-            return False, self._outgoing.read()
-        return True, self._outgoing.read()
-
-    def encrypt(self, data: bytes) -> bytes:
-        """Return what is to be sent for data; it must be sent, and in this order."""
-        self._tls.write(data)
-        return self._outgoing.read()
-
-    def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what received bytes hold, and what is to be sent because of them.
-
-        If TLS ends behind that, `ended` is set.
-
-        Raises:
-            EOFError: it has ended, and they hold nothing.
-        """
-        self._incoming.write(data)
-        pieces = []
-        try:
-            while piece := self._tls.read(RECEIVE_SIZE):
-                pieces.append(piece)
-            self.ended = True
-        except self._want_read:
-            pass
-        except self._error:
-            self.ended = True
-        if self.ended and not pieces:
-            raise EOFError("the peer has ended TLS")
-        return b"".join(pieces), self._outgoing.read()
-
-    def take_output(self) -> bytes:
-        """Return what is to be sent after an error: an alert that says which."""
-        return self._outgoing.read()
-
-    def close(self) -> bytes:
-        """Return the notice that nothing more comes from us (RFC 8446 section 6.1)."""
-        with contextlib.suppress(self._error):
-            self._tls.unwrap()
-        return self._outgoing.read()
-
-
-class TlsSocket:
-    """A socket that speaks TLS, as far as `HttpSession` needs it; for its reader alone.
-
-    Args:
-        sock: connected.
-        tls: before its handshake, which is made at once, in HEAD_TIMEOUT seconds.
-        early: what has been read from the socket already.
-
-    Raises:
-        OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
-        PlainHttpError: it speaks HTTP, and no TLS.
-    """
-
-    def __init__(self, sock: socket.socket, tls: TlsTransport, early: bytes = b"") -> None:
-        self._socket = sock
-        self._tls = tls
-        self.settimeout = sock.settimeout
-        self._handshake(early)
-
-    def _handshake(self, data: bytes) -> None:
-        deadline = time.monotonic() + HEAD_TIMEOUT
-        done, begin = False, b""
-        while not done:
-            begin = begin if len(begin) > 8 else begin + data
-            try:
-                done, reply = self._tls.advance_handshake(data)
-            except OSError:
-                if re.match(rb"[A-Z]{3,7} ?/?", begin):  # 5 bytes of it tell OpenSSL
-                    raise PlainHttpError(begin) from None
-                self._send_alert()
-                raise
-            if reply:
-                self._socket.sendall(reply)
-            if not done:
-                data = self._receive(RECEIVE_SIZE, deadline)
-                if not data:
-                    raise ConnectionResetError("the peer left during the TLS handshake")
-
-    def _send_alert(self) -> None:
-        """Tell the peer why there is no agreement, and let it read that."""
-        with contextlib.suppress(OSError):
-            self._socket.sendall(self._tls.take_output())
-            self._socket.shutdown(socket.SHUT_WR)
-            self._receive(RECEIVE_SIZE, time.monotonic() + 1.0)
-
-    def _receive(self, size: int, deadline: float) -> bytes:
-        patience = deadline - time.monotonic()
-        if patience <= 0:
-            raise TimeoutError("the peer took too long")
-        self._socket.settimeout(patience)
-        return self._socket.recv(size)
-
-    def recv(self, size: int) -> bytes:
-        """Return bytes once some have come; none at the end.
-
-        Raises:
-            TimeoutError: they take longer, all together, than `settimeout` allows.
-        """
-        deadline = time.monotonic() + (self._socket.gettimeout() or HEAD_TIMEOUT)
-        data = b""  # what came with the end of the handshake has been received already
-        while not self._tls.ended:
-            try:
-                plain, reply = self._tls.decrypt(data)
-            except EOFError:
-                break
-            if reply:
-                self._socket.sendall(reply)
-            if plain:
-                return plain
-            data = self._receive(size, deadline)
-            if not data:
-                break
-        return b""
-
-    def sendall(self, data: bytes) -> None:
-        """Send all of the data."""
-        self._socket.sendall(self._tls.encrypt(data))
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a part of a file; return how much of it there was."""
-        file.seek(offset)
-        sent, left = 0, count or 0
-        while left > 0 and (data := file.read(min(left, RECEIVE_SIZE))):
-            self.sendall(data)
-            sent += len(data)
-            left -= len(data)
-        return sent
-
-    def shutdown(self, how: int) -> None:
-        """Say that nothing more comes from us."""
-        self._socket.sendall(self._tls.close())
-        self._socket.shutdown(how)
 
 
 class Connection(Outlet):
@@ -6035,30 +5871,12 @@ def load_certificates(config: Config) -> ssl.SSLContext | None:
     """Return what TLS needs to know, or None without --sslcert.
 
     Raises:
-        ConfigError: the files cannot be used.
+        ConfigError: the files cannot be used, or net/tls.py is not there.
     """
     if config.sslcert is None:
         return None
-    import ssl
-
-    def refuse_password() -> str:  # nobody is there to type it
-        raise ConfigError(f"the private key in {config.sslkey or config.sslcert} is encrypted")
-
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    except OSError as error:
-        raise ConfigError(f"cannot use SSLKEYLOGFILE: {error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.sslcert, config.sslkey, refuse_password)
-        if config.sslca is not None:
-            context.load_verify_locations(config.sslca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # ssl.SSLError is one
-        files = ", ".join(map(str, filter(None, (config.sslcert, config.sslkey, config.sslca))))
-        raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
+    load = load_feature("tls", "--sslcert").load_certificates
+    context: ssl.SSLContext = load(config.sslcert, config.sslkey, config.sslca)
     return context
 
 
@@ -6812,15 +6630,17 @@ class HttpDoor(Door):
         """Answer requests; return whom one of them makes of the peer."""
         peer, proxied, early = self._find_peer(sock, address, early)
         context = self._tls_context if address != UNIX_PEER else None
+        tls: TlsTransport | None = None
         if self._taps is not None:
             tls = self._taps.begin(sock, peer, context, early=early)
-        else:
-            tls = TlsTransport(context) if context is not None else None
+        elif context is not None:
+            tls = load_feature("tls", "--sslcert").TlsTransport(context)
         extra = self._config.header + self._config.header_http
         try:
-            layer = TlsSocket(sock, tls, early) if tls else sock
+            layer = tls.shake_hands(sock, early) if tls else sock
         except PlainHttpError as error:
-            self._point_to_tls(HttpSession(sock, extra, error.data), peer)
+            self._told.warn(f"plain HTTP from {peer[0]}: this port speaks TLS (--sslcert)")
+            load_feature("tls", "--sslcert").point_to_tls(HttpSession(sock, extra, error.data))
             return None
         session = HttpSession(layer, extra, b"" if tls else early)
         session.local, session.secure = own_endpoint(sock), tls is not None
@@ -6856,22 +6676,6 @@ class HttpDoor(Door):
             if opening is not None:
                 opening.end()
         return None
-
-    def _point_to_tls(self, session: HttpSession, peer: Endpoint) -> None:
-        """Tell who speaks plain HTTP where to go: a browser shows that, and nothing of an alert."""
-        self._told.warn(f"plain HTTP from {peer[0]}: this port speaks TLS (--sslcert)")
-        method, where = "GET", "https:// and wss://"
-        with contextlib.suppress(HandshakeError):
-            head = session.read_head(1.0)
-            if head is not None:
-                request = parse_request(head)
-                method, host = request.method, request.headers.get("Host")
-                scheme = "wss" if request.is_upgrade else "https"
-                if split_origin(host)[1]:
-                    where = f"{scheme}://{host}{request.target}"
-        reason = f"this port speaks TLS: use {where}"
-        response = describe_error(HandshakeError(400, reason))
-        session.send(response, method=method, keep_alive=False)
 
     def _find_relays(self, request: Request) -> Relays | None:
         try:

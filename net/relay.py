@@ -55,9 +55,10 @@ from .cluster import parse_list, take_body
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scalesocket import Endpoint, HttpSession, Request, TlsTransport
+    from scalesocket import Endpoint, HttpSession, Request
 
     from .cluster import Peer, Peers
+    from .tls import TlsTransport
 
 log = logging.getLogger("scalesocket")
 

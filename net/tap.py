@@ -32,7 +32,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from scalesocket import Config, ConfigError, TlsTransport, __version__
+from scalesocket import Config, ConfigError, __version__
+
+from .tls import TlsTransport
 
 if TYPE_CHECKING:
     import ssl

@@ -166,6 +166,7 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--compress",),
         ("--trustproxy", "127.0.0.1"),
         ("--unixsocket", "play.sock"),
+        ("--sslcert", "site.pem"),
     ],
 )
 def test_a_lone_copy_says_what_an_option_needs(

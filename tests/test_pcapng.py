@@ -34,8 +34,9 @@ from scalesocket.net.pcapng import (
     encode_packet,
 )
 from scalesocket.net.tap import Event, Flow, Record, Tape, TappedSocket, Taps
+from scalesocket.net.tls import TlsSocket
 
-from scalesocket import Opcode, TlsSocket, encode_frame
+from scalesocket import Opcode, encode_frame
 from tests.capture import (
     ACK,
     CLIENT,

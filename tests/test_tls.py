@@ -21,13 +21,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scalesocket.net.tls import TlsSocket, TlsTransport
 from websockets.sync.client import ClientConnection, connect
 
 import scalesocket
 from scalesocket import (
     HttpSession,
-    TlsSocket,
-    TlsTransport,
     load_certificates,
     parse_command_line,
 )

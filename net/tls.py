@@ -1,0 +1,251 @@
+"""TLS (--sslcert): the certificates, and what encrypts a connection.
+
+A connection is served through three things, each of which knows only the one below it:
+
+    HttpSession, Connection     HTTP and WebSockets, in plain bytes
+    TlsTransport                bytes in, bytes out: it encrypts and decrypts in memory
+    socket                      is read and written by the two above, without waiting
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalesocket import (
+    HEAD_TIMEOUT,
+    RECEIVE_SIZE,
+    ConfigError,
+    HandshakeError,
+    PlainHttpError,
+    describe_error,
+    parse_request,
+    split_origin,
+)
+
+if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does without it
+    import ssl
+
+    from scalesocket import HttpSession
+
+
+def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> ssl.SSLContext:
+    """Return what TLS needs to know.
+
+    Args:
+        cert: the server's certificate chain in PEM form.
+        key: its private key, if that is in another file.
+        authority: only clients with a certificate of it are let in; None: all are.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    import ssl
+
+    def refuse_password() -> str:  # nobody is there to type it
+        raise ConfigError(f"the private key in {key or cert} is encrypted")
+
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    except OSError as error:
+        raise ConfigError(f"cannot use SSLKEYLOGFILE: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, refuse_password)
+        if authority is not None:
+            context.load_verify_locations(authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(map(str, filter(None, (cert, key, authority))))
+        raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
+    return context
+
+
+class TlsTransport:
+    """TLS over memory: it encrypts and decrypts, and leaves the network to its caller.
+
+    Python's `ssl` must not be used by two threads at once on one connection. Until the opening
+    handshake is over the reader has it for itself; from then on the connection's lock guards it.
+
+    Args:
+        context: with the server's certificate.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        import ssl
+
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._want_read = ssl.SSLWantReadError
+        self._error = ssl.SSLError
+        self.ended = False  # by a close notice, or because the peer broke it
+
+    def advance_handshake(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the peer sent; return whether the handshake is over, and what to send.
+
+        Raises:
+            ssl.SSLError: the peer cannot be agreed with.
+        """
+        self._incoming.write(data)
+        try:
+            self._tls.do_handshake()
+        except self._want_read:
+            return False, self._outgoing.read()
+        return True, self._outgoing.read()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return what is to be sent for data; it must be sent, and in this order."""
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def decrypt(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what received bytes hold, and what is to be sent because of them.
+
+        If TLS ends behind that, `ended` is set.
+
+        Raises:
+            EOFError: it has ended, and they hold nothing.
+        """
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while piece := self._tls.read(RECEIVE_SIZE):
+                pieces.append(piece)
+            self.ended = True
+        except self._want_read:
+            pass
+        except self._error:
+            self.ended = True
+        if self.ended and not pieces:
+            raise EOFError("the peer has ended TLS")
+        return b"".join(pieces), self._outgoing.read()
+
+    def take_output(self) -> bytes:
+        """Return what is to be sent after an error: an alert that says which."""
+        return self._outgoing.read()
+
+    def close(self) -> bytes:
+        """Return the notice that nothing more comes from us (RFC 8446 section 6.1)."""
+        with contextlib.suppress(self._error):
+            self._tls.unwrap()
+        return self._outgoing.read()
+
+    def shake_hands(self, sock: socket.socket, early: bytes = b"") -> TlsSocket:
+        """Agree with the peer at a socket; see `TlsSocket`."""
+        return TlsSocket(sock, self, early)
+
+
+class TlsSocket:
+    """A socket that speaks TLS, as far as `HttpSession` needs it; for its reader alone.
+
+    Args:
+        sock: connected.
+        tls: before its handshake, which is made at once, in HEAD_TIMEOUT seconds.
+        early: what has been read from the socket already.
+
+    Raises:
+        OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
+        PlainHttpError: it speaks HTTP, and no TLS.
+    """
+
+    def __init__(self, sock: socket.socket, tls: TlsTransport, early: bytes = b"") -> None:
+        self._socket = sock
+        self._tls = tls
+        self.settimeout = sock.settimeout
+        self._handshake(early)
+
+    def _handshake(self, data: bytes) -> None:
+        deadline = time.monotonic() + HEAD_TIMEOUT
+        done, begin = False, b""
+        while not done:
+            begin = begin if len(begin) > 8 else begin + data
+            try:
+                done, reply = self._tls.advance_handshake(data)
+            except OSError:
+                if re.match(rb"[A-Z]{3,7} ?/?", begin):  # 5 bytes of it tell OpenSSL
+                    raise PlainHttpError(begin) from None
+                self._send_alert()
+                raise
+            if reply:
+                self._socket.sendall(reply)
+            if not done:
+                data = self._receive(RECEIVE_SIZE, deadline)
+                if not data:
+                    raise ConnectionResetError("the peer left during the TLS handshake")
+
+    def _send_alert(self) -> None:
+        """Tell the peer why there is no agreement, and let it read that."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(self._tls.take_output())
+            self._socket.shutdown(socket.SHUT_WR)
+            self._receive(RECEIVE_SIZE, time.monotonic() + 1.0)
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        patience = deadline - time.monotonic()
+        if patience <= 0:
+            raise TimeoutError("the peer took too long")
+        self._socket.settimeout(patience)
+        return self._socket.recv(size)
+
+    def recv(self, size: int) -> bytes:
+        """Return bytes once some have come; none at the end.
+
+        Raises:
+            TimeoutError: they take longer, all together, than `settimeout` allows.
+        """
+        deadline = time.monotonic() + (self._socket.gettimeout() or HEAD_TIMEOUT)
+        data = b""  # what came with the end of the handshake has been received already
+        while not self._tls.ended:
+            try:
+                plain, reply = self._tls.decrypt(data)
+            except EOFError:
+                break
+            if reply:
+                self._socket.sendall(reply)
+            if plain:
+                return plain
+            data = self._receive(size, deadline)
+            if not data:
+                break
+        return b""
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of the data."""
+        self._socket.sendall(self._tls.encrypt(data))
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a part of a file; return how much of it there was."""
+        file.seek(offset)
+        sent, left = 0, count or 0
+        while left > 0 and (data := file.read(min(left, RECEIVE_SIZE))):
+            self.sendall(data)
+            sent += len(data)
+            left -= len(data)
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """Say that nothing more comes from us."""
+        self._socket.sendall(self._tls.close())
+        self._socket.shutdown(how)
+
+
+def point_to_tls(session: HttpSession) -> None:
+    """Tell a client that speaks plain HTTP where to go: a browser shows no alert of TLS."""
+    method, where = "GET", "https:// and wss://"
+    with contextlib.suppress(HandshakeError):
+        head = session.read_head(1.0)
+        if head is not None:
+            request = parse_request(head)
+            method, host = request.method, request.headers.get("Host")
+            scheme = "wss" if request.is_upgrade else "https"
+            if split_origin(host)[1]:
+                where = f"{scheme}://{host}{request.target}"
+    reason = f"this port speaks TLS: use {where}"
+    session.send(describe_error(HandshakeError(400, reason)), method=method, keep_alive=False)
