@@ -83,6 +83,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import os
 import queue
 import re
@@ -102,7 +103,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import mimetypes
@@ -165,6 +166,9 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little ha
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 MAX_WORKERS = 128  # of --workers
 OUT_OF_THREADS = "the system is out of threads"
+OUT_OF_MEMORY = "the system is out of memory"
+HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread to start
+BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
 NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
@@ -202,6 +206,7 @@ log = logging.getLogger("scalesocket")
 TRACE = 5  # a log level below DEBUG, for -vv
 logging.addLevelName(TRACE, "TRACE")
 
+T = TypeVar("T")
 JsonValue = Any  # what `json.loads` returns; no narrower type would be true
 
 
@@ -1470,17 +1475,69 @@ def small_stack() -> Iterator[None]:
             threading.stack_size(before)
 
 
+def check_headroom() -> None:
+    """See that there is memory for one more thread; without, it might end before it has begun.
+
+    Raises:
+        ShortageError: there is none.
+    """
+    if not POSIX:
+        return
+    try:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        mmap.mmap(-1, threading.stack_size() + HEADROOM, flags).close()
+    except (OSError, MemoryError):
+        raise ShortageError(OUT_OF_MEMORY) from None
+
+
+class Beginning(threading.Event):
+    """Whether a thread has begun its work; or it was given up before, and never will.
+
+    `threading` would wait without end for a thread that finds no memory for its first steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decision = threading.Lock()  # whoever acquires it first decides; never released
+
+    def set(self) -> None:
+        """Do nothing: `threading` calls this before it is done with the first steps."""
+
+    def begin(self) -> bool:
+        """Tell who waits; return whether the work is to be done. For the new thread."""
+        super().set()
+        return self._decision.acquire(blocking=False)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has begun. For `threading`.
+
+        Raises:
+            RuntimeError: it was given up.
+        """
+        if not super().wait(BEGIN_TIMEOUT) and self._decision.acquire(blocking=False):
+            raise RuntimeError(OUT_OF_THREADS)
+        return True
+
+
 def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
     """Start a daemon thread; whoever started it must see to its end.
 
     Raises:
-        ShortageError: the system has none left.
+        ShortageError: the system has none left, or no memory for it.
     """
-    thread = threading.Thread(name=name, target=target, args=args, daemon=True)
+
+    def run() -> None:
+        if beginning.begin():
+            target(*args)
+
+    check_headroom()
     try:
+        beginning = Beginning()
+        thread = threading.Thread(name=name, target=run, daemon=True)
+        thread._started = beginning  # type: ignore[attr-defined]  # there is no other way in
         with _stack_lock:
             thread.start()
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         raise ShortageError(OUT_OF_THREADS) from None
     return thread
 
@@ -1502,16 +1559,35 @@ class Shortage:
 _memory = Shortage()
 
 
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether memory has run out; where that is for a lock, Python raises a RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and str(error).startswith("can't allocate")
+    )
+
+
 def report_failure() -> None:
     """Log what has just been raised: a bug of ours, or that memory has run out, which is said once.
 
     No thread of the server ends because of either.
     """
     with contextlib.suppress(MemoryError):  # not even enough to say so
-        if isinstance(sys.exc_info()[1], MemoryError):
-            _memory.report("the system is out of memory")
+        if is_memory_error(sys.exc_info()[1]):
+            _memory.report(OUT_OF_MEMORY)
         else:
             log.exception("our own bug")
+
+
+def insist(function: Callable[..., T], *args: Any) -> T:
+    """Call a function until there is enough memory for it: what must not be left undone."""
+    while True:
+        try:
+            return function(*args)
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            report_failure()
+            time.sleep(OUT_OF_MEMORY_PAUSE)
 
 
 def poll_end(sock: socket.socket) -> int:
@@ -1583,7 +1659,12 @@ class Timer:
                 self._changed.wait(wait)
             else:
                 return
-        function()
+        try:
+            function()
+        except BaseException as error:
+            if is_memory_error(error):  # it must not be forgotten: most call themselves again
+                insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
+            raise
 
 
 class Poller:
@@ -1609,7 +1690,7 @@ class Poller:
         self._open()
         try:
             self._thread = start_thread(self._name, self._run)
-        except ShortageError:
+        except BaseException:  # also when there is not even memory for a ShortageError
             self._close()
             raise
 
@@ -1617,7 +1698,7 @@ class Poller:
         self._wake_up, self._waker = socket.socketpair()
         try:
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
-        except OSError:
+        except BaseException:
             self._wake_up.close()
             self._waker.close()
             raise
@@ -1667,16 +1748,26 @@ class Poller:
             while self._wake_up.recv(4096):
                 pass
         self._woken = False  # before they are done: one that comes now wakes us again
-        while self._errands:
-            self._do(self._errands.popleft())
+        for _ in range(len(self._errands)):
+            if self._do(self._errands[0]):
+                self._errands.popleft()
+            else:  # it is tried again, behind the others
+                self._errands.rotate(-1)
+        if self._errands:
+            self._wake()
 
-    def _do(self, function: Callable[[], None]) -> None:
+    def _do(self, function: Callable[[], None]) -> bool:
+        """Call a function; return False if there was no memory for it."""
         try:
             function()
         except ShortageError as error:
             self.shortage.report(str(error))
-        except BaseException:  # one caller's bug must not take everyone's sockets along
+        except BaseException as error:  # one caller's bug must not take everyone's sockets along
             report_failure()
+            if is_memory_error(error):
+                time.sleep(OUT_OF_MEMORY_PAUSE)
+                return False
+        return True
 
     # -- for functions that it calls --
 
@@ -3231,6 +3322,10 @@ class ChildProcess:
         except OSError as error:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
             raise kind(f"cannot start {command[0]}: {error.strerror}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
         self.pid = self.popen.pid
         restore_file_limit(self.pid)
         self._pidfd = -1  # becomes readable when the child exits
@@ -3636,10 +3731,15 @@ class ProcessBackend(Backend):
                     break
             else:
                 self._room.deliver(self._wrap(framing.finish()))
+        except MemoryError:
+            framing.error = BackendError(OUT_OF_MEMORY)
         finally:
-            self._room.inbox.put(Exited(framing.error))
+            insist(self._room.inbox.put, Exited(framing.error))
 
     def _run_stderr(self, child: ChildProcess, descriptor: int) -> None:
+        insist(self._log_stderr, child, descriptor)
+
+    def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
         skipping = False  # what is left of a line that was too long
         for data in child.read(descriptor):
@@ -4929,14 +5029,15 @@ class Room:
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
-        except MemoryError:
-            report_failure()
-            self.end(CloseCode.TRY_AGAIN_LATER, "the system is out of memory")
-        except BaseException:
-            self.log.exception("our own bug")
-            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+        except BaseException as error:
+            if is_memory_error(error):
+                report_failure()
+                insist(self.end, CloseCode.TRY_AGAIN_LATER, OUT_OF_MEMORY)
+            else:
+                self.log.exception("our own bug")
+                self.end(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
-            self._close()
+            insist(self._close)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
         """Pass events on; return whether the last of them has come."""
@@ -5043,9 +5144,9 @@ class RoomRegistry:
         with self._lock:
             if client.departed:
                 return False
+            heard = room.inbox.put(left)  # first, as there may be no memory for it
             client.departed = True
             room.seats.discard(client)
-            heard = room.inbox.put(left)
             if not room.seats:
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
@@ -6177,12 +6278,13 @@ class Turnstile:
 
     def leave(self, address: str, crowded: str) -> None:
         """Count one less of those for whom `enter` returned that."""
+        network = self._name(address)  # first, as there may be no memory for it
         with self._lock:
             if crowded:
                 self._refused -= 1
             else:
                 self._served -= 1
-            self._uncount(self._name(address))
+            self._uncount(network)
 
     def enter_behind(self, address: str) -> None:
         """Count a client that a proxy has told of.
@@ -7128,6 +7230,9 @@ class Lobby:
         self._timer = timer
         # Readers that may be started yet; each takes three descriptors.
         self._own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
+        # What threads have been started for. A thread may end at once, where there is no memory
+        # for it; what it was to do is then left for the next one.
+        self._asking: deque[tuple[Visit, bytes]] = deque()
         # These two are the poller's alone.
         self._unheard: dict[Visit, None] = {}  # in the order of their coming
         self._is_timed = False  # `_turn_out` will be called
@@ -7165,12 +7270,11 @@ class Lobby:
             sock.close()
             raise ShortageError(f"cannot accept: {error}") from None
         try:
-            sock = door.prepare(sock, address)
-        except OSError:
+            visit = Visit(door.prepare(sock, address), address, door, crowded=crowded)
+        except (OSError, MemoryError):
             sock.close()
-            self._turnstile.leave(address[0], crowded)
+            insist(self._turnstile.leave, address[0], crowded)
             return
-        visit = Visit(sock, address, door, crowded=crowded)
         if door.listens_at_once:
             self._ask(visit, early)
             return
@@ -7219,14 +7323,20 @@ class Lobby:
         Raises:
             ShortageError: there is none; it has been ended.
         """
+        asked = visit, data
+        insist(self._asking.append, asked)
         try:
+            check_headroom()
             # Not `start_thread`: nobody joins it, and a `Thread` would have this one wait until it
             # has begun.
             with self._stack():
-                _thread.start_new_thread(self._open, (visit, data))
-        except RuntimeError:
-            self._end(visit)
-            raise ShortageError(f"cannot start a thread: {OUT_OF_THREADS}") from None
+                _thread.start_new_thread(self._open_all, ())
+        except (RuntimeError, MemoryError, ShortageError) as error:
+            with contextlib.suppress(ValueError):  # another thread has taken it up
+                self._asking.remove(asked)
+                self._end(visit)
+            reason = error if isinstance(error, ShortageError) else OUT_OF_THREADS
+            raise ShortageError(f"cannot start a thread: {reason}") from None
 
     def _expect(self, visit: Visit) -> None:
         """See that a connection does not stay without ever saying anything."""
@@ -7250,22 +7360,27 @@ class Lobby:
 
     # -- any thread --
 
+    def _open_all(self) -> None:
+        """See what connections want, on a thread that may wait for it."""
+        with contextlib.suppress(IndexError):  # all have been taken up
+            while True:
+                self._open(*self._asking.popleft())
+
     def _open(self, visit: Visit, early: bytes) -> None:
-        """See what a connection wants, on a thread that may wait for it."""
         if not visit.open(early):
             self._end(visit)
         elif self._own.acquire(blocking=False):
             self._start_reader(visit)
         else:
-            self.poller.call(functools.partial(self.poller.admit, visit))
+            insist(self.poller.call, functools.partial(self.poller.admit, visit))
 
     def _start_reader(self, visit: Visit) -> None:
         """Give a client a reader of its own; one of them has been acquired."""
         try:
             Reader(f"reader {visit.member.client.id}", self._end_own).start_for(visit)
-        except (ShortageError, OSError):  # the shared one has all that it needs
+        except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
             self._own.release()
-            self.poller.call(functools.partial(self.poller.admit, visit))
+            insist(self.poller.call, functools.partial(self.poller.admit, visit))
 
     def _end_own(self, visit: Visit) -> None:
         self._own.release()
@@ -7273,9 +7388,9 @@ class Lobby:
 
     def _end(self, visit: Visit) -> None:
         try:
-            visit.end()
+            insist(visit.end)
         finally:
-            self._turnstile.leave(visit.address[0], visit.crowded)
+            insist(self._turnstile.leave, visit.address[0], visit.crowded)
 
 
 class Acceptor:

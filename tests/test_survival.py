@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -27,13 +28,16 @@ from scalesocket.net.logs import LogHandler
 import scalesocket
 from scalesocket import check_nesting, small_stack
 from tests.support import (
+    CONTINUATION,
     PATIENCE,
     ROOT,
     SCRIPT,
+    TEXT,
     Closed,
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    encode_client_frame,
     encode_client_frames,
     http_request,
     serve,
@@ -586,3 +590,38 @@ def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPat
     poller.call(done.set)
     assert done.wait(PATIENCE)
     poller.stop()
+
+
+@pytest.mark.parametrize("extra", [10, 60, 100])  # MiB
+@pytest.mark.parametrize("rooms", [1, 40])
+def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> None:
+    """Case 32: with 60 MiB more than it had, and 40 rooms with 200 KB unfinished messages each, it
+    did not recover when all that was gone: a thread that was being started had found no memory for
+    its first steps, and was waited for without end."""
+    with serve("cat") as server, RawClient.connect(server, "old") as old:
+        old.send_text("before")
+        assert old.receive_text() == "before"
+        limit = server._status("VmSize") + extra * 2**20
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        with contextlib.ExitStack() as stack:
+            for number in range(80):
+                with contextlib.suppress(OSError, EOFError, HandshakeRefused):
+                    client = RawClient.connect(server, f"room{number % rooms}")
+                    stack.enter_context(contextlib.suppress(OSError, EOFError, Closed))
+                    stack.callback(client.sock.close)
+                    client.send_bytes(encode_client_frame(TEXT, b"x" * 1000, fin=False), 5)
+                    for _ in range(20 if rooms > 1 else 100):
+                        piece = encode_client_frame(CONTINUATION, b"x" * 10_000, fin=False)
+                        client.send_bytes(piece, 5)
+        nothing = resource.RLIM_INFINITY
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (nothing, nothing))
+        assert http_request(server, "GET", "/health").status == 200
+        old.send_text("after")
+        assert old.receive_text() == "after"
+        with RawClient.connect(server, "new") as new:
+            new.send_text("hello")
+            assert new.receive_text() == "hello"
+        errors = [line for line in server.log() if line.startswith("[ERROR]")]
+        assert len(errors) <= 4, "each shortage is told once"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
