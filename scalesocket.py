@@ -988,41 +988,13 @@ def split_origin(text: str) -> tuple[str, str, int]:
     return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
 
 
-# `*.example.com`, or `.example.com`, in an option: every name below that one.
-_SUBDOMAINS = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?)\*?\.(?=[a-z0-9_-])(.+)")
-# What browsers take for an address, in whatever form: no name server is asked for it.
 _ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]")
 
 
-def split_pattern(text: str) -> tuple[str, str, int]:
-    """Return what `split_origin` does, of an entry of --origin: its host may be `*.example.com`."""
-    match = _SUBDOMAINS.fullmatch(text.lower())
-    scheme, host, port = split_origin(match[1] + match[2] if match else text)
-    if match and host:
-        host = "" if _ADDRESS.fullmatch(host) else f"*.{host}"
-    return scheme, "" if host.startswith(".") else host, port
-
-
-def matches_host(host: str, pattern: str) -> bool:
-    """Whether a host is the one that is meant, or one below it."""
-    below = pattern.startswith("*.")
-    return host.endswith(pattern[1:]) and host[0] != "." if below else host == pattern
-
-
-def is_listed(origin: str, allowed: Iterable[str]) -> bool:
-    """Whether an origin, in lower case, is among those of an option."""
-    given_scheme, given_host, given_port = split_origin(origin)
-    for item in allowed:
-        if item in ("null", "file://"):  # a page from nowhere, as in a sandbox; from a file
-            if origin == item:
-                return True
-            continue
-        scheme, host, port = split_pattern(item)
-        same = given_scheme and scheme in ("", given_scheme) and port in (0, given_port)
-        if same and matches_host(given_host, host):
-            return True
-    return False
+def is_address(host: str) -> bool:
+    """Whether browsers take a host for an address, in whatever form, and ask no name server."""
+    return _ADDRESS.fullmatch(host) is not None
 
 
 def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
@@ -1038,28 +1010,6 @@ def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
     behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
     same = (host, port) == own[1:] or behind_proxy
     return scheme in ("http", "https") and own[1] != "" and same
-
-
-def check_origin(request: Request, *, allowed: Sequence[str], same: bool, secure: bool) -> None:
-    """Refuse a page from elsewhere (RFC 6455 section 10.2); browsers say where a page is from.
-
-    Args:
-        request: the upgrade request.
-        allowed: origins such as `https://example.com`; scheme and port may be left out. Empty:
-            any, unless `same` is set.
-        same: the page must come from the host and port that it connects to.
-        secure: see `is_own_page`.
-
-    Raises:
-        HandshakeError: 403.
-    """
-    if not (allowed or same):
-        return
-    origin = request.headers.get("Origin").lower()  # if there are two, it is none
-    named = request.headers.get("Host").lower()
-    if is_listed(origin, allowed) or (same and is_own_page(origin, named, secure=secure)):
-        return
-    raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
 
 
 Network: TypeAlias = "IPv4Network | IPv6Network"
@@ -6040,13 +5990,31 @@ class ToldOnce:
             log.warning("%s", text)
 
 
+def is_local_page(origin: str) -> bool:
+    """Whether a page comes from a server on this machine, such as one for development."""
+    scheme, host, _ = split_origin(origin)
+    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+
+
+def find_own_names(config: Config) -> frozenset[str]:
+    """Return the names that this server has: its machine's, and those that options name."""
+    own = socket.gethostname().lower()
+    hosts = [host.lower() for host, _ in config.addr]
+    nodes = [re.sub(r"^https?://", "", node.lower()).partition("/")[0] for node in config.peers]
+    hosts += [split_origin(node)[1] for node in nodes]
+    names = {own, own.partition(".")[0] + ".local", *hosts}
+    return frozenset(name.rstrip(".") for name in names) - {""}
+
+
 class PageGuard:
-    """Says which web pages may use this server.
+    """Says which web pages may use this server: those of this machine alone, if it is local.
 
     A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
     can tell; but that name is not ours. What is no browser writes into both what it likes: it has
     no user whom a page could deceive.
+
+    With --origin, --host or --sameorigin `ListedPages` in net/origins.py takes its place.
 
     Args:
         config: the options.
@@ -6055,11 +6023,7 @@ class PageGuard:
 
     def __init__(self, config: Config, proxies: Proxies) -> None:
         self._proxies = proxies
-        self._lets_any = "any" in config.origin
-        self._listed = config.origin
-        self._same = config.sameorigin
         self._careful = config.pty  # a shell is not for any page that comes along
-        self._names_all = bool(config.host)
         self._names = find_own_names(config)
         self._told = ToldOnce()
         self.is_local = False  # only this machine reaches us, so only pages from here should
@@ -6077,26 +6041,9 @@ class PageGuard:
         Raises:
             HandshakeError: 403.
         """
-        if not (self._names_all or self._same or self._is_careful(peer)):
-            return
-        if self._lets_any and not self._names_all:
-            return
-        forwarded = self._proxies.find_host(peer, request)
-        named = forwarded or request.headers.get("Host").lower()
-        if "." in named and (self._names_all or not forwarded):
+        named, is_told = self.find_name(request, peer)
+        if self.is_careful(peer) and "." in named and not is_told:
             self.check_name(named)
-
-    def check_name(self, named: str) -> None:
-        """Refuse what is none of our names, as in a Host header.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        host = split_origin(named)[1]
-        known = host and (_ADDRESS.fullmatch(host) or _LOOPBACK.fullmatch(host))
-        if not known and not any(matches_host(host.rstrip("."), name) for name in self._names):
-            cure = f"; with --host {host} it would be" if host else ""
-            self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")
 
     def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
         """Refuse a WebSocket to a page that may have none.
@@ -6109,29 +6056,55 @@ class PageGuard:
         Raises:
             HandshakeError: 403.
         """
-        if self._names_all:
-            self.check_host(request, peer)
         origin = request.headers.get("Origin").lower()  # if there are two, it is none
-        if self._lets_any or is_listed(origin, self._listed):
+        if not self.is_careful(self._proxies.find_client(peer, request.headers)):
             return
-        if not self._listed and not self._same:
-            if not self._is_careful(self._proxies.find_client(peer, request.headers)):
-                return
-            if not origin or origin == "file://" or is_local_page(origin):
-                return
+        if origin and origin != "file://" and not is_local_page(origin):
+            self.check_own_page(request, peer, secure=secure)
+
+    def check_own_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
+        """Refuse a WebSocket to a page that is not from this server itself; see `check_page`."""
+        named, is_told = self.find_name(request, peer)
+        if not is_own_page(request.headers.get("Origin").lower(), named, secure=secure):
+            self.refuse_page(request)
+        if not is_told:
+            self.check_name(named)
+
+    def check_name(self, named: str) -> None:
+        """Refuse what is none of our names, as in a Host header.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        host = split_origin(named)[1]
+        known = host and (is_address(host) or _LOOPBACK.fullmatch(host))
+        if not known and not self.is_named(host.rstrip(".")):
+            cure = f"; with --host {host} it would be" if host else ""
+            self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")
+
+    def is_named(self, host: str) -> bool:
+        """Whether a name is one of this server's."""
+        return host in self._names
+
+    def is_careful(self, peer: Endpoint) -> bool:
+        """Whether only pages from here may come in, unless an option names others."""
+        return self._careful or (self.is_local and peer != UNIX_PEER and is_loopback(peer[0]))
+
+    def find_name(self, request: Request, peer: Endpoint) -> tuple[str, bool]:
+        """Return the name by which a client has found us, and whether a trusted proxy tells it."""
         forwarded = self._proxies.find_host(peer, request)
-        named = forwarded or request.headers.get("Host").lower()
-        if (self._same or not self._listed) and is_own_page(origin, named, secure=secure):
-            if not forwarded:
-                self.check_name(named)
-            return
+        return forwarded or request.headers.get("Host").lower(), bool(forwarded)
+
+    def refuse_page(self, request: Request) -> NoReturn:
+        """Refuse a page because of where it is from.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        origin = request.headers.get("Origin").lower()
         cure = f"; with --origin {origin} it would be" if origin else ""
         kind = " (a file, or a page in a sandbox)" if origin == "null" else ""
         self._refuse(f"origin {origin or '(none)'}{kind} is not allowed{cure}")
-
-    def _is_careful(self, peer: Endpoint) -> bool:
-        """Whether only pages from here may come in, unless an option names others."""
-        return self._careful or (self.is_local and peer != UNIX_PEER and is_loopback(peer[0]))
 
     def _refuse(self, reason: str) -> NoReturn:
         """Refuse, and log it once: a page cannot show its user why."""
@@ -6139,24 +6112,17 @@ class PageGuard:
         raise HandshakeError(403, reason)
 
 
-def is_local_page(origin: str) -> bool:
-    """Whether a page comes from a server on this machine, such as one for development."""
-    scheme, host, _ = split_origin(origin)
-    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+def make_guard(config: Config, proxies: Proxies) -> PageGuard:
+    """Return what says which web pages may use this server.
 
-
-def find_own_names(config: Config) -> frozenset[str]:
-    """Return the names that this server has: its machine's, and those that options name.
-
-    A page that --origin lists need not be told from ours.
+    Raises:
+        ConfigError: an option asks for net/origins.py, which is not there.
     """
-    own = socket.gethostname().lower()
-    listed = [split_pattern(item)[1] for item in (*config.host, *config.origin)]
-    hosts = [host.lower() for host, _ in config.addr]
-    nodes = [re.sub(r"^https?://", "", node.lower()).partition("/")[0] for node in config.peers]
-    hosts += [split_origin(node)[1] for node in nodes]
-    names = {own, own.partition(".")[0] + ".local", *listed, *hosts}
-    return frozenset(name.rstrip(".") for name in names) - {"", "any", "null"}
+    for name in ("origin", "host", "sameorigin"):
+        if getattr(config, name):
+            guard: PageGuard = load_feature("origins", f"--{name}").ListedPages(config, proxies)
+            return guard
+    return PageGuard(config, proxies)
 
 
 _LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
@@ -6678,7 +6644,7 @@ class HttpDoor(Door):
     def __init__(self, config: Config, reception: Reception, site: HttpSite) -> None:
         super().__init__(config, reception)
         self._site = site
-        self.guard = PageGuard(config, self._proxies)
+        self.guard = make_guard(config, self._proxies)
         self._negotiate: Negotiate | None = None
         if config.compress:
             self._negotiate = load_feature("deflate", "--compress").negotiate
@@ -7906,48 +7872,9 @@ def parse_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_proxies(text: str) -> tuple[Network | str, ...]:
-    """Return networks and `unix`."""
-    from ipaddress import ip_network
-
-    try:
-        return tuple(
-            item if item == "unix" else ip_network(item, strict=False) for item in parse_names(text)
-        )
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; 10.0.0.0/8, ::1 or unix would do") from None
-
-
-def parse_auth(text: str) -> tuple[str, ...]:
-    """Return a command and its arguments."""
-    words: tuple[str, ...] = load_feature("auth", "--auth").parse_auth(text)
-    return words
-
-
-def parse_origins(text: str) -> tuple[str, ...]:
-    """Return origins, each with a host at least; or `any`, which must stand alone."""
-    origins = parse_names(text.lower())
-    for origin in origins:
-        if origin != "file://" and not split_pattern(origin)[1]:
-            cure = "; any origin is called any" if origin == "*" else ""
-            raise argparse.ArgumentTypeError(
-                f"{origin!r} is no origin such as https://example.com or *.example.com{cure}"
-            )
-    if "any" in origins and len(origins) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} lists more than any origin")
-    return origins
-
-
-def parse_hosts(text: str) -> tuple[str, ...]:
-    """Return names of hosts, without scheme and port."""
-    hosts = parse_names(text.lower())
-    for host in hosts:
-        scheme, name, port = split_pattern(host)
-        if not name or scheme or port:
-            raise argparse.ArgumentTypeError(
-                f"{host!r} is no name such as game.example.com or *.example.com"
-            )
-    return hosts
+def read_later(module: str, option: str, function: str) -> Callable[[str], Any]:
+    """Return what reads an option's value by a function of a module in net/."""
+    return lambda text: getattr(load_feature(module, option), function)(text)
 
 
 def parse_subprotocols(text: str) -> tuple[str, ...]:
@@ -8127,21 +8054,21 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "other nodes (HOST:PORT or URLs) whose rooms --api lists, too"),
         ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
         ("--compress", "", FLAG, "permessage-deflate for clients that offer it"),
-        ("--origin", "LIST", parse_origins,
+        ("--origin", "LIST", read_later("origins", "--origin", "parse_origins"),
          "allow only pages from these, such as https://example.com, *.example.com, file:// or "
          "null; any: all pages (default: all; with --pty, or if only this machine reaches the "
          "server, those of this machine and of the server itself)"),
-        ("--trustproxy", "LIST", parse_proxies,
+        ("--trustproxy", "LIST", read_later("proxies", "--trustproxy", "parse_proxies"),
          "believe these peers (addresses, networks, unix) about who the client is: "
          "X-Forwarded-For, PROXY protocol"),
-        ("--auth", "CMD", parse_auth,
+        ("--auth", "CMD", read_later("auth", "--auth", "parse_auth"),
          "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
          "what it prints is the user"),
         ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
-        ("--cors", "LIST", parse_origins,
+        ("--cors", "LIST", read_later("origins", "--cors", "parse_origins"),
          "let pages from these origins read files and --api, as in --origin; any: all pages"),
         ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
-        ("--host", "LIST", parse_hosts,
+        ("--host", "LIST", read_later("origins", "--host", "parse_hosts"),
          "answer only who has found the server by one of these names (*.example.com), an "
          "address, localhost or the machine's own name"),
         ("--subprotocol", "LIST", parse_subprotocols,
@@ -8227,7 +8154,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
         ("--trace", "[=LIST]", parse_list,
          "draw every frame in the terminal; LIST: only of these rooms and kinds (text, binary, "
          "continuation, close, ping, pong, handshake, http)"),
-        ("--console", "[=LIST]", parse_proxies,
+        ("--console", "[=LIST]", read_later("proxies", "--console", "parse_proxies"),
          "a page at /console/ to send and see frames, and to watch rooms; for this machine, "
          "or for these addresses and networks"),
     ),

@@ -31,14 +31,14 @@ from scalesocket import (
     Histogram,
     Messages,
     Opcode,
-    PageGuard,
     Response,
     StaticFiles,
     __version__,
-    check_origin,
     encode_frame,
     is_loopback,
+    is_own_page,
     json_response,
+    make_guard,
     make_proxies,
     start_thread,
 )
@@ -73,7 +73,7 @@ class Console:
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
-        self._guard = PageGuard(config, make_proxies(config))
+        self._guard = make_guard(config, make_proxies(config))
         self._files = StaticFiles(PAGE)
         self._began = time.monotonic()
 
@@ -131,7 +131,9 @@ class Console:
         if request.path != TUNNEL:
             return False
         self.check(request, peer)
-        check_origin(request, allowed=(), same=True, secure=secure)
+        origin, named = (request.headers.get(name).lower() for name in ("Origin", "Host"))
+        if not is_own_page(origin, named, secure=secure):
+            raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
         return True
 
     def carry(self, connection: Connection, serve: Callable[[socket.socket], None]) -> None:

@@ -13,7 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scalesocket import Request, Response, is_listed
+from scalesocket import Request, Response
+
+from .origins import is_listed
 
 METHODS = "GET, HEAD, OPTIONS"
 MAX_AGE = 600  # seconds that a browser need not ask again

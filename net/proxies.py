@@ -5,12 +5,13 @@ Anybody can write such things, so they count only from a peer that the operator 
 
 from __future__ import annotations
 
+import argparse
 import re
 import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, read_address
+from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, parse_names, read_address
 
 if TYPE_CHECKING:
     from scalesocket import Endpoint, Headers, Network, Request
@@ -136,3 +137,15 @@ class TrustedProxies(Proxies):
         if peer[0] not in self or not (request.is_upgrade or not is_loopback(peer[0])):
             return ""
         return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
+
+
+def parse_proxies(text: str) -> tuple[Network | str, ...]:
+    """Return networks and `unix`."""
+    from ipaddress import ip_network
+
+    try:
+        return tuple(
+            item if item == "unix" else ip_network(item, strict=False) for item in parse_names(text)
+        )
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; 10.0.0.0/8, ::1 or unix would do") from None

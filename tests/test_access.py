@@ -19,9 +19,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scalesocket import (
+    Config,
     ConfigError,
     HandshakeError,
-    check_origin,
+    Proxies,
+    make_guard,
     parse_command_line,
     parse_request,
     split_origin,
@@ -55,8 +57,10 @@ def is_allowed(
     lines = ["GET /room HTTP/1.1", f"Host: {host}"]
     lines += [f"Origin: {origin}"] if origin is not None else []
     request = parse_request("\r\n".join(lines).encode("latin-1"))
+    ours = ((split_origin(host)[1], 9000),)  # so that it is a name of this server
+    config = Config(command=("cat",), addr=ours, origin=allowed, sameorigin=same)
     try:
-        check_origin(request, allowed=allowed, same=same, secure=secure)
+        make_guard(config, Proxies()).check_page(request, ("192.0.2.1", 5), secure=secure)
     except HandshakeError as error:
         assert error.status == 403
         return False
@@ -183,7 +187,8 @@ def test_41_two_origin_headers_are_refused() -> None:
     """RFC 6454 section 7.3: there is one at the most, so nobody sent both in good faith."""
     head = b"GET / HTTP/1.1\r\nHost: h\r\nOrigin: https://evil.org\r\nOrigin: https://example.com"
     with pytest.raises(HandshakeError) as caught:
-        check_origin(parse_request(head), allowed=("example.com",), same=False, secure=False)
+        guard = make_guard(Config(command=("cat",), origin=("example.com",)), Proxies())
+        guard.check_page(parse_request(head), ("192.0.2.1", 5), secure=False)
     assert caught.value.status == 403
 
 

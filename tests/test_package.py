@@ -167,6 +167,9 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--trustproxy", "127.0.0.1"),
         ("--unixsocket", "play.sock"),
         ("--sslcert", "site.pem"),
+        ("--origin", "https://example.com"),
+        ("--sameorigin",),
+        ("--host", "game.example"),
     ],
 )
 def test_a_lone_copy_says_what_an_option_needs(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scalesocket import Headers, PageGuard, Proxies, Request, parse_command_line
+from scalesocket import Headers, Proxies, Request, make_guard, parse_command_line
 from tests import browser as in_browser
 from tests.support import (
     SCRIPT,
@@ -211,11 +211,10 @@ def test_who_comes_from_elsewhere_through_a_proxy_is_not_this_machines_browser()
 
 def test_the_rule_holds_in_the_file_copied_alone(tmp_path: Path) -> None:
     alone = Path(shutil.copy(SCRIPT, tmp_path))
-    for options in (["--sameorigin"], []):
-        command = [sys.executable, str(alone)]
-        with serve(*options, "cat", command=command, cwd=tmp_path) as server:
-            assert_refused(knock(server, "evil.example", f"http://evil.example:{server.port}"))
-            assert knock(server, "localhost", f"http://localhost:{server.port}") is None
+    with serve("cat", command=[sys.executable, str(alone)], cwd=tmp_path) as server:
+        assert_refused(knock(server, "evil.example", f"http://evil.example:{server.port}"))
+        assert_refused(knock(server, "localhost", "https://evil.example"))
+        assert knock(server, "localhost", f"http://localhost:{server.port}") is None
 
 
 # ==== Behind a proxy ======================================================
@@ -270,7 +269,7 @@ def test_case_20_a_file_may_be_listed() -> None:
 
 def test_a_flood_of_strange_origins_fills_no_log() -> None:
     config = parse_command_line(["--sameorigin", "cat"])
-    guard = PageGuard(config, Proxies())
+    guard = make_guard(config, Proxies())
     for number in range(1000):
         fields = [("Host", "localhost"), ("Origin", f"https://{number}.example")]
         request = Request("GET", "/", "HTTP/1.1", Headers(fields))

@@ -31,6 +31,7 @@ from urllib.parse import quote, unquote_plus
 import scalesocket.net.deflate
 import scalesocket.net.gwsocket
 import scalesocket.net.logs
+import scalesocket.net.origins
 import scalesocket.net.proxies
 import scalesocket.net.script_options
 
@@ -245,8 +246,11 @@ def origins(data: bytes) -> None:
 
 def passes(request: scalesocket.Request, *, allowed: Sequence[str], same: bool) -> bool:
     """Whether a request's origin may come in."""
+    ours = scalesocket.split_origin(request.headers.get("Host"))[1]
+    config = scalesocket.Config(addr=((ours, 9000),), origin=allowed, sameorigin=same)
     try:
-        scalesocket.check_origin(request, allowed=allowed, same=same, secure=False)
+        guard = scalesocket.net.origins.ListedPages(config, scalesocket.Proxies())
+        guard.check_page(request, ("192.0.2.1", 5), secure=False)
     except scalesocket.HandshakeError as error:
         assert error.status == 403
         return False
@@ -362,7 +366,9 @@ def proxies(data: bytes) -> None:
     (kind,), content = take(data, 1)
     if kind:
         headers = scalesocket.Headers([("X-Forwarded-For", content.decode("latin-1"))])
-        trusted = scalesocket.net.proxies.TrustedProxies(scalesocket.parse_proxies("10.0.0.0/8"))
+        trusted = scalesocket.net.proxies.TrustedProxies(
+            scalesocket.net.proxies.parse_proxies("10.0.0.0/8")
+        )
         address, port = trusted.find_client(("10.0.0.9", 1), headers)
         assert ADDRESS.fullmatch(address) and 0 <= port <= 65535
         assert trusted.find_client(("192.0.2.9", 1), headers) == ("192.0.2.9", 1)
