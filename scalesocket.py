@@ -85,7 +85,6 @@ import logging
 import math
 import mmap
 import os
-import queue
 import re
 import select
 import selectors
@@ -114,6 +113,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
+    from scalesocket.net.history import Archive, Replay
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.sockets import SocketFile
@@ -174,11 +174,8 @@ RESTARTING = "the server restarts"  # the reason that clients are told after --d
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
 MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
-PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
-SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
 GAME_BACKLOGS = 8  # times --backlog that a game may have sent and a client has not taken
 CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 1024 fill it
-HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
@@ -4210,105 +4207,27 @@ class Inbox:
             self._on_freed.pop()()
 
 
-class Past:
-    """A run of messages that everyone in a room was sent, and the way to the next one.
-
-    Whoever holds one has hold of all that came after it, whatever a history lets go meanwhile.
-    """
-
-    __slots__ = ("encoded", "end", "next", "opcode", "payloads", "size")
-
-    def __init__(self, opcode: int, payloads: Sequence[bytes], size: int, end: int) -> None:
-        self.opcode = opcode
-        self.payloads = payloads
-        self.size = size  # bytes of memory, about
-        self.end = end  # its place: bytes that the room has remembered up to here, ever
-        self.next: Past | None = None  # set once
-        self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # in a costly one, once it is
-
-
-class Archive:
-    """What the histories of all rooms take together, and the thread that newcomers get them from.
-
-    Args:
-        limit: bytes; beyond it the room that was silent for longest loses its oldest messages.
-    """
-
-    def __init__(self, limit: float = math.inf) -> None:
-        self.lock = threading.Lock()  # guards all below but the queue, and all of its histories
-        self.size = 0  # bytes
-        self.dropped = 0  # messages that were let go for want of bytes
-        self._limit = limit
-        self._histories: dict[History, None] = {}  # that hold something; the latest to grow last
-        self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread = start_thread("replay", self._run)
-
-    def stop(self) -> None:
-        """End the thread, and wait for that."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def call(self, replay: Replay) -> None:
-        """Have the thread see to a newcomer, in its turn."""
-        self._queue.put(replay)
-
-    def _run(self) -> None:
-        while (replay := self._queue.get()) is not None:
-            try:
-                replay.advance()
-            except BaseException:  # one newcomer's bug must not take everyone's history along
-                report_failure()
-
-    # -- under the lock --
-
-    def count(self, history: History, size: int) -> None:
-        """Note that a history has grown by so many bytes, or shrunk."""
-        self.size += size
-        if size > 0 or not history.bytes:
-            self._histories.pop(history, None)
-        if size > 0:
-            self._histories[history] = None
-            while self.size > self._limit:
-                # First those that no newcomer is just being told.
-                idle = next((each for each in self._histories if not each.followers), None)
-                self.dropped += (idle or next(iter(self._histories))).drop()
-
-
 class History:
     """The last messages of a room, for those who come later (--cache).
 
-    Only what everyone may see is kept, so that nobody learns later what was not for him. Rooms of
-    one name share it with --cachepersist: what an old room's program says last is in its place
-    among what the new room's says.
+    Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
+    of one name share it with --cachepersist. A newcomer is sent all of it while it is let in, so
+    it must be short; net/history.py has a long one, which is used where it is there.
 
     Args:
-        size: how many; 0 keeps none.
+        size: how many messages; 0 keeps none.
         tagged: keep only messages that are marked `_cache`.
         limit: bytes.
-        archive: where it counts.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        tagged: bool,
-        limit: float = math.inf,
-        archive: Archive | None = None,
-    ) -> None:
+    def __init__(self, size: int, *, tagged: bool, limit: float = math.inf) -> None:
         self.size = size
         self.limit = limit
-        self.archive = archive or Archive()
         self._tagged = tagged
-        # These are guarded by the archive's lock.
-        self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
-        self._count = 0  # messages
+        self._lock = threading.Lock()  # guards the two below
+        self._messages: deque[tuple[int, bytes]] = deque()  # opcode and payload
         self.bytes = 0
         self.writers = 0  # rooms that may still add to it
-        self.followers: set[Replay] = set()  # those who are being told it
         self.persists = False  # it outlives its rooms
 
     def wants(self, route: Route) -> bool:
@@ -4318,223 +4237,37 @@ class History:
 
     def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
         """Keep messages; the oldest make room."""
-        if self.size:
-            with self.archive.lock:
-                self._add(opcode, payloads[-self.size :])
-                followers = list(self.followers)
-            for follower in followers:
-                follower.wake()
+        with self._lock:
+            for payload in payloads[-self.size :] if self.size else ():
+                self._messages.append((opcode, payload))
+                self.bytes += len(payload) + MESSAGE_COST
+            while len(self._messages) > self.size or self.bytes > self.limit:
+                self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
+
+    def begin(self, client: Client, audience: Audience) -> Replay | None:
+        """Send a newcomer what is kept; return what goes on with that, if that is not all."""
+        if self.bytes:
+            client.connection.send(self.replay(client.connection.encoding))
+        return None
 
     def replay(self, encoding: Encoding) -> bytes:
         """Return all messages that are kept, in order, as a connection takes them."""
-        with self.archive.lock:
-            past, skipped = self._before, self._surplus()
-        frames = []
-        while past.next is not None:
-            past = past.next
-            frames.append(encoding.encode_run(past.opcode, past.payloads[skipped:]))
-            skipped = 0
+        with self._lock:
+            runs = itertools.groupby(list(self._messages), lambda message: message[0])
+        frames = [encoding.encode_run(opcode, [m[1] for m in run]) for opcode, run in runs]
         return b"".join(frames)
-
-    def encode(self, past: Past, encoding: Encoding, skipped: int) -> bytes:
-        """Return a run as a connection takes it, without the first `skipped` messages of it.
-
-        A costly encoding is made once for all who take it; of several, the first is kept.
-        """
-        if not encoding.is_costly or skipped:
-            return encoding.encode_run(past.opcode, past.payloads[skipped:])
-        kept, data = past.encoded
-        if kept is not encoding:
-            data = encoding.encode_run(past.opcode, past.payloads)
-            with self.archive.lock:
-                if kept is None and past.end > self._before.end:
-                    past.encoded = (encoding, data)
-                    self._grow(len(data))
-        return data
-
-    def lost(self, past: Past) -> int:
-        """Return how many bytes behind a run it has let go."""
-        return max(0, self._before.end - past.end)
 
     def open(self) -> None:
         """Note that a room may add to it."""
-        with self.archive.lock:
-            self.writers += 1
+        self.writers += 1
 
     def close(self) -> None:
         """Note that a room has said its last word."""
-        with self.archive.lock:
-            self.writers -= 1
-            followers = list(self.followers)
-            self._settle()
-        for follower in followers:
-            follower.wake()
-
-    def follow(self, replay: Replay) -> tuple[Past, int]:
-        """Note who is being told it; return what is before the oldest run, and how many
-        messages at the beginning of that run are too many."""
-        with self.archive.lock:
-            self.followers.add(replay)
-            return self._before, self._surplus()
-
-    def unfollow(self, replay: Replay) -> None:
-        """Note that someone has been told."""
-        with self.archive.lock:
-            self.followers.discard(replay)
-            self._settle()
+        self.writers -= 1
 
     def forget(self) -> None:
         """Be kept no longer than there is a room."""
-        with self.archive.lock:
-            self.persists = False
-            self._settle()
-
-    # -- under the archive's lock --
-
-    def _surplus(self) -> int:
-        return max(0, self._count - self.size)
-
-    def _add(self, opcode: int, payloads: Sequence[bytes]) -> None:
-        count = len(payloads)
-        size = sum(map(len, payloads)) + MESSAGE_COST * count
-        if count > 1 and size > min(PIECE_SIZE, self.limit // 4):  # in parts that can go singly
-            self._add(opcode, payloads[: count // 2])
-            self._add(opcode, payloads[count // 2 :])
-        elif count:
-            past = Past(opcode, payloads, size, self.newest.end + size)
-            self.newest.next = past
-            self.newest = past
-            self._count += count
-            oldest = self._before.next
-            while oldest is not None and self._count - len(oldest.payloads) >= self.size:
-                self.drop()
-                oldest = self._before.next
-            self._grow(size)
-
-    def _grow(self, size: int) -> None:
-        self.bytes += size
-        self.archive.count(self, size)
-        while self.bytes > self.limit:
-            self.archive.dropped += self.drop()
-
-    def drop(self) -> int:
-        """Let go of the oldest run; return how many messages that were."""
-        oldest = self._before.next
-        assert oldest is not None
-        if oldest is self.newest and self.followers:
-            self._before = oldest  # they go on from it
-        else:
-            self._before = Past(0, (), 0, oldest.end)  # which holds nothing
-            self._before.next = oldest.next
-        if oldest is self.newest:
-            self.newest = self._before
-        count = len(oldest.payloads)
-        self._count -= count
-        freed = oldest.size + len(oldest.encoded[1])
-        self.bytes -= freed
-        self.archive.count(self, -freed)
-        return count
-
-    def _settle(self) -> None:
-        """Let go of all of it if nobody will ask for it any more."""
-        if not (self.writers or self.followers or self.persists):
-            while self.bytes:
-                self.drop()
-
-
-class Replay:
-    """A newcomer's way through what was said before its time.
-
-    What is said meanwhile it finds there, too. What is not kept waits in its queue, with where it
-    belongs; so all comes in order, and nothing twice. When it has caught up it is a member like
-    the others. Until then nobody waits for it: it is closed if it takes nothing for --stall
-    seconds, if --backlog bytes wait in the queue, or if it lags as far behind the history as that
-    is long.
-
-    Args:
-        client: who it is.
-        audience: what it will be a member of.
-    """
-
-    def __init__(self, client: Client, audience: Audience) -> None:
-        self._client = client
-        self._audience = audience
-        self._history = audience.history
-        self._called = False  # it has its turn; set twice at the worst, which does no harm
-        self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
-        self._at, self._surplus = self._history.follow(self)
-
-    @property
-    def left(self) -> int:
-        """Bytes of the past that it has yet to be sent."""
-        return self._history.newest.end - self._at.end
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it is so far behind that nothing can be kept for it."""
-        return self._history.lost(self._at) > self._history.limit
-
-    @property
-    def is_outrun(self) -> bool:
-        """Whether it soon will be so far behind."""
-        return self._history.lost(self._at) > self._history.limit / 2
-
-    def wake(self) -> None:
-        """Have it go on, in its turn. May be called under any lock but the archive's."""
-        if not self._called:
-            self._called = True
-            self._history.archive.call(self)
-
-    def advance(self) -> None:
-        """Send the next piece if there is place for it; on the archive's thread."""
-        self._called = False
-        connection = self._client.connection
-        if connection.has_nothing_left() or not connection.is_following:
-            self._end()
-        elif connection.is_hungry():
-            data = self._take_piece()
-            if data:
-                connection.feed(data)
-                self.wake()
-            elif self._audience.promote(self._client, self):
-                self._end()
-
-    def has_caught_up(self) -> bool:
-        """Whether it has all there is, and nothing comes out of turn any more."""
-        return self._at.next is None and self._history.writers <= 1
-
-    # -- under the connection's lock --
-
-    def hold(self, data: bytes) -> None:
-        """Keep what is sent for its place behind what has been said till now."""
-        self.queue.append((self._history.newest.end, data))
-        self.wake()
-
-    def is_due(self, position: int) -> bool:
-        """Whether the first in the queue comes before what is behind this place."""
-        return bool(self.queue) and self.queue[0][0] <= position
-
-    # -- the archive's thread --
-
-    def _take_piece(self) -> bytes:
-        connection = self._client.connection
-        pieces: list[bytes] = []
-        size = 0
-        while size < PIECE_SIZE and not connection.has_nothing_left():
-            following = self._at.next  # looked at first: what is held by then comes before it
-            piece = connection.take_held(self._at.end)
-            if piece is None:
-                if following is None:
-                    break
-                piece = self._history.encode(following, connection.encoding, self._surplus)
-                self._at, self._surplus = following, 0
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
-
-    def _end(self) -> None:
-        self._client.connection.unfollow()
-        self._history.unfollow(self)
+        self.persists = False
 
 
 class Histogram:
@@ -4630,19 +4363,16 @@ class Audience:
         Encoding and sending a long history takes a while, for which nobody is to wait; so does
         what the last room of this name may still have to say.
         """
-        history = self.history
         with self._lock:
             if client.departed:
                 return False
             self._members[client.id] = client
-            if history.writers > 1 or history.bytes > SMALL_HISTORY:
-                replay = self._newcomers[client] = Replay(client, self)
+            replay = self.history.begin(client, self)
+            if replay is not None:
+                self._newcomers[client] = replay
                 client.connection.follow(replay)
                 replay.wake()
-                return True
-            if history.bytes:
-                client.connection.send(history.replay(client.connection.encoding))
-            return False
+            return replay is not None
 
     def promote(self, client: Client, replay: Replay) -> bool:
         """Let a newcomer be as all the others, if it has caught up; return whether it is."""
@@ -5034,7 +4764,13 @@ class RoomRegistry:
         self._timer = timer
         self.make_backend = choose_backend(config)
         self.shortage = Shortage()
-        self.archive = Archive(HISTORIES * config.cachebytes)
+        self._limit = min(config.cachebytes, config.backlog // 2)  # of a history
+        self._make_history: Callable[..., History] = History
+        self.archive: Archive | None = None
+        if config.cache_size and (module := find_feature("history")) is not None:
+            self._limit = config.cachebytes
+            self.archive = module.Archive(module.HISTORIES * config.cachebytes)
+            self._make_history = functools.partial(module.LongHistory, archive=self.archive)
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
@@ -5236,11 +4972,8 @@ class RoomRegistry:
         That room's program may still be at its last words, which belong there, too.
         """
         config = self._config
-        history = self._histories.pop(name, None) or History(
-            config.cache_size,
-            tagged=config.cache_tagged,
-            limit=config.cachebytes,
-            archive=self.archive,
+        history = self._histories.pop(name, None) or self._make_history(
+            config.cache_size, tagged=config.cache_tagged, limit=self._limit
         )
         if config.cachepersist and config.cache_size:
             history.persists = True
@@ -7537,7 +7270,7 @@ class Server:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._timer.start()
         self._sender.start()
-        if self._config.cache_size:
+        if self._registry.archive is not None:
             self._registry.archive.start()
         if self._config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
@@ -7645,7 +7378,7 @@ class Server:
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
         if self._descendants is not None:  # also those that have dropped the marker
             self._descendants.stop_orphans(b"", self._config.closegrace)
-        if self._config.cache_size:
+        if self._registry.archive is not None:
             self._registry.archive.stop()
         self._sender.stop()
         self._timer.stop()

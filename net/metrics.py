@@ -77,11 +77,12 @@ class Metrics:
     def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         archive = self._registry.archive
+        size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
         left = sum(room.audience.bytes_left() for room in rooms)
-        yield self._family("history_bytes", "gauge", "Kept for newcomers.", archive.size, "bytes")
+        yield self._family("history_bytes", "gauge", "Kept for newcomers.", size, "bytes")
         yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
         text = "Messages of histories that outgrew --cachebytes."
-        yield self._family("history_messages_dropped", "counter", text, archive.dropped)
+        yield self._family("history_messages_dropped", "counter", text, dropped)
 
     def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
         """Yield how punctual in-process games are."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import auth, children, logs, proxies
+from scalesocket.net import auth, children, history, logs, proxies
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -239,7 +239,7 @@ def test_the_table_of_limits_is_true() -> None:
         "a client with a full backlog": [f"{config.stall:g} s", "1008"],
         "history of a room": [
             size(config.cachebytes),
-            size(module.HISTORIES * config.cachebytes),
+            size(history.HISTORIES * config.cachebytes),
         ],
         "what the program prints": [size(module.MAX_OUTPUT_ITEM), "1011"],
         "the log": [size(logs.MAX_LOG_WAITING)],

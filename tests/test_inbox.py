@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import pytest
 from scalesocket.net import children
 from scalesocket.net.children import PortPool
+from scalesocket.net.history import LongHistory
 
 import scalesocket
 from scalesocket import (
@@ -279,6 +280,9 @@ def test_nothing_comes_from_a_client_that_has_left() -> None:
 # ==== History =============================================================
 
 
+kinds = pytest.mark.parametrize("kind", [History, LongHistory])
+
+
 def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Route:
     return Route(Opcode.TEXT, [b"x"], to, cached=cached)
 
@@ -292,8 +296,9 @@ def replay(history: History) -> list[bytes]:
     return found
 
 
-def test_a_history_keeps_the_last_messages_in_order() -> None:
-    history = History(3, tagged=False)
+@kinds
+def test_a_history_keeps_the_last_messages_in_order(kind: type[History]) -> None:
+    history = kind(3, tagged=False)
     assert replay(history) == []
     history.add(Opcode.TEXT, [b"1", b"2"])
     assert replay(history) == [b"1", b"2"]
@@ -301,8 +306,9 @@ def test_a_history_keeps_the_last_messages_in_order() -> None:
     assert replay(history) == [b"3", b"4", b"5"]
 
 
-def test_a_history_keeps_what_everyone_may_see() -> None:
-    history = History(1, tagged=False)
+@kinds
+def test_a_history_keeps_what_everyone_may_see(kind: type[History]) -> None:
+    history = kind(1, tagged=False)
     assert history.wants(route())
     assert history.wants(route(cached=False))
     assert history.wants(route(cached=True))
@@ -311,16 +317,18 @@ def test_a_history_keeps_what_everyone_may_see() -> None:
     assert not history.wants(route(to=(1,), cached=True))
 
 
-def test_a_tagged_history_keeps_what_is_marked() -> None:
-    history = History(1, tagged=True)
+@kinds
+def test_a_tagged_history_keeps_what_is_marked(kind: type[History]) -> None:
+    history = kind(1, tagged=True)
     assert history.wants(route(cached=True))
     assert not history.wants(route(cached=False))
     assert not history.wants(route())
     assert not history.wants(route(to=(1,), cached=True))
 
 
-def test_a_history_of_no_size_keeps_nothing() -> None:
-    history = History(0, tagged=False)
+@kinds
+def test_a_history_of_no_size_keeps_nothing(kind: type[History]) -> None:
+    history = kind(0, tagged=False)
     assert not history.wants(route(cached=True))
     history.add(Opcode.TEXT, [b"1"])
     assert replay(history) == []

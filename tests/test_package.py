@@ -136,6 +136,25 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
             assert client.receive_text() == "hello"
 
 
+def test_a_lone_copy_has_a_history(copied_alone: Path) -> None:
+    """A short one, of which half of --backlog is the most; a long one is for net/history.py."""
+    options = ("--cache", "3", "--cachepersist", "--backlog", "64K")
+    with serve(*options, "cat", command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            for text in ("1", "2", "3", "4", "x" * 30_000):
+                client.send_text(text)
+            client.receive_many(5)
+        wait_until(lambda: not server.children())
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "3"
+            assert client.receive_text() == "4"
+            assert client.receive_text() == "x" * 30_000
+            client.send_text("y" * 10_000)  # which leaves no room for the others
+            client.receive_text()
+            with RawClient.connect(server) as other:
+                assert other.receive_text() == "y" * 10_000
+
+
 def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> None:
     """In the program's process group: sessions of their own are for net/descendants.py."""
     script = "sleep 1000 & echo $!; exec cat"

@@ -1,0 +1,363 @@
+"""A history that may be long (`--cache`): newcomers get it at their own pace, and nobody waits.
+
+The server uses this whenever it is there; a server that is copied alone keeps short histories, and
+sends each newcomer all of one at once.
+
+A history is a list of runs of messages, each of which has hold of the next. A newcomer whose room
+has a long one is not yet a member like the others: a thread of its own, the archive's, sends it run
+after run as its socket takes them. What is said meanwhile the newcomer finds in the list, too; what
+is not kept there waits in a queue with its place. When it has caught up, it is a member like all
+others.
+
+All histories together are bounded in bytes, so they have one lock: the archive's.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from scalesocket import (
+    KIB,
+    MESSAGE_COST,
+    Audience,
+    Client,
+    Encoding,
+    History,
+    report_failure,
+    start_thread,
+)
+
+PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
+SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
+HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
+
+
+class Past:
+    """A run of messages that everyone in a room was sent, and the way to the next one.
+
+    Whoever holds one has hold of all that came after it, whatever a history lets go meanwhile.
+    """
+
+    __slots__ = ("encoded", "end", "next", "opcode", "payloads", "size")
+
+    def __init__(self, opcode: int, payloads: Sequence[bytes], size: int, end: int) -> None:
+        self.opcode = opcode
+        self.payloads = payloads
+        self.size = size  # bytes of memory, about
+        self.end = end  # its place: bytes that the room has remembered up to here, ever
+        self.next: Past | None = None  # set once
+        self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # in a costly one, once it is
+
+
+class Archive:
+    """What the histories of all rooms take together, and the thread that newcomers get them from.
+
+    Args:
+        limit: bytes. Beyond it, the room that was silent for longest loses its oldest messages.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.lock = threading.Lock()  # guards all below but the queue, and all of its histories
+        self.size = 0  # bytes
+        self.dropped = 0  # messages that were let go for want of bytes
+        self._limit = limit
+        self._histories: dict[
+            LongHistory, None
+        ] = {}  # that hold something; the latest to grow last
+        self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = start_thread("replay", self._run)
+
+    def stop(self) -> None:
+        """End the thread, and wait for that."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def call(self, replay: Replay) -> None:
+        """Have the thread see to a newcomer, in its turn."""
+        self._queue.put(replay)
+
+    def _run(self) -> None:
+        while (replay := self._queue.get()) is not None:
+            try:
+                replay.advance()
+            except BaseException:  # one newcomer's bug must not take everyone's history along
+                report_failure()
+
+    # -- under the lock --
+
+    def count(self, history: LongHistory, size: int) -> None:
+        """Note that a history has grown by so many bytes, or shrunk."""
+        self.size += size
+        if size > 0 or not history.bytes:
+            self._histories.pop(history, None)
+        if size > 0:
+            self._histories[history] = None
+            while self.size > self._limit:
+                # First those that no newcomer is just being told.
+                idle = next((each for each in self._histories if not each.followers), None)
+                self.dropped += (idle or next(iter(self._histories))).drop()
+
+
+class LongHistory(History):
+    """The last messages of a room, in runs that newcomers are sent one by one.
+
+    Rooms of one name share it with --cachepersist: what an old room's program says last stands
+    in its place among what the new room's program says.
+
+    Args:
+        size, tagged, limit: as of `History`.
+        archive: where it counts.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        tagged: bool,
+        limit: float = math.inf,
+        archive: Archive | None = None,
+    ) -> None:
+        super().__init__(size, tagged=tagged, limit=limit)
+        self.archive = archive or Archive()
+        # These are guarded by the archive's lock, as are those of `History`.
+        self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
+        self._count = 0  # messages
+        self.followers: set[Replay] = set()  # those who are being told it
+
+    def begin(self, client: Client, audience: Audience) -> Replay | None:
+        """Send a newcomer a short history now, or return what sends it a long one.
+
+        That is also for a newcomer whose room's last room may still have something to say.
+        """
+        if self.writers > 1 or self.bytes > SMALL_HISTORY:
+            return Replay(client, audience, self)
+        super().begin(client, audience)
+        return None
+
+    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        """Keep messages; the oldest make room."""
+        if self.size:
+            with self.archive.lock:
+                self._add(opcode, payloads[-self.size :])
+                followers = list(self.followers)
+            for follower in followers:
+                follower.wake()
+
+    def replay(self, encoding: Encoding) -> bytes:
+        """Return all messages that are kept, in order, as a connection takes them."""
+        with self.archive.lock:
+            past, skipped = self._before, self._surplus()
+        frames = []
+        while past.next is not None:
+            past = past.next
+            frames.append(encoding.encode_run(past.opcode, past.payloads[skipped:]))
+            skipped = 0
+        return b"".join(frames)
+
+    def encode(self, past: Past, encoding: Encoding, skipped: int) -> bytes:
+        """Return a run as a connection takes it, without the first `skipped` messages of it.
+
+        A costly encoding is made once for all who take it; of several, the first is kept.
+        """
+        if not encoding.is_costly or skipped:
+            return encoding.encode_run(past.opcode, past.payloads[skipped:])
+        kept, data = past.encoded
+        if kept is not encoding:
+            data = encoding.encode_run(past.opcode, past.payloads)
+            with self.archive.lock:
+                if kept is None and past.end > self._before.end:
+                    past.encoded = (encoding, data)
+                    self._grow(len(data))
+        return data
+
+    def lost(self, past: Past) -> int:
+        """Return how many bytes behind a run it has let go."""
+        return max(0, self._before.end - past.end)
+
+    def open(self) -> None:
+        """Note that a room may add to it."""
+        with self.archive.lock:
+            self.writers += 1
+
+    def close(self) -> None:
+        """Note that a room has said its last word."""
+        with self.archive.lock:
+            self.writers -= 1
+            followers = list(self.followers)
+            self._settle()
+        for follower in followers:
+            follower.wake()
+
+    def follow(self, replay: Replay) -> tuple[Past, int]:
+        """Note who is being told it; return what is before the oldest run, and how many
+        messages at the beginning of that run are too many."""
+        with self.archive.lock:
+            self.followers.add(replay)
+            return self._before, self._surplus()
+
+    def unfollow(self, replay: Replay) -> None:
+        """Note that someone has been told."""
+        with self.archive.lock:
+            self.followers.discard(replay)
+            self._settle()
+
+    def forget(self) -> None:
+        """Be kept no longer than there is a room."""
+        with self.archive.lock:
+            self.persists = False
+            self._settle()
+
+    # -- under the archive's lock --
+
+    def _surplus(self) -> int:
+        return max(0, self._count - self.size)
+
+    def _add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        count = len(payloads)
+        size = sum(map(len, payloads)) + MESSAGE_COST * count
+        if count > 1 and size > min(PIECE_SIZE, self.limit // 4):  # in parts that can go singly
+            self._add(opcode, payloads[: count // 2])
+            self._add(opcode, payloads[count // 2 :])
+        elif count:
+            past = Past(opcode, payloads, size, self.newest.end + size)
+            self.newest.next = past
+            self.newest = past
+            self._count += count
+            oldest = self._before.next
+            while oldest is not None and self._count - len(oldest.payloads) >= self.size:
+                self.drop()
+                oldest = self._before.next
+            self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        self.bytes += size
+        self.archive.count(self, size)
+        while self.bytes > self.limit:
+            self.archive.dropped += self.drop()
+
+    def drop(self) -> int:
+        """Let go of the oldest run; return how many messages that were."""
+        oldest = self._before.next
+        assert oldest is not None
+        if oldest is self.newest and self.followers:
+            self._before = oldest  # they go on from it
+        else:
+            self._before = Past(0, (), 0, oldest.end)  # which holds nothing
+            self._before.next = oldest.next
+        if oldest is self.newest:
+            self.newest = self._before
+        count = len(oldest.payloads)
+        self._count -= count
+        freed = oldest.size + len(oldest.encoded[1])
+        self.bytes -= freed
+        self.archive.count(self, -freed)
+        return count
+
+    def _settle(self) -> None:
+        """Let go of all of it if nobody will ask for it any more."""
+        if not (self.writers or self.followers or self.persists):
+            while self.bytes:
+                self.drop()
+
+
+class Replay:
+    """A newcomer's way through what was said before its time.
+
+    What is said meanwhile it finds there, too. What is not kept waits in its queue, with where it
+    belongs; so all comes in order, and nothing twice. When it has caught up it is a member like
+    the others. Until then nobody waits for it: it is closed if it takes nothing for --stall
+    seconds, if --backlog bytes wait in the queue, or if it lags as far behind the history as that
+    is long.
+
+    Args:
+        client: who it is.
+        audience: what it will be a member of.
+        history: what it is sent.
+    """
+
+    def __init__(self, client: Client, audience: Audience, history: LongHistory) -> None:
+        self._client = client
+        self._audience = audience
+        self._history = history
+        self._called = False  # it has its turn; set twice at the worst, which does no harm
+        self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
+        self._at, self._surplus = self._history.follow(self)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the past that it has yet to be sent."""
+        return self._history.newest.end - self._at.end
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is so far behind that nothing can be kept for it."""
+        return self._history.lost(self._at) > self._history.limit
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether it soon will be so far behind."""
+        return self._history.lost(self._at) > self._history.limit / 2
+
+    def wake(self) -> None:
+        """Have it go on, in its turn. May be called under any lock but the archive's."""
+        if not self._called:
+            self._called = True
+            self._history.archive.call(self)
+
+    def advance(self) -> None:
+        """Send the next piece if there is place for it; on the archive's thread."""
+        self._called = False
+        connection = self._client.connection
+        if connection.has_nothing_left() or not connection.is_following:
+            self._end()
+        elif connection.is_hungry():
+            data = self._take_piece()
+            if data:
+                connection.feed(data)
+                self.wake()
+            elif self._audience.promote(self._client, self):
+                self._end()
+
+    def has_caught_up(self) -> bool:
+        """Whether it has all there is, and nothing comes out of turn any more."""
+        return self._at.next is None and self._history.writers <= 1
+
+    # -- under the connection's lock --
+
+    def hold(self, data: bytes) -> None:
+        """Keep what is sent for its place behind what has been said till now."""
+        self.queue.append((self._history.newest.end, data))
+        self.wake()
+
+    def is_due(self, position: int) -> bool:
+        """Whether the first in the queue comes before what is behind this place."""
+        return bool(self.queue) and self.queue[0][0] <= position
+
+    # -- the archive's thread --
+
+    def _take_piece(self) -> bytes:
+        connection = self._client.connection
+        pieces: list[bytes] = []
+        size = 0
+        while size < PIECE_SIZE and not connection.has_nothing_left():
+            following = self._at.next  # looked at first: what is held by then comes before it
+            piece = connection.take_held(self._at.end)
+            if piece is None:
+                if following is None:
+                    break
+                piece = self._history.encode(following, connection.encoding, self._surplus)
+                self._at, self._surplus = following, 0
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    def _end(self) -> None:
+        self._client.connection.unfollow()
+        self._history.unfollow(self)
