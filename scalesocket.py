@@ -7653,9 +7653,9 @@ class PrintConfig(argparse.Action):
         Raises:
             ConfigError: it cannot be made for these nodes.
         """
-        cluster = load_feature("cluster", "--print-config")
+        configs = load_feature("proxy_configs", "--print-config")
         kind, *nodes = values or [""]  # argparse takes the `--` of `--print-config=--` away
-        print(cluster.print_config(kind, nodes), end="")
+        print(configs.print_config(kind, nodes), end="")
         parser.exit()
 
 

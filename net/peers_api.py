@@ -6,7 +6,7 @@ import urllib.parse
 
 from scalesocket import Config, RoomRegistry, RoomsApi, log
 
-from .cluster import Peers
+from .peers import Peers
 from .relay import Relays
 
 

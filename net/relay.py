@@ -50,14 +50,14 @@ from scalesocket import (
     start_thread,
 )
 
-from .cluster import parse_list, take_body
+from .peers import parse_list, take_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scalesocket import Endpoint, HttpSession, Request
 
-    from .cluster import Peer, Peers
+    from .peers import Peer, Peers
     from .tls import TlsTransport
 
 log = logging.getLogger("scalesocket")

@@ -65,8 +65,8 @@ from scalesocket import (
     start_thread,
 )
 
-from .cluster import receive_all
 from .logs import finish_log
+from .peers import receive_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

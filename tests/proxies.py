@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalesocket.net.cluster import print_config
+from scalesocket.net.proxy_configs import print_config
 
 from tests.support import PATIENCE, find_tool, http_request, wait_until
 

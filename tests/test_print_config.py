@@ -14,8 +14,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from scalesocket.net import cluster
-from scalesocket.net.cluster import CONFIGS, haproxy_ids, print_config
+from scalesocket.net.peers import Peer
+from scalesocket.net.proxy_configs import CONFIGS, DRAIN, haproxy_ids, print_config
 
 import scalesocket
 from scalesocket import ConfigError
@@ -198,13 +198,13 @@ def test_the_manifests_belong_together() -> None:
         assert container[probe]["httpGet"] == {"path": "/health", "port": port["name"]}
     assert "httpGet" not in container["livenessProbe"]
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    slack = pod["terminationGracePeriodSeconds"] - pause - cluster.DRAIN
+    slack = pod["terminationGracePeriodSeconds"] - pause - DRAIN
     assert slack >= scalesocket.DRAIN_TIMEOUT + scalesocket.CLOSE_TIMEOUT
     config = scalesocket.parse_command_line(container["args"])
     assert config.addr == (("0.0.0.0", port["containerPort"]),)
-    assert config.drain == cluster.DRAIN and len(config.peers) == len(NODES)
+    assert config.drain == DRAIN and len(config.peers) == len(NODES)
     for peer in config.peers:
-        assert cluster.Peer(peer).name.endswith(f".scalesocket:{port['containerPort']}")
+        assert Peer(peer).name.endswith(f".scalesocket:{port['containerPort']}")
 
 
 # ==== systemd =============================================================

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from scalesocket.client.websocket import connect
 from scalesocket.net import relay
-from scalesocket.net.cluster import Peers
+from scalesocket.net.peers import Peers
 from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_request, parse_state
 
 from scalesocket import (
@@ -43,7 +43,7 @@ from tests.support import (
     serve,
     wait_until,
 )
-from tests.test_cluster import free_port, ok, stand_in
+from tests.test_peers import free_port, ok, stand_in
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.net.cluster import parse_listing
 from scalesocket.net.logs import LogHandler
+from scalesocket.net.peers import parse_listing
 
 import scalesocket
 from scalesocket import check_nesting, small_stack

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 from scalesocket.client.websocket import connect
-from scalesocket.net import cluster
-from scalesocket.net.cluster import Peer, Peers, parse_listing, take_body
+from scalesocket.net.peers import FRESH, PATIENCE, Peer, Peers, parse_listing, take_body
 
 from scalesocket import ConfigError
 from tests.certificates import Certificates
@@ -154,7 +153,7 @@ def test_answers_are_used_again_for_a_second() -> None:
         began = time.monotonic()
         answers = [peers.rooms() for _ in range(20)]
         assert all(len(rooms) == 1 for rooms in answers)
-        assert threading.active_count() <= threads or time.monotonic() - began >= cluster.FRESH
+        assert threading.active_count() <= threads or time.monotonic() - began >= FRESH
 
 
 @pytest.mark.parametrize(
@@ -199,11 +198,11 @@ def test_nobody_waits_a_second_time_for_a_name_that_takes_long(
     monkeypatch.setattr(Peer, "ask", ask)
     peers = Peers(["slow:1"], pytest.fail)
     assert peers.rooms() == []
-    time.sleep(cluster.FRESH)  # the next call would ask again
+    time.sleep(FRESH)  # the next call would ask again
     began = time.monotonic()
     calls = 50
     assert [peers.rooms() for _ in range(calls)] == [[]] * calls
-    assert time.monotonic() - began < calls * cluster.PATIENCE / 2
+    assert time.monotonic() - began < calls * PATIENCE / 2
     assert len(lookups) == 1  # never two threads for one peer
     found.set()
     wait_until(lambda: peers.rooms() == ["late"])
