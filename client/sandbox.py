@@ -8,8 +8,8 @@ End, Page Up and Page Down walk diagonally. The space bar uses what is in hand, 
 9 take something of the bar in hand, + takes a better weapon when there is one to choose. Enter or t
 talks. A terminal does not tell when a key is let go, so here one walks on until x, and q quits if
 it is pressed twice. Other letters do nothing, so that who begins to talk without Enter loses
-nothing. The packets are described in net/packets.py; `World` applies them, and `draw` shows what is
-around one's place.
+nothing. The packets are described in net/sandbox_packets.py; `World` applies them, and `draw` shows
+what is around one's place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .terminal import (
 )
 
 try:
-    from scalesocket.net import packets
+    from scalesocket.net import sandbox_packets as packets
 except ImportError as error:  # it says what to install
     if __name__ == "__main__":
         sys.exit(f"client.sandbox: {error}")

@@ -12,9 +12,9 @@
     pip install msgpack
     python3 scalesocket.py sandbox
 
-`net/packets.py` says what crosses the wire, `game/world.py` has the rules. This file stands
-between them and a room: it lets the world do what clients ask for, and sends each client what
-its player can see, 20 times a second.
+`net/sandbox_packets.py` says what crosses the wire, `game/sandbox_rules.py` has the rules. This
+file stands between them and a room: it lets the world do what clients ask for, and sends each
+client what its player can see, 20 times a second.
 
 The work of a tick is done once wherever it can be: each player's row is packed once, and a
 client's `Players` packet is these bytes, joined; what happens is encoded once for all who see it.
@@ -29,14 +29,20 @@ from __future__ import annotations
 
 import random
 
-from scalesocket.net import packets
-from scalesocket.net.packets import MAX_NAME, SUBPROTOCOL, ItemRow, Packet, PacketError, RowPacket
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import (
+    MAX_NAME,
+    SUBPROTOCOL,
+    ItemRow,
+    Packet,
+    PacketError,
+    RowPacket,
+)
 
 from scalesocket import Client, CloseCode, Game, GameRoom
 
 from .grid import Thing
-from .world import World
-from .world_items import (
+from .sandbox_items import (
     ITEMS,
     PLAYER_SCALE,
     PLAYER_SPEED,
@@ -44,7 +50,8 @@ from .world_items import (
     SWING_ARC,
     VIEW,
 )
-from .world_things import Notice, Player
+from .sandbox_rules import World
+from .sandbox_things import Notice, Player
 
 TICK_RATE = 20  # per second
 SUMMARY_PAUSE = 1.0  # seconds between two leaderboards, and two minimaps

@@ -1,6 +1,6 @@
 -- A Wireshark dissector for what ScaleSocket's WebSockets carry:
 --
---   moo           the packets of the sandbox game (net/packets.py), with every field by its name
+--   moo           the packets of the sandbox game (net/sandbox_packets.py), with every field by its name
 --   scalesocket   JSON messages with routing fields (`_from`, `_to` ...), and gwsocket's header
 --
 --   wireshark -X lua_script:net/scalesocket.lua play.pcapng
@@ -23,7 +23,7 @@ set_plugin_info({ version = "0.1.0", description = "ScaleSocket", repository = "
 -- `>` goes to the server, `<` to the client, `=` is a row of a list. Then come the code and the
 -- name, and the arguments with what they may be: numbers from..to, an angle, a text of so many
 -- characters, a flag; `?` or null, `*` a list of them; rows flat in one list `[]`, one row as a
--- list `()` or as a map `{}`. The tests hold this table to net/packets.py.
+-- list `()` or as a map `{}`. The tests hold this table to net/sandbox_packets.py.
 
 local PROTOCOL = [[
 > sp Spawn profile:Profile{}

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from scalesocket.net import packets as moo
+from scalesocket.net import sandbox_packets as moo
 from scalesocket.net.deflate import DEFLATE
 from scalesocket.net.pcapng import Recorder
 

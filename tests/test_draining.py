@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from scalesocket.net import packets
+from scalesocket.net import sandbox_packets as packets
 
 from tests.support import (
     HandshakeRefused,

@@ -354,5 +354,5 @@ def drawn_lines(source: str) -> str:
 
 
 def test_the_packets_are_those_of_the_sandbox() -> None:
-    packets = pytest.importorskip("net.packets")
+    packets = pytest.importorskip("net.sandbox_packets")
     assert packets.describe_packets().replace("## ", "### ") in TEXT

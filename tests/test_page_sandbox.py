@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 import pytest
-from scalesocket.net import packets
-from scalesocket.net.packets import PACKETS, Direction, PacketType, Table
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import PACKETS, Direction, PacketType, Table
 
 from tests import browser as in_browser
 from tests.browser import (
@@ -47,8 +47,8 @@ SMALL_ISLAND = f"""\
 # api = true
 # ///
 from scalesocket.game.sandbox import Sandbox
-from scalesocket.game.world import World
-from scalesocket.game.world_items import WOOD, Growth
+from scalesocket.game.sandbox_rules import World
+from scalesocket.game.sandbox_items import WOOD, Growth
 
 
 class SmallIsland(Sandbox):

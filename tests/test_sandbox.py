@@ -18,8 +18,7 @@ from pathlib import Path
 import msgpack
 import pytest
 from scalesocket.game.sandbox import CHAT_BURST, Sandbox
-from scalesocket.game.world import World
-from scalesocket.game.world_items import (
+from scalesocket.game.sandbox_items import (
     APPLE,
     FOOD,
     PLAYER_HEALTH,
@@ -29,9 +28,10 @@ from scalesocket.game.world_items import (
     WINDMILL,
     WOOD,
 )
-from scalesocket.game.world_things import Structure
-from scalesocket.net import packets
-from scalesocket.net.packets import (
+from scalesocket.game.sandbox_rules import World
+from scalesocket.game.sandbox_things import Structure
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import (
     SUBPROTOCOL,
     Attack,
     Chat,
@@ -69,8 +69,8 @@ ARENA = '''
 """The sandbox in a world so small that everyone sees everyone; its first player is rich."""
 
 from scalesocket.game.sandbox import Sandbox
-from scalesocket.game.world import World
-from scalesocket.game.world_items import WOOD, Growth
+from scalesocket.game.sandbox_rules import World
+from scalesocket.game.sandbox_items import WOOD, Growth
 
 
 class Arena(Sandbox):

@@ -16,8 +16,8 @@ from scalesocket.client.sandbox import SAID_TIME, SandboxView, World
 from scalesocket.client.terminal import Canvas, Style, WrongGame
 from scalesocket.client.websocket import Received
 from scalesocket.game.sandbox import item_rows
-from scalesocket.game.world_items import AXE, HAMMER, RESOURCES, WALL
-from scalesocket.net import packets
+from scalesocket.game.sandbox_items import AXE, HAMMER, RESOURCES, WALL
+from scalesocket.net import sandbox_packets as packets
 
 from tests import test_terminal_clients as in_terminal
 from tests.support import ROOT, ServerProcess, serve

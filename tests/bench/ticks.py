@@ -34,7 +34,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
 
-from scalesocket.net.packets import (
+from scalesocket.net.sandbox_packets import (
     SUBPROTOCOL,
     Aim,
     AutoAttack,

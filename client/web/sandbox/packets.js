@@ -1,4 +1,4 @@
-// The packets of the sandbox (net/packets.py tells what they mean): [code, [argument, …]] in
+// The packets of the sandbox (net/sandbox_packets.py tells what they mean): [code, [argument, …]] in
 // MessagePack on the wire, and here objects with a type and named arguments:
 //
 //   {t: "move", angle: 1.5}  ⇄  ["33", [1.5]]  ⇄  92 a2 33 33 91 cb 3f f8 00 00 00 00 00 00

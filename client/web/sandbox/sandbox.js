@@ -1,5 +1,5 @@
 // The sandbox: gather, build, fight. The game runs on the server (game/sandbox.py), and speaks in
-// packets (net/packets.py, and packets.js here). world.js keeps what it tells, view.js and hud.js
+// packets (net/sandbox_packets.py, and packets.js here). world.js keeps what it tells, view.js and hud.js
 // show it, controls.js says what the player wants. Here they meet.
 
 import { NamePrompt, read, write } from "../shared/name.js";

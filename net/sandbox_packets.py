@@ -9,7 +9,8 @@ The code is a short text that is easy to find in a capture; the two directions h
 their own. Lists of entities are flat: a row's columns stand in the list one after another, and
 the next row follows without a bracket of its own.
 
-`PACKETS` at the end is the whole protocol as data: `python3 -m net.packets` prints it as a table.
+`PACKETS` at the end is the whole protocol as data: `python3 -m net.sandbox_packets` prints it as a
+table.
 
 Units and numbers, in all packets:
 

@@ -1,6 +1,7 @@
 """What there is in the sandbox world: resources, scenery, and things to hold and to build.
 
-Nothing here happens; `game/world.py` has the rules. Lengths are world units, times are seconds.
+Nothing here happens; `game/sandbox_rules.py` has the rules. Lengths are world units, times are
+seconds.
 """
 
 from __future__ import annotations

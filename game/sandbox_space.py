@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 
 from .grid import Grid, Thing
-from .world_items import MAX_SCALE, PLAYER_SCALE, SWING_ARC
-from .world_things import Player, Structure
+from .sandbox_items import MAX_SCALE, PLAYER_SCALE, SWING_ARC
+from .sandbox_things import Player, Structure
 
 MARGIN = 0.01  # between things that touch, far above what floats round off
 PATH = 2 * PLAYER_SCALE + 10  # between two pieces of scenery: a player gets through

@@ -20,7 +20,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from scalesocket.net.packets import (
+from scalesocket.net.sandbox_packets import (
     Age,
     Death,
     Health,
@@ -39,7 +39,7 @@ from scalesocket.net.packets import (
     Upgrades,
 )
 
-from .world_items import (
+from .sandbox_items import (
     INCOME_PAUSE,
     ITEMS,
     KILL_POINTS,
@@ -56,9 +56,9 @@ from .world_items import (
     Growth,
     Item,
 )
-from .world_ledger import Ledger
-from .world_space import PATH, Space
-from .world_things import GOODS, WEAPONS, Notices, Player, Structure
+from .sandbox_ledger import Ledger
+from .sandbox_space import PATH, Space
+from .sandbox_things import GOODS, WEAPONS, Notices, Player, Structure
 
 
 class World:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scalesocket.net.packets import Age, ResourceCount, Upgrades
+from scalesocket.net.sandbox_packets import Age, ResourceCount, Upgrades
 
-from .world_items import GOLD, MAX_AGE, RESOURCES, Item
-from .world_things import WEAPONS, Notices, Player
+from .sandbox_items import GOLD, MAX_AGE, RESOURCES, Item
+from .sandbox_things import WEAPONS, Notices, Player
 
 
 class Ledger:

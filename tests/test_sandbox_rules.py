@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scalesocket.game.grid import Grid, Thing
-from scalesocket.game.world import World
-from scalesocket.game.world_items import (
+from scalesocket.game.sandbox_items import (
     APPLE,
     AXE,
     FOOD,
@@ -36,9 +35,10 @@ from scalesocket.game.world_items import (
     Growth,
     Item,
 )
-from scalesocket.game.world_things import Player, Structure
-from scalesocket.net import packets
-from scalesocket.net.packets import Packet
+from scalesocket.game.sandbox_rules import World
+from scalesocket.game.sandbox_things import Player, Structure
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import Packet
 
 DT = 0.05  # seconds
 

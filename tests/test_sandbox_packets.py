@@ -10,8 +10,8 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.net import packets
-from scalesocket.net.packets import (
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import (
     MAX_ANGLE,
     PACKETS,
     Angle,

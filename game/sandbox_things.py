@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scalesocket.net.packets import ObjectRow, Packet, PlayerInfo, PlayerRow
+from scalesocket.net.sandbox_packets import ObjectRow, Packet, PlayerInfo, PlayerRow
 
 from .grid import Thing
-from .world_items import (
+from .sandbox_items import (
     HAMMER,
     ITEMS,
     PLAYER_HEALTH,
