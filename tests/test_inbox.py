@@ -102,7 +102,7 @@ def test_all_that_waits_is_taken_at_once_in_order() -> None:
 def test_taking_waits_for_something_to_come() -> None:
     inbox = Inbox()
     taker = Worker(inbox.take)
-    wait_until(lambda: inbox._filled._waiters)
+    wait_until(lambda: inbox._asleep)
     inbox.put(event("late"))
     assert taker.join() == [event("late")]
 
@@ -167,7 +167,7 @@ def test_closing_tells_those_who_wait_for_room() -> None:
 def test_closing_wakes_the_one_who_waits_to_take() -> None:
     inbox = Inbox()
     taker = Worker(inbox.take)
-    wait_until(lambda: inbox._filled._waiters)
+    wait_until(lambda: inbox._asleep)
     inbox.close()
     assert taker.join() == [Ended()]
 

@@ -457,7 +457,7 @@ def test_events_without_hurry_wait_for_the_next_but_not_for_ever() -> None:
     inbox, taken = Inbox(), []
     thread = threading.Thread(target=lambda: taken.append(inbox.take()))
     thread.start()
-    wait_until(lambda: inbox._idle)
+    wait_until(lambda: inbox._asleep)
     joined = Joined(None)  # type: ignore[arg-type]  # nobody looks at who it is
     for _ in range(100):
         inbox.put(joined, urgent=False)
