@@ -271,3 +271,9 @@ def test_the_table_of_limits_is_true() -> None:
         assert not missing, f"{name}: {missing}"
         numbers = re.findall(r"[\d.]+", value)
         assert sorted(numbers) == sorted(re.findall(r"[\d.]+", " ".join(values))), name
+
+
+def test_the_table_of_modules_has_each_of_them() -> None:
+    guide = (ROOT / "net" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", guide, re.MULTILINE)
+    assert listed == sorted(path.name for path in (ROOT / "net").glob("*.py"))
