@@ -105,7 +105,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
-    import mimetypes
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -5062,28 +5061,6 @@ def describe_error(error: HandshakeError) -> Response:
     return Response(error.status, f"{error.reason}\n".encode(), error.headers)
 
 
-def parse_range(value: str, size: int) -> tuple[int, int] | None:
-    """Return the first byte and the number of bytes that a Range header asks for.
-
-    None if it is to be ignored: another unit, several ranges, malformed (RFC 9110 section 14.2).
-
-    Raises:
-        HandshakeError: 416, it lies outside of the file.
-    """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", value.strip())
-    if match is None or match[0].endswith("=-"):
-        return None
-    first, last = match[1], match[2]
-    if first and last and int(first) > int(last):
-        return None
-    start = int(first) if first else max(0, size - int(last))
-    stop = min(int(last) + 1, size) if first and last else size
-    if start >= stop:
-        fields = ("Content-Range", f"bytes */{size}")
-        raise HandshakeError(416, f"the file has {size} bytes", fields)
-    return start, stop - start
-
-
 # What browsers insist on, or Python's own table lacks in some version, whatever the system says.
 # XML names its encoding itself, so it is no `text/`, whose charset would be ours.
 CONTENT_TYPES = {
@@ -5106,56 +5083,28 @@ CONTENT_TYPES = {
     ".xml": "application/xml",
 }
 OCTETS = "application/octet-stream"
-# A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
-# archive never, since who asks for one wants the archive.
-CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
-PACKED_TYPES = {
-    "gzip": "application/gzip",
-    "zstd": "application/zstd",
-    "bzip2": "application/x-bzip2",
-    "xz": "application/x-xz",
-}
 
 
-@functools.cache
-def load_types() -> mimetypes.MimeTypes:
-    """Return the table of content types and codings, the same on every machine."""
+def guess_type(name: str) -> str:
+    """Return the content type of a file by its name."""
     import mimetypes
 
-    table = mimetypes.MimeTypes()
-    table.encodings_map |= {".br": "br", ".zst": "zstd"}
-    for suffix, kind in CONTENT_TYPES.items():
-        table.add_type(kind, suffix)
-    return table
+    kind, packed = mimetypes.guess_type(name)
+    own = CONTENT_TYPES.get(os.path.splitext(name.lower())[1])
+    return spell_type(own or (kind if not packed else None) or OCTETS)
 
 
-def guess_type(name: str) -> tuple[str, str]:
-    """Return the content type of a file by its name, and the content coding it is stored in."""
-    import mimetypes
-
-    kind, coding = load_types().guess_type(name.lower())
-    kind = kind or mimetypes.guess_type(name)[0] or ""  # what the machine knows beyond that
-    if coding and (coding not in CONTENT_CODINGS or kind in ("", "application/x-tar")):
-        return PACKED_TYPES.get(coding, OCTETS), ""
-    kind = kind or OCTETS
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind, coding or ""
-
-
-def accepts_coding(headers: Headers, coding: str) -> bool:
-    """Whether a client takes a content coding (RFC 9110 section 12.5.3); without a word, any."""
-    if not headers.get_all("Accept-Encoding"):
-        return True
-    items = (item.partition(";") for item in headers.tokens("Accept-Encoding"))
-    weights = {name.strip(): weight.replace(" ", "") for name, _, weight in items}
-    weight = weights.get(coding, weights.get("*", "q=0"))
-    return not re.fullmatch(r"q=0(\.0*)?", weight)
+def spell_type(kind: str) -> str:
+    """Return a content type with its charset, if it is text."""
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
 class StaticFiles:
     """The files below a folder (--staticdir).
 
     Nothing outside of the folder is served, by `..` or by link, and nothing whose name begins
-    with a dot, but what lies in `/.well-known/` (RFC 8615).
+    with a dot, but what lies in `/.well-known/` (RFC 8615). net/files.py, where it is there, also
+    sends parts of files, packed files, and word that a file has not changed.
 
     Args:
         root: the folder.
@@ -5167,10 +5116,11 @@ class StaticFiles:
         self._page = page
 
     def respond(self, request: Request) -> Response:
-        """Return the file that a request asks for, or the part, or that it has not changed.
+        """Return the file that a request asks for.
 
         Raises:
-            HandshakeError: there is none (404), it may not be read (403), or not so (416).
+            HandshakeError: there is none (404), it may not be read (403), or it has no such part
+                (416).
         """
         try:
             return self._find(request)
@@ -5233,44 +5183,11 @@ class StaticFiles:
             raise HandshakeError(404, "no such file")
         return resolved
 
-    def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
+    def _respond_with(self, file: BinaryIO, name: str, _request: Request) -> Response:
         """Return the response for an open file, so that all it says is of the same bytes."""
-        wanted = request.headers
         facts = os.fstat(file.fileno())
-        kind, coding = guess_type(name)
-        vary = (("Vary", "Accept-Encoding"),) if coding else ()
-        if coding and not accepts_coding(wanted, coding):  # it gets the packed file as such
-            kind, coding = PACKED_TYPES.get(coding, OCTETS), ""
-        encoded = (("Content-Encoding", coding),) if coding else ()
-        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}{coding and "-" + coding}"'
-        modified = format_date(facts.st_mtime)
-        fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"), *vary)
-        if self._is_unchanged(wanted, etag, facts.st_mtime):
-            return Response(304, headers=fresh)
-        fields = (*fresh, ("Accept-Ranges", "bytes"), *encoded)
-        part = None
-        if request.method == "GET" and wanted.get("If-Range") in ("", etag, modified):
-            part = parse_range(wanted.get("Range"), facts.st_size)
-        if part is None:
-            return Response(200, b"", fields, kind, file, 0, facts.st_size)
-        start, length = part
-        span = f"bytes {start}-{start + length - 1}/{facts.st_size}"
-        return Response(206, b"", (*fields, ("Content-Range", span)), kind, file, start, length)
-
-    @staticmethod
-    def _is_unchanged(wanted: Headers, etag: str, modified: float) -> bool:
-        """Compare with what the client has (RFC 9110 section 13.2.2: the ETag goes first)."""
-        from email.utils import parsedate_to_datetime
-
-        known = wanted.get("If-None-Match")
-        if known:
-            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
-            return etag in tags or "*" in tags
-        try:
-            since = parsedate_to_datetime(wanted.get("If-Modified-Since"))
-            return int(modified) <= since.timestamp()
-        except (ValueError, TypeError, OverflowError):
-            return False
+        fields = (("Last-Modified", format_date(facts.st_mtime)), ("Cache-Control", "no-cache"))
+        return Response(200, b"", fields, guess_type(name), file, 0, facts.st_size)
 
 
 class RoomsApi:
@@ -5329,7 +5246,11 @@ class HttpSite:
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
-        self._files = StaticFiles(config.staticdir, config.spa) if config.staticdir else None
+        self._files: StaticFiles | None = None
+        if config.staticdir is not None:
+            files = find_feature("files")
+            kind: type[StaticFiles] = files.WebFiles if files is not None else StaticFiles
+            self._files = kind(config.staticdir, config.spa)
         self._api: RoomsApi | None = None
         self._metrics: Metrics | None = None
         self.console: Console | None = None

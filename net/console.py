@@ -32,7 +32,6 @@ from scalesocket import (
     Messages,
     Opcode,
     Response,
-    StaticFiles,
     __version__,
     encode_frame,
     is_loopback,
@@ -43,6 +42,7 @@ from scalesocket import (
     start_thread,
 )
 
+from .files import WebFiles
 from .proxies import TrustedProxies
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Console:
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
         self._guard = make_guard(config, make_proxies(config))
-        self._files = StaticFiles(PAGE)
+        self._files = WebFiles(PAGE)
         self._began = time.monotonic()
 
     @staticmethod

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE, ROOT, SCRIPT, RawClient, read_process, serve, wait_until
+from tests.support import (
+    PATIENCE,
+    ROOT,
+    SCRIPT,
+    RawClient,
+    http_request,
+    read_process,
+    serve,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
@@ -153,6 +162,24 @@ def test_a_lone_copy_has_a_history(copied_alone: Path) -> None:
             client.receive_text()
             with RawClient.connect(server) as other:
                 assert other.receive_text() == "y" * 10_000
+
+
+def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
+    """Whole files; the parts of one, and word that it has not changed, are for net/files.py."""
+    pages = copied_alone.parent / "pages"
+    pages.mkdir()
+    (pages / "index.html").write_text("<h1>Play</h1>")
+    (pages / "app.js.gz").write_bytes(b"packed")
+    options = ("--staticdir", "pages", "--api")
+    command = [*ALONE, str(copied_alone)]
+    with serve(*options, "cat", command=command, cwd=copied_alone.parent) as server:
+        page = http_request(server, path="/", headers={"Range": "bytes=0-3"})
+        assert (page.status, page.body) == (200, b"<h1>Play</h1>")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        packed = http_request(server, path="/app.js.gz")
+        assert packed.headers["content-type"] == "application/octet-stream"
+        assert "content-encoding" not in packed.headers
+        assert http_request(server, path="/api/rooms/").body == b"[]"
 
 
 def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from scalesocket.net.files import WebFiles, guess_coded_type
 
 import scalesocket
 from tests import browser as in_browser
@@ -195,10 +196,10 @@ def test_types_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
     import mimetypes
 
     monkeypatch.setattr(mimetypes, "guess_type", lambda _name: ("text/plain", None))
-    assert scalesocket.guess_type("a.js")[0] == "text/javascript; charset=utf-8"
-    assert scalesocket.guess_type("a.png")[0] == "image/png"
-    assert scalesocket.guess_type("a.woff2")[0] == "font/woff2"
-    assert scalesocket.guess_type("a.known-to-the-machine-alone")[0] == "text/plain; charset=utf-8"
+    assert guess_coded_type("a.js")[0] == "text/javascript; charset=utf-8"
+    assert guess_coded_type("a.png")[0] == "image/png"
+    assert guess_coded_type("a.woff2")[0] == "font/woff2"
+    assert guess_coded_type("a.known-to-the-machine-alone")[0] == "text/plain; charset=utf-8"
 
 
 def test_xml_names_its_encoding_itself(site: ServerProcess) -> None:
@@ -255,7 +256,7 @@ def test_an_answer_is_all_of_one_file_though_it_is_replaced(tmp_path: Path) -> N
     """Deployed between the look at it and its opening, a longer file came cut, as if whole."""
     path = tmp_path / "app.js"
     path.write_bytes(b"old")
-    files = scalesocket.StaticFiles(tmp_path)
+    files = WebFiles(tmp_path)
     request = scalesocket.Request("GET", "/app.js", "HTTP/1.1", scalesocket.Headers())
     response = files.respond(request)
     (tmp_path / "new").write_bytes(b"new and longer")
@@ -269,7 +270,7 @@ def test_a_file_that_grows_adds_nothing_to_an_empty_answer(tmp_path: Path) -> No
     """What came behind `Content-Length: 0` would be read as the next answer."""
     path = tmp_path / "log.txt"
     path.write_bytes(b"")
-    files = scalesocket.StaticFiles(tmp_path)
+    files = WebFiles(tmp_path)
     request = scalesocket.Request("GET", "/log.txt", "HTTP/1.1", scalesocket.Headers())
     response = files.respond(request)
     path.write_bytes(b"HTTP/1.1 200 OK\r\n")

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
 import scalesocket.net.deflate
+import scalesocket.net.files
 import scalesocket.net.gwsocket
 import scalesocket.net.logs
 import scalesocket.net.origins
@@ -863,7 +864,7 @@ def files(data: bytes) -> None:
         return
     root = folder()
     try:
-        response = scalesocket.StaticFiles(root).respond(request)
+        response = scalesocket.net.files.WebFiles(root).respond(request)
     except scalesocket.HandshakeError as error:
         response = scalesocket.describe_error(error)
         assert error.status in (400, 403, 404, 416)
@@ -890,7 +891,7 @@ def ranges(data: bytes) -> None:
     value = text.decode("latin-1")
     wanted = re.fullmatch(r"\s*bytes=(?:([0-9]+)-([0-9]*)|-([0-9]+))\s*", value)
     try:
-        found = scalesocket.parse_range(value, size)
+        found = scalesocket.net.files.parse_range(value, size)
     except scalesocket.HandshakeError as error:
         assert error.status == 416 and wanted is not None
         assert int(wanted[1]) >= size if wanted[1] else size == 0 or int(wanted[3]) == 0

@@ -1,0 +1,128 @@
+"""What HTTP can do for static files beyond sending them (`--staticdir`).
+
+A browser asks again only for what has changed, asks for parts of a long file, and gets a file that
+is stored packed, as in `app.js.gz`, as its content. The server uses this whenever it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import mimetypes
+import os
+import re
+from email.utils import parsedate_to_datetime
+from typing import BinaryIO
+
+from scalesocket import (
+    CONTENT_TYPES,
+    OCTETS,
+    HandshakeError,
+    Headers,
+    Request,
+    Response,
+    StaticFiles,
+    format_date,
+    spell_type,
+)
+
+# A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
+# archive never, since who asks for one wants the archive.
+CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
+PACKED_TYPES = {
+    "gzip": "application/gzip",
+    "zstd": "application/zstd",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+}
+
+
+def parse_range(value: str, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the number of bytes that a Range header asks for.
+
+    None if it is to be ignored: another unit, several ranges, malformed (RFC 9110 section 14.2).
+
+    Raises:
+        HandshakeError: 416, it lies outside of the file.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", value.strip())
+    if match is None or match[0].endswith("=-"):
+        return None
+    first, last = match[1], match[2]
+    if first and last and int(first) > int(last):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= stop:
+        fields = ("Content-Range", f"bytes */{size}")
+        raise HandshakeError(416, f"the file has {size} bytes", fields)
+    return start, stop - start
+
+
+@functools.cache
+def load_types() -> mimetypes.MimeTypes:
+    """Return the table of content types and codings, the same on every machine."""
+    table = mimetypes.MimeTypes()
+    table.encodings_map |= {".br": "br", ".zst": "zstd"}
+    for suffix, kind in CONTENT_TYPES.items():
+        table.add_type(kind, suffix)
+    return table
+
+
+def guess_coded_type(name: str) -> tuple[str, str]:
+    """Return the content type of a file by its name, and the content coding it is stored in."""
+    kind, coding = load_types().guess_type(name.lower())
+    kind = kind or mimetypes.guess_type(name)[0] or ""  # what the machine knows beyond that
+    if coding and (coding not in CONTENT_CODINGS or kind in ("", "application/x-tar")):
+        return PACKED_TYPES.get(coding, OCTETS), ""
+    return spell_type(kind or OCTETS), coding or ""
+
+
+def accepts_coding(headers: Headers, coding: str) -> bool:
+    """Whether a client takes a content coding (RFC 9110 section 12.5.3); without a word, any."""
+    if not headers.get_all("Accept-Encoding"):
+        return True
+    items = (item.partition(";") for item in headers.tokens("Accept-Encoding"))
+    weights = {name.strip(): weight.replace(" ", "") for name, _, weight in items}
+    weight = weights.get(coding, weights.get("*", "q=0"))
+    return not re.fullmatch(r"q=0(\.0*)?", weight)
+
+
+class WebFiles(StaticFiles):
+    """The files below a folder, their parts, and whether they have changed."""
+
+    def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
+        """Return the response for an open file, so that all it says is of the same bytes."""
+        wanted = request.headers
+        facts = os.fstat(file.fileno())
+        kind, coding = guess_coded_type(name)
+        vary = (("Vary", "Accept-Encoding"),) if coding else ()
+        if coding and not accepts_coding(wanted, coding):  # it gets the packed file as such
+            kind, coding = PACKED_TYPES.get(coding, OCTETS), ""
+        encoded = (("Content-Encoding", coding),) if coding else ()
+        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}{coding and "-" + coding}"'
+        modified = format_date(facts.st_mtime)
+        fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"), *vary)
+        if self._is_unchanged(wanted, etag, facts.st_mtime):
+            return Response(304, headers=fresh)
+        fields = (*fresh, ("Accept-Ranges", "bytes"), *encoded)
+        part = None
+        if request.method == "GET" and wanted.get("If-Range") in ("", etag, modified):
+            part = parse_range(wanted.get("Range"), facts.st_size)
+        if part is None:
+            return Response(200, b"", fields, kind, file, 0, facts.st_size)
+        start, length = part
+        span = f"bytes {start}-{start + length - 1}/{facts.st_size}"
+        return Response(206, b"", (*fields, ("Content-Range", span)), kind, file, start, length)
+
+    @staticmethod
+    def _is_unchanged(wanted: Headers, etag: str, modified: float) -> bool:
+        """Compare with what the client has (RFC 9110 section 13.2.2: the ETag goes first)."""
+        known = wanted.get("If-None-Match")
+        if known:
+            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+            return etag in tags or "*" in tags
+        try:
+            since = parsedate_to_datetime(wanted.get("If-Modified-Since"))
+            return int(modified) <= since.timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return False
