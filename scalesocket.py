@@ -4,8 +4,9 @@
 
 serves `game.py` at `ws://host:9000/<room>`. All clients of a room share one backend: a child
 process that reads stdin and prints to stdout, or a Python `Game` inside this server. The file
-needs nothing but the standard library and may be copied alone. It is written to be read from
-top to bottom: first bytes, then messages, then threads, then rooms.
+needs nothing but the standard library. What options add is in net/; copied alone, this file does
+without, and says which option cannot. It is written to be read from top to bottom: first bytes,
+then messages, then threads, then rooms.
 
 The way of the data:
 
@@ -34,7 +35,7 @@ each that is ready and gives each room what has come for it as one batch.
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
     sender      1                writes what sockets could not take      the server has ended
-    replay      1 with --cache   a room's past to its newcomers          the server has ended
+    replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
     timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
