@@ -202,7 +202,10 @@ def test_live_rooms_are_listed_with_their_players(open_tab: OpenTab) -> None:
     for page, count in ((a, 2), (b, 2), (c, 1)):
         wait_for_players(page, count)
     wait_for(c, "document.querySelectorAll('[data-rooms] li').length === 2")
-    assert c.locator("[data-rooms] li").all_inner_texts() == ["pond\n2", "burrow\n1"]
+    assert c.locator("[data-rooms] li").all_inner_texts() == [
+        "pond\n2\n2 players",
+        "burrow\n1\n1 player",
+    ]
     assert c.locator("[data-rooms] [aria-current]").get_attribute("data-room") == "burrow"
     c.locator("[data-rooms] a", has_text="pond").click()
     wait_for_players(a, 3)
@@ -296,6 +299,18 @@ def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list
         wait_for_players(a, 1)
 
 
+def test_the_name_of_a_room_that_the_lobby_suggests_is_not_cut_off(open_tab: OpenTab) -> None:
+    """It was `quiet-fal…`, in a window of 1280 by 800."""
+    for size in ({"width": 1280, "height": 800}, {"width": 844, "height": 390}):
+        page = open_tab("gentle-hedgehog", viewport=size)
+        wait_for_players(page, 1)
+        name = page.locator("[data-room-name]", has_text="gentle-hedgehog")
+        name.wait_for()
+        assert name.evaluate("(name) => name.scrollWidth <= name.clientWidth")
+        assert name.evaluate("(name) => name.scrollHeight <= name.clientHeight")
+        page.context.close()
+
+
 # ==== 4. When the connection breaks ========================================
 
 
@@ -316,7 +331,7 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
             && /^Next try in \\d+ s\\.$/.test(document.querySelector("#countdown").textContent)""",
         )
         assert page.locator("#note").is_visible()
-        assert page.evaluate("Object.keys(game.players).length") == 0
+        assert page.evaluate("Object.keys(game.players).length") == 1, "the last picture stays"
         with serve("game.py", addr=f"127.0.0.1:{server.port}"):
             wait_for_players(page, 1)
             assert page.locator("#note-text").text_content() == "Connected again."

@@ -229,6 +229,44 @@ def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab)
     assert page.evaluate("game.table.name") is None
 
 
+@pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
+def test_the_board_of_tictactoe_stays_where_it_is(open_tab: OpenTab, size: dict[str, int]) -> None:
+    place = "JSON.stringify(document.getElementById('board').getBoundingClientRect())"
+    page, rival = (open_tab(TABLE, viewport=size) for _ in range(2))
+    wait_for(page, "game.table !== null")
+    places = {page.evaluate(place)}
+    sit_down(page, "Ann")
+    page.get_by_text("Waiting for another player.").wait_for()
+    cut = "verdict.scrollWidth > verdict.clientWidth || verdict.scrollHeight > verdict.clientHeight"
+    assert not page.evaluate(cut), "it was: Waiting for somebody to…"
+    places.add(page.evaluate(place))
+    sit_down(rival, "Bob")
+    for number, at in enumerate((4, 0, 2, 1, 6)):
+        player = (page, rival)[number % 2]
+        player.get_by_text("Your turn.").wait_for()
+        places.add(page.evaluate(place))
+        cell(player, at).click()
+    page.get_by_text("You win!").wait_for()
+    places.add(page.evaluate(place))
+    assert len(places) == 1
+
+
+def test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next(open_tab: OpenTab) -> None:
+    ann, _ = two_players(open_tab)
+    third = open_tab(TABLE)
+    third.get_by_text("Your name, for the next seat").wait_for()
+    third.get_by_label("Your name").fill("Cy")
+    third.get_by_role("button", name="Wait").click()
+    wait_for(third, "game.table?.name === 'Cy' && game.table.you === null")
+    for number, at in enumerate((4, 0, 2, 1, 6)):
+        page = (ann, _)[number % 2]
+        page.get_by_text("Your turn.").wait_for()
+        cell(page, at).click()
+    ann.get_by_text("You win!").wait_for()
+    ann.context.close()
+    wait_for(third, "game.table.you !== null")
+
+
 def test_names_and_rooms_of_tictactoe_are_shown_as_text(open_tab: OpenTab) -> None:
     name = "<b>Ann</b><img>"
     page = open_tab(f"/tictactoe/?room={MARKUP}")
@@ -246,12 +284,18 @@ def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: 
         with serve("tictactoe") as first:
             page.goto(first.http(TABLE))
             sit_down(page, "Ann")
-        wait_for(page, "document.body.dataset.status === 'waiting' && game.table === null")
+        wait_for(page, "document.body.dataset.status === 'waiting'")
+        assert page.locator(".seat.X .who").inner_text() == "Ann", "the last picture stays"
+        assert float(page.evaluate("getComputedStyle(board).opacity")) < 0.7
+        cell(page, 0).click()
+        assert page.locator("#problem").inner_text() == ""
         assert page.locator("#note").is_visible()
         wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
         with serve("tictactoe", addr=f"127.0.0.1:{first.port}"):
-            wait_for(page, "game.table?.players.X === 'Ann'")
-            assert page.locator("#note-text").text_content() == "Connected again."
+            wait_for(
+                page, "document.querySelector('#note-text').textContent === 'Connected again.'"
+            )
+            wait_for(page, "game.table?.players.X === 'Ann' && game.table.name === 'Ann'")
             page.goto("about:blank")
 
 

@@ -149,6 +149,17 @@ def test_the_lobby_refuses_a_name_that_no_room_can_have(
         assert page.get_by_role("button", name="Copy link").is_disabled()
 
 
+def test_what_is_wrong_with_a_name_touches_neither_field_nor_button(visit: Visit) -> None:
+    with serve("game.py") as server:
+        for size in (DESKTOP, PHONE):
+            page = visit(server, viewport=size)
+            page.get_by_label("Name of the room").fill("a/b")
+            boxes = [page.locator(part).bounding_box() for part in ("#room", "#problem", ".enter")]
+            field, problem, button = [box for box in boxes if box]
+            assert problem["y"] - (field["y"] + field["height"]) >= 3
+            assert button["y"] - (problem["y"] + problem["height"]) >= 3
+
+
 def test_a_link_with_a_room_leads_on_to_the_game(visit: Visit) -> None:
     with serve("game.py") as server:
         page = visit(server, "/?room=old+pond")

@@ -78,7 +78,8 @@ connection.addEventListener("state", () => {
   if (connection.state === "connected") return;
   me = null;
   carrot = null;
-  forgetEverybody();
+  // On the way to another room nobody is there; without a connection the last picture stays.
+  if (connection.state === "closed") forgetEverybody();
   describe();
 });
 

@@ -159,9 +159,11 @@ export class RoomChooser {
     const count = document.createElement("span");
     count.className = "count";
     count.textContent = connections;
-    link.append(label, count);
-    const players = connections === 1 ? "1 player" : `${connections} players`;
-    link.setAttribute("aria-label", `${name}, ${players}`);
+    count.setAttribute("aria-hidden", "true");
+    const players = document.createElement("span");
+    players.className = "unseen";
+    players.textContent = connections === 1 ? "1 player" : `${connections} players`;
+    link.append(label, count, players);
     if (name === this.#room) link.setAttribute("aria-current", "page");
     const item = document.createElement("li");
     item.append(link);

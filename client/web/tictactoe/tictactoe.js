@@ -12,7 +12,7 @@ const ROWS = ["top", "middle", "bottom"];
 const COLUMNS = ["left", "centre", "right"];
 const ARROWS = { ArrowUp: -3, ArrowDown: 3, ArrowLeft: -1, ArrowRight: 1 };
 
-let state = null; // what the game said last; null while there is no connection
+let state = null; // what the game said last
 let asked = ""; // the name that was sent, until the game has answered
 let graceEnds = 0; // when who is away forfeits, on the clock of performance.now()
 
@@ -55,9 +55,8 @@ handleMessages(connection, {
 
 connection.addEventListener("state", () => {
   if (connection.state === "connected") return;
-  state = null;
   asked = "";
-  show();
+  show(); // the last state stays, dimmed
 });
 
 // ---- What you do ----------------------------------------------------------
@@ -69,6 +68,7 @@ function sayName(name) {
 
 function move(cell) {
   complain("");
+  if (connection.state !== "connected") return;
   if (!state?.you) complain("You are watching. The two with a seat play.");
   else connection.send({ t: "move", cell });
 }
@@ -104,12 +104,14 @@ function show() {
   $("verdict").dataset.mood = mood();
   $("company").textContent = company();
   showRematch();
+  showInvitation();
   $("board").classList.toggle("yours", isYourTurn());
   document.body.dataset.players = state ? seated().length + state.spectators : 0;
 }
 
 function isYourTurn() {
-  return state !== null && state.you !== null && state.turn === state.you;
+  const live = connection.state === "connected";
+  return live && state !== null && state.you !== null && state.turn === state.you;
 }
 
 function seated() {
@@ -132,7 +134,7 @@ function verdict() {
     const leaver = state.forfeit ? ` ${other(result)} has left.` : "";
     return (you === result ? "You win!" : `${nameOf(result)} wins.`) + leaver;
   }
-  if (turn === null) return you ? "Waiting for somebody to play with." : "Waiting for players.";
+  if (turn === null) return you ? "Waiting for another player." : "Waiting for players.";
   return turn === you ? "Your turn." : `${possessive(nameOf(turn))} turn.`;
 }
 
@@ -153,9 +155,15 @@ function showRematch() {
   const over = Boolean(state?.result && state.you);
   const waiting = over && state.rematch.includes(state.you);
   $("rematch").hidden = !over;
-  $("rematch").disabled = waiting;
+  $("rematch").disabled = waiting || connection.state !== "connected";
   const rival = over && state.players[other(state.you)];
   $("rematch").textContent = waiting ? `Waiting for ${rival ?? "somebody"} …` : "Rematch";
+}
+
+function showInvitation() {
+  const full = state !== null && seated().length === MARKS.length;
+  $("name-label").textContent = `Your name, ${full ? "for the next seat" : "to take a seat"}`;
+  $("sit").textContent = full ? "Wait" : "Play";
 }
 
 function complain(problem) {

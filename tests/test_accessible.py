@@ -1,0 +1,125 @@
+"""What axe has to say about the pages, by day on a desk and by night on a phone: nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import browser as in_browser
+from tests.browser import DESKTOP, PAGES, PATIENCE, wait_for
+from tests.support import ServerProcess, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+browser = in_browser.browser
+
+# Without motion: what is still fading in has no contrast yet.
+DESK_BY_DAY: dict[str, Any] = {
+    "viewport": DESKTOP,
+    "color_scheme": "light",
+    "reduced_motion": "reduce",
+}
+PHONE_BY_NIGHT: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+    "color_scheme": "dark",
+    "reduced_motion": "reduce",
+}
+SHELL = ("--staticdir", str(PAGES), "--api", "--pty", "cat")
+
+Step = Callable[["Page"], None]
+
+
+def complaints(page: Page) -> list[str]:
+    """Return what axe finds, as `rule: elements`."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("missing package: axe-playwright-python")
+        pytest.skip("missing package: axe-playwright-python")
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [f"{v['id']}: {[node['target'] for node in v['nodes']]}" for v in found]
+
+
+@pytest.fixture(params=[DESK_BY_DAY, PHONE_BY_NIGHT], ids=["desk by day", "phone by night"])
+def open_page(
+    browser: Browser, request: pytest.FixtureRequest
+) -> Iterator[Callable[[ServerProcess, str], Page]]:
+    contexts = []
+
+    def open_one(server: ServerProcess, path: str) -> Page:
+        context = browser.new_context(**request.param)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(server.http(path))
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+def play(page: Page) -> None:
+    page.get_by_label("Your name").fill("Ann")
+    page.get_by_role("button", name=re.compile("Play|Join in|Wait")).click()
+    page.locator("#join").wait_for(state="hidden")
+
+
+def lose(server: ServerProcess) -> Step:
+    def step(page: Page) -> None:
+        server.kill()
+        wait_for(page, "document.body.dataset.status === 'waiting'")
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (["snake"], "/snake/?room=den"),
+        (["tictactoe"], "/tictactoe/?room=den"),
+        (["sandbox"], "/sandbox/?room=den"),
+        (["chat"], "/chat/?room=den"),
+    ],
+    ids=["snake", "tictactoe", "sandbox", "chat"],
+)
+def test_axe_finds_nothing_in_the_games(
+    open_page: Callable[[ServerProcess, str], Page], arguments: list[str], path: str
+) -> None:
+    with serve(*arguments) as server:
+        page = open_page(server, path)
+        page.locator("#join:not([hidden])").wait_for()
+        assert complaints(page) == []
+        play(page)
+        assert complaints(page) == []
+        lose(server)(page)
+        assert complaints(page) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "ready"),
+    [
+        (["game.py"], "/", "document.querySelector('#title').textContent === 'Meadow'"),
+        (["game.py"], "/bunny/?room=den", "document.querySelector('[data-rooms] a')"),
+        (SHELL, "/terminal/?room=den", "document.body.dataset.status === 'connected'"),
+        (["--console", "cat"], "/console/", "document.readyState === 'complete'"),
+    ],
+    ids=["lobby", "meadow", "terminal", "console"],
+)
+def test_axe_finds_nothing_in_the_other_pages(
+    open_page: Callable[[ServerProcess, str], Page], arguments: list[str], path: str, ready: str
+) -> None:
+    with serve(*arguments) as server:
+        page = open_page(server, path)
+        wait_for(page, ready)
+        assert complaints(page) == []
