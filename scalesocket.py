@@ -99,7 +99,16 @@ import time
 import traceback
 import urllib.parse
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -5335,123 +5344,6 @@ def parse_room_name(path: str) -> str:
     return name
 
 
-class HttpSession:
-    """The requests and responses on one socket, one after the other.
-
-    Args:
-        sock: its time-out is changed.
-        extra: header fields for every response.
-        early: what has been read from it already.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket | TlsSocket,
-        extra: Sequence[tuple[str, str]] = (),
-        early: bytes = b"",
-    ) -> None:
-        self._socket = sock
-        self._extra = extra
-        self.local, self.secure = UNIX_PEER, False  # for `Client`
-        self.head = b""  # the last one, without its empty line
-        self.rest = early  # what came behind it
-
-    def read_head(self, patience: float) -> bytes | None:
-        """Return the next head without its empty line; None if the peer has no more requests.
-
-        Args:
-            patience: seconds to wait for the first byte; the rest has HEAD_TIMEOUT.
-
-        Raises:
-            HandshakeError: 400 if it is TLS, 408 if it takes too long, 431 if it is too large.
-        """
-        self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
-        deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
-        while b"\r\n\r\n" not in self.rest:
-            if self.rest.startswith(b"\x16\x03"):  # the record of a ClientHello
-                raise HandshakeError(400, NO_TLS)
-            self._check_size(self.rest)
-            data = self._receive(deadline)
-            if not data:
-                return None
-            begun = bool(self.rest)
-            self.rest += data if begun else data.lstrip(b"\r\n")
-            if self.rest and not begun:
-                deadline = time.monotonic() + HEAD_TIMEOUT
-        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        self._check_size(self.head)
-        return self.head
-
-    def send(self, response: Response, *, method: str, keep_alive: bool) -> bool:
-        """Send a response; return whether the connection may serve another request."""
-        with response.file or contextlib.nullcontext() as file:
-            self._socket.settimeout(HEAD_TIMEOUT)
-            head = response.encode_head(keep_alive=keep_alive, extra=self._extra)
-            if method == "HEAD" or response.status == 304:
-                self._socket.sendall(head)
-            elif file is None or not response.length:
-                self._socket.sendall(head + response.body)
-            else:
-                self._socket.sendall(head)
-                sent = self._socket.sendfile(file, response.start, response.length)
-                keep_alive = keep_alive and sent == response.length
-        if not keep_alive:
-            self._linger()
-        return keep_alive
-
-    @staticmethod
-    def _check_size(head: bytes) -> None:
-        if len(head) > MAX_HEAD:
-            raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
-
-    def _receive(self, deadline: float) -> bytes:
-        patience = deadline - time.monotonic()
-        with contextlib.suppress(OSError):
-            if patience > 0:
-                self._socket.settimeout(patience)
-                return self._socket.recv(RECEIVE_SIZE)
-        if self.rest and time.monotonic() >= deadline:
-            raise HandshakeError(408, f"request head took over {HEAD_TIMEOUT:g} s")
-        return b""
-
-    def _linger(self) -> None:
-        """Read a little of what still comes, or closing would reset what we have sent."""
-        self._socket.shutdown(socket.SHUT_WR)
-        self._socket.settimeout(1.0)
-        for _ in range(16):
-            if not self._socket.recv(RECEIVE_SIZE):
-                return
-
-
-def read_room_line(sock: socket.socket, early: bytes) -> tuple[str | None, bytes]:
-    """Return the first line of a peer, None if it leaves before its end, and what is behind it.
-
-    Args:
-        sock: connected; its time-out is changed.
-        early: what has been read from it already.
-
-    Raises:
-        HandshakeError: the line is too long, not UTF-8, or does not come.
-    """
-    deadline = time.monotonic() + ROOM_LINE_TIMEOUT
-    while b"\n" not in early:
-        if len(early) > 4 * MAX_ROOM_NAME + 2:
-            raise HandshakeError(400, "the first line must be the name of a room")
-        sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            data = sock.recv(RECEIVE_SIZE)
-        except TimeoutError:
-            raise HandshakeError(408, "the first line must be the name of a room") from None
-        if not data:
-            return None, b""
-        early += data
-    line, _, rest = early.partition(b"\n")
-    try:
-        return line.decode().strip(), rest
-    except UnicodeDecodeError:
-        raise HandshakeError(400, "the room's name is not UTF-8") from None
-
-
 def keep_alive(sock: socket.socket, interval: float) -> None:
     """Let the system find out whether a silent peer is still there, after `interval` s; 0: never.
 
@@ -5855,7 +5747,7 @@ def clean_name(text: str) -> str:
     return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
 
 
-class Turnstile:
+class ConnectionLimits:
     """Counts connections of any kind against --maxconns, and those of an address (--maxperaddr).
 
     Args:
@@ -5953,162 +5845,141 @@ class Turnstile:
         return "" if self._spares_own and is_loopback(address) else network_of(address)
 
 
-class Guest:
-    """Who has come in by an opening handshake, or by the name of a room.
+class Want(enum.Enum):
+    """What a session waits for, and what is sent in when it has come."""
+
+    BYTES = enum.auto()  # what the peer sends next; no bytes at its end
+    HELPER = enum.auto()  # a thread that may wait for somebody else; None
+    MESSAGES = enum.auto()  # its reader passes on what it says, to its end; the `Closing`
+    END = enum.auto()  # what still comes is dropped, to its end; None
+
+
+Life: TypeAlias = Generator[Want, Any, None]
+Opened: TypeAlias = "Generator[Want, Any, Client | None]"
+
+
+class Session:
+    """A connection, from its first byte to its last.
+
+    Its life is a generator: one function from top to bottom, whatever thread runs it. Where it
+    waits it yields what for. Whoever reads the connection (`Reader`) sends that in; what may wait
+    for somebody else a helper thread runs on. One thread at a time has it.
 
     Args:
-        reception: keeps its connection until `dismiss`.
-        connection: not open yet.
+        server: what it came to.
+        sock: has been accepted.
+        address: of the peer.
+        early: what has been read from it already.
+        crowded: it is to be told that there are too many, in these words. None: it is not counted.
+
+    Raises:
+        OSError: it has ended.
     """
 
-    counted_by = ""  # its address, if a proxy has told that
-
-    def __init__(self, reception: Reception, connection: Connection) -> None:
-        self.connection = connection
-        self.opening: Opening | None = None  # the word to other nodes that it opens its room
-        self._reception = reception
-        reception.connections.add(connection)
-
-    def enter(self, *, patient: bool) -> bool:
-        """Go in, if need be; return False if that could take long, unless `patient`."""
-        return patient
-
-    def dismiss(self) -> None:
-        """Give back what it has held."""
-        self._end_opening()
-        self._reception.dismiss(self.connection)
-        if self.counted_by:
-            self._reception.turnstile.leave_behind(self.counted_by)
-
-    def _end_opening(self) -> None:
-        if self.opening is not None:
-            self.opening.end()
-
-
-class Tunnel(Guest):
-    """The console's page, whose messages are bytes of other connections.
-
-    Args:
-        reception, connection: see `Guest`.
-        carry: see `Console.carry`.
-    """
-
-    def __init__(
-        self, reception: Reception, connection: Connection, carry: Callable[[], None]
-    ) -> None:
-        super().__init__(reception, connection)
-        self.carry = carry
-
-
-class Member(Guest):
-    """A client on its way from its room's door to its end.
-
-    Args:
-        reception: see `Guest`.
-        registry: where it finds its room.
-        client: who it is.
-        worker: is told that it is there.
-    """
-
-    def __init__(
-        self, reception: Reception, registry: RoomRegistry, client: Client, worker: Worker | None
-    ) -> None:
-        super().__init__(reception, client.connection)
-        self.client = client
-        self._registry = registry
-        self._worker = worker
-        self._entered = False
-
-    def enter(self, *, patient: bool) -> bool:
-        """Go into the room, which may refuse it, and send the response of the handshake."""
-        client, connection = self.client, self.connection
-        if self._entered:
-            return True
-        if not patient and self._registry.may_wait(client.room_name):
-            return False
-        self._entered = True
-        try:
-            self._registry.join(client)
-        except ConnectionClosed as refusal:
-            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-            connection.close(refusal.code, refusal.reason)
-        self._end_opening()
-        connection.open()
-        if self._worker is not None:  # not before: a Close must not come before the response
-            self._worker.vouch(client)
-        return True
-
-    def leave(self, closing: Closing) -> None:
-        """Give back the seat, if it has one, and answer how the connection has ended."""
-        if self.client.room is not None:
-            self.client.room.leave(self.client, closing)
-        else:
-            self.connection.answer(closing)
-
-    def dismiss(self) -> None:
-        """Give back what it has held."""
-        super().dismiss()
-        if self._worker is not None and self._entered:
-            self._worker.release(self.client)
-
-
-class Reception:
-    """Lets clients in.
-
-    Args:
-        config: the options.
-        registry: where clients find their rooms.
-        sender, timer: for the connections.
-        turnstile: counts clients by what proxies say of their addresses.
-        end: ends the server, when --oneshot has had its client.
-    """
+    KIND: ClassVar[str]  # what another worker knows it by
 
     def __init__(
         self,
-        config: Config,
-        registry: RoomRegistry,
+        server: Server,
+        sock: socket.socket,
+        address: Endpoint,
+        early: bytes = b"",
         *,
-        sender: Sender,
-        timer: Timer,
-        turnstile: Turnstile,
-        end: Callable[[], None],
+        crowded: str | None = None,
     ) -> None:
-        self._config = config
-        self.turnstile = turnstile
-        self._registry = registry
-        self._sender = sender
-        self._timer = timer
-        self._end = end
-        self._authenticator = Authenticator(config, timer)
-        self._client_ids = itertools.count(1)  # `next` on it is atomic
-        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
-        self.stopping = False
-        self.worker: Worker | None = None  # which one this is, with --workers
-        self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
-        self.asks = self._authenticator.asks or config.oneshot  # before it lets someone in
+        if sock.family != AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server = server
+        self.sock = sock if server.taps is None else server.taps.wrap(sock)
+        self.address = address
+        self.peer = address  # by the word of a proxy that is trusted
+        self.proxied = b""  # that word
+        self.rest = early  # what has been read, and not been heeded yet
+        self.deadline = time.monotonic() + HEAD_TIMEOUT  # of what it waits for
+        self.want: Want | None = Want.HELPER
+        self.descriptor = -1  # by which its reader watches it
+        self.held: list[Received] = []  # its room's inbox is full
+        self._crowded = crowded
+        self.client: Client | None = None  # from when it wants MESSAGES
+        self._connection: Connection | None = None  # once it has been admitted
+        self._counted_by = ""  # its address, if a proxy has told that
+        self._opening: Opening | None = None  # the word to other nodes that it opens its room
+        self._life = self.live()
 
-    def join(self, worker: Worker) -> None:
-        """Let in only clients of the rooms that this worker has; before there are any."""
-        self.worker = worker
-        self._client_ids = worker.client_ids
+    @property
+    def connection(self) -> Connection:
+        """What writes to it, from when it wants MESSAGES."""
+        assert self._connection is not None
+        return self._connection
 
-    def stop(self) -> None:
-        """Ask nobody for leave to come in any more."""
-        self.stopping = True
-        self._authenticator.stop()
+    # -- its life --
 
-    def connect(
-        self, sock: socket.socket, protocol: WebSocketProtocol | LineProtocol, **options: Any
-    ) -> Connection:
-        """Return a connection; its options are those of `Connection`."""
-        return Connection(
-            sock,
-            protocol,
-            sender=self._sender,
-            timer=self._timer,
-            max_backlog=self._config.backlog,
-            **options,
-        )
+    def live(self) -> Life:
+        """Open, be in a room, leave it, and give back what was held."""
+        try:
+            client = yield from self.open()
+            if client is not None:
+                yield from self.join(client)
+                closing = yield Want.MESSAGES
+                yield from self.leave(client, closing)
+                yield Want.END
+        except HandshakeError as refusal:
+            yield Want.HELPER
+            self.refuse(refusal)
+        finally:
+            self.end()
+
+    def open(self) -> Opened:
+        """Read what comes before messages; return the client that it makes of the peer, if any.
+
+        Raises:
+            HandshakeError: it is refused.
+        """
+        raise NotImplementedError
+
+    def refuse(self, refusal: HandshakeError) -> None:
+        """Tell the peer that it may not come in; may wait."""
+        raise NotImplementedError
+
+    def find_peer(self) -> Life:
+        """Read the word of a trusted proxy about who has connected (PROXY protocol)."""
+        if self.address[0] not in self.server.proxies:
+            return
+        try:
+            while (found := self.server.proxies.parse_header(self.rest)) is None:
+                piece = yield Want.BYTES
+                if not piece:
+                    return
+                self.rest += piece
+        except ValueError as error:
+            log.warning("bad PROXY header from %s: %s", self.address[0], error)
+            raise ConnectionAbortedError("bad PROXY header") from None
+        size, peer = found
+        self.proxied, self.rest = self.rest[:size], self.rest[size:]
+        self.peer = peer or self.address
+
+    def hand_over(self, name: str, data: bytes) -> Generator[Want, Any, bool]:
+        """Give it to the worker that has a room, if that is another; return whether it is.
+
+        Args:
+            name: of the room.
+            data: what has been read: a PROXY header, the request, and what is behind it.
+
+        Raises:
+            HandshakeError: 503, that worker takes none.
+        """
+        worker = self.server.worker
+        if worker is None or worker.owns(name):
+            return False
+        yield Want.HELPER
+        return worker.hand_over(self.KIND, name, self.sock, self.address, data)
+
+    def find_relays(self, name: str) -> Relays | None:
+        """Return what finds a room on other nodes, if it is not here and might be there."""
+        registry, rooms = self.server.registry, self.server.config.rooms
+        if registry.relays is None or registry.is_open(name) or registry.draining:
+            return None
+        return registry.relays if not rooms or name in rooms else None
 
     def admit(
         self,
@@ -6116,343 +5987,285 @@ class Reception:
         request: Request,
         connection: Connection,
         peer: Endpoint,
-        local: Endpoint,
         *,
         secure: bool = False,
-    ) -> Guest:
-        """Let a client in, if it may come; the socket is its connection's from then on.
+    ) -> Generator[Want, Any, Client]:
+        """Return the client of a connection, if it may come in.
+
+        Args:
+            name: of its room.
+            request, connection, peer, secure: see `Client`.
 
         Raises:
             HandshakeError: it may not.
         """
-        if self._config.rooms and name not in self._config.rooms:
+        server = self.server
+        if peer[0] != self.address[0]:
+            server.limits.enter_behind(peer[0])
+            self._counted_by = peer[0]
+        if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
-        if self._registry.refuses(name):  # whoever asks may find it elsewhere
+        if server.registry.refuses(name):  # whoever asks may find it elsewhere
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
-        number = next(self._client_ids)
+        number, local = next(server.client_ids), own_endpoint(self.sock)
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
-        self._authenticator.check(client)
-        if self._config.oneshot and not self._only_shot.acquire(blocking=False):
-            raise HandshakeError(503, "one client has been served already (--oneshot)")
-        return Member(self, self._registry, client, self.worker)
+        if server.asks:
+            yield Want.HELPER
+            server.admit(client)
+        self.take(connection)
+        return client
 
-    def check(self, request: Request, peer: Endpoint, local: Endpoint, *, secure: bool) -> None:
-        """Ask whether a request that is for no room may be answered (--authall).
+    def take(self, connection: Connection) -> None:
+        """Have the socket be the connection's from now on."""
+        self._connection = connection
+        self.server.connections.add(connection)
 
-        Raises:
-            HandshakeError: it may not.
-        """
-        nobody: Any = None  # it will have no connection
-        self._authenticator.check(
-            Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
-        )
-
-    def find_relays(self, name: str) -> Relays | None:
-        """Return who finds the room on other nodes, if it is not here and might be there."""
-        registry = self._registry
-        if registry.relays is None or registry.is_open(name) or registry.draining:
-            return None
-        is_allowed = not self._config.rooms or name in self._config.rooms
-        return registry.relays if is_allowed else None
-
-    def dismiss(self, connection: Connection) -> None:
-        """Give back what a connection has held."""
-        connection.dispose()
-        self.connections.discard(connection)
-        if self._only_shot.locked():
-            self._end()
-
-
-class Door:
-    """A kind of listener: what becomes of its connections.
-
-    Args:
-        config: the options.
-        reception: lets clients in.
-    """
-
-    KIND: ClassVar[str]  # what another worker knows it by
-    listens_at_once = False  # it is to `receive` before anything has come
-
-    def __init__(self, config: Config, reception: Reception) -> None:
-        self._config = config
-        self._reception = reception
-        self._proxies = make_proxies(config)
-        self._taps: Taps | None = None
-
-    def tap(self, taps: Taps) -> None:
-        """Have all connections listened in on (--pcap, --trace); before there are any.
-
-        Raises:
-            OSError: the system cannot do that.
-        """
-        self._taps = taps
-        self.listens_at_once = True
-
-    def prepare(self, sock: socket.socket, address: Endpoint) -> socket.socket:
-        """Return what a connection is served through, in place of its socket.
-
-        Raises:
-            OSError: it has ended.
-        """
-        if address != UNIX_PEER:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock if self._taps is None else self._taps.wrap(sock)
-
-    def greet(self, sock: socket.socket, address: Endpoint, data: bytes) -> Guest | None:
-        """Return whom the first bytes make of a peer, if that is plain and takes no waiting.
-
-        If not, nothing has happened, and it is for `receive` to see.
-
-        Args:
-            sock: from `prepare`.
-            address: of the peer.
-            data: what it has sent.
-        """
-        return None
-
-    def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
-    ) -> Guest | None:
-        """Read what comes before messages; return whom it makes of the peer, if anyone.
-
-        Args:
-            sock, address: see `greet`.
-            crowded: tell it that there are too many, unless this is empty.
-            early: what has been read from it already.
-
-        Raises:
-            OSError: it has ended.
-        """
-        raise NotImplementedError
-
-    def _hand_over(self, name: str, sock: socket.socket, address: Endpoint, data: bytes) -> bool:
-        """Give a connection to the worker that has its room, if that is another (--workers).
-
-        Args:
-            name: of the room.
-            data: what has been read from it: a PROXY header, the request, and what is behind it.
-
-        Raises:
-            HandshakeError: 503, that worker takes none.
-        """
-        worker = self._reception.worker
-        return worker is not None and worker.hand_over(self.KIND, name, sock, address, data)
-
-    def _find_peer(
-        self, sock: socket.socket, address: Endpoint, data: bytes
-    ) -> tuple[Endpoint, bytes, bytes]:
-        """Return who has connected, by the word of a trusted proxy, that word, and what is behind.
-
-        Args:
-            data: what has been read already.
-        """
-        if address[0] not in self._proxies:
-            return address, b"", data
-        deadline = time.monotonic() + HEAD_TIMEOUT
+    def join(self, client: Client) -> Life:
+        """Give a client its seat, or have it refused, and send the response of the handshake."""
+        registry, worker = self.server.registry, self.server.worker
+        if registry.may_wait(client.room_name):
+            yield Want.HELPER
+        self.client = client
         try:
-            while (found := self._proxies.parse_header(data)) is None:
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                piece = sock.recv(RECEIVE_SIZE)
-                if not piece:
-                    return address, b"", data
-                data += piece
-        except ValueError as error:
-            log.warning("bad PROXY header from %s: %s", address[0], error)
-            raise ConnectionAbortedError("bad PROXY header") from None
-        size, peer = found
-        return peer or address, data[:size], data[size:]
+            registry.join(client)
+        except ConnectionClosed as refusal:
+            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+            client.connection.close(refusal.code, refusal.reason)
+        self._end_opening()
+        client.connection.open()
+        if worker is not None:  # not before: a Close must not come before the response
+            worker.vouch(client)
 
-    def _admit(
-        self,
-        name: str,
-        request: Request,
-        connection: Connection,
-        sock: socket.socket,
-        address: Endpoint,
-        peer: Endpoint,
-        *,
-        secure: bool = False,
-    ) -> Guest:
-        """Let a client in, and count it by its address if that is not `address`, a proxy's.
+    def leave(self, client: Client, closing: Closing) -> Life:
+        """Give back the seat, if it has one, and answer how the connection has ended."""
+        connection, room = client.connection, client.room
+        if room is None:
+            connection.answer(closing)
+            return
+        if closing.code == CloseCode.NORMAL and connection.encoding is LINES:
+            with contextlib.suppress(ShortageError):  # no thread: then it hears no more
+                yield Want.HELPER
+                connection.await_answers(room.since)
+        room.leave(client, closing)
 
-        Raises:
-            HandshakeError: it may not come in.
-        """
-        local, reception = own_endpoint(sock), self._reception
-        if peer[0] == address[0]:
-            return reception.admit(name, request, connection, peer, local, secure=secure)
-        reception.turnstile.enter_behind(peer[0])
+    def end(self) -> None:
+        """Give back what it has held, also where memory has run out."""
+        limits = self.server.limits
         try:
-            guest = reception.admit(name, request, connection, peer, local, secure=secure)
+            insist(self._dismiss)
+        finally:
+            if self._counted_by:
+                insist(limits.leave_behind, self._counted_by)
+            if self._crowded is not None:
+                insist(limits.leave, self.address[0], self._crowded)
+
+    def _dismiss(self) -> None:
+        """Give back seat and socket; may be done again."""
+        server, client = self.server, self.client
+        self._end_opening()
+        if client is not None and client.room is not None and not client.departed:
+            client.room.leave(client, Closing(CloseCode.ABNORMAL, "our own bug", failed=False))
+        if self._connection is None:
+            self.sock.close()
+        else:
+            server.dismiss(self._connection)
+        if client is not None and server.worker is not None:
+            server.worker.release(client)
+
+    def _end_opening(self) -> None:
+        if self._opening is not None:
+            self._opening.end()
+
+    # -- for whoever runs it --
+
+    def resume(self, value: Any = None) -> Want | None:
+        """Send in what it waited for; return what it wants next, or None at its end."""
+        return self._step(self._life.send, value)
+
+    def fail(self, error: Exception) -> Want | None:
+        """Have what it waited for fail; return what it wants next, or None at its end."""
+        return self._step(self._life.throw, error)
+
+    def stop(self) -> None:
+        """End it where it is."""
+        self._life.close()
+
+    def _step(self, step: Callable[[Any], Want], value: Any) -> Want | None:
+        self.want = None
+        try:
+            self.want = step(value)
+        except StopIteration:
+            pass
+        except (OSError, ShortageError) as error:
+            log.debug("connection from %s ended: %s", self.address[0], error)
         except BaseException:
-            reception.turnstile.leave_behind(peer[0])
-            raise
-        guest.counted_by = peer[0]
-        return guest
+            report_failure()
+        return self.want
 
-    def _refuse_as_crowded(self, reason: str) -> NoReturn:
-        raise HandshakeError(503, reason, ("Retry-After", "1"))
+    def read(self) -> Want | None:
+        """Wait for the bytes that it wants, and send them in; return as `resume`."""
+        try:
+            data = self.receive(self.deadline - time.monotonic())
+        except TimeoutError as error:
+            return self.fail(error)
+        except OSError:  # a reset, which is an end like any other
+            data = b""
+        return self.resume(data)
+
+    def receive(self, patience: float) -> bytes:
+        """Return what comes within so many seconds; no bytes at its end.
+
+        Raises:
+            TimeoutError: nothing has come.
+        """
+        if patience <= 0:
+            raise TimeoutError("it took too long")
+        self.sock.settimeout(patience)
+        return self.sock.recv(RECEIVE_SIZE)
 
 
-class HttpDoor(Door):
-    """Each connection becomes a file, an answer, or a client.
-
-    Args:
-        config: the options.
-        reception: lets clients in.
-        site: what is answered without a WebSocket.
-
-    Raises:
-        ConfigError: the certificates cannot be used.
-    """
+class HttpSession(Session):
+    """A connection that speaks HTTP: requests are answered until one asks for a WebSocket."""
 
     KIND = "http"
 
-    def __init__(self, config: Config, reception: Reception, site: HttpSite) -> None:
-        super().__init__(config, reception)
-        self._site = site
-        self.guard = make_guard(config, self._proxies)
-        self._negotiate: Negotiate | None = None
-        if config.compress:
-            self._negotiate = load_feature("deflate", "--compress").negotiate
-        self._cors: Cors | None = None
-        if config.cors:
-            self._cors = load_feature("cors", "--cors").Cors(config.cors)
-        self._told = ToldOnce()
-        self._tls_context = load_certificates(config)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tls: TlsTransport | None = None
+        self._layer: socket.socket | TlsSocket = self.sock
+        self.head = b""  # of the latest request, without its empty line
+        self.method = ""  # of that request
 
-    def tap(self, taps: Taps) -> None:
-        """Have all connections listened in on, and their keys noted."""
-        super().tap(taps)
-        if self._tls_context is not None:
-            taps.watch(self._tls_context)
-
-    def reload(self) -> None:
-        """Read the certificates again, for connections that come from now on (SIGHUP).
-
-        Raises:
-            ConfigError: they cannot be used; the old ones stay.
-        """
-        context = load_certificates(self._config)
-        if self._taps is not None and context is not None:
-            self._taps.watch(context)
-        self._tls_context = context
-
-    def greet(self, sock: socket.socket, address: Endpoint, data: bytes) -> Guest | None:
-        """Open a WebSocket if all that it takes is there, and nobody has to be asked."""
-        if self._reception.asks or (self._tls_context is not None and address != UNIX_PEER):
+    def open(self) -> Opened:
+        """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
+        server = self.server
+        yield from self.find_peer()
+        if not (yield from self._start_tls()):
             return None
-        head, end, rest = data.partition(b"\r\n\r\n")
-        worker = self._reception.worker
-        try:
-            request = self._parse(head)
-            if not end or rest or not request.is_upgrade:
-                return None
-            name = parse_room_name(request.path)
-            if worker is not None and not worker.owns(name):
-                return None
-            if self._reception.find_relays(name) is not None:
-                return None
-            guest = self._open_websocket(sock, address, address, request, b"", None)
-        except HandshakeError:
+        request = yield from self._serve_requests()
+        if request is None:
             return None
-        self._log_request(request, address)
-        return guest
+        if server.asks:  # which may take long
+            yield Want.HELPER
+        if server.worker is not None:
+            came = b"".join((self.proxied, self.head, b"\r\n\r\n", self.rest))
+            if (yield from self.hand_over(parse_room_name(request.path), came)):
+                return None
+        secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
+        peer = server.proxies.find_client(self.peer, request.headers)
+        if not (yield from self._find_room(request, peer, secure=secure)):
+            return None
+        return (yield from self._shake_hands(request, peer, secure=secure))
 
-    def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
-    ) -> Guest | None:
-        """Answer requests; return whom one of them makes of the peer."""
-        peer, proxied, early = self._find_peer(sock, address, early)
-        context = self._tls_context if address != UNIX_PEER else None
-        tls: TlsTransport | None = None
-        if self._taps is not None:
-            tls = self._taps.begin(sock, peer, context, early=early)
+    def refuse(self, refusal: HandshakeError) -> None:
+        """Answer with an error."""
+        log.debug("refused with %d: %s", refusal.status, refusal.reason)
+        if refusal.reason == NO_TLS:
+            self.server.told.warn(f"TLS from {self.peer[0]}: {NO_TLS}")
+        with contextlib.suppress(OSError):
+            self.send(describe_error(refusal), keep_alive=False)
+
+    def receive(self, patience: float) -> bytes:
+        """Return what comes, deciphered; see `Session.receive`."""
+        if patience <= 0:
+            raise TimeoutError("it took too long")
+        self._layer.settimeout(patience)
+        return self._layer.recv(RECEIVE_SIZE)
+
+    # -- TLS --
+
+    def _start_tls(self) -> Generator[Want, Any, bool]:
+        """Shake hands for TLS, if that is spoken here; return False if the peer speaks none."""
+        server = self.server
+        context = server.tls_context if self.address != UNIX_PEER else None
+        if server.taps is not None:
+            self.tls = server.taps.begin(self.sock, self.peer, context, early=self.rest)
         elif context is not None:
-            tls = load_feature("tls", "--sslcert").TlsTransport(context)
-        extra = self._config.header + self._config.header_http
-        try:
-            layer = tls.shake_hands(sock, early) if tls else sock
-        except PlainHttpError as error:
-            self._told.warn(f"plain HTTP from {peer[0]}: this port speaks TLS (--sslcert)")
-            load_feature("tls", "--sslcert").point_to_tls(HttpSession(sock, extra, error.data))
-            return None
-        session = HttpSession(layer, extra, b"" if tls else early)
-        session.local, session.secure = own_endpoint(sock), tls is not None
-        request = opening = None
-        try:
-            if crowded:
-                head = session.read_head(HEAD_TIMEOUT)
-                request = parse_request(head) if head is not None else None
-                self._refuse_as_crowded(crowded)
-            request = self._serve_requests(session, peer)
-            if request is None or self._is_elsewhere(request, sock, address, proxied, session):
-                return None
-            if (relays := self._find_relays(request)) is not None:
-                client = self._proxies.find_client(peer, request.headers)
-                secure = tls is not None or self._proxies.speaks_tls(peer, request.headers)
-                host = self._proxies.find_host(peer, request)
-                opening = relays.receive(
-                    request, session, sock, tls, client, host=host, secure=secure
-                )
-                if opening is None:
-                    return None
-            guest = self._open_websocket(sock, address, peer, request, session.rest, tls)
-            guest.opening, opening = opening, None
-            return guest
-        except HandshakeError as error:
-            log.debug("refused with %d: %s", error.status, error.reason)
-            if error.reason == NO_TLS:
-                self._told.warn(f"TLS from {peer[0]}: {NO_TLS}")
-            with contextlib.suppress(OSError):
-                method = request.method if request else ""
-                session.send(describe_error(error), method=method, keep_alive=False)
-        finally:
-            if opening is not None:
-                opening.end()
-        return None
-
-    def _find_relays(self, request: Request) -> Relays | None:
-        try:
-            return self._reception.find_relays(parse_room_name(request.path))
-        except HandshakeError:  # no room; it may be the console's tunnel
-            return None
-
-    def _is_elsewhere(
-        self,
-        request: Request,
-        sock: socket.socket,
-        address: Endpoint,
-        proxied: bytes,
-        session: HttpSession,
-    ) -> bool:
-        """Whether another worker has the room that a request names, and now the connection, too."""
-        if self._reception.worker is None:
+            self.tls = load_feature("tls", "--sslcert").TlsTransport(context)
+        if self.tls is None:
+            return True
+        if not self.rest:
+            self.rest = yield Want.BYTES
+        if not self.rest:
             return False
-        came = proxied + session.head + b"\r\n\r\n" + session.rest
-        return self._hand_over(parse_room_name(request.path), sock, address, came)
+        yield Want.HELPER
+        early, self.rest = self.rest, b""
+        try:
+            self._layer = self.tls.shake_hands(self.sock, early)
+        except PlainHttpError as error:
+            self.rest = error.data
+            told = f"plain HTTP from {self.peer[0]}: this port speaks TLS (--sslcert)"
+            server.told.warn(told)
+            yield from load_feature("tls", "--sslcert").point_to_tls(self)
+            return False
+        return True
 
-    def _serve_requests(self, session: HttpSession, peer: Endpoint) -> Request | None:
+    # -- HTTP --
+
+    def _serve_requests(self) -> Generator[Want, Any, Request | None]:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
-        head = session.read_head(HEAD_TIMEOUT)
-        while head is not None:
-            request = self._parse(head)
-            self._log_request(request, peer)
+        patience = HEAD_TIMEOUT
+        while (yield from self.read_head(patience)):
+            self.method = ""
+            request = self._parse()
+            self.method = request.method
+            if self._crowded:
+                raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
+            self._log_request(request)
             if request.is_upgrade:
                 return request
-            if not self._answer(session, request, peer):
-                return None
-            head = session.read_head(IDLE_TIMEOUT)
+            yield Want.HELPER  # it reads files, and waits for the peer to take them
+            if not self._answer(request):
+                break
+            patience = IDLE_TIMEOUT
         return None
 
-    def _parse(self, head: bytes) -> Request:
-        """Return a request as it is below --basepath.
+    def read_head(self, patience: float) -> Generator[Want, Any, bool]:
+        """Read the head of the next request; return False if the peer has no more.
+
+        Args:
+            patience: seconds to wait for the first byte; the rest has HEAD_TIMEOUT.
+
+        Raises:
+            HandshakeError: 400 if it is TLS, 408 if it takes too long, 431 if it is too large.
+        """
+        self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
+        self.deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
+        while b"\r\n\r\n" not in self.rest:
+            if self.rest.startswith(b"\x16\x03"):  # the record of a ClientHello
+                raise HandshakeError(400, NO_TLS)
+            check_head_size(self.rest)
+            try:
+                data = yield Want.BYTES
+            except TimeoutError:
+                if self.rest:
+                    reason = f"request head took over {HEAD_TIMEOUT:g} s"
+                    raise HandshakeError(408, reason) from None
+                return False
+            if not data:
+                return False
+            begun = bool(self.rest)
+            self.rest += data if begun else data.lstrip(b"\r\n")
+            if self.rest and not begun:
+                self.deadline = time.monotonic() + HEAD_TIMEOUT
+        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        check_head_size(self.head)
+        return True
+
+    def send(self, response: Response, *, keep_alive: bool) -> bool:
+        """Send a response; return whether the connection may serve another request."""
+        extra = self.server.config.header + self.server.config.header_http
+        return send_response(
+            self._layer, response, method=self.method, keep_alive=keep_alive, extra=extra
+        )
+
+    def _parse(self) -> Request:
+        """Return the request as it is below --basepath.
 
         Raises:
             HandshakeError: it is malformed, or for what is not below it (404).
         """
-        request, base = parse_request(head), self._config.basepath
+        request, base = parse_request(self.head), self.server.config.basepath
         if not base or (request.path.rstrip("/") == "/health" and not request.is_upgrade):
             return request
         if request.path == base:
@@ -6462,199 +6275,217 @@ class HttpDoor(Door):
             raise HandshakeError(404, f"nothing here; all is below {base}/")
         return replace(request, target=request.target.removeprefix(base), base=base)
 
-    def _log_request(self, request: Request, peer: Endpoint) -> None:
+    def _log_request(self, request: Request) -> None:
         if log.isEnabledFor(logging.DEBUG):
-            address, _ = self._proxies.find_client(peer, request.headers)
+            address, _ = self.server.proxies.find_client(self.peer, request.headers)
             log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
 
-    def _answer(self, session: HttpSession, request: Request, peer: Endpoint) -> bool:
+    def _answer(self, request: Request) -> bool:
         """Answer a request; return whether the connection may serve another."""
-        keep_alive = request.keeps_alive and not request.has_body and not self._reception.stopping
+        server = self.server
+        keep_alive = request.keeps_alive and not request.has_body and not server.is_ending
         try:
-            response = self._respond(session, request, peer)
+            response = self._respond(request)
         except HandshakeError as error:
             response = describe_error(error)
-        if self._cors is not None:
-            response = self._cors.mark(request, response)
-        return session.send(response, method=request.method, keep_alive=keep_alive)
+        if server.cors is not None:
+            response = server.cors.mark(request, response)
+        return self.send(response, keep_alive=keep_alive)
 
-    def _respond(self, session: HttpSession, request: Request, peer: Endpoint) -> Response:
+    def _respond(self, request: Request) -> Response:
         """Return the response to a request, if whoever sends it may have one.
 
         Raises:
             HandshakeError: it may not, or there is none.
         """
-        client = self._proxies.find_client(peer, request.headers)
+        server, peer, proxies = self.server, self.peer, self.server.proxies
+        client = proxies.find_client(peer, request.headers)
         if request.path.rstrip("/") == "/health":  # it tells nothing, and probes ask anyhow
-            return self._site.respond(request, client)
-        self.guard.check_host(request, peer)
-        if self._cors is not None and request.method == "OPTIONS":
-            return self._cors.preflight(request)  # before anybody is asked who it is
-        of_node = client == peer and peer[0] in self._proxies and request.query.startswith("local=")
-        if self._config.authall and not of_node:  # a node of --peers, which speaks for itself
-            secure = session.secure or self._proxies.speaks_tls(peer, request.headers)
-            self._reception.check(request, client, session.local, secure=secure)
-        return self._site.respond(request, client)
+            return server.site.respond(request, client)
+        server.guard.check_host(request, peer)
+        if server.cors is not None and request.method == "OPTIONS":
+            return server.cors.preflight(request)  # before anybody is asked who it is
+        of_node = client == peer and peer[0] in proxies and request.query.startswith("local=")
+        if not of_node:  # a node of --peers, which speaks for itself
+            self._check(request, client)
+        return server.site.respond(request, client)
 
-    def _open_websocket(
-        self,
-        sock: socket.socket,
-        address: Endpoint,
-        peer: Endpoint,
-        request: Request,
-        early: bytes,
-        tls: TlsTransport | None,
-    ) -> Guest:
-        """Check the opening handshake; return whom it makes of the peer."""
-        config = self._config
-        subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
-        handshake = Handshake(request, subprotocols=subprotocols, negotiate=self._negotiate)
-        secure = tls is not None or self._proxies.speaks_tls(peer, request.headers)
-        sender, peer = peer, self._proxies.find_client(peer, request.headers)
-        console = self._site.console
-        tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
-        if not tunnels:
-            self.guard.check_page(request, sender, secure=secure)
-        elif config.authall:
-            self._reception.check(request, peer, own_endpoint(sock), secure=secure)
-        longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
-        connection = self._reception.connect(
-            sock,
-            WebSocketProtocol(Role.SERVER, max_message=longest, encoding=handshake.encoding),
-            early=early,
-            response=handshake.encode_response(config.header + config.header_ws),
-            tls=tls,
-        )
-        if console is not None and tunnels:
-            carry = functools.partial(console.carry, connection, self._serve_tunnelled)
-            return Tunnel(self._reception, connection, carry)
-        name = parse_room_name(request.path)
-        return self._admit(name, request, connection, sock, address, peer, secure=secure)
+    def _check(self, request: Request, peer: Endpoint) -> None:
+        """Ask whether a request that is for no room may be answered (--authall); may wait.
 
-    def _serve_tunnelled(self, sock: socket.socket) -> None:
-        """Serve what comes through a tunnel, as if it had been accepted."""
-        visit = Visit(self.prepare(sock, UNIX_PEER), UNIX_PEER, self)
-        if visit.open(b""):
-            Reader("tunnel", Visit.end).run_for(visit)
-        else:
-            visit.end()
+        Raises:
+            HandshakeError: it may not.
+        """
+        server = self.server
+        if server.config.authall:
+            secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
+            nobody: Any = None  # it will have no connection
+            local = own_endpoint(self.sock)
+            server.authenticator.check(
+                Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
+            )
 
+    # -- WebSocket --
 
-class LineDoor(Door):
-    """Each connection becomes a client that speaks lines of text (--tcplisten)."""
+    def _find_room(
+        self, request: Request, peer: Endpoint, *, secure: bool
+    ) -> Generator[Want, Any, bool]:
+        """Pass a client through to its end if its room is on another node; return whether not.
 
-    KIND = "lines"
-    listens_at_once = True  # who says nothing is told what is wanted
-
-    def receive(
-        self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes
-    ) -> Guest | None:
-        """Read the line that names the room; return the client that has sent it."""
-        peer, proxied, early = self._find_peer(sock, address, early)
-        keep_alive(sock, self._config.ping)
-        if self._taps is not None:
-            self._taps.begin(sock, peer, early=early, lines=True)
-        opening = None
+        Raises:
+            HandshakeError: see `Relays.receive`.
+        """
         try:
-            if crowded:
-                self._refuse_as_crowded(crowded)
-            line, early = read_room_line(sock, early)
-            if line is None:
-                return None
-            target = "/" + urllib.parse.quote(line)
-            name = parse_room_name(target)
-            came = b"".join((proxied, line.encode(), b"\n", early))
-            if self._hand_over(name, sock, address, came):
-                return None
-            if (relays := self._reception.find_relays(name)) is not None:
-                opening = relays.claim(name)
-            protocol = LineProtocol(max_message=self._config.maxmsg)
-            connection = self._reception.connect(sock, protocol, early=early)
-            request = Request("GET", target, "TCP", Headers())
-            guest = self._admit(name, request, connection, sock, address, peer)
-            guest.opening, opening = opening, None
-            return guest
-        except HandshakeError as error:
-            log.debug("refused: %s", error.reason)
-            sock.sendall(json.dumps({"error": error.reason}).encode() + b"\n")
-        finally:
-            if opening is not None:
-                opening.end()
+            relays = self.find_relays(parse_room_name(request.path))
+        except HandshakeError:  # no room; it may be the console's tunnel
+            return True
+        if relays is None:
+            return True
+        yield Want.HELPER
+        host = self.server.proxies.find_host(self.peer, request)
+        self._opening = relays.receive(
+            request, self.rest, self.sock, self.tls, peer, host=host, secure=secure
+        )
+        return self._opening is not None
+
+    def _shake_hands(self, request: Request, peer: Endpoint, *, secure: bool) -> Opened:
+        """Check the opening handshake; return the client that it makes of the peer, if any.
+
+        Raises:
+            HandshakeError: the handshake is wrong, or the client may not come in.
+        """
+        server, config = self.server, self.server.config
+        subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
+        handshake = Handshake(request, subprotocols=subprotocols, negotiate=server.negotiate)
+        console = server.site.console
+        tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
+        if tunnels:
+            self._check(request, peer)
+        else:
+            server.guard.check_page(request, self.peer, secure=secure)
+        longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
+        connection = server.connect(
+            self.sock,
+            WebSocketProtocol(Role.SERVER, max_message=longest, encoding=handshake.encoding),
+            early=self.rest,
+            response=handshake.encode_response(config.header + config.header_ws),
+            tls=self.tls,
+        )
+        if console is None or not tunnels:
+            name = parse_room_name(request.path)
+            return (yield from self.admit(name, request, connection, peer, secure=secure))
+        self.take(connection)
+        yield Want.HELPER
+        console.carry(connection, server.serve_inside)
         return None
 
 
-class Visit:
-    """A connection, from its first byte to its last. One thread at a time has it.
+def check_head_size(head: bytes) -> None:
+    """Raise HandshakeError (431) if the head of a request is too long."""
+    if len(head) > MAX_HEAD:
+        raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
+
+
+def send_response(
+    sock: socket.socket | TlsSocket,
+    response: Response,
+    *,
+    method: str,
+    keep_alive: bool,
+    extra: Sequence[tuple[str, str]] = (),
+) -> bool:
+    """Send a response; return whether the connection may serve another request.
 
     Args:
-        sock: from the door's `prepare`.
-        address: of the peer.
-        door: what it came to.
-        crowded: it is to be told that there are too many, in these words.
+        sock: its time-out is changed.
+        response: its file is closed.
+        method: of the request.
+        keep_alive: another request may follow.
+        extra: header fields beside those of the response.
     """
-
-    def __init__(
-        self, sock: socket.socket, address: Endpoint, door: Door, *, crowded: str = ""
-    ) -> None:
-        self.sock = sock
-        self.since = time.monotonic()
-        self.door = door
-        self.crowded = crowded
-        self.is_leaving = False  # it has said all that counts
-        self.held: list[Received] = []  # its room's inbox is full
-        self._guest: Guest | None = None
-        self.address = address
-
-    @property
-    def member(self) -> Member:
-        """Who it has become, once it is in."""
-        assert isinstance(self._guest, Member)
-        return self._guest
-
-    def greet(self, data: bytes) -> bool:
-        """Let it in, if its first bytes say all that takes, and it need not wait; return that."""
-        try:
-            if not self.crowded:
-                self._guest = self.door.greet(self.sock, self.address, data)
-            return self._guest is not None and self._guest.enter(patient=False)
-        except OSError as error:
-            self._log_end(error)
-        except BaseException:
-            report_failure()
-        return False
-
-    def open(self, early: bytes) -> bool:
-        """Answer what it asks for; return whether it is in, and for a `Reader` from now on.
-
-        Args:
-            early: what has been read already.
-        """
-        try:
-            if self._guest is None:
-                self._guest = self.door.receive(self.sock, self.address, self.crowded, early)
-            if isinstance(self._guest, Tunnel):
-                self._guest.carry()
-            elif self._guest is not None:
-                return self._guest.enter(patient=True)
-        except OSError as error:
-            self._log_end(error)
-        except BaseException:
-            report_failure()
-        return False
-
-    def end(self) -> None:
-        """Give back what it has held."""
-        if self._guest is None:
-            self.sock.close()
+    with response.file or contextlib.nullcontext() as file:
+        sock.settimeout(HEAD_TIMEOUT)
+        head = response.encode_head(keep_alive=keep_alive, extra=extra)
+        if method == "HEAD" or response.status == 304:
+            sock.sendall(head)
+        elif file is None or not response.length:
+            sock.sendall(head + response.body)
         else:
-            self._guest.dismiss()
+            sock.sendall(head)
+            sent = sock.sendfile(file, response.start, response.length)
+            keep_alive = keep_alive and sent == response.length
+    if not keep_alive:  # read a little of what still comes, or closing would reset what was sent
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(1.0)
+        for _ in range(16):
+            if not sock.recv(RECEIVE_SIZE):
+                break
+    return keep_alive
 
-    def _log_end(self, error: OSError) -> None:
-        log.debug("connection from %s ended: %s", self.address[0], error)
+
+class LineSession(Session):
+    """A connection that speaks lines of text, of which the first names its room (--tcplisten)."""
+
+    KIND = "lines"
+
+    def open(self) -> Opened:
+        """Read the line that names the room."""
+        server = self.server
+        yield from self.find_peer()
+        keep_alive(self.sock, server.config.ping)
+        if server.taps is not None:
+            server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)
+        if self._crowded:
+            raise HandshakeError(503, self._crowded)
+        line = yield from self.read_room_line()
+        if line is None:
+            return None
+        target = "/" + urllib.parse.quote(line)
+        name = parse_room_name(target)
+        came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
+        if (yield from self.hand_over(name, came)):
+            return None
+        if (relays := self.find_relays(name)) is not None:
+            yield Want.HELPER
+            self._opening = relays.claim(name)
+        protocol = LineProtocol(max_message=server.config.maxmsg)
+        connection = server.connect(self.sock, protocol, early=self.rest)
+        request = Request("GET", target, "TCP", Headers())
+        return (yield from self.admit(name, request, connection, self.peer))
+
+    def read_room_line(self) -> Generator[Want, Any, str | None]:
+        """Return the first line; None if the peer leaves before its end.
+
+        Raises:
+            HandshakeError: the line is too long, not UTF-8, or does not come.
+        """
+        self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
+        while b"\n" not in self.rest:
+            if len(self.rest) > 4 * MAX_ROOM_NAME + 2:
+                raise HandshakeError(400, "the first line must be the name of a room")
+            try:
+                data = yield Want.BYTES
+            except TimeoutError:
+                reason = "the first line must be the name of a room"
+                raise HandshakeError(408, reason) from None
+            if not data:
+                return None
+            self.rest += data
+        line, _, self.rest = self.rest.partition(b"\n")
+        try:
+            return line.decode().strip()
+        except UnicodeDecodeError:
+            raise HandshakeError(400, "the room's name is not UTF-8") from None
+
+    def refuse(self, refusal: HandshakeError) -> None:
+        """Say why in a line of JSON."""
+        log.debug("refused: %s", refusal.reason)
+        self.sock.settimeout(HEAD_TIMEOUT)
+        self.sock.sendall(json.dumps({"error": refusal.reason}).encode() + b"\n")
 
 
 class Reader(Poller):
-    """One thread that reads clients: one of its own, or all that share it.
+    """One thread that reads connections: one of its own, or all that share it.
 
     In each round it takes one `recv` from every connection that is ready, and gives each room what
     has come for it as one batch. It waits for nothing but its selector: who has something for a
@@ -6666,102 +6497,157 @@ class Reader(Poller):
 
     Args:
         name: of the thread.
-        end: is called with each visit that has ended.
+        readers: has threads for sessions that are not for this one.
+        only: the session with which it ends.
     """
 
-    def __init__(self, name: str, end: Callable[[Visit], None]) -> None:
+    def __init__(self, name: str, readers: Readers, only: Session | None = None) -> None:
         super().__init__(name)
-        self._end = end
+        self._readers = readers
+        self._only = only
         # These are its thread's alone.
-        self._ready: dict[Visit, None] = {}  # in the order in which they are to be read
-        self._paused: dict[Room, deque[Visit]] = {}  # their room's inbox is full
+        self._ready: dict[Session, None] = {}  # in the order in which they are to be read
+        self._paused: dict[Room, deque[Session]] = {}  # their room's inbox is full
         self._looked_at = 0.0  # whether any of them has gone meanwhile
-        self._only: Visit | None = None  # with which it ends
-
-    def start_for(self, visit: Visit) -> None:
-        """Start the thread for one client, with whom it ends.
-
-        Raises:
-            ShortageError: there is none.
-        """
-        self._only = visit
-        self.start()
-        self.call(functools.partial(self.admit, visit))
-
-    def run_for(self, visit: Visit) -> None:
-        """Read one client to its end, on the thread that calls."""
-        self._only = visit
-        self._open()
-        self.admit(visit)
-        self._run()
+        self._opening: dict[Session, None] = {}  # those that have a deadline
+        self._is_timed = False  # `_check_deadlines` will be called
 
     # -- its thread --
 
-    def admit(self, visit: Visit) -> None:
-        """Read a client who is in from now on."""
-        self._selector.register(visit.sock, selectors.EVENT_READ, visit)
-        if visit.member.connection.has_more:  # it came with its request
-            self._ready[visit] = None
+    def attend(self, session: Session) -> None:
+        """Have a session get what it wants, here or on another thread.
 
-    def adopt(self, visit: Visit) -> None:
-        """Read a client who is in from now on, and whose socket is watched already."""
-        self._selector.modify(visit.sock, selectors.EVENT_READ, visit)
-        if visit.member.connection.has_more:
-            self._ready[visit] = None
+        Raises:
+            ShortageError: there is no such thread, and it has been ended.
+        """
+        want = session.want
+        self._opening.pop(session, None)
+        if want is Want.MESSAGES and self._only is None and self._readers.own.acquire(False):
+            self._unwatch(session)
+            self._readers.start_own(session)
+        elif want is None or want is Want.HELPER:
+            self._unwatch(session)
+            if self._only is session:
+                self._readers.own.release()
+                self._stopped = True
+            if want is Want.HELPER:
+                self._readers.help(session)
+        else:
+            self.keep(session)
+
+    def keep(self, session: Session) -> None:
+        """Read a session from now on."""
+        if session.descriptor < 0:
+            self._selector.register(session.sock, selectors.EVENT_READ, session)
+            session.descriptor = session.sock.fileno()
+        if session.want is Want.BYTES:
+            self._expect(session)
+        elif session.want is Want.END or session.connection.has_more:
+            self._ready[session] = None
+
+    def _unwatch(self, session: Session) -> None:
+        if session.descriptor >= 0:
+            self._selector.unregister(session.descriptor)  # its socket may be closed already
+            session.descriptor = -1
 
     def _do_round(self) -> None:
         wait = 0 if self._ready else 1.0 if self._paused else None
         for key, _ in self._selector.select(wait):
-            if isinstance(key.data, Visit):
-                self._ready[key.data] = None
-            else:
-                self._do(key.data)
-        visits, self._ready = self._ready, {}
+            session = key.data
+            if not isinstance(session, Session):
+                self._do(session)
+            elif session.want is not Want.BYTES:
+                self._ready[session] = None
+            elif session.descriptor >= 0:  # it has not been ended, or moved, just now
+                self._do(functools.partial(self._hear, session))
+        sessions, self._ready = self._ready, {}
         began = time.monotonic()
         try:
-            if visits:
-                self._read_round(visits)
+            if sessions:
+                self._read_round(sessions)
         except MemoryError:  # what some have said may be lost: they must not go on
-            for visit in visits:
-                visit.member.connection.abort()
+            for session in sessions:
+                session.connection.abort()
             raise
-        if len(visits) >= CROWD:  # let more of them come together
+        if len(sessions) >= CROWD:  # let more of them come together
             time.sleep(max(0.0, began + ROUND_TIME - time.monotonic()))
         if self._paused and time.monotonic() - self._looked_at >= 1.0:
             self._look_after_paused()
 
-    def _read_round(self, visits: Iterable[Visit]) -> None:
+    def _close(self) -> None:
+        for session in self._opening:
+            session.stop()
+        super()._close()
+
+    # -- sessions that open --
+
+    def _hear(self, session: Session) -> None:
+        """Send a session the bytes that it wants."""
+        try:
+            data = session.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:  # a reset, which is an end like any other
+            data = b""
+        session.resume(data)
+        self.attend(session)
+
+    def _expect(self, session: Session) -> None:
+        """See that it does not take longer than it may."""
+        self._opening[session] = None
+        if not self._is_timed:
+            self._is_timed = True
+            self._readers.call_later(HEAD_TIMEOUT, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for session in [session for session in self._opening if session.deadline <= now]:
+            session.fail(TimeoutError("it took too long"))
+            self._do(functools.partial(self.attend, session))
+        self._is_timed = bool(self._opening)
+        if self._is_timed:
+            soonest = min(session.deadline for session in self._opening)
+            wait = min(max(soonest - now, 0.1), HEAD_TIMEOUT)  # none has a deadline before that
+            self._readers.call_later(wait, self._check_deadlines)
+
+    # -- sessions in a room --
+
+    def _read_round(self, sessions: Iterable[Session]) -> None:
         with TURN:
-            heard = [(visit, self._receive(visit)) for visit in visits]
+            heard = [(session, self._receive(session)) for session in sessions]
         batches: dict[Room, list[Received]] = {}
-        for visit, events in heard:
+        for session, events in heard:
             try:
-                self._take(visit, events, batches)
+                self._take(session, events, batches)
+            except ShortageError as error:  # it has been ended
+                self.shortage.report(str(error))
             except BaseException:  # our bug ends one client, not the thread that reads all
                 report_failure()
-                visit.member.connection.abort()
+                session.connection.abort()
         for room, received in batches.items():
             room.receive(received)
 
-    def _receive(self, visit: Visit) -> list[Event] | None:
+    def _receive(self, session: Session) -> list[Event] | None:
         """Take what has come from a client; None: that was all."""
-        connection = visit.member.connection
         try:
-            if not visit.is_leaving:
-                return connection.receive()
-            return [] if connection.drop_input() else None
+            if session.want is Want.MESSAGES:
+                return session.connection.receive()
+            return [] if session.connection.drop_input() else None
         except BaseException:
             report_failure()
             return None
 
     def _take(
-        self, visit: Visit, events: list[Event] | None, batches: dict[Room, list[Received]]
+        self, session: Session, events: list[Event] | None, batches: dict[Room, list[Received]]
     ) -> None:
         """Put what a client has sent with what else has come for its room, or let it go."""
-        client = visit.member.client
-        if events is None and visit.is_leaving:
-            self._finish(visit)
+        if session.want is not Want.MESSAGES:
+            if events is None:
+                session.resume()
+                self.attend(session)
             return
+        client = session.client
+        assert client is not None
         if events is None:
             events = [Closing(CloseCode.ABNORMAL, "connection lost", failed=False)]
         closing: Closing | None = None
@@ -6774,59 +6660,29 @@ class Reader(Poller):
         room = client.room
         if received and room is not None:
             if room.inbox.is_full and closing is None and self._is_there(client):
-                self._pause(visit, room, received)
+                self._pause(session, room, received)
                 return
             batches.setdefault(room, []).extend(received)
         if closing is not None:
-            self._leave(visit, closing, batches)
+            if room in batches:  # it leaves behind all that it has said
+                room.receive(batches.pop(room))
+            session.resume(closing)
+            self.attend(session)
         elif client.connection.has_more:
-            self._ready[visit] = None
+            self._ready[session] = None
 
     @staticmethod
     def _is_there(client: Client) -> bool:
         return not client.departed and client.connection.is_alive()
 
-    def _leave(self, visit: Visit, closing: Closing, batches: dict[Room, list[Received]]) -> None:
-        """Let a client go, behind all that it has said, and drop what else it sends."""
-        room = visit.member.client.room
-        if room is not None and room in batches:
-            room.receive(batches.pop(room))
-        visit.is_leaving = True
-        if closing.code == CloseCode.NORMAL and visit.member.connection.encoding is LINES and room:
-            self.forget(visit.sock)  # its end has come, and would come again and again
-            with contextlib.suppress(ShortageError):
-                start_thread("answers", self._await_answers, visit, closing, room)
-                return
-            self.admit(visit)
-        self._ready[visit] = None
-        visit.member.leave(closing)
-
-    def _await_answers(self, visit: Visit, closing: Closing, room: Room) -> None:
-        """Let a client go once it has been answered; on a thread of its own."""
-        try:
-            visit.member.connection.await_answers(room.since)
-        finally:
-            visit.member.leave(closing)
-            self.call(functools.partial(self._drop, visit))
-
-    def _drop(self, visit: Visit) -> None:
-        self.admit(visit)
-        self._ready[visit] = None
-
-    def _finish(self, visit: Visit) -> None:
-        self.forget(visit.sock)
-        self._end(visit)
-        if visit is self._only:
-            self._stopped = True
-
-    def _pause(self, visit: Visit, room: Room, received: list[Received]) -> None:
-        self.forget(visit.sock)
-        visit.held = received
-        visit.member.connection.pause()
+    def _pause(self, session: Session, room: Room, received: list[Received]) -> None:
+        self._unwatch(session)
+        session.held = received
+        session.connection.pause()
         if room not in self._paused:
             self._paused[room] = deque()
             self._wait_for(room)
-        self._paused[room].append(visit)
+        self._paused[room].append(session)
 
     def _wait_for(self, room: Room) -> None:
         resume = functools.partial(self._resume_all, room)
@@ -6842,240 +6698,133 @@ class Reader(Poller):
         else:
             del self._paused[room]
 
-    def _resume(self, visit: Visit, room: Room) -> None:
-        received, visit.held = visit.held, []
+    def _resume(self, session: Session, room: Room) -> None:
+        received, session.held = session.held, []
         room.receive(received)
-        visit.member.connection.resume()
-        self.admit(visit)
+        session.connection.resume()
+        self.keep(session)
 
     def _look_after_paused(self) -> None:
         """Read on from those who have been closed meanwhile, or have gone."""
         self._looked_at = time.monotonic()
         for room, paused in self._paused.items():
-            for visit in [v for v in paused if not self._is_there(v.member.client)]:
-                paused.remove(visit)
-                self._resume(visit, room)
+            for session in [s for s in paused if s.client and not self._is_there(s.client)]:
+                paused.remove(session)
+                self._resume(session, room)
 
 
-class Lobby:
-    """Where connections are until it is known what they want, and who reads those that come in.
+class Readers:
+    """The threads that run sessions.
 
-    Its own reader accepts, hears the first bytes of each connection, and lets it in if that takes
-    no waiting. Whatever does wait gets a thread until it is in. The first OWN_READERS clients have
-    a reader each, all others share this one: a crowd is read in rounds, by one thread.
+    One reader is there for all, and accepts them. Each of the first OWN_READERS clients that are in
+    a room has a reader of its own. What may wait for somebody else is run by a helper for so long.
 
     Args:
-        turnstile: counts them.
-        timer: ends those that never say anything.
-        small: threads that see what a connection wants get a small stack, though others get more.
+        timer: sees to deadlines.
+        small: helpers get a small stack, though other threads get more.
     """
 
-    def __init__(self, turnstile: Turnstile, timer: Timer, *, small: bool = False) -> None:
-        self.poller = Reader("acceptor", self._end)
-        self._turnstile = turnstile
-        self._timer = timer
+    def __init__(self, timer: Timer, *, small: bool = False) -> None:
+        self.shared = Reader("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
-        self._own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
-        # What threads have been started for. A thread may end at once, where there is no memory
+        self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
+        self._timer = timer
+        # What helpers have been started for. A thread may end at once, where there is no memory
         # for it; what it was to do is then left for the next one.
-        self._asking: deque[tuple[Visit, bytes]] = deque()
-        # These two are the poller's alone.
-        self._unheard: dict[Visit, None] = {}  # in the order of their coming
-        self._is_timed = False  # `_turn_out` will be called
+        self._waiting: deque[Session] = deque()
         self._stack: Callable[[], contextlib.AbstractContextManager[None]] = (
             small_stack if small else contextlib.nullcontext
         )
 
-    def start(self) -> None:
-        """Start the thread."""
-        self.poller.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.poller.stop()
-
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Have the poller's thread call a function later."""
-        self._timer.call_later(seconds, lambda: self.poller.call(function))
+        """Have the shared reader's thread call a function later."""
+        self._timer.call_later(seconds, lambda: self.shared.call(function))
 
-    # -- the poller's thread, which must not wait --
+    def start_own(self, session: Session) -> None:
+        """Give a session a reader of its own; `own` has been acquired for it."""
+        try:
+            reader = Reader(f"reader {session.client.id if session.client else 0}", self, session)
+            reader.start()
+        except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
+            self.own.release()
+            reader = self.shared
+        insist(reader.call, functools.partial(reader.keep, session))
 
-    def receive(self, sock: socket.socket, address: Endpoint, early: bytes, door: Door) -> None:
-        """Take a connection that has been accepted.
+    def help(self, session: Session) -> None:
+        """Have a session go on in a thread that may wait.
 
         Raises:
-            ShortageError: there is no place for it, or no thread; it has been closed.
+            ShortageError: there is none, and it has been ended.
         """
-        try:
-            crowded = self._turnstile.enter(address[0])
-        except ConnectionAbortedError as error:
-            log.debug("%s", error)
-            sock.close()
-            return
-        except ShortageError as error:
-            sock.close()
-            raise ShortageError(f"cannot accept: {error}") from None
-        try:
-            visit = Visit(door.prepare(sock, address), address, door, crowded=crowded)
-        except (OSError, MemoryError):
-            sock.close()
-            insist(self._turnstile.leave, address[0], crowded)
-            return
-        if door.listens_at_once:
-            self._ask(visit, early)
-            return
-        self.poller.watch(visit.sock, selectors.EVENT_READ, functools.partial(self._hear, visit))
-        if early:
-            self._greet(visit, early)
-        else:
-            self._expect(visit)
-
-    def _hear(self, visit: Visit) -> None:
-        """Heed the first bytes of a connection."""
-        if visit.sock.fileno() < 0:  # it has been turned out just now
-            return
-        try:
-            data = visit.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
-        except BlockingIOError:
-            return
-        except OSError:  # a reset, which is an end like any other
-            data = b""
-        self._unheard.pop(visit, None)
-        if data:
-            self._greet(visit, data)
-        else:
-            self.poller.forget(visit.sock)
-            self._end(visit)
-
-    def _greet(self, visit: Visit, data: bytes) -> None:
-        """Let a connection in, or have a thread see what it wants.
-
-        Raises:
-            ShortageError: there is no thread; it has been ended.
-        """
-        is_in = visit.greet(data)
-        if is_in and not self._own.acquire(blocking=False):
-            self.poller.adopt(visit)
-            return
-        self.poller.forget(visit.sock)
-        if is_in:
-            self._start_reader(visit)
-        else:
-            self._ask(visit, data)
-
-    def _ask(self, visit: Visit, data: bytes) -> None:
-        """Have a thread see what a connection wants.
-
-        Raises:
-            ShortageError: there is none; it has been ended.
-        """
-        asked = visit, data
-        insist(self._asking.append, asked)
+        insist(self._waiting.append, session)
         try:
             check_headroom()
             # Not `start_thread`: nobody joins it, and a `Thread` would have this one wait until it
             # has begun.
             with self._stack():
-                _thread.start_new_thread(self._open_all, ())
+                _thread.start_new_thread(self._run_all, ())
         except (RuntimeError, MemoryError, ShortageError) as error:
             with contextlib.suppress(ValueError):  # another thread has taken it up
-                self._asking.remove(asked)
-                self._end(visit)
-            reason = error if isinstance(error, ShortageError) else OUT_OF_THREADS
-            raise ShortageError(f"cannot start a thread: {reason}") from None
+                self._waiting.remove(session)
+                cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
+                shortage = ShortageError(f"cannot start a thread: {cause}")
+                if session.fail(shortage) is None:
+                    raise shortage from None
+                insist(self.shared.call, functools.partial(self.shared.attend, session))
 
-    def _expect(self, visit: Visit) -> None:
-        """See that a connection does not stay without ever saying anything."""
-        self._unheard[visit] = None
-        if not self._is_timed:
-            self._is_timed = True
-            self.call_later(HEAD_TIMEOUT, self._turn_out)
-
-    def _turn_out(self) -> None:
-        """End those that have not said anything for HEAD_TIMEOUT."""
-        now = time.monotonic()
-        for visit in list(self._unheard):
-            patience = visit.since + HEAD_TIMEOUT - now
-            if patience > 0:
-                self.call_later(max(patience, 0.1), self._turn_out)
-                return
-            del self._unheard[visit]
-            self.poller.forget(visit.sock)
-            self._end(visit)
-        self._is_timed = False
-
-    # -- any thread --
-
-    def _open_all(self) -> None:
-        """See what connections want, on a thread that may wait for it."""
+    def _run_all(self) -> None:
         with contextlib.suppress(IndexError):  # all have been taken up
             while True:
-                self._open(*self._asking.popleft())
+                self.run(self._waiting.popleft())
 
-    def _open(self, visit: Visit, early: bytes) -> None:
-        if not visit.open(early):
-            self._end(visit)
-        elif self._own.acquire(blocking=False):
-            self._start_reader(visit)
-        else:
-            insist(self.poller.call, functools.partial(self.poller.admit, visit))
-
-    def _start_reader(self, visit: Visit) -> None:
-        """Give a client a reader of its own; one of them has been acquired."""
-        try:
-            Reader(f"reader {visit.member.client.id}", self._end_own).start_for(visit)
-        except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
-            self._own.release()
-            insist(self.poller.call, functools.partial(self.poller.admit, visit))
-
-    def _end_own(self, visit: Visit) -> None:
-        self._own.release()
-        self._end(visit)
-
-    def _end(self, visit: Visit) -> None:
-        try:
-            insist(visit.end)
-        finally:
-            insist(self._turnstile.leave, visit.address[0], visit.crowded)
+    def run(self, session: Session) -> None:
+        """Run a session until it is in a room, or at its end; on a thread that may wait."""
+        while session.want is Want.HELPER or session.want is Want.BYTES:
+            if session.want is Want.HELPER:
+                session.resume()
+            else:
+                session.read()
+        if session.want is not None:
+            insist(self.shared.call, functools.partial(self.shared.attend, session))
 
 
-class Acceptor:
-    """Accepts from one listener, on the thread of the lobby's poller.
+class Listener:
+    """Accepts at one socket, on the thread of the shared reader.
 
     Args:
-        listener: not blocking; closed at the end.
-        lobby: where to.
-        door: what becomes of them.
+        sock: listens, and does not block; closed at the end.
+        server: what gets the connections.
+        kind: of session that they become.
     """
 
-    def __init__(self, listener: socket.socket, lobby: Lobby, door: Door) -> None:
-        self._listener = listener
-        self._lobby = lobby
-        self._poller = lobby.poller
-        self._door = door
-        self._is_open = False  # it is watched; the poller's alone
+    def __init__(self, sock: socket.socket, server: Server, kind: type[Session]) -> None:
+        self._socket = sock
+        self._server = server
+        self._kind = kind
+        self._reader = server.readers.shared
+        self._is_open = False  # it is watched; that thread's alone
 
     def start(self) -> None:
         """Begin."""
-        self._poller.call(self._open)
+        self._reader.call(self._open)
 
     def stop(self) -> None:
         """Accept no more, from when that thread has come to it."""
-        self._poller.call(self._end)
+        self._reader.call(self._end)
 
     def _open(self) -> None:
-        if self._listener.fileno() >= 0 and not self._is_open:
+        if self._socket.fileno() >= 0 and not self._is_open:
             self._is_open = True
-            self._poller.watch(self._listener, selectors.EVENT_READ, self._accept_all)
+            self._reader.watch(self._socket, selectors.EVENT_READ, self._accept_all)
 
     def _close(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._poller.forget(self._listener)
+            self._reader.forget(self._socket)
 
     def _end(self) -> None:
         self._close()
-        self._listener.close()
+        self._socket.close()
 
     def _accept_all(self) -> None:
         """Accept whoever waits, but let those that are there have their turn after so many.
@@ -7090,7 +6839,7 @@ class Acceptor:
             pass
         except ShortageError:
             self._close()
-            self._lobby.call_later(0.1, self._open)  # for others to end
+            self._server.readers.call_later(0.1, self._open)  # for others to end
             raise
 
     def _accept_one(self) -> None:
@@ -7102,7 +6851,7 @@ class Acceptor:
             return
         except OSError as error:
             raise ShortageError(f"cannot accept: {error}") from None
-        self._lobby.receive(sock, address, early, self._door)
+        self._server.serve(self._kind, sock, address, early)
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return who waits, its address, and what has been read from it already.
@@ -7110,13 +6859,15 @@ class Acceptor:
         Raises:
             BlockingIOError: nobody does.
         """
-        sock, address = self._listener.accept()
+        sock, address = self._socket.accept()
         # IPv6 addresses come with more than a port.
         return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
 
 
 class Server:
     """All of it together.
+
+    Sessions use its attributes. It starts threads only in `run`.
 
     Args:
         config: the options.
@@ -7126,32 +6877,37 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         self._timer = Timer()
         self._sender = Sender()
-        self._registry = RoomRegistry(config, self._timer)
-        turnstile = Turnstile(
-            config.maxconns,
-            config.maxperaddr,
-            make_proxies(config),
-            functools.partial(self._registry.count, "refused_by_address"),
-        )
-        self._reception = Reception(
-            config,
-            self._registry,
-            sender=self._sender,
-            timer=self._timer,
-            turnstile=turnstile,
-            end=self.stop,
-        )
-        self._site = HttpSite(config, self._registry)
-        self._door = HttpDoor(config, self._reception, self._site)
-        self._line_door = LineDoor(config, self._reception)
+        self.registry = RoomRegistry(config, self._timer)
+        self.proxies = make_proxies(config)
+        report = functools.partial(self.registry.count, "refused_by_address")
+        self.limits = ConnectionLimits(config.maxconns, config.maxperaddr, self.proxies, report)
+        self.authenticator = Authenticator(config, self._timer)
+        self.asks = self.authenticator.asks or config.oneshot  # before it lets someone in
+        self.site = HttpSite(config, self.registry)
+        self.guard = make_guard(config, self.proxies)
+        self.cors: Cors | None = None
+        if config.cors:
+            self.cors = load_feature("cors", "--cors").Cors(config.cors)
+        self.negotiate: Negotiate | None = None  # compression
+        if config.compress:
+            self.negotiate = load_feature("deflate", "--compress").negotiate
+        self.told = ToldOnce()
+        self.tls_context = load_certificates(config)
+        self.taps: Taps | None = None
+        self.worker: Worker | None = None  # which one this is, with --workers
+        self.client_ids = itertools.count(1)  # `next` on it is atomic
+        self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
+        self.is_ending = False  # no client is let in any more
+        game = config.game
+        small = game is not None and not asks_game(game)  # nothing of it runs on a helper
+        self.readers = Readers(self._timer, small=small)
+        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self._listeners: list[socket.socket] = []
         self._line_listeners: list[socket.socket] = []  # of --tcplisten
         self._unix_file: SocketFile | None = None  # of --unixsocket
-        self._taps: Taps | None = None
-        self._worker: Worker | None = None  # which one this is, with --workers
         self._descendants = find_feature("descendants") if config.command else None
         self._stopping = False
         self._restarting = False  # --drain comes before the end
@@ -7165,11 +6921,11 @@ class Server:
             OSError: see `open_listeners`.
             ConfigError: a file of --pcap cannot be written.
         """
-        set_stack_size(self._config.game)
-        self._line_listeners = open_line_listeners(self._config)
-        self._listeners, self._unix_file = open_all_listeners(self._config)
+        set_stack_size(self.config.game)
+        self._line_listeners = open_line_listeners(self.config)
+        self._listeners, self._unix_file = open_all_listeners(self.config)
         tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
-        self._door.guard.is_local = all(map(is_loopback, tcp))
+        self.guard.is_local = all(map(is_loopback, tcp))
         try:
             self._tap()
         except ConfigError:
@@ -7181,25 +6937,25 @@ class Server:
             log.info("lines of text at %s", describe_listener(listener))
         if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
             host, port = self._listeners[0].getsockname()[:2]
-            log.info("open %s", describe_url(host, port, self._config))
+            log.info("open %s", describe_url(host, port, self.config))
 
     def _tap(self) -> None:
-        if not self._config.pcap and self._config.trace is None:
+        if not self.config.pcap and self.config.trace is None:
             return
-        option = "--pcap" if self._config.pcap else "--trace"
-        self._taps = taps = load_feature("tap", option).make_taps(self._config)
+        option = "--pcap" if self.config.pcap else "--trace"
+        self.taps = taps = load_feature("tap", option).make_taps(self.config)
         try:
-            for door in (self._door, self._line_door):
-                door.tap(taps)
+            if self.tls_context is not None:
+                taps.watch(self.tls_context)
         except OSError as error:
             raise ConfigError(f"cannot record the keys of TLS here: {error}") from None
 
     def join(self, worker: Worker) -> None:
         """Be one of several processes that have these listeners (--workers); before `run`."""
-        self._worker = self._site.worker = worker
-        self._reception.join(worker)
-        ports = worker.share_ports(self._config.tcpports)
-        self._registry.make_backend = choose_backend(replace(self._config, tcpports=ports))
+        self.worker = self.site.worker = worker
+        self.client_ids = worker.client_ids
+        ports = worker.share_ports(self.config.tcpports)
+        self.registry.make_backend = choose_backend(replace(self.config, tcpports=ports))
         self._unix_file = None  # it is not ours to remove
 
     def close_listeners(self) -> None:
@@ -7217,47 +6973,110 @@ class Server:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._timer.start()
         self._sender.start()
-        if self._registry.archive is not None:
-            self._registry.archive.start()
-        if self._config.ping:
+        if self.registry.archive is not None:
+            self.registry.archive.start()
+        if self.config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
-            self._timer.call_later(self._config.ping / 4, self._check_peers)
+            self._timer.call_later(self.config.ping / 4, self._check_peers)
         if self._descendants is not None:
             self._descendants.adopt_orphans(self._timer)
-        game = self._config.game
-        small = game is not None and not asks_game(game)  # nothing of it runs on a reader
-        lobby = Lobby(self._reception.turnstile, self._timer, small=small)
-        lobby.start()
+        self.readers.shared.start()
         # `stop` shuts the other end down, which makes this one readable. A signal handler may do
         # that, but it may not take a lock, as an Event would.
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
             if self.stopping and not self._restarting:  # a signal was faster
                 self.stop()
-            acceptors = self._open_doors(lobby)
+            listeners = self._start_listeners()
             accept_key("")  # loads what the first client would have to wait for
             wait_for_end(wake_up, self._heed_signal)
             closed = threading.Event()
-            for acceptor in acceptors:
-                acceptor.stop()
-            lobby.poller.call(closed.set)
+            for listener in listeners:
+                listener.stop()
+            self.readers.shared.call(closed.set)
             closed.wait()
         self.remove_unix_socket()
         self._end()
-        lobby.stop()
+        self.readers.shared.stop()
 
-    def _open_doors(self, lobby: Lobby) -> list[Acceptor]:
+    def _start_listeners(self) -> list[Listener]:
         """Accept from now on."""
-        acceptors = [Acceptor(listener, lobby, self._door) for listener in self._listeners]
-        acceptors += [Acceptor(x, lobby, self._line_door) for x in self._line_listeners]
-        if self._worker is not None:
-            acceptors += self._worker.open_hatches(
-                lobby, http=self._door, lines=self._line_door, tell=self._site.tell
-            )
-            self._worker.watch_parent(self.stop)
-        for acceptor in acceptors:
-            acceptor.start()
-        return acceptors
+        listeners = [Listener(sock, self, HttpSession) for sock in self._listeners]
+        listeners += [Listener(sock, self, LineSession) for sock in self._line_listeners]
+        if self.worker is not None:
+            listeners += self.worker.open_hatches(self)
+            self.worker.watch_parent(self.stop)
+        for listener in listeners:
+            listener.start()
+        return listeners
+
+    # -- for sessions and listeners --
+
+    def serve(
+        self, kind: type[Session], sock: socket.socket, address: Endpoint, early: bytes
+    ) -> None:
+        """Serve a connection that has been accepted; on the shared reader's thread.
+
+        Args:
+            kind: of session that it becomes.
+            sock, address, early: see `Session`.
+
+        Raises:
+            ShortageError: there is no place for it, or no thread; it has been closed.
+        """
+        try:
+            crowded = self.limits.enter(address[0])
+        except ConnectionAbortedError as error:
+            log.debug("%s", error)
+            sock.close()
+            return
+        except ShortageError as error:
+            sock.close()
+            raise ShortageError(f"cannot accept: {error}") from None
+        try:
+            session = kind(self, sock, address, early, crowded=crowded)
+        except (OSError, MemoryError):
+            sock.close()
+            insist(self.limits.leave, address[0], crowded)
+            return
+        session.resume()
+        self.readers.shared.attend(session)
+
+    def serve_inside(self, sock: socket.socket) -> None:
+        """Serve what comes through a tunnel of the console, as if it had been accepted."""
+        self.readers.run(HttpSession(self, sock, UNIX_PEER))
+
+    def connect(
+        self, sock: socket.socket, protocol: WebSocketProtocol | LineProtocol, **options: Any
+    ) -> Connection:
+        """Return a connection; its options are those of `Connection`."""
+        return Connection(
+            sock,
+            protocol,
+            sender=self._sender,
+            timer=self._timer,
+            max_backlog=self.config.backlog,
+            **options,
+        )
+
+    def admit(self, client: Client) -> None:
+        """Let a client in; may wait.
+
+        Raises:
+            HandshakeError: it may not come in.
+        """
+        self.authenticator.check(client)
+        if self.config.oneshot and not self._only_shot.acquire(blocking=False):
+            raise HandshakeError(503, "one client has been served already (--oneshot)")
+
+    def dismiss(self, connection: Connection) -> None:
+        """Give back what a connection has held."""
+        connection.dispose()
+        self.connections.discard(connection)
+        if self._only_shot.locked():
+            self.stop()
+
+    # -- its end --
 
     def restart(self) -> None:
         """Make `run` end once its rooms are empty, after --drain seconds at the latest.
@@ -7276,10 +7095,14 @@ class Server:
     def reload(self) -> None:
         """Read the certificates again, for connections that come from now on (SIGHUP)."""
         try:
-            self._door.reload()
-            log.info("certificates read again")
+            context = load_certificates(self.config)
         except ConfigError as error:
             log.error("the old certificates stay: %s", error)
+            return
+        if self.taps is not None and context is not None:
+            self.taps.watch(context)
+        self.tls_context = context
+        log.info("certificates read again")
 
     @property
     def stopping(self) -> bool:
@@ -7288,82 +7111,83 @@ class Server:
 
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
-        for room in self._registry.totals()[3]:
+        for room in self.registry.totals()[3]:
             room.kill()
         if self._descendants is not None:
             self._descendants.kill_orphans()
 
     def _heed_signal(self) -> None:
         """Begin to drain, if a signal has asked for it; on the main thread, which may lock."""
-        if self._restarting and not self._registry.draining:
-            self._say("draining for %g s at the most", self._config.drain)
-            self._registry.drain(self._config.drain)
-            self._drained_at = time.monotonic() + self._config.drain
+        if self._restarting and not self.registry.draining:
+            self._say("draining for %g s at the most", self.config.drain)
+            self.registry.drain(self.config.drain)
+            self._drained_at = time.monotonic() + self.config.drain
             self._check_rooms()
 
     def _end(self) -> None:
         """Close every client, end every room, and wait for both (7.1.1)."""
         self._say("stopping")
-        self._reception.stop()
+        self.is_ending = True
+        self.authenticator.stop()
         if self._restarting:
-            self._registry.end_all(CloseCode.SERVICE_RESTART, RESTARTING)
+            self.registry.end_all(CloseCode.SERVICE_RESTART, RESTARTING)
         else:
-            self._registry.end_all(CloseCode.GOING_AWAY, "the server is going away")
+            self.registry.end_all(CloseCode.GOING_AWAY, "the server is going away")
         deadline = time.monotonic() + DRAIN_TIMEOUT
-        while not self._registry.wait_until_idle(0.2) and time.monotonic() < deadline:
+        while not self.registry.wait_until_idle(0.2) and time.monotonic() < deadline:
             pass  # in short waits, after each of which a second signal can be heeded
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        if not self._registry.wait_until_idle(0):
+        if not self.registry.wait_until_idle(0):
             self._cut_short()
-        if self._registry.relays is not None:
-            self._registry.relays.stop(CLOSE_TIMEOUT)
-        while self._reception.connections and time.monotonic() < deadline:
+        if self.registry.relays is not None:
+            self.registry.relays.stop(CLOSE_TIMEOUT)
+        while self.connections and time.monotonic() < deadline:
             time.sleep(0.01)
-        waiting = [c for c in self._reception.connections.copy() if c.backlog_size]
+        waiting = [c for c in self.connections.copy() if c.backlog_size]
         if waiting:
             size = sum(connection.backlog_size for connection in waiting)
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
         if self._descendants is not None:  # also those that have dropped the marker
-            self._descendants.stop_orphans(b"", self._config.closegrace)
-        if self._registry.archive is not None:
-            self._registry.archive.stop()
+            self._descendants.stop_orphans(b"", self.config.closegrace)
+        if self.registry.archive is not None:
+            self.registry.archive.stop()
         self._sender.stop()
         self._timer.stop()
-        if self._taps is not None:
-            self._taps.close()
+        if self.taps is not None:
+            self.taps.close()
         self._say("stopped")
 
     def _cut_short(self) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
-        rooms = self._registry.totals()[3]
+        rooms = self.registry.totals()[3]
         names = ", ".join(sorted(room.name for room in rooms)[:10])
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", DRAIN_TIMEOUT, names, more)
         self.kill()
-        self._registry.wait_until_idle(ABANDON_TIMEOUT)
-        for room in self._registry.totals()[3]:
+        self.registry.wait_until_idle(ABANDON_TIMEOUT)
+        for room in self.registry.totals()[3]:
             room.cut()
 
     def _say(self, text: str, *values: object) -> None:
         """Log what one process does; of several workers, their parent tells it."""
-        log.log(logging.INFO if self._worker is None else logging.DEBUG, text, *values)
+        log.log(logging.INFO if self.worker is None else logging.DEBUG, text, *values)
 
     # -- the timer --
 
     def _check_peers(self) -> None:
         """Ping who has been silent for an interval; close who has been for two (--ping)."""
-        interval, now = self._config.ping, time.monotonic()
+        interval, now = self.config.ping, time.monotonic()
         late = now - self._checked_at - interval / 4
         self._checked_at = now
         deaf = late if late > interval / 4 else 0.0  # a laptop slept, or somebody sent SIGSTOP
-        for connection in self._reception.connections.copy():
+        for connection in self.connections.copy():
             connection.check_peer(interval, now, deaf)
-        if not self._reception.stopping:
+        if not self.is_ending:
             self._timer.call_later(interval / 4, self._check_peers)
 
     def _check_rooms(self) -> None:
         """Stop if there is nobody left to wait for, or no time (--drain)."""
-        if self._registry.is_empty() or time.monotonic() >= self._drained_at:
+        if self.registry.is_empty() or time.monotonic() >= self._drained_at:
             self.stop()
         else:
             self._timer.call_later(0.1, self._check_rooms)
@@ -7413,7 +7237,7 @@ class Config:
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxperaddr: int | None = None  # 0: any number; None: see `Turnstile`
+    maxperaddr: int | None = None  # 0: any number; None: see `ConnectionLimits`
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds

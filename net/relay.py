@@ -55,7 +55,7 @@ from .peers import parse_list, take_body
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scalesocket import Endpoint, HttpSession, Request
+    from scalesocket import Endpoint, Request
 
     from .peers import Peer, Peers
     from .tls import TlsTransport
@@ -585,7 +585,7 @@ class Relays:
     def receive(
         self,
         request: Request,
-        session: HttpSession,
+        early: bytes,
         sock: socket.socket,
         tls: TlsTransport | None,
         client: Endpoint,
@@ -597,7 +597,7 @@ class Relays:
 
         Args:
             request: its upgrade.
-            session: what has been read.
+            early: what has been read behind it.
             sock, tls: the client's connection.
             client: its address.
             host, secure: see `encode_request`.
@@ -613,7 +613,7 @@ class Relays:
             return found
         peer, node = found
         head = encode_request(request, peer.base, client, host=host, secure=secure)
-        self._carry(sock, tls, node, head + session.rest)
+        self._carry(sock, tls, node, head + early)
         return None
 
     def _find(self, name: str) -> Opening | tuple[Peer, socket.socket]:

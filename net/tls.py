@@ -30,7 +30,7 @@ from scalesocket import (
 if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does without it
     import ssl
 
-    from scalesocket import HttpSession
+    from scalesocket import HttpSession, Life
 
 
 def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> ssl.SSLContext:
@@ -236,16 +236,15 @@ class TlsSocket:
         self._socket.shutdown(how)
 
 
-def point_to_tls(session: HttpSession) -> None:
+def point_to_tls(session: HttpSession) -> Life:
     """Tell a client that speaks plain HTTP where to go: a browser shows no alert of TLS."""
-    method, where = "GET", "https:// and wss://"
+    session.method, where = "GET", "https:// and wss://"
     with contextlib.suppress(HandshakeError):
-        head = session.read_head(1.0)
-        if head is not None:
-            request = parse_request(head)
-            method, host = request.method, request.headers.get("Host")
+        if (yield from session.read_head(1.0)):
+            request = parse_request(session.head)
+            session.method, host = request.method, request.headers.get("Host")
             scheme = "wss" if request.is_upgrade else "https"
             if split_origin(host)[1]:
                 where = f"{scheme}://{host}{request.target}"
-    reason = f"this port speaks TLS: use {where}"
-    session.send(describe_error(HandshakeError(400, reason)), method=method, keep_alive=False)
+    refusal = HandshakeError(400, f"this port speaks TLS: use {where}")
+    session.send(describe_error(refusal), keep_alive=False)

@@ -46,17 +46,20 @@ from scalesocket import (
     MAX_HEAD,
     MIB,
     RECEIVE_SIZE,
-    Acceptor,
     CloseCode,
     Config,
     ConfigError,
-    Door,
     HandshakeError,
     Headers,
+    HttpSession,
+    LineSession,
+    Listener,
     Opcode,
     Request,
     Response,
+    Session,
     Shortage,
+    Want,
     describe_error,
     encode_close,
     encode_frame,
@@ -71,7 +74,7 @@ from .peers import receive_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from scalesocket import Client, Endpoint, Lobby, Server
+    from scalesocket import Client, Endpoint, Life, Server
 
 KINDS = ("http", "lines", "question")  # of what comes through a hatch
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
@@ -108,7 +111,7 @@ def check_options(config: Config) -> None:
 # ==== 1. A worker ========================================================================
 
 
-class Hatch(Acceptor):
+class Hatch(Listener):
     """Takes what other workers hand over, as if it had been accepted here."""
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
@@ -118,7 +121,7 @@ class Hatch(Acceptor):
             BlockingIOError: nothing waits.
             OSError: it came without its descriptor, as this process may have no more.
         """
-        data, descriptors, _, _ = socket.recv_fds(self._listener, MAX_HANDED, 1)
+        data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_HANDED, 1)
         if not descriptors:
             raise OSError("a connection was handed over, but there are no descriptors left")
         sock = socket.socket(fileno=descriptors[0])
@@ -197,24 +200,11 @@ class Worker:
             log.warning("worker %d takes no connection: %s", owner, error)
             raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1")) from None
 
-    def open_hatches(
-        self,
-        lobby: Lobby,
-        *,
-        http: Door,
-        lines: Door,
-        tell: Callable[[Request], Response],
-    ) -> list[Acceptor]:
-        """Return what takes connections and questions from other workers.
-
-        Args:
-            lobby: as for any `Acceptor`.
-            http, lines: what becomes of a connection.
-            tell: answers a question for this process alone.
-        """
-        self._tell = tell
-        doors = {"http": http, "lines": lines, "question": Desk(tell)}
-        return [Hatch(self._insides[kind], lobby, doors[kind]) for kind in KINDS]
+    def open_hatches(self, server: Server) -> list[Listener]:
+        """Return what takes connections and questions from other workers."""
+        self._tell = server.site.tell
+        kinds = {"http": HttpSession, "lines": LineSession, "question": QuestionSession}
+        return [Hatch(self._insides[kind], server, kinds[kind]) for kind in KINDS]
 
     # -- the parent --
 
@@ -292,30 +282,24 @@ class Worker:
         return told
 
 
-class Desk(Door):
-    """Answers the questions of other workers; each comes with a socket for the answer.
+class QuestionSession(Session):
+    """A question of another worker, which comes with a socket for the answer."""
 
-    Args:
-        tell: answers for this process alone.
-    """
+    KIND = "question"
 
-    def __init__(self, tell: Callable[[Request], Response]) -> None:
-        self._tell = tell
-
-    listens_at_once = True  # the question has come with it
-
-    def prepare(self, sock: socket.socket, address: Endpoint) -> socket.socket:
-        """Return the socket."""
-        return sock
-
-    def receive(self, sock: socket.socket, address: Endpoint, crowded: str, early: bytes) -> None:
-        """Answer, on a thread of its own."""
-        sock.settimeout(ANSWER_TIMEOUT)
+    def live(self) -> Life:
+        """Answer for this process alone."""
         try:
-            response = self._tell(Request("GET", early.decode(), "HTTP/1.1", Headers()))
-        except HandshakeError as error:
-            response = describe_error(error)
-        sock.sendall(encode_answer(response))
+            yield Want.HELPER  # the other one need not take the answer at once
+            self.sock.settimeout(ANSWER_TIMEOUT)
+            try:
+                request = Request("GET", self.rest.decode(), "HTTP/1.1", Headers())
+                response = self.server.site.tell(request)
+            except HandshakeError as error:
+                response = describe_error(error)
+            self.sock.sendall(encode_answer(response))
+        finally:
+            self.end()
 
 
 def encode_answer(response: Response) -> bytes:

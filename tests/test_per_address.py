@@ -19,10 +19,10 @@ from scalesocket.net import auth
 import scalesocket
 from scalesocket import (
     ConfigError,
+    ConnectionLimits,
     HandshakeError,
     Proxies,
     ShortageError,
-    Turnstile,
     network_of,
     parse_command_line,
     parse_request,
@@ -191,26 +191,26 @@ def test_an_address_counts_as_its_network() -> None:
 
 
 def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -> None:
-    turnstile = Turnstile(10, None, Proxies())
+    limits = ConnectionLimits(10, None, Proxies())
     for _ in range(5):
-        assert turnstile.enter("192.0.2.1") == ""
-    assert "your address" in turnstile.enter("192.0.2.1")
+        assert limits.enter("192.0.2.1") == ""
+    assert "your address" in limits.enter("192.0.2.1")
     for _ in range(5):
-        assert turnstile.enter("127.0.0.1") == ""
-    assert turnstile.enter("127.0.0.1") == "all 10 connections are in use"
+        assert limits.enter("127.0.0.1") == ""
+    assert limits.enter("127.0.0.1") == "all 10 connections are in use"
 
 
 def test_what_is_counted_is_given_back_whatever_became_of_it() -> None:
-    turnstile = Turnstile(3, 2, Proxies())
+    limits = ConnectionLimits(3, 2, Proxies())
     held: list[tuple[str, str]] = []
     for address in ("192.0.2.1",) * 20 + ("192.0.2.2",) * 20 + ("unix", ""):
         with contextlib.suppress(ShortageError, ConnectionAbortedError):
-            held.append((address, turnstile.enter(address)))
+            held.append((address, limits.enter(address)))
     assert [told for _, told in held].count("") == 3
     for address, told in held:
-        turnstile.leave(address, told)
-    assert turnstile._served == turnstile._refused == 0
-    assert not turnstile._served_by
+        limits.leave(address, told)
+    assert limits._served == limits._refused == 0
+    assert not limits._served_by
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "1.5"])

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from scalesocket import Inbox, Joined, Lobby, Turnstile, Visit
+from scalesocket import Inbox, Joined, Readers, Want
 from tests.certificates import Certificates
 from tests.support import (
     PATIENCE,
@@ -84,15 +84,17 @@ def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> N
 
 def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not() -> None:
     timer = Mock()
-    lobby = Lobby(Turnstile(1000), timer)
-    lobby.poller = Mock()
+    reader = Readers(timer).shared
+    reader._selector = Mock()
     for _ in range(50):
-        visit = Visit(Mock(), ("127.0.0.1", 1), Mock())
-        lobby._expect(visit)
-        del lobby._unheard[visit]
+        session = Mock(want=Want.BYTES, deadline=0.0, descriptor=1)
+        reader.keep(session)
+        session.want = Want.END
+        reader.attend(session)
     assert timer.call_later.call_count == 1
-    lobby._turn_out()
-    lobby._expect(visit)
+    reader._check_deadlines()
+    session.want = Want.BYTES
+    reader.keep(session)
     assert timer.call_later.call_count == 2
 
 
@@ -166,7 +168,7 @@ def test_a_slow_close_is_waited_for() -> None:
 
 
 def test_thousands_leave_at_once_and_nothing_is_left() -> None:
-    with serve("--joinmsg=+", "--leavemsg=-", "cat") as server:
+    with serve("--ping=0", "--joinmsg=+", "--leavemsg=-", "cat") as server:
         with RawClient.connect(server) as witness:
             for _ in range(2):
                 crowd = [RawClient.connect(server) for _ in range(1000)]

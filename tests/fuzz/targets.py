@@ -24,7 +24,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
@@ -317,35 +317,35 @@ def extensions(data: bytes) -> None:
             assert 8 <= int(agreed["client_max_window_bits"]) <= most
 
 
-class PiecewiseSocket:
-    """A socket that only receives, what it is told, in those pieces."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-
-    def settimeout(self, seconds: float) -> None:
-        """Never wait."""
-
-    def recv(self, size: int) -> bytes:
-        """Return the next piece; nothing when there is no more."""
-        return next(self._pieces, b"")
-
-
 @target([b"\x00\r\n" + FILE + b"\r\n\r\n" + UPGRADE + b"\r\n\r\n\x81\x80\0\0\0\0"], HEAD_WORDS)
 def heads(data: bytes) -> None:
     """A connection's requests are the same wherever reads cut it, and nothing behind is lost."""
     (how,), stream = take(data[: scalesocket.MAX_HEAD], 1)
 
     def read(pieces: Iterator[bytes]) -> tuple[list[bytes], bytes]:
-        sock: Any = PiecewiseSocket(pieces)
-        session = scalesocket.HttpSession(sock)
-        found = list(iter(lambda: session.read_head(1.0), None))
+        server: Any = SimpleNamespace(taps=None)
+        sock: Any = SimpleNamespace(family=scalesocket.AF_UNIX)
+        session = scalesocket.HttpSession(server, sock, scalesocket.UNIX_PEER)
+        found = []
+        while read_head(session, pieces):
+            found.append(session.head)
         return found, session.rest + b"".join(pieces)
 
     whole, parts = read(iter([stream])), read(cut(stream, how))
     assert whole == parts
     assert all(head and b"\r\n\r\n" not in head for head in whole[0])
     assert whole[1] == b"" or stream.endswith(whole[1])
+
+
+def read_head(session: scalesocket.HttpSession, pieces: Iterator[bytes]) -> bool:
+    """Send a session what it wants; return whether that was one more head."""
+    life = session.read_head(1.0)
+    try:
+        next(life)
+        while True:
+            life.send(next(pieces, b""))
+    except StopIteration as end:
+        return bool(end.value)
 
 
 PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\x12\x34\0\x50"
