@@ -132,9 +132,12 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
 # net/, game/ and client/ is imported by this one name, as in `scalesocket.net.pcapng`: those three
-# are names that a game's developer has, too.
+# are names that a game's developer has, too. Where this is installed, they lie in a folder of that
+# name beside this file.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
-__path__ = [os.path.dirname(os.path.realpath(__file__))]
+_here = os.path.dirname(os.path.realpath(__file__))
+_installed = os.path.join(_here, "scalesocket")
+__path__ = [_installed if os.path.isdir(os.path.join(_installed, "net")) else _here]
 
 # ==== 1. Vocabulary ======================================================================
 # The names and limits that everything below speaks in.
@@ -208,7 +211,7 @@ RESERVED_ROOMS = frozenset(
 )
 
 POSIX = os.name == "posix"
-HERE = Path(__file__).resolve().parent
+HERE = Path(__path__[0])  # where net/, game/ and client/ are
 
 log = logging.getLogger("scalesocket")
 TRACE = 5  # a log level below DEBUG, for -vv

@@ -1,4 +1,4 @@
-"""The package is one module, and the module needs nothing but Python."""
+"""What is installed is one name; the server copied alone needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -56,24 +56,60 @@ def tracked_files() -> list[str]:
     return [name for name in listing.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources, so that the clone stays clean."""
-    sources = tmp_path_factory.mktemp("sources")
-    for name in ("scalesocket.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, sources)
-    for name in ("game", "net", "client", "tests"):  # what must not slip into the wheel
-        (sources / name).mkdir()
-        (sources / name / "__init__.py").touch()
-    built = tmp_path_factory.mktemp("wheel")
+def parts() -> list[str]:
+    """Return the files of our folders, as git names them."""
+    return [name for name in tracked_files() if name.startswith(("net/", "game/", "client/"))]
+
+
+def files_of(wheel: Path) -> set[str]:
+    """Return the names of what a wheel installs beside its metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def build_wheel(sources: Path, folder: Path) -> Path:
+    """Build a wheel into a folder, and return its path."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, str(built), str(sources)],
+        [sys.executable, "-m", "pip", "wheel", *options, str(folder), str(sources)],
         check=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
-    [path] = built.glob("*.whl")
+    [path] = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of what the package is built from, so that the clone stays clean."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("scalesocket.py", "pyproject.toml", "README.md", "LICENSE", *parts()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "tests").mkdir()  # what must not slip into the wheel
+    (folder / "tests" / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(sources, tmp_path_factory.mktemp("wheel"))
+
+
+def run_pip(python: Path, *words: str) -> None:
+    """Run pip for the environment of another Python."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), *words]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of commands of a fresh environment that has the wheel, and nothing else."""
+    environment = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(environment, with_pip=False)
+    folder = environment / ("Scripts" if os.name == "nt" else "bin")
+    run_pip(folder / "python", "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    return folder
 
 
 @pytest.fixture
@@ -89,10 +125,23 @@ def version() -> str:
     return found[1]
 
 
-def test_the_wheel_holds_one_module(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if ".dist-info/" not in name]
-    assert names == ["scalesocket.py"]
+def test_the_wheel_holds_everything_under_one_name(wheel: Path) -> None:
+    assert files_of(wheel) == {"scalesocket.py", *(f"scalesocket/{name}" for name in parts())}
+
+
+def test_a_wheel_of_the_source_distribution_is_the_same(
+    sources: Path, wheel: Path, tmp_path: Path
+) -> None:
+    program = "import setuptools.build_meta as b, sys; b.build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=sources,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    [archive] = tmp_path.glob("*.tar.gz")
+    assert files_of(build_wheel(archive, tmp_path)) == files_of(wheel)
 
 
 def test_the_wheel_names_its_version_license_and_extra(wheel: Path) -> None:
@@ -107,22 +156,69 @@ def test_the_wheel_names_its_version_license_and_extra(wheel: Path) -> None:
     assert len(required) == 1 and "msgpack" in required[0] and "extra ==" in required[0]
 
 
-def test_the_installed_command_runs(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=False)
-    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    options = ["--quiet", "--no-deps", "--no-index", "--python", str(folder / "python")]
-    subprocess.run(
-        [sys.executable, "-m", "pip", *options[-2:], "install", *options[:-2], str(wheel)],
-        check=True,
-        timeout=100,
-    )
-    command = [str(folder / "scalesocket")]
+def test_the_installed_command_runs(installed: Path) -> None:
+    command = [str(installed / "scalesocket")]
     shown = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=PATIENCE)
     assert shown.returncode == 0
     assert version() in shown.stdout
     with serve("cat", command=command) as server, RawClient.connect(server) as client:
         client.send_text("hello")
         assert client.receive_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("options", "page"),
+    [
+        (("snake",), "/snake/"),
+        (("--console", "--trace", "--pcap", "play.pcapng", "cat"), "/console/"),
+        (("--workers", "2", "--metrics", "cat"), "/metrics"),
+    ],
+    ids=["snake", "console", "workers"],
+)
+def test_what_is_installed_has_its_modules_games_and_pages(
+    installed: Path, tmp_path: Path, options: tuple[str, ...], page: str
+) -> None:
+    (tmp_path / "net").mkdir()  # a user's own, which is none of ours
+    command = [str(installed / "scalesocket")]
+    with serve(*options, command=command, cwd=tmp_path) as server:
+        assert http_request(server, path=page).status == 200
+        with RawClient.connect(server):
+            pass
+
+
+def test_an_installed_client_runs(installed: Path, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [str(installed / "python"), "-m", "scalesocket.client.snake", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "usage" in shown.stdout
+
+
+def test_the_installed_sandbox_says_that_it_needs_msgpack(installed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(installed / "scalesocket"), "sandbox"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "pip install msgpack" in done.stderr
+
+
+def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    before = set(tmp_path.rglob("*.py")) | set(folder.iterdir())
+    run_pip(folder / "python", "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    found = {path.name.partition("-")[0] for path in tmp_path.glob("venv/lib/*/site-packages/*")}
+    assert found - {"__pycache__"} == {"scalesocket", "scalesocket.py"}
+    run_pip(folder / "python", "uninstall", "--quiet", "--yes", "scalesocket")
+    assert set(tmp_path.rglob("*.py")) | set(folder.iterdir()) == before
 
 
 def test_a_lone_copy_tells_its_version(copied_alone: Path) -> None:
