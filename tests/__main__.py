@@ -39,6 +39,7 @@ PARTS = ("net", "game", "client")
 OLDEST = (3, 11)
 TIME_LIMIT = 900  # seconds for one installation
 ASK_LIMIT = 30  # seconds for a Python to say which one it is
+MOST_AT_ONCE = 4  # tests; more would only measure the machine
 
 
 class PreparationError(Exception):
@@ -292,9 +293,14 @@ def run_lint(interpreter: Interpreter) -> list[Outcome]:
 
 
 def run_pytest(name: str, python: Path, quick: bool, arguments: Sequence[str]) -> Outcome:
-    """Run the tests; `-rs` makes pytest say what it skipped, and why."""
+    """Run the tests; `-rs` makes pytest say what it skipped, and why.
+
+    Most tests wait for servers and browsers most of their time, so that as many run at once as
+    there are processors.
+    """
+    at_once = ["-n", str(min(os.cpu_count() or 1, MOST_AT_ONCE)), "--dist", "worksteal"]
     chosen = ["-m", "not slow and not browser"] if quick else []
-    return run_step(name, python, ["pytest", "-rs", *chosen, *arguments])
+    return run_step(name, python, ["pytest", "-rs", *at_once, *chosen, *arguments])
 
 
 # ==== 4. The command ======================================================
