@@ -52,7 +52,7 @@ DEFAULT_ADDRESS = "localhost:9000"
 DEFAULT_NAME = "player"
 FRAME_TIME = 30  # milliseconds for a key to come before messages are looked at
 REDRAW_TIME = 0.25  # seconds between two drawings when nothing happens, for what counts down
-SEND_TIMEOUT = 1.0  # seconds that a key may take to go out
+SEND_TIMEOUT = 1.0  # seconds that a key may take to go out, or the connection is lost
 MAX_NAMES = 9  # names that are tried when the wanted one is taken: ann, ann2, … ann9
 
 Json = dict[str, Any]  # what the games send; their module docstrings say what is in it
@@ -452,8 +452,10 @@ class Link:
             return
         try:
             self._ws.send(self._encode(message), SEND_TIMEOUT)
-        except (ConnectionClosed, TimeoutError):
+        except ConnectionClosed:
             pass  # the thread notices, too
+        except TimeoutError:  # megabytes wait: whoever is there does not read
+            self._ws.abort()
 
     def stop(self) -> None:
         """End the connection."""

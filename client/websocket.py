@@ -407,7 +407,8 @@ class Stream:
             last: nothing can be sent after this.
 
         Raises:
-            TimeoutError: what is left goes out while someone sends or receives.
+            TimeoutError: nothing has been sent; or some of it, and the rest goes out while
+                someone sends or receives.
             ConnectionError: the connection is broken, or the last has been sent.
         """
         with self._lock:
@@ -416,10 +417,24 @@ class Stream:
             self._ended = last
             self._outgoing += data
             goal = self._sent + len(self._outgoing)
-            while (wanted := self._send_some()) and self._sent < goal:
-                self._wait(wanted, deadline)
+            try:
+                while (wanted := self._send_some()) and self._sent < goal:
+                    self._wait(wanted, deadline)
+            except TimeoutError:
+                self._take_back(data, goal)
+                raise
             if self.broken:
                 raise ConnectionError("the connection is broken")
+
+    def _take_back(self, data: bytes, goal: int) -> None:
+        """Do not send what nobody waits for any more, unless some of it has been sent.
+
+        It would come much too late, and such messages would pile up.
+        """
+        if self._ended or self._sent + len(self._outgoing) != goal:  # others have come behind it
+            return
+        if self._sent <= goal - len(data):
+            del self._outgoing[-len(data) :]
 
     def answer(self, data: bytes) -> None:
         """Send a pong without waiting; until it can be sent, a newer one takes its place.
@@ -584,7 +599,8 @@ class WebSocket:
 
         Raises:
             ConnectionClosed: the WebSocket is closed.
-            TimeoutError: the rest of it goes out while someone sends or receives.
+            TimeoutError: nothing of it has been sent; or the kernel has the beginning, and the
+                rest goes out while someone sends or receives.
             TypeError: it is neither `str` nor `bytes`.
         """
         if isinstance(message, str):
@@ -704,6 +720,10 @@ class WebSocket:
                 self._messages.clear()
             self._await_end()
         self._end(CloseCode.ABNORMAL, "no answer to our Close")
+        self._stream.close()
+
+    def abort(self) -> None:
+        """End the connection at once, without a Close; whoever receives finds it lost."""
         self._stream.close()
 
     def _send_close(self, payload: bytes, deadline: Deadline) -> None:

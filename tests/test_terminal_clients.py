@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from scalesocket.client.terminal import (
     App,
     Canvas,
     GameView,
+    Link,
     Style,
     WrongGame,
     character_width,
@@ -33,7 +35,15 @@ from scalesocket.client.terminal import (
     text_width,
 )
 from scalesocket.client.tictactoe import Table, TicTacToeView, detail, headline
-from scalesocket.client.websocket import ConnectionClosed, Lost, Received, make_url
+from scalesocket.client.websocket import (
+    ConnectionClosed,
+    Lost,
+    Opened,
+    Received,
+    Stream,
+    WebSocket,
+    make_url,
+)
 from scalesocket.game import snake_rules
 from scalesocket.game.tictactoe_rules import Table as ServerTable
 
@@ -144,6 +154,26 @@ class FakeLink:
 
     def send(self, message: Any) -> None:
         self.sent.append(message)
+
+
+def test_a_server_that_takes_nothing_any_more_is_lost() -> None:
+    """Each key held up the screen for a second, and what was written seemed to be said."""
+    ours, theirs = socket.socketpair()
+    connections = [WebSocket(Stream(ours), close_timeout=0.1)]
+
+    def open_connection() -> WebSocket:
+        if not connections:
+            raise ConnectionRefusedError
+        return connections.pop()
+
+    with theirs:
+        link = Link(open_connection, lambda message: message)
+        assert isinstance(link.events.get(timeout=PATIENCE), Opened)
+        for _ in range(20):
+            link.send(b"x" * 2**20)
+        lost = link.events.get(timeout=PATIENCE)
+        link.stop()
+    assert isinstance(lost, Lost)
 
 
 def start_app(game: GameView, now: float = 0.0) -> tuple[App, FakeLink]:

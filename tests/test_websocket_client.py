@@ -308,6 +308,20 @@ def test_sending_to_a_peer_that_does_not_read_gives_up_in_time_and_goes_on_later
         assert received == [(BINARY, message), (TEXT, b"after it")]
 
 
+def test_what_nobody_waits_for_any_more_does_not_come_later() -> None:
+    """It would come much too late, and such messages would pile up (socket.io#4318)."""
+    with pair() as (ws, peer):
+        message = os.urandom(4 * MIB)
+        for text in (message, "late", "later"):
+            with pytest.raises(TimeoutError):
+                ws.send(text, timeout=0.05)
+        received: list[tuple[int, bytes]] = []
+        thread = in_thread(lambda: received.extend(peer.receive() for _ in range(2)))
+        ws.send("in time", timeout=PATIENCE)
+        thread.join(PATIENCE)
+        assert received == [(BINARY, message), (TEXT, b"in time")]
+
+
 def test_messages_from_many_threads_are_not_torn() -> None:
     with pair() as (ws, peer):
         texts = [str(i) * 50_000 for i in range(8)]

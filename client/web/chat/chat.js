@@ -48,6 +48,8 @@ connection.addEventListener("state", () => {
   outbox.flush();
 });
 
+connection.addEventListener("drain", () => outbox.flush());
+
 // ---- What you say ---------------------------------------------------------
 
 function say(text) {

@@ -28,9 +28,9 @@ export class Outbox {
     this.#try(id);
   }
 
-  /** The connection is there again. */
+  /** The connection is there again, or takes more again. */
   flush() {
-    for (const id of this.#messages.keys()) this.#try(id);
+    for (const [id, { state }] of this.#messages) if (state === "waiting") this.#try(id);
   }
 
   /** The connection is gone, and nobody knows what has arrived. */

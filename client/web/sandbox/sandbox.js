@@ -19,7 +19,11 @@ const MAP_EVERY = 250;
 const SKIN = "scalesocket.skin"; // where the chosen colour is remembered
 const KNOWN = "scalesocket.sandbox.keys"; // and that the keys have been shown
 
-const { room, connection } = enterRoom("island", { protocols: [SUBPROTOCOL], codec });
+const { room, connection } = enterRoom("island", {
+  protocols: [SUBPROTOCOL],
+  codec,
+  silence: 10_000, // it ticks, and answers pings
+});
 const world = new World();
 const view = new View($("stage"), world);
 const prompt = new NamePrompt($("join"), spawn);

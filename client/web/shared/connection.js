@@ -12,10 +12,16 @@
 // connected   messages flow
 // waiting     lost or refused; `retryAt` says when the next attempt starts
 // closed      closed by this page; nothing will happen until open()
+//
+// A network that is gone says nothing: the browser goes on to call the connection open, and hides
+// the server's pings. Where a server tells something all the time, `silence` is the time without
+// a message after which it is given up.
 
 const FIRST_DELAY = 500; // milliseconds before the first new attempt
 const LONGEST_DELAY = 15_000;
 const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off starts over
+const MOST_UNSENT = 2 ** 20; // bytes that may wait in the browser to go out
+const LOOK_EVERY = 1_000;
 
 const JSON_TEXT = { encode: JSON.stringify, decode: JSON.parse };
 
@@ -29,18 +35,23 @@ export class Connection extends EventTarget {
   #protocols;
   #codec;
   #socket = null;
+  #silence;
   #failures = 0;
   #openedAt = 0;
   #timer = 0;
+  #draining = 0; // a timer: much waits to go out
+  #silentFor = NaN; // milliseconds, counted once something has come
 
   /** `protocols` are the subprotocols to offer. `codec.encode(message)` returns what is sent, a
       string or bytes; `codec.decode(data)` makes a message of a string or an ArrayBuffer, or
-      throws if it is none. */
-  constructor(url, { protocols = [], codec = JSON_TEXT } = {}) {
+      throws if it is none. `silence` is in milliseconds. */
+  constructor(url, { protocols = [], codec = JSON_TEXT, silence = Infinity } = {}) {
     super();
     this.#url = url;
     this.#protocols = protocols;
     this.#codec = codec;
+    this.#silence = silence;
+    if (silence < Infinity) setInterval(() => this.#listenFor(LOOK_EVERY), LOOK_EVERY);
     // The network is back: no point in waiting out the delay.
     window.addEventListener("online", () => this.retryNow());
   }
@@ -72,11 +83,31 @@ export class Connection extends EventTarget {
     this.#connect();
   }
 
-  /** Send one message. Returns false, and sends nothing, while there is no connection. */
+  /** Send one message. Returns false, and sends nothing, while there is no connection, also when
+      it has begun to close, and while much waits to go out already; "drain" says when that has. */
   send(message) {
-    if (this.state !== "connected") return false;
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    if (this.#socket.bufferedAmount > MOST_UNSENT) {
+      this.#draining ||= setInterval(() => this.#drain(), 50);
+      return false;
+    }
     this.#socket.send(this.#codec.encode(message));
     return true;
+  }
+
+  #drain() {
+    if (this.#socket?.bufferedAmount > MOST_UNSENT / 2) return;
+    clearInterval(this.#draining);
+    this.#draining = 0;
+    if (this.state === "connected") this.dispatchEvent(new Event("drain"));
+  }
+
+  /** Time is counted only while this page runs: one that slept has heard nothing, either. */
+  #listenFor(milliseconds) {
+    this.#silentFor += milliseconds;
+    if (this.state !== "connected" || !(this.#silentFor > this.#silence)) return;
+    this.#socket.close(); // it may be minutes before the browser says that it is
+    this.#lost({ code: 1006, reason: "nothing has come any more" });
   }
 
   #connect() {
@@ -92,10 +123,12 @@ export class Connection extends EventTarget {
 
   #opened() {
     this.#openedAt = performance.now();
+    this.#silentFor = NaN;
     this.#enter("connected");
   }
 
   #received(data) {
+    this.#silentFor = 0;
     let message;
     try {
       message = this.#codec.decode(data);

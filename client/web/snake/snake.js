@@ -16,7 +16,7 @@ const BOARD = 8; // lines of the leaderboard; a narrow page shows as many as it 
 
 const world = new World();
 const view = new View($("stage"), world);
-const { room, connection } = enterRoom("garden");
+const { room, connection } = enterRoom("garden", { silence: 10_000 }); // it ticks
 const prompt = new NamePrompt($("join"), sayName);
 
 let me = null; // until the game has said who this is

@@ -58,6 +58,7 @@ connection.addEventListener("state", () => {
 function begin() {
   terminal.restart();
   sized = claimed = "";
+  unsent = [];
   passing = [];
   redrawn = false;
   typedAt = startedAt = -Infinity;
@@ -99,12 +100,22 @@ function type(text) {
   send(text);
 }
 
+let unsent = []; // of what is pasted, in pieces
+
 function send(text) {
   const bytes = encoder.encode(text);
   for (let start = 0; start < bytes.length; start += MOST_AT_ONCE) {
-    connection.send(bytes.subarray(start, start + MOST_AT_ONCE));
+    unsent.push(bytes.subarray(start, start + MOST_AT_ONCE));
   }
+  sendRest();
 }
+
+function sendRest() {
+  const taken = unsent.findIndex((piece) => !connection.send(piece));
+  unsent = taken < 0 || connection.state !== "connected" ? [] : unsent.slice(taken);
+}
+
+connection.addEventListener("drain", sendRest);
 
 // ---- The size -------------------------------------------------------------
 

@@ -1,0 +1,220 @@
+"""The pages' own connection, in a real browser, against servers that do what few servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scalesocket import accept_key
+from tests import browser as in_browser
+from tests.browser import PAGES, PATIENCE, OpenTab, wait_for
+from tests.support import ServerProcess, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser]
+
+browser = in_browser.browser
+open_tab = in_browser.open_tab
+
+GOING_AWAY = b"\x88\x02\x03\xe9"
+HELLO = b"\x81\x03[1]"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """Serve the pages; what they connect to is another."""
+    with serve("--staticdir", str(PAGES), "cat") as running:
+        yield running
+
+
+class Listener:
+    """A port at which WebSockets are opened by hand."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._socket = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._socket.settimeout(PATIENCE / 1000)
+        self.url = f"ws://127.0.0.1:{self._socket.getsockname()[1]}/room"
+
+    def accept(self, behind: bytes = b"") -> socket.socket:
+        """Open a WebSocket, and send more in one piece with that; nobody reads what comes."""
+        sock = self._stack.enter_context(self._socket.accept()[0])
+        sock.settimeout(PATIENCE / 1000)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(4096)
+        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
+        assert key is not None
+        answer = [
+            "HTTP/1.1 101 Switching Protocols",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {accept_key(key[1].decode())}",
+        ]
+        sock.sendall("\r\n".join([*answer, "", ""]).encode() + behind)
+        return sock
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with contextlib.closing(Listener()) as listener:
+        yield listener
+
+
+def read_all(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 20):
+            pass
+
+
+def texts(sock: socket.socket, count: int) -> list[str]:
+    """Return the first short messages that come."""
+    data = b""
+    found: list[str] = []
+    while len(found) < count:
+        data += sock.recv(4096)
+        while len(data) >= 6 and len(data) >= 6 + (data[1] & 0x7F):
+            size, key = data[1] & 0x7F, data[2:6]
+            payload = bytes(byte ^ key[at % 4] for at, byte in enumerate(data[6 : 6 + size]))
+            found.append(json.loads(payload))
+            data = data[6 + size :]
+    return found
+
+
+def connect(
+    page: Page, listener: Listener, options: str = "{}", behind: bytes = b""
+) -> socket.socket:
+    """Have the page open a connection, `link`; return the other end of it."""
+    page.evaluate(
+        f"""async (url) => {{
+            const {{ Connection }} = await import("/shared/connection.js");
+            window.link = new Connection(url, {options});
+            window.happened = [];
+            link.addEventListener("message", (event) => happened.push(event.detail));
+            link.addEventListener("state", () => happened.push(link.state));
+            link.open();
+        }}""",
+        listener.url,
+    )
+    sock = listener.accept(behind)
+    wait_for(page, "link.state === 'connected'")
+    return sock
+
+
+def test_nothing_is_sent_on_a_connection_that_has_begun_to_close(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """A browser takes what is sent then, and drops it; the page said that it was sent
+    (websockets/ws#492 is of the bytes that wait)."""
+    page = open_tab()
+    page.evaluate(  # shows what a connection keeps to itself
+        """() => {
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (data) {
+                window.socket = this;
+                send.call(this, data);
+            };
+        }"""
+    )
+    sock = connect(page, listener)
+    assert page.evaluate("link.send('before')")
+    sock.sendall(GOING_AWAY)
+    wait_for(page, "socket.readyState === WebSocket.CLOSING")
+    assert page.evaluate("[link.state, link.send('after')]") == ["connected", False]
+
+
+def test_what_waits_to_go_out_has_a_bound_and_it_is_said_when_more_may_come(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    page = open_tab()
+    sock = connect(page, listener)
+    taken = page.evaluate(
+        """() => {
+            window.drained = false;
+            link.addEventListener("drain", () => (window.drained = true));
+            const text = "x".repeat(100_000);
+            let sent = 0;
+            while (sent < 1_000 && link.send(text)) sent += 1;
+            return sent;
+        }"""
+    )
+    assert 10 <= taken < 1_000
+    reader = threading.Thread(target=read_all, args=(sock,), daemon=True)
+    reader.start()
+    wait_for(page, "drained")
+    assert page.evaluate("link.send('more')")
+
+
+def test_a_connection_of_which_nothing_comes_any_more_is_given_up(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """Half-open: the network is gone, and the browser goes on to say that it is connected
+    (socketio/socket.io#2421)."""
+    page = open_tab()
+    sock = connect(page, listener, "{ silence: 1_500 }")
+    sock.sendall(HELLO)
+    listener.accept().sendall(HELLO)
+    wait_for(page, "link.state === 'connected'")
+    assert page.evaluate("link.reason") == "nothing has come any more"
+
+
+def test_what_has_never_said_anything_may_be_silent(open_tab: OpenTab, listener: Listener) -> None:
+    page = open_tab()
+    page.clock.install()
+    connect(page, listener, "{ silence: 1 }")
+    page.clock.run_for(10_000)
+    assert page.evaluate("link.state") == "connected"
+
+
+def test_a_page_knows_that_it_is_connected_before_it_gets_a_message(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """What a server said at once came before anybody listened (colyseus/colyseus#927)."""
+    page = open_tab()
+    connect(page, listener, behind=HELLO)
+    wait_for(page, "happened.length === 3")
+    assert page.evaluate("happened") == ["connecting", "connected", [1]]
+
+
+def test_who_has_left_does_not_come_back_by_itself(open_tab: OpenTab, listener: Listener) -> None:
+    """A client reconnected after its own `disconnect()` (socketio/socket.io-client#167)."""
+    page = open_tab()
+    page.clock.install()
+    sock = connect(page, listener)
+    page.evaluate("link.close()")
+    sock.sendall(GOING_AWAY)
+    page.evaluate("window.dispatchEvent(new Event('online')), link.retryNow()")
+    page.clock.run_for(60_000)
+    assert page.evaluate("[link.state, ...happened]") == [
+        "closed", "connecting", "connected", "closed"
+    ]  # fmt: skip
+
+
+def test_what_was_refused_while_away_is_not_sent_on_coming_back(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """What was said while there was no connection came in a burst, before the client had said who
+    it is, or twice (socketio/socket.io-client#305, #1499, #1358)."""
+    page = open_tab()
+    page.clock.install()
+    connect(page, listener).close()
+    wait_for(page, "link.state === 'waiting'")
+    page.evaluate("link.addEventListener('state', () => link.send('first'))")
+    assert page.evaluate("[link.send('a'), link.send('b')]") == [False, False]
+    page.evaluate("link.retryNow()")
+    sock = listener.accept()
+    wait_for(page, "link.state === 'connected'")
+    assert page.evaluate("link.send('last')")
+    assert texts(sock, 2) == ["first", "last"]
