@@ -98,7 +98,7 @@ import threading
 import time
 import traceback
 import urllib.parse
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import (
     Callable,
     Collection,
@@ -2408,7 +2408,6 @@ class Client:
         self.kicked = False  # its backend wants no more of it
         self.left = False  # its game has been told that it has gone
         self.is_watched = False  # it will be asked soon whether it still reads
-        self.outbox: list[bytes] = []  # a game's frames for it, sent when the hook returns
 
     @property
     def address(self) -> str:
@@ -2423,19 +2422,8 @@ class Client:
         """
         assert self.room is not None
         check_thread(self.room.thread, "client.send")
-        self.post(self.connection.encoding.encode_message(message))
-
-    def post(self, data: bytes) -> None:
-        """Put an encoded message with what is sent when the hook returns."""
-        assert self.room is not None
-        if self.left:
-            return
-        if data:
-            if not self.outbox:
-                self.room.unsent.append(self)
-            self.outbox.append(data)
-        else:
-            self.room.report(self.id, "a binary message was not sent: it is no line of text")
+        if not self.left:
+            self.room.post((self,), self.connection.encoding.encode_message(message))
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection after what was sent before; for in-process games.
@@ -2447,14 +2435,8 @@ class Client:
         assert self.room is not None
         check_thread(self.room.thread, "client.close")
         check_close_code(code)
-        self.flush()
+        self.room.flush()
         self.room.kick(self, code, reason)
-
-    def flush(self) -> None:
-        """Hand what a game has sent to the connection."""
-        if self.outbox:
-            self.connection.send(b"".join(self.outbox))
-            self.outbox.clear()
 
 
 # ==== 8. Framing and routing =============================================================
@@ -3810,6 +3792,7 @@ class GameRoom:
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap
         self._order = itertools.count()
         self.next_call = math.inf  # when the earliest of these is due, in monotonic seconds
+        self._groups: dict[Encoding, list[Client]] = {}  # its clients, as `broadcast` needs them
 
     @property
     def metadata(self) -> JsonValue:
@@ -3829,17 +3812,17 @@ class GameRoom:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.broadcast")
-        encoded: dict[Encoding, bytes] = {}
         excluded = {client.id for client in exclude}
         if not excluded:  # or it is not for everyone, and so not for those who come later
+            if self._room.audience.has_newcomers:
+                self._room.flush()  # what they were sent before
             excluded = {client.id for client in self._room.audience.remember(message)}
-        for client in self.clients.values():
-            if client.id in excluded:
-                continue
-            encoding = client.connection.encoding
-            if encoding not in encoded:
-                encoded[encoding] = encoding.encode_message(message)
-            client.post(encoded[encoding])
+        if excluded:
+            groups = group(c for c in self.clients.values() if c.id not in excluded)
+        else:
+            groups = self._groups = self._groups or group(self.clients.values())
+        for encoding, clients in groups.items():
+            self._room.post(clients, encoding.encode_message(message))
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the room when the hook returns; its clients get this code and reason.
@@ -3877,6 +3860,16 @@ class GameRoom:
         if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
 
+    def add(self, client: Client) -> None:
+        """Count a client among those that are there."""
+        self.clients[client.id] = client
+        self._groups = {}
+
+    def remove(self, client: Client) -> None:
+        """Count it no longer."""
+        self.clients.pop(client.id, None)
+        self._groups = {}
+
     def run_due_calls(self, now: float) -> None:
         """Make the calls that are due."""
         while self.next_call <= now:
@@ -3901,14 +3894,13 @@ class GameBackend(Backend):
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
         self._game = Game()  # whose hooks do nothing, until there is a real one
+        self._unanswered: list[Left] = []
 
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
         self._room = room
         self._game_room = GameRoom(room)
-        with self._guard():
-            self._game = self._factory()
-            self._game.on_create(self._game_room)
+        self._guard(self._create)
         self._interval = 1 / self._game.tick_rate if self._game.tick_rate else 0.0
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval if self._interval else math.inf
@@ -3916,16 +3908,9 @@ class GameBackend(Backend):
     def handle(self, events: list[RoomEvent]) -> None:
         """Call the hooks for what happened; ticks and timed calls come between as they are due."""
         try:
-            with self._guard():
-                self._run_due()
-                for event in events:
-                    if isinstance(event, Received):
-                        self._hear(event)
-                    else:
-                        self._handle_one(event)
-                        self._run_due()
+            self._guard(self._handle, events)
         finally:
-            self._flush_all()
+            self._flush()
 
     def wait_time(self) -> float | None:
         """Return the seconds until the next tick or timed call."""
@@ -3936,12 +3921,24 @@ class GameBackend(Backend):
         """Tell the game that the room ends; who is still there gets what it says to that."""
         try:
             self._game.on_dispose()
-            self._flush_all()
+            self._flush()
         except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
-    def _hear(self, event: Received) -> None:
-        client, run = event
+    def _create(self) -> None:
+        self._game = self._factory()
+        self._game.on_create(self._game_room)
+
+    def _handle(self, events: list[RoomEvent]) -> None:
+        self._run_due()
+        for event in events:
+            if isinstance(event, Received):
+                self._hear(*event)
+            else:
+                self._handle_one(event)
+                self._run_due()
+
+    def _hear(self, client: Client, run: Messages) -> None:
         is_text = run.opcode == Opcode.TEXT
         for payload in run.payloads:
             if client.kicked:
@@ -3952,14 +3949,12 @@ class GameBackend(Backend):
     def _handle_one(self, event: RoomEvent) -> None:
         if isinstance(event, Joined):
             self._room.admit(event.client)
-            self._game_room.clients[event.client.id] = event.client
+            self._game_room.add(event.client)
             self._game.on_join(event.client)
         elif isinstance(event, Left):
-            self._game_room.clients.pop(event.client.id, None)
-            self._flush(event.client)
+            self._game_room.remove(event.client)
             event.client.left = True
-            if event.reply is not None:
-                event.client.connection.answer(event.reply)
+            self._unanswered.append(event)
             self._game.on_leave(event.client, event.code)
         elif isinstance(event, Draining):
             self._game.on_drain(event.seconds)
@@ -3980,7 +3975,7 @@ class GameBackend(Backend):
         if room.closing is not None:
             raise room.closing
         if is_due:
-            self._flush_all()
+            self._flush()
 
     def _tick(self, now: float) -> None:
         lateness = now - self._next_tick
@@ -3998,41 +3993,18 @@ class GameBackend(Backend):
         traffic.ticks_late += lateness > LATE_TICK
         traffic.ticks_skipped += skipped
 
-    def _flush_all(self) -> None:
-        """Send what hooks have said to those it is for; nobody else is looked at."""
-        if not self._room.unsent:
-            return
-        unsent, self._room.unsent = self._room.unsent, []
-        with TURN:
-            slow = [client for client in unsent if not self._flush(client)]
-        for client in slow:
-            self._room.drop_slow(client)
+    def _flush(self) -> None:
+        """Send what hooks have said, and answer those who have left, behind what is for them."""
+        self._room.flush()
+        for event in self._unanswered:
+            if event.reply is not None:
+                event.client.connection.answer(event.reply)
+        self._unanswered.clear()
 
-    def _flush(self, client: Client) -> bool:
-        """Send what the game has for a client; return False if it does not read, and is to go.
-
-        Nobody waits for it, so while it reads, GAME_BACKLOGS times --backlog may wait for it.
-        """
-        outbox, connection, traffic = client.outbox, client.connection, self._room.traffic
-        if not outbox:
-            return True
-        data = b"".join(outbox)
-        count = len(outbox)
-        outbox.clear()
-        if connection.is_full and (connection.overflows(len(data)) or self._room.is_stuck(client)):
-            return False
-        traffic.messages_out += count
-        traffic.bytes_out += len(data)
-        connection.send(data)
-        if connection.is_full:
-            self._room.watch(client)
-        return True
-
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
         """Let what a hook raises end the room; its traceback is the operator's to see."""
         try:
-            yield
+            call(*arguments)
         except (ConnectionClosed, BackendError):
             raise
         except BaseException as error:  # `sys.exit()` ends its room, too, not its thread alone
@@ -4360,6 +4332,54 @@ class RoomLog(logging.LoggerAdapter[logging.Logger]):
             self.log(TRACE, "%s %.200r", way, payload, client=client)
 
 
+def group(clients: Iterable[Client]) -> dict[Encoding, list[Client]]:
+    """Return clients by how they are to be written to; most often there is but one way."""
+    groups: dict[Encoding, list[Client]] = {}
+    for client in clients:
+        groups.setdefault(client.connection.encoding, []).append(client)
+    return groups
+
+
+class Outbox:
+    """What clients are to be sent, in one piece for each of them.
+
+    What is for the very same clients as all before it, like broadcasts one after the other, is kept
+    once for all of them. Anything else has each of them get a list of its own.
+    """
+
+    def __init__(self) -> None:
+        self._clients: Sequence[Client] = ()
+        self._pieces: list[bytes] = []  # for these clients
+        self._mixed: defaultdict[Client, list[bytes]] = defaultdict(list)
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces or self._mixed)
+
+    def add(self, clients: Sequence[Client], data: bytes) -> None:
+        """Add what some clients are to be sent."""
+        if not self._mixed:
+            if not self._pieces:
+                self._clients = clients
+            if clients is self._clients:
+                self._pieces.append(data)
+                return
+            for client in self._clients:
+                self._mixed[client] += self._pieces
+            self._clients, self._pieces = (), []
+        for client in clients:
+            self._mixed[client].append(data)
+
+    def take(self) -> list[tuple[Sequence[Client], bytes]]:
+        """Return all that there is, and forget it."""
+        items: list[tuple[Sequence[Client], bytes]]
+        items = [((client,), b"".join(pieces)) for client, pieces in self._mixed.items()]
+        if self._pieces:
+            items.append((self._clients, b"".join(self._pieces)))
+        self._clients, self._pieces = (), []
+        self._mixed.clear()
+        return items
+
+
 class Audience:
     """Who hears what a room's backend says, and the history that newcomers get.
 
@@ -4376,6 +4396,11 @@ class Audience:
         self._members: dict[int, Client] = {}
         self._newcomers: dict[Client, Replay] = {}  # the members who are still being told the past
         self.history = history
+
+    @property
+    def has_newcomers(self) -> bool:
+        """Whether there are members who are still being told the past."""
+        return bool(self._newcomers)
 
     @property
     def is_busy(self) -> bool:
@@ -4424,8 +4449,6 @@ class Audience:
             opcode, payload = Opcode.TEXT, message.encode()
         assert isinstance(payload, bytes)
         with self._lock:
-            for client in self._newcomers:
-                client.flush()  # what it was sent before
             self.history.add(opcode, [payload])
             return list(self._newcomers)
 
@@ -4466,17 +4489,17 @@ class Audience:
         """Return what clients are to be sent; each of them is there once."""
         if len(outputs) == 1 and isinstance(outputs[0], Route):
             return self._encode(outputs[0])
-        pending: dict[Client, list[bytes]] = {}
+        outbox = Outbox()
         newcomers = self._newcomers
         for output in outputs:
             if isinstance(output, Route):
-                for clients, data in self._encode(output):
-                    for client in clients:
-                        if newcomers and client in newcomers:
-                            client.connection.send(data)  # in its place among what is kept
-                        else:
-                            pending.setdefault(client, []).append(data)
-        return [((client,), b"".join(pieces)) for client, pieces in pending.items()]
+                for hearers, data in self._encode(output):
+                    for client in hearers if newcomers else ():
+                        if client in newcomers:  # in its place among what is kept
+                            client.connection.send(data)
+                    others = [c for c in hearers if c not in newcomers] if newcomers else hearers
+                    outbox.add(others, data)
+        return outbox.take()
 
     def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
         """Encode a run of messages, once for each encoding; most often there is but one."""
@@ -4487,14 +4510,11 @@ class Audience:
                 clients = [client for client in clients if client not in self._newcomers]
         if self._log.traces:
             self._log.trace(">", route.payloads, route.to)
-        groups: dict[Encoding, list[Client]] = {}
-        for client in clients:
-            groups.setdefault(client.connection.encoding, []).append(client)
-        for encoding, clients in groups.items():
+        for encoding, some in group(clients).items():
             data = encoding.encode_run(route.opcode, route.payloads)
-            self._traffic.bytes_out += len(data) * len(clients)
-            self._traffic.messages_out += len(route.payloads) * len(clients)
-            yield clients, data
+            self._traffic.bytes_out += len(data) * len(some)
+            self._traffic.messages_out += len(route.payloads) * len(some)
+            yield some, data
 
     def _find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
         members = self._members
@@ -4540,7 +4560,7 @@ class Room:
         self._backend = backend
         self._opener = opener
         self._stall = stall
-        self.unsent: list[Client] = []  # whom its game has said something to; its thread's alone
+        self._outbox = Outbox()  # what a game has said since its hook was called
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
         self._farewell: tuple[int, str] | None = None  # what ends its connections, when it may
@@ -4715,6 +4735,40 @@ class Room:
 
     # -- the room's thread --
 
+    def post(self, clients: Sequence[Client], data: bytes) -> None:
+        """Keep an encoded message of a game for some clients until its hook returns."""
+        if not data:
+            for client in clients:
+                self.report(client.id, "a binary message was not sent: it is no line of text")
+            return
+        self.traffic.messages_out += len(clients)
+        self._outbox.add(clients, data)
+
+    def flush(self) -> None:
+        """Send what a game has said to those it is for; nobody else is looked at.
+
+        Nobody is waited for: while a client reads, GAME_BACKLOGS times --backlog may wait for it.
+        """
+        if not self._outbox:
+            return
+        slow = []
+        with TURN:
+            for clients, data in self._outbox.take():
+                self.traffic.bytes_out += len(data) * len(clients)
+                for client in clients:
+                    connection = client.connection
+                    if connection.is_full and self._overflows(client, len(data)):
+                        slow.append(client)
+                        continue
+                    connection.send(data)
+                    if connection.is_full:
+                        self.watch(client)
+        for client in slow:
+            self.drop_slow(client)
+
+    def _overflows(self, client: Client, size: int) -> bool:
+        return client.connection.overflows(size) or self.is_stuck(client)
+
     def _run(self) -> None:
         self.thread = threading.get_ident()
         self.log.info("room opened")
@@ -4752,7 +4806,7 @@ class Room:
         self._unfinished = events
         self._backend.handle(events)
         self._unfinished = []
-        return any(isinstance(event, Ended) for event in events)
+        return bool(events) and isinstance(events[-1], Ended)
 
     def kill(self) -> None:
         """Kill the backend: the main thread has no time left."""

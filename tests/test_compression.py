@@ -709,11 +709,7 @@ class Seat:
         self.connection = self
         self.encoding = encoding
         self.is_full = False
-        self.outbox: list[bytes] = []
         self.sent = b""
-
-    def post(self, data: bytes) -> None:
-        self.outbox.append(data)
 
     def send(self, data: bytes) -> bool:
         self.sent += data
@@ -741,11 +737,15 @@ def seats(*windows: int) -> dict[int, Any]:
     return {number: Seat(number, ENCODINGS[bits]) for number, bits in enumerate(windows, 1)}
 
 
-def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
+def make_room() -> Room:
+    """Return a room with neither a server nor a backend."""
     backend: Any = SimpleNamespace(in_order=False)
     nobody: Any = None
-    history = History(0, tagged=False)
-    room = Room("room", nobody, backend, nobody, history=history, stall=5)
+    return Room("room", nobody, backend, nobody, history=History(0, tagged=False), stall=5)
+
+
+def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
+    room = make_room()
     room.audience._members = seats(15, 0, 15, 12, 15, 12, 0)
     room.deliver([Route(Opcode.TEXT, [LONG.encode(), b"short", LONG.encode()])])
     assert sorted(windows_used) == [12, 12, 15, 15], "two long messages, two windows"
@@ -756,9 +756,7 @@ def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[
 
 
 def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[int]) -> None:
-    backend: Any = SimpleNamespace(in_order=False)
-    nobody: Any = None
-    room = Room("room", nobody, backend, nobody, history=History(0, tagged=False), stall=5)
+    room = make_room()
     room.audience._members = seats(15, 0, 12)
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(2,))])
     assert windows_used == []
@@ -767,28 +765,26 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
 
 
 def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
-    nothing: Any = SimpleNamespace(
-        name="room", audience=SimpleNamespace(remember=lambda message: ())
-    )
-    room = GameRoom(nothing)
+    inner = make_room()
+    room = GameRoom(inner)
     room.clients = seats(15, 0, 15, 12, 15, 12, 0)
     room.broadcast(LONG)
+    inner.flush()
     assert sorted(windows_used) == [12, 15]
-    boxes = [client.outbox for client in room.clients.values()]
-    assert boxes[0] == boxes[2] == boxes[4] == [encode_message(LONG, 15)]
-    assert boxes[1] == boxes[6] == [encode_message(LONG)]
-    assert boxes[3] == boxes[5] == [encode_message(LONG, 12)]
+    sent = [client.sent for client in room.clients.values()]
+    assert sent[0] == sent[2] == sent[4] == encode_message(LONG, 15)
+    assert sent[1] == sent[6] == encode_message(LONG)
+    assert sent[3] == sent[5] == encode_message(LONG, 12)
 
 
 def test_nothing_is_compressed_for_those_who_are_left_out(windows_used: list[int]) -> None:
-    nothing: Any = SimpleNamespace(
-        name="room", audience=SimpleNamespace(remember=lambda message: ())
-    )
-    room = GameRoom(nothing)
+    inner = make_room()
+    room = GameRoom(inner)
     room.clients = seats(0, 12, 15)
     room.broadcast(LONG, exclude=[room.clients[2]])
+    inner.flush()
     assert windows_used == [15]
-    assert room.clients[2].outbox == []
+    assert room.clients[2].sent == b""
 
 
 # ==== 6. A real server =====================================================

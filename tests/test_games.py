@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 from collections.abc import Iterator
@@ -29,13 +28,14 @@ from scalesocket import (
     Game,
     GameBackend,
     GameRoom,
+    History,
     Joined,
     Left,
     Messages,
     Opcode,
     Received,
+    Room,
     RoomEvent,
-    Traffic,
 )
 from tests.support import (
     BINARY,
@@ -96,18 +96,11 @@ class Stage:
 
     def __init__(self, game: type[Game] = Recorder) -> None:
         self.now = self.start = 1000.0
-        self.traffic = Traffic()
-        self.room: Any = SimpleNamespace(
-            name="room",
-            thread=threading.get_ident(),
-            metadata="null",
-            traffic=self.traffic,
-            log=logging.getLogger("tests"),
-            audience=SimpleNamespace(remember=lambda message: ()),
-            admit=lambda client: None,
-            unsent=[],
-        )
         self.backend = GameBackend(game)
+        nobody: Any = None
+        history = History(0, tagged=False)
+        self.room = Room("room", nobody, self.backend, nobody, history=history, stall=5)
+        self.traffic = self.room.traffic
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
         self._clock = mock.patch.object(scalesocket, "time", clock)
@@ -318,7 +311,7 @@ def test_what_is_sent_to_one_who_has_left_is_not_kept() -> None:
         stage.handle(Joined(client), Left(client, 1000))
         client.send("are you there?")
         stage.game.room.broadcast("is anybody?")
-        assert client.outbox == []
+        assert stage.sent == []
 
 
 def test_calls_are_made_in_the_order_of_their_time_and_then_of_their_making() -> None:
