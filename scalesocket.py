@@ -123,6 +123,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.history import Archive, Replay
+    from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.sockets import SocketFile
@@ -169,7 +170,6 @@ HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 OWN_READERS = 16  # clients that have a reader each; all others share one
 CROWD = 3  # clients heard in one round of it, from which on rounds are ROUND_TIME apart
 ROUND_TIME = 0.003  # seconds
-ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
 ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-closed is let go
@@ -1305,84 +1305,6 @@ class WebSocketProtocol:
     def encode_close(code: int, reason: str) -> bytes:
         """Return what says that nothing more is sent, and why."""
         return encode_frame(Opcode.CLOSE, encode_close(code, reason))
-
-
-class LineEncoding(Encoding):
-    """Messages as lines of text; no line can hold a binary message, so those are left out."""
-
-    name = "lines"
-    _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-
-    def encode_run(self, opcode: int, payloads: Sequence[bytes]) -> bytes:
-        """Return texts, each as one line."""
-        lines = payloads if opcode == Opcode.TEXT else ()
-        return b"".join([line.translate(self._ONE_LINE) + b"\n" for line in lines])
-
-
-LINES = LineEncoding()
-
-
-class LineProtocol:
-    """Lines of text in place of a WebSocket (--tcplisten): a line is a text message.
-
-    The methods are those of `WebSocketProtocol`. There is no Close: the end of the bytes is one.
-
-    Args:
-        max_message: bytes of a line; a longer one fails with 1009.
-    """
-
-    encoding = LINES
-    pending = False
-    answers_close = False
-    ping = pong = b""
-
-    def __init__(self, *, max_message: int) -> None:
-        self._max_message = max_message
-        self._rest: list[bytes] = []  # of a line that has not ended
-        self._rest_size = 0
-
-    def receive(self, data: bytes) -> list[Event]:
-        """Take the bytes of one `recv`; return the lines that they end."""
-        head, newline, tail = data.rpartition(b"\n")
-        lines: list[bytes] = []
-        if newline:
-            lines = b"".join((*self._rest, head)).split(b"\n")
-            self._rest.clear()
-            self._rest_size = 0
-        if tail:
-            self._rest.append(tail)
-            self._rest_size += len(tail)
-        return self._take(lines, len(data))
-
-    def finish(self) -> list[Event] | None:
-        """Return the last line, though it has no end, and that the peer has closed."""
-        rest = b"".join(self._rest)
-        self._rest.clear()
-        events = self._take([rest], len(rest)) if rest else []
-        return events or [Closing(CloseCode.NORMAL, "", failed=False)]
-
-    def _take(self, lines: list[bytes], size: int) -> list[Event]:
-        lines = [line.removesuffix(b"\r") for line in lines]
-        open_line = self._rest_size - b"".join(self._rest[-1:]).endswith(b"\r")
-        lengths = [*map(len, lines), open_line]
-        short = next((i for i, n in enumerate(lengths) if n > self._max_message), len(lengths))
-        valid = valid_text_count(lines[:short])
-        events: list[Event] = []
-        if valid:
-            events.append(Messages(Opcode.TEXT, lines[:valid], size))
-        if valid < min(short, len(lines)):
-            events.append(Closing(CloseCode.INVALID_DATA, "line is not UTF-8", failed=True))
-        elif short < len(lengths):
-            reason = f"line of {lengths[short]} bytes; {self._max_message} is the most"
-            events.append(Closing(CloseCode.MESSAGE_TOO_BIG, reason, failed=True))
-        return events
-
-    @staticmethod
-    def encode_close(code: int, reason: str) -> bytes:
-        """Return a last line that tells why, if there is something to tell."""
-        if not reason:
-            return b""
-        return json.dumps({"closed": code, "reason": reason}).encode() + b"\n"
 
 
 # ==== 7. Connection ======================================================================
@@ -5401,20 +5323,6 @@ def parse_room_name(path: str) -> str:
     return name
 
 
-def keep_alive(sock: socket.socket, interval: float) -> None:
-    """Let the system find out whether a silent peer is still there, after `interval` s; 0: never.
-
-    For peers whose protocol has no ping.
-    """
-    if not interval or sock.family == AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    seconds = max(1, round(interval))
-    for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 2)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 # What is no fault of the operator's: `localhost` has an IPv6 address on machines without IPv6.
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
@@ -5475,6 +5383,22 @@ def listen_at(family: int, address: Any, both: bool) -> socket.socket:
     return listener
 
 
+def open_at_all(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
+    """Listen at several addresses.
+
+    Raises:
+        OSError: one of them cannot be had; its `filename` says which. None stays open.
+    """
+    with contextlib.ExitStack() as opened:
+        listeners = [
+            opened.enter_context(listener)
+            for host, port in addresses
+            for listener in open_listeners(host, port, alone=len(addresses) == 1)
+        ]
+        opened.pop_all()
+    return listeners
+
+
 def open_all_listeners(config: Config) -> tuple[list[socket.socket], SocketFile | None]:
     """Return the sockets that systemd passed, or else those of --addr; and that of --unixsocket.
 
@@ -5491,30 +5415,14 @@ def open_all_listeners(config: Config) -> tuple[list[socket.socket], SocketFile 
         if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
             for listener in load_feature("sockets", "LISTEN_FDS").take_passed_listeners():
                 listeners.append(opened.enter_context(listener))
-        for host, port in () if listeners else config.addr:
-            for listener in open_listeners(host, port, alone=len(config.addr) == 1):
-                listeners.append(opened.enter_context(listener))
+        if not listeners:
+            listeners = [*map(opened.enter_context, open_at_all(config.addr))]
         if config.unixsocket:
             sockets = load_feature("sockets", "--unixsocket")
             listener, file = sockets.open_unix_listener(config.unixsocket, config.unixmode)
             listeners.append(listener)
         opened.pop_all()
     return listeners, file
-
-
-def open_line_listeners(config: Config) -> list[socket.socket]:
-    """Return the sockets of --tcplisten.
-
-    Raises:
-        OSError: one of them cannot be had; its `filename` says which. None stays open.
-    """
-    with contextlib.ExitStack() as opened:
-        listeners = []
-        for host, port in config.tcplisten:
-            for listener in open_listeners(host, port, alone=len(config.tcplisten) == 1):
-                listeners.append(opened.enter_context(listener))
-        opened.pop_all()
-    return listeners
 
 
 def describe_listener(listener: socket.socket) -> str:
@@ -5934,6 +5842,7 @@ class Session:
     """
 
     KIND: ClassVar[str]  # what another worker knows it by
+    HEARS_ANSWERS: ClassVar[bool] = False  # a peer that has ended its side still reads
 
     def __init__(
         self,
@@ -6099,7 +6008,7 @@ class Session:
         if room is None:
             connection.answer(closing)
             return
-        if closing.code == CloseCode.NORMAL and connection.encoding is LINES:
+        if closing.code == CloseCode.NORMAL and self.HEARS_ANSWERS:
             with contextlib.suppress(ShortageError):  # no thread: then it hears no more
                 yield Want.HELPER
                 connection.await_answers(room.since)
@@ -6478,67 +6387,6 @@ def send_response(
             if not sock.recv(RECEIVE_SIZE):
                 break
     return keep_alive
-
-
-class LineSession(Session):
-    """A connection that speaks lines of text, of which the first names its room (--tcplisten)."""
-
-    KIND = "lines"
-
-    def open(self) -> Opened:
-        """Read the line that names the room."""
-        server = self.server
-        yield from self.find_peer()
-        keep_alive(self.sock, server.config.ping)
-        if server.taps is not None:
-            server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)
-        if self._crowded:
-            raise HandshakeError(503, self._crowded)
-        line = yield from self.read_room_line()
-        if line is None:
-            return None
-        target = "/" + urllib.parse.quote(line)
-        name = parse_room_name(target)
-        came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
-        if (yield from self.hand_over(name, came)):
-            return None
-        if (relays := self.find_relays(name)) is not None:
-            yield Want.HELPER
-            self._opening = relays.claim(name)
-        protocol = LineProtocol(max_message=server.config.maxmsg)
-        connection = server.connect(self.sock, protocol, early=self.rest)
-        request = Request("GET", target, "TCP", Headers())
-        return (yield from self.admit(name, request, connection, self.peer))
-
-    def read_room_line(self) -> Generator[Want, Any, str | None]:
-        """Return the first line; None if the peer leaves before its end.
-
-        Raises:
-            HandshakeError: the line is too long, not UTF-8, or does not come.
-        """
-        self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
-        while b"\n" not in self.rest:
-            if len(self.rest) > 4 * MAX_ROOM_NAME + 2:
-                raise HandshakeError(400, "the first line must be the name of a room")
-            try:
-                data = yield Want.BYTES
-            except TimeoutError:
-                reason = "the first line must be the name of a room"
-                raise HandshakeError(408, reason) from None
-            if not data:
-                return None
-            self.rest += data
-        line, _, self.rest = self.rest.partition(b"\n")
-        try:
-            return line.decode().strip()
-        except UnicodeDecodeError:
-            raise HandshakeError(400, "the room's name is not UTF-8") from None
-
-    def refuse(self, refusal: HandshakeError) -> None:
-        """Say why in a line of JSON."""
-        log.debug("refused: %s", refusal.reason)
-        self.sock.settimeout(HEAD_TIMEOUT)
-        self.sock.sendall(json.dumps({"error": refusal.reason}).encode() + b"\n")
 
 
 class Reader(Poller):
@@ -6979,7 +6827,7 @@ class Server:
             ConfigError: a file of --pcap cannot be written.
         """
         set_stack_size(self.config.game)
-        self._line_listeners = open_line_listeners(self.config)
+        self._line_listeners = open_at_all(self.config.tcplisten)
         self._listeners, self._unix_file = open_all_listeners(self.config)
         tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
         self.guard.is_local = all(map(is_loopback, tcp))
@@ -7059,7 +6907,9 @@ class Server:
     def _start_listeners(self) -> list[Listener]:
         """Accept from now on."""
         listeners = [Listener(sock, self, HttpSession) for sock in self._listeners]
-        listeners += [Listener(sock, self, LineSession) for sock in self._line_listeners]
+        if self._line_listeners:
+            session = load_feature("lines", "--tcplisten").LineSession
+            listeners += [Listener(sock, self, session) for sock in self._line_listeners]
         if self.worker is not None:
             listeners += self.worker.open_hatches(self)
             self.worker.watch_parent(self.stop)
@@ -7917,6 +7767,8 @@ def check_options(config: Config) -> None:
         load_feature("linebuffer", "--linebuffer=on")
     if config.log == "json":
         load_feature("logs", "--log=json")
+    if config.tcplisten:
+        load_feature("lines", "--tcplisten")
     if config.workers > 1:
         load_feature("workers", "--workers").check_options(config)
 

@@ -45,11 +45,11 @@ from scalesocket import (
     ShortageError,
     encode_close,
     encode_frame,
-    keep_alive,
     parse_room_name,
     start_thread,
 )
 
+from .lines import keep_alive
 from .peers import parse_list, take_body
 
 if TYPE_CHECKING:

@@ -42,7 +42,6 @@ import zlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalesocket import (
-    LINES,
     MAX_HEAD,
     MIB,
     RECEIVE_SIZE,
@@ -52,7 +51,6 @@ from scalesocket import (
     HandshakeError,
     Headers,
     HttpSession,
-    LineSession,
     Listener,
     Opcode,
     Request,
@@ -68,6 +66,7 @@ from scalesocket import (
     start_thread,
 )
 
+from .lines import LINES, LineSession
 from .logs import finish_log
 from .peers import receive_all
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import auth, children, history, logs, proxies
+from scalesocket.net import auth, children, history, lines, logs, proxies
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -228,7 +228,7 @@ def test_the_table_of_limits_is_true() -> None:
             f"{module.HEAD_TIMEOUT:g} s",
         ],
         "next request": [f"{module.IDLE_TIMEOUT:g} s"],
-        "first line": [f"{module.ROOM_LINE_TIMEOUT:g} s"],
+        "first line": [f"{lines.ROOM_LINE_TIMEOUT:g} s"],
         "name of a room": [f"{module.MAX_ROOM_NAME} characters"],
         "message of a client": [size(config.maxmsg)],
         "number in a client's JSON": [f"{module.MAX_DIGITS:,} digits"],

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from scalesocket.net import deflate
 from scalesocket.net.history import Archive, LongHistory
+from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
-    LINES,
     Audience,
     Connection,
     Opcode,

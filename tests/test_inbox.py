@@ -16,10 +16,10 @@ import pytest
 from scalesocket.net import children
 from scalesocket.net.children import PortPool
 from scalesocket.net.history import LongHistory
+from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
-    LINES,
     PLAIN,
     ConnectionClosed,
     Ended,

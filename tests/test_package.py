@@ -309,6 +309,7 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--trustproxy", "127.0.0.1"),
         ("--unixsocket", "play.sock"),
         ("--sslcert", "site.pem"),
+        ("--tcplisten", "127.0.0.1:0"),
         ("--origin", "https://example.com"),
         ("--sameorigin",),
         ("--host", "game.example"),

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scalesocket.net.lines import LINES, LineProtocol
 
-from scalesocket import LINES, Closing, Event, LineProtocol, Messages
+from scalesocket import Closing, Event, Messages
 from tests.support import (
     PATIENCE,
     RawClient,

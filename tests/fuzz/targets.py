@@ -31,6 +31,7 @@ from urllib.parse import quote, unquote_plus
 import scalesocket.net.deflate
 import scalesocket.net.files
 import scalesocket.net.gwsocket
+import scalesocket.net.lines
 import scalesocket.net.logs
 import scalesocket.net.origins
 import scalesocket.net.proxies
@@ -541,7 +542,7 @@ def text_lines(data: bytes) -> None:
 
 def read_lines(pieces: Sequence[bytes]) -> list[bytes | int]:
     """Return the lines of a stream, and the close code that ends it."""
-    protocol = scalesocket.LineProtocol(max_message=64)
+    protocol = scalesocket.net.lines.LineProtocol(max_message=64)
     found: list[bytes | int] = []
     for events in itertools.chain(map(protocol.receive, pieces), iter(protocol.finish, None)):
         for event in events:

@@ -1,0 +1,192 @@
+"""Lines of text in place of WebSockets (`--tcplisten`): `nc localhost 9001` is a client.
+
+The first line of a connection names its room, each further one is a message, and so is each line
+that comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.parse
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scalesocket import (
+    AF_UNIX,
+    HEAD_TIMEOUT,
+    MAX_ROOM_NAME,
+    CloseCode,
+    Closing,
+    Encoding,
+    HandshakeError,
+    Headers,
+    Messages,
+    Opcode,
+    Request,
+    Session,
+    Want,
+    log,
+    parse_room_name,
+    valid_text_count,
+)
+
+if TYPE_CHECKING:
+    from scalesocket import Event, Opened
+
+ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
+
+
+def keep_alive(sock: socket.socket, interval: float) -> None:
+    """Let the system find out whether a silent peer is still there, after `interval` s; 0: never.
+
+    For peers whose protocol has no ping.
+    """
+    if not interval or sock.family == AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    seconds = max(1, round(interval))
+    for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 2)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class LineEncoding(Encoding):
+    """Messages as lines of text; no line can hold a binary message, so those are left out."""
+
+    name = "lines"
+    _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+
+    def encode_run(self, opcode: int, payloads: Sequence[bytes]) -> bytes:
+        """Return texts, each as one line."""
+        lines = payloads if opcode == Opcode.TEXT else ()
+        return b"".join([line.translate(self._ONE_LINE) + b"\n" for line in lines])
+
+
+LINES = LineEncoding()
+
+
+class LineProtocol:
+    """Lines of text in place of a WebSocket (--tcplisten): a line is a text message.
+
+    The methods are those of `WebSocketProtocol`. There is no Close: the end of the bytes is one.
+
+    Args:
+        max_message: bytes of a line; a longer one fails with 1009.
+    """
+
+    encoding = LINES
+    pending = False
+    answers_close = False
+    ping = pong = b""
+
+    def __init__(self, *, max_message: int) -> None:
+        self._max_message = max_message
+        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest_size = 0
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take the bytes of one `recv`; return the lines that they end."""
+        head, newline, tail = data.rpartition(b"\n")
+        lines: list[bytes] = []
+        if newline:
+            lines = b"".join((*self._rest, head)).split(b"\n")
+            self._rest.clear()
+            self._rest_size = 0
+        if tail:
+            self._rest.append(tail)
+            self._rest_size += len(tail)
+        return self._take(lines, len(data))
+
+    def finish(self) -> list[Event] | None:
+        """Return the last line, though it has no end, and that the peer has closed."""
+        rest = b"".join(self._rest)
+        self._rest.clear()
+        events = self._take([rest], len(rest)) if rest else []
+        return events or [Closing(CloseCode.NORMAL, "", failed=False)]
+
+    def _take(self, lines: list[bytes], size: int) -> list[Event]:
+        lines = [line.removesuffix(b"\r") for line in lines]
+        open_line = self._rest_size - b"".join(self._rest[-1:]).endswith(b"\r")
+        lengths = [*map(len, lines), open_line]
+        short = next((i for i, n in enumerate(lengths) if n > self._max_message), len(lengths))
+        valid = valid_text_count(lines[:short])
+        events: list[Event] = []
+        if valid:
+            events.append(Messages(Opcode.TEXT, lines[:valid], size))
+        if valid < min(short, len(lines)):
+            events.append(Closing(CloseCode.INVALID_DATA, "line is not UTF-8", failed=True))
+        elif short < len(lengths):
+            reason = f"line of {lengths[short]} bytes; {self._max_message} is the most"
+            events.append(Closing(CloseCode.MESSAGE_TOO_BIG, reason, failed=True))
+        return events
+
+    @staticmethod
+    def encode_close(code: int, reason: str) -> bytes:
+        """Return a last line that tells why, if there is something to tell."""
+        if not reason:
+            return b""
+        return json.dumps({"closed": code, "reason": reason}).encode() + b"\n"
+
+
+class LineSession(Session):
+    """A connection that speaks lines of text, of which the first names its room (--tcplisten)."""
+
+    KIND = "lines"
+    HEARS_ANSWERS = True  # printf 'lobby\nhi\n' | nc localhost 9001
+
+    def open(self) -> Opened:
+        """Read the line that names the room."""
+        server = self.server
+        yield from self.find_peer()
+        keep_alive(self.sock, server.config.ping)
+        if server.taps is not None:
+            server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)
+        if self._crowded:
+            raise HandshakeError(503, self._crowded)
+        line = yield from self.read_room_line()
+        if line is None:
+            return None
+        target = "/" + urllib.parse.quote(line)
+        name = parse_room_name(target)
+        came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
+        if (yield from self.hand_over(name, came)):
+            return None
+        if (relays := self.find_relays(name)) is not None:
+            yield Want.HELPER
+            self._opening = relays.claim(name)
+        protocol = LineProtocol(max_message=server.config.maxmsg)
+        connection = server.connect(self.sock, protocol, early=self.rest)
+        request = Request("GET", target, "TCP", Headers())
+        return (yield from self.admit(name, request, connection, self.peer))
+
+    def read_room_line(self) -> Generator[Want, Any, str | None]:
+        """Return the first line; None if the peer leaves before its end.
+
+        Raises:
+            HandshakeError: the line is too long, not UTF-8, or does not come.
+        """
+        self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
+        while b"\n" not in self.rest:
+            if len(self.rest) > 4 * MAX_ROOM_NAME + 2:
+                raise HandshakeError(400, "the first line must be the name of a room")
+            try:
+                data = yield Want.BYTES
+            except TimeoutError:
+                reason = "the first line must be the name of a room"
+                raise HandshakeError(408, reason) from None
+            if not data:
+                return None
+            self.rest += data
+        line, _, self.rest = self.rest.partition(b"\n")
+        try:
+            return line.decode().strip()
+        except UnicodeDecodeError:
+            raise HandshakeError(400, "the room's name is not UTF-8") from None
+
+    def refuse(self, refusal: HandshakeError) -> None:
+        """Say why in a line of JSON."""
+        log.debug("refused: %s", refusal.reason)
+        self.sock.settimeout(HEAD_TIMEOUT)
+        self.sock.sendall(json.dumps({"error": refusal.reason}).encode() + b"\n")
