@@ -178,7 +178,6 @@ RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled 
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
-MAX_WORKERS = 128  # of --workers
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread to start
@@ -7226,32 +7225,28 @@ def parse_size(text: str) -> int:
     return int(match[1]) * {"": 1, "K": KIB, "M": MIB, "G": KIB * MIB}[match[2]]
 
 
-def parse_seconds(text: str) -> float:
-    """Return seconds, 0 or more."""
-    if not re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return float(text)
+def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return what reads an option's value: text of this pattern, or else it is no such thing."""
+
+    def parse(text: str) -> T:
+        if re.fullmatch(pattern, text) is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        return read(text)
+
+    return parse
 
 
-def parse_count(text: str) -> int:
-    """Return a whole number, 0 or more."""
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def parse_positive(text: str) -> int:
-    """Return a whole number, 1 or more."""
-    if not re.fullmatch(r"0*[1-9]\d{0,5}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
-def parse_workers(text: str) -> int:
-    """Return a number of processes, 1 to MAX_WORKERS."""
-    if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MAX_WORKERS}")
-    return int(text)
+parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
+parse_count = parser_of(r"\d{1,9}", "whole number", int)
+parse_positive = parser_of(r"0*[1-9]\d{0,5}", "whole number from 1 on", int)
+parse_workers = parser_of(r"0*([1-9]\d?|1[01]\d|12[0-8])", "whole number from 1 to 128", int)
+parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
+parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digits and _", str)
+_SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
+parse_basepath = parser_of(rf"/|(/{_SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
+parse_page = parser_of(
+    rf"/?({_SEGMENT}/)*{_SEGMENT}", "page such as index.html", lambda s: s.removeprefix("/")
+)
 
 
 def parse_capture_size(text: str) -> int:
@@ -7361,29 +7356,6 @@ def parse_cache(text: str) -> tuple[int, bool]:
     return int(match[2]), match[1] == "tagged"
 
 
-def parse_page(text: str) -> str:
-    """Return the path of a page below --staticdir."""
-    if not re.fullmatch(
-        r"/?([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*[A-Za-z0-9_~-][A-Za-z0-9._~-]*", text
-    ):
-        raise argparse.ArgumentTypeError(f"{text!r} is no page such as index.html")
-    return text.removeprefix("/")
-
-
-def parse_basepath(text: str) -> str:
-    """Return a path without a slash at its end; nothing for `/`."""
-    if not re.fullmatch(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no path such as /ws")
-    return text.rstrip("/")
-
-
-def parse_mode(text: str) -> int:
-    """Return file permissions from their octal form."""
-    if not re.fullmatch(r"[0-7]{3,4}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 660")
-    return int(text, 8)
-
-
 def parse_delimiters(text: str) -> bytes:
     """Return single bytes, each of which ends an item."""
     if not text or not text.isascii():
@@ -7398,13 +7370,6 @@ def parse_text(text: str) -> str:
             text.encode()
         except UnicodeEncodeError:
             raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
-    return text
-
-
-def parse_field(text: str) -> str:
-    """Return the name of a JSON field: a plain one, as its routing is told by its look."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of ASCII letters, digits and _")
     return text
 
 
