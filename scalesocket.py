@@ -4180,11 +4180,11 @@ class History:
         self.writers += 1
 
     def close(self) -> None:
-        """Note that a room has said its last word."""
+        """Note that a room adds nothing more to it."""
         self.writers -= 1
 
     def forget(self) -> None:
-        """Be kept no longer than there is a room."""
+        """Keep it only for as long as there is a room."""
         self.persists = False
 
 

@@ -37,9 +37,9 @@ HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
 
 
 class Past:
-    """A run of messages that everyone in a room was sent, and the way to the next one.
+    """A run of messages that everyone in a room was sent, with a reference to the next run.
 
-    Whoever holds one has hold of all that came after it, whatever a history lets go meanwhile.
+    So whoever has a run can reach all that came after it, even if the history has dropped it.
     """
 
     __slots__ = ("encoded", "end", "next", "opcode", "payloads", "size")
@@ -50,11 +50,11 @@ class Past:
         self.size = size  # bytes of memory, about
         self.end = end  # its place: bytes that the room has remembered up to here, ever
         self.next: Past | None = None  # set once
-        self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # in a costly one, once it is
+        self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # kept if encoding is costly
 
 
 class Archive:
-    """What the histories of all rooms take together, and the thread that newcomers get them from.
+    """The histories of all rooms: their size together, and the thread that sends them to newcomers.
 
     Args:
         limit: bytes. Beyond it, the room that was silent for longest loses its oldest messages.
@@ -63,11 +63,10 @@ class Archive:
     def __init__(self, limit: float = math.inf) -> None:
         self.lock = threading.Lock()  # guards all below but the queue, and all of its histories
         self.size = 0  # bytes
-        self.dropped = 0  # messages that were let go for want of bytes
+        self.dropped = 0  # messages that were dropped because there were too many bytes
         self._limit = limit
-        self._histories: dict[
-            LongHistory, None
-        ] = {}  # that hold something; the latest to grow last
+        # Those that are not empty; the one that has grown last is the last.
+        self._histories: dict[LongHistory, None] = {}
         self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -80,7 +79,7 @@ class Archive:
         self._thread.join()
 
     def call(self, replay: Replay) -> None:
-        """Have the thread see to a newcomer, in its turn."""
+        """Have the thread go on with a newcomer, after those that wait already."""
         self._queue.put(replay)
 
     def _run(self) -> None:
@@ -100,7 +99,7 @@ class Archive:
         if size > 0:
             self._histories[history] = None
             while self.size > self._limit:
-                # First those that no newcomer is just being told.
+                # First those that no newcomer is being sent now.
                 idle = next((each for each in self._histories if not each.followers), None)
                 self.dropped += (idle or next(iter(self._histories))).drop()
 
@@ -129,12 +128,12 @@ class LongHistory(History):
         # These are guarded by the archive's lock, as are those of `History`.
         self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
         self._count = 0  # messages
-        self.followers: set[Replay] = set()  # those who are being told it
+        self.followers: set[Replay] = set()  # of newcomers that are being sent it
 
     def begin(self, client: Client, audience: Audience) -> Replay | None:
         """Send a newcomer a short history now, or return what sends it a long one.
 
-        That is also for a newcomer whose room's last room may still have something to say.
+        The latter also if an earlier room of this name may still add to it.
         """
         if self.writers > 1 or self.bytes > SMALL_HISTORY:
             return Replay(client, audience, self)
@@ -178,7 +177,7 @@ class LongHistory(History):
         return data
 
     def lost(self, past: Past) -> int:
-        """Return how many bytes behind a run it has let go."""
+        """Return how many bytes that came after a run have been dropped."""
         return max(0, self._before.end - past.end)
 
     def open(self) -> None:
@@ -187,7 +186,7 @@ class LongHistory(History):
             self.writers += 1
 
     def close(self) -> None:
-        """Note that a room has said its last word."""
+        """Note that a room adds nothing more to it."""
         with self.archive.lock:
             self.writers -= 1
             followers = list(self.followers)
@@ -196,20 +195,23 @@ class LongHistory(History):
             follower.wake()
 
     def follow(self, replay: Replay) -> tuple[Past, int]:
-        """Note who is being told it; return what is before the oldest run, and how many
-        messages at the beginning of that run are too many."""
+        """Note that a newcomer is being sent it, and return where that begins.
+
+        That is what stands before the oldest run, and how many of the first messages of that run
+        are more than a newcomer is to get.
+        """
         with self.archive.lock:
             self.followers.add(replay)
             return self._before, self._surplus()
 
     def unfollow(self, replay: Replay) -> None:
-        """Note that someone has been told."""
+        """Note that a newcomer has been sent it."""
         with self.archive.lock:
             self.followers.discard(replay)
             self._settle()
 
     def forget(self) -> None:
-        """Be kept no longer than there is a room."""
+        """Keep it only for as long as there is a room."""
         with self.archive.lock:
             self.persists = False
             self._settle()
@@ -243,7 +245,7 @@ class LongHistory(History):
             self.archive.dropped += self.drop()
 
     def drop(self) -> int:
-        """Let go of the oldest run; return how many messages that were."""
+        """Drop the oldest run; return how many messages that were."""
         oldest = self._before.next
         assert oldest is not None
         if oldest is self.newest and self.followers:
@@ -261,20 +263,20 @@ class LongHistory(History):
         return count
 
     def _settle(self) -> None:
-        """Let go of all of it if nobody will ask for it any more."""
+        """Drop all of it if nobody will ask for it any more."""
         if not (self.writers or self.followers or self.persists):
             while self.bytes:
                 self.drop()
 
 
 class Replay:
-    """A newcomer's way through what was said before its time.
+    """Sends a newcomer the history of its room, and then makes it a member like the others.
 
-    What is said meanwhile it finds there, too. What is not kept waits in its queue, with where it
-    belongs; so all comes in order, and nothing twice. When it has caught up it is a member like
-    the others. Until then nobody waits for it: it is closed if it takes nothing for --stall
-    seconds, if --backlog bytes wait in the queue, or if it lags as far behind the history as that
-    is long.
+    Messages that are kept meanwhile are found in the history, too. Messages that are not kept wait
+    in the queue, each with its place in the history; so all come in order, and none comes twice.
+    Nobody waits for the newcomer. It is closed if it takes nothing for --stall seconds, if
+    --backlog bytes wait in the queue, or if the history has dropped as much as it may hold since
+    the place where the newcomer is.
 
     Args:
         client: who it is.
@@ -286,7 +288,7 @@ class Replay:
         self._client = client
         self._audience = audience
         self._history = history
-        self._called = False  # it has its turn; set twice at the worst, which does no harm
+        self._called = False  # the thread will go on with it; twice at the worst, which is no harm
         self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
         self._at, self._surplus = self._history.follow(self)
 
@@ -306,13 +308,13 @@ class Replay:
         return self._history.lost(self._at) > self._history.limit / 2
 
     def wake(self) -> None:
-        """Have it go on, in its turn. May be called under any lock but the archive's."""
+        """Have the archive's thread go on with it; under any lock but the archive's."""
         if not self._called:
             self._called = True
             self._history.archive.call(self)
 
     def advance(self) -> None:
-        """Send the next piece if there is place for it; on the archive's thread."""
+        """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
         connection = self._client.connection
         if connection.has_nothing_left() or not connection.is_following:
@@ -326,18 +328,18 @@ class Replay:
                 self._end()
 
     def has_caught_up(self) -> bool:
-        """Whether it has all there is, and nothing comes out of turn any more."""
+        """Whether it has been sent all there is, and no earlier room can add to that."""
         return self._at.next is None and self._history.writers <= 1
 
     # -- under the connection's lock --
 
     def hold(self, data: bytes) -> None:
-        """Keep what is sent for its place behind what has been said till now."""
+        """Have data wait until everything that has been kept so far has been sent."""
         self.queue.append((self._history.newest.end, data))
         self.wake()
 
     def is_due(self, position: int) -> bool:
-        """Whether the first in the queue comes before what is behind this place."""
+        """Whether the first in the queue is to be sent before what comes after this place."""
         return bool(self.queue) and self.queue[0][0] <= position
 
     # -- the archive's thread --
