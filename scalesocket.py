@@ -3187,10 +3187,10 @@ class ChildProcess:
                 raise
             raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
         self.pid = self.popen.pid
-        restore_file_limit(self.pid)
         self._pidfd = -1  # becomes readable when the child exits
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MemoryError):  # it is there, and must not be lost
+            restore_file_limit(self.pid)
+            if hasattr(os, "pidfd_open"):
                 self._pidfd = os.pidfd_open(self.pid)
 
     def read(self, descriptor: int) -> Iterator[bytes]:
@@ -3267,10 +3267,17 @@ class ChildProcess:
         """Close its stdin, and let it read what is left there, for as long as it reads on."""
         stdin = self.popen.stdin
         assert stdin is not None
+        if stdin.closed:  # memory had run out when this was first tried
+            return
         pipe = open_other_end(stdin.fileno())
         stdin.close()
-        if pipe is None:
-            return
+        if pipe is not None:
+            try:
+                self._await_last_read(pipe)
+            finally:
+                os.close(pipe)
+
+    def _await_last_read(self, pipe: int) -> None:
         patience = STOP_STEPS[0][1] + self._grace
         end = time.monotonic() + LAST_READ_TIMEOUT + self._grace
         until = max(time.monotonic() + patience, self._since + FIRST_READ_TIMEOUT)
@@ -3280,7 +3287,6 @@ class ChildProcess:
             if rest < left:
                 until = max(until, time.monotonic() + patience)
             left = rest
-        os.close(pipe)
 
     def close(self) -> None:
         """Close what is open between us; nobody may be reading any more."""
@@ -4748,7 +4754,7 @@ class Room:
     def _stop_backend(self) -> None:
         if not self._backend_stopped:
             self._backend_stopped = True
-            self._backend.stop()
+            insist(self._backend.stop)
 
 
 class RoomRegistry:

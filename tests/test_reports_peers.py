@@ -56,6 +56,8 @@ class Say(Game):
             time.sleep(3)
         elif message == "end":
             self.room.close(4000, "over")
+        elif message == "away":
+            client.close(4001, "idle")
         elif message.startswith("flood"):
             for _ in range(int(message[5:])):
                 self.room.broadcast("x" * 100_000)
@@ -64,6 +66,8 @@ class Say(Game):
 
     def on_leave(self, client, code):
         self.room.broadcast(f"leave {client.id} {code}")
+        if code == 4001:
+            self.room.close(4002, "alone")
 
     def on_dispose(self):
         print("disposed", flush=True)
@@ -423,6 +427,20 @@ def test_a_room_that_closes_itself_is_over_for_all_in_it(say: Path) -> None:
                 assert client.wait_close() == (4000, "over")
                 thread.join(20)
                 assert codes == [(4000, "over")]
+
+
+def test_who_is_sent_away_leaves_with_the_code_that_the_game_gave(say: Path) -> None:
+    """`onLeave` was told another (colyseus/colyseus#948, #515); a room that was closed in it ended
+    with a TypeError (colyseus/colyseus#192)."""
+    with (
+        serve("say:Say", cwd=say) as server,
+        RawClient.connect(server) as away,
+        RawClient.connect(server) as other,
+    ):
+        away.send_text("away")
+        assert away.wait_close() == (4001, "idle")
+        assert receive_until(other, "leave 1 4001")
+        assert other.wait_close() == (4002, "alone")
 
 
 def test_one_peer_is_in_several_rooms_at_once() -> None:

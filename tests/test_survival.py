@@ -592,6 +592,32 @@ def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPat
     poller.stop()
 
 
+def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
+    """It was a zombie for as long as the server ran, and its pipes stayed open."""
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {os.fspath(ROOT)!r})
+        import scalesocket
+
+        def fail_once(pipe, failures=[MemoryError(), RuntimeError("can't allocate lock")]):
+            if failures:
+                raise failures.pop()
+            return 0
+
+        scalesocket.count_unread = fail_once
+        sys.exit(scalesocket.main())
+    """
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    with serve("cat", command=command) as server:
+        for room in ("one", "two", "three"):
+            with RawClient.connect(server, room) as client:
+                client.send_text("hello")
+                assert client.receive_text() == "hello"
+            server.wait_log(f"room closed  room={room}")
+            assert server.children() == []
+        assert sum("room closed" in line for line in server.log()) == 3
+
+
 @pytest.mark.parametrize("extra", [10, 60, 100])  # MiB
 @pytest.mark.parametrize("rooms", [1, 40])
 def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> None:
