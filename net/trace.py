@@ -354,6 +354,14 @@ class Head:
         return self.fields.get("upgrade", "").lower() == "websocket"
 
     @property
+    def is_of_console(self) -> bool:
+        """Whether a request is one that the console's page makes all the time (`--console`).
+
+        Names of rooms have no slash, so it is no room's.
+        """
+        return self.words[1].partition("?")[0].endswith(("/console/api", "/console/tunnel"))
+
+    @property
     def length(self) -> int:
         """Bytes of the body."""
         text = self.fields.get("content-length", "")
@@ -380,6 +388,7 @@ class TracedFlow(Flow):
         self._received, self._sent = bytearray(), bytearray()  # begun heads
         self._body = 0  # bytes of a response's body that are yet to come
         self._open = False  # for frames
+        self._hidden = False  # what comes belongs to the console, which would fill the screen
         self._blind = False  # something was lost, and all that follows makes no sense
         self._frames = {"<": FrameReader(), ">": FrameReader()}
         self._messages = {"<": MessageReader(), ">": MessageReader()}
@@ -416,6 +425,7 @@ class TracedFlow(Flow):
             if head.is_upgrade:
                 path = urllib.parse.unquote(head.words[1].partition("?")[0])
                 self._room = path.strip("/")
+            self._hidden = head.is_of_console
             self._show_head("<", head, head.is_upgrade)
 
     def _take_sent(self, data: bytes) -> None:
@@ -427,6 +437,7 @@ class TracedFlow(Flow):
         self._sent += data[skipped:]
         while not self._body and (head := self._take_head(self._sent)) is not None:
             request = self._requests.popleft() if self._requests else head
+            self._hidden = request.is_of_console
             self._show_head(">", head, request.is_upgrade, request.fields.get("sec-websocket-key"))
             if head.words[1] == "101":
                 self._begin_frames(head)
@@ -478,7 +489,7 @@ class TracedFlow(Flow):
             control = frame.opcode >= Opcode.CLOSE
             plain = None if control else messages.take(frame)
             kinds = [frame.kind] if control else [frame.kind, OPCODES.get(messages.opcode, "")]
-            if not self._printer.wants(self._room, *kinds):
+            if self._hidden or not self._printer.wants(self._room, *kinds):
                 continue
             lines = draw_header(frame, bool(frame.rsv & RSV1 and messages.compression))
             faults = find_faults(frame, from_client=way == "<", compression=messages.compression)
@@ -493,6 +504,8 @@ class TracedFlow(Flow):
     def _tell(
         self, way: str, what: str, *kinds: str, lines: Sequence[str] = (), urgent: bool = False
     ) -> None:
+        if self._hidden and not urgent:
+            return
         if self._printer.wants(self._room, *kinds, urgent=urgent):
             self._print(way, what, lines)
 

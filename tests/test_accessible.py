@@ -75,6 +75,20 @@ def play(page: Page) -> None:
     page.locator("#join").wait_for(state="hidden")
 
 
+def test_axe_finds_nothing_in_a_console_that_shows_something(
+    open_page: Callable[[ServerProcess, str], Page],
+) -> None:
+    with serve("--console", "snake") as server:
+        page = open_page(server, "/console/")
+        page.get_by_role("button", name="Connect", exact=True).click()
+        page.locator("#log .preview", has_text="delta").first.wait_for()
+        assert complaints(page) == []
+        page.get_by_role("link", name="Rooms").click()
+        page.locator("#room-rows td").first.click()
+        page.locator("#client-rows td").first.wait_for()
+        assert complaints(page) == []
+
+
 def lose(server: ServerProcess) -> Step:
     def step(page: Page) -> None:
         server.kill()

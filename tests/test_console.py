@@ -697,6 +697,64 @@ def test_a_flood_keeps_the_newest_entries(open_tab: OpenTab, server: ServerProce
     assert page.locator("#log li").count() == 0
 
 
+def shown_entries(page: Page) -> list[str]:
+    return page.locator("#log li:not([hidden]) .preview").all_text_contents()
+
+
+def test_a_game_that_ticks_can_be_held_and_looked_through(
+    open_tab: OpenTab, server: ServerProcess
+) -> None:
+    page = connect(open_tab)
+    with RawClient.connect(server, "lobby") as other:
+        for number in range(20):
+            other.send_json({"t": "delta", "tick": number})
+        page.locator("#log").get_by_text('"tick":19').or_(
+            page.locator("#log").get_by_text('"tick": 19')
+        ).wait_for()
+        page.get_by_role("button", name="Pause").click()
+        other.send_json({"t": "full", "world": {"width": 12345678901234567890, "empty": []}})
+        page.get_by_role("button", name="Go on (1 more)").wait_for()
+        assert not any("full" in preview for preview in shown_entries(page))
+        page.get_by_role("button", name="Go on (1 more)").click()
+        page.locator("#log").get_by_text("12345678901234567890").wait_for()
+        search = page.get_by_label("Search in payloads")
+        search.fill("WORLD")
+        page.locator("#log li:not([hidden])").nth(1).wait_for(state="detached")
+        assert len(shown_entries(page)) == 1
+        other.send_json({"t": "delta", "tick": 20})
+        other.send_json({"t": "world"})
+        page.locator("#log li:not([hidden])").nth(1).wait_for()
+        page.locator("#log li:not([hidden])").first.click(position={"x": 5, "y": 5})
+        await_drawn(page, "Received: text frame")
+        indented = page.locator("#drawing pre").first.inner_text()
+        assert indented.splitlines() == [
+            "{",
+            '  "t": "full",',
+            '  "world": {',
+            '    "width": 12345678901234567890,',
+            '    "empty": []',
+            "  }",
+            "}",
+        ]
+        search.fill("")
+        page.get_by_label("Show", exact=True).select_option("handshakes")
+        assert all("HTTP/1.1" in preview for preview in shown_entries(page))
+        page.get_by_label("Show", exact=True).select_option("everything")
+        assert len(shown_entries(page)) > 20
+
+
+def test_what_was_said_is_in_view_without_scrolling(
+    open_tab: OpenTab, server: ServerProcess
+) -> None:
+    page = connect(open_tab, viewport={"width": 1280, "height": 800})
+    with RawClient.connect(server, "lobby") as other:
+        other.send_json({"t": "hello"})
+        await_drawn(page, "Received: text frame")
+        page.get_by_role("heading", name="As JSON").wait_for()
+        box = page.locator("#drawing pre").first.bounding_box()
+        assert box and box["y"] + box["height"] < 800
+
+
 def test_it_is_used_by_keyboard_alone(open_tab: OpenTab) -> None:
     page = open_tab("/console/")
     page.get_by_label("Room", exact=True).press("Enter")
@@ -760,7 +818,7 @@ def test_rooms_clients_and_rates_are_shown_as_they_change(
 def test_a_room_of_the_list_can_be_joined(open_tab: OpenTab, server: ServerProcess) -> None:
     page = open_tab("/console/#rooms")
     with RawClient.connect(server, "two%20words") as other:
-        page.get_by_role("button", name="two words").click()
+        page.locator("#room-rows td").nth(4).click()  # anywhere on the row
         page.get_by_role("button", name="Connect to it").click()
         page.locator("body[data-state=open]").wait_for()
         other.send_text("welcome")

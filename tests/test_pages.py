@@ -22,7 +22,7 @@ from tests.browser import (
     sticking_out,
     wait_for,
 )
-from tests.support import RawClient, ServerProcess, serve, wait_until
+from tests.support import ROOT, RawClient, ServerProcess, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -251,6 +251,46 @@ def test_the_lobby_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> 
         wait_for(page, "document.querySelector('#title').textContent === 'Chat'")
         page.get_by_text("The server does not answer.").wait_for(state="hidden")
         assert page.locator("#state").inner_text() == "Live"
+
+
+@pytest.mark.parametrize("page_name", ["snake", "tictactoe", "sandbox", "chat", "terminal"])
+def test_a_page_of_something_else_says_what_the_server_runs(visit: Visit, page_name: str) -> None:
+    """It was "Connected", and empty, for ever; of the sandbox, "cannot be reached"."""
+    with serve("game.py") as server:
+        page = visit(server, f"/{page_name}/?room=old+pond")
+        page.get_by_text("This server runs Meadow").wait_for()
+        assert page.locator("#join:visible, #compose:visible").count() == 0
+        page.get_by_role("link", name="Go to Meadow").click()
+        page.wait_for_url(server.http("/bunny/?room=old+pond"))
+        wait_for(page, "window.game?.room === 'old pond' && game.me !== null")
+        assert page.locator(".elsewhere").count() == 0
+
+
+def test_a_program_that_nobody_knows_may_speak_the_language_of_a_page(
+    visit: Visit, tmp_path: Path
+) -> None:
+    silent, meadow = tmp_path / "silent.py", tmp_path / "mine.py"
+    silent.write_text("import sys\nfor line in sys.stdin:\n    pass\n")
+    source = (ROOT / "game" / "game.py").read_text(encoding="utf-8")
+    meadow.write_text(source.replace("../client/web", str(PAGES)))
+    with serve(*SITE, "--json", str(silent)) as server:
+        page = visit(server, "/bunny/?room=pond")
+        page.get_by_text("This server runs silent").wait_for()
+        page.get_by_role("link", name="Go to silent").click()
+        page.wait_for_url(server.http("/chat/?room=pond"))
+        wait_for(page, "document.body.dataset.status === 'connected'")
+    with serve(str(meadow)) as server:
+        page = visit(server, "/bunny/?room=pond")
+        wait_for(page, "window.game?.me !== null")
+        page.evaluate("window.since = performance.now()")
+        wait_for(page, "performance.now() - since > 3000")
+        assert page.locator(".elsewhere").count() == 0
+
+
+def test_a_page_that_is_refused_does_not_say_that_nobody_is_there(visit: Visit) -> None:
+    with serve("--staticdir", str(PAGES), "cat") as server:  # without --api nobody can tell
+        page = visit(server, "/sandbox/?room=den")
+        page.get_by_text("the server is there, but it refuses this page or this room").wait_for()
 
 
 # ==== 2. The chat ==========================================================
@@ -866,12 +906,21 @@ def test_one_emoji_that_becomes_another_is_never_cut(
 # ==== 4. Fit for all =======================================================
 
 
-@pytest.mark.parametrize("path", ["/", "/chat/?room=x", "/terminal/?room=x", "/bunny/?room=x"])
+@pytest.mark.parametrize(
+    ("path", "served"),
+    [
+        ("/", ["cat"]),
+        ("/chat/?room=x", ["cat"]),
+        ("/terminal/?room=x", ["--pty", "cat"]),
+        ("/bunny/?room=x", ["game.py"]),
+        ("/snake/?room=x", ["cat"]),
+    ],
+)
 def test_the_pages_work_under_a_strict_policy_and_ask_nobody_else(
-    visit: Visit, browser: Browser, path: str
+    visit: Visit, browser: Browser, path: str, served: list[str]
 ) -> None:
     with (
-        serve(*SITE, "--header", POLICY, "--pty", "cat") as server,
+        serve(*SITE, "--header", POLICY, *served) as server,
         browser.new_context() as context,
     ):
         context.set_default_timeout(PATIENCE)
@@ -882,12 +931,11 @@ def test_the_pages_work_under_a_strict_policy_and_ask_nobody_else(
         page.on("request", lambda request: asked.append(request.url))
         page.on("response", lambda r: complaints.append(r.url) if r.status >= 400 else None)
         page.goto(server.http(path))
-        ready = (
-            "['listed'].includes(document.body.dataset.state)"
-            if path == "/"
-            else ("document.body.dataset.status === 'connected'")
-        )
-        wait_for(page, ready)
+        ready = {
+            "/": "document.body.dataset.state === 'listed'",
+            "/snake/?room=x": "document.querySelector('.elsewhere') !== null",
+        }
+        wait_for(page, ready.get(path, "document.body.dataset.status === 'connected'"))
         assert complaints == []
         assert [url for url in asked if not url.startswith(server.http("/"))] == []
         page.goto("about:blank")

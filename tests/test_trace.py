@@ -305,6 +305,24 @@ def test_plain_requests_are_shown_without_their_bodies(trace: Trace) -> None:
     assert "secret" not in text
 
 
+@pytest.mark.parametrize("base", ["", "/ws"])
+def test_what_the_page_of_the_console_asks_all_the_time_is_left_out(
+    trace: Trace, base: str
+) -> None:
+    """With --trace --console the terminal was full of the console's own polls."""
+    session = trace.open()
+    for path in ("/console/api", "/console/", "/console/api?x"):
+        session.receive(f"GET {base}{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    tunnel = trace.open()
+    tunnel.upgrade(f"{base}/console/tunnel")
+    tunnel.receive(from_client(Opcode.BINARY, b"inside"))
+    tunnel.close()
+    said = trace.finish()
+    assert re.findall(r"GET (\S+) HTTP", said) == [f"{base}/console/"]
+    assert said.count("200 OK") == 1 and "inside" not in said and "#2" not in said
+
+
 def test_what_is_no_http_is_not_traced(trace: Trace) -> None:
     session = trace.open()
     for _ in range(10):

@@ -15,7 +15,7 @@ const WORDS = { closed: "Closed", connecting: "Connecting…", open: "Open", clo
 
 const log = new Log({
   list: $("log"), title: $("drawn-title"), drawing: $("drawing"), follow: $("follow"),
-  passed: $("passed"),
+  passed: $("passed"), pause: $("pause"), only: $("only"), search: $("search"),
 });
 let link = null; // the connection, if there has been one
 

@@ -94,13 +94,15 @@ function drawFrame({ frame, way, inMessage, compresses }) {
   const fields = headerFields(frame);
   const faults = faultsOf(frame, way, inMessage, compresses).map(({ text, section }) =>
     make("li", {}, `${text} `, linkTo(section)));
-  const parts = [drawHeader(frame.header, fields)];
-  if (faults.length) parts.unshift(make("ul", { className: "faults" }, ...faults));
-  parts.push(drawFields([...fields, payloadField(frame)]));
-  if (!frame.length) return parts;
-  parts.push(...drawPayload(frame));
   const packed = compresses && isCompressed(frame);
-  return [...parts, ...(packed ? drawInflated(frame) : drawWhole(frame))];
+  // What is said comes first: that it is in view, and how it was said below it.
+  return [
+    ...(faults.length ? [make("ul", { className: "faults" }, ...faults)] : []),
+    ...(!frame.length ? [] : packed ? drawInflated(frame) : drawWhole(frame)),
+    drawHeader(frame.header, fields),
+    drawFields([...fields, payloadField(frame)]),
+    ...(frame.length ? drawPayload(frame) : []),
+  ];
 }
 
 /** The bytes of a header, four in a row where there is space, each with its bits. */
@@ -180,7 +182,41 @@ function drawColumn(className, rows) {
 
 function drawWhole({ payload, opcode }) {
   const text = opcode === 2 || opcode === CLOSE ? null : toText(payload);
-  return text ? [make("h3", { textContent: "As text" }), drawText(text)] : [];
+  return text ? drawAs("text", text) : [];
+}
+
+function drawAs(kind, text) {
+  const json = indent(text);
+  const title = json === null ? `As ${kind}` : "As JSON";
+  return [make("h3", { textContent: title }), drawText(json ?? text)];
+}
+
+/** JSON of an object or a list with a line for each member, every number and text as it was
+    written; null if it is none. */
+export function indent(text) {
+  try {
+    const value = JSON.parse(text);
+    if (value === null || typeof value !== "object") return null;
+  } catch {
+    return null;
+  }
+  const token = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/gu;
+  const tokens = text.match(token);
+  let [depth, written] = [0, ""];
+  const line = () => `\n${"  ".repeat(depth)}`;
+  tokens.forEach((part, i) => {
+    const empty = /^[}\]]$/.test(part) && /^[{[]$/.test(tokens[i - 1]);
+    if (/^[}\]]$/.test(part)) {
+      depth -= 1;
+      written += empty ? part : line() + part;
+    } else if (/^[{[]$/.test(part)) {
+      depth += 1;
+      written += /^[}\]]$/.test(tokens[i + 1]) ? part : part + line();
+    } else {
+      written += part === "," ? part + line() : part === ":" ? ": " : part;
+    }
+  });
+  return written;
 }
 
 /** The message in a compressed frame, which is there a moment later. */

@@ -94,16 +94,18 @@ export class RoomsView {
     const button = make("button", { type: "button", className: "link", textContent: room.name });
     button.dataset.room = room.name;
     button.ariaExpanded = `${room.name === this.#chosen}`;
-    button.addEventListener("click", () => {
-      this.#chosen = this.#chosen === room.name ? null : room.name;
-      this.draw();
-    });
     const backlog = room.clients.reduce((sum, client) => sum + client.backlog, 0);
-    return make("tr", {}, make("th", { scope: "row" }, button), ...cells([
+    const name = make("th", { scope: "row" }, button);
+    const row = make("tr", { className: "choosable" }, name, ...cells([
       room.clients.length,
       ...[...MESSAGES, ...BYTES].map((name) => shorten(rates[name])),
       shorten(room.inbox), shorten(backlog), room.dropped, room.slow_closed, duration(room.age),
     ]));
+    row.addEventListener("click", () => { // anywhere on it; from the keyboard it is the name
+      this.#chosen = this.#chosen === room.name ? null : room.name;
+      this.draw();
+    });
+    return row;
   }
 
   #showDetail(room) {
@@ -118,7 +120,7 @@ export class RoomsView {
     const { length } = room.clients;
     $("client-note").textContent = length > MOST_ROWS ? `The first ${MOST_ROWS} of ${length}.` : "";
     $("metadata").hidden = room.metadata === null;
-    $("metadata").textContent = `metadata: ${JSON.stringify(room.metadata)}`;
+    $("metadata").textContent = `metadata: ${JSON.stringify(room.metadata, null, 2)}`;
   }
 }
 

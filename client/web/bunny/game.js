@@ -16,6 +16,7 @@ import { MARGIN, paintMeadow, standingThings } from "./meadow.js";
 import { drawCarrot, drawClouds, drawInsects } from "./meadow.js";
 import { clamp, night } from "../shared/paint.js";
 import { RoomChooser } from "../shared/rooms.js";
+import { checkServed } from "../shared/served.js";
 import { Stage, animate } from "../shared/stage.js";
 import { StatusView } from "../shared/status.js";
 
@@ -46,6 +47,7 @@ new StatusView(connection, {
   countdown: $("countdown"),
   retry: $("retry"),
 });
+checkServed({ room: rooms.room, connection, understood: () => me !== null });
 const controls = new Controls($("stage"), {
   toWorld: (event) => stage.toWorld(event),
   position: () => players.get(me) ?? null,

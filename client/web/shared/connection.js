@@ -73,7 +73,9 @@ export class Connection extends EventTarget {
     clearTimeout(this.#timer);
     const socket = this.#socket;
     this.#socket = null; // from here on its events are those of a stranger
-    socket?.close(1000);
+    // Browsers warn of a socket that is closed before it has opened.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close(1000);
+    else socket?.close(1000);
     this.#enter("closed");
   }
 

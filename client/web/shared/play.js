@@ -3,9 +3,11 @@
 
 import { Connection, roomUrl } from "./connection.js";
 import { copyLink, currentRoom } from "./rooms.js";
+import { checkServed } from "./served.js";
 import { StatusView } from "./status.js";
 
 const $ = (id) => document.getElementById(id);
+const understanding = new WeakSet(); // connections over which something usable has come
 
 /** The room that the address names, or else the usual one, and a connection yet to be opened. */
 export function enterRoom(usual, options) {
@@ -21,6 +23,7 @@ export function enterRoom(usual, options) {
   $("room-name").textContent = room; // it comes from a stranger: text, never markup
   $("copy").addEventListener("click", () => copyLink($("copy"), room));
   document.body.dataset.room = room;
+  checkServed({ room, connection, understood: () => understanding.has(connection) });
   return { room, connection };
 }
 
@@ -28,6 +31,7 @@ export function enterRoom(usual, options) {
 export function handleMessages(connection, handlers, afterwards) {
   connection.addEventListener("message", ({ detail: message }) => {
     const handle = Object.hasOwn(handlers, message?.t) ? handlers[message.t] : null;
+    if (handle) understanding.add(connection);
     handle?.(message);
     afterwards?.();
   });

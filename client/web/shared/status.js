@@ -1,8 +1,12 @@
 // Says in words how the connection is: a short word in the header that is always there, and a
 // note over the game when something is amiss, with the reason and what happens next.
 
+import { BASE } from "./connection.js";
+
 const GOOD_NEWS_STAYS = 4_000; // milliseconds
 const SLOW_AFTER = 1_000; // a connection attempt that takes this long is worth a note
+
+const LOST = 1006; // no closing handshake at all
 
 const WORDS = {
   connecting: "Connecting…",
@@ -56,6 +60,14 @@ export class StatusView {
     const reason = this.#connection.reason.replace(/\.$/, "");
     this.#say(`No connection: ${reason}.`);
     this.#countDown();
+    if (this.#connection.code === LOST) this.#lookWhetherItIsThere();
+  }
+
+  /** A browser hides why there is no WebSocket: the server may be there, and refuse this one. */
+  async #lookWhetherItIsThere() {
+    const answer = await fetch(new URL("health", BASE), { cache: "no-store" }).catch(() => null);
+    if (!answer?.ok || this.#connection.state !== "waiting") return;
+    this.#say("No connection: the server is there, but it refuses this page or this room.");
   }
 
   /** The seconds are kept apart from the text: a screen reader should not read out each one. */
