@@ -134,11 +134,12 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
 # A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
 # net/, game/ and client/ is imported by this one name, as in `scalesocket.net.pcapng`: those three
 # are names that a game's developer has, too. Where this is installed, they lie in a folder of that
-# name beside this file.
+# name beside this file. A net/ that holds no scalesocket.lua is somebody else's.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
 _here = os.path.dirname(os.path.realpath(__file__))
-_installed = os.path.join(_here, "scalesocket")
-__path__ = [_installed if os.path.isdir(os.path.join(_installed, "net")) else _here]
+_homes = (os.path.join(_here, "scalesocket"), _here)
+_ours = [home for home in _homes if os.path.isfile(os.path.join(home, "net", "scalesocket.lua"))]
+__path__ = _ours[:1] or [_here]
 
 # ==== 1. Vocabulary ======================================================================
 # The names and limits that everything below speaks in.
@@ -278,13 +279,7 @@ class ConfigError(ScaleSocketError):
 
 def find_feature(name: str) -> Any:
     """Return a module of `net/`, or None if this file has been copied alone."""
-    module = f"scalesocket.net.{name}"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not module.startswith(error.name or " "):  # something else is missing: our own bug
-            raise
-        return None
+    return importlib.import_module(f"scalesocket.net.{name}") if _ours else None
 
 
 def load_feature(name: str, option: str) -> Any:

@@ -178,7 +178,7 @@ def plant(name: str, folder: Path) -> Target:
     """Copy the server into a folder, with a planted bug; return the target that must find it."""
     target, old, new = PLANTED[name]
     found = 0
-    for path in (SCRIPT, *(ROOT / "net").glob("*.py")):
+    for path in (SCRIPT, *(ROOT / "net").glob("*.py"), *(ROOT / "net").glob("*.lua")):
         source = path.read_text(encoding="utf-8")
         found += source.count(old)
         copy = folder / path.relative_to(ROOT)

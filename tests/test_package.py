@@ -241,6 +241,19 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
             assert client.receive_text() == "hello"
 
 
+def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None:
+    folder = copied_alone.parent / "net"
+    folder.mkdir()
+    for name in ("__init__", "logs", "history", "files", "descendants", "linebuffer"):
+        (folder / f"{name}.py").write_text("raise SystemExit('this is not for the server')\n")
+    options = ("--cache", "3", "--staticdir", "net")
+    command = [*ALONE, str(copied_alone)]
+    with serve(*options, "cat", command=command, cwd=copied_alone.parent) as server:
+        with RawClient.connect(server) as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+
+
 def test_a_lone_copy_has_a_history(copied_alone: Path) -> None:
     """A short one, of which half of --backlog is the most; a long one is for net/history.py."""
     options = ("--cache", "3", "--cachepersist", "--backlog", "64K")
