@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from scalesocket import (
     CONTENT_TYPES,
+    HERE,
     OCTETS,
     HandshakeError,
     Headers,
@@ -28,6 +29,8 @@ from scalesocket import (
 # A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
 # archive never, since who asks for one wants the archive.
 CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
+PAGES = (HERE / "client" / "web").resolve()
+MODULE = "/shared/connection.js"  # that any page may import
 PACKED_TYPES = {
     "gzip": "application/gzip",
     "zstd": "application/zstd",
@@ -88,7 +91,19 @@ def accepts_coding(headers: Headers, coding: str) -> bool:
 
 
 class WebFiles(StaticFiles):
-    """The files below a folder, their parts, and whether they have changed."""
+    """The files below a folder, their parts, and whether they have changed.
+
+    A folder that has no `shared/connection.js` has that of the pages here, so that a page of one's
+    own needs only to import it (client/README.md).
+    """
+
+    def _find(self, request: Request) -> Response:
+        try:
+            return super()._find(request)
+        except HandshakeError as error:
+            if error.status != 404 or request.path != MODULE or self._root == PAGES:
+                raise
+        return WebFiles(PAGES)._find(request)
 
     def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
         """Return the response for an open file, so that all it says is of the same bytes."""

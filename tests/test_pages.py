@@ -293,6 +293,41 @@ def test_a_page_that_is_refused_does_not_say_that_nobody_is_there(visit: Visit) 
         page.get_by_text("the server is there, but it refuses this page or this room").wait_for()
 
 
+def readme_page(folder: Path) -> tuple[str, str]:
+    """Write the program and the page of client/README.md; return their paths."""
+    text = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"^```python dice\.py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    page = re.search(r"^```html\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert program and page
+    (folder / "dice.py").write_text(program[1])
+    (folder / "pages").mkdir()
+    (folder / "pages" / "index.html").write_text(page[1])
+    return str(folder / "dice.py"), str(folder / "pages")
+
+
+def test_a_page_of_ones_own_includes_the_connection_by_one_line(
+    visit: Visit, tmp_path: Path
+) -> None:
+    program, pages = readme_page(tmp_path)
+    options = ("--json", "--staticdir", pages, program)
+    with serve(*options) as server:
+        ann = visit(server, "/?room=den&name=Ann")
+        bob = visit(server, "/?room=den&name=Bob")
+        for page in (ann, bob):
+            wait_for(page, "state.textContent.trim() === 'connected'")
+        ann.get_by_role("button", name="Roll").click()
+        wait_for(bob, "/^Ann: [1-6]$/.test(rolls.textContent)")
+        wait_for(bob, "/^Dice, \\d+ ms$/.test(document.title)")
+    wait_for(bob, "state.textContent.startsWith('waiting ')")
+    with serve(*options, addr=f"127.0.0.1:{server.port}"):
+        for page in (ann, bob):
+            wait_for(page, "state.textContent.startsWith('connected')")
+        bob.get_by_role("button", name="Roll").click()
+        wait_for(ann, "/Bob: [1-6]$/.test(rolls.textContent)")
+        for page in (ann, bob):
+            page.close()
+
+
 # ==== 2. The chat ==========================================================
 
 

@@ -13,7 +13,15 @@ from scalesocket.net.files import WebFiles, guess_coded_type
 
 import scalesocket
 from tests import browser as in_browser
-from tests.support import HttpResponse, RawClient, ServerProcess, http_request, run_cli, serve
+from tests.support import (
+    ROOT,
+    HttpResponse,
+    RawClient,
+    ServerProcess,
+    http_request,
+    run_cli,
+    serve,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -334,3 +342,15 @@ def test_a_page_that_cannot_be_served_is_said_at_the_start(folder: Path) -> None
         done = run_cli(*options, "cat")
         assert done.returncode == 2
         assert complaint in done.stderr
+
+
+def test_a_folder_without_the_module_for_pages_has_that_of_the_pages_here(tmp_path: Path) -> None:
+    wanted = (ROOT / "client" / "web" / "shared" / "connection.js").read_bytes()
+    (tmp_path / "index.html").write_text("an app")
+    with serve("--staticdir", str(tmp_path), "--spa", "cat") as server:
+        found = http_request(server, path="/shared/connection.js")
+        assert (found.status, found.body) == (200, wanted)
+        assert http_request(server, path="/shared/play.js").status == 404
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "connection.js").write_text("one's own")
+        assert http_request(server, path="/shared/connection.js").body == b"one's own"

@@ -1,8 +1,9 @@
 // A WebSocket that comes back: after a loss there is a new attempt, with exponential back-off.
-// It draws nothing and knows no game, so that any page here can use it. Messages are JSON both
-// ways, or whatever a codec of the page's own makes of them.
+// It draws nothing and knows no game, so that any page can use it, also your own: the server has
+// it at /shared/connection.js in any --staticdir (client/README.md, "Pages"). Messages are JSON
+// both ways, or whatever a codec of the page's own makes of them.
 //
-//   const connection = new Connection(roomUrl("meadow"));
+//   const connection = new Connection(roomUrl(fromUrl("room", "meadow")));
 //   connection.addEventListener("message", (event) => use(event.detail));
 //   connection.addEventListener("state", () => show(connection.state, connection.reason));
 //   connection.open();
@@ -112,6 +113,28 @@ export class Connection extends EventTarget {
     this.#lost({ code: 1006, reason: "nothing has come any more" });
   }
 
+  /** Send a message, and return how many milliseconds pass until one comes for which `isAnswer`
+      is true. Rejects if there is no connection, or it is lost before. */
+  roundTrip(message, isAnswer) {
+    return new Promise((resolve, reject) => {
+      const sentAt = performance.now();
+      const ends = new AbortController();
+      const listen = (type, handle) =>
+        this.addEventListener(type, handle, { signal: ends.signal });
+      listen("message", ({ detail }) => {
+        if (!isAnswer(detail)) return;
+        ends.abort();
+        resolve(performance.now() - sentAt);
+      });
+      const fail = () => {
+        ends.abort();
+        reject(new Error("there is no connection"));
+      };
+      listen("state", fail);
+      if (!this.send(message)) fail();
+    });
+  }
+
   #connect() {
     const socket = new WebSocket(this.#url, this.#protocols);
     socket.binaryType = "arraybuffer";
@@ -170,6 +193,11 @@ export function backoff(failures, random = Math.random) {
 
 /** Where the server begins: the folder above this one, so that it may be below --basepath. */
 export const BASE = new URL("../", import.meta.url);
+
+/** What the page's address says of something, as in ?room=pond&name=Ann, or else the usual. */
+export function fromUrl(key, usual = "") {
+  return new URLSearchParams(location.search).get(key) || usual;
+}
 
 /** The address of a room on the server that this page came from. */
 export function roomUrl(room) {
