@@ -5185,8 +5185,9 @@ class RoomsApi:
     def __init__(self, registry: RoomRegistry, config: Config) -> None:
         self._registry = registry
         kind = "game" if config.game else "terminal" if config.pty else "program"
-        about = {"version": __version__, "target": config.target, "kind": kind}
-        self._about = json.dumps(about)
+        self._about = {"version": __version__, "target": config.target, "kind": kind}
+        self._config = config
+        self._addresses = find_feature("addresses")
 
     def respond(self, request: Request) -> Response:
         """Answer `/api/`, `/api/rooms/`, `/api/<ROOM>/` or `/api/<ROOM>/<METRIC>`.
@@ -5195,7 +5196,8 @@ class RoomsApi:
             HandshakeError: 404, there is no such room or metric.
         """
         if request.path == "/api/":
-            return json_response(self._about)
+            told = self._addresses.tell_addresses(self._config, request) if self._addresses else {}
+            return json_response(json.dumps({**self._about, **told}))
         parts = [urllib.parse.unquote(part) for part in request.path.strip("/").split("/")[1:]]
         if parts == ["rooms"]:
             return json_response(f"[{', '.join(self.list_rooms(request.query))}]")

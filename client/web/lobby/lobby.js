@@ -1,7 +1,9 @@
 // The lobby: what is served here, the rooms that there are, and a way into each of them.
 // An address with a room in it (/?room=name) leads on to that room at once.
 
+import { qrCode } from "../shared/qr.js";
 import { copyText, flash, problemWith } from "../shared/rooms.js";
+import { forOthers, isNearOnly } from "../shared/share.js";
 import { PAGES, USUAL_PAGE, describeCrowd, pageFor, pageNamed } from "./catalogue.js";
 import { suggestName } from "./names.js";
 import { Watch } from "./watch.js";
@@ -124,9 +126,26 @@ function typed() {
 
 function showLink() {
   const problem = problemWith(typed());
-  $("link").textContent = problem ? "" : linkTo(typed());
+  const link = problem ? "" : forOthers(linkTo(typed()), watch.about);
+  $("link").textContent = link;
+  const near = link !== "" && isNearOnly(link, watch.about);
+  $("near").hidden = !near;
+  showCode(near ? "" : link);
   $("share").classList.toggle("faded", problem !== "");
   $("copy").disabled = problem !== "";
+}
+
+function showCode(link) {
+  const rows = link ? qrCode(link) : null;
+  $("qr").toggleAttribute("hidden", rows === null);
+  if (!rows) return;
+  const edge = 4; // modules that are light around it
+  $("qr").setAttribute("viewBox", `0 0 ${rows.length + 2 * edge} ${rows.length + 2 * edge}`);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  const squares = rows.flatMap((row, y) =>
+    row.map((dark, x) => (dark ? `M${x + edge} ${y + edge}h1v1h-1z` : "")));
+  path.setAttribute("d", squares.join(""));
+  $("qr").replaceChildren(path);
 }
 
 function suggest() {
@@ -149,7 +168,7 @@ $("start").addEventListener("submit", (event) => {
 
 $("suggest").addEventListener("click", suggest);
 $("copy").addEventListener("click", async () => {
-  await copyText(linkTo(typed()));
+  await copyText(forOthers(linkTo(typed()), watch.about));
   flash($("copy"), "Copied!");
 });
 $("page").addEventListener("change", () => (showPage(), showRooms()));

@@ -2,6 +2,7 @@
 // The room is in the page's address (?room=name), so that a link leads to it and "back" goes back.
 
 import { BASE } from "./connection.js";
+import { askWhatIsServed, forOthers } from "./share.js";
 
 const DEFAULT_ROOM = "meadow";
 const POLL_EVERY = 3_000; // milliseconds between looks at the list of rooms
@@ -186,7 +187,7 @@ export class RoomChooser {
 
 /** Put the link to a room on the clipboard; the button that asked for it says so. */
 export async function copyLink(button, room) {
-  await copyText(linkTo(room));
+  await copyText(forOthers(linkTo(room), await askWhatIsServed()));
   flash(button, "Copied!");
 }
 

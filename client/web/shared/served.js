@@ -3,13 +3,14 @@
 
 import { PAGES, pageFor } from "../lobby/catalogue.js";
 import { BASE } from "./connection.js";
+import { askWhatIsServed } from "./share.js";
 
 const PATIENCE = 2_500; // milliseconds for something that this page understands
 
 /** `understood()` tells whether the room has said anything that this page can show. Programs that
     nobody here knows get the benefit of the doubt: they may speak the language of this page. */
 export async function checkServed({ room, connection, understood }) {
-  const about = await whatIsServed();
+  const about = await askWhatIsServed();
   if (!about) return; // no --api: nobody knows
   const page = pageFor(about);
   if (new URL(`${page.name}/`, BASE).pathname === new URL(".", location.href).pathname) return;
@@ -20,15 +21,6 @@ export async function checkServed({ room, connection, understood }) {
   };
   if (known) tell();
   else setTimeout(() => understood() || tell(), PATIENCE);
-}
-
-async function whatIsServed() {
-  try {
-    const response = await fetch(new URL("api/", BASE), { cache: "no-store" });
-    return response.ok ? await response.json() : null;
-  } catch {
-    return null; // the connection says what is wrong
-  }
 }
 
 function sayWhere(page, room) {
