@@ -671,6 +671,27 @@ def test_who_comes_late_sees_the_program_that_runs(
     wait_for_screen(late, "^out$")
 
 
+def test_who_comes_late_to_a_shell_sees_what_was_on_the_screen(visit: Visit) -> None:
+    """With the options that README names for a shared terminal; it was empty."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"`python3 scalesocket\.py (--staticdir .*) --pty bash`", readme)
+    assert command
+    options = command[1].replace("client/web", str(PAGES)).split()
+    with serve(*options, *SHELL, env={"PS1": "$ ", "LANG": "C.UTF-8"}) as server:
+        page = enter_terminal(visit, server)
+        enter(page, "echo $((6*7)) was here")
+        wait_for_screen(page, "^42 was here$")
+        enter(page, r"printf '\e[6n'; read -rsd R a; echo asked ${#a}")
+        wait_for_screen(page, r"^asked \d+$")
+        before = page.evaluate("vt.text")
+        late = visit(server, "/terminal/?room=desk")
+        wait_for(late, "/^42 was here$/m.test(window.vt?.text)")
+        wait_for(late, "/^asked \\d+$/m.test(vt.text)")
+        enter(late, "echo out")
+        wait_for_screen(page, "^out$")
+        assert page.evaluate("vt.text").startswith(before.rstrip()), "nobody answers a second time"
+
+
 def test_python_and_top_feel_at_home(visit: Visit, shell_server: ServerProcess) -> None:
     page = enter_terminal(visit, shell_server)
     enter(page, f"{sys.executable} -q")

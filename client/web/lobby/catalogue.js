@@ -37,7 +37,7 @@ export const PAGES = [
     title: "Terminal",
     sentence: "One terminal for everybody in the room: what one types, all see.",
     targets: [],
-    command: "--staticdir client/web --api --pty bash",
+    command: "--staticdir client/web --api --cache 1000 --pty bash",
     people: ["person", "people"],
   },
 ];
