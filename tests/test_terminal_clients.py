@@ -702,7 +702,7 @@ def test_a_snake_is_steered_by_arrows_and_letters(
 def turn(screen: Terminal, up: str, left: str, *, heads: str) -> None:
     """Press the key for a turn to up or left, and see it made; a death may come in between."""
     for _ in range(10):
-        head = screen.wait_for(f"[{heads}]")[0]
+        head = screen.wait_for(f"[{re.escape(heads)}]")[0]
         vertical = head in heads[:2]
         screen.keys(left if vertical else up)
         try:
