@@ -2114,7 +2114,7 @@ class Connection(Outlet):
         if not self.listening:
             self.probe()
         elif not self._protocol.ping:
-            pass  # nothing can be asked of it; its kernel is (see `keep_alive`)
+            pass  # nothing can be asked of it; its kernel is (see net/lines.py)
         elif silence > 2 * interval:
             self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
         elif silence > interval and not self.is_full:
