@@ -22,7 +22,8 @@ class Echo(scalesocket.Game):
         frame = encoding.encode_message(message)
         if isinstance(encoding, Deflate) and not frame[0] >> 4 & RSV1:
             frame = compressed_frame(message, encoding.window_bits)
-        client.post(frame)
+        assert client.room is not None
+        client.room.post((client,), frame)
 
 
 def compressed_frame(message: str | bytes, window_bits: int) -> bytes:
