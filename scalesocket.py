@@ -7067,6 +7067,8 @@ class Server:
         if waiting:
             size = sum(connection.backlog_size for connection in waiting)
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
+        for connection in self.connections.copy():  # they still send, and their time is over
+            connection.dispose()
         if self._descendants is not None:  # also those that have dropped the marker
             self._descendants.stop_orphans(b"", self.config.closegrace)
         if self.registry.archive is not None:
