@@ -114,6 +114,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
+with contextlib.suppress(ImportError):  # POSIX; later there might be no memory to load them
+    import fcntl
+    import termios
+
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -3332,9 +3336,6 @@ def open_other_end(pipe: int) -> int | None:
 
 def count_unread(pipe: int) -> int:
     """Return how many bytes nobody has read from a pipe yet."""
-    import fcntl
-    import termios
-
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
