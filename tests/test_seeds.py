@@ -153,8 +153,8 @@ def receive_object(client: RawClient) -> dict[str, object]:
 def join(server: ServerProcess, room: str) -> tuple[RawClient, int]:
     """Connect; return the client and the ID that the game welcomes it by."""
     client = RawClient.connect(server, room)
-    welcome = receive_object(client)
-    assert welcome["t"] == "Welcome"
+    while (welcome := receive_object(client))["t"] != "Welcome":
+        assert welcome["t"] == "State"  # sent to all, just before the game hears of the newcomer
     return client, cast(int, welcome["id"])
 
 
