@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ __all__ = ["certs", "no_thread_is_left_behind"]
 # A busy machine is no reason to fail, so no example has a deadline of its own.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+
+# Tests that run side by side are told a size, which a program in its own terminal would believe.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # What `nohup` or a shell's `&` made this process ignore, every program of a test would ignore, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
