@@ -18,10 +18,11 @@ The way of the data:
 
 Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all
 items that wait make one write, one read of the child's output makes one send for each client.
-Nothing waits in order to batch, so a quiet room answers at once and a busy one costs less per
-message the busier it gets. While a room has nothing to do, a reader writes to its child itself.
-The first few clients have a reader each; a crowd shares one thread, which takes one `recv` from
-each that is ready and gives each room what has come for it as one batch.
+Nothing waits in order to batch, but for one thing: a crowd that talks is heard every few
+milliseconds. So a quiet room answers at once, and a busy one costs less per message the busier it
+gets. While a room has nothing to do, a reader writes to its child itself. The first few clients
+have a reader each; a crowd shares one thread, which takes one `recv` from each that is ready and
+gives each room what has come for it as one batch.
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             a signal has drained it
@@ -6464,10 +6465,12 @@ class Reader(Poller):
             session = key.data
             if not isinstance(session, Session):
                 self._do(session)
-            elif session.want is not Want.BYTES:
-                self._ready[session] = None
-            elif session.descriptor >= 0:  # it has not been ended, or moved, just now
+            elif session.descriptor < 0:
+                pass  # in this very round it has been ended, or is another thread's now
+            elif session.want is Want.BYTES:
                 self._do(functools.partial(self._hear, session))
+            else:
+                self._ready[session] = None
         sessions, self._ready = self._ready, {}
         began = time.monotonic()
         is_crowd = self._is_crowd(sessions, began)

@@ -19,7 +19,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from scalesocket import Inbox, Joined, Readers, Want
+import scalesocket
+from scalesocket import Inbox, Joined, Readers, Want, parse_command_line
 from tests.certificates import Certificates
 from tests.support import (
     PATIENCE,
@@ -96,6 +97,45 @@ def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not()
     session.want = Want.BYTES
     reader.keep(session)
     assert timer.call_later.call_count == 2
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HTTP"], ids=["nothing", "half a head"])
+def test_what_comes_just_as_the_time_is_over_comes_too_late(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round of the shared reader then had both: it went on with a session that had ended, or
+    that a helper was running; three of them at once ended the thread that reads all."""
+    bug = Mock()
+    monkeypatch.setattr(scalesocket, "report_failure", bug)
+    server = scalesocket.Server(parse_command_line(["cat"]))
+    reader = server.readers.shared
+    reader._open()
+    with ExitStack() as stack:
+        peers = []
+        for _ in range(scalesocket.CROWD):
+            ours, theirs = socket.socketpair()
+            peers.append(stack.enter_context(theirs))
+            theirs.settimeout(PATIENCE)
+            theirs.sendall(head)
+            server.serve(scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
+        if head:
+            reader._do_round()
+        reader.call(lambda: None)
+        reader._do_round()  # the selector forgets who was ready before
+        assert len(reader._opening) == len(peers)
+        for session in reader._opening:
+            session.deadline = 0.0
+        reader.call(reader._check_deadlines)  # the first that the selector tells of
+        for theirs in peers:
+            theirs.sendall(b"/1.1\r\n")
+        reader._do_round()
+        for theirs in peers:
+            with contextlib.suppress(ConnectionResetError):  # it was closed with bytes unread
+                assert theirs.recv(1000).startswith(b"HTTP/1.1 408 " if head else b"")
+        assert not reader._ready and not reader._opening
+    wait_until(lambda: not server.limits._served)
+    reader._close()
+    assert not bug.called
 
 
 # ==== Nothing is lost =====================================================
