@@ -236,7 +236,7 @@ function character(byte) {
 
 function drawText(text) {
   const cut = text.length > SHOWN_TEXT ? `${text.slice(0, SHOWN_TEXT)}…` : text;
-  return make("pre", { className: "text", textContent: cut });
+  return make("pre", { className: "text", textContent: cut, tabIndex: 0 });
 }
 
 function drawBytes(title, bytes) {
