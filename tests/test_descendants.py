@@ -196,6 +196,7 @@ def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
             for number in range(300):
                 client.send_text(f"{number} " + "x" * 1000)
             assert client.close()[0] == 1000
+        wait_until(server.children)  # the client may have gone before its program began
         wait_until(lambda: server.children() == [])
     assert [line.split()[0] for line in recorded(notes)] == [str(n) for n in range(300)]
 

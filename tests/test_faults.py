@@ -516,17 +516,17 @@ def poor_server(limit: int, *arguments: str) -> Iterator[ServerProcess]:
     capabilities = "-all,+dac_override,+dac_read_search"  # this folder may be root's own
     become = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     become += [f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
-    # Connections that say nothing stay for as long as the test needs them.
-    python = with_constants(HEAD_TIMEOUT=3 * PATIENCE, OWN_READERS=2)
+    # Connections that say nothing more stay for as long as the test needs them.
+    python = with_constants(HEAD_TIMEOUT=3 * PATIENCE, IDLE_TIMEOUT=3 * PATIENCE, OWN_READERS=2)
     command = ["prlimit", f"--nproc={limit}", "setpriv", *become, *python]
     with serve(*arguments, command=command) as server:
         yield server
 
 
-def half_a_request(server: ServerProcess) -> socket.socket:
-    """Return a connection that keeps a thread busy."""
+def keep_a_thread(server: ServerProcess) -> socket.socket:
+    """Return a connection that keeps a thread busy: it may ask for something more."""
     sock = open_socket(server)
-    sock.sendall(b"GET ")
+    sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return sock
 
 
@@ -540,7 +540,7 @@ def test_without_threads_it_says_so_once_idles_and_recovers() -> None:
         with bystander(server) as other:
             with ExitStack() as crowd:
                 for _ in range(100):
-                    crowd.enter_context(half_a_request(server))
+                    crowd.enter_context(keep_a_thread(server))
                 server.wait_log(r"cannot .*threads?")
                 other.go_on()
                 with other.resting():
@@ -557,7 +557,7 @@ def test_who_is_in_is_heard_though_there_are_no_threads() -> None:
         quiet = [stack.enter_context(RawClient.connect(server)) for _ in range(5)]
         with ExitStack() as crowd:
             for _ in range(100):
-                crowd.enter_context(half_a_request(server))
+                crowd.enter_context(keep_a_thread(server))
             server.wait_log(r"cannot .*threads?")
             for count in range(20):
                 for number, client in enumerate(quiet):
@@ -595,7 +595,7 @@ def test_a_room_for_which_there_are_no_processes_is_refused_and_others_play_on(
             quiet = used(server)
             while used(server) < limit - spare:
                 before = used(server)
-                crowd.enter_context(half_a_request(server))
+                crowd.enter_context(keep_a_thread(server))
                 wait_until(lambda before=before: used(server) > before)
             for _ in range(3):
                 with contextlib.suppress(ConnectionError, EOFError):
