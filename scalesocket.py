@@ -3532,12 +3532,14 @@ class ProcessBackend(Backend):
                 self._input_closed = True
 
     def _should_abandon(self, blocked_since: float) -> bool:
-        if self._pump is not None and not self._pump.is_alive():
+        ended = self._pump is not None and not self._pump.is_alive()
+        if ended and self._child is not None and self._child.wait(0):
             return True
         since_start = time.monotonic() - self._started_at
         if time.monotonic() - blocked_since < ABANDON_TIMEOUT or since_start < FIRST_READ_TIMEOUT:
             return False
-        return self._room.closing.is_set() or self._room.registry.is_deserted(self._room)
+        room = self._room
+        return ended or room.closing.is_set() or room.registry.is_deserted(room)
 
     # -- how the child is connected: net/children.py has other ways --
 

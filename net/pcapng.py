@@ -60,6 +60,7 @@ log = logging.getLogger("scalesocket")
 
 WRITE_SIZE = 256 * 1024  # bytes of blocks that are written at once
 MIN_FILE_SIZE = 64 * 1024  # bytes; smaller files could not hold one full packet
+LOCK_TIMEOUT = 0.1  # seconds in which a server that may not have a file lets go of it again
 TRAILER_SIZE = 256  # bytes kept free for the last block
 MAX_HELD = 256 * 1024  # bytes of one TLS handshake that are held back
 MAX_HELD_TOGETHER = 8 * 1024 * 1024  # bytes, of all connections
@@ -340,6 +341,9 @@ class CaptureFile:
             os.dup2(2, 1)  # what a game prints must not get between the blocks
         else:
             self._descriptor = open_capture(self._path)
+        self._begin_file()
+
+    def _begin_file(self) -> None:
         self._size = 0  # bytes in the file
         self._add(self._header)
 
@@ -355,7 +359,7 @@ class CaptureFile:
             except OSError:  # it is not there, or may not be read, so it is nothing of ours
                 continue
             try:
-                lock(descriptor)
+                lock(descriptor, LOCK_TIMEOUT)
             finally:
                 os.close(descriptor)
 
@@ -407,12 +411,21 @@ class CaptureFile:
     def _rotate(self) -> None:
         if self._max_files < 2:
             raise CaptureFull(f"{self._path} has reached its size")
-        full = self._descriptor
         self._check_older()
-        for newer, older in reversed(list(itertools.pairwise(self._names()))):
+        full, fresh = self._descriptor, self._older(0)
+        self._descriptor = open_capture(fresh)
+        for newer, older in reversed(list(itertools.pairwise(self._names()[1:]))):
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(older)
-        self._open()
+        # Its name always leads to a file that we have locked, so that nobody else can take it.
+        self._older(1).unlink(missing_ok=True)
+        try:
+            os.link(self._path, self._older(1))
+        except OSError:  # this disk knows no second name for a file, or somebody removed it
+            with contextlib.suppress(FileNotFoundError):
+                self._path.replace(self._older(1))
+        fresh.replace(self._path)
+        self._begin_file()
         os.close(full)  # locked until then
 
     def _older(self, age: int) -> Path:
@@ -446,20 +459,31 @@ def open_capture(path: Path) -> int:
     return descriptor
 
 
-def lock(descriptor: int) -> None:
+def lock(descriptor: int, patience: float = 0.0) -> None:
     """Lock a file until it is closed, where the system and its disk know locks.
+
+    Args:
+        descriptor: of the file.
+        patience: seconds to wait for one who has locked it only to find that it is not his.
 
     Raises:
         OSError: another server has locked it.
     """
     if not HAS_LOCKS:
         return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, IN_USE) from None
-    except OSError as error:  # NFS, for one, may have none
-        log.debug("a capture cannot be locked: %s", error)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise OSError(errno.EBUSY, IN_USE) from None
+            time.sleep(0.002)
+        except OSError as error:  # NFS, for one, may have none
+            log.debug("a capture cannot be locked: %s", error)
+            return
+        else:
+            return
 
 
 # ==== 4. Keys ============================================================================

@@ -201,6 +201,22 @@ def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
     assert [line.split()[0] for line in recorded(notes)] == [str(n) for n in range(300)]
 
 
+def test_likewise_if_it_has_closed_its_stdout(tmp_path: Path) -> None:
+    """Its output had ended, so all but what its pipe held was dropped while it began to read."""
+    notes, sent = tmp_path / "notes", tmp_path / "sent"
+    script = 'while ! [ -e "$2" ]; do sleep 0.05; done; exec > "$1"; sleep 0.8; exec cat'
+    silent = ("--closegrace", "3", *shell(script, str(notes), str(sent)))
+    with serve(*silent, command=with_constants(**PATIENT)) as server:
+        with RawClient.connect(server) as client:
+            for number in range(300):
+                client.send_text(f"{number} " + "x" * 1000)
+            assert client.close()[0] == 1000
+        sent.touch()
+        wait_until(notes.exists)
+        wait_until(lambda: server.children() == [])
+    assert [line.split()[0] for line in recorded(notes)] == [str(n) for n in range(300)]
+
+
 def test_who_reads_slowly_is_not_interrupted_while_reading(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     slow = 'while read line; do echo "$line" >> "$1"; sleep 0.1; done'

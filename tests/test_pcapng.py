@@ -26,12 +26,14 @@ from scalesocket.net.pcapng import (
     INBOUND,
     MAX_HELD,
     MAX_SEGMENT,
+    MIN_FILE_SIZE,
     OUTBOUND,
     CaptureFile,
     KeyLog,
     Recorder,
     TcpStream,
     encode_packet,
+    open_capture,
 )
 from scalesocket.net.tap import Event, Flow, Record, Tape, TappedSocket, Taps
 from scalesocket.net.tls import TlsSocket
@@ -498,6 +500,34 @@ def test_a_file_in_turn_is_locked_before_and_after_it_is_turned_over(path: Path)
         wait_until(lambda: path.with_name("play.2.pcapng").exists())
         with pytest.raises(OSError, match="another server"):
             Recorder(str(path))
+
+
+def test_nobody_takes_the_file_while_it_is_turned_over(path: Path) -> None:
+    """Between its old name and its new one there was none, and whoever came then had it."""
+    taken: list[int] = []
+    done = threading.Event()
+
+    def try_on() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                taken.append(open_capture(path))
+
+    file = CaptureFile(str(path), b"header", max_size=MIN_FILE_SIZE, max_files=3)
+    rival = threading.Thread(target=try_on)
+    rival.start()
+    try:
+        for number in range(2000):
+            file.write(bytes([number % 256]) * MIN_FILE_SIZE)
+    finally:
+        done.set()
+        rival.join()
+        file.close()
+    assert taken == []
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "play.1.pcapng",
+        "play.2.pcapng",
+        "play.pcapng",
+    ]
 
 
 def test_no_recorder_turns_over_a_file_that_another_writes(
