@@ -516,7 +516,7 @@ def test_nobody_takes_the_file_while_it_is_turned_over(path: Path) -> None:
     rival = threading.Thread(target=try_on)
     rival.start()
     try:
-        for number in range(2000):
+        for number in range(400):
             file.write(bytes([number % 256]) * MIN_FILE_SIZE)
     finally:
         done.set()
