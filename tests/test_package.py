@@ -30,13 +30,16 @@ pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves t
 
 TOP_LEVEL = {
     ".ci",
+    ".dockerignore",
     ".gitattributes",
     ".gitignore",
     "CHANGELOG.md",
+    "Dockerfile",
     "LICENSE",
     "README.md",
     "SECURITY.md",
     "client",
+    "compose.yaml",
     "game",
     "net",
     "pyproject.toml",
