@@ -6862,17 +6862,13 @@ class Server:
         if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
             host, port = self._listeners[0].getsockname()[:2]
             log.info("open %s", describe_url(host, port, self.config))
+        if (addresses := find_feature("addresses")) is not None:
+            addresses.tell_operator(self._listeners, self.config)
 
     def _tap(self) -> None:
-        if not self.config.pcap and self.config.trace is None:
-            return
-        option = "--pcap" if self.config.pcap else "--trace"
-        self.taps = taps = load_feature("tap", option).make_taps(self.config)
-        try:
-            if self.tls_context is not None:
-                taps.watch(self.tls_context)
-        except OSError as error:
-            raise ConfigError(f"cannot record the keys of TLS here: {error}") from None
+        if self.config.pcap or self.config.trace is not None:
+            option = "--pcap" if self.config.pcap else "--trace"
+            self.taps = load_feature("tap", option).make_taps(self.config, self.tls_context)
 
     def join(self, worker: Worker) -> None:
         """Be one of several processes that have these listeners (--workers); before `run`."""
@@ -7138,6 +7134,7 @@ class Config:
     staticdir: Path | None = None
     spa: str = ""
     basepath: str = ""  # "/ws"
+    qr: bool = False
     api: bool = False
     peers: tuple[str, ...] = ()
     metrics: bool = False
@@ -7446,6 +7443,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "a page of DIR, index.html if bare, for paths at which there is no file"),
         ("--basepath", "PATH", parse_basepath,
          "serve everything below PATH, such as /ws: rooms at ws://HOST:PORT/ws/<room>"),
+        ("--qr", "", FLAG, "show the address that other devices open as a QR code"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
         ("--peers", "LIST", parse_names,
@@ -7756,6 +7754,8 @@ def check_options(config: Config) -> None:
         load_feature("logs", "--log=json")
     if config.tcplisten:
         load_feature("lines", "--tcplisten")
+    if config.qr:
+        load_feature("qr", "--qr")
     if config.workers > 1:
         load_feature("workers", "--workers").check_options(config)
 

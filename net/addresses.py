@@ -1,4 +1,4 @@
-"""Where other devices find this server: for the link that a page on this machine shows (`--api`).
+"""Where other devices find this server: for the log, and for links that pages show (`--api`).
 
 A page that was opened at `localhost` cannot know any other name of the machine, and a link to
 `localhost` leads every friend to a machine of their own.
@@ -7,10 +7,13 @@ A page that was opened at `localhost` cannot know any other name of the machine,
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scalesocket import is_loopback
+from scalesocket import describe_url, is_loopback, log
 
 if TYPE_CHECKING:
     from scalesocket import Config, Request
@@ -31,15 +34,48 @@ def outward_address(family: socket.AddressFamily) -> str | None:
     return None
 
 
+def addresses_of(host: str) -> list[str]:
+    """Return the addresses at which other devices reach what listens at a host; IPv4 first."""
+    if host in WILDCARDS:
+        return list(filter(None, map(outward_address, WILDCARDS[host])))
+    return [] if is_loopback(host) else [host]
+
+
 def reachable_addresses(config: Config) -> list[str]:
     """Return the addresses at which other devices reach the server; IPv4 comes first."""
-    found: list[str] = []
-    for host, _ in config.addr:
-        if host in WILDCARDS:
-            found += filter(None, map(outward_address, WILDCARDS[host]))
-        elif not is_loopback(host):
-            found.append(host)
+    found = [address for host, _ in config.addr for address in addresses_of(host)]
     return list(dict.fromkeys(found))
+
+
+def tell_operator(listeners: Sequence[socket.socket], config: Config) -> None:
+    """Log what other devices open, and show the first of it as a QR code (`--qr`)."""
+    places = [sock.getsockname()[:2] for sock in listeners if sock.family in ELSEWHERE]
+    told = {describe_url(host, port, config) for host, port in places[:1]}  # by the server itself
+    urls = [
+        describe_url(address, port, config)
+        for host, port in places
+        for address in addresses_of(host)
+    ]
+    for url in dict.fromkeys(urls):
+        if url not in told:
+            log.info("other devices open %s", url)
+    if config.qr and urls:
+        show_code(urls[0])
+    elif config.qr:
+        log.warning("--qr: no other device reaches the server; see --addr")
+
+
+def show_code(url: str) -> None:
+    """Show an address as a QR code, beside the log."""
+    from .qr import draw_in_terminal, make_code
+
+    page = re.sub("^ws", "http", url).removesuffix("<room>")
+    try:
+        code = make_code(page)
+    except ValueError as error:
+        log.warning("--qr: %s", error)
+    else:
+        print(draw_in_terminal(code, sys.stderr.encoding), end="", file=sys.stderr, flush=True)
 
 
 def tell_addresses(config: Config, request: Request) -> dict[str, list[str]]:

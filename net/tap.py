@@ -456,8 +456,8 @@ class Taps:
                 listener.close()
 
 
-def make_taps(config: Config) -> Taps:
-    """Return what listens in on connections (--pcap, --trace).
+def make_taps(config: Config, context: ssl.SSLContext | None) -> Taps:
+    """Return what listens in on connections (--pcap, --trace), and records the keys of TLS.
 
     Raises:
         ConfigError: it cannot.
@@ -483,4 +483,10 @@ def make_taps(config: Config) -> Taps:
             tracer = Tracer(stream, config.trace)
     except OSError as error:
         raise ConfigError(f"--pcap {config.pcap}: {error.strerror or error}") from None
-    return Taps(recorder=recorder, tracer=tracer)
+    taps = Taps(recorder=recorder, tracer=tracer)
+    try:
+        if context is not None:
+            taps.watch(context)
+    except OSError as error:
+        raise ConfigError(f"cannot record the keys of TLS here: {error}") from None
+    return taps

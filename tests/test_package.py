@@ -316,6 +316,7 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         ("--log=json",),
         ("--auth", "true"),
         ("--metrics",),
+        ("--qr",),
         ("--console",),
         ("--trace",),
         ("--pcap", "play.pcapng"),
