@@ -80,7 +80,6 @@ import fnmatch
 import functools
 import heapq
 import importlib
-import importlib.util
 import itertools
 import json
 import logging
@@ -223,6 +222,7 @@ TRACE = 5  # a log level below DEBUG, for -vv
 logging.addLevelName(TRACE, "TRACE")
 
 T = TypeVar("T")
+write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # in one line
 JsonValue = Any  # what `json.loads` returns; no narrower type would be true
 
 
@@ -659,11 +659,18 @@ class Encoding:
         """Return messages of one type, without those that cannot be expressed."""
         return encode_messages(opcode, payloads)
 
-    def encode_message(self, message: str | bytes) -> bytes:
-        """Return one message: `str` is text."""
+    def encode_message(self, message: object) -> bytes:
+        """Return one message: `str` is text.
+
+        Raises:
+            TypeError: it is neither text nor bytes.
+        """
         if isinstance(message, str):
             return self.encode_run(Opcode.TEXT, (message.encode(),))
-        return self.encode_run(Opcode.BINARY, (message,))
+        if isinstance(message, bytes | bytearray | memoryview):
+            return self.encode_run(Opcode.BINARY, (bytes(message),))
+        kind = type(message).__name__
+        raise TypeError(f"a message is str or bytes, not {kind}: send_json or broadcast_json")
 
     def make_inflater(self) -> Inflater:
         """Return what decompresses one message that has the bits of `rsv`."""
@@ -2346,6 +2353,10 @@ class Client:
         if not self.left:
             self.room.post((self,), self.connection.encoding.encode_message(message))
 
+    def send_json(self, value: JsonValue) -> None:
+        """Send a value as JSON, in one line of text; see `send`."""
+        self.send(write_json(value))
+
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection after what was sent before; for in-process games.
 
@@ -3750,6 +3761,10 @@ class GameRoom:
         for encoding, clients in groups.items():
             self._room.post(clients, encoding.encode_message(message))
 
+    def broadcast_json(self, value: JsonValue, exclude: Iterable[Client] = ()) -> None:
+        """Send a value as JSON, in one line of text; see `broadcast`."""
+        self.broadcast(write_json(value), exclude)
+
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the room when the hook returns; its clients get this code and reason.
 
@@ -4709,7 +4724,9 @@ class Room:
             self.log.info("%s", closed.reason)
             self.end(*(self._farewell or (closed.code, closed.reason)))
         except BackendError as error:
-            self.log.error("%s", error, exc_info=error.__cause__)
+            mistakes = find_feature("mistakes") if error.__cause__ is not None else None
+            where = mistakes.explain_failure(error.__cause__) if mistakes is not None else ""
+            self.log.error("%s%s", error, where, exc_info=error.__cause__)
             self.end(*(self._farewell or (CloseCode.INTERNAL_ERROR, str(error))))
         except ShortageError as error:
             self.registry.shortage.report(str(error))
@@ -7205,6 +7222,14 @@ JSON_JOIN = '{"t":"Join","_from":#ID}'
 JSON_LEAVE = '{"t":"Leave","_from":#ID}'
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like this one, if any is."""
+    import difflib
+
+    found = difflib.get_close_matches(word, known, 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line."""
 
@@ -7217,7 +7242,8 @@ class OptionParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
             if word.startswith("-"):
-                raise ConfigError(f"there is no option {word}")
+                hint = did_you_mean(word.partition("=")[0], self._option_string_actions)
+                raise ConfigError(f"there is no option {word}{hint}")
             raise ConfigError(
                 f"{word!r} is a second TARGET; arguments of the first stand behind --"
             )
@@ -7410,6 +7436,7 @@ TARGET is a Python class (module:Class), a file, a bundled example (game.py), or
 command. Options may also stand behind it; what follows -- is its arguments. A Python
 script may carry its own options in a "# /// script" block, as [tool.scalesocket].
 SIZE takes K, M and G. Exit status: 0 done, 1 failed, 2 wrong options.
+Bundled examples: game.py, snake, tictactoe, sandbox, chat.
 
   python3 scalesocket.py game.py              the bundled game, with its page
   python3 scalesocket.py --json ./chat.py     your program, told who says what
@@ -7631,7 +7658,9 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     if isinstance(what, Path) and what.suffix == ".py" and has_options(what):
         script_options = load_feature("script_options", f"[tool.scalesocket] in {what}")
         own, class_name = script_options.read_script_options(what)
-        game = load_game_file(what, class_name) if class_name else None
+        game = script_options.load_game_file(what, class_name) if class_name else None
+    elif isinstance(what, Path) and (mistakes := find_feature("mistakes")) is not None:
+        mistakes.check_program(what)
     command = () if game else (*describe_command(what), *target_arguments)
     name = what.stem if isinstance(what, Path) else target
     return replace(combine_options(own, given, command, game), target=name)
@@ -7783,7 +7812,10 @@ def find_target(target: str) -> Path | str:
         return command
     if os.path.isfile(path):
         raise ConfigError(f"{target} is not executable: chmod +x {target}")
-    raise ConfigError(f"there is no class, file, example or command {target!r}")
+    files = [*filter(is_program, Path().glob("*")), *filter(is_example, bundled.glob("*.py"))]
+    names = [name for path in files for name in (path.name, path.stem)]
+    hint = did_you_mean(target, names)
+    raise ConfigError(f"there is no class, file, example or command {target!r}{hint}")
 
 
 def find_command(name: str) -> Path | None:
@@ -7841,45 +7873,6 @@ def load_game(target: str) -> type[Game]:
     return pick_game(module, class_name, target)
 
 
-def load_game_file(path: Path, class_name: str) -> type[Game]:
-    """Import the class of a script that names it in its inline metadata.
-
-    Raises:
-        ConfigError: it cannot be imported, or is no `Game`.
-    """
-    path = path.resolve()
-    if path.parent == HERE / "game":
-        module = import_for(
-            str(path), lambda: importlib.import_module(f"scalesocket.game.{path.stem}")
-        )
-        return pick_game(module, class_name, f"{path}:{class_name}")
-    if (path.parent / "__init__.py").exists():
-        return load_packaged_game(path, class_name)
-    sys.path.insert(0, str(path.parent))
-    name = f"{path.stem} (game)"  # which no standard module has
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    loader, module = spec.loader, importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    import_for(str(path), lambda: loader.exec_module(module))
-    return pick_game(module, class_name, f"{path}:{class_name}")
-
-
-def load_packaged_game(path: Path, class_name: str) -> type[Game]:
-    """Import the class of a file that belongs to a package, so that it may import its siblings.
-
-    Raises:
-        ConfigError: it cannot be imported, or is no `Game`.
-    """
-    names, folder = [path.stem], path.parent
-    while (folder / "__init__.py").exists():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    sys.path.insert(0, str(folder))
-    module = import_for(str(path), lambda: importlib.import_module(".".join(names)))
-    return pick_game(module, class_name, f"{path}:{class_name}")
-
-
 def import_for(target: str, load: Callable[[], object]) -> object:
     """Run an import; whatever goes wrong in it is the operator's to mend.
 
@@ -7889,21 +7882,23 @@ def import_for(target: str, load: Callable[[], object]) -> object:
     try:
         return load()
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        at = f" ({frames[-1].filename}, line {frames[-1].lineno})"
-        where = "" if isinstance(error, ImportError | SyntaxError) else at
-        raise ConfigError(
-            f"cannot import {target}: {type(error).__name__}: {error}{where}"
-        ) from None
+        if (mistakes := find_feature("mistakes")) is not None:
+            text = mistakes.explain_import(error, target.partition(":")[0])
+        else:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+        raise ConfigError(f"cannot import {target}: {text}") from None
 
 
 def pick_game(module: object, class_name: str, where: str) -> type[Game]:
     """Return a module's class of that name.
 
     Raises:
-        ConfigError: it is no `Game`.
+        ConfigError: it is no `Game`, or one whose hooks cannot be called.
     """
     found = getattr(module, class_name, None)
+    if (mistakes := find_feature("mistakes")) is not None:
+        mistakes.check_game(module, class_name)
     if not (isinstance(found, type) and issubclass(found, Game)):
         raise ConfigError(f"{where} is no subclass of scalesocket.Game")
     return found

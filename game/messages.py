@@ -34,16 +34,6 @@ def read_object(message: str | bytes) -> dict[str, object]:
     return value
 
 
-def write_object(value: object) -> str:
-    """Return JSON in one line and in as few characters as possible."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def error_message(error: RuleError) -> str:
-    """Return the message that tells a client what was wrong."""
-    return write_object({"t": "error", "error": str(error)})
-
-
 def new_name(event: dict[str, object], taken: Iterable[str]) -> str:
     """Return the name that a client gives itself.
 

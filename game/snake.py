@@ -75,7 +75,7 @@ import random
 
 from scalesocket import Client, Game, GameRoom
 
-from .messages import RuleError, error_message, new_name, read_object, write_object
+from .messages import RuleError, new_name, read_object
 from .snake_rules import World
 
 WIDTH, HEIGHT = 60, 20  # with a leaderboard beside it, it fits into a terminal of 80 by 24
@@ -95,8 +95,8 @@ class Snake(Game):
     def on_join(self, client: Client) -> None:
         """Show a spectator the whole world; from now on it gets the deltas."""
         size = {"width": WIDTH, "height": HEIGHT, "rate": RATE}
-        client.send(write_object({"t": "welcome", "id": client.id, **size}))
-        client.send(write_object({"t": "full", **self.world.describe()}))
+        client.send_json({"t": "welcome", "id": client.id, **size})
+        client.send_json({"t": "full", **self.world.describe()})
         self._tell_lobby()
 
     def on_message(self, client: Client, message: str | bytes) -> None:
@@ -104,7 +104,7 @@ class Snake(Game):
         try:
             self._obey(client, read_object(message))
         except RuleError as error:
-            client.send(error_message(error))
+            client.send_json({"t": "error", "error": str(error)})
 
     def on_leave(self, client: Client, code: int) -> None:
         """Take the client's snake out of the world."""
@@ -115,7 +115,7 @@ class Snake(Game):
     def on_tick(self, dt: float) -> None:
         """Let all snakes move at once."""
         delta = self.world.step()
-        self.room.broadcast(write_object({"t": "delta", **delta.describe()}))
+        self.room.broadcast_json({"t": "delta", **delta.describe()})
         if delta.left or delta.joined or delta.scores:
             self._tell_lobby()
 

@@ -65,7 +65,7 @@ import time
 
 from scalesocket import Client, Game, GameRoom
 
-from .messages import RuleError, error_message, new_name, read_object, write_object
+from .messages import RuleError, new_name, read_object
 from .tictactoe_rules import Table
 
 
@@ -90,7 +90,7 @@ class TicTacToe(Game):
         try:
             self._obey(client, read_object(message))
         except RuleError as error:
-            client.send(error_message(error))
+            client.send_json({"t": "error", "error": str(error)})
         else:
             self._tell()
 
@@ -136,7 +136,7 @@ class TicTacToe(Game):
         for other in self.room.clients.values():
             if name_of(other) == name:
                 del other.data["name"]
-                other.send(write_object({"t": "moved"}))
+                other.send_json({"t": "moved"})
         client.data["name"] = name
         self.table.come_back(name)
 
@@ -166,7 +166,7 @@ class TicTacToe(Game):
                 "name": name,
                 "token": name and self._tokens[name],
             }
-            client.send(write_object({"t": "state", **state, **own, "spectators": spectators}))
+            client.send_json({"t": "state", **state, **own, "spectators": spectators})
         self.room.metadata = {"players": len(players), "spectators": spectators}
 
 

@@ -12,8 +12,11 @@ read by the same parser. `game` names the script's `Game` class. Paths are relat
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,18 @@ from typing import Any
 from scalesocket import (
     BARE,
     FLAG,
+    HERE,
     OPTIONS,
     REPEATABLE,
     ConfigError,
+    Game,
     JsonValue,
     PrintConfig,
     build_parser,
+    did_you_mean,
+    import_for,
     is_program,
+    pick_game,
 )
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
@@ -60,16 +68,24 @@ def read_script_table(path: Path) -> dict[str, JsonValue]:
     Raises:
         ValueError: it is no TOML, no table, or there are several blocks.
     """
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
-    blocks = [match["content"] for match in _SCRIPT_BLOCK.finditer(text)]
-    if len(blocks) > 1:  # PEP 723 makes this an error
-        raise ValueError(f"there are {len(blocks)} script blocks; one is the most")
-    toml = "\n".join(line[2:] for block in blocks for line in block.splitlines())
-    tool = tomllib.loads(toml).get("tool", {})
+    tool = tomllib.loads(read_script_block(path)).get("tool", {})
     table = tool.get("scalesocket", {}) if isinstance(tool, dict) else tool
     if not isinstance(table, dict):
         raise ValueError("[tool.scalesocket] is no table")
     return dict(table)
+
+
+def read_script_block(path: Path) -> str:
+    """Return the TOML of a script's inline metadata, empty if it has none.
+
+    Raises:
+        ValueError: there are several blocks.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    blocks = [match["content"] for match in _SCRIPT_BLOCK.finditer(text)]
+    if len(blocks) > 1:  # PEP 723 makes this an error
+        raise ValueError(f"there are {len(blocks)} script blocks; one is the most")
+    return "\n".join(line[2:] for block in blocks for line in block.splitlines())
 
 
 def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
@@ -81,7 +97,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     kinds = {f: row[2] for rows in OPTIONS.values() for row in rows for f in row[0].split()}
     kind = kinds.get(f"--{name}")
     if kind is None or kind in ("help", "version", PrintConfig):
-        raise ConfigError(f"there is no option {name!r}")
+        hint = did_you_mean(name, [flag.lstrip("-") for flag in kinds])
+        raise ConfigError(f"there is no option {name!r}{hint}")
     if kind in (FLAG, "count") or (f"--{name}" in BARE and isinstance(value, bool)):
         if not isinstance(value, bool):
             raise ConfigError(f"{name} must be true or false, not {value!r}")
@@ -104,3 +121,42 @@ def relocate_command(command: str, folder: Path) -> str:
     if not is_program(folder / program):
         return command
     return f"{shlex.quote(str(folder / program))} {arguments}"
+
+
+def load_game_file(path: Path, class_name: str) -> type[Game]:
+    """Import the class of a script that names it in its inline metadata.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Game`.
+    """
+    path = path.resolve()
+    if path.parent == HERE / "game":
+        module = import_for(
+            str(path), lambda: importlib.import_module(f"scalesocket.game.{path.stem}")
+        )
+        return pick_game(module, class_name, f"{path}:{class_name}")
+    if (path.parent / "__init__.py").exists():
+        return load_packaged_game(path, class_name)
+    sys.path.insert(0, str(path.parent))
+    name = f"{path.stem} (game)"  # which no standard module has
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    loader, module = spec.loader, importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    import_for(str(path), lambda: loader.exec_module(module))
+    return pick_game(module, class_name, f"{path}:{class_name}")
+
+
+def load_packaged_game(path: Path, class_name: str) -> type[Game]:
+    """Import the class of a file that belongs to a package, so that it may import its siblings.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Game`.
+    """
+    names, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    sys.path.insert(0, str(folder))
+    module = import_for(str(path), lambda: importlib.import_module(".".join(names)))
+    return pick_game(module, class_name, f"{path}:{class_name}")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from scalesocket import Client, Game, GameRoom
+from scalesocket import Client, Game, GameRoom, write_json
 
 
 class FakeClient:
@@ -24,6 +24,9 @@ class FakeClient:
         assert "\n" not in message, "a message is one line, for players without WebSockets"
         message.encode()  # what cannot be encoded must not get here
         self.sent.append(message)
+
+    def send_json(self, value: object) -> None:
+        self.send(write_json(value))
 
     def take(self) -> list[dict[str, Any]]:
         """Return what was sent since the last time."""
@@ -55,6 +58,9 @@ class FakeRoom:
         for client in self.clients.values():
             if client not in exclude:
                 client.send(message)
+
+    def broadcast_json(self, value: object, exclude: Iterable[FakeClient] = ()) -> None:
+        self.broadcast(write_json(value), exclude)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         self.calls.append((seconds, function))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scalesocket.game import snake
-from scalesocket.game.messages import RuleError, write_object
+from scalesocket.game.messages import RuleError
 from scalesocket.game.snake import HEIGHT, RATE, WIDTH, Snake
 from scalesocket.game.snake_rules import (
     CLEARANCE,
@@ -29,6 +29,7 @@ from scalesocket.game.snake_rules import (
     World,
 )
 
+from scalesocket import write_json
 from tests.fake_room import FakeClient, FakeRoom, arbitrary_messages
 from tests.support import PATIENCE, RawClient, ServerProcess, http_request, serve, wait_until
 
@@ -411,7 +412,7 @@ class View:
 
 
 def over_the_wire(value: object) -> Message:
-    return cast(Message, json.loads(write_object(value)))
+    return cast(Message, json.loads(write_json(value)))
 
 
 STEPS = st.lists(
@@ -449,7 +450,7 @@ def test_deltas_applied_to_the_full_state_give_the_full_state(
     world = World(*size, random.Random(seed))
     views = [View(over_the_wire(world.describe()))]
     for delta, _ in run(world, steps):
-        message = write_object(delta.describe())
+        message = write_json(delta.describe())
         for view in views:
             view.apply(json.loads(message))
             assert view.describe() == over_the_wire(world.describe())
@@ -515,7 +516,7 @@ def test_a_tick_of_a_few_snakes_is_a_small_message() -> None:
     for number in range(4):
         world.join(number, f"p{number}")
     world.step()
-    full, delta = (len(write_object(x)) for x in (world.describe(), world.step().describe()))
+    full, delta = (len(write_json(x)) for x in (world.describe(), world.step().describe()))
     assert delta < 120 < full
 
 

@@ -947,10 +947,11 @@ def parser_of(module: ModuleType) -> Any:
 def options(data: bytes) -> None:
     """Any command line gives options or one clear error."""
     words = data.decode("utf-8", "surrogateescape").split("\n")
-    loaders = dict.fromkeys(("load_game", "load_game_file"), refuse_to_load)
+    files = scalesocket.find_feature("script_options")
     parser = parser_of(scalesocket)
     with (
-        replaced(scalesocket, build_parser=lambda: parser, **loaders),
+        replaced(scalesocket, build_parser=lambda: parser, load_game=refuse_to_load),
+        replaced(files, load_game_file=refuse_to_load),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         try:

@@ -1,0 +1,266 @@
+"""What is wrong with a `Game`, in one line that names the file, the line and the cure.
+
+A server that is copied alone says such things in plainer words, or when a hook is called at last.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import sys
+import tomllib
+import traceback
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+
+from scalesocket import HERE, ConfigError, Game, did_you_mean
+
+from .script_options import read_script_block
+
+_LIBRARY = os.path.dirname(os.__file__)
+_OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
+
+
+# ==== What an import has met =============================================================
+
+
+def explain_import(error: BaseException, module_name: str) -> str:
+    """Return why a module could not be imported, and where.
+
+    Args:
+        error: what came of it.
+        module_name: the module that was asked for, which another one may have imported.
+    """
+    if isinstance(error, SyntaxError):
+        text = f": {error.text.strip()}" if error.text else ""
+        return f"{place(error.filename or '', error.lineno)}: {error.msg}{text}"
+    file, line = find_own_frame(error)
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if f"{module_name}.".startswith(f"{error.name}.") and not file:
+            return explain_missing_module(module_name)
+        what = f"there is no module {error.name!r}{explain_absence(error.name, file)}"
+    else:
+        what = traceback.format_exception_only(error)[-1].strip()
+        if isinstance(error, ImportError):
+            what = explain_missing_name(error)
+    return f"{place(file, line)}: {what}" if file else what
+
+
+def explain_missing_module(name: str) -> str:
+    """Return what to say of `name:Class` if there is no such module."""
+    if name.endswith(".py"):
+        return f"a module is named without its .py: say {name.removesuffix('.py')}:CLASS"
+    folder = Path(*name.split(".")[:-1])
+    before = "".join(f"{part}." for part in folder.parts)
+    names = [before + path.stem for path in sorted(folder.glob("*.py"))]
+    return f"there is no module {name!r}{did_you_mean(name, names)}"
+
+
+def explain_absence(name: str, file: str) -> str:
+    """Return how to come by a module that a file wants to import."""
+    siblings = [path.stem for path in Path(file).parent.glob("*.py")] if file else []
+    hint = did_you_mean(name, [*sys.stdlib_module_names, *siblings])
+    packages = find_dependencies(file)
+    if packages:
+        return f": pip install {' '.join(packages)}"
+    return hint or f" for {sys.executable}; is it installed?"
+
+
+def find_dependencies(file: str) -> list[str]:
+    """Return the packages that a script lists in its inline metadata (PEP 723)."""
+    try:
+        found = tomllib.loads(read_script_block(Path(file))).get("dependencies", [])
+    except (OSError, ValueError):
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def explain_missing_name(error: ImportError) -> str:
+    """Return what to say of `from module import name` if the module has no such name."""
+    wanted = re.match(r"cannot import name '(\w+)' from '(\S+)'", str(error))
+    if wanted is None:
+        return str(error)
+    names = dir(sys.modules.get(wanted[2]))
+    module = wanted[2].replace("__main__", "scalesocket")
+    return f"{module} has no {wanted[1]}{did_you_mean(wanted[1], names)}"
+
+
+def explain_failure(error: BaseException) -> str:
+    """Return where in the user's own code a hook has failed, and why; empty if it was not."""
+    file, line = find_own_frame(error)
+    what = traceback.format_exception_only(error)[-1].strip()
+    return f": {place(file, line)}: {what}" if file else ""
+
+
+def find_own_frame(error: BaseException) -> tuple[str, int | None]:
+    """Return file and line of the user's own code that an exception comes from, if any."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        own = not frame.filename.startswith(("<", _LIBRARY, *_OURS))
+        if own and "site-packages" not in frame.filename:
+            return frame.filename, frame.lineno
+    return "", None
+
+
+def place(file: str, line: int | None) -> str:
+    """Return a file, as short as it can be named from here, and a line of it."""
+    inside = os.path.join(os.getcwd(), "")
+    return f"{file.removeprefix(inside)}, line {line}" if line else file.removeprefix(inside)
+
+
+# ==== A class that is no game, or not the one that was meant =============================
+
+
+def check_game(module: ModuleType, class_name: str) -> None:
+    """See that a module's class of that name is a `Game` that can do what it says.
+
+    Raises:
+        ConfigError: it is not, or one of its hooks cannot be called.
+    """
+    found = getattr(module, class_name, None)
+    file = place(module.__file__ or module.__name__, None)
+    if found is None:
+        games = [name for name, value in vars(module).items() if is_game(value)]
+        hint = did_you_mean(class_name, games) or (games and f"; it has {', '.join(games)}") or ""
+        raise ConfigError(f"{file} has no class {class_name}{hint}")
+    if not is_game(found):
+        what = "a class" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise ConfigError(
+            f"{file}: {class_name} is {what}, but no subclass of scalesocket.Game: "
+            f"class {class_name}(Game)"
+        )
+    check_hooks(found)
+
+
+def is_game(value: object) -> bool:
+    """Whether something in a module is a game that can be served."""
+    return isinstance(value, type) and issubclass(value, Game) and value is not Game
+
+
+def check_program(path: Path) -> None:
+    """See that a file which is to run as a program is not a `Game` whose class must be named.
+
+    Raises:
+        ConfigError: it is.
+    """
+    try:
+        source = path.read_bytes()
+        body = ast.parse(source).body if b"scalesocket" in source else []
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return  # it is Python's to say
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base) for base in node.bases}
+            if bases & {"Game", "scalesocket.Game"} and not calls_main(body):
+                raise ConfigError(
+                    f"{place(str(path), node.lineno)}: {node.name} is a Game, not a program: "
+                    f'serve {path.stem}:{node.name}, or have game = "{node.name}" in a '
+                    f"[tool.scalesocket] block"
+                )
+
+
+def calls_main(body: list[ast.stmt]) -> bool:
+    """Whether a module does something by itself when it is run."""
+    return any(
+        isinstance(node, ast.If | ast.For | ast.While)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+        for node in body
+    )
+
+
+# ==== Hooks that would never be called, or not as they are ===============================
+
+
+def check_hooks(game: type[Game]) -> None:
+    """See that a game's hooks are spelt as they are called, and take what they are given.
+
+    Raises:
+        ConfigError: one of them does not.
+    """
+    own = [base for base in game.__mro__ if base not in Game.__mro__]
+    used = {name for base in own for name in names_used(base)}
+    for base in own:
+        for name, value in vars(base).items():
+            if hasattr(Game, name):
+                if name.startswith("on_"):
+                    check_hook(game, base, name, value)
+            elif not name.startswith("_") and name not in used:
+                check_spelling(game, base, name, value)
+    try:
+        inspect.signature(game).bind()
+    except TypeError:
+        raise ConfigError(
+            f"{where_is(game, game.__init__)}: {game.__name__}() is called without arguments; "
+            "the room comes with on_create(self, room)"
+        ) from None
+
+
+def check_spelling(game: type[Game], base: type, name: str, value: object) -> None:
+    """See that a name which nothing uses is not meant for one that the server uses.
+
+    Raises:
+        ConfigError: it is like one of them that the game has not.
+    """
+    plain = re.sub(r"(?<=.)([A-Z])", r"_\1", name).lower()
+    known = [word for word in vars(Game) if not word.startswith("_")]
+    for meant in get_close_matches(plain, known, 1, 0.85):
+        if not any(meant in vars(other) for other in game.__mro__ if other is not Game):
+            raise ConfigError(
+                f"{where_is(base, value)}: nothing calls {name}; did you mean {meant}?"
+            )
+
+
+def check_hook(game: type[Game], base: type, name: str, value: object) -> None:
+    """See that a hook is a plain function that takes what it is called with.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    where = where_is(base, value)
+    inner = getattr(value, "__func__", value)
+    if not callable(getattr(game, name)):
+        raise ConfigError(f"{where}: {name} is a hook, and no {type(value).__name__}")
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        raise ConfigError(
+            f"{where}: {name} is `async def`, and hooks are plain `def`; what takes long goes "
+            "on a thread, and comes back by room.call_soon"
+        )
+    if inspect.isgeneratorfunction(inner):
+        raise ConfigError(f"{where}: {name} has a `yield`, and so does nothing when it is called")
+    if not isinstance(inner, FunctionType) or isinstance(value, staticmethod):
+        return
+    if name == "on_auth" and not isinstance(value, classmethod):
+        raise ConfigError(
+            f"{where}: on_auth is asked before there is a game: @classmethod above it"
+        )
+    wanted = inspect.signature(getattr(Game.__dict__[name], "__func__", Game.__dict__[name]))
+    try:
+        inspect.signature(inner).bind(*wanted.parameters)
+    except TypeError:
+        names = ", ".join(wanted.parameters)
+        own = ", ".join(inspect.signature(inner).parameters)
+        raise ConfigError(f"{where}: {name}({own}) must be {name}({names})") from None
+
+
+def names_used(owner: type) -> Iterator[str]:
+    """Yield the names that the functions of a class look up, its own methods among them."""
+    codes = [getattr(value, "__func__", value) for value in vars(owner).values()]
+    waiting = [value.__code__ for value in codes if isinstance(value, FunctionType)]
+    while waiting:
+        code = waiting.pop()
+        yield from code.co_names
+        waiting += [value for value in code.co_consts if isinstance(value, CodeType)]
+
+
+def where_is(owner: type, value: object) -> str:
+    """Return file and line of a function, or else of the class that it is in."""
+    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    if isinstance(code, CodeType):
+        return place(code.co_filename, code.co_firstlineno)
+    try:
+        return place(inspect.getfile(owner), inspect.findsource(owner)[1] + 1)
+    except (OSError, TypeError):  # there is no source
+        return owner.__qualname__

@@ -1,0 +1,233 @@
+"""What people get wrong in a game of their own, or on the command line: one line says it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import scalesocket
+from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
+from tests.support import RawClient, serve, wait_until
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of its own; what a test imports from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+def complaint(*words: str) -> str:
+    """Return the line that a command line ends with, which is one."""
+    with pytest.raises(ConfigError) as caught:
+        parse_command_line(words)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+# ==== Hooks ==============================================================================
+
+HOOKS = [
+    (
+        "def on_mesage(self, client, message): pass",
+        "nothing calls on_mesage; did you mean on_messa",
+    ),
+    ("def onMessage(self, client, message): pass", "did you mean on_message?"),
+    ("def on_joined(self, client): pass", "did you mean on_join?"),
+    ("tickrate = 4", "did you mean tick_rate?"),
+    ("async def on_join(self, client): pass", "on_join is `async def`"),
+    ("async def on_join(self, client): yield", "on_join is `async def`"),
+    ("def on_join(self, client): yield", "on_join has a `yield`"),
+    (
+        "def on_leave(self, client): pass",
+        "on_leave(self, client) must be on_leave(self, client, co",
+    ),
+    ("def on_create(room): pass", "on_create(room) must be on_create(self, room)"),
+    ("def on_auth(self, request): return True", "@classmethod"),
+    ("on_tick = 4", "on_tick is a hook, and no int"),
+    ("def __init__(self, room): pass", "G() is called without arguments"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), HOOKS, ids=[line for line, _ in HOOKS])
+def test_a_hook_that_could_not_be_called_is_named_with_its_line(
+    here: Path, line: str, said: str
+) -> None:
+    (here / "own.py").write_text(f"import scalesocket\n\nclass G(scalesocket.Game):\n    {line}\n")
+    text = complaint("own:G")
+    assert said in text
+    assert re.match(r"own.py, line [34]: ", text)
+
+
+def test_a_base_of_ones_own_is_looked_at_too(here: Path) -> None:
+    (here / "base.py").write_text(
+        "from scalesocket import Game\n\nclass Base(Game):\n    def on_jion(self, client): pass\n"
+    )
+    (here / "own.py").write_text("from base import Base\n\nclass G(Base):\n    pass\n")
+    assert complaint("own:G").startswith("base.py, line 4: nothing calls on_jion")
+
+
+RIGHT = """
+import functools
+from scalesocket import Game
+
+class Mixin:
+    def on_message(self, *arguments): self.on_joined()
+
+class G(Mixin, Game):
+    tick_rate = 2
+    on_click = None
+    def __init__(self, size=3): self.on_ticks = size
+    def on_join(self, client, *, quiet=False): [self.on_tickk() for _ in ()]
+    def on_tickk(self): pass
+    def on_joined(self): pass
+    def on_joins(self): pass
+    on_auth = staticmethod(lambda request: True)
+    on_leave = staticmethod(lambda client, code: None)
+"""
+
+
+def test_whatever_can_be_called_is_right(here: Path) -> None:
+    (here / "own.py").write_text(RIGHT)
+    assert parse_command_line(["own:G"]).game is not None
+
+
+# ==== Classes and modules that are not there =============================================
+
+GAME = "from scalesocket import Game\n\nclass Treasure(Game):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("treasure:Treasur", "treasure.py has no class Treasur; did you mean Treasure?"),
+        ("treasure:Chest", "treasure.py has no class Chest; it has Treasure"),
+        ("treasur:Treasure", "there is no module 'treasur'; did you mean treasure?"),
+        ("treasure.py:Treasure", "say treasure:CLASS"),
+        ("treasure:x", "treasure.py: x is of type int, but no subclass of scalesocket.Game"),
+        ("treasure:Plain", "treasure.py: Plain is a class, but no subclass of scalesocket.Game"),
+        ("treasure.py", "treasure.py, line 3: Treasure is a Game, not a program: serve treasure:T"),
+        ("treasure.yp", "did you mean treasure.py?"),
+        ("gmae.py", "did you mean game.py?"),
+        ("snak", "did you mean snake?"),
+        ("nothing-like-it", "command 'nothing-like-it'"),
+    ],
+)
+def test_a_target_that_is_not_there_is_told_what_is(here: Path, target: str, said: str) -> None:
+    (here / "treasure.py").write_text(GAME + "x = 1\nclass Plain: pass\n")
+    text = complaint(target)
+    assert said in text
+    assert ("did you mean" in text) == ("did you mean" in said)
+
+
+def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
+    (here / "both.py").write_text(GAME + "for line in open(0):\n    print(line)\n")
+    (here / "other.py").write_text("# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nf()\n")
+    assert parse_command_line(["both.py"]).game is None
+    assert parse_command_line(["other.py"]).game is None
+
+
+IMPORTS = [
+    ("x = 1\ndef f(:\n", "own.py, line 2: invalid syntax: def f(:"),
+    ("x = 1\n  y = 2\n", "own.py, line 2: unexpected indent: y = 2"),
+    ("import randm\n", "own.py, line 1: there is no module 'randm'; did you mean random?"),
+    ("import own_rule\n", "did you mean own_rules?"),
+    ("import nowhere_at_all\n", f"for {sys.executable}; is it installed?"),
+    ("from scalesocket import Gme\n", "scalesocket has no Gme; did you mean Game?"),
+    ("import json\n\njson.loads('x')\n", "own.py, line 3: json.decoder.JSONDecodeError"),
+    ("x = 1\nx.y()\n", "own.py, line 2: AttributeError: 'int' object"),
+    ("import own_rules\n", "own_rules.py, line 1: ZeroDivisionError"),
+    ("raise SystemExit('no')\n", "own.py, line 1: SystemExit: no"),
+    (
+        '# /// script\n# dependencies = ["chess>=1", "x"]\n# ///\nimport chess_\n',
+        "own.py, line 4: there is no module 'chess_': pip install chess>=1 x",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "said"), IMPORTS, ids=[said for _, said in IMPORTS])
+def test_an_import_that_fails_is_named_with_its_line(here: Path, code: str, said: str) -> None:
+    (here / "own_rules.py").write_text("1 / 0\n")
+    (here / "own.py").write_text(code)
+    text = complaint("own:G")
+    assert text.startswith("cannot import own:G: ")
+    assert said in text
+
+
+def test_what_an_example_needs_is_named_with_its_command(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if "sandbox" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "msgpack", None)  # an import of it fails
+    assert "pip install msgpack" in complaint("sandbox")
+
+
+# ==== Options ============================================================================
+
+
+def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
+    assert complaint("--drian=5", "cat") == "there is no option --drian=5; did you mean --drain?"
+    assert complaint("--zzz", "cat") == "there is no option --zzz"
+    block = "# /// script\n# [tool.scalesocket]\n# stticdir = 'x'\n# ///\n"
+    (here / "own.py").write_text(block)
+    assert "did you mean staticdir?" in complaint("own.py")
+
+
+def test_help_lists_the_examples() -> None:
+    listed = re.search(r"^Bundled examples: (.*)\.$", scalesocket.EPILOG, re.MULTILINE)
+    assert listed is not None
+    files = filter(scalesocket.is_example, (HERE / "game").glob("*.py"))
+    names = sorted(word.removesuffix(".py") for word in listed[1].split(", "))
+    assert names == sorted(path.stem for path in files)
+
+
+# ==== What is found only when a hook is called ===========================================
+
+
+@pytest.mark.parametrize("message", [{"a": 1}, 5, None, ["a"]])
+def test_a_message_is_text_or_bytes(message: object) -> None:
+    kind = type(message).__name__
+    with pytest.raises(TypeError, match=f"not {kind}: send_json"):
+        PLAIN.encode_message(message)
+
+
+SENDING = """
+from scalesocket import Game
+
+class G(Game):
+    def on_join(self, client):
+        client.send_json({"n": [1, "é"]})
+    def on_message(self, client, message):
+        self.answer(client)
+    def answer(self, client):
+        client.send({"a": 1})
+"""
+
+
+def test_a_hook_that_fails_is_one_line_with_its_place(here: Path) -> None:
+    (here / "own.py").write_text(SENDING)
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.receive_text() == '{"n":[1,"\\u00e9"]}'
+        client.send_text("go")
+        code, reason = client.wait_close()
+        assert (code, reason) == (1011, "the game failed")  # no path is a stranger's business
+        line = "the game failed: own.py, line 10: TypeError: a message is str or bytes, not dict"
+        wait_until(lambda: any(line in logged for logged in server.log()))
+
+
+def test_the_bundled_games_have_no_mistakes() -> None:
+    mistakes = scalesocket.load_feature("mistakes", "a test")
+    for name in ("snake:Snake", "tictactoe:TicTacToe"):
+        mistakes.check_hooks(scalesocket.load_game(f"scalesocket.game.{name}"))
+    mistakes.check_hooks(Game)
