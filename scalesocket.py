@@ -7440,11 +7440,12 @@ Bundled examples: game.py, snake, tictactoe, sandbox, chat.
 
   python3 scalesocket.py game.py              the bundled game, with its page
   python3 scalesocket.py --json ./chat.py     your program, told who says what
-  python3 scalesocket.py cat -- -u            any command, with arguments"""
+  python3 scalesocket.py cat -- -u            any command, with arguments
+  python3 scalesocket.py new mygame           a folder with a game of yours to begin with"""
 
 
 MODES = ("json", "gwsocket")
-FLAG = "flag"
+FLAG = "store_true"  # what argparse calls it
 BARE = {  # what they mean without a value
     "--frame": "--frame=json",
     "--spa": "--spa=index.html",
@@ -7624,8 +7625,6 @@ def build_parser() -> OptionParser:
 
 def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
     """Return what argparse is to know of an option's value."""
-    if kind == FLAG:
-        return {"action": "store_true"}
     if kind == "version":
         return {"action": kind, "version": f"scalesocket {__version__}"}
     if isinstance(kind, str):
@@ -7634,8 +7633,7 @@ def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
         return {"choices": kind, "metavar": metavar}
     if kind is PrintConfig:
         return {"action": kind, "nargs": "+", "metavar": tuple(re.findall("[A-Z]+", metavar))}
-    action = "append" if kind in REPEATABLE else "store"
-    return {"type": kind, "metavar": metavar, "action": action}
+    return {"type": kind, "metavar": metavar, "action": "append" if kind in REPEATABLE else "store"}
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:
@@ -8045,8 +8043,10 @@ def open_standard_streams() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Serve as a command line says; return the exit status."""
+    """Serve, or make a `new` game, as a command line says; return the exit status."""
     try:
+        if arguments[:1] == ["new"]:
+            sys.exit(load_feature("new", "scalesocket new").create(arguments[1:]))
         config = parse_command_line(arguments)
     except ConfigError as error:
         print(f"scalesocket: {escape_controls(str(error))} (try --help)", file=sys.stderr)

@@ -94,6 +94,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
         {"spa": "chat/index.html"},
     ),
     (["--api"], {"api": True}),
+    (["--qr"], {"qr": True}),
     (["--pcap", "a.pcapng", "--pcapsize=1M"], {"pcap": "a.pcapng", "pcapsize": 1 << 20}),
     (["--pcapfiles", "3", "--pcap=x"], {"pcapfiles": 3}),
     (["--pcapfull", "drop", "--pcap=x"], {"pcapfull": "drop"}),

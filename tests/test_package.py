@@ -189,6 +189,20 @@ def test_what_is_installed_has_its_modules_games_and_pages(
             pass
 
 
+def test_an_installed_server_makes_a_new_game_that_it_serves(
+    installed: Path, tmp_path: Path
+) -> None:
+    command = [str(installed / "scalesocket")]
+    done = subprocess.run(
+        [*command, "new", "mygame"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout.endswith("  cd mygame\n  scalesocket mygame.py\n")
+    with serve("mygame.py", command=command, cwd=tmp_path / "mygame") as server:
+        assert http_request(server, path="/").status == 200
+        with RawClient.connect(server) as client:
+            assert "welcome" in client.receive_text()
+
+
 def test_an_installed_client_runs(installed: Path, tmp_path: Path) -> None:
     shown = subprocess.run(
         [str(installed / "python"), "-m", "scalesocket.client.snake", "--help"],
