@@ -5118,12 +5118,10 @@ class StaticFiles:
 
     Args:
         root: the folder.
-        page: what a browser gets in place of a page that is not there (--spa).
     """
 
-    def __init__(self, root: Path, page: str = "") -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root.resolve()
-        self._page = page
 
     def respond(self, request: Request) -> Response:
         """Return the file that a request asks for.
@@ -5132,23 +5130,6 @@ class StaticFiles:
             HandshakeError: there is none (404), it may not be read (403), or it has no such part
                 (416).
         """
-        try:
-            return self._find(request)
-        except HandshakeError as error:
-            if error.status != 404 or not (self._page and self._wants_page(request)):
-                raise
-        response = self._find(replace(request, target=f"/{self._page}"))
-        return replace(response, headers=(*response.headers, ("Vary", "Accept")))
-
-    @staticmethod
-    def _wants_page(request: Request) -> bool:
-        """Whether a person has gone to this address, which a page's own script may know."""
-        first = urllib.parse.unquote(request.path.split("/")[1])
-        reserved = first in RESERVED_ROOMS or first.startswith(".")
-        kinds = (kind.partition(";")[0].strip() for kind in request.headers.tokens("Accept"))
-        return "text/html" in kinds and not reserved
-
-    def _find(self, request: Request) -> Response:
         path = self._locate(request.path)
         if os.path.isdir(path):
             if not request.path.endswith("/"):
@@ -5261,8 +5242,11 @@ class HttpSite:
         self._files: StaticFiles | None = None
         if config.staticdir is not None:
             files = find_feature("files")
-            kind: type[StaticFiles] = files.WebFiles if files is not None else StaticFiles
-            self._files = kind(config.staticdir, config.spa)
+            self._files = (
+                files.WebFiles(config.staticdir, config.spa)
+                if files is not None
+                else StaticFiles(config.staticdir)
+            )
         self._api: RoomsApi | None = None
         self._metrics: Metrics | None = None
         self.console: Console | None = None
@@ -7242,7 +7226,7 @@ class OptionParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
             if word.startswith("-"):
-                hint = did_you_mean(word.partition("=")[0], self._option_string_actions)
+                hint = did_you_mean(word.partition("=")[0], list_names())
                 raise ConfigError(f"there is no option {word}{hint}")
             raise ConfigError(
                 f"{word!r} is a second TARGET; arguments of the first stand behind --"
@@ -7252,6 +7236,10 @@ class OptionParser(argparse.ArgumentParser):
             if value == []:  # argparse takes the `--` of `--joinmsg=--` for its own mark
                 raise ConfigError(f"argument --{name}: its value cannot be '--'")
         return options
+
+    def print_help(self, file: Any = None) -> None:
+        """Print what all options mean."""
+        argparse.ArgumentParser.print_help(build_parser(), file)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print.
@@ -7283,23 +7271,9 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
-parse_positive = parser_of(r"0*[1-9]\d{0,5}", "whole number from 1 on", int)
-parse_workers = parser_of(r"0*([1-9]\d?|1[01]\d|12[0-8])", "whole number from 1 to 128", int)
-parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
 parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digits and _", str)
-_SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
-parse_basepath = parser_of(rf"/|(/{_SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
-parse_page = parser_of(
-    rf"/?({_SEGMENT}/)*{_SEGMENT}", "page such as index.html", lambda s: s.removeprefix("/")
-)
-
-
-def parse_capture_size(text: str) -> int:
-    """Return the size of a capture file: 0, or enough for the longest packet."""
-    size = parse_size(text)
-    if 0 < size < 64 * KIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is too small for a packet; 64K is the least")
-    return size
+SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
+parse_basepath = parser_of(rf"/|(/{SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
 
 
 def parse_history_size(text: str) -> int:
@@ -7321,11 +7295,6 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names
-
-
-def read_later(module: str, option: str, function: str) -> Callable[[str], Any]:
-    """Return what reads an option's value by a function of a module in net/."""
-    return lambda text: getattr(load_feature(module, option), function)(text)
 
 
 def parse_subprotocols(text: str) -> tuple[str, ...]:
@@ -7356,41 +7325,12 @@ def parse_header(text: str) -> tuple[str, str]:
     return name, value
 
 
-class PrintConfig(argparse.Action):
-    """Prints a configuration in place of serving, as --help prints help."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> NoReturn:
-        """Print it and exit.
-
-        Raises:
-            ConfigError: it cannot be made for these nodes.
-        """
-        configs = load_feature("proxy_configs", "--print-config")
-        kind, *nodes = values or [""]  # argparse takes the `--` of `--print-config=--` away
-        print(configs.print_config(kind, nodes), end="")
-        parser.exit()
-
-
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]*)):(\d{1,5})", text)
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])
-
-
-def parse_ports(text: str) -> tuple[int, int]:
-    """Return both ends of a range `START:END`."""
-    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
-    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range START:END of ports up to 65535")
-    return int(match[1]), int(match[2])
 
 
 def parse_cache(text: str) -> tuple[int, bool]:
@@ -7453,48 +7393,49 @@ BARE = {  # what they mean without a value
     "--console": "--console=127.0.0.0/8,::1,unix",
 }
 
-# Group, then names, value, how that is read, and help; a test holds README's tables to it.
+Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
+
+
+class OptionsOf(NamedTuple):
+    """Options of a module in net/: they are its OPTIONS, and its `check_options` checks them."""
+
+    module: str
+    names: str
+
+    def load(self, given: Collection[str] | None) -> list[Option]:
+        """Return them if one of them is given; see `list_options`."""
+        names = self.names.split()
+        if given is None:
+            module = find_feature(self.module)
+        else:
+            wanted = [name for name in names if name in given]
+            module = load_feature(self.module, wanted[0]) if wanted else None
+        return [option for option in module.OPTIONS if option[0] in names] if module else []
+
+
+# By group, in the order of --help; a test holds README's tables to it.
 # fmt: off
-OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
+OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
     "server": (
         ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
-        ("--tcplisten", "ADDR", parse_address,
-         "lines of text there, for clients without WebSockets; the first line is the room"),
-        ("--unixsocket", "PATH", Path,
-         "listen at a Unix socket; at a port, too, only if --addr is given"),
-        ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
-        ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
-        ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
-        ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
+        OptionsOf("lines", "--tcplisten"),
+        OptionsOf("sockets", "--unixsocket --unixmode"),
+        OptionsOf("tls", "--sslcert --sslkey --sslca"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
-        ("--spa", "[=PAGE]", parse_page,
-         "a page of DIR, index.html if bare, for paths at which there is no file"),
+        OptionsOf("files", "--spa"),
         ("--basepath", "PATH", parse_basepath,
          "serve everything below PATH, such as /ws: rooms at ws://HOST:PORT/ws/<room>"),
-        ("--qr", "", FLAG, "show the address that other devices open as a QR code"),
+        OptionsOf("addresses", "--qr"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
-        ("--peers", "LIST", parse_names,
-         "other nodes (HOST:PORT or URLs) whose rooms --api lists, too"),
-        ("--metrics", "", FLAG, "OpenMetrics at /metrics"),
-        ("--compress", "", FLAG, "permessage-deflate for clients that offer it"),
-        ("--origin", "LIST", read_later("origins", "--origin", "parse_origins"),
-         "allow only pages from these, such as https://example.com, *.example.com, file:// or "
-         "null; any: all pages (default: all; with --pty, or if only this machine reaches the "
-         "server, those of this machine and of the server itself)"),
-        ("--trustproxy", "LIST", read_later("proxies", "--trustproxy", "parse_proxies"),
-         "believe these peers (addresses, networks, unix) about who the client is: "
-         "X-Forwarded-For, PROXY protocol"),
-        ("--auth", "CMD", read_later("auth", "--auth", "parse_auth"),
-         "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
-         "what it prints is the user"),
-        ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
-        ("--cors", "LIST", read_later("origins", "--cors", "parse_origins"),
-         "let pages from these origins read files and --api, as in --origin; any: all pages"),
-        ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
-        ("--host", "LIST", read_later("origins", "--host", "parse_hosts"),
-         "answer only who has found the server by one of these names (*.example.com), an "
-         "address, localhost or the machine's own name"),
+        OptionsOf("peers_api", "--peers"),
+        OptionsOf("metrics", "--metrics"),
+        OptionsOf("deflate", "--compress"),
+        OptionsOf("origins", "--origin"),
+        OptionsOf("proxies", "--trustproxy"),
+        OptionsOf("auth", "--auth --authall"),
+        OptionsOf("cors", "--cors"),
+        OptionsOf("origins", "--sameorigin --host"),
         ("--subprotocol", "LIST", parse_subprotocols,
          "negotiate one of these, the first that a client lists"),
         ("--header", "FIELD", parse_header, "add 'Name: value' to every response, may repeat"),
@@ -7504,8 +7445,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
         ("--drain", "SECONDS", parse_seconds,
          "after SIGTERM, refuse new rooms and let the others finish for so long (default 0)"),
-        ("--workers", "NUM", parse_workers,
-         "processes to spread the rooms over (default 1; one for each core is a good number)"),
+        OptionsOf("workers", "--workers"),
     ),
     "rooms and limits": (
         ("--rooms", "LIST", parse_names, "allow only these rooms"),
@@ -7539,8 +7479,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
         ("--clientroute", "", FLAG,
          "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
-        ("--byteorder", "ORDER", ("big", "little"),
-         "of gwsocket's headers: big (default), or little as in ScaleSocket 0.2"),
+        OptionsOf("gwsocket", "--byteorder"),
         ("--joinmsg", "MSG", parse_text,
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, "
          "#QUERY_XYZ, #QUERY (a JSON object), #USER and #USER_XYZ are filled in"),
@@ -7557,36 +7496,20 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
          "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
          "library paths, locale, TZ, HOME)"),
         ("--passstderr", "", FLAG, 'send stderr too, as {"stream":"stderr","data":...}'),
-        ("--tcp", "", FLAG, "connect to TARGET at the port in its variable PORT"),
-        ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
-        ("--pty", "", FLAG, "run TARGET in a pseudo-terminal, in binary"),
-        ("--linebuffer", "WHEN", ("auto", "on", "off"),
-         "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
-         "pseudo-terminal for stdout"),
+        OptionsOf("children", "--tcp --tcpports --pty"),
+        OptionsOf("linebuffer", "--linebuffer"),
         ("--delay", "SECONDS", parse_seconds, "wait before attaching (default 0; 1 with --tcp)"),
         ("--respawn", "", FLAG, "start TARGET again when it exits"),
         ("--closegrace", "SECONDS", parse_seconds,
          "added to each step of stopping TARGET (default 0.1)"),
     ),
     "packet analysis": (
-        ("--pcap", "FILE", str, "record all traffic, for Wireshark; - is standard output"),
-        ("--pcapsize", "SIZE", parse_capture_size, "bytes of a file (default 0: any number)"),
-        ("--pcapfiles", "NUM", parse_positive,
-         "files to keep, the newest is FILE (default 1: then it ends when it is full)"),
-        ("--pcapfull", "HOW", ("wait", "drop"),
-         "if more comes than can be recorded, play waits (default), or packets are left out"),
-        ("--trace", "[=LIST]", parse_list,
-         "draw every frame in the terminal; LIST: only of these rooms and kinds (text, binary, "
-         "continuation, close, ping, pong, handshake, http)"),
-        ("--console", "[=LIST]", read_later("proxies", "--console", "parse_proxies"),
-         "a page at /console/ to send and see frames, and to watch rooms; for this machine, "
-         "or for these addresses and networks"),
+        OptionsOf("tap", "--pcap --pcapsize --pcapfiles --pcapfull --trace"),
+        OptionsOf("console", "--console"),
     ),
     "general": (
-        ("--log", "FMT", ("text", "json"), "log as text (default) or json"),
-        ("--print-config", "KIND [NODE ...]", PrintConfig,
-         "print a configuration of haproxy, nginx, kubernetes or systemd for these nodes "
-         "(HOST:PORT) and exit"),
+        OptionsOf("logs", "--log"),
+        OptionsOf("proxy_configs", "--print-config"),
         ("-v --verbose", "", "count", "log clients too; -vv: messages"),
         ("-h --help", "", "help", "show this and exit"),
         ("-V --version", "", "version", "show the version and exit"),
@@ -7596,6 +7519,27 @@ OPTIONS: dict[str, tuple[tuple[str, str, Any, str], ...]] = {
 REPEATABLE = (parse_address, parse_header)
 
 
+def list_names() -> list[str]:
+    """Return the names of all options, also of those that are not there."""
+    rows = itertools.chain.from_iterable(OPTIONS.values())
+    names = [row.names if isinstance(row, OptionsOf) else row[0] for row in rows]
+    return " ".join(names).split()
+
+
+def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]]:
+    """Return the options by group; those of net/ only if words name them, or all without words.
+
+    Raises:
+        ConfigError: words name one that is not there, as this file has been copied alone.
+    """
+    given = None if words is None else {word.partition("=")[0] for word in words}
+    groups: dict[str, list[Option]] = {title: [] for title in OPTIONS}
+    for title, rows in OPTIONS.items():
+        for row in rows:
+            groups[title] += row.load(given) if isinstance(row, OptionsOf) else [row]
+    return groups
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows a value that may be left out right behind its option, where it must stand."""
 
@@ -7603,8 +7547,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return super()._format_action_invocation(action).replace(" [=", "[=")
 
 
-def build_parser() -> OptionParser:
-    """Return the parser of the command line, and of a script's own options."""
+def build_parser(words: Collection[str] | None = None) -> OptionParser:
+    """Return the parser of the command line, and of a script's own options; see `list_options`."""
     parser = OptionParser(
         prog="scalesocket",
         usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
@@ -7616,9 +7560,9 @@ def build_parser() -> OptionParser:
         add_help=False,
     )
     parser.add_argument("target", metavar="TARGET", nargs="?", help=argparse.SUPPRESS)
-    for title, rows in OPTIONS.items():
+    for title, options in list_options(words).items():
         group = parser.add_argument_group(title)
-        for names, metavar, kind, text in rows:
+        for names, metavar, kind, text in options:
             group.add_argument(*names.split(), help=text, **describe_value(metavar, kind))
     return parser
 
@@ -7631,7 +7575,7 @@ def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
         return {"action": kind}
     if isinstance(kind, tuple):
         return {"choices": kind, "metavar": metavar}
-    if kind is PrintConfig:
+    if isinstance(kind, type) and issubclass(kind, argparse.Action):
         return {"action": kind, "nargs": "+", "metavar": tuple(re.findall("[A-Z]+", metavar))}
     return {"type": kind, "metavar": metavar, "action": "append" if kind in REPEATABLE else "store"}
 
@@ -7644,7 +7588,7 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         SystemExit: help or version was asked for, and printed.
     """
     words, target_arguments = split_arguments(arguments)
-    given = build_parser().parse_options(words)
+    given = build_parser(words).parse_options(words)
     target = given.pop("target", None)
     if target is None:
         if not target_arguments:
@@ -7714,77 +7658,53 @@ def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
     if "cache" in options:
         options["cache_size"], options["cache_tagged"] = options.pop("cache")
-    for name in {"addr", "tcplisten", "header", "header_ws", "header_http"} & options.keys():
-        options[name] = tuple(options[name])
-    return options
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+
+
+def refuse_if(applies: object, text: str) -> None:
+    """Raise ConfigError with this text, if options that contradict each other are given."""
+    if applies:
+        raise ConfigError(text)
 
 
 def check_options(config: Config) -> None:
     """Refuse options that contradict each other.
 
     Raises:
-        ConfigError: they do; it names them.
+        ConfigError: they do, and it names them; or the module of one is not there.
     """
-    framings = {config.clientframe, config.serverframe}
-    raw = "--pty" if config.pty else "--binary"
-    contradictions = {
-        "--pty and --tcp exclude each other": config.pty and config.tcp,
-        "--pty takes no framing": config.pty and framings != {""},
-        "--pty needs a POSIX system": config.pty and not POSIX,
-        "--pcapsize and --pcapfiles need --pcap with a FILE": (
-            config.pcapsize > 0 or config.pcapfiles > 1
-        )
-        and config.pcap in ("", "-"),
-        "--pcapfull needs --pcap": config.pcapfull != "wait" and not config.pcap,
-        "--peers needs --api": bool(config.peers) and not config.api,
-        "--authall needs --auth, or a game with on_auth": config.authall
-        and not (config.auth or asks_game(config.game)),
-        "--spa needs --staticdir": bool(config.spa) and config.staticdir is None,
-        f"--spa: there is no page {config.spa} in {config.staticdir}": bool(config.spa)
-        and config.staticdir is not None
-        and not (config.staticdir / config.spa).is_file(),
-        "--sslkey and --sslca need --sslcert": bool(config.sslkey or config.sslca)
-        and not config.sslcert,
-        "--tcplisten takes no binary messages: no --pty, --binary, --serverframe=gwsocket": bool(
-            config.tcplisten
-        )
-        and (config.binary or config.serverframe == "gwsocket"),
-        f"{'--tcp' if config.tcp else raw} and --linebuffer=on exclude each other": (
-            config.binary or config.tcp
-        )
-        and config.linebuffer == "on",
-        "--linebuffer=on needs a POSIX system": config.linebuffer == "on" and not POSIX,
-        "--workers needs a POSIX system": config.workers > 1 and not hasattr(socket, "send_fds"),
-        f"{raw} and JSON framing exclude each other": config.binary and "json" in framings,
-        f"{raw} and --passstderr exclude each other": config.binary and config.passstderr,
-        "--passstderr and --serverframe=gwsocket exclude each other": config.passstderr
-        and config.serverframe == "gwsocket",
-        "--clientroute needs JSON framing both ways": config.clientroute
-        and (config.clientframe, config.serverframe) != ("json", "json"),
-        "--byteorder needs gwsocket framing": config.byteorder != "big"
-        and "gwsocket" not in framings,
-        "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send": (
-            config.multiline
-        )
-        and (config.binary or config.clientframe != "" or not (config.joinmsg or config.leavemsg)),
-        "--cache=tagged needs JSON framing of what TARGET prints": config.cache_tagged
-        and config.serverframe != "json",
-    }
-    for text, applies in contradictions.items():
-        if applies:
-            raise ConfigError(text)
+    defaults = Config()
+    features = [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]
+    for feature in features:
+        for option in feature.names.split():
+            name = option[2:].replace("-", "_")
+            if getattr(config, name, None) != getattr(defaults, name, None):
+                module = load_feature(feature.module, option)
+                if hasattr(module, "check_options"):
+                    module.check_options(config)
+                break
+    framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
-    if config.linebuffer == "on":
-        load_feature("linebuffer", "--linebuffer=on")
-    if config.log == "json":
-        load_feature("logs", "--log=json")
-    if config.tcplisten:
-        load_feature("lines", "--tcplisten")
-    if config.qr:
-        load_feature("qr", "--qr")
-    if config.workers > 1:
-        load_feature("workers", "--workers").check_options(config)
+    refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
+    refuse_if(config.binary and config.passstderr, "--binary and --passstderr exclude each other")
+    refuse_if(
+        config.passstderr and config.serverframe == "gwsocket",
+        "--passstderr and --serverframe=gwsocket exclude each other",
+    )
+    refuse_if(
+        config.clientroute and framings != ("json", "json"),
+        "--clientroute needs JSON framing both ways",
+    )
+    announces = config.joinmsg or config.leavemsg
+    refuse_if(
+        config.multiline and (config.binary or config.clientframe or not announces),
+        "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",
+    )
+    refuse_if(
+        config.cache_tagged and config.serverframe != "json",
+        "--cache=tagged needs JSON framing of what TARGET prints",
+    )
 
 
 # -- what is to be served --

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scalesocket import describe_url, is_loopback, log
+from scalesocket import FLAG, describe_url, is_loopback, log
 
 if TYPE_CHECKING:
     from scalesocket import Config, Request
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # socket of UDP only asks the system by which of its own addresses it would go there.
 ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 WILDCARDS = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}
+OPTIONS = (("--qr", "", FLAG, "show the address that other devices open as a QR code"),)
 _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via")
 
 

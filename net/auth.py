@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from scalesocket import (
+    FLAG,
     KIB,
     STOP_STEPS,
     UNIX_PEER,
@@ -26,6 +27,7 @@ from scalesocket import (
     HandshakeError,
     ShortageError,
     Timer,
+    asks_game,
     clean_name,
     describe_client,
     describe_command,
@@ -33,6 +35,7 @@ from scalesocket import (
     is_program,
     log,
     network_of,
+    refuse_if,
     start_thread,
 )
 
@@ -202,3 +205,23 @@ def parse_auth(text: str) -> tuple[str, ...]:
     if not is_program(program):
         raise argparse.ArgumentTypeError(f"{text!r} is no command")
     return (*describe_command(program), *words[1:])
+
+
+def check_options(config: Config) -> None:
+    """Refuse to ask about pages where there is nobody to be asked.
+
+    Raises:
+        ConfigError: there is nobody.
+    """
+    asks = config.auth or asks_game(config.game)
+    refuse_if(config.authall and not asks, "--authall needs --auth, or a game with on_auth")
+
+
+# fmt: off
+OPTIONS = (
+    ("--auth", "CMD", parse_auth,
+     "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
+     "what it prints is the user"),
+    ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
+)
+# fmt: on

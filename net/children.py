@@ -5,6 +5,7 @@ Both are a `ProcessBackend` that is connected to its program in another way.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -19,6 +20,8 @@ from collections import deque
 
 from scalesocket import (
     ABANDON_TIMEOUT,
+    FLAG,
+    POSIX,
     ROOM_TIMEOUT,
     BackendError,
     ChildProcess,
@@ -31,9 +34,38 @@ from scalesocket import (
     Received,
     RoomEvent,
     Route,
+    refuse_if,
 )
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """Return both ends of a range `START:END`."""
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
+    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range START:END of ports up to 65535")
+    return int(match[1]), int(match[2])
+
+
+OPTIONS = (
+    ("--tcp", "", FLAG, "connect to TARGET at the port in its variable PORT"),
+    ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
+    ("--pty", "", FLAG, "run TARGET in a pseudo-terminal, in binary"),
+)
+
+
+def check_options(config: Config) -> None:
+    """Refuse what such a child cannot do.
+
+    Raises:
+        ConfigError: an option asks for it.
+    """
+    framed = config.clientframe or config.serverframe
+    refuse_if(config.pty and config.tcp, "--pty and --tcp exclude each other")
+    refuse_if(config.pty and framed, "--pty takes no framing")
+    refuse_if(config.pty and config.passstderr, "--pty and --passstderr exclude each other")
+    refuse_if(config.pty and not POSIX, "--pty needs a POSIX system")
 
 
 class TcpBackend(ProcessBackend):

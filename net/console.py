@@ -43,7 +43,7 @@ from scalesocket import (
 )
 
 from .files import WebFiles
-from .proxies import TrustedProxies
+from .proxies import TrustedProxies, parse_proxies
 
 if TYPE_CHECKING:
     from scalesocket import Client, Config, Connection, Endpoint, Request, Room, RoomRegistry
@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     Serve = Callable[[socket.socket, Endpoint, bool], None]
 
 PAGE = HERE / "client" / "console"  # not in web/, which --staticdir may serve
+# fmt: off
+OPTIONS = (
+    ("--console", "[=LIST]", parse_proxies,
+     "a page at /console/ to send and see frames, and to watch rooms; for this machine, "
+     "or for these addresses and networks"),
+)
+# fmt: on
 POLICY = "default-src 'self'; connect-src 'self' ws: wss:"
 TUNNEL = "/console/tunnel"
 _FORWARDED_FIELDS = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP")

@@ -15,8 +15,14 @@ from dataclasses import replace
 
 from scalesocket import Request, Response
 
-from .origins import is_listed
+from .origins import is_listed, parse_origins
 
+# fmt: off
+OPTIONS = (
+    ("--cors", "LIST", parse_origins,
+     "let pages from these origins read files and --api, as in --origin; any: all pages"),
+)
+# fmt: on
 METHODS = "GET, HEAD, OPTIONS"
 MAX_AGE = 600  # seconds that a browser need not ask again
 _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]+")  # of header fields

@@ -12,8 +12,9 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 
-from scalesocket import PLAIN, CloseCode, Encoding, ProtocolError, encode_frame
+from scalesocket import FLAG, PLAIN, CloseCode, Encoding, ProtocolError, encode_frame
 
+OPTIONS = (("--compress", "", FLAG, "permessage-deflate for clients that offer it"),)
 MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
 RSV1 = 0x4  # of `rsv`: the message is compressed (section 6)
 _TAIL = b"\x00\x00\xff\xff"  # the end of every flush, not sent (section 7.2.1)

@@ -10,21 +10,41 @@ import functools
 import mimetypes
 import os
 import re
+import urllib.parse
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from scalesocket import (
     CONTENT_TYPES,
     HERE,
     OCTETS,
+    RESERVED_ROOMS,
+    SEGMENT,
     HandshakeError,
     Headers,
     Request,
     Response,
     StaticFiles,
     format_date,
+    parser_of,
+    refuse_if,
     spell_type,
 )
+
+if TYPE_CHECKING:
+    from scalesocket import Config
+
+parse_page = parser_of(
+    rf"/?({SEGMENT}/)*{SEGMENT}", "page such as index.html", lambda s: s.removeprefix("/")
+)
+# fmt: off
+OPTIONS = (
+    ("--spa", "[=PAGE]", parse_page,
+     "a page of DIR, index.html if bare, for paths at which there is no file"),
+)
+# fmt: on
 
 # A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
 # archive never, since who asks for one wants the archive.
@@ -37,6 +57,18 @@ PACKED_TYPES = {
     "bzip2": "application/x-bzip2",
     "xz": "application/x-xz",
 }
+
+
+def check_options(config: Config) -> None:
+    """Refuse a page that is not there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    folder, page = config.staticdir, config.spa
+    refuse_if(folder is None, "--spa needs --staticdir")
+    there = folder is not None and (folder / page).is_file()
+    refuse_if(not there, f"--spa: there is no page {page} in {folder}")
 
 
 def parse_range(value: str, size: int) -> tuple[int, int] | None:
@@ -90,20 +122,44 @@ def accepts_coding(headers: Headers, coding: str) -> bool:
     return not re.fullmatch(r"q=0(\.0*)?", weight)
 
 
+def wants_page(request: Request) -> bool:
+    """Whether a person has gone to this address, which a page's own script may know."""
+    first = urllib.parse.unquote(request.path.split("/")[1])
+    reserved = first in RESERVED_ROOMS or first.startswith(".")
+    kinds = (kind.partition(";")[0].strip() for kind in request.headers.tokens("Accept"))
+    return "text/html" in kinds and not reserved
+
+
 class WebFiles(StaticFiles):
     """The files below a folder, their parts, and whether they have changed.
 
     A folder that has no `shared/connection.js` has that of the pages here, so that a page of one's
     own needs only to import it (client/README.md).
+
+    Args:
+        root: the folder.
+        page: what a browser gets in place of a page that is not there (--spa).
     """
 
-    def _find(self, request: Request) -> Response:
+    def __init__(self, root: Path, page: str = "") -> None:
+        super().__init__(root)
+        self._page = page
+
+    def respond(self, request: Request) -> Response:
+        """Return the file that a request asks for, or the one page.
+
+        Raises:
+            HandshakeError: see `StaticFiles`; or the file has no such part (416).
+        """
         try:
-            return super()._find(request)
+            return super().respond(request)
         except HandshakeError as error:
-            if error.status != 404 or request.path != MODULE or self._root == PAGES:
+            if error.status == 404 and request.path == MODULE and self._root != PAGES:
+                return WebFiles(PAGES).respond(request)
+            if error.status != 404 or not (self._page and wants_page(request)):
                 raise
-        return WebFiles(PAGES)._find(request)
+        response = super().respond(replace(request, target=f"/{self._page}"))
+        return replace(response, headers=(*response.headers, ("Vary", "Accept")))
 
     def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
         """Return the response for an open file, so that all it says is of the same bytes."""

@@ -7,6 +7,7 @@ of the payload in bytes. They are in network byte order, as in gwsocket's strict
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 from scalesocket import (
     MAX_OUTPUT_ITEM,
@@ -17,7 +18,28 @@ from scalesocket import (
     Output,
     Report,
     Route,
+    refuse_if,
 )
+
+if TYPE_CHECKING:
+    from scalesocket import Config
+
+# fmt: off
+OPTIONS = (
+    ("--byteorder", "ORDER", ("big", "little"),
+     "of gwsocket's headers: big (default), or little as in ScaleSocket 0.2"),
+)
+# fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse an order of bytes that no header has.
+
+    Raises:
+        ConfigError: there are no headers.
+    """
+    framings = (config.clientframe, config.serverframe)
+    refuse_if("gwsocket" not in framings, "--byteorder needs gwsocket framing")
 
 
 class GwsocketFraming(Framing):

@@ -22,10 +22,30 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from scalesocket import KIB, Config, Launch, find_command
+from scalesocket import KIB, POSIX, Config, Launch, find_command, refuse_if
+
+# fmt: off
+OPTIONS = (
+    ("--linebuffer", "WHEN", ("auto", "on", "off"),
+     "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
+     "pseudo-terminal for stdout"),
+)
+# fmt: on
 
 _FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
 _NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for programs that take stdout for a person
+
+
+def check_options(config: Config) -> None:
+    """Refuse a pseudo-terminal where there are no lines, or none can be had.
+
+    Raises:
+        ConfigError: another option, or the system, is in the way.
+    """
+    if config.linebuffer == "on":
+        for name in ("tcp", "pty", "binary"):
+            refuse_if(getattr(config, name), f"--{name} and --linebuffer=on exclude each other")
+        refuse_if(not POSIX, "--linebuffer=on needs a POSIX system")
 
 
 def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:

@@ -28,14 +28,34 @@ from scalesocket import (
     Session,
     Want,
     log,
+    parse_address,
     parse_room_name,
+    refuse_if,
     valid_text_count,
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Event, Opened
+    from scalesocket import Config, Event, Opened
 
+# fmt: off
+OPTIONS = (
+    ("--tcplisten", "ADDR", parse_address,
+     "lines of text there, for clients without WebSockets; the first line is the room"),
+)
+# fmt: on
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
+
+
+def check_options(config: Config) -> None:
+    """Refuse binary messages, which no line can hold.
+
+    Raises:
+        ConfigError: an option asks for them.
+    """
+    refuse_if(
+        config.binary or config.serverframe == "gwsocket",
+        "--tcplisten takes no binary messages: no --pty, --binary, --serverframe=gwsocket",
+    )
 
 
 def keep_alive(sock: socket.socket, interval: float) -> None:

@@ -21,6 +21,7 @@ from typing import TextIO
 
 from scalesocket import MIB, JsonValue, log, wait_writable
 
+OPTIONS = (("--log", "FMT", ("text", "json"), "log as text (default) or json"),)
 MAX_LOG_WAITING = 1 * MIB  # bytes of the log that nobody has read yet
 LOG_PATIENCE = 1.0  # seconds for them to be read at the end
 

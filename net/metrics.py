@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from scalesocket import (
+    FLAG,
     LATE_TICK,
     Histogram,
     Request,
@@ -16,6 +17,8 @@ from scalesocket import (
     Traffic,
     log,
 )
+
+OPTIONS = (("--metrics", "", FLAG, "OpenMetrics at /metrics"),)
 
 
 class Metrics:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scalesocket import PageGuard, is_address, parse_names, split_origin
+from scalesocket import FLAG, PageGuard, is_address, parse_names, split_origin
 
 if TYPE_CHECKING:
     from scalesocket import Config, Endpoint, Proxies, Request
@@ -119,3 +119,17 @@ def parse_hosts(text: str) -> tuple[str, ...]:
                 f"{host!r} is no name such as game.example.com or *.example.com"
             )
     return hosts
+
+
+# fmt: off
+OPTIONS = (
+    ("--origin", "LIST", parse_origins,
+     "allow only pages from these, such as https://example.com, *.example.com, file:// or "
+     "null; any: all pages (default: all; with --pty, or if only this machine reaches the "
+     "server, those of this machine and of the server itself)"),
+    ("--sameorigin", "", FLAG, "allow only pages from the host that they connect to"),
+    ("--host", "LIST", parse_hosts,
+     "answer only who has found the server by one of these names (*.example.com), an "
+     "address, localhost or the machine's own name"),
+)
+# fmt: on

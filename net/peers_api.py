@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import urllib.parse
 
-from scalesocket import Config, RoomRegistry, RoomsApi, log
+from scalesocket import Config, RoomRegistry, RoomsApi, log, parse_names, refuse_if
 
 from .peers import Peers
 from .relay import Relays
+
+# fmt: off
+OPTIONS = (
+    ("--peers", "LIST", parse_names,
+     "other nodes (HOST:PORT or URLs) whose rooms --api lists, too"),
+)
+# fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse to list the rooms of others where none are listed.
+
+    Raises:
+        ConfigError: none are.
+    """
+    refuse_if(not config.api, "--peers needs --api")
 
 
 class PeersApi(RoomsApi):

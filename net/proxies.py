@@ -149,3 +149,12 @@ def parse_proxies(text: str) -> tuple[Network | str, ...]:
         )
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; 10.0.0.0/8, ::1 or unix would do") from None
+
+
+# fmt: off
+OPTIONS = (
+    ("--trustproxy", "LIST", parse_proxies,
+     "believe these peers (addresses, networks, unix) about who the client is: "
+     "X-Forwarded-For, PROXY protocol"),
+)
+# fmt: on

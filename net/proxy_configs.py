@@ -7,9 +7,11 @@ the node.
 
 from __future__ import annotations
 
+import argparse
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from scalesocket import ConfigError
 
@@ -419,3 +421,32 @@ CONFIGS: dict[str, Callable[[Sequence[str]], str]] = {
     "kubernetes": kubernetes_config,
     "systemd": systemd_config,
 }
+
+
+class PrintConfig(argparse.Action):
+    """Prints a configuration in place of serving, as --help prints help."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Print it and exit.
+
+        Raises:
+            ConfigError: it cannot be made for these nodes.
+        """
+        kind, *nodes = values or [""]  # argparse takes the `--` of `--print-config=--` away
+        print(print_config(kind, nodes), end="")
+        parser.exit()
+
+
+# fmt: off
+OPTIONS = (
+    ("--print-config", "KIND [NODE ...]", PrintConfig,
+     "print a configuration of haproxy, nginx, kubernetes or systemd for these nodes "
+     "(HOST:PORT) and exit"),
+)
+# fmt: on

@@ -25,16 +25,16 @@ from scalesocket import (
     BARE,
     FLAG,
     HERE,
-    OPTIONS,
     REPEATABLE,
     ConfigError,
     Game,
     JsonValue,
-    PrintConfig,
     build_parser,
     did_you_mean,
     import_for,
     is_program,
+    list_names,
+    list_options,
     pick_game,
 )
 
@@ -55,7 +55,7 @@ def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
         if not isinstance(class_name, str):
             raise ConfigError(f"game must be the name of a class, not {class_name!r}")
         words = [word for item in table.items() for word in spell_option(*item, path.parent)]
-        return build_parser().parse_options(words), class_name
+        return build_parser(words).parse_options(words), class_name
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot read its inline metadata: {error}") from None
     except ConfigError as error:
@@ -94,15 +94,16 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     Raises:
         ConfigError: there is no such option, or its value is of the wrong type.
     """
-    kinds = {f: row[2] for rows in OPTIONS.values() for row in rows for f in row[0].split()}
-    kind = kinds.get(f"--{name}")
-    if kind is None or kind in ("help", "version", PrintConfig):
-        hint = did_you_mean(name, [flag.lstrip("-") for flag in kinds])
+    option = f"--{name}"
+    rows = [row for rows in list_options([option]).values() for row in rows]
+    kind = next((row[2] for row in rows if option in row[0].split()), None)
+    if kind in (None, "help", "version") or name == "print-config":
+        hint = did_you_mean(name, [flag.lstrip("-") for flag in list_names()])
         raise ConfigError(f"there is no option {name!r}{hint}")
-    if kind in (FLAG, "count") or (f"--{name}" in BARE and isinstance(value, bool)):
+    if kind in (FLAG, "count") or (option in BARE and isinstance(value, bool)):
         if not isinstance(value, bool):
             raise ConfigError(f"{name} must be true or false, not {value!r}")
-        return [BARE.get(f"--{name}", f"--{name}")] if value else []
+        return [BARE.get(option, option)] if value else []
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
         raise ConfigError(f"{name} must be text or a number, not {value!r}")
@@ -111,8 +112,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     if name == "auth":
         values = [relocate_command(str(v), folder) for v in values]
     if kind in REPEATABLE:
-        return [f"--{name}={v}" for v in values]
-    return [f"--{name}={','.join(map(str, values))}"]
+        return [f"{option}={v}" for v in values]
+    return [f"{option}={','.join(map(str, values))}"]
 
 
 def relocate_command(command: str, folder: Path) -> str:

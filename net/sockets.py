@@ -15,6 +15,17 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from scalesocket import parser_of
+
+parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
+# fmt: off
+OPTIONS = (
+    ("--unixsocket", "PATH", Path,
+     "listen at a Unix socket; at a port, too, only if --addr is given"),
+    ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
+)
+# fmt: on
+
 
 class SocketFile:
     """The file of a Unix socket that this server listens at.

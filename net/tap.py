@@ -22,6 +22,7 @@ A connection that is not tapped costs nothing.
 
 from __future__ import annotations
 
+import argparse
 import enum
 import socket
 import struct
@@ -32,7 +33,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from scalesocket import Config, ConfigError, __version__
+from scalesocket import (
+    KIB,
+    Config,
+    ConfigError,
+    __version__,
+    parse_list,
+    parse_size,
+    parser_of,
+    refuse_if,
+)
 
 from .tls import TlsTransport
 
@@ -53,6 +63,43 @@ STOP_TIMEOUT = 5.0  # seconds for what is on a tape to be consumed at the end
 CHUNK_SIZE = 64 * 1024  # bytes of a file sent at once
 
 Address: TypeAlias = tuple[str, int]
+
+
+def parse_capture_size(text: str) -> int:
+    """Return the size of a capture file: 0, or enough for the longest packet."""
+    size = parse_size(text)
+    if 0 < size < 64 * KIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small for a packet; 64K is the least")
+    return size
+
+
+parse_positive = parser_of(r"0*[1-9]\d{0,5}", "whole number from 1 on", int)
+# fmt: off
+OPTIONS = (
+    ("--pcap", "FILE", str, "record all traffic, for Wireshark; - is standard output"),
+    ("--pcapsize", "SIZE", parse_capture_size, "bytes of a file (default 0: any number)"),
+    ("--pcapfiles", "NUM", parse_positive,
+     "files to keep, the newest is FILE (default 1: then it ends when it is full)"),
+    ("--pcapfull", "HOW", ("wait", "drop"),
+     "if more comes than can be recorded, play waits (default), or packets are left out"),
+    ("--trace", "[=LIST]", parse_list,
+     "draw every frame in the terminal; LIST: only of these rooms and kinds (text, binary, "
+     "continuation, close, ping, pong, handshake, http)"),
+)
+# fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse what is said about captures where there are none.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    refuse_if(
+        (config.pcapsize or config.pcapfiles > 1) and config.pcap in ("", "-"),
+        "--pcapsize and --pcapfiles need --pcap with a FILE",
+    )
+    refuse_if(config.pcapfull != "wait" and not config.pcap, "--pcapfull needs --pcap")
 
 
 class Event(enum.Enum):

@@ -24,13 +24,29 @@ from scalesocket import (
     PlainHttpError,
     describe_error,
     parse_request,
+    refuse_if,
     split_origin,
 )
 
 if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does without it
     import ssl
 
-    from scalesocket import HttpSession, Life
+    from scalesocket import Config, HttpSession, Life
+
+OPTIONS = (
+    ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
+    ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
+    ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
+)
+
+
+def check_options(config: Config) -> None:
+    """Refuse a key or an authority without a certificate.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    refuse_if(not config.sslcert, "--sslkey and --sslca need --sslcert")
 
 
 def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> ssl.SSLContext:

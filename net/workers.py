@@ -63,6 +63,8 @@ from scalesocket import (
     encode_frame,
     json_response,
     log,
+    parser_of,
+    refuse_if,
     start_thread,
 )
 
@@ -87,6 +89,14 @@ CRASHED = "the process that had this room has ended"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
+parse_workers = parser_of(r"0*([1-9]\d?|1[01]\d|12[0-8])", "whole number from 1 to 128", int)
+# fmt: off
+OPTIONS = (
+    ("--workers", "NUM", parse_workers,
+     "processes to spread the rooms over (default 1; one for each core is a good number)"),
+)
+# fmt: on
+
 
 def check_options(config: Config) -> None:
     """Refuse what cannot be done by several processes.
@@ -94,6 +104,7 @@ def check_options(config: Config) -> None:
     Raises:
         ConfigError: one of the options asks for it.
     """
+    refuse_if(not hasattr(socket, "send_fds"), "--workers needs a POSIX system")
     for name in ("oneshot", "pcap", "trace", "console"):
         if getattr(config, name) not in (False, "", None):
             raise ConfigError(f"--workers and --{name} exclude each other")

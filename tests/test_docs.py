@@ -18,7 +18,7 @@ SOURCE = SCRIPT.read_text(encoding="utf-8")
 LINES = SOURCE.splitlines()
 
 Option = tuple[str, str, object, str]
-ROWS: list[Option] = [row for rows in scalesocket.OPTIONS.values() for row in rows]
+ROWS: list[Option] = [row for rows in scalesocket.list_options().values() for row in rows]
 NAMES = sorted({name for row in ROWS for name in row[0].split()})
 
 
@@ -59,7 +59,7 @@ def test_every_banner_is_followed_by_its_reason() -> None:
 # ==== Sizes ================================================================
 
 
-MOST_LINES = 8_080  # to be lowered with each step, never raised: 4,500 is the goal
+MOST_LINES = 8_000  # to be lowered with each step, never raised: 4,500 is the goal
 
 
 def test_the_server_does_not_grow() -> None:

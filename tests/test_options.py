@@ -198,9 +198,11 @@ def test_an_option_means_what_it_says_before_and_behind_the_target(
 
 def test_no_option_is_left_without_an_example() -> None:
     used = {word.partition("=")[0] for arguments, _ in EXAMPLES for word in arguments}
-    known = {name for rows in scalesocket.OPTIONS.values() for row in rows for name in [row[0]]}
+    known = {
+        name for rows in scalesocket.list_options().values() for row in rows for name in [row[0]]
+    }
     elsewhere = {"-h --help", "-V --version", "--staticdir", "--null", "--json", "--unixsocket"}
-    elsewhere |= {"--print-config", "--sslcert", "--sslkey", "--sslca"}
+    elsewhere |= {"--print-config", "--qr", "--sslcert", "--sslkey", "--sslca"}
     untested = [
         names for names in known if not used & set(names.split()) and names not in elsewhere
     ]
@@ -213,7 +215,9 @@ REFERENCE = """--addr --binary --cache --cachepersist --delay --delimiters --nul
 
 
 def test_the_original_scalesocket_has_no_option_that_is_missing_here() -> None:
-    known = {n for rows in scalesocket.OPTIONS.values() for row in rows for n in row[0].split()}
+    known = {
+        n for rows in scalesocket.list_options().values() for row in rows for n in row[0].split()
+    }
     assert set(REFERENCE.split()) <= known
 
 
@@ -577,7 +581,7 @@ toml_values = st.recursive(
 ).map(lambda value: str(value).lower() if isinstance(value, bool | float) else str(value))
 option_names = [
     name.removeprefix("--")
-    for rows in scalesocket.OPTIONS.values()
+    for rows in scalesocket.list_options().values()
     for row in rows
     for name in row[0].split()
 ]
@@ -757,7 +761,7 @@ def test_help_names_every_option() -> None:
     done = run_cli("-h")
     assert (done.returncode, done.stderr) == (0, "")
     words = set(re.findall(r"(?<![\w-])--?[A-Za-z][A-Za-z-]*", done.stdout))
-    for rows in scalesocket.OPTIONS.values():
+    for rows in scalesocket.list_options().values():
         for row in rows:
             assert set(row[0].split()) <= words
             assert row[1] in done.stdout

@@ -83,7 +83,10 @@ def test_a_script_cannot_ask_for_it(tmp_path: Path) -> None:
 def test_the_words_about_scaling_name_what_there_is() -> None:
     text = (ROOT / "net" / "SCALING.md").read_text(encoding="utf-8")
     known = {
-        name for rows in scalesocket.OPTIONS.values() for row in rows for name in row[0].split()
+        name
+        for rows in scalesocket.list_options().values()
+        for row in rows
+        for name in row[0].split()
     }
     of_benchmarks = {"--rounds", "--peers"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | of_benchmarks

@@ -913,7 +913,7 @@ def ranges(data: bytes) -> None:
 
 OPTION_WORDS = tuple(
     name.encode()
-    for rows in scalesocket.OPTIONS.values()
+    for rows in scalesocket.list_options().values()
     for row in rows
     for name in row[0].split()
 )
@@ -950,7 +950,7 @@ def options(data: bytes) -> None:
     files = scalesocket.find_feature("script_options")
     parser = parser_of(scalesocket)
     with (
-        replaced(scalesocket, build_parser=lambda: parser, load_game=refuse_to_load),
+        replaced(scalesocket, build_parser=lambda *_: parser, load_game=refuse_to_load),
         replaced(files, load_game_file=refuse_to_load),
         contextlib.redirect_stdout(io.StringIO()),
     ):
@@ -988,7 +988,7 @@ def scripts(data: bytes) -> None:
     path.write_bytes(data)
     parser = parser_of(scalesocket)
     try:
-        with replaced(scalesocket.net.script_options, build_parser=lambda: parser):
+        with replaced(scalesocket.net.script_options, build_parser=lambda *_: parser):
             own, class_name = scalesocket.net.script_options.read_script_options(path)
         assert isinstance(class_name, str)
         config = scalesocket.combine_options(own, {}, ("cat",), None)
