@@ -202,7 +202,6 @@ LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has bee
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
-MAX_REFUSED_OF_ONE = 4  # connections of one address beyond --maxperaddr that are answered
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
@@ -985,48 +984,6 @@ def parse_extensions(value: str) -> list[Offer]:
         if len(dict(pairs)) == len(pairs):
             offers.append((name, dict(pairs)))
     return offers
-
-
-_ORIGIN = re.compile(
-    r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
-)
-
-
-def split_origin(text: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an origin or a Host header (RFC 6454 section 6.1).
-
-    What is left out is an empty string or 0; the ports of `http` and `https` are filled in. What
-    is no origin has no host.
-    """
-    match = _ORIGIN.fullmatch(text.lower())
-    if match is None or int(match[3] or 0) > 65535:
-        return "", "", 0
-    scheme = match[1] or ""
-    return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
-
-
-_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
-_LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]")
-
-
-def is_address(host: str) -> bool:
-    """Whether browsers take a host for an address, in whatever form, and ask no name server."""
-    return _ADDRESS.fullmatch(host) is not None
-
-
-def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
-    """Whether a page comes from the host and port that it connects to, as `named` in its request.
-
-    Args:
-        origin: in lower case.
-        named: a Host header in lower case.
-        secure: the connection is TLS, so that a Host without a port means 443.
-    """
-    scheme, host, port = split_origin(origin)
-    own = split_origin(("https://" if secure else "http://") + named)
-    behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
-    same = (host, port) == own[1:] or behind_proxy
-    return scheme in ("http", "https") and own[1] != "" and same
 
 
 Network: TypeAlias = "IPv4Network | IPv6Network"
@@ -5500,15 +5457,6 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
             signal.set_wakeup_fd(-1)
 
 
-def network_of(address: str) -> str:
-    """Return what an address counts as: of IPv6 the 64 bits that one household or host has."""
-    if ":" not in address:
-        return address
-    ip = read_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return str(mapped) if mapped else ip.packed[:8].hex()
-
-
 class ToldOnce:
     """Logs what strangers do wrong: each kind once, and not without end."""
 
@@ -5522,43 +5470,27 @@ class ToldOnce:
             log.warning("%s", text)
 
 
-def is_local_page(origin: str) -> bool:
-    """Whether a page comes from a server on this machine, such as one for development."""
-    scheme, host, _ = split_origin(origin)
-    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+_LOCAL = re.compile(
+    r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
+)
 
 
-def find_own_names(config: Config) -> frozenset[str]:
-    """Return the names that this server has: its machine's, and those that options name."""
-    own = socket.gethostname().lower()
-    hosts = [host.lower() for host, _ in config.addr]
-    nodes = [re.sub(r"^https?://", "", node.lower()).partition("/")[0] for node in config.peers]
-    hosts += [split_origin(node)[1] for node in nodes]
-    names = {own, own.partition(".")[0] + ".local", *hosts}
-    return frozenset(name.rstrip(".") for name in names) - {""}
-
-
-class PageGuard:
-    """Says which web pages may use this server: those of this machine alone, if it is local.
+class LocalPages:
+    """Keeps a server that only this machine reaches for the pages of this machine.
 
     A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
     can tell; but that name is not ours. What is no browser writes into both what it likes: it has
     no user whom a page could deceive.
 
-    With --origin, --host or --sameorigin `ListedPages` in net/origins.py takes its place.
-
-    Args:
-        config: the options.
-        proxies: may know the name by which a client has found them.
+    Where net/origins.py is there, its `PageGuard` takes its place, and knows more of our names.
     """
 
-    def __init__(self, config: Config, proxies: Proxies) -> None:
-        self._proxies = proxies
-        self._careful = config.pty  # a shell is not for any page that comes along
-        self._names = find_own_names(config)
-        self._told = ToldOnce()
-        self.is_local = False  # only this machine reaches us, so only pages from here should
+    is_local = False  # only this machine reaches us, so only pages from here should
+
+    def is_careful(self, peer: Endpoint) -> bool:
+        """Whether only pages from here may come in."""
+        return self.is_local and peer != UNIX_PEER and is_loopback(peer[0])
 
     def check_host(self, request: Request, peer: Endpoint) -> None:
         """Refuse a request that looks for somebody else: a page might read what it is answered.
@@ -5573,9 +5505,9 @@ class PageGuard:
         Raises:
             HandshakeError: 403.
         """
-        named, is_told = self.find_name(request, peer)
-        if self.is_careful(peer) and "." in named and not is_told:
-            self.check_name(named)
+        named = request.headers.get("Host").lower()
+        if self.is_careful(peer) and "." in named and not _LOCAL.fullmatch(named):
+            raise HandshakeError(403, f"{named} is no name of this server")
 
     def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
         """Refuse a WebSocket to a page that may have none.
@@ -5583,78 +5515,15 @@ class PageGuard:
         Args:
             request: for an upgrade.
             peer: who has sent it, be it a client or a proxy.
-            secure: see `is_own_page`.
+            secure: the connection is TLS.
 
         Raises:
             HandshakeError: 403.
         """
         origin = request.headers.get("Origin").lower()  # if there are two, it is none
-        if not self.is_careful(self._proxies.find_client(peer, request.headers)):
-            return
-        if origin and origin != "file://" and not is_local_page(origin):
-            self.check_own_page(request, peer, secure=secure)
-
-    def check_own_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
-        """Refuse a WebSocket to a page that is not from this server itself; see `check_page`."""
-        named, is_told = self.find_name(request, peer)
-        if not is_own_page(request.headers.get("Origin").lower(), named, secure=secure):
-            self.refuse_page(request)
-        if not is_told:
-            self.check_name(named)
-
-    def check_name(self, named: str) -> None:
-        """Refuse what is none of our names, as in a Host header.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        host = split_origin(named)[1]
-        known = host and (is_address(host) or _LOOPBACK.fullmatch(host))
-        if not known and not self.is_named(host.rstrip(".")):
-            cure = f"; with --host {host} it would be" if host else ""
-            self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")
-
-    def is_named(self, host: str) -> bool:
-        """Whether a name is one of this server's."""
-        return host in self._names
-
-    def is_careful(self, peer: Endpoint) -> bool:
-        """Whether only pages from here may come in, unless an option names others."""
-        return self._careful or (self.is_local and peer != UNIX_PEER and is_loopback(peer[0]))
-
-    def find_name(self, request: Request, peer: Endpoint) -> tuple[str, bool]:
-        """Return the name by which a client has found us, and whether a trusted proxy tells it."""
-        forwarded = self._proxies.find_host(peer, request)
-        return forwarded or request.headers.get("Host").lower(), bool(forwarded)
-
-    def refuse_page(self, request: Request) -> NoReturn:
-        """Refuse a page because of where it is from.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        origin = request.headers.get("Origin").lower()
-        cure = f"; with --origin {origin} it would be" if origin else ""
-        kind = " (a file, or a page in a sandbox)" if origin == "null" else ""
-        self._refuse(f"origin {origin or '(none)'}{kind} is not allowed{cure}")
-
-    def _refuse(self, reason: str) -> NoReturn:
-        """Refuse, and log it once: a page cannot show its user why."""
-        self._told.warn(f"refused a page: {reason}")
-        raise HandshakeError(403, reason)
-
-
-def make_guard(config: Config, proxies: Proxies) -> PageGuard:
-    """Return what says which web pages may use this server.
-
-    Raises:
-        ConfigError: an option asks for net/origins.py, which is not there.
-    """
-    for name in ("origin", "host", "sameorigin"):
-        if getattr(config, name):
-            guard: PageGuard = load_feature("origins", f"--{name}").ListedPages(config, proxies)
-            return guard
-    return PageGuard(config, proxies)
+        is_ours = origin in ("", "file://") or _LOCAL.fullmatch(origin)
+        if self.is_careful(peer) and not is_ours:
+            raise HandshakeError(403, f"origin {origin} is not allowed")
 
 
 _LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
@@ -5720,69 +5589,43 @@ def clean_name(text: str) -> str:
 
 
 class ConnectionLimits:
-    """Counts connections of any kind against --maxconns, and those of an address (--maxperaddr).
+    """Counts connections of any kind against --maxconns.
+
+    Where net/per_address.py is there, its `AddressLimits` takes its place (--maxperaddr).
 
     Args:
         limit: how many are served.
-        of_one: how many of one address, or network of IPv6; 0: any number. None: half of all, but
-            for this machine's own.
-        proxies: whose connections are not counted by their address, but by those of their clients.
-        report: is called for each that is too many for its address.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        of_one: int | None = 0,
-        proxies: Proxies | None = None,
-        report: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._of_one = max(1, limit // 2) if of_one is None else of_one
-        self._spares_own = of_one is None
-        self._proxies = proxies or Proxies()
-        self._name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the two below
         self._served = 0
         self._refused = 0  # those that are being told so
-        self._served_by: Counter[str] = Counter()  # both kinds, by network
-        self._report = report
 
-    def enter(self, address: str = "") -> str:
+    def enter(self, address: str) -> str:
         """Count one more; return why it is one too many, to be told so, or nothing.
 
         Raises:
             ShortageError: so many are being told that there is no telling more.
             ConnectionAbortedError: so many of its address are.
         """
-        network = self._name(address)
         with self._lock:
-            of_one = self._served_by[network] - self._of_one if network else -1
-            if of_one >= 0:
-                self._report()
-                if of_one >= MAX_REFUSED_OF_ONE or self._refused >= MAX_REFUSED:
-                    raise ConnectionAbortedError(f"far over --maxperaddr: {address}")
-            elif self._served >= self._limit and self._refused >= MAX_REFUSED:
-                raise ShortageError(f"far over the {self._limit} connections of --maxconns")
-            if network:
-                self._served_by[network] += 1
-            if of_one < 0 and self._served < self._limit:
+            if self._served < self._limit:
                 self._served += 1
                 return ""
+            if self._refused >= MAX_REFUSED:
+                raise ShortageError(f"far over the {self._limit} connections of --maxconns")
             self._refused += 1
-        if of_one >= 0:
-            return self._describe()
         return f"all {self._limit} connections are in use"
 
     def leave(self, address: str, crowded: str) -> None:
         """Count one less of those for whom `enter` returned that."""
-        network = self._name(address)  # first, as there may be no memory for it
         with self._lock:
             if crowded:
                 self._refused -= 1
             else:
                 self._served -= 1
-            self._uncount(network)
 
     def enter_behind(self, address: str) -> None:
         """Count a client that a proxy has told of.
@@ -5790,31 +5633,9 @@ class ConnectionLimits:
         Raises:
             HandshakeError: 503, there are too many of its address.
         """
-        network = self._name(address)
-        with self._lock:
-            if network and self._served_by[network] >= self._of_one:
-                self._report()
-                raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
-            self._served_by[network] += 1
 
     def leave_behind(self, address: str) -> None:
         """Count one less of those that `enter_behind` has counted."""
-        with self._lock:
-            self._uncount(self._name(address))
-
-    def _describe(self) -> str:
-        return f"all {self._of_one} connections of your address are in use (--maxperaddr)"
-
-    def _uncount(self, network: str) -> None:
-        self._served_by[network] -= 1
-        if self._served_by[network] <= 0:
-            del self._served_by[network]
-
-    def _find_name(self, address: str) -> str:
-        """Return what is counted for an address; nothing if that is not."""
-        if not self._of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
-            return ""
-        return "" if self._spares_own and is_loopback(address) else network_of(address)
 
 
 class Want(enum.Enum):
@@ -6807,12 +6628,15 @@ class Server:
         self._sender = Sender()
         self.registry = RoomRegistry(config, self._timer)
         self.proxies = make_proxies(config)
-        report = functools.partial(self.registry.count, "refused_by_address")
-        self.limits = ConnectionLimits(config.maxconns, config.maxperaddr, self.proxies, report)
+        self.limits = ConnectionLimits(config.maxconns)
+        if (per_address := find_feature("per_address")) is not None:
+            report = functools.partial(self.registry.count, "refused_by_address")
+            self.limits = per_address.AddressLimits(config, self.proxies, report)
         self.authenticator = Authenticator(config, self._timer)
         self.asks = self.authenticator.asks or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
-        self.guard = make_guard(config, self.proxies)
+        origins = find_feature("origins")
+        self.guard = origins.make_guard(config, self.proxies) if origins else LocalPages()
         self.cors: Cors | None = None
         if config.cors:
             self.cors = load_feature("cors", "--cors").Cors(config.cors)
@@ -7163,7 +6987,7 @@ class Config:
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxperaddr: int | None = None  # 0: any number; None: see `ConnectionLimits`
+    maxperaddr: int | None = None  # 0: any number; None: see net/per_address.py
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
@@ -7454,9 +7278,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
         ("--maxconns", "NUM", parse_count,
          "connections of any kind; beyond it 503 (default from the limit of open files)"),
-        ("--maxperaddr", "NUM", parse_count,
-         "connections of one address, or /64 of IPv6; beyond it 503 (by default half of "
-         "--maxconns, and any number from this machine; 0: any number)"),
+        OptionsOf("per_address", "--maxperaddr"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,

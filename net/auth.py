@@ -34,10 +34,11 @@ from scalesocket import (
     find_command,
     is_program,
     log,
-    network_of,
     refuse_if,
     start_thread,
 )
+
+from .per_address import network_of
 
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time

@@ -35,14 +35,13 @@ from scalesocket import (
     __version__,
     encode_frame,
     is_loopback,
-    is_own_page,
     json_response,
-    make_guard,
     make_proxies,
     start_thread,
 )
 
 from .files import WebFiles
+from .origins import is_own_page, make_guard
 from .proxies import TrustedProxies, parse_proxies
 
 if TYPE_CHECKING:

@@ -1,22 +1,70 @@
-"""Which web pages may use the server, as options say (--origin, --sameorigin, --host).
+"""Which web pages may use the server (--origin, --sameorigin, --host).
 
 A browser names the origin of the page that asks for a WebSocket (RFC 6455 section 10.2), and sends
 the user's cookies along; so a server that any page may use should at least know that. Without these
-options a server that only its own machine reaches is used by pages of that machine alone: see
-`PageGuard` in scalesocket.py, which this extends.
+options a server that only its own machine reaches is used by pages of that machine alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from scalesocket import FLAG, PageGuard, is_address, parse_names, split_origin
+from scalesocket import (
+    FLAG,
+    HandshakeError,
+    LocalPages,
+    ToldOnce,
+    parse_names,
+)
 
 if TYPE_CHECKING:
     from scalesocket import Config, Endpoint, Proxies, Request
+
+_ORIGIN = re.compile(
+    r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
+)
+
+
+def split_origin(text: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an origin or a Host header (RFC 6454 section 6.1).
+
+    What is left out is an empty string or 0; the ports of `http` and `https` are filled in. What
+    is no origin has no host.
+    """
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None or int(match[3] or 0) > 65535:
+        return "", "", 0
+    scheme = match[1] or ""
+    return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
+
+
+_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+_LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]")
+
+
+def is_address(host: str) -> bool:
+    """Whether browsers take a host for an address, in whatever form, and ask no name server."""
+    return _ADDRESS.fullmatch(host) is not None
+
+
+def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
+    """Whether a page comes from the host and port that it connects to, as `named` in its request.
+
+    Args:
+        origin: in lower case.
+        named: a Host header in lower case.
+        secure: the connection is TLS, so that a Host without a port means 443.
+    """
+    scheme, host, port = split_origin(origin)
+    own = split_origin(("https://" if secure else "http://") + named)
+    behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
+    same = (host, port) == own[1:] or behind_proxy
+    return scheme in ("http", "https") and own[1] != "" and same
+
 
 # `*.example.com`, or `.example.com`: every name below that one.
 _SUBDOMAINS = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?)\*?\.(?=[a-z0-9_-])(.+)")
@@ -50,6 +98,103 @@ def is_listed(origin: str, allowed: Iterable[str]) -> bool:
         if same and matches_host(given_host, host):
             return True
     return False
+
+
+def is_local_page(origin: str) -> bool:
+    """Whether a page comes from a server on this machine, such as one for development."""
+    scheme, host, _ = split_origin(origin)
+    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+
+
+def find_own_names(config: Config) -> frozenset[str]:
+    """Return the names that this server has: its machine's, and those that options name."""
+    own = socket.gethostname().lower()
+    hosts = [host.lower() for host, _ in config.addr]
+    nodes = [re.sub(r"^https?://", "", node.lower()).partition("/")[0] for node in config.peers]
+    hosts += [split_origin(node)[1] for node in nodes]
+    names = {own, own.partition(".")[0] + ".local", *hosts}
+    return frozenset(name.rstrip(".") for name in names) - {""}
+
+
+class PageGuard(LocalPages):
+    """Says which web pages may use this server: those of this machine alone, if it is local.
+
+    It knows the names of this server, and what a proxy tells of the name that a client has used.
+    With --origin, --host or --sameorigin `ListedPages` takes its place.
+
+    Args:
+        config: the options.
+        proxies: may know the name by which a client has found them.
+    """
+
+    def __init__(self, config: Config, proxies: Proxies) -> None:
+        self._proxies = proxies
+        self._careful = config.pty  # a shell is not for any page that comes along
+        self._names = find_own_names(config)
+        self._told = ToldOnce()
+
+    def check_host(self, request: Request, peer: Endpoint) -> None:
+        """Refuse a request that looks for somebody else; see `LocalPages`."""
+        named, is_told = self.find_name(request, peer)
+        if self.is_careful(peer) and "." in named and not is_told:
+            self.check_name(named)
+
+    def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
+        """Refuse a WebSocket to a page that may have none; see `LocalPages`."""
+        origin = request.headers.get("Origin").lower()  # if there are two, it is none
+        if not self.is_careful(self._proxies.find_client(peer, request.headers)):
+            return
+        if origin and origin != "file://" and not is_local_page(origin):
+            self.check_own_page(request, peer, secure=secure)
+
+    def check_own_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
+        """Refuse a WebSocket to a page that is not from this server itself; see `check_page`."""
+        named, is_told = self.find_name(request, peer)
+        if not is_own_page(request.headers.get("Origin").lower(), named, secure=secure):
+            self.refuse_page(request)
+        if not is_told:
+            self.check_name(named)
+
+    def check_name(self, named: str) -> None:
+        """Refuse what is none of our names, as in a Host header.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        host = split_origin(named)[1]
+        known = host and (is_address(host) or _LOOPBACK.fullmatch(host))
+        if not known and not self.is_named(host.rstrip(".")):
+            cure = f"; with --host {host} it would be" if host else ""
+            self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")
+
+    def is_named(self, host: str) -> bool:
+        """Whether a name is one of this server's."""
+        return host in self._names
+
+    def is_careful(self, peer: Endpoint) -> bool:
+        """Whether only pages from here may come in, unless an option names others."""
+        return self._careful or super().is_careful(peer)
+
+    def find_name(self, request: Request, peer: Endpoint) -> tuple[str, bool]:
+        """Return the name by which a client has found us, and whether a trusted proxy tells it."""
+        forwarded = self._proxies.find_host(peer, request)
+        return forwarded or request.headers.get("Host").lower(), bool(forwarded)
+
+    def refuse_page(self, request: Request) -> NoReturn:
+        """Refuse a page because of where it is from.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        origin = request.headers.get("Origin").lower()
+        cure = f"; with --origin {origin} it would be" if origin else ""
+        kind = " (a file, or a page in a sandbox)" if origin == "null" else ""
+        self._refuse(f"origin {origin or '(none)'}{kind} is not allowed{cure}")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        """Refuse, and log it once: a page cannot show its user why."""
+        self._told.warn(f"refused a page: {reason}")
+        raise HandshakeError(403, reason)
 
 
 class ListedPages(PageGuard):
@@ -93,6 +238,12 @@ class ListedPages(PageGuard):
     def is_named(self, host: str) -> bool:
         """Whether a name is one of this server's, or below one that stands for all below it."""
         return super().is_named(host) or any(matches_host(host, name) for name in self._patterns)
+
+
+def make_guard(config: Config, proxies: Proxies) -> PageGuard:
+    """Return what says which web pages may use this server."""
+    listed = config.origin or config.host or config.sameorigin
+    return ListedPages(config, proxies) if listed else PageGuard(config, proxies)
 
 
 def parse_origins(text: str) -> tuple[str, ...]:

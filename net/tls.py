@@ -25,8 +25,9 @@ from scalesocket import (
     describe_error,
     parse_request,
     refuse_if,
-    split_origin,
 )
+
+from .origins import split_origin
 
 if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does without it
     import ssl

@@ -17,16 +17,15 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalesocket.net.origins import make_guard, split_origin
 
 from scalesocket import (
     Config,
     ConfigError,
     HandshakeError,
     Proxies,
-    make_guard,
     parse_command_line,
     parse_request,
-    split_origin,
 )
 from tests.support import (
     PATIENCE,

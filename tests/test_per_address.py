@@ -15,15 +15,15 @@ from typing import Any, cast
 
 import pytest
 from scalesocket.net import auth
+from scalesocket.net.per_address import AddressLimits, network_of
 
 import scalesocket
 from scalesocket import (
+    Config,
     ConfigError,
-    ConnectionLimits,
     HandshakeError,
     Proxies,
     ShortageError,
-    network_of,
     parse_command_line,
     parse_request,
 )
@@ -191,7 +191,7 @@ def test_an_address_counts_as_its_network() -> None:
 
 
 def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -> None:
-    limits = ConnectionLimits(10, None, Proxies())
+    limits = AddressLimits(Config(maxconns=10), Proxies())
     for _ in range(5):
         assert limits.enter("192.0.2.1") == ""
     assert "your address" in limits.enter("192.0.2.1")
@@ -201,7 +201,7 @@ def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -
 
 
 def test_what_is_counted_is_given_back_whatever_became_of_it() -> None:
-    limits = ConnectionLimits(3, 2, Proxies())
+    limits = AddressLimits(Config(maxconns=3, maxperaddr=2), Proxies())
     held: list[tuple[str, str]] = []
     for address in ("192.0.2.1",) * 20 + ("192.0.2.2",) * 20 + ("unix", ""):
         with contextlib.suppress(ShortageError, ConnectionAbortedError):

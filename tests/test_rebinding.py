@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from scalesocket.net.origins import make_guard
 
-from scalesocket import Headers, Proxies, Request, make_guard, parse_command_line
+from scalesocket import Headers, Proxies, Request, parse_command_line
 from tests import browser as in_browser
 from tests.support import (
     SCRIPT,

@@ -248,7 +248,7 @@ def origins(data: bytes) -> None:
 
 def passes(request: scalesocket.Request, *, allowed: Sequence[str], same: bool) -> bool:
     """Whether a request's origin may come in."""
-    ours = scalesocket.split_origin(request.headers.get("Host"))[1]
+    ours = scalesocket.net.origins.split_origin(request.headers.get("Host"))[1]
     config = scalesocket.Config(addr=((ours, 9000),), origin=allowed, sameorigin=same)
     try:
         guard = scalesocket.net.origins.ListedPages(config, scalesocket.Proxies())

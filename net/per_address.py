@@ -1,0 +1,130 @@
+"""How many connections one address may have (--maxperaddr), so that nobody takes all there are.
+
+An address of IPv6 counts as its /64, which one household or host has. By default one has half of
+--maxconns, and this machine any number. Whoever comes through a proxy that is trusted counts by his
+own address, once that is known.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from scalesocket import (
+    MAX_REFUSED,
+    UNIX_PEER,
+    ConnectionLimits,
+    HandshakeError,
+    ShortageError,
+    is_loopback,
+    parse_count,
+    read_address,
+)
+
+if TYPE_CHECKING:
+    from scalesocket import Config, Proxies
+
+# fmt: off
+OPTIONS = (
+    ("--maxperaddr", "NUM", parse_count,
+     "connections of one address, or /64 of IPv6; beyond it 503 (by default half of "
+     "--maxconns, and any number from this machine; 0: any number)"),
+)
+# fmt: on
+MAX_REFUSED_OF_ONE = 4  # connections of one address beyond --maxperaddr that are answered
+
+
+def network_of(address: str) -> str:
+    """Return what an address counts as: of IPv6 the 64 bits that one household or host has."""
+    if ":" not in address:
+        return address
+    ip = read_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return str(mapped) if mapped else ip.packed[:8].hex()
+
+
+class AddressLimits(ConnectionLimits):
+    """Counts connections also by their address.
+
+    Args:
+        config: how many are served, and how many of one address.
+        proxies: whose connections are not counted by their address, but by those of their clients.
+        report: is called for each that is too many for its address.
+    """
+
+    def __init__(
+        self, config: Config, proxies: Proxies, report: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(config.maxconns)
+        of_one = config.maxperaddr
+        self._of_one = max(1, self._limit // 2) if of_one is None else of_one
+        self._spares_own = of_one is None
+        self._proxies = proxies
+        self._name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
+        self._served_by: Counter[str] = Counter()  # both kinds, by network; guarded by the lock
+        self._report = report
+
+    def enter(self, address: str) -> str:
+        """Count one more; see `ConnectionLimits`."""
+        network = self._name(address)
+        with self._lock:
+            of_one = self._served_by[network] - self._of_one if network else -1
+            if of_one >= 0:
+                self._report()
+                if of_one >= MAX_REFUSED_OF_ONE or self._refused >= MAX_REFUSED:
+                    raise ConnectionAbortedError(f"far over --maxperaddr: {address}")
+            elif self._served >= self._limit and self._refused >= MAX_REFUSED:
+                raise ShortageError(f"far over the {self._limit} connections of --maxconns")
+            if network:
+                self._served_by[network] += 1
+            if of_one < 0 and self._served < self._limit:
+                self._served += 1
+                return ""
+            self._refused += 1
+        if of_one >= 0:
+            return self._describe()
+        return f"all {self._limit} connections are in use"
+
+    def leave(self, address: str, crowded: str) -> None:
+        """Count one less of those for whom `enter` returned that."""
+        network = self._name(address)  # first, as there may be no memory for it
+        with self._lock:
+            if crowded:
+                self._refused -= 1
+            else:
+                self._served -= 1
+            self._uncount(network)
+
+    def enter_behind(self, address: str) -> None:
+        """Count a client that a proxy has told of.
+
+        Raises:
+            HandshakeError: 503, there are too many of its address.
+        """
+        network = self._name(address)
+        with self._lock:
+            if network and self._served_by[network] >= self._of_one:
+                self._report()
+                raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
+            self._served_by[network] += 1
+
+    def leave_behind(self, address: str) -> None:
+        """Count one less of those that `enter_behind` has counted."""
+        with self._lock:
+            self._uncount(self._name(address))
+
+    def _describe(self) -> str:
+        return f"all {self._of_one} connections of your address are in use (--maxperaddr)"
+
+    def _uncount(self, network: str) -> None:
+        self._served_by[network] -= 1
+        if self._served_by[network] <= 0:
+            del self._served_by[network]
+
+    def _find_name(self, address: str) -> str:
+        """Return what is counted for an address; nothing if that is not."""
+        if not self._of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
+            return ""
+        return "" if self._spares_own and is_loopback(address) else network_of(address)
