@@ -2115,35 +2115,6 @@ class Connection(Outlet):
             self.is_following = True
             self._is_plain = False
 
-    def is_hungry(self) -> bool:
-        """Whether the replay may feed it now; if not, it wakes the replay later."""
-        with self._lock:
-            ready = self._corked is None and not self._dead
-            return ready and self._backlog.size <= self._max_backlog // 4
-
-    def feed(self, data: bytes) -> None:
-        """Send frames of the past, or what the replay has taken from its queue."""
-        with self._lock:
-            if self._replay is None or self._dead:
-                return
-            self._push_now(data)
-            if not self._backlog:
-                self._progress_at = time.monotonic()
-
-    def take_held(self, position: int) -> bytes | None:
-        """Return what is to be sent at this position of the past; None if that is nothing."""
-        with self._lock:
-            if self._replay is None or not self._replay.is_due(position):
-                return None
-            _, data = self._replay.queue.popleft()
-            self._held -= len(data)
-            return data
-
-    def has_nothing_left(self) -> bool:
-        """Whether nothing more may be sent, nor waits in the replay's queue."""
-        with self._lock:
-            return self._dead or (self._close_sent and not (self._replay and self._replay.queue))
-
     @property
     def is_lost(self) -> bool:
         """Whether it lags so far behind that nothing can be kept for it."""
@@ -6797,7 +6768,9 @@ class Server:
         self, sock: socket.socket, protocol: WebSocketProtocol | LineProtocol, **options: Any
     ) -> Connection:
         """Return a connection; its options are those of `Connection`."""
-        return Connection(
+        history = find_feature("history")
+        kind: type[Connection] = history.FedConnection if history is not None else Connection
+        return kind(
             sock,
             protocol,
             sender=self._sender,

@@ -17,14 +17,17 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from scalesocket import (
     KIB,
     MESSAGE_COST,
     Audience,
     Client,
+    Connection,
     Encoding,
     History,
     report_failure,
@@ -51,6 +54,39 @@ class Past:
         self.end = end  # its place: bytes that the room has remembered up to here, ever
         self.next: Past | None = None  # set once
         self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # kept if encoding is costly
+
+
+class FedConnection(Connection):
+    """A connection that a replay can feed, at the pace at which its client reads."""
+
+    def is_hungry(self) -> bool:
+        """Whether the replay may feed it now; if not, it wakes the replay later."""
+        with self._lock:
+            ready = self._corked is None and not self._dead
+            return ready and self._backlog.size <= self._max_backlog // 4
+
+    def feed(self, data: bytes) -> None:
+        """Send frames of the past, or what the replay has taken from its queue."""
+        with self._lock:
+            if self._replay is None or self._dead:
+                return
+            self._push_now(data)
+            if not self._backlog:
+                self._progress_at = time.monotonic()
+
+    def take_held(self, position: int) -> bytes | None:
+        """Return what is to be sent at this position of the past; None if that is nothing."""
+        with self._lock:
+            if self._replay is None or not self._replay.is_due(position):
+                return None
+            _, data = self._replay.queue.popleft()
+            self._held -= len(data)
+            return data
+
+    def has_nothing_left(self) -> bool:
+        """Whether nothing more may be sent, nor waits in the replay's queue."""
+        with self._lock:
+            return self._dead or (self._close_sent and not (self._replay and self._replay.queue))
 
 
 class Archive:
@@ -316,7 +352,7 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
-        connection = self._client.connection
+        connection = cast(FedConnection, self._client.connection)
         if connection.has_nothing_left() or not connection.is_following:
             self._end()
         elif connection.is_hungry():
@@ -345,7 +381,7 @@ class Replay:
     # -- the archive's thread --
 
     def _take_piece(self) -> bytes:
-        connection = self._client.connection
+        connection = cast(FedConnection, self._client.connection)
         pieces: list[bytes] = []
         size = 0
         while size < PIECE_SIZE and not connection.has_nothing_left():
