@@ -28,6 +28,7 @@ from .terminal import (
     Style,
     WrongGame,
     fit,
+    fit_parts,
     main,
     text_width,
 )
@@ -363,7 +364,8 @@ def draw_title(world: World, canvas: Canvas) -> None:
     canvas.put(11, 0, bar, Style.OWN if filled > 3 else Style.FOOD)
     canvas.put(22, 0, str(health), Style.TITLE)
     numbers = [f"{name} {value}" for name, value in world.resources.items()]
-    canvas.put(27, 0, "  ".join([f"age {world.age}", *numbers]), Style.TEXT)
+    text = fit_parts([*numbers, f"age {world.age}"], canvas.columns - 28)
+    canvas.put(27, 0, text, Style.TEXT)
 
 
 def draw_bar(world: World, canvas: Canvas) -> None:
@@ -379,6 +381,8 @@ def draw_bar(world: World, canvas: Canvas) -> None:
     for key, item_id in enumerate(world.bar[:9], 1):
         item = world.item(item_id)
         text = f"{key} {item.name}{describe_price(item)}" if item else f"{key} ?"
+        if x + len(text) > canvas.columns:
+            break
         canvas.put(x, y, text, Style.CURSOR if item_id in held else Style.DIM)
         x += len(text) + 2
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .terminal import RIVALS, Canvas, GameView, Json, Style, fit, main
+from .terminal import RIVALS, Canvas, GameView, Json, Style, fit, fit_parts, main, text_width
 
 Cell = tuple[int, int]  # x, y; (0, 0) is the top left corner
 
@@ -271,9 +271,12 @@ def draw_title(world: World, canvas: Canvas, notice: str) -> None:
         canvas.put(8, 0, "watching", Style.TEXT)
     else:
         place = world.leaderboard().index(own) + 1
-        canvas.put(1, 0, fit(own.name, 16).rstrip(), Style.OWN)
-        numbers = f"score {own.score}  best {own.best}  place {place} of {len(world.players)}"
-        canvas.right(0, f"{numbers} ", Style.TITLE)
+        name = fit(own.name, 16).rstrip()
+        canvas.put(1, 0, name, Style.OWN)
+        places = f"place {place} of {len(world.players)}"
+        numbers = [f"score {own.score}", f"best {own.best}", places]
+        room = canvas.columns - text_width(name) - 4
+        canvas.right(0, f"{fit_parts(numbers, room)} ", Style.TITLE)
 
 
 def draw_banner(world: World, board: Board) -> None:

@@ -17,13 +17,14 @@ import json
 import locale
 import os
 import queue
+import re
 import signal
 import sys
 import textwrap
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -100,6 +101,24 @@ def fit(text: str, width: int) -> str:
     while text_width(text) > width:
         text = text[:-1]
     return text + " " * (width - text_width(text))
+
+
+def fit_parts(parts: Iterable[str], width: int, gap: str = "  ") -> str:
+    """Return the first parts, as many as there is room for; none is cut."""
+    text = ""
+    for part in parts:
+        longer = f"{text}{gap}{part}" if text else part
+        if text_width(longer) > width:
+            break
+        text = longer
+    return text
+
+
+def fit_hint(hint: str, width: int) -> str:
+    """Return of the keys those that there is room for, and the last one in any case."""
+    *parts, last = re.split("  +", hint)
+    shown = fit_parts(parts, width - text_width(last) - 3, "   ")
+    return f"{shown}   {last}" if shown else last
 
 
 class Canvas:
@@ -528,7 +547,7 @@ class App:
         view = Canvas(canvas.columns, canvas.rows - 1, unicode=canvas.unicode)
         self.game.draw(view, now)
         if self._lost is None:
-            canvas.put(0, 0, fit(f" {self.game.hint}", canvas.columns), Style.DIM)
+            canvas.put(0, 0, f" {fit_hint(self.game.hint, canvas.columns - 2)}", Style.DIM)
         else:
             left = self._retry_at - now
             what = f"again in {left:.0f} s" if left >= 0.5 else "connecting ..."

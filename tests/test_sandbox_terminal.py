@@ -70,13 +70,16 @@ def shown(world: World, columns: int = 80, rows: int = 23, **options: Any) -> li
 
 def test_one_sees_oneself_in_the_middle_and_who_and_what_is_near() -> None:
     lines = shown(make_world())
-    assert lines[0].startswith(" ann       ██████████ 100  age 1  wood 20")
+    assert lines[0].startswith(" ann       ██████████ 100  wood 20  age 1")
     assert lines[11][30] == "@" and lines[11][32] == "→"
     assert lines[11][40] == "@" and lines[11][38] == "←"
     assert lines[11][20] == "♣"
     assert "ann" in lines[10] and "bob" in lines[10]
     assert lines[2].endswith("bob            70") and lines[3].endswith("ann            20")
     assert lines[22] == " 1 hammer  2 apple(10f)  3 wall(10w)"
+    narrow = shown(make_world(), columns=35)
+    assert narrow[0] == " ann       ██████████ 100  wood 20"
+    assert narrow[22] == " 1 hammer  2 apple(10f)"
 
 
 def test_what_is_in_hand_is_marked() -> None:

@@ -32,6 +32,8 @@ from scalesocket.client.terminal import (
     WrongGame,
     character_width,
     fit,
+    fit_hint,
+    fit_parts,
     text_width,
 )
 from scalesocket.client.tictactoe import Table, TicTacToeView, detail, headline
@@ -55,6 +57,24 @@ from tests.support import PATIENCE, ROOT, ServerProcess, require_tool, serve, wa
 @given(st.text(), st.integers(0, 30))
 def test_fitted_text_takes_just_so_many_columns(text: str, width: int) -> None:
     assert text_width(fit(text, width)) == width
+
+
+@pytest.mark.parametrize(
+    ("width", "parts", "hint"),
+    [
+        (80, "score 0  best 12", "arrows steer   ? keys   q quits"),
+        (16, "score 0  best 12", "q quits"),
+        (25, "score 0  best 12", "arrows steer   q quits"),
+        (15, "score 0", "q quits"),
+        (6, "", "q quits"),
+    ],
+)
+def test_where_there_is_little_room_whole_words_are_left_out(
+    width: int, parts: str, hint: str
+) -> None:
+    """A `wood 20` that was cut said `wood 2`; and how to leave always stands there."""
+    assert fit_parts(["score 0", "best 12"], width) == parts
+    assert fit_hint("arrows steer  ? keys  q quits", width) == hint
 
 
 @given(st.lists(st.tuples(st.integers(-5, 15), st.integers(-2, 6), st.text())))

@@ -48,7 +48,11 @@ function otherPage({ name, title, command = name }) {
   const code = document.createElement("code");
   link.href = `${name}/`;
   link.textContent = title;
-  code.textContent = `scalesocket.py ${command}`;
+  for (const word of ["scalesocket.py", ...command.split(" ")]) {
+    const part = document.createElement("span"); // lines break between words, not behind hyphens
+    part.textContent = word;
+    code.append(part, " ");
+  }
   item.append(link, code);
   return item;
 }
