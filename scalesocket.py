@@ -177,8 +177,6 @@ CROWD = 3  # clients that speak at the same time, and not because they have just
 ROUND_TIME = 0.005  # seconds between two rounds in which a crowd is read
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
-ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-closed is let go
-ANSWER_TIMEOUT = 10.0  # … or after this
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
@@ -1628,9 +1626,9 @@ class Sender(Poller):
     def __init__(self) -> None:
         super().__init__("sender")
 
-    def add(self, outlet: Outlet) -> None:
-        """Take over an outlet's backlog until it is empty; called once for each filling."""
-        self.call(outlet.enter)
+    def add(self, connection: Connection) -> None:
+        """Take over a backlog until it is empty; called once for each filling."""
+        self.call(connection.watch_backlog)
 
 
 class Backlog:
@@ -1685,193 +1683,24 @@ class Backlog:
         self.size = 0
 
 
-class Outlet:
-    """The writing half of a socket: any thread may write, and none waits for the peer.
-
-    Args:
-        sock: a connected stream socket; `dispose` gives it back.
-        sender: finishes what the socket does not take at once.
-        max_backlog: bytes that may wait before it counts as full.
-    """
-
-    def __init__(self, sock: socket.socket, *, sender: Sender, max_backlog: int) -> None:
-        self._socket = sock
-        self._sender = sender
-        self._max_backlog = max_backlog
-        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
-        self._backlog = Backlog()
-        self.is_full = False  # as many bytes wait as may
-        self.is_following = False  # a replay feeds it (see `Connection.follow`)
-        self._held = 0  # bytes that wait for the end of that
-        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
-        self._drained: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender knows it, and will close the socket
-        self._dead = False  # no byte can be sent any more
-        self._disposed = False  # the reader is done with it
-
-    @property
-    def backlog_size(self) -> int:
-        """Bytes that wait for the peer."""
-        return self._backlog.size + self._held
-
-    def is_alive(self) -> bool:
-        """Whether bytes can still be sent."""
-        return not self._dead
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
-
-    def wait_until_drained(self, stall: float) -> bool:
-        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
-
-        For the pump, which so slows its child down to the pace of the slowest client. It does not
-        wait for one who is still being sent what was before his time.
-        """
-        while True:
-            with self._lock:
-                if not self.is_full:
-                    return True
-                if self.is_following:
-                    return self._held < self._max_backlog
-                self._drained = self._drained or threading.Event()
-                self._drained.clear()
-                patience = self._progress_at + stall - time.monotonic()
-            if patience <= 0:
-                return False
-            self._drained.wait(patience)
-
-    def overflows(self, size: int) -> bool:
-        """Whether it is full, and so many bytes more are too many, whoever sends them."""
-        waiting = self._held if self.is_following else self._backlog.size
-        return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
-
-    def has_stalled(self, stall: float) -> bool:
-        """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
-        with self._lock:
-            return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
-
-    def abort(self) -> None:
-        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
-        with self._lock:
-            reset_when_closed(self._socket)
-            self._die()
-
-    def dispose(self) -> None:
-        """Give the socket back to the system, once the sender does not use it either."""
-        with self._lock:
-            self._disposed = True
-            self._die()
-            if not self._with_sender:
-                self._socket.close()
-
-    # -- under the lock --
-
-    def _push(self, data: bytes) -> None:
-        sent = 0
-        if not self._backlog.size:
-            sent = self._write(data)
-            if sent == len(data) or self._dead:
-                return
-            self._progress_at = time.monotonic()
-        self._backlog.add(data, sent)
-        self.is_full = self.backlog_size >= self._max_backlog
-        if not self._with_sender:
-            self._with_sender = True
-            self._sender.add(self)
-
-    def _write(self, data: bytes) -> int:
-        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
-        if not _DONT_WAIT and not select.select((), (self._socket,), (), 0)[1]:  # Windows
-            return 0
-        try:
-            return self._socket.send(data, _DONT_WAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._die()
-            return 0
-
-    def _write_backlog(self) -> int:
-        """Hand the kernel as much of the backlog as it takes; return how many bytes that was."""
-        buffers = self._backlog.buffers()
-        if not _DONT_WAIT:  # Windows has no `sendmsg`
-            return self._write(bytes(buffers[0]))
-        try:
-            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._die()
-            return 0
-
-    def _on_shrunk(self) -> None:
-        """See whether the backlog is no longer full, and wake who waits for that."""
-        self.is_full = self.backlog_size >= self._max_backlog
-        if self._drained is not None and not self.is_full:
-            self._drained.set()
-
-    def _on_drained(self) -> None:
-        """Do what was to wait until the backlog is empty."""
-
-    def _die(self) -> None:
-        if self._dead:
-            return
-        self._dead = True
-        self._backlog.clear()
-        self._held = 0
-        self._on_shrunk()
-        with contextlib.suppress(OSError):  # it may be unconnected already
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    # -- the sender's side --
-
-    def enter(self) -> None:
-        """Be watched for writability from now on."""
-        with self._lock:
-            if self._dead:
-                self._leave_sender()
-            else:
-                self._sender.watch(self._socket, selectors.EVENT_WRITE, self._flush)
-
-    def _flush(self) -> None:
-        """Write what the socket takes; stop watching it when nothing is left.
-
-        That happens under the lock, so that no descriptor is closed, and its number used
-        again, while the sender still knows it.
-        """
-        with self._lock:
-            if self._backlog and (sent := self._write_backlog()):
-                self._progress_at = time.monotonic()
-                self._backlog.advance(sent)
-                self._on_shrunk()
-            if not self._backlog:
-                self._sender.forget(self._socket)
-                self._leave_sender()
-                self._on_drained()
-
-    def _leave_sender(self) -> None:
-        self._with_sender = False
-        if self._disposed:
-            self._socket.close()
-
-
-class Connection(Outlet):
+class Connection:
     """One WebSocket: the socket, the protocol, and the closing handshake (RFC 6455 section 7).
 
-    What is under "the reader's side" belongs to the reader thread; all else may be called by
-    any thread, and does not block.
+    Any thread may write to it, and none waits for the peer. What is under "the reader's side"
+    belongs to the reader thread.
 
     Args:
-        sock: a connected stream socket; the opening handshake has been read from it.
+        sock: a connected stream socket; the opening handshake has been read from it. `dispose`
+            gives it back.
         protocol: the receiving half, and what ends the other.
         sender: finishes what the socket does not take at once.
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if `open` is to send it; all else waits for that.
-        tls: what encrypts, if anything does.
     """
+
+    IS_DIRECT: ClassVar[bool] = bool(_DONT_WAIT)  # frames go to the socket as they are
 
     def __init__(
         self,
@@ -1883,23 +1712,31 @@ class Connection(Outlet):
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
-        tls: TlsTransport | None = None,
     ) -> None:
-        super().__init__(sock, sender=sender, max_backlog=max_backlog)
-        self.encoding = protocol.encoding
-        self._is_plain = False  # what is sent goes to the socket as it is
-        self._tls = tls  # guarded by the lock, too
+        self._socket = sock
         self._protocol = protocol
+        self.encoding = protocol.encoding
+        self._sender = sender
         self._timer = timer
+        self._max_backlog = max_backlog
         self._early = early
         self.listening = True  # or its reader has paused it; both are written by that alone
         self.since = time.monotonic()
         self._leaving = False  # what comes is dropped
-        # These are guarded by the lock, too.
+        self._disposed = False  # the reader is done with it
+        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._is_plain = False  # what is sent need not go through `_push`
+        self._backlog = Backlog()
+        self.is_full = False  # as many bytes wait as may
+        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
+        self._drained: threading.Event | None = None  # set when the backlog is no longer full
+        self._with_sender = False  # the sender knows it, and will close the socket
+        self._dead = False  # no byte can be sent any more
         self._corked: list[bytes] | None = [response] if response else None
         self._replay: Replay | None = None  # what goes before all that is sent
+        self.is_following = False  # that feeds it (see `follow`)
+        self._held = 0  # bytes that wait for the end of that
         self._close_sent = False
-        self._pushes = 0
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
             sock.settimeout(patience)
@@ -1913,15 +1750,14 @@ class Connection(Outlet):
             if waiting:
                 self._push_now(b"".join(waiting))
             if self._replay is None:
-                self._is_plain = self._tls is None and bool(_DONT_WAIT)
+                self._is_plain = self.IS_DIRECT
             else:
                 self._replay.wake()
 
     @property
     def has_more(self) -> bool:
         """Whether `receive` has something to give though no more bytes come."""
-        tls = self._tls
-        return bool(self._early or self._protocol.pending or (tls is not None and tls.ended))
+        return bool(self._early or self._protocol.pending)
 
     def receive(self) -> list[Event] | None:
         """Take what has come, without waiting; return its events, or None when that was all.
@@ -1937,11 +1773,6 @@ class Connection(Outlet):
             self.since = time.monotonic()
             if not data:
                 return self._protocol.finish()
-            if self._tls is not None:
-                plain = self._decrypt(data)
-                if plain is None:
-                    return None
-                data = plain
         events = self._protocol.receive(data)
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
@@ -1984,8 +1815,6 @@ class Connection(Outlet):
         Raises:
             BlockingIOError: nothing has.
         """
-        if self._tls is not None and self._tls.ended:
-            return b""
         try:
             return self._socket.recv(RECEIVE_SIZE, _DONT_WAIT)
         except BlockingIOError:
@@ -1993,28 +1822,23 @@ class Connection(Outlet):
         except OSError:  # a reset, which is an end like any other
             return b""
 
-    def await_answers(self, since: float) -> None:
-        """Wait until no answer has come for a moment; on a thread of its own.
-
-        Whoever has only half-closed a plain connection has asked all, and not heard all
-        (`printf 'lobby\\nhi\\n' | nc localhost 9001`).
-
-        Args:
-            since: when the room began, whose program may have to start.
-        """
+    def dispose(self) -> None:
+        """Give the socket back to the system, once the sender does not use it either."""
         with self._lock:
-            self._is_plain = False  # so that `_push` gets to know of everything
-        now = time.monotonic()
-        end = now + ANSWER_TIMEOUT
-        until = max(now + ANSWER_PAUSE, since + FIRST_READ_TIMEOUT)
-        seen = self._pushes
-        while not (self._close_sent or self._dead) and now < min(until, end):
-            time.sleep(0.02)
-            now = time.monotonic()
-            if seen != self._pushes:
-                seen, until = self._pushes, now + ANSWER_PAUSE
+            self._disposed = True
+            self._die()
+            if not self._with_sender:
+                self._socket.close()
 
     # -- anyone's side --
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def is_alive(self) -> bool:
+        """Whether bytes can still be sent."""
+        return not self._dead
 
     def send(self, data: bytes) -> bool:
         """Send whole frames, in order with all else; return False if they were dropped.
@@ -2063,6 +1887,12 @@ class Connection(Outlet):
             self._close_received = True
             self._finish(*closing.reply)
 
+    def abort(self) -> None:
+        """End the connection now, by a reset if bytes are under way; the reader wakes up."""
+        with self._lock:
+            reset_when_closed(self._socket)
+            self._die()
+
     def _give_up(self) -> None:
         """End the connection, unless the peer is still taking what was sent before the Close."""
         rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
@@ -2106,6 +1936,42 @@ class Connection(Outlet):
                 self._die()
             return not (seen or self._dead)
 
+    # -- what waits for the peer --
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return self._backlog.size + self._held
+
+    def wait_until_drained(self, stall: float) -> bool:
+        """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
+
+        For the pump, which so slows its child down to the pace of the slowest client. It does not
+        wait for one who is still being sent what was before his time.
+        """
+        while True:
+            with self._lock:
+                if not self.is_full:
+                    return True
+                if self.is_following:
+                    return self._held < self._max_backlog
+                self._drained = self._drained or threading.Event()
+                self._drained.clear()
+                patience = self._progress_at + stall - time.monotonic()
+            if patience <= 0:
+                return False
+            self._drained.wait(patience)
+
+    def overflows(self, size: int) -> bool:
+        """Whether it is full, and so many bytes more are too many, whoever sends them."""
+        waiting = self._held if self.is_following else self._backlog.size
+        return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
+
+    def has_stalled(self, stall: float) -> bool:
+        """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
+        with self._lock:
+            return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
+
     # -- what was before a newcomer's time (see `Replay`) --
 
     def follow(self, replay: Replay) -> None:
@@ -2137,7 +2003,7 @@ class Connection(Outlet):
             self._replay = None
             self.is_following = False
             self._held = 0
-            self._is_plain = self._tls is None and bool(_DONT_WAIT) and self._corked is None
+            self._is_plain = self.IS_DIRECT and self._corked is None
             self._on_shrunk()
             self._on_drained()
             return True
@@ -2147,17 +2013,14 @@ class Connection(Outlet):
     def _finish(self, code: int, reason: str, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
-                if discard and self._tls is None:  # a TLS record that is missing breaks it
-                    self._backlog.discard()
-                    self._on_shrunk()
+                if discard:
+                    self._discard()
                 self._push(self._protocol.encode_close(code, reason))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
             self._on_drained()
 
     def _push(self, data: bytes) -> None:
-        if data:
-            self._pushes += 1
         if self._replay is None:
             self._push_now(data)
             return
@@ -2166,46 +2029,114 @@ class Connection(Outlet):
         self.is_full = self.backlog_size >= self._max_backlog
 
     def _push_now(self, data: bytes) -> None:
-        """Push data, encrypted if this is TLS; one whose TLS has failed is dead."""
+        """Push data before what a replay holds back."""
         if self._corked is not None:
             self._corked.append(data)
-            return
-        if self._tls is not None:
-            try:
-                data = self._tls.encrypt(data)
-            except OSError:  # ssl.SSLError is one
-                self._die()
-                return
-        super()._push(data)
+        else:
+            self._transmit(data)
 
-    def _decrypt(self, data: bytes) -> bytes | None:
-        """Return what received bytes hold; None if TLS has ended."""
-        assert self._tls is not None
-        with self._lock:
-            plain: bytes | None = None
-            try:
-                plain, reply = self._tls.decrypt(data)
-            except EOFError:
-                reply = self._tls.take_output()
-            if reply and self.is_full:  # it makes us answer, and does not read
-                self._die()
-            elif reply and not self._dead:
-                super()._push(reply)
-        return plain
+    def _transmit(self, data: bytes) -> None:
+        """Hand bytes to the kernel, behind all others; what it does not take is the backlog."""
+        sent = 0
+        if not self._backlog.size:
+            sent = self._write(data)
+            if sent == len(data) or self._dead:
+                return
+            self._progress_at = time.monotonic()
+        self._backlog.add(data, sent)
+        self.is_full = self.backlog_size >= self._max_backlog
+        if not self._with_sender:
+            self._with_sender = True
+            self._sender.add(self)
+
+    def _write(self, data: bytes) -> int:
+        """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
+        if not _DONT_WAIT and not select.select((), (self._socket,), (), 0)[1]:  # Windows
+            return 0
+        try:
+            return self._socket.send(data, _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._die()
+            return 0
+
+    def _write_backlog(self) -> int:
+        """Hand the kernel as much of the backlog as it takes; return how many bytes that was."""
+        buffers = self._backlog.buffers()
+        if not _DONT_WAIT:  # Windows has no `sendmsg`
+            return self._write(bytes(buffers[0]))
+        try:
+            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._die()
+            return 0
+
+    def _discard(self) -> None:
+        """Drop the backlog but for its first part, which may be on the wire in part."""
+        self._backlog.discard()
+        self._on_shrunk()
 
     def _on_shrunk(self) -> None:
-        super()._on_shrunk()
+        """See whether the backlog is no longer full, and wake who waits for that."""
+        self.is_full = self.backlog_size >= self._max_backlog
+        if self._drained is not None and not self.is_full:
+            self._drained.set()
         if self._replay is not None and self._backlog.size <= self._max_backlog // 4:
             self._replay.wake()
 
     def _on_drained(self) -> None:
-        """Close our side of TCP when both Closes have passed; the server goes first (7.1.1)."""
+        """End our side when both Closes have passed; the server goes first (7.1.1)."""
         both = self._close_sent and self._close_received
         if both and not self._backlog and self._replay is None and not self._dead:
-            if self._tls is not None:
-                self._write(self._tls.close())
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
+            self._end_sending()
+
+    def _end_sending(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _die(self) -> None:
+        if self._dead:
+            return
+        self._dead = True
+        self._backlog.clear()
+        self._held = 0
+        self._on_shrunk()
+        with contextlib.suppress(OSError):  # it may be unconnected already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- the sender's thread --
+
+    def watch_backlog(self) -> None:
+        """Have the rest written as the socket becomes writable."""
+        with self._lock:
+            if self._dead:
+                self._leave_sender()
+            else:
+                self._sender.watch(self._socket, selectors.EVENT_WRITE, self._flush)
+
+    def _flush(self) -> None:
+        """Write what the socket takes; stop watching it when nothing is left.
+
+        That happens under the lock, so that no descriptor is closed, and its number used
+        again, while the sender still knows it.
+        """
+        with self._lock:
+            if self._backlog and (sent := self._write_backlog()):
+                self._progress_at = time.monotonic()
+                self._backlog.advance(sent)
+                self._on_shrunk()
+            if not self._backlog:
+                self._sender.forget(self._socket)
+                self._leave_sender()
+                self._on_drained()
+
+    def _leave_sender(self) -> None:
+        self._with_sender = False
+        if self._disposed:
+            self._socket.close()
 
 
 def check_thread(owner: int, call: str) -> None:
@@ -5641,7 +5572,6 @@ class Session:
     """
 
     KIND: ClassVar[str]  # what another worker knows it by
-    HEARS_ANSWERS: ClassVar[bool] = False  # a peer that has ended its side still reads
 
     def __init__(
         self,
@@ -5803,15 +5733,11 @@ class Session:
 
     def leave(self, client: Client, closing: Closing) -> Life:
         """Give back the seat, if it has one, and answer how the connection has ended."""
-        connection, room = client.connection, client.room
-        if room is None:
-            connection.answer(closing)
-            return
-        if closing.code == CloseCode.NORMAL and self.HEARS_ANSWERS:
-            with contextlib.suppress(ShortageError):  # no thread: then it hears no more
-                yield Want.HELPER
-                connection.await_answers(room.since)
-        room.leave(client, closing)
+        if client.room is None:
+            client.connection.answer(closing)
+        else:
+            client.room.leave(client, closing)
+        yield from ()  # nothing is waited for; see net/lines.py
 
     def end(self) -> None:
         """Give back what it has held, also where memory has run out."""
@@ -6132,9 +6058,9 @@ class HttpSession(Session):
         connection = server.connect(
             self.sock,
             WebSocketProtocol(Role.SERVER, max_message=longest, encoding=handshake.encoding),
+            Connection if self.tls is None else self.tls.connect,
             early=self.rest,
             response=handshake.encode_response(config.header + config.header_ws),
-            tls=self.tls,
         )
         if console is None or not tunnels:
             name = parse_room_name(request.path)
@@ -6765,12 +6691,14 @@ class Server:
         self.readers.run(HttpSession(self, sock, UNIX_PEER))
 
     def connect(
-        self, sock: socket.socket, protocol: WebSocketProtocol | LineProtocol, **options: Any
+        self,
+        sock: socket.socket,
+        protocol: WebSocketProtocol | LineProtocol,
+        make: Callable[..., Connection] = Connection,
+        **options: Any,
     ) -> Connection:
         """Return a connection; its options are those of `Connection`."""
-        history = find_feature("history")
-        kind: type[Connection] = history.FedConnection if history is not None else Connection
-        return kind(
+        return make(
             sock,
             protocol,
             sender=self._sender,

@@ -20,14 +20,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import cast
 
 from scalesocket import (
     KIB,
     MESSAGE_COST,
     Audience,
     Client,
-    Connection,
     Encoding,
     History,
     report_failure,
@@ -54,39 +52,6 @@ class Past:
         self.end = end  # its place: bytes that the room has remembered up to here, ever
         self.next: Past | None = None  # set once
         self.encoded: tuple[Encoding | None, bytes] = (None, b"")  # kept if encoding is costly
-
-
-class FedConnection(Connection):
-    """A connection that a replay can feed, at the pace at which its client reads."""
-
-    def is_hungry(self) -> bool:
-        """Whether the replay may feed it now; if not, it wakes the replay later."""
-        with self._lock:
-            ready = self._corked is None and not self._dead
-            return ready and self._backlog.size <= self._max_backlog // 4
-
-    def feed(self, data: bytes) -> None:
-        """Send frames of the past, or what the replay has taken from its queue."""
-        with self._lock:
-            if self._replay is None or self._dead:
-                return
-            self._push_now(data)
-            if not self._backlog:
-                self._progress_at = time.monotonic()
-
-    def take_held(self, position: int) -> bytes | None:
-        """Return what is to be sent at this position of the past; None if that is nothing."""
-        with self._lock:
-            if self._replay is None or not self._replay.is_due(position):
-                return None
-            _, data = self._replay.queue.popleft()
-            self._held -= len(data)
-            return data
-
-    def has_nothing_left(self) -> bool:
-        """Whether nothing more may be sent, nor waits in the replay's queue."""
-        with self._lock:
-            return self._dead or (self._close_sent and not (self._replay and self._replay.queue))
 
 
 class Archive:
@@ -352,13 +317,12 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
-        connection = cast(FedConnection, self._client.connection)
-        if connection.has_nothing_left() or not connection.is_following:
+        if self._is_over() or not self._client.connection.is_following:
             self._end()
-        elif connection.is_hungry():
+        elif self._may_feed():
             data = self._take_piece()
             if data:
-                connection.feed(data)
+                self._feed(data)
                 self.wake()
             elif self._audience.promote(self._client, self):
                 self._end()
@@ -380,13 +344,44 @@ class Replay:
 
     # -- the archive's thread --
 
+    def _may_feed(self) -> bool:
+        """Whether the connection has room; if not, it wakes us later."""
+        connection = self._client.connection
+        with connection._lock:
+            ready = connection._corked is None and not connection._dead
+            return ready and connection._backlog.size <= connection._max_backlog // 4
+
+    def _feed(self, data: bytes) -> None:
+        connection = self._client.connection
+        with connection._lock:
+            if connection._replay is self and not connection._dead:
+                connection._push_now(data)
+                if not connection._backlog:
+                    connection._progress_at = time.monotonic()
+
+    def _take_held(self) -> bytes | None:
+        """Return what waits to be sent at this place of the past; None if that is nothing."""
+        connection = self._client.connection
+        with connection._lock:
+            if connection._replay is not self or not self.is_due(self._at.end):
+                return None
+            _, data = self.queue.popleft()
+            connection._held -= len(data)
+            return data
+
+    def _is_over(self) -> bool:
+        """Whether nothing more may be sent, nor waits in the queue."""
+        connection = self._client.connection
+        with connection._lock:
+            return connection._dead or (connection._close_sent and not self.queue)
+
     def _take_piece(self) -> bytes:
-        connection = cast(FedConnection, self._client.connection)
+        connection = self._client.connection
         pieces: list[bytes] = []
         size = 0
-        while size < PIECE_SIZE and not connection.has_nothing_left():
+        while size < PIECE_SIZE and not self._is_over():
             following = self._at.next  # looked at first: what is held by then comes before it
-            piece = connection.take_held(self._at.end)
+            piece = self._take_held()
             if piece is None:
                 if following is None:
                     break

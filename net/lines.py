@@ -6,6 +6,7 @@ that comes back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     AF_UNIX,
+    FIRST_READ_TIMEOUT,
     HEAD_TIMEOUT,
     MAX_ROOM_NAME,
     CloseCode,
     Closing,
+    Connection,
     Encoding,
     HandshakeError,
     Headers,
@@ -26,6 +29,7 @@ from scalesocket import (
     Opcode,
     Request,
     Session,
+    ShortageError,
     Want,
     log,
     parse_address,
@@ -35,7 +39,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Event, Opened
+    from scalesocket import Client, Config, Event, Life, Opened
 
 # fmt: off
 OPTIONS = (
@@ -43,6 +47,8 @@ OPTIONS = (
      "lines of text there, for clients without WebSockets; the first line is the room"),
 )
 # fmt: on
+ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-closed is let go
+ANSWER_TIMEOUT = 10.0  # … or after this
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 
 
@@ -150,11 +156,40 @@ class LineProtocol:
         return json.dumps({"closed": code, "reason": reason}).encode() + b"\n"
 
 
+class LineConnection(Connection):
+    """A connection that knows when it was last sent something."""
+
+    sent_at = 0.0  # in monotonic seconds
+
+    def send(self, data: bytes) -> bool:
+        """Send lines; see `Connection`."""
+        if data:
+            self.sent_at = time.monotonic()
+        return super().send(data)
+
+    def await_answers(self, since: float) -> None:
+        """Wait until no answer has come for a moment; on a thread that may wait.
+
+        Whoever has only half-closed a connection has asked all, and not heard all
+        (`printf 'lobby\\nhi\\n' | nc localhost 9001`).
+
+        Args:
+            since: when the room began, whose program may have to start.
+        """
+        now = time.monotonic()
+        end = now + ANSWER_TIMEOUT
+        self.sent_at, first = 0.0, max(now + ANSWER_PAUSE, since + FIRST_READ_TIMEOUT)
+        while not (self._close_sent or self._dead) and now < end:
+            if now >= (self.sent_at + ANSWER_PAUSE if self.sent_at else first):
+                break
+            time.sleep(0.02)
+            now = time.monotonic()
+
+
 class LineSession(Session):
     """A connection that speaks lines of text, of which the first names its room (--tcplisten)."""
 
     KIND = "lines"
-    HEARS_ANSWERS = True  # printf 'lobby\nhi\n' | nc localhost 9001
 
     def open(self) -> Opened:
         """Read the line that names the room."""
@@ -177,9 +212,19 @@ class LineSession(Session):
             yield Want.HELPER
             self._opening = relays.claim(name)
         protocol = LineProtocol(max_message=server.config.maxmsg)
-        connection = server.connect(self.sock, protocol, early=self.rest)
+        connection = server.connect(self.sock, protocol, LineConnection, early=self.rest)
         request = Request("GET", target, "TCP", Headers())
         return (yield from self.admit(name, request, connection, self.peer))
+
+    def leave(self, client: Client, closing: Closing) -> Life:
+        """Let a peer that has ended its side hear the answers first, then give back the seat."""
+        connection, room = client.connection, client.room
+        if closing.code == CloseCode.NORMAL and room is not None:
+            assert isinstance(connection, LineConnection)
+            with contextlib.suppress(ShortageError):  # no thread: then it hears no more
+                yield Want.HELPER
+                connection.await_answers(room.since)
+        yield from super().leave(client, closing)
 
     def read_room_line(self) -> Generator[Want, Any, str | None]:
         """Return the first line; None if the peer leaves before its end.

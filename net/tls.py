@@ -20,6 +20,7 @@ from scalesocket import (
     HEAD_TIMEOUT,
     RECEIVE_SIZE,
     ConfigError,
+    Connection,
     HandshakeError,
     PlainHttpError,
     describe_error,
@@ -154,6 +155,10 @@ class TlsTransport:
             self._tls.unwrap()
         return self._outgoing.read()
 
+    def connect(self, *args: Any, **options: Any) -> TlsConnection:
+        """Return a connection that it encrypts; see `Connection`."""
+        return TlsConnection(*args, tls=self, **options)
+
     def shake_hands(self, sock: socket.socket, early: bytes = b"") -> TlsSocket:
         """Agree with the peer at a socket; see `TlsSocket`."""
         return TlsSocket(sock, self, early)
@@ -251,6 +256,63 @@ class TlsSocket:
         """Say that nothing more comes from us."""
         self._socket.sendall(self._tls.close())
         self._socket.shutdown(how)
+
+
+class TlsConnection(Connection):
+    """A connection whose bytes are encrypted.
+
+    Args:
+        tls: after its opening handshake; the lock guards it from now on.
+    """
+
+    IS_DIRECT = False
+
+    def __init__(self, *args: Any, tls: TlsTransport, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tls = tls
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive` has something to give though no more bytes come."""
+        return super().has_more or self._tls.ended
+
+    def _take_bytes(self) -> bytes:
+        if self._tls.ended:
+            return b""
+        data = super()._take_bytes()
+        if not data or self._leaving:
+            return data
+        self.since = time.monotonic()
+        with self._lock:
+            try:
+                plain, reply = self._tls.decrypt(data)
+            except EOFError:
+                plain, reply = b"", self._tls.take_output()
+            if reply and self.is_full:  # it makes us answer, and does not read
+                self._die()
+            elif reply and not self._dead:
+                super()._transmit(reply)
+        if not (plain or self._tls.ended):
+            raise BlockingIOError  # the rest of a record is yet to come
+        return plain
+
+    # -- under the lock --
+
+    def _transmit(self, data: bytes) -> None:
+        """Send data encrypted; one whose TLS has failed is dead."""
+        try:
+            data = self._tls.encrypt(data)
+        except OSError:  # ssl.SSLError is one
+            self._die()
+        else:
+            super()._transmit(data)
+
+    def _discard(self) -> None:
+        """Drop nothing: a record that is missing breaks TLS."""
+
+    def _end_sending(self) -> None:
+        self._write(self._tls.close())
+        super()._end_sending()
 
 
 def point_to_tls(session: HttpSession) -> Life:

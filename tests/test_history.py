@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 from scalesocket.net import deflate
-from scalesocket.net.history import Archive, FedConnection, LongHistory
+from scalesocket.net.history import Archive, LongHistory
 from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
     Audience,
+    Connection,
     Opcode,
     Role,
     RoomLog,
@@ -634,7 +635,7 @@ class Seat:
 
     departed = False
 
-    def __init__(self, client_id: int, connection: FedConnection) -> None:
+    def __init__(self, client_id: int, connection: Connection) -> None:
         self.id = client_id
         self.connection = connection
 
@@ -681,7 +682,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     pairs = []
     for number in range(3):
         ours, theirs = socket.socketpair()
-        connection = FedConnection(
+        connection = Connection(
             ours,
             WebSocketProtocol(Role.SERVER, max_message=1 << 20, encoding=deflate.DEFLATE[15]),
             sender=sender,

@@ -344,7 +344,7 @@ def test_nc_prints_the_answer() -> None:
 
 def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None:
     """It is a member of its room until then, and leaves it as others do."""
-    soon = with_constants(ANSWER_TIMEOUT=2.0)
+    soon = with_constants("scalesocket.net.lines", ANSWER_TIMEOUT=2.0)
     tick = "while sleep 0.1; do echo tick; done & cat"
     options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
     with serve(*options, "sh", "--", "-c", tick, command=soon) as server:
@@ -357,7 +357,7 @@ def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None
 
 
 def test_the_end_of_its_room_is_not_waited_for() -> None:
-    slow = with_constants(ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
+    slow = with_constants("scalesocket.net.lines", ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
     options = ("--tcplisten", "127.0.0.1:0", "sh", "--", "-c")
     with serve(*options, "read x; echo $x", command=slow) as server:
         with LineClient(server) as client:
@@ -375,7 +375,7 @@ def test_the_end_of_its_room_is_not_waited_for() -> None:
 
 
 def test_who_has_gone_altogether_does_not_stay() -> None:
-    slow = with_constants(ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
+    slow = with_constants("scalesocket.net.lines", ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
     tick = "while sleep 0.1; do echo tick; done & cat"
     options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
     with serve(*options, "sh", "--", "-c", tick, command=slow) as server:

@@ -694,9 +694,7 @@ def test_sending_to_a_peer_whose_tls_has_failed_raises_nothing(
     timer.start()
     sender.start()
     protocol = scalesocket.WebSocketProtocol(scalesocket.Role.SERVER, max_message=1000)
-    connection = scalesocket.Connection(
-        ours, protocol, sender=sender, timer=timer, max_backlog=MIB, tls=tls
-    )
+    connection = tls.connect(ours, protocol, sender=sender, timer=timer, max_backlog=MIB)
     try:
         good = client.encrypt(encode_client_frame(TEXT, b"good"))
         theirs.sendall(good + damaged(client.encrypt(b"bad")))
