@@ -31,15 +31,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scalesocket import CloseCode, ScaleSocketError, open_standard_streams
 
+from .reconnecting import Lost, Opened, Received, Reconnecting
 from .websocket import (
     DEFAULT_ROOM,
     ConnectionClosed,
     InvalidHandshake,
     InvalidURL,
-    Lost,
-    Opened,
-    Received,
-    Reconnecting,
     WebSocket,
     connect,
     explain,

@@ -12,27 +12,18 @@ rules of RFC 6455) it drives in the client's role. `str` is a text message, `byt
 One thread may receive while others send, ping or close. Pings are answered, and a Close is
 noticed, while somebody receives.
 
-Also a program, for learning and for trying out a server: lines in, messages out.
-
-    python3 -m client.websocket ws://localhost:9000/lobby
+What comes back after it is lost is in `reconnecting.py`; `python3 -m client.websocket` is
+`websocket_command.py`.
 
 Chapters: 1. Errors  2. Addresses  3. The opening handshake  4. Stream  5. WebSocket
-6. Coming back  7. Command line
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
-import io
-import itertools
-import math
-import os
-import random
 import re
 import secrets
-import select
 import selectors
 import socket
 import ssl
@@ -41,7 +32,7 @@ import threading
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -65,7 +56,6 @@ from scalesocket import (
     check_close_code,
     encode_close,
     encode_frame,
-    open_standard_streams,
     parse_extensions,
 )
 
@@ -75,8 +65,7 @@ MAX_MESSAGE = 16 * MIB  # bytes
 MAX_HEAD = 16 * 1024  # bytes of the server's answer to the opening handshake
 CHUNK = 64 * 1024  # bytes given to or taken from the socket at once
 DEFAULT_ROOM = "lobby"
-MOMENT = 0.02  # seconds without a message, after which those that have come are all read
-_GOOD_ENDS = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
+GOOD_ENDS = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
 # ==== 1. Errors ==========================================================================
 # What goes wrong below HTTP is an OSError, as everywhere in Python: a refused connection, a
@@ -580,7 +569,7 @@ class WebSocket:
             while True:
                 yield self.receive()
         except ConnectionClosed as closed:
-            if closed.code not in _GOOD_ENDS:
+            if closed.code not in GOOD_ENDS:
                 raise
 
     @property
@@ -872,359 +861,7 @@ def read_line(stream: Stream, body: bytes, deadline: Deadline) -> str:
     return "".join(character for character in line if character.isprintable())
 
 
-# ==== 6. Coming back =====================================================================
-# A server that restarts says so (1001, 1012), or its connections are just lost (1006). Clients
-# that all came back at once would be its next trouble: each waits longer after each failure, and
-# none as long as another.
-
-COME_BACK = (
-    CloseCode.GOING_AWAY,
-    CloseCode.ABNORMAL,
-    CloseCode.SERVICE_RESTART,
-    CloseCode.TRY_AGAIN_LATER,
-)
-
-
-class Backoff:
-    """Delays that double from `first` to `last` seconds, each up to a half shorter by chance."""
-
-    def __init__(self, first: float = 0.5, last: float = 15.0) -> None:
-        self._first = first
-        self._last = last
-        self._failures = 0
-
-    def next_delay(self) -> float:
-        """Return the seconds to wait before the next attempt."""
-        # Beyond the twentieth doubling any number would do, and a float would overflow at last.
-        delay = min(self._last, self._first * 2.0 ** min(self._failures, 20))
-        self._failures += 1
-        return delay * random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        """Begin with the first delay again: an attempt has succeeded."""
-        self._failures = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The WebSocket is open, for the first time or again."""
-
-    ws: WebSocket
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message has come."""
-
-    message: str | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The WebSocket is lost, or could not be opened again; the next attempt is `delay` away."""
-
-    error: Exception
-    delay: float  # seconds
-
-
-def may_come_back(error: Exception) -> bool:
-    """Whether the same connection may succeed a little later."""
-    match error:
-        case ConnectionClosed():
-            return error.code in COME_BACK
-        case InvalidHandshake():
-            return error.status == 0 or error.status >= 500  # a proxy whose server restarts
-        case ssl.SSLCertVerificationError():
-            return False
-    return isinstance(error, OSError)
-
-
-def listen(
-    ws: WebSocket, probe_after: float, stopped: Callable[[], bool], look_every: float = 1.0
-) -> Iterator[str | bytes]:
-    """Give out messages, and find out whether a silent peer is still there.
-
-    Args:
-        ws: whose messages.
-        probe_after: seconds without a sign of the peer until it is pinged; after twice as many
-            the connection is given up as lost.
-        stopped: whether to end.
-        look_every: seconds between two such questions at the most.
-
-    Raises:
-        ConnectionClosed: it is closed, or was lost.
-    """
-    probed_at: float | None = None
-    while not stopped():
-        try:
-            message = ws.receive(min(look_every, probe_after / 4))
-        except TimeoutError:
-            probed_at = probe(ws, probe_after, probed_at)
-            continue
-        yield message
-
-
-def probe(ws: WebSocket, probe_after: float, probed_at: float | None) -> float | None:
-    """Look after a silent peer; return when it has been pinged, or None while it is well."""
-    now = time.monotonic()
-    if ws.silence < probe_after:
-        return None
-    if probed_at is None:
-        ws.ping()
-        return now
-    if now - probed_at > probe_after:
-        raise ConnectionClosed(CloseCode.ABNORMAL, "the server does not answer a ping")
-    return probed_at
-
-
-class Reconnecting:
-    """A connection that comes back after it is lost.
-
-    Args:
-        open_connection: opens it, such as `lambda: connect(url)`.
-        backoff: how long to wait between attempts.
-        probe_after: seconds without a sign of the peer until it is pinged; after twice as many
-            the connection is given up as lost.
-    """
-
-    def __init__(
-        self,
-        open_connection: Callable[[], WebSocket],
-        *,
-        backoff: Backoff | None = None,
-        probe_after: float = 10.0,
-    ) -> None:
-        self._open = open_connection
-        self._backoff = backoff or Backoff()
-        self._probe_after = probe_after
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """End `events`, from any thread."""
-        self._stopped.set()
-
-    def events(self) -> Iterator[Opened | Received | Lost]:
-        """Connect, and give out what happens; come back when the connection is lost.
-
-        Ends when it is stopped, at the latest a second later or when an attempt to connect is
-        over; the connection is then closed.
-
-        Raises:
-            ConnectionClosed: the server has ended it for good.
-            InvalidHandshake, OSError: the first attempt has failed, or there is no hope.
-        """
-        opened = False
-        while not self._stopped.is_set():
-            try:
-                with self._open() as ws:
-                    opened = True
-                    yield Opened(ws)
-                    yield from self._receive(ws)
-            except (ConnectionClosed, InvalidHandshake, OSError) as error:
-                if not opened or not may_come_back(error):
-                    raise
-                delay = self._backoff.next_delay()
-                yield Lost(error, delay)
-                self._stopped.wait(delay)
-
-    def _receive(self, ws: WebSocket) -> Iterator[Received]:
-        for message in listen(ws, self._probe_after, self._stopped.is_set):
-            self._backoff.reset()
-            yield Received(message)
-
-
-# ==== 7. Command line ====================================================================
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m client.websocket",
-        description="Send lines of standard input as messages; print each message as a line.",
-        epilog="Exit status: 0 after a normal end, 1 if there was no connection or it was lost, "
-        "or a message could not be read or printed, 2 for wrong arguments, 130 after Ctrl-C.",
-    )
-    parser.add_argument(
-        "url", metavar="URL", help="such as ws://localhost:9000/room, or localhost:9000/room"
-    )
-    parser.add_argument(
-        "--wait",
-        type=parse_wait,
-        default=0.5,
-        metavar="SECONDS",
-        help="stay for answers so long after the input has ended (default %(default)s); "
-        "inf: until the server closes",
-    )
-    parser.add_argument(
-        "--ping",
-        type=parse_wait,
-        default=20.0,
-        metavar="SECONDS",
-        help="ping a server that is silent for so long, and give it up after as long again "
-        "(default %(default)g; 0: never)",
-    )
-    parser.add_argument(
-        "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; may repeat"
-    )
-    parser.add_argument(
-        "--header", action="append", default=[], metavar="'K: V'", help="add it; may repeat"
-    )
-    parser.add_argument("--compress", action="store_true", help="offer compression")
-    parser.add_argument("--cafile", metavar="FILE", help="trust this authority for wss://")
-    return parser
-
-
-def parse_wait(text: str) -> float:
-    """Read --wait and --ping; a thread cannot sleep for any other number."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (0 <= seconds <= threading.TIMEOUT_MAX or seconds == math.inf):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more, or inf")
-    return seconds
-
-
-def read_some(descriptor: int) -> bytes:
-    """Return what comes next, or b"" at the end."""
-    while True:
-        try:
-            return os.read(descriptor, CHUNK)
-        except BlockingIOError:  # another program has made the terminal that we share so
-            select.select([descriptor], [], [])
-
-
-def read_lines(descriptor: int) -> Iterator[str]:
-    """Give out lines as they come.
-
-    `sys.stdin` would not do: a thread that waits in it is in the way when Python ends.
-    """
-    rest = b""
-    while data := read_some(descriptor):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from (line.decode(errors="replace").removesuffix("\r") for line in lines)
-    if rest:
-        yield rest.decode(errors="replace")
-
-
-class Speaker(threading.Thread):
-    """Sends what is typed, and waits for answers.
-
-    Args:
-        ws: where it goes.
-        wait: seconds for answers, after the input has ended.
-    """
-
-    def __init__(self, ws: WebSocket, wait: float) -> None:
-        super().__init__(daemon=True)  # it may wait for a key that nobody presses any more
-        self._ws = ws
-        self._wait = wait
-        self.done = threading.Event()  # there is nothing more to send, nor to wait for
-        self.failure: StreamLost | None = None
-
-    def run(self) -> None:
-        """Run in a thread of its own."""
-        try:
-            for line in read_lines(0):
-                self._ws.send(line)
-        except ConnectionClosed:  # the other thread will say so
-            return
-        except OSError as error:  # a terminal that is gone
-            self.failure = StreamLost(f"the input cannot be read: {error.strerror}")
-        else:
-            time.sleep(min(self._wait, threading.TIMEOUT_MAX))
-        self.done.set()
-
-
-def receive_rest(ws: WebSocket) -> Iterator[str | bytes]:
-    """Give out what has come already; to close would drop it."""
-    with contextlib.suppress(TimeoutError):
-        while True:
-            yield ws.receive(MOMENT)
-
-
-def printable(message: str | bytes) -> str:
-    """Return a message as a line; bytes in hexadecimal, and nothing that steers a terminal."""
-    if isinstance(message, bytes):
-        return f"<{len(message)} bytes> {message.hex(' ')}"
-    if not sys.stdout.isatty():
-        return message
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
-
-
-def show(message: str | bytes) -> None:
-    """Print a message.
-
-    Raises:
-        BrokenPipeError: whoever reads our output has had enough.
-        StreamLost: there is no room for it.
-    """
-    try:
-        print(printable(message), flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise StreamLost(f"the output cannot be written: {error.strerror}") from None
-
-
-def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None) -> None:
-    """Connect, and go on until one side closes."""
-    fields = (header.partition(":") for header in arguments.header)
-    with connect(
-        url,
-        subprotocols=arguments.subprotocol,
-        headers=[(name.strip(), value.strip()) for name, _, value in fields],
-        ssl_context=context,
-        compression=arguments.compress,
-    ) as ws:
-        print(f"connected to {url}", file=sys.stderr, flush=True)
-        speaker = Speaker(ws, arguments.wait)
-        speaker.start()
-        look_every = min(1.0, max(MOMENT, arguments.wait / 4))
-        heard = listen(ws, arguments.ping or math.inf, speaker.done.is_set, look_every)
-        try:
-            for message in itertools.chain(heard, receive_rest(ws)):
-                show(message)
-            ws.close()
-        except ConnectionClosed as closed:
-            if closed.code not in _GOOD_ENDS:
-                raise
-        print(f"closed with {ws.close_code} {ws.close_reason}".rstrip(), file=sys.stderr)
-    if speaker.failure is not None:
-        raise speaker.failure
-
-
-def load_authority(path: str | None) -> ssl.SSLContext | None:
-    """Return a context that trusts one authority, or None for the system's own."""
-    return None if path is None else ssl.create_default_context(cafile=path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    open_standard_streams()  # else the WebSocket would be what is read as the input
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for what the locale has no letters
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    try:
-        context = load_authority(arguments.cafile)
-    except OSError as error:
-        parser.error(f"{arguments.cafile} holds no certificate: {error.strerror}")
-    try:
-        arguments.url = make_url(arguments.url, DEFAULT_ROOM)
-        talk(arguments.url, arguments, context)
-    except BrokenPipeError:
-        return 1
-    except ValueError as error:
-        parser.error(str(error))
-    except (ScaleSocketError, OSError) as error:
-        print(f"client.websocket: {explain(error, arguments.url)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
+    from .websocket_command import main
+
     sys.exit(main())

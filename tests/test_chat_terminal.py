@@ -20,8 +20,9 @@ from scalesocket.client.chat import (
     read_message,
     wrap,
 )
+from scalesocket.client.reconnecting import Lost, Opened, Received
 from scalesocket.client.terminal import Canvas, Style, text_width
-from scalesocket.client.websocket import ConnectionClosed, Lost, Opened, Received
+from scalesocket.client.websocket import ConnectionClosed
 
 from tests import test_terminal_clients as in_terminal
 from tests.support import RawClient, ServerProcess, serve

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from scalesocket.client.websocket import Backoff, Lost, Opened, Received, Reconnecting, connect
+from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
+from scalesocket.client.websocket import connect
 
 from tests.proxies import PROXY, free_port, proxy
 from tests.support import (

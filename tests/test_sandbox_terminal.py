@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.client import sandbox
+from scalesocket.client.reconnecting import Received
 from scalesocket.client.sandbox import SAID_TIME, SandboxView, World
 from scalesocket.client.terminal import Canvas, Style, WrongGame
-from scalesocket.client.websocket import Received
 from scalesocket.game.sandbox import item_rows
 from scalesocket.game.sandbox_items import AXE, HAMMER, RESOURCES, WALL
 from scalesocket.net import sandbox_packets as packets

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.client import snake, tictactoe
+from scalesocket.client.reconnecting import Lost, Opened, Received
 from scalesocket.client.snake import SnakeView
 from scalesocket.client.terminal import (
     App,
@@ -37,15 +38,7 @@ from scalesocket.client.terminal import (
     text_width,
 )
 from scalesocket.client.tictactoe import Table, TicTacToeView, detail, headline
-from scalesocket.client.websocket import (
-    ConnectionClosed,
-    Lost,
-    Opened,
-    Received,
-    Stream,
-    WebSocket,
-    make_url,
-)
+from scalesocket.client.websocket import ConnectionClosed, Stream, WebSocket, make_url
 from scalesocket.game import snake_rules
 from scalesocket.game.tictactoe_rules import Table as ServerTable
 

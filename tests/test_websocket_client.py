@@ -22,16 +22,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.client import websocket
+from scalesocket.client import websocket_command
+from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.websocket import (
-    Backoff,
     ConnectionClosed,
     InvalidHandshake,
     InvalidURL,
-    Lost,
-    Opened,
-    Received,
-    Reconnecting,
     Stream,
     WebSocket,
     connect,
@@ -1223,7 +1219,7 @@ def test_letters_that_the_locale_does_not_have_are_written_as_escapes(
 
 def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    assert websocket.printable("a\x1b[2J\tß\x9b") == "a\\x1b[2J\tß\\x9b"
+    assert websocket_command.printable("a\x1b[2J\tß\x9b") == "a\\x1b[2J\tß\\x9b"
 
 
 # ==== The README ==========================================================

@@ -1,0 +1,181 @@
+"""A WebSocket that comes back after it is lost.
+
+    from scalesocket.client.reconnecting import Received, Reconnecting
+    from scalesocket.client.websocket import connect
+
+    for event in Reconnecting(lambda: connect("ws://localhost:9000/lobby")).events():
+        if isinstance(event, Received):
+            print(event.message)
+
+A server that restarts says so (1001, 1012), or its connections are just lost (1006). Clients
+that all came back at once would be its next trouble: each waits longer after each failure, and
+none as long as another.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from scalesocket import CloseCode
+
+from .websocket import ConnectionClosed, InvalidHandshake, WebSocket
+
+COME_BACK = (
+    CloseCode.GOING_AWAY,
+    CloseCode.ABNORMAL,
+    CloseCode.SERVICE_RESTART,
+    CloseCode.TRY_AGAIN_LATER,
+)
+
+
+class Backoff:
+    """Delays that double from `first` to `last` seconds, each up to a half shorter by chance."""
+
+    def __init__(self, first: float = 0.5, last: float = 15.0) -> None:
+        self._first = first
+        self._last = last
+        self._failures = 0
+
+    def next_delay(self) -> float:
+        """Return the seconds to wait before the next attempt."""
+        # Beyond the twentieth doubling any number would do, and a float would overflow at last.
+        delay = min(self._last, self._first * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        return delay * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Begin with the first delay again: an attempt has succeeded."""
+        self._failures = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The WebSocket is open, for the first time or again."""
+
+    ws: WebSocket
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message has come."""
+
+    message: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The WebSocket is lost, or could not be opened again; the next attempt is `delay` away."""
+
+    error: Exception
+    delay: float  # seconds
+
+
+def may_come_back(error: Exception) -> bool:
+    """Whether the same connection may succeed a little later."""
+    match error:
+        case ConnectionClosed():
+            return error.code in COME_BACK
+        case InvalidHandshake():
+            return error.status == 0 or error.status >= 500  # a proxy whose server restarts
+        case ssl.SSLCertVerificationError():
+            return False
+    return isinstance(error, OSError)
+
+
+def listen(
+    ws: WebSocket, probe_after: float, stopped: Callable[[], bool], look_every: float = 1.0
+) -> Iterator[str | bytes]:
+    """Give out messages, and find out whether a silent peer is still there.
+
+    Args:
+        ws: whose messages.
+        probe_after: seconds without a sign of the peer until it is pinged; after twice as many
+            the connection is given up as lost.
+        stopped: whether to end.
+        look_every: seconds between two such questions at the most.
+
+    Raises:
+        ConnectionClosed: it is closed, or was lost.
+    """
+    probed_at: float | None = None
+    while not stopped():
+        try:
+            message = ws.receive(min(look_every, probe_after / 4))
+        except TimeoutError:
+            probed_at = probe(ws, probe_after, probed_at)
+            continue
+        yield message
+
+
+def probe(ws: WebSocket, probe_after: float, probed_at: float | None) -> float | None:
+    """Look after a silent peer; return when it has been pinged, or None while it is well."""
+    now = time.monotonic()
+    if ws.silence < probe_after:
+        return None
+    if probed_at is None:
+        ws.ping()
+        return now
+    if now - probed_at > probe_after:
+        raise ConnectionClosed(CloseCode.ABNORMAL, "the server does not answer a ping")
+    return probed_at
+
+
+class Reconnecting:
+    """A connection that comes back after it is lost.
+
+    Args:
+        open_connection: opens it, such as `lambda: connect(url)`.
+        backoff: how long to wait between attempts.
+        probe_after: seconds without a sign of the peer until it is pinged; after twice as many
+            the connection is given up as lost.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[], WebSocket],
+        *,
+        backoff: Backoff | None = None,
+        probe_after: float = 10.0,
+    ) -> None:
+        self._open = open_connection
+        self._backoff = backoff or Backoff()
+        self._probe_after = probe_after
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End `events`, from any thread."""
+        self._stopped.set()
+
+    def events(self) -> Iterator[Opened | Received | Lost]:
+        """Connect, and give out what happens; come back when the connection is lost.
+
+        Ends when it is stopped, at the latest a second later or when an attempt to connect is
+        over; the connection is then closed.
+
+        Raises:
+            ConnectionClosed: the server has ended it for good.
+            InvalidHandshake, OSError: the first attempt has failed, or there is no hope.
+        """
+        opened = False
+        while not self._stopped.is_set():
+            try:
+                with self._open() as ws:
+                    opened = True
+                    yield Opened(ws)
+                    yield from self._receive(ws)
+            except (ConnectionClosed, InvalidHandshake, OSError) as error:
+                if not opened or not may_come_back(error):
+                    raise
+                delay = self._backoff.next_delay()
+                yield Lost(error, delay)
+                self._stopped.wait(delay)
+
+    def _receive(self, ws: WebSocket) -> Iterator[Received]:
+        for message in listen(ws, self._probe_after, self._stopped.is_set):
+            self._backoff.reset()
+            yield Received(message)
