@@ -3610,9 +3610,9 @@ class GameRoom:
         check_thread(self._thread, "room.broadcast")
         excluded = {client.id for client in exclude}
         if not excluded:  # or it is not for everyone, and so not for those who come later
-            if self._room.audience.has_newcomers:
+            if self._room.members.has_newcomers:
                 self._room.flush()  # what they were sent before
-            excluded = {client.id for client in self._room.audience.remember(message)}
+            excluded = {client.id for client in self._room.members.remember(message)}
         if excluded:
             groups = group(c for c in self.clients.values() if c.id not in excluded)
         else:
@@ -4041,7 +4041,7 @@ class History:
             while len(self._messages) > self.size or self.bytes > self.limit:
                 self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
 
-    def begin(self, client: Client, audience: Audience) -> Replay | None:
+    def begin(self, client: Client, members: Members) -> Replay | None:
         """Send a newcomer what is kept; return what goes on with that, if that is not all."""
         if self.bytes:
             client.connection.send(self.replay(client.connection.encoding))
@@ -4180,7 +4180,7 @@ class Outbox:
         return items
 
 
-class Audience:
+class Members:
     """Who hears what a room's backend says, and the history that newcomers get.
 
     Args:
@@ -4368,7 +4368,7 @@ class Room:
         self._lost = 0  # messages of it
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
-        self.audience = Audience(history, self.traffic, self.log)
+        self.members = Members(history, self.traffic, self.log)
 
     def start(self) -> None:
         """Start the room's thread."""
@@ -4416,7 +4416,7 @@ class Room:
 
     def admit(self, client: Client) -> None:
         """Make a client a member."""
-        if self.audience.admit(client):
+        if self.members.admit(client):
             self.watch(client)
 
     def watch(self, client: Client) -> None:
@@ -4493,7 +4493,7 @@ class Room:
     def end(self, code: int, reason: str) -> None:
         """End the room for its clients, and for newcomers; its thread then stops the backend."""
         for client in self.registry.vacate(self):
-            self.audience.dismiss(client)
+            self.members.dismiss(client)
             client.connection.close(code, reason)
         self.expire()
 
@@ -4518,19 +4518,19 @@ class Room:
         for client in full:
             if not client.connection.wait_until_drained(self._stall):
                 self.drop_slow(client)
-        while self.audience.is_outrun():  # then it is for their sake that the child waits
+        while self.members.is_outrun():  # then it is for their sake that the child waits
             time.sleep(0.01)
 
     def _send(self, outputs: list[Output]) -> list[Client]:
         for output in outputs:
             if isinstance(output, Metadata):
                 self.metadata = output.text
-        return self.audience.send(outputs)
+        return self.members.send(outputs)
 
     def _kick_all(self, outputs: list[Output]) -> None:
         for output in outputs:
             assert isinstance(output, Kick)
-            for client in self.audience.find(output.to, output.exclude):
+            for client in self.members.find(output.to, output.exclude):
                 self.kick(client, output.code, output.reason)
 
     # -- the room's thread --
@@ -4693,7 +4693,7 @@ class RoomRegistry:
         That is as of now, so nothing more than a good guess.
         """
         room = self._rooms.get(name)
-        if self._lock.locked() or (room is not None and room.audience.is_busy):
+        if self._lock.locked() or (room is not None and room.members.is_busy):
             return True
         limit = self._config.maxrooms
         return room is None and bool(limit) and len(self._running) >= limit
@@ -4707,7 +4707,7 @@ class RoomRegistry:
         """
         room = client.room
         assert room is not None
-        room.audience.dismiss(client)  # before the room can tell it of its own leaving
+        room.members.dismiss(client)  # before the room can tell it of its own leaving
         with self._lock:
             if client.departed:
                 return False
@@ -4718,7 +4718,7 @@ class RoomRegistry:
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
             client.connection.answer(left.reply)
-        room.audience.dismiss(client)  # if it was only just let in
+        room.members.dismiss(client)  # if it was only just let in
         return True
 
     def vacate(self, room: Room) -> list[Client]:
@@ -4737,7 +4737,7 @@ class RoomRegistry:
             self._remove(room)
             self._running.discard(room)
             self._past.add(room.traffic)
-            self._close_history(room.name, room.audience.history)
+            self._close_history(room.name, room.members.history)
             self._idle.notify_all()
 
     def is_deserted(self, room: Room) -> bool:
@@ -6648,7 +6648,7 @@ class Server:
             session = load_feature("lines", "--tcplisten").LineSession
             listeners += [Listener(sock, self, session) for sock in self._line_listeners]
         if self.worker is not None:
-            listeners += self.worker.open_hatches(self)
+            listeners += self.worker.open_channels(self)
             self.worker.watch_parent(self.stop)
         for listener in listeners:
             listener.start()

@@ -245,7 +245,7 @@ class PtyBackend(ProcessBackend):
 
     def _encode(self, event: RoomEvent) -> bytes:
         if isinstance(event, Joined) and self._size:
-            self._room.audience.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
+            self._room.members.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
         if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
             sender = event.client.id
             keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
@@ -269,7 +269,7 @@ class PtyBackend(ProcessBackend):
         if message != self._size:
             self._size = message
             self._set_size()
-            self._room.audience.send([Route(Opcode.TEXT, [message], tuple(self._present))])
+            self._room.members.send([Route(Opcode.TEXT, [message], tuple(self._present))])
         return True
 
     def _set_size(self) -> None:

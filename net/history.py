@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from scalesocket import (
     KIB,
     MESSAGE_COST,
-    Audience,
     Client,
     Encoding,
     History,
+    Members,
     report_failure,
     start_thread,
 )
@@ -131,14 +131,14 @@ class LongHistory(History):
         self._count = 0  # messages
         self.followers: set[Replay] = set()  # of newcomers that are being sent it
 
-    def begin(self, client: Client, audience: Audience) -> Replay | None:
+    def begin(self, client: Client, members: Members) -> Replay | None:
         """Send a newcomer a short history now, or return what sends it a long one.
 
         The latter also if an earlier room of this name may still add to it.
         """
         if self.writers > 1 or self.bytes > SMALL_HISTORY:
-            return Replay(client, audience, self)
-        super().begin(client, audience)
+            return Replay(client, members, self)
+        super().begin(client, members)
         return None
 
     def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
@@ -281,13 +281,13 @@ class Replay:
 
     Args:
         client: who it is.
-        audience: what it will be a member of.
+        members: of its room, of which it will be one.
         history: what it is sent.
     """
 
-    def __init__(self, client: Client, audience: Audience, history: LongHistory) -> None:
+    def __init__(self, client: Client, members: Members, history: LongHistory) -> None:
         self._client = client
-        self._audience = audience
+        self._members = members
         self._history = history
         self._called = False  # the thread will go on with it; twice at the worst, which is no harm
         self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
@@ -324,7 +324,7 @@ class Replay:
             if data:
                 self._feed(data)
                 self.wake()
-            elif self._audience.promote(self._client, self):
+            elif self._members.promote(self._client, self):
                 self._end()
 
     def has_caught_up(self) -> bool:

@@ -81,7 +81,7 @@ class Metrics:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         archive = self._registry.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
-        left = sum(room.audience.bytes_left() for room in rooms)
+        left = sum(room.members.bytes_left() for room in rooms)
         yield self._family("history_bytes", "gauge", "Kept for newcomers.", size, "bytes")
         yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
         text = "Messages of histories that outgrew --cachebytes."

@@ -1,19 +1,19 @@
 """Several processes behind one port (`--workers`), each of which has some of the rooms.
 
 All of them accept from the same listeners. A connection says only in its request whose it is, so
-whoever accepted it reads that, and hands it on through the owner's hatch: the descriptor, and what
-has been read.
+whoever accepted it reads that, and hands it on through the owner's channel: the descriptor, and
+what has been read.
 
     client --connects, asks for a room--> any worker
                                             |  descriptor, address, bytes read
                                             v
-                       hatch (SOCK_SEQPACKET), which the parent holds open, too
+                       channel (SOCK_SEQPACKET), which the parent holds open, too
                                             |
                                             v
                                    the worker that has the room --101--> client
 
 Which worker has a room, a hash of its name says, the same in all of them; so two clients of a room
-meet, and nobody has to keep a list. The parent holds the hatches open, so what is handed to a
+meet, and nobody has to keep a list. The parent holds the channels open, so what is handed to a
 worker that has just crashed waits there for the next one.
 
 The parent serves nobody. It forks workers before it has any thread, forks one anew in the place of
@@ -77,9 +77,9 @@ if TYPE_CHECKING:
 
     from scalesocket import Client, Endpoint, Life, Server
 
-KINDS = ("http", "lines", "question")  # of what comes through a hatch
+KINDS = ("http", "lines", "question")  # of what comes through a channel
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
-HAND_OVER_TIMEOUT = 5.0  # seconds until a hatch has room
+HAND_OVER_TIMEOUT = 5.0  # seconds until a channel has room
 ANSWER_TIMEOUT = 1.0  # seconds for all workers together
 MAX_ANSWER = 64 * MIB  # bytes of one worker
 FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
@@ -121,7 +121,7 @@ def check_options(config: Config) -> None:
 # ==== 1. A worker ========================================================================
 
 
-class Hatch(Listener):
+class ChannelListener(Listener):
     """Takes what other workers hand over, as if it had been accepted here."""
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
@@ -146,7 +146,7 @@ class Worker:
 
     Args:
         index: from 0 on.
-        hatches: of all workers, by kind, each as its two ends: where to take from, and where to
+        channels: of all workers, by kind, each as its two ends: where to take from, and where to
             hand over.
         parent: a socket to it; at its end, that process is gone.
         first_client: the ID of the first client here; those of others lie between.
@@ -155,18 +155,18 @@ class Worker:
     def __init__(
         self,
         index: int,
-        hatches: Sequence[dict[str, tuple[socket.socket, socket.socket]]],
+        channels: Sequence[dict[str, tuple[socket.socket, socket.socket]]],
         parent: socket.socket,
         first_client: int,
     ) -> None:
         self._index = index
-        self._insides = {kind: inside for kind, (inside, _) in hatches[index].items()}
+        self._insides = {kind: inside for kind, (inside, _) in channels[index].items()}
         self._outsides = [
-            {kind: outside for kind, (_, outside) in pairs.items()} for pairs in hatches
+            {kind: outside for kind, (_, outside) in pairs.items()} for pairs in channels
         ]
-        self._others = [other for other in range(len(hatches)) if other != index]
+        self._others = [other for other in range(len(channels)) if other != index]
         self._parent = parent
-        self.client_ids = itertools.count(first_client, len(hatches))
+        self.client_ids = itertools.count(first_client, len(channels))
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""
@@ -210,11 +210,11 @@ class Worker:
             log.warning("worker %d takes no connection: %s", owner, error)
             raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1")) from None
 
-    def open_hatches(self, server: Server) -> list[Listener]:
+    def open_channels(self, server: Server) -> list[Listener]:
         """Return what takes connections and questions from other workers."""
         self._tell = server.site.tell
         kinds = {"http": HttpSession, "lines": LineSession, "question": QuestionSession}
-        return [Hatch(self._insides[kind], server, kinds[kind]) for kind in KINDS]
+        return [ChannelListener(self._insides[kind], server, kinds[kind]) for kind in KINDS]
 
     # -- the parent --
 
@@ -353,7 +353,7 @@ def merge_metrics(texts: dict[int, str]) -> str:
 # ==== 2. The parent ======================================================================
 
 
-class Ward:
+class WorkerProcess:
     """What the parent keeps of one worker, from its start to its end.
 
     Attributes:
@@ -385,13 +385,13 @@ class Supervisor:
     def __init__(self, server: Server, count: int) -> None:
         self._server = server
         try:
-            for sock in make_hatch():  # whether there can be any is better known before it listens
+            for sock in make_channel():  # whether there can be any is known before it listens
                 sock.close()
         except OSError as error:
             raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
-        self._hatches: list[dict[str, tuple[socket.socket, socket.socket]]] = []
+        self._channels: list[dict[str, tuple[socket.socket, socket.socket]]] = []
         self._next_client = list(range(1, count + 1))
-        self._wards: dict[int, Ward] = {}  # by index
+        self._processes: dict[int, WorkerProcess] = {}  # by index
         self._due: dict[int, float] = {}  # when a worker is to be started, by index
         self._leaving: dict[socket.socket, float] = {}  # clients, and when patience with them ends
         self._signals: list[int] = []  # to be passed on
@@ -401,7 +401,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal comes, and all workers have ended; return the exit status."""
-        self._hatches = [{kind: make_hatch() for kind in KINDS} for _ in self._next_client]
+        self._channels = [{kind: make_channel() for kind in KINDS} for _ in self._next_client]
         handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         woken, signal_end = socket.socketpair()
         signal_end.setblocking(False)
@@ -412,10 +412,10 @@ class Supervisor:
             if handlers[number] == handlers[signal.SIGTERM]:  # or it is ignored (`nohup`)
                 signal.signal(number, lambda number, _frame: self._signals.append(number))
         if not self._server.stopping:  # a signal was faster
-            self._due = dict.fromkeys(range(len(self._hatches)), 0.0)
-            log.info("%d workers share the rooms", len(self._hatches))
+            self._due = dict.fromkeys(range(len(self._channels)), 0.0)
+            log.info("%d workers share the rooms", len(self._channels))
         with woken, signal_end, self._selector:
-            while self._wards or self._due or self._leaving:
+            while self._processes or self._due or self._leaving:
                 self._start_due(handlers)
                 for key, _ in self._selector.select(self._find_patience()):
                     key.data()
@@ -423,8 +423,8 @@ class Supervisor:
                 self._forget_leaving()
             signal.set_wakeup_fd(-1)
         self._server.close_listeners()
-        self._close_hatches(range(len(self._hatches)))
-        for pairs in self._hatches:
+        self._close_channels(range(len(self._channels)))
+        for pairs in self._channels:
             for _, outside in pairs.values():
                 outside.close()
         self._server.remove_unix_socket()
@@ -443,8 +443,8 @@ class Supervisor:
                 log.info("stopping")
                 self._due.clear()
                 self._server.close_listeners()
-            for ward in self._wards.values():
-                os.kill(ward.pid, number)  # it has not been waited for, so it is still this one
+            for process in self._processes.values():
+                os.kill(process.pid, number)  # it has not been waited for, so it is still this one
 
     # -- workers --
 
@@ -470,10 +470,10 @@ class Supervisor:
             if pid == 0:
                 os.setpgid(0, 0)  # ^C in a terminal goes to the parent alone, which passes it on
                 here.close()
-                worker = Worker(index, self._hatches, there, self._next_client[index])
+                worker = Worker(index, self._channels, there, self._next_client[index])
                 self._become(worker, index, handlers)
-        ward = self._wards[index] = Ward(pid, here)
-        self._selector.register(here, selectors.EVENT_READ, lambda: self._listen(index, ward))
+        process = self._processes[index] = WorkerProcess(pid, here)
+        self._selector.register(here, selectors.EVENT_READ, lambda: self._listen(index, process))
         log.debug("worker %d is process %d", index, pid)
 
     def _become(self, worker: Worker, index: int, handlers: Mapping[int, Any]) -> NoReturn:
@@ -501,53 +501,53 @@ class Supervisor:
 
     def _close_all_but(self, index: int) -> None:
         """Close what only the parent, or another worker, is to have."""
-        self._close_hatches(other for other in range(len(self._hatches)) if other != index)
-        for ward in self._wards.values():
-            ward.line.close()
-            for sock, _ in ward.clients.values():
+        self._close_channels(other for other in range(len(self._channels)) if other != index)
+        for process in self._processes.values():
+            process.line.close()
+            for sock, _ in process.clients.values():
                 sock.close()
         for sock in self._leaving:
             sock.close()
         self._selector.close()
 
-    def _listen(self, index: int, ward: Ward) -> None:
+    def _listen(self, index: int, process: WorkerProcess) -> None:
         """Note what a worker says: a client that has come or gone; or its end."""
-        data, descriptors, _, _ = socket.recv_fds(ward.line, 256, 1)
+        data, descriptors, _, _ = socket.recv_fds(process.line, 256, 1)
         if not data:
-            self._bury(index, ward)
+            self._reap(index, process)
             return
         number, _, farewell = data.partition(b"\n")
         client = int(number)
         if b"\n" in data:
-            self._next_client[index] = max(self._next_client[index], client + len(self._hatches))
+            self._next_client[index] = max(self._next_client[index], client + len(self._channels))
         if descriptors:
-            ward.clients[client] = socket.socket(fileno=descriptors[0]), farewell
-        elif client in ward.clients:  # it is not if there was no descriptor left for it
-            ward.clients.pop(client)[0].close()
+            process.clients[client] = socket.socket(fileno=descriptors[0]), farewell
+        elif client in process.clients:  # it is not if there was no descriptor left for it
+            process.clients.pop(client)[0].close()
 
-    def _bury(self, index: int, ward: Ward) -> None:
+    def _reap(self, index: int, process: WorkerProcess) -> None:
         """Say farewell to the clients of a worker that has ended, and have it replaced."""
-        self._selector.unregister(ward.line)
-        ward.line.close()
-        _, status = os.waitpid(ward.pid, 0)
-        del self._wards[index]
-        for sock, farewell in ward.clients.values():
+        self._selector.unregister(process.line)
+        process.line.close()
+        _, status = os.waitpid(process.pid, 0)
+        del self._processes[index]
+        for sock, farewell in process.clients.values():
             self._dismiss(sock, farewell)
         if self._stopping:
             self._failed = self._failed or status != 0
-            self._close_hatches([index])  # who hands something over gets to know
+            self._close_channels([index])  # who hands something over gets to know
             return
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"status {code}"
         log.error(
             "worker %d (process %d) has ended with %s; its rooms and %d clients start anew",
-            index, ward.pid, how, len(ward.clients),
+            index, process.pid, how, len(process.clients),
         )  # fmt: skip
-        self._due[index] = ward.started + RESTART_PAUSE
+        self._due[index] = process.started + RESTART_PAUSE
 
-    def _close_hatches(self, indices: Iterable[int]) -> None:
+    def _close_channels(self, indices: Iterable[int]) -> None:
         for index in indices:
-            for inside, _ in self._hatches[index].values():
+            for inside, _ in self._channels[index].values():
                 inside.close()
 
     # -- clients whose worker has ended --
@@ -589,8 +589,8 @@ class Supervisor:
         sock.close()
 
 
-def make_hatch() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of what connections go through, each with its descriptor: a hatch.
+def make_channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of what connections go through, each with its descriptor: a channel.
 
     Messages stay whole, however many processes send at a time.
     """

@@ -746,10 +746,10 @@ def make_room() -> Room:
 
 def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
     room = make_room()
-    room.audience._members = seats(15, 0, 15, 12, 15, 12, 0)
+    room.members._members = seats(15, 0, 15, 12, 15, 12, 0)
     room.deliver([Route(Opcode.TEXT, [LONG.encode(), b"short", LONG.encode()])])
     assert sorted(windows_used) == [12, 12, 15, 15], "two long messages, two windows"
-    one, plain, two, small, *_ = (client.sent for client in room.audience._members.values())
+    one, plain, two, small, *_ = (client.sent for client in room.members._members.values())
     assert one == two and len(small) < len(plain)
     assert plain == b"".join(map(encode_message, (LONG, "short", LONG)))
     assert small == b"".join(encode_message(text, 12) for text in (LONG, "short", LONG))
@@ -757,7 +757,7 @@ def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[
 
 def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[int]) -> None:
     room = make_room()
-    room.audience._members = seats(15, 0, 12)
+    room.members._members = seats(15, 0, 12)
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(2,))])
     assert windows_used == []
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(3,))])

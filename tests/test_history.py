@@ -23,8 +23,8 @@ from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
-    Audience,
     Connection,
+    Members,
     Opcode,
     Role,
     RoomLog,
@@ -631,7 +631,7 @@ def test_a_games_newcomers_get_the_past_and_all_else_in_order(tmp_path: Path) ->
 
 
 class Seat:
-    """What an audience sees of a client."""
+    """What a room sees of a client."""
 
     departed = False
 
@@ -676,7 +676,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     archive = Archive()
     archive.start()
     history = LongHistory(100, tagged=False, archive=archive)
-    audience = Audience(history, Traffic(), RoomLog("room"))
+    members = Members(history, Traffic(), RoomLog("room"))
     for number in range(50):
         history.add(Opcode.TEXT, [b"%02d" % number + b"x" * 20_000])
     pairs = []
@@ -690,9 +690,9 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
             max_backlog=1 << 20,
         )
         client: Any = Seat(number, connection)
-        assert audience.admit(client), "it returned, though nothing can be compressed yet"
+        assert members.admit(client), "it returned, though nothing can be compressed yet"
         pairs.append((connection, RawClient(theirs)))
-    assert audience.send([Route(Opcode.TEXT, [b"meanwhile"])]) == []
+    assert members.send([Route(Opcode.TEXT, [b"meanwhile"])]) == []
     may_go_on.set()
     for connection, theirs in pairs:
         theirs.allow_rsv = True

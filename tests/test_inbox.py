@@ -554,10 +554,10 @@ def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
     member.room = SimpleNamespace(
         seats={member, object()},
         inbox=SimpleNamespace(put=lambda left: told.append("the room")),
-        audience=SimpleNamespace(dismiss=lambda client: told.append("the audience")),
+        members=SimpleNamespace(dismiss=lambda client: told.append("the members")),
     )
     registry = scalesocket.RoomRegistry(parse_command_line(["cat"]), Timer())
     assert registry.release(member, scalesocket.Left(member, 1000))
-    assert told[:2] == ["the audience", "the room"]
+    assert told[:2] == ["the members", "the room"]
     assert not registry.release(member, scalesocket.Left(member, 1000))
     assert told.count("the room") == 1
