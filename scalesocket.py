@@ -1537,14 +1537,14 @@ class Poller:
     def _open(self) -> None:
         self._wake_up, self._waker = socket.socketpair()
         try:
+            self._wake_up.setblocking(False)
+            self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
+            self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
         except BaseException:
             self._wake_up.close()
             self._waker.close()
             raise
-        self._wake_up.setblocking(False)
-        self._waker.setblocking(False)
-        self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
 
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
@@ -2413,7 +2413,8 @@ _number_checker = json.JSONDecoder(
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
-_json_reader = json.JSONDecoder(
+_json_reader = json.JSONDecoder(parse_constant=_reject_constant)
+_long_json_reader = json.JSONDecoder(
     parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits,
     parse_constant=_reject_constant,
 )
@@ -2422,6 +2423,7 @@ _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 _JSON_BEGIN = re.compile(r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']""")
 _ESCAPE = re.compile(r"\\+u([0-9A-Fa-f]{4})")
 _ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
+_TO_ALL = Route(Opcode.TEXT, [], cached=False)  # the way of what names nobody
 ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
@@ -2619,21 +2621,22 @@ class JsonFraming(Framing):
         return remove_members(text, names).encode()
 
     def route(self, items: list[bytes]) -> list[Output]:
-        """Read whom items are for; consecutive broadcasts stay one run."""
+        """Read whom items are for; those that go the same way, one after the other, are one run."""
         outputs: list[Output] = []
         run: list[bytes] = []
+        last: Output | None = None
         for item in items:
-            if not self._is_marked(item):
-                run.append(item)
+            output = self._route_one(item) if self._is_marked(item) else _TO_ALL
+            if output is None:
                 continue
-            output = self._route_one(item)
-            if output is not None:
-                if run:
-                    outputs.append(Route(Opcode.TEXT, run, cached=False))
-                    run = []
+            if not isinstance(output, Route):
                 outputs.append(output)
-        if run:
-            outputs.append(Route(Opcode.TEXT, run, cached=False))
+            elif output == last:
+                run.append(item)
+            else:
+                run = [item]
+                outputs.append(output._replace(payloads=run))
+            last = output
         return outputs
 
     def finish(self) -> list[Output]:
@@ -2656,25 +2659,24 @@ class JsonFraming(Framing):
         return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
 
     def _route_one(self, item: bytes) -> Output | None:
-        """Read whom a marked item is for; if that cannot be told, nobody gets it."""
+        """Read the way of a marked item; if that cannot be told, nobody gets it."""
         try:
             return self._read_route(item)
-        except RecursionError:
-            self._report(None, "message of the child was not sent: nested too deeply")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._report(None, f"message of the child was not sent: {error}")
         return None
 
     def _read_route(self, item: bytes) -> Output:
         text = item.decode()
         try:
-            value, is_json = decode_json(_json_reader, text), True
+            reader = _json_reader if len(text) <= MAX_DIGITS else _long_json_reader
+            value, is_json = decode_json(reader, text), True
         except ValueError:
             value, is_json = None, False
         if not isinstance(value, dict):
             if self._is_addressed(text, is_json):
                 raise ValueError("it names a field that routes, and is no JSON object")
-            return Route(Opcode.TEXT, [item], cached=False)
+            return _TO_ALL
         if value.get("_meta") is True:
             _json_checker.decode(text)  # stricter, as the API must be able to show it
             return Metadata(remove_members(text, ("_meta",)))
@@ -2684,7 +2686,7 @@ class JsonFraming(Framing):
         if close is True or isinstance(close, dict):
             code, reason = _read_close(close)
             return Kick(to, exclude, code, reason)
-        return Route(Opcode.TEXT, [item], to, exclude, value.get("_cache") is True)
+        return Route(Opcode.TEXT, [], to, exclude, value.get("_cache") is True)
 
     def _is_addressed(self, text: str, is_json: bool) -> bool:
         """Whether a line that is no JSON object was meant to be one, and for somebody.
@@ -2712,6 +2714,8 @@ def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
     """Return IDs, also those that a language has made a float (`1.0`) or a text (`"1"`)."""
     if value is None:
         return None
+    if type(value) is int:
+        return (value,)
     ids = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and item.is_integer():
@@ -4506,15 +4510,11 @@ class Room:
         full: list[Client] = []
         if self._is_cut:
             self._lost += sum(len(o.payloads) for o in outputs if isinstance(o, Route))
-        if len(outputs) == 1:  # a run of broadcasts, as most often
-            groups = [outputs]
-        else:
-            groups = [list(g) for _, g in itertools.groupby(outputs, lambda o: type(o) is Kick)]
-        for group in groups:
-            if isinstance(group[0], Kick):
+        for is_kick, group in itertools.groupby(outputs, lambda output: type(output) is Kick):
+            if is_kick:
                 self._kick_all(group)
             else:
-                full += self._send(group)
+                full += self._send(list(group))
         for client in full:
             if not client.connection.wait_until_drained(self._stall):
                 self.drop_slow(client)
@@ -4527,7 +4527,7 @@ class Room:
                 self.metadata = output.text
         return self.members.send(outputs)
 
-    def _kick_all(self, outputs: list[Output]) -> None:
+    def _kick_all(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
             assert isinstance(output, Kick)
             for client in self.members.find(output.to, output.exclude):

@@ -244,7 +244,7 @@ def test_a_stream_cannot_pass_for_the_other() -> None:
     """With --passstderr what is quoted stays quoted, whichever stream it came from."""
     lines = ['{"stream":"stderr","data":"x"}', 'x","stream":"stderr', "\\", "\x85\u2028\x1b[2J"]
     script = f"import sys\nfor t in {lines!r}:\n print(t, flush=True)"
-    script += "\n print(t, file=sys.stderr, flush=True); input()"
+    script += "\n print(t, file=sys.stderr, flush=True); sys.stdin.readline()"
     with serve("--passstderr", "--closegrace=5", sys.executable, "--", "-c", script) as server:
         with RawClient.connect(server) as client:
             for line in lines:

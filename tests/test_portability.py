@@ -24,7 +24,7 @@ for module, names in {
     for name in names.split():
         if hasattr(module, name):
             delattr(module, name)
-pathlib.WindowsPath = pathlib.PosixPath
+pathlib.Path.__new__.__globals__["WindowsPath"] = pathlib.PosixPath
 os.name = "nt"
 sys.argv[0] = sys.argv.pop(1)
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
