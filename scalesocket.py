@@ -5088,6 +5088,15 @@ class RoomsApi:
         return f'{json.dumps(facts)[:-1]}, "metadata": {room.metadata}}}'
 
 
+WELCOME = """\
+This is a WebSocket server; its rooms are at ws://<this address>/<room>. In a browser's console:
+
+  s = new WebSocket(location.href.replace("http", "ws") + "lobby")
+  s.onmessage = (event) => console.log(event.data)
+  s.send("hello")
+"""
+
+
 class HttpSite:
     """Everything that is answered without a WebSocket.
 
@@ -5099,13 +5108,10 @@ class HttpSite:
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
         self._files: StaticFiles | None = None
-        if config.staticdir is not None:
-            files = find_feature("files")
-            self._files = (
-                files.WebFiles(config.staticdir, config.spa)
-                if files is not None
-                else StaticFiles(config.staticdir)
-            )
+        if (pages := find_feature("pages")) is not None:
+            self._files = pages.make_files(config)
+        elif config.staticdir is not None:
+            self._files = StaticFiles(config.staticdir)
         self._api: RoomsApi | None = None
         self._metrics: Metrics | None = None
         self.console: Console | None = None
@@ -5140,6 +5146,8 @@ class HttpSite:
             return self.console.respond(request, peer)
         if self._files:
             return self._files.respond(request)
+        if path == "/":
+            return Response(200, WELCOME.encode())
         raise HandshakeError(404, f"nothing here; rooms are at ws://…{request.base}/<room>")
 
     def _is_told(self, path: str) -> bool:
@@ -5300,13 +5308,11 @@ def describe_listener(listener: socket.socket) -> str:
 
 
 def describe_url(host: str, port: int, config: Config) -> str:
-    """Return what to open: the page that is served, or where rooms are."""
+    """Return what to open in a browser."""
     name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
     name = f"[{name}]" if ":" in name else name
     secure = "s" if config.sslcert else ""
-    if config.staticdir:
-        return f"http{secure}://{name}:{port}{config.basepath}/"
-    return f"ws{secure}://{name}:{port}{config.basepath}/<room>"
+    return f"http{secure}://{name}:{port}{config.basepath}/"
 
 
 def load_certificates(config: Config) -> ssl.SSLContext | None:
@@ -6857,6 +6863,7 @@ class Config:
     game: type[Game] | None = None
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     tcplisten: tuple[tuple[str, int], ...] = ()
+    about: dict[str, str] = field(default_factory=dict)  # for the lobby, of a script's own block
     staticdir: Path | None = None
     spa: str = ""
     basepath: str = ""  # "/ws"

@@ -7,7 +7,6 @@ A page that was opened at `localhost` cannot know any other name of the machine,
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -70,9 +69,8 @@ def show_code(url: str) -> None:
     """Show an address as a QR code, beside the log."""
     from .qr import draw_in_terminal, make_code
 
-    page = re.sub("^ws", "http", url).removesuffix("<room>")
     try:
-        code = make_code(page)
+        code = make_code(url)
     except ValueError as error:
         log.warning("--qr: %s", error)
     else:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from scalesocket import (
     CONTENT_TYPES,
-    HERE,
     OCTETS,
     RESERVED_ROOMS,
     SEGMENT,
@@ -49,8 +48,6 @@ OPTIONS = (
 # A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
 # archive never, since who asks for one wants the archive.
 CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
-PAGES = (HERE / "client" / "web").resolve()
-MODULE = "/shared/connection.js"  # that any page may import
 PACKED_TYPES = {
     "gzip": "application/gzip",
     "zstd": "application/zstd",
@@ -133,9 +130,6 @@ def wants_page(request: Request) -> bool:
 class WebFiles(StaticFiles):
     """The files below a folder, their parts, and whether they have changed.
 
-    A folder that has no `shared/connection.js` has that of the pages here, so that a page of one's
-    own needs only to import it (client/README.md).
-
     Args:
         root: the folder.
         page: what a browser gets in place of a page that is not there (--spa).
@@ -154,8 +148,6 @@ class WebFiles(StaticFiles):
         try:
             return super().respond(request)
         except HandshakeError as error:
-            if error.status == 404 and request.path == MODULE and self._root != PAGES:
-                return WebFiles(PAGES).respond(request)
             if error.status != 404 or not (self._page and wants_page(request)):
                 raise
         response = super().respond(replace(request, target=f"/{self._page}"))

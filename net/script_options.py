@@ -54,12 +54,32 @@ def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
         class_name = table.pop("game", "")
         if not isinstance(class_name, str):
             raise ConfigError(f"game must be the name of a class, not {class_name!r}")
+        about = read_about(table, path.parent)
         words = [word for item in table.items() for word in spell_option(*item, path.parent)]
-        return build_parser(words).parse_options(words), class_name
+        return {**build_parser(words).parse_options(words), **about}, class_name
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot read its inline metadata: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: [tool.scalesocket]: {error}") from None
+
+
+def read_about(table: dict[str, JsonValue], folder: Path) -> dict[str, dict[str, str]]:
+    """Take what the lobby is to show (`title`, `text`, `picture`) out of a script's table.
+
+    Raises:
+        ConfigError: it is no text, or there is no such picture.
+    """
+    names = [name for name in ("title", "text", "picture") if name in table]
+    about: dict[str, str] = {name: table.pop(name) for name in names}
+    for name, value in about.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} must be text, not {value!r}")
+    if "picture" in about:
+        picture = folder / about["picture"]
+        if not picture.is_file():
+            raise ConfigError(f"picture: there is no file {picture}")
+        about["picture"] = str(picture)
+    return {"about": about} if about else {}
 
 
 def read_script_table(path: Path) -> dict[str, JsonValue]:

@@ -94,7 +94,7 @@ def test_a_room_is_found_with_workers_too() -> None:
 
 def test_it_says_what_to_open(tmp_path: Path) -> None:
     with serve("--basepath", "/ws", "cat") as server:
-        server.wait_log(rf"open ws://127.0.0.1:{server.port}/ws/<room>")
+        server.wait_log(rf"open http://127.0.0.1:{server.port}/ws/")
     for value in ("ws", "/ws/../x", "/a b", "//", "/ws?x", "", "/.git", "http://x/ws"):
         done = run_cli(f"--basepath={value}", "cat")
         assert (done.returncode, "no path such as /ws" in done.stderr) == (2, True), value

@@ -154,7 +154,7 @@ def test_the_api_shows_the_metadata_that_the_child_gave(tmp_path: Path) -> None:
 
 
 def test_what_is_switched_off_is_not_there(bare: ServerProcess) -> None:
-    for path in ("/", "/api/rooms/", "/metrics", "/room", "/index.html", "/favicon.ico"):
+    for path in ("/api/rooms/", "/metrics", "/room", "/page.html", "/favicon.ico"):
         assert get(bare, path).status == 404
 
 

@@ -51,7 +51,7 @@ def test_the_first_lines_say_where_it_runs_and_what_to_open() -> None:
         first, second = server.log()[:2] if len(server.log()) > 1 else (server.log()[0], "")
         assert first == f"[INFO] running at 0.0.0.0 on port {server.port}"
         second = second or server.wait_log("open ").string
-        assert second == f"[INFO] open ws://localhost:{server.port}/<room>"
+        assert second == f"[INFO] open http://localhost:{server.port}/"
         assert server.output() == []
 
 
@@ -199,7 +199,7 @@ def log_on_a_terminal(*options: str, env: Mapping[str, str]) -> bytes:
     os.close(slave)
     text = b""
     try:
-        while b"<room>" not in text:
+        while b"open http://" not in text:
             text += os.read(master, 4096)
     finally:
         process.terminate()

@@ -263,7 +263,7 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
 def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None:
     folder = copied_alone.parent / "net"
     folder.mkdir()
-    for name in ("__init__", "logs", "history", "files", "descendants", "linebuffer"):
+    for name in ("__init__", "logs", "history", "files", "pages", "descendants", "linebuffer"):
         (folder / f"{name}.py").write_text("raise SystemExit('this is not for the server')\n")
     options = ("--cache", "3", "--staticdir", "net")
     command = [*ALONE, str(copied_alone)]

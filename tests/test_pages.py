@@ -187,7 +187,7 @@ def test_names_of_rooms_are_shown_as_text(visit: Visit) -> None:
     [
         (["cat"], "chat", "Chat"),
         (["--pty", "cat"], "terminal", "Terminal"),
-        (["tr", "--", "a", "b"], "chat", "tr"),
+        (["tr", "--", "a", "b"], "talk", "tr"),
     ],
 )
 def test_each_program_has_its_page(
@@ -277,7 +277,7 @@ def test_a_program_that_nobody_knows_may_speak_the_language_of_a_page(
         page = visit(server, "/bunny/?room=pond")
         page.get_by_text("This server runs silent").wait_for()
         page.get_by_role("link", name="Go to silent").click()
-        page.wait_for_url(server.http("/chat/?room=pond"))
+        page.wait_for_url(server.http("/talk/?room=pond"))
         wait_for(page, "document.body.dataset.status === 'connected'")
     with serve(str(meadow)) as server:
         page = visit(server, "/bunny/?room=pond")

@@ -350,7 +350,7 @@ def test_a_folder_without_the_module_for_pages_has_that_of_the_pages_here(tmp_pa
     with serve("--staticdir", str(tmp_path), "--spa", "cat") as server:
         found = http_request(server, path="/shared/connection.js")
         assert (found.status, found.body) == (200, wanted)
-        assert http_request(server, path="/shared/play.js").status == 404
+        assert http_request(server, path="/shared/nothing.js").status == 404
         (tmp_path / "shared").mkdir()
         (tmp_path / "shared" / "connection.js").write_text("one's own")
         assert http_request(server, path="/shared/connection.js").body == b"one's own"

@@ -482,7 +482,7 @@ def test_records_cut_anywhere_are_put_together(echo: ServerProcess, trust: ssl.S
 
 def test_the_child_and_the_log_know_of_it(certs: Certificates, trust: ssl.SSLContext) -> None:
     with serve(*certs.options(), "sh", "--", "-c", 'echo "HTTPS=$HTTPS"; exec cat') as server:
-        server.wait_log(r"open wss://127\.0\.0\.1:\d+/<room>")
+        server.wait_log(r"open https://127\.0\.0\.1:\d+/")
         with join(server, trust) as client:
             assert client.receive_text() == "HTTPS=on"
 

@@ -40,20 +40,26 @@ export const PAGES = [
     command: "--staticdir client/web --api --cache 1000 --pty bash",
     people: ["person", "people"],
   },
+  {
+    name: "talk",
+    title: "Any program",
+    sentence: "Send it text or JSON: it answers you, and everybody in the room.",
+    targets: [],
+    command: "./example.py",
+    people: ["person", "people"],
+  },
 ];
 
 const byName = new Map(PAGES.map((page) => [page.name, page]));
 
 export const USUAL_PAGE = byName.get("bunny");
 
-/** The page for what `/api/` says is served. Any program can be talked to, line by line. */
+/** The page for what `/api/` says is served. Any program can be talked to. */
 export function pageFor({ target, kind }) {
   if (kind === "terminal") return byName.get("terminal");
   const found = PAGES.find(({ name, targets = [name] }) => targets.includes(target));
   if (found) return found;
-  const title = String(target);
-  const sentence = "Send it a line of text: it answers you, and everybody in the room.";
-  return { ...byName.get("chat"), title, sentence };
+  return { ...byName.get("talk"), title: String(target) };
 }
 
 export function pageNamed(name) {

@@ -1,9 +1,9 @@
 // The lobby: what is served here, the rooms that there are, and a way into each of them.
 // An address with a room in it (/?room=name) leads on to that room at once.
 
-import { qrCode } from "../shared/qr.js";
+import { BASE } from "../shared/connection.js";
 import { copyText, flash, problemWith } from "../shared/rooms.js";
-import { forOthers, isNearOnly } from "../shared/share.js";
+import { forOthers, isNearOnly, showCode } from "../shared/share.js";
 import { PAGES, USUAL_PAGE, describeCrowd, pageFor, pageNamed } from "./catalogue.js";
 import { suggestName } from "./names.js";
 import { Watch } from "./watch.js";
@@ -28,25 +28,38 @@ function update() {
 
 function showPage() {
   const known = watch.state === "listed" || watch.state === "unlisted";
-  const found = !known ? page : watch.about ? pageFor(watch.about) : pageNamed($("page").value);
+  const found = !known ? page : withOwn(watch.about && pageFor(watch.about), watch.own);
   if (!found || found.title === page?.title) return;
   page = found;
   document.body.dataset.page = page.name;
   document.title = `${page.title} · ScaleSocket`;
   $("title").textContent = page.title;
   $("sentence").textContent = page.sentence;
-  $("picture").src = `${page.name}/${page.name}.svg`;
-  $("choose").hidden = watch.about !== null;
+  $("picture").src = new URL(page.picture ?? `${page.name}/${page.name}.svg`, BASE);
+  $("choose").hidden = watch.about !== null || page.path !== undefined;
   $("version").textContent = watch.about ? `ScaleSocket ${watch.about.version}` : "ScaleSocket";
+  document.querySelector("nav").hidden = page.path !== undefined; // a server of one's own
   $("others").replaceChildren(...PAGES.filter(({ name }) => name !== page.name).map(otherPage));
   showLink();
+}
+
+/** What the operator says of the page goes before what is known of the program. */
+function withOwn(known, own) {
+  const { page: path, title, text, picture } = own ?? {};
+  const usual = known ?? (path === undefined ? pageNamed($("page").value) : pageNamed("talk"));
+  const found = { ...usual };
+  if (title) found.title = title;
+  if (text) found.sentence = text;
+  if (picture) found.picture = picture;
+  if (path !== undefined && usual.name !== "terminal") found.path = path;
+  return found;
 }
 
 function otherPage({ name, title, command = name }) {
   const item = document.createElement("li");
   const link = document.createElement("a");
   const code = document.createElement("code");
-  link.href = `${name}/`;
+  link.href = new URL(`${name}/`, BASE);
   link.textContent = title;
   for (const word of ["scalesocket.py", ...command.split(" ")]) {
     const part = document.createElement("span"); // lines break between words, not behind hyphens
@@ -119,7 +132,8 @@ function roomItem(room) {
 // ---- A room of one's own --------------------------------------------------
 
 function linkTo(room) {
-  const url = new URL(`${(page ?? USUAL_PAGE).name}/`, location.href);
+  const { name, path = `${name}/` } = page ?? USUAL_PAGE;
+  const url = new URL(path, BASE);
   url.search = new URLSearchParams({ room });
   return url.href;
 }
@@ -130,26 +144,13 @@ function typed() {
 
 function showLink() {
   const problem = problemWith(typed());
-  const link = problem ? "" : forOthers(linkTo(typed()), watch.about);
+  const link = problem ? "" : forOthers(linkTo(typed()), watch.about ?? watch.own);
   $("link").textContent = link;
-  const near = link !== "" && isNearOnly(link, watch.about);
+  const near = link !== "" && isNearOnly(link, watch.about ?? watch.own);
   $("near").hidden = !near;
-  showCode(near ? "" : link);
+  showCode($("qr"), near ? "" : link);
   $("share").classList.toggle("faded", problem !== "");
   $("copy").disabled = problem !== "";
-}
-
-function showCode(link) {
-  const rows = link ? qrCode(link) : null;
-  $("qr").toggleAttribute("hidden", rows === null);
-  if (!rows) return;
-  const edge = 4; // modules that are light around it
-  $("qr").setAttribute("viewBox", `0 0 ${rows.length + 2 * edge} ${rows.length + 2 * edge}`);
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  const squares = rows.flatMap((row, y) =>
-    row.map((dark, x) => (dark ? `M${x + edge} ${y + edge}h1v1h-1z` : "")));
-  path.setAttribute("d", squares.join(""));
-  $("qr").replaceChildren(path);
 }
 
 function suggest() {
@@ -172,7 +173,7 @@ $("start").addEventListener("submit", (event) => {
 
 $("suggest").addEventListener("click", suggest);
 $("copy").addEventListener("click", async () => {
-  await copyText(forOthers(linkTo(typed()), watch.about));
+  await copyText(forOthers(linkTo(typed()), watch.about ?? watch.own));
   flash($("copy"), "Copied!");
 });
 $("page").addEventListener("change", () => (showPage(), showRooms()));

@@ -8,6 +8,7 @@ const PATIENCE = 8_000; // how long an answer may take
 
 export class Watch {
   about = null; // {version, target, kind}, once it is known
+  own = null; // what the operator says of it, {page, title, text, picture}, likewise
   rooms = [];
   state = "asking"; // then "listed", "unlisted" (the server has no such list) or "silent"
   retryAt = 0; // when it is asked again after silence, on the clock of performance.now()
@@ -39,7 +40,10 @@ export class Watch {
   async #ask() {
     try {
       // After silence it may be another server.
-      if (this.state !== "listed") this.about = await fetchJson("api/");
+      if (this.state !== "listed") {
+        this.about = await fetchJson("api/");
+        this.own = await fetchJson("lobby/about.json");
+      }
       this.rooms = this.about ? usable(await fetchJson("api/rooms/")) : [];
       this.state = this.about ? "listed" : "unlisted";
       this.#failures = 0;

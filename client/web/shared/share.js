@@ -2,6 +2,7 @@
 // others call this machine; the server does, and tells a page on its own machine (--api).
 
 import { BASE } from "./connection.js";
+import { qrCode } from "./qr.js";
 
 let asked = null; // the answer, or the wait for it
 
@@ -36,4 +37,18 @@ export function forOthers(link, about) {
 /** Whether a link is of use on this machine alone, as far as the server tells. */
 export function isNearOnly(link, about) {
   return isLocal(link) && Array.isArray(about?.addresses);
+}
+
+/** Draw a link as a QR code; the element is hidden where there is nothing to draw. */
+export function showCode(svg, link) {
+  const rows = link ? qrCode(link) : null;
+  svg.toggleAttribute("hidden", rows === null);
+  if (!rows) return;
+  const edge = 4; // modules that are light around it
+  svg.setAttribute("viewBox", `0 0 ${rows.length + 2 * edge} ${rows.length + 2 * edge}`);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  const squares = rows.flatMap((row, y) =>
+    row.map((dark, x) => (dark ? `M${x + edge} ${y + edge}h1v1h-1z` : "")));
+  path.setAttribute("d", squares.join(""));
+  svg.replaceChildren(path);
 }

@@ -1,0 +1,179 @@
+// A page for any program: choose a room and a name, send text or JSON, and see what comes.
+//
+// The program learns the name, and whatever else stands in this page's address, from the query of
+// the WebSocket (#QUERY_NAME in --joinmsg, client.name in a Game).
+
+import { BASE, Connection, roomUrl } from "../shared/connection.js";
+import { copyText, currentRoom, flash, problemWith } from "../shared/rooms.js";
+import { askWhatIsServed, forOthers, isNearOnly, showCode } from "../shared/share.js";
+import { StatusView } from "../shared/status.js";
+import { Log } from "./log.js";
+
+const $ = (id) => document.getElementById(id);
+
+const USUAL_ROOM = "lobby";
+const MOST_SENT = 100; // that the arrow brings back
+
+const asIs = { encode: (data) => data, decode: (data) => data };
+const log = new Log({ root: $("log"), list: $("messages") });
+const sent = []; // by this page, the oldest first
+let recalled = 0; // where in it the field is
+let about = {}; // what the server says of itself
+let room = currentRoom(USUAL_ROOM);
+
+const connection = new Connection(address(), { codec: asIs });
+new StatusView(connection, {
+  word: $("status"),
+  note: $("note"),
+  text: $("note-text"),
+  countdown: $("countdown"),
+  retry: $("retry"),
+});
+
+// ---- Where we are ---------------------------------------------------------
+
+/** What the page's address says beside the room, which is the program's to read. */
+function query() {
+  const parameters = new URLSearchParams(location.search);
+  parameters.delete("room");
+  return parameters;
+}
+
+function address() {
+  const url = new URL(roomUrl(room));
+  url.search = query();
+  return url.href;
+}
+
+function linkTo(name) {
+  const url = new URL(location.href);
+  const parameters = query();
+  parameters.delete("name"); // a friend has another one
+  url.search = new URLSearchParams([["room", name], ...parameters]);
+  url.hash = "";
+  return url.href;
+}
+
+function show() {
+  const link = forOthers(linkTo(room), about);
+  const near = isNearOnly(link, about);
+  $("room-name").textContent = room; // it comes from a stranger: text, never markup
+  $("room").value = room;
+  $("name").value = query().get("name") ?? "";
+  $("link").textContent = link;
+  $("near").hidden = !near;
+  showCode($("qr"), near ? "" : link);
+  $("socket").textContent = roomUrl(room);
+  document.title = `${room} · ${$("heading").textContent}`;
+  document.body.dataset.room = room;
+}
+
+function arrive() {
+  room = currentRoom(USUAL_ROOM);
+  log.clear();
+  show();
+  connection.moveTo(address());
+}
+
+$("where").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const wanted = $("room").value.trim();
+  $("room-problem").textContent = problemWith(wanted);
+  if ($("room-problem").textContent) return $("room").focus();
+  const parameters = query();
+  parameters.delete("name");
+  const name = $("name").value.trim();
+  if (name) parameters.set("name", name);
+  const url = new URL(location.href);
+  url.search = new URLSearchParams([["room", wanted], ...parameters]);
+  history.pushState(null, "", url);
+  arrive();
+  $("text").focus();
+});
+
+$("room").addEventListener("input", () => ($("room-problem").textContent = ""));
+window.addEventListener("popstate", arrive);
+$("copy").addEventListener("click", async () => {
+  await copyText($("link").textContent);
+  flash($("copy"), "Copied!");
+});
+
+// ---- What is said ---------------------------------------------------------
+
+connection.addEventListener("message", ({ detail }) => log.add("come", detail));
+connection.addEventListener("state", () => {
+  const { state, reason } = connection;
+  if (state === "connected") log.tell(`You are in “${room}”.`);
+  if (state === "waiting") log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
+});
+
+/** What is to be sent; an empty string, and a word about it, if it is no JSON. */
+function read() {
+  const text = $("text").value;
+  if (!sendsJson()) return text;
+  try {
+    return JSON.stringify(JSON.parse(text)); // one line
+  } catch (error) {
+    $("text-problem").textContent = `That is no JSON: ${error.message}`;
+    return "";
+  }
+}
+
+function sendsJson() {
+  return $("compose").elements.as.value === "json";
+}
+
+$("compose").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("text").focus();
+  if (!$("text").value.trim()) return;
+  const message = read();
+  if (!message) return;
+  if (!connection.send(message)) {
+    $("text-problem").textContent = "Not sent: there is no connection.";
+    return;
+  }
+  log.add("sent", message);
+  sent.push($("text").value);
+  sent.splice(0, sent.length - MOST_SENT);
+  recalled = sent.length;
+  $("text").value = "";
+});
+
+$("compose").addEventListener("input", () => {
+  $("text-problem").textContent = "";
+  $("text").placeholder = sendsJson() ? '{"t": "hello"}' : "A line of text";
+});
+
+$("text").addEventListener("keydown", (event) => {
+  if (event.isComposing || event.shiftKey) return;
+  if (event.key === "Enter") {
+    event.preventDefault();
+    $("compose").requestSubmit();
+  }
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  const isOneLine = !$("text").value.includes("\n");
+  if (!step || !isOneLine || sent[recalled + step] === undefined) return;
+  event.preventDefault();
+  recalled += step;
+  $("text").value = sent[recalled];
+});
+
+// ---- What is served -------------------------------------------------------
+
+async function findOutWhatIsServed() {
+  const response = await fetch(new URL("lobby/about.json", BASE), { cache: "no-store" });
+  const own = response.ok ? await response.json() : {};
+  const told = own.api ? await askWhatIsServed() : null;
+  about = { ...own, ...told };
+  const title = about.title ?? about.target;
+  if (title) $("heading").textContent = title;
+  if (about.json) $("compose").elements.as.value = "json";
+  $("compose").dispatchEvent(new Event("input"));
+  document.querySelector(".home").hidden = told === null; // without --api there is no list
+  show();
+}
+
+show();
+connection.open();
+findOutWhatIsServed().catch(() => {}); // the connection says what is wrong

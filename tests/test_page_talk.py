@@ -1,0 +1,220 @@
+"""The page for any program, and the lobby beside pages of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import scalesocket
+from scalesocket import ConfigError, parse_command_line
+from tests import browser as in_browser
+from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, wait_for
+from tests.support import ROOT, RawClient, ServerProcess, http_request, serve, wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+browser = in_browser.browser
+
+ECHO = "from sys import stdin\nfor line in stdin:\n    print('it is', line, end='')\n"
+
+
+def get(server: ServerProcess, path: str) -> tuple[int, str]:
+    response = http_request(server, path=path)
+    return response.status, response.body.decode()
+
+
+def linked(html: str, at: str) -> set[str]:
+    """Return the paths that a page's links and scripts lead to."""
+    paths = re.findall(r'(?:href|src)="([^"#]+)"', html)
+    up = {path for path in paths if path.startswith("../")}
+    assert not up or at.count("/") == 2, "nothing is above the server's address"
+    return {f"/{path.removeprefix('../')}" for path in paths}
+
+
+# ==== 1. What is where ===================================================================
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program, a game with pages of its own, and a picture."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "program.py").write_text(ECHO)
+    (folder / "page").mkdir()
+    (folder / "page" / "index.html").write_text("<title>mine</title>")
+    (folder / "chest.svg").write_text("<svg/>")
+    table = 'staticdir = "page"\n# title = "Treasure"\n# text = "Dig!"\n# picture = "chest.svg"'
+    block = f"# /// script\n# [tool.scalesocket]\n# {table}\n# ///\n"
+    (folder / "treasure.py").write_text(block + ECHO)
+    return folder
+
+
+def test_without_files_of_ones_own_the_address_is_a_page(folder: Path) -> None:
+    with serve("program.py", cwd=folder) as server:
+        server.wait_log(rf"open http://127\.0\.0\.1:{server.port}/$")
+        status, html = get(server, "/?room=x")
+        assert status == 200
+        paths = linked(html, "/")
+        assert {"/talk/talk.js", "/shared/style.css", "/lobby/"} <= paths
+        for path in paths | {"/talk/", "/lobby/", "/chat/", "/snake/snake.js"}:
+            assert get(server, path)[0] == 200, path
+        assert get(server, "/nothing")[0] == 404
+        assert get(server, "/../scalesocket.py")[0] == 404
+        about = json.loads(get(server, "/lobby/about.json")[1])
+        assert about == {"addresses": [], "json": False, "api": False, "page": "talk/"}
+
+
+def test_with_files_of_ones_own_the_lobby_is_beside_them(folder: Path) -> None:
+    with serve("treasure.py", "--basepath", "/ws", cwd=folder) as server:
+        assert get(server, "/ws/") == (200, "<title>mine</title>")
+        status, html = get(server, "/ws/lobby/")
+        assert status == 200
+        for path in linked(html, "/lobby/"):
+            assert get(server, f"/ws{path}")[0] == 200, path
+        assert get(server, "/ws/talk/")[0] == 200
+        assert get(server, "/ws/lobby")[0] == 301
+        assert get(server, "/ws/snake/")[0] == 404, "nobody has asked for that"
+        about = json.loads(get(server, "/ws/lobby/about.json")[1])
+        assert (about["title"], about["text"], about["page"]) == ("Treasure", "Dig!", "")
+        assert get(server, f"/ws/{about['picture']}") == (200, "<svg/>")
+
+
+def test_a_file_of_ones_own_goes_first_and_one_page_takes_all(folder: Path) -> None:
+    (folder / "mine" / "lobby").mkdir(parents=True)
+    (folder / "mine" / "lobby" / "index.html").write_text("my lobby")
+    (folder / "mine" / "app.html").write_text("app")
+    with serve("--staticdir", "mine", "program.py", cwd=folder) as server:
+        assert get(server, "/lobby/") == (200, "my lobby")
+        assert "talk/talk.js" in get(server, "/")[1], "there is no page of one's own"
+        assert json.loads(get(server, "/lobby/about.json")[1])["page"] == "talk/"
+    with serve("--staticdir", "mine", "--spa=app.html", "program.py", cwd=folder) as server:
+        for path in ("/", "/talk/"):
+            response = http_request(server, path=path, headers={"Accept": "text/html"})
+            assert response.body == b"app"
+
+
+def test_a_shared_terminal_has_its_page(folder: Path) -> None:
+    with serve("--pty", "cat", cwd=folder) as server:
+        assert "terminal/terminal.js" in get(server, "/")[1]
+
+
+def test_copied_alone_a_few_lines_say_how_to_connect(tmp_path: Path) -> None:
+    command = [sys.executable, str(shutil.copy(ROOT / "scalesocket.py", tmp_path))]
+    with serve("cat", cwd=tmp_path, command=command) as server:
+        server.wait_log(rf"open http://127\.0\.0\.1:{server.port}/$")
+        status, text = get(server, "/")
+        assert status == 200
+        assert "new WebSocket(" in text
+        assert get(server, "/x")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("title = 4", "title must be text"), ('picture = "no.svg"', "picture: there is no file")],
+)
+def test_what_the_lobby_cannot_show_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(f"# /// script\n# [tool.scalesocket]\n# {line}\n# ///\n")
+    with pytest.raises(ConfigError, match=said):
+        parse_command_line([str(script)])
+
+
+def test_the_first_example_of_readme_answers_once(tmp_path: Path) -> None:
+    """It sent an empty message after each answer."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "example.py").write_text(code)
+    with serve("./example.py", cwd=tmp_path) as server, RawClient.connect(server) as client:
+        client.send_text("world")
+        client.send_text("moon")
+        assert [client.receive_text(), client.receive_text()] == ["hello world", "hello moon"]
+
+
+# ==== 2. In a browser ====================================================================
+
+
+@pytest.fixture
+def tabs(browser: Browser) -> Iterator[Any]:
+    """Open pages, each in a browser of its own; no script in them may fail."""
+    errors: list[str] = []
+    with ExitStack() as stack:
+
+        def open_one(server: ServerProcess, path: str) -> Page:
+            context = browser.new_context(viewport=DESKTOP)
+            stack.callback(context.close)
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(server.http(path))
+            wait_for(page, "document.body.dataset.status === 'connected'")
+            return page
+
+        yield open_one
+    assert errors == []
+
+
+def lines(page: Page, way: str) -> list[str]:
+    return [text.strip() for text in page.locator(f"#messages .{way} pre").all_inner_texts()]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_two_talk_to_a_program_in_text_and_json(folder: Path, tabs: Any) -> None:
+    join = ("--joinmsg", '{"name":"#QUERY_NAME"}', "--cache", "9", "--api")
+    with serve(*join, sys.executable, "--", "-u", "program.py", cwd=folder) as server:
+        ann = tabs(server, "/?name=ann")
+        wait_until(lambda: lines(ann, "come") == ['it is {"name":"ann"}'])
+        ann.fill("#text", MARKUP)
+        ann.press("#text", "Enter")
+        wait_until(lambda: lines(ann, "come")[1:] == [f"it is {MARKUP}"])
+        assert lines(ann, "sent") == [MARKUP]
+        ann.get_by_label("JSON").check()
+        ann.fill("#text", '{"to": [1,\n 2]')
+        ann.press("#text", "Enter")
+        ann.get_by_text("That is no JSON").wait_for()
+        ann.fill("#text", '{"to": [1,\n 2]}')
+        ann.press("#text", "Enter")
+        wait_until(lambda: lines(ann, "come")[2:] == ['it is {"to":[1,2]}'])
+        ann.get_by_text("Invite").click()
+        assert "room=lobby" in ann.locator("#link").inner_text()
+        assert ann.locator("#socket").inner_text() == f"ws://127.0.0.1:{server.port}/lobby"
+        bob = tabs(server, "/")  # who comes later sees what was said
+        wait_until(lambda: lines(bob, "come")[:3] == lines(ann, "come")[:3])
+        ann.fill("#room", "a/b")
+        ann.press("#room", "Enter")
+        ann.get_by_text("has no slash in it").wait_for()
+        ann.fill("#room", "attic")
+        ann.press("#room", "Enter")
+        wait_for(ann, "document.body.dataset.room === 'attic'")
+        wait_until(lambda: lines(ann, "come") == ['it is {"name":"ann"}'])
+        assert ann.url.endswith("/?room=attic&name=ann")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_lobby_of_ones_own_game_leads_to_its_page(folder: Path, browser: Browser) -> None:
+    with serve("treasure.py", "--api", cwd=folder) as server, RawClient.connect(server, "cave"):
+        context = browser.new_context(viewport=DESKTOP)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(server.http("/lobby/"))
+        wait_for(page, "document.querySelector('#title').textContent === 'Treasure'")
+        assert page.locator("#sentence").inner_text() == "Dig!"
+        wait_for(page, "document.querySelectorAll('#rooms li').length === 1")
+        page.locator("#rooms a").click()
+        page.wait_for_url(server.http("/?room=cave"))
+        context.close()
+
+
+def test_the_pages_here_are_those_that_are_served() -> None:
+    pages = scalesocket.load_feature("pages", "a test")
+    assert pages.PAGES == PAGES.resolve()
+    assert all((PAGES / name).is_dir() for name in pages.ALWAYS)
