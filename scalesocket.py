@@ -71,7 +71,6 @@ from __future__ import annotations
 import _thread
 import argparse
 import base64
-import bisect
 import codecs
 import contextlib
 import enum
@@ -3791,11 +3790,8 @@ class GameBackend(Backend):
         ended = time.monotonic()
         skipped = int((ended - self._next_tick) / self._interval)
         self._next_tick += self._interval * (skipped + 1)
-        traffic = self._room.traffic
-        traffic.tick_times.observe(ended - now)
-        traffic.tick_lateness.observe(lateness)
-        traffic.ticks_late += lateness > LATE_TICK
-        traffic.ticks_skipped += skipped
+        self._room.traffic.ticks_late += lateness > LATE_TICK
+        self._room.traffic.ticks_skipped += skipped
 
     def _flush(self) -> None:
         """Send what hooks have said, and answer those who have left, behind what is for them."""
@@ -3844,7 +3840,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
         ConfigError: the module of that kind is not there.
     """
     if config.game is not None:
-        return functools.partial(GameBackend, config.game)
+        measured = load_feature("metrics", "--metrics") if config.metrics else None
+        return functools.partial(measured.MeasuredGame if measured else GameBackend, config.game)
     kind: Callable[[Config], Backend] = ProcessBackend
     if config.tcp:
         children = load_feature("children", "--tcp")
@@ -4071,27 +4068,6 @@ class History:
         self.persists = False
 
 
-class Histogram:
-    """How often a value has fallen below each of some bounds, as OpenMetrics counts it."""
-
-    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, math.inf)  # seconds
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(self.BOUNDS)  # of values up to each bound, and over the last
-        self.total = 0.0
-
-    def __add__(self, other: Histogram) -> Histogram:
-        both = Histogram()
-        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        both.total = self.total + other.total
-        return both
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect.bisect_left(self.BOUNDS, value)] += 1
-        self.total += value
-
-
 @dataclass(slots=True)
 class Traffic:
     """What has passed through a room; each number is written by one thread at a time."""
@@ -4102,8 +4078,8 @@ class Traffic:
     bytes_out: int = 0
     dropped: int = 0  # messages that could not be used
     slow_closed: int = 0  # clients closed because they did not read
-    tick_times: Histogram = field(default_factory=Histogram)  # how long `on_tick` took
-    tick_lateness: Histogram = field(default_factory=Histogram)  # behind its time when it began
+    tick_times: Any = 0  # histograms of net/metrics.py: how long `on_tick` took
+    tick_lateness: Any = 0  # … and how late it began
     ticks_late: int = 0
     ticks_skipped: int = 0
 

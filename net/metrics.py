@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from scalesocket import (
     FLAG,
     LATE_TICK,
-    Histogram,
+    GameBackend,
     Request,
     Response,
     Room,
@@ -19,6 +21,43 @@ from scalesocket import (
 )
 
 OPTIONS = (("--metrics", "", FLAG, "OpenMetrics at /metrics"),)
+
+
+class Histogram:
+    """How often a value has fallen below each of some bounds, as OpenMetrics counts it."""
+
+    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, math.inf)  # seconds
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(self.BOUNDS)  # of values up to each bound, and over the last
+        self.total = 0.0
+
+    def __add__(self, other: Histogram | int) -> Histogram:
+        if isinstance(other, int):  # 0: a room without any
+            return self
+        both = Histogram()
+        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        return both
+
+    __radd__ = __add__
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect.bisect_left(self.BOUNDS, value)] += 1
+        self.total += value
+
+
+class MeasuredGame(GameBackend):
+    """A game whose ticks are timed."""
+
+    def _tick(self, now: float) -> None:
+        traffic, lateness = self._room.traffic, now - self._next_tick
+        super()._tick(now)
+        for name, value in (("times", time.monotonic() - now), ("lateness", lateness)):
+            histogram = getattr(traffic, f"tick_{name}") or Histogram()
+            histogram.observe(value)
+            setattr(traffic, f"tick_{name}", histogram)
 
 
 class Metrics:
@@ -89,8 +128,10 @@ class Metrics:
 
     def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
         """Yield how punctual in-process games are."""
-        yield self._histogram("tick_seconds", "How long a tick took.", traffic.tick_times)
-        lateness = traffic.tick_lateness
+        yield self._histogram(
+            "tick_seconds", "How long a tick took.", traffic.tick_times or Histogram()
+        )
+        lateness = traffic.tick_lateness or Histogram()
         yield self._histogram("tick_lateness_seconds", "How late a tick began.", lateness)
         late = f"Ticks over {LATE_TICK} s late."
         yield self._family("ticks_late", "counter", late, traffic.ticks_late)
