@@ -6,7 +6,7 @@ pytest:
 
     python3 -m tests --quick                    while developing
     python3 -m tests --quick -k frames
-    python3 -m tests --no-lint tests/test_frames.py
+    python3 -m tests --no-lint tests/wire/test_frames.py
     python3 -m tests --only lint
     python3 -m tests --no-lint --python all     with every Python from 3.11 on that is found here
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from scalesocket import GAME_BACKLOGS, Called, GameRoom, Inbox
+from tests.rooms.test_inbox import Worker
+from tests.rooms.test_lossless import deaf_client, metric
 from tests.support import RawClient, serve, wait_until
-from tests.test_inbox import Worker
-from tests.test_lossless import deaf_client, metric
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """Games in Python: their hooks, ticks and timed calls, and how rooms of them begin and end.
 
-`tests/test_rooms.py` plays with the same API from a client's side; here are time, order and faults.
+`tests/rooms/test_rooms.py` plays with the same API from a client's side; here are time, order and
+faults.
 """
 
 from __future__ import annotations

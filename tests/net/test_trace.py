@@ -32,7 +32,7 @@ from scalesocket.net.trace import (
 
 from scalesocket import Opcode, encode_frame
 from tests.capture import KEY, MASK, Session, from_client
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, ROOT, wait_until
 
 DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
@@ -535,9 +535,8 @@ def test_when_the_reader_of_the_trace_has_gone_it_ends_and_that_is_said_once() -
         "while not tracer._failed: session.send(b'\\x81\\x00'); time.sleep(0.001)\n"
         "tracer.close()"
     )
-    root = Path(__file__).parent.parent
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], cwd=root, **pipes) as process:  # type: ignore
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:  # type: ignore
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         told = process.stderr.read()

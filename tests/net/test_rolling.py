@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.net.test_proxies_real import node_of
 from tests.proxies import PROXY, free_port, running_proxy, write_haproxy
 from tests.support import (
     PATIENCE,
@@ -26,7 +27,6 @@ from tests.support import (
     serve,
     wait_until,
 )
-from tests.test_proxies_real import node_of
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 

@@ -35,6 +35,8 @@ from scalesocket import (
     WebSocketProtocol,
 )
 from tests.certificates import Certificates
+from tests.rooms.test_inbox import Worker
+from tests.rooms.test_lossless import assert_same, deaf_client, metric, numbered
 from tests.support import (
     PATIENCE,
     Closed,
@@ -43,9 +45,7 @@ from tests.support import (
     serve,
     wait_until,
 )
-from tests.test_inbox import Worker
-from tests.test_lossless import assert_same, deaf_client, metric, numbered
-from tests.test_tls import join
+from tests.wire.test_tls import join
 
 pytestmark = pytest.mark.slow
 

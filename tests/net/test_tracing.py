@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from tests.capture import read_packets
 from tests.certificates import Certificates
+from tests.net.test_recording import Pipe, into
 from tests.support import (
     CONTINUATION,
     PATIENCE,
@@ -30,7 +31,6 @@ from tests.support import (
     serve,
     wait_until,
 )
-from tests.test_recording import Pipe, into
 
 pytestmark = pytest.mark.slow  # many servers are started here
 

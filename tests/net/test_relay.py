@@ -30,6 +30,7 @@ from scalesocket import (
 )
 from tests.capture import find_faults, read_fields
 from tests.certificates import Certificates
+from tests.net.test_peers import free_port, ok, stand_in
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -43,7 +44,6 @@ from tests.support import (
     serve,
     wait_until,
 )
-from tests.test_peers import free_port, ok, stand_in
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 

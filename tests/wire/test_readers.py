@@ -35,7 +35,7 @@ from tests.support import (
     wait_until,
     with_constants,
 )
-from tests.test_tls import join as join_securely
+from tests.wire.test_tls import join as join_securely
 
 ROUNDS = 400
 THREADS = 4  # of a server with no clients: main, acceptor, sender, timer

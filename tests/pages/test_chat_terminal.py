@@ -24,9 +24,9 @@ from scalesocket.client.reconnecting import Lost, Opened, Received
 from scalesocket.client.terminal import Canvas, Style, text_width
 from scalesocket.client.websocket import ConnectionClosed
 
-from tests import test_terminal_clients as in_terminal
+from tests.pages import test_terminal_clients as in_terminal
+from tests.pages.test_terminal_clients import Terminal, client, start_app
 from tests.support import RawClient, ServerProcess, serve
-from tests.test_terminal_clients import Terminal, client, start_app
 
 open_terminal = in_terminal.open_terminal
 
@@ -250,7 +250,7 @@ def test_a_program_that_reads_lines_gets_lines(open_terminal: Callable[[], Termi
 
 @pytest.mark.slow
 def test_page_and_terminal_speak_the_same_chat(open_terminal: Callable[[], Terminal]) -> None:
-    """What the page sends is read (tests/test_pages.py holds its form), and the other way round."""
+    """What the page sends is read (test_pages.py holds its form), and the other way round."""
     screen = open_terminal()
 
     def attic(server: ServerProcess) -> RawClient:

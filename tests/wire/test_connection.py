@@ -28,6 +28,7 @@ from scalesocket import (
     Timer,
     WebSocketProtocol,
 )
+from tests.rooms.test_inbox import PATIENCE, Worker, in_rounds
 from tests.support import (
     BINARY,
     CLOSE,
@@ -38,7 +39,6 @@ from tests.support import (
     encode_client_frame,
     wait_until,
 )
-from tests.test_inbox import PATIENCE, Worker, in_rounds
 
 encode_message = PLAIN.encode_message
 

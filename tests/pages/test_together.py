@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests import browser as in_browser
-from tests import test_terminal_clients as in_terminal
 from tests.browser import OpenTab, wait_for
+from tests.net.test_tcplisten import LineClient
+from tests.pages import test_terminal_clients as in_terminal
+from tests.pages.test_page_games import give_name
+from tests.pages.test_page_sandbox import ISLAND, SMALL_ISLAND, spawn
+from tests.pages.test_terminal_clients import Terminal, client
 from tests.support import ServerProcess, serve
-from tests.test_page_games import give_name
-from tests.test_page_sandbox import ISLAND, SMALL_ISLAND, spawn
-from tests.test_tcplisten import LineClient
-from tests.test_terminal_clients import Terminal, client
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

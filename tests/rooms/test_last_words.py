@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rooms.test_lossless import deaf_client, metric
 from tests.support import Closed, RawClient, serve, wait_until, with_constants
-from tests.test_lossless import deaf_client, metric
 
 pytestmark = pytest.mark.slow
 

@@ -70,8 +70,9 @@ ROWS = [row for table in TABLES for row in table]
 
 @cache
 def functions_of(name: str) -> set[str]:
-    """Return the names of the tests in a file of `tests/`."""
-    tree = ast.parse((ROOT / "tests" / name).read_text(encoding="utf-8"))
+    """Return the names of the tests in a file of that name, in a folder of `tests/`."""
+    [path] = (ROOT / "tests").rglob(name)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

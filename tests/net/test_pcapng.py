@@ -63,7 +63,7 @@ from tests.capture import (
     whole_blocks,
 )
 from tests.certificates import Certificates
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, ROOT, wait_until
 
 SECRETS, STATISTICS, PACKET = 0x0A, 5, 6
 
@@ -606,8 +606,7 @@ def run_recorder(path: str, code: str, **options: object) -> subprocess.Popen[by
         f"recorder = Recorder({path!r})\n"
         f"session = open_session(recorder)\n{code}"
     )
-    root = Path(__file__).parent.parent
-    return subprocess.Popen([sys.executable, "-c", program], cwd=root, **options)  # type: ignore
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **options)  # type: ignore
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from scalesocket.game.sandbox import item_rows
 from scalesocket.game.sandbox_items import AXE, HAMMER, RESOURCES, WALL
 from scalesocket.net import sandbox_packets as packets
 
-from tests import test_terminal_clients as in_terminal
+from tests.games.test_sandbox import Listener, Seeded, StandInRoom
+from tests.pages import test_terminal_clients as in_terminal
+from tests.pages.test_terminal_clients import Terminal, client, start_app
 from tests.support import ROOT, ServerProcess, serve
-from tests.test_sandbox import Listener, Seeded, StandInRoom
-from tests.test_terminal_clients import Terminal, client, start_app
 
 open_terminal = in_terminal.open_terminal
 

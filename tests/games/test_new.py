@@ -16,8 +16,8 @@ from scalesocket.net.new import COMMAND, words_for
 from scalesocket import ConfigError
 from tests import browser as in_browser
 from tests.browser import wait_for
+from tests.pages.test_accessible import DESK_BY_DAY, PHONE_BY_NIGHT, complaints
 from tests.support import PATIENCE, SCRIPT, RawClient, http_request, run_cli, serve
-from tests.test_accessible import DESK_BY_DAY, PHONE_BY_NIGHT, complaints
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -1,0 +1,1 @@
+"""Programs: what they are given, how they are started and stopped, and what they print."""

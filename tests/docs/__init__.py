@@ -1,0 +1,1 @@
+"""What is said and shipped: options, examples, the guide, packages, figures."""

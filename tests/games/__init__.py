@@ -1,0 +1,1 @@
+"""In-process games, and those that come with the server."""

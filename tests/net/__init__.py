@@ -1,0 +1,1 @@
+"""What options add: who may come in, proxies, captures, metrics, workers, other nodes."""

@@ -1,0 +1,1 @@
+"""Pages in browsers, and clients in terminals."""

@@ -1,0 +1,1 @@
+"""Rooms: routing, order, history, limits, and how they begin and end."""

@@ -1,0 +1,1 @@
+"""Bytes: frames, messages, the protocol, HTTP, TLS, connections and their readers."""
