@@ -266,14 +266,6 @@ class ShortageError(ScaleSocketError):
     """The system is out of threads, processes or descriptors; it will pass."""
 
 
-class PlainHttpError(OSError):
-    """A peer speaks plain HTTP where TLS is spoken; `data` is what it has sent so far."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__("plain HTTP at a port that speaks TLS")
-        self.data = data
-
-
 class ConfigError(ScaleSocketError):
     """The operator's options cannot work; the program ends with status 2."""
 
@@ -5580,7 +5572,7 @@ class Session:
         self.client: Client | None = None  # from when it wants MESSAGES
         self._connection: Connection | None = None  # once it has been admitted
         self._counted_by = ""  # its address, if a proxy has told that
-        self._opening: Opening | None = None  # the word to other nodes that it opens its room
+        self.opening: Opening | None = None  # the word to other nodes that it opens its room
         self._life = self.live()
 
     @property
@@ -5650,13 +5642,6 @@ class Session:
             return False
         yield Want.HELPER
         return worker.hand_over(self.KIND, name, self.sock, self.address, data)
-
-    def find_relays(self, name: str) -> Relays | None:
-        """Return what finds a room on other nodes, if it is not here and might be there."""
-        registry, rooms = self.server.registry, self.server.config.rooms
-        if registry.relays is None or registry.is_open(name) or registry.draining:
-            return None
-        return registry.relays if not rooms or name in rooms else None
 
     def admit(
         self,
@@ -5746,8 +5731,8 @@ class Session:
             server.worker.release(client)
 
     def _end_opening(self) -> None:
-        if self._opening is not None:
-            self._opening.end()
+        if self.opening is not None:
+            self.opening.end()
 
     # -- for whoever runs it --
 
@@ -5805,7 +5790,7 @@ class HttpSession(Session):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.tls: TlsTransport | None = None
-        self._layer: socket.socket | TlsSocket = self.sock
+        self.layer: socket.socket | TlsSocket = self.sock  # below HTTP
         self.head = b""  # of the latest request, without its empty line
         self.method = ""  # of that request
 
@@ -5813,8 +5798,9 @@ class HttpSession(Session):
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
         server = self.server
         yield from self.find_peer()
-        if not (yield from self._start_tls()):
-            return None
+        if server.tls_context is not None or server.taps is not None:
+            if not (yield from load_feature("tls", "--sslcert").begin(self)):
+                return None
         request = yield from self._serve_requests()
         if request is None:
             return None
@@ -5826,8 +5812,9 @@ class HttpSession(Session):
                 return None
         secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
         peer = server.proxies.find_client(self.peer, request.headers)
-        if not (yield from self._find_room(request, peer, secure=secure)):
-            return None
+        if (relays := server.registry.relays) is not None:
+            if not (yield from relays.pass_on(self, request, peer, secure=secure)):
+                return None
         return (yield from self._shake_hands(request, peer, secure=secure))
 
     def refuse(self, refusal: HandshakeError) -> None:
@@ -5842,36 +5829,8 @@ class HttpSession(Session):
         """Return what comes, deciphered; see `Session.receive`."""
         if patience <= 0:
             raise TimeoutError("it took too long")
-        self._layer.settimeout(patience)
-        return self._layer.recv(RECEIVE_SIZE)
-
-    # -- TLS --
-
-    def _start_tls(self) -> Generator[Want, Any, bool]:
-        """Shake hands for TLS, if that is spoken here; return False if the peer speaks none."""
-        server = self.server
-        context = server.tls_context if self.address != UNIX_PEER else None
-        if server.taps is not None:
-            self.tls = server.taps.begin(self.sock, self.peer, context, early=self.rest)
-        elif context is not None:
-            self.tls = load_feature("tls", "--sslcert").TlsTransport(context)
-        if self.tls is None:
-            return True
-        if not self.rest:
-            self.rest = yield Want.BYTES
-        if not self.rest:
-            return False
-        yield Want.HELPER
-        early, self.rest = self.rest, b""
-        try:
-            self._layer = self.tls.shake_hands(self.sock, early)
-        except PlainHttpError as error:
-            self.rest = error.data
-            told = f"plain HTTP from {self.peer[0]}: this port speaks TLS (--sslcert)"
-            server.told.warn(told)
-            yield from load_feature("tls", "--sslcert").point_to_tls(self)
-            return False
-        return True
+        self.layer.settimeout(patience)
+        return self.layer.recv(RECEIVE_SIZE)
 
     # -- HTTP --
 
@@ -5929,7 +5888,7 @@ class HttpSession(Session):
         """Send a response; return whether the connection may serve another request."""
         extra = self.server.config.header + self.server.config.header_http
         return send_response(
-            self._layer, response, method=self.method, keep_alive=keep_alive, extra=extra
+            self.layer, response, method=self.method, keep_alive=keep_alive, extra=extra
         )
 
     def _parse(self) -> Request:
@@ -5999,27 +5958,6 @@ class HttpSession(Session):
             )
 
     # -- WebSocket --
-
-    def _find_room(
-        self, request: Request, peer: Endpoint, *, secure: bool
-    ) -> Generator[Want, Any, bool]:
-        """Pass a client through to its end if its room is on another node; return whether not.
-
-        Raises:
-            HandshakeError: see `Relays.receive`.
-        """
-        try:
-            relays = self.find_relays(parse_room_name(request.path))
-        except HandshakeError:  # no room; it may be the console's tunnel
-            return True
-        if relays is None:
-            return True
-        yield Want.HELPER
-        host = self.server.proxies.find_host(self.peer, request)
-        self._opening = relays.receive(
-            request, self.rest, self.sock, self.tls, peer, host=host, secure=secure
-        )
-        return self._opening is not None
 
     def _shake_hands(self, request: Request, peer: Endpoint, *, secure: bool) -> Opened:
         """Check the opening handshake; return the client that it makes of the peer, if any.

@@ -208,9 +208,10 @@ class LineSession(Session):
         came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
         if (yield from self.hand_over(name, came)):
             return None
-        if (relays := self.find_relays(name)) is not None:
+        relays = server.registry.relays
+        if relays is not None and relays.may_find(name, server):
             yield Want.HELPER
-            self._opening = relays.claim(name)
+            self.opening = relays.claim(name)
         protocol = LineProtocol(max_message=server.config.maxmsg)
         connection = server.connect(self.sock, protocol, LineConnection, early=self.rest)
         request = Request("GET", target, "TCP", Headers())

@@ -31,7 +31,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     CLOSE_TIMEOUT,
@@ -43,6 +43,7 @@ from scalesocket import (
     HandshakeError,
     Opcode,
     ShortageError,
+    Want,
     encode_close,
     encode_frame,
     parse_room_name,
@@ -53,9 +54,9 @@ from .lines import keep_alive
 from .peers import parse_list, take_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-    from scalesocket import Endpoint, Request
+    from scalesocket import Endpoint, HttpSession, Request, Server
 
     from .peers import Peer, Peers
     from .tls import TlsTransport
@@ -581,6 +582,35 @@ class Relays:
         if isinstance(found, Opening):
             return found
         raise HandshakeError(503, f"the room is on another node, {found.name}", RETRY)
+
+    @staticmethod
+    def may_find(name: str, server: Server) -> bool:
+        """Whether a room is not here, and might be on another node."""
+        registry, rooms = server.registry, server.config.rooms
+        here = registry.is_open(name) or registry.draining
+        return not here and (not rooms or name in rooms)
+
+    def pass_on(
+        self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool
+    ) -> Generator[Want, Any, bool]:
+        """Pass a client through to its end if its room is on another node; return whether not.
+
+        Raises:
+            HandshakeError: see `receive`.
+        """
+        server = session.server
+        try:
+            name = parse_room_name(request.path)
+        except HandshakeError:  # no room; it may be the console's tunnel
+            return True
+        if not self.may_find(name, server):
+            return True
+        yield Want.HELPER
+        host = server.proxies.find_host(session.peer, request)
+        session.opening = self.receive(
+            request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
+        )
+        return session.opening is not None
 
     def receive(
         self,

@@ -13,16 +13,18 @@ import contextlib
 import re
 import socket
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     HEAD_TIMEOUT,
     RECEIVE_SIZE,
+    UNIX_PEER,
     ConfigError,
     Connection,
     HandshakeError,
-    PlainHttpError,
+    Want,
     describe_error,
     parse_request,
     refuse_if,
@@ -83,6 +85,14 @@ def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> s
         files = ", ".join(map(str, filter(None, (cert, key, authority))))
         raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
     return context
+
+
+class PlainHttpError(OSError):
+    """A peer speaks plain HTTP where TLS is spoken; `data` is what it has sent so far."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("plain HTTP at a port that speaks TLS")
+        self.data = data
 
 
 class TlsTransport:
@@ -313,6 +323,36 @@ class TlsConnection(Connection):
     def _end_sending(self) -> None:
         self._write(self._tls.close())
         super()._end_sending()
+
+
+def begin(session: HttpSession) -> Generator[Want, Any, bool]:
+    """Shake hands for TLS, if that is spoken here; return False if the peer speaks none.
+
+    Who listens in on connections gets to know of this one, also if it is plain.
+    """
+    server = session.server
+    context = server.tls_context if session.address != UNIX_PEER else None
+    if server.taps is not None:
+        session.tls = server.taps.begin(session.sock, session.peer, context, early=session.rest)
+    elif context is not None:
+        session.tls = TlsTransport(context)
+    if session.tls is None:
+        return True
+    if not session.rest:
+        session.rest = yield Want.BYTES
+    if not session.rest:
+        return False
+    yield Want.HELPER
+    early, session.rest = session.rest, b""
+    try:
+        session.layer = session.tls.shake_hands(session.sock, early)
+    except PlainHttpError as error:
+        session.rest = error.data
+        told = f"plain HTTP from {session.peer[0]}: this port speaks TLS (--sslcert)"
+        server.told.warn(told)
+        yield from point_to_tls(session)
+        return False
+    return True
 
 
 def point_to_tls(session: HttpSession) -> Life:
