@@ -533,7 +533,7 @@ def test_an_address_that_is_not_ours_is_one_line_and_status_1() -> None:
         (["no-such-program"], "no-such-program"),
         (["./no-such-file.py"], "no-such-file.py"),
         (["no_such_module:Game"], "no_such_module"),
-        (["json:JSONDecoder"], "json:JSONDecoder"),
+        (["json:JSONDecoder"], "JSONDecoder is a class"),
         (["readme.txt"], "readme.txt"),
         (["folder"], "folder"),
         ([], "TARGET"),
