@@ -127,9 +127,10 @@ def test_axe_finds_nothing_in_the_games(
         (["game.py"], "/", "document.querySelector('#title').textContent === 'Meadow'"),
         (["game.py"], "/bunny/?room=den", "document.querySelector('[data-rooms] a')"),
         (SHELL, "/terminal/?room=den", "document.body.dataset.status === 'connected'"),
+        (["cat"], "/?room=den", "document.querySelector('#messages li')"),
         (["--console", "cat"], "/console/", "document.readyState === 'complete'"),
     ],
-    ids=["lobby", "meadow", "terminal", "console"],
+    ids=["lobby", "meadow", "terminal", "talk", "console"],
 )
 def test_axe_finds_nothing_in_the_other_pages(
     open_page: Callable[[ServerProcess, str], Page], arguments: list[str], path: str, ready: str
