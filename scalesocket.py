@@ -849,6 +849,11 @@ class Request:
         return self.target.partition("?")[2]
 
     @property
+    def parameters(self) -> dict[str, str]:
+        """What the query says, decoded; of two of a name the first counts."""
+        return dict(reversed(urllib.parse.parse_qsl(self.query, keep_blank_values=True)))
+
+    @property
     def is_upgrade(self) -> bool:
         """Whether it asks for a WebSocket."""
         return "websocket" in self.headers.tokens("Upgrade")
@@ -2192,6 +2197,12 @@ class Client:
         """Its address, without the port."""
         return self.peer[0]
 
+    @functools.cached_property
+    def name(self) -> str:
+        """Its user, or else the `name` in its query, or `player 7`; a game may give another."""
+        asked = clean_name(self.request.parameters.get("name", ""))[:32]
+        return self.user or asked or f"player {self.id}"
+
     def send(self, message: str | bytes) -> None:
         """Send a text or binary message; for in-process games, on the room's thread.
 
@@ -2201,6 +2212,8 @@ class Client:
         assert self.room is not None
         check_thread(self.room.thread, "client.send")
         if not self.left:
+            if self.room.log.traces:
+                self.room.log.trace(">", [message], self.id)
             self.room.post((self,), self.connection.encoding.encode_message(message))
 
     def send_json(self, value: JsonValue) -> None:
@@ -2758,8 +2771,7 @@ def expand_template(template: str, client: Client) -> str:
     def expand(match: re.Match[str]) -> str:
         name = match[1]
         if name == "QUERY":
-            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
-            return json.dumps(dict(reversed(pairs)))  # of two of a name the first counts
+            return json.dumps(client.request.parameters)
         value = values.get(name)
         if value is None and name.startswith("USER_"):
             value = client.claims.get(name.removeprefix("USER_").lower(), "")
@@ -3574,13 +3586,14 @@ class Game:
 class GameRoom:
     """A room as its game sees it; all but `call_soon` is for the room's thread only."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, request: Request) -> None:
         self._thread = threading.get_ident()
         self.id = room.name
+        self.request = request  # that has opened it
         self.clients: dict[int, Client] = {}  # by ID, in the order they came
         self.closing: ConnectionClosed | None = None
         self._room = room
-        self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap
+        self._calls: list[list[Any]] = []  # a heap: when, in which order, what, and how often
         self._order = itertools.count()
         self.next_call = math.inf  # when the earliest of these is due, in monotonic seconds
         self._groups: dict[Encoding, list[Client]] = {}  # its clients, as `broadcast` needs them
@@ -3604,6 +3617,8 @@ class GameRoom:
         """
         check_thread(self._thread, "room.broadcast")
         excluded = {client.id for client in exclude}
+        if self._room.log.traces:
+            self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
         if not excluded:  # or it is not for everyone, and so not for those who come later
             if self._room.members.has_newcomers:
                 self._room.flush()  # what they were sent before
@@ -3630,16 +3645,22 @@ class GameRoom:
         check_close_code(code)
         self.closing = ConnectionClosed(code, reason)
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function once, on the room's thread, after that many seconds.
+    def call_later(
+        self, seconds: float, function: Callable[[], None], *, repeat: bool = False
+    ) -> Callable[[], None]:
+        """Call a function on the room's thread after so many seconds, once or each time.
+
+        What is returned cancels that.
 
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.call_later")
-        due = time.monotonic() + seconds
-        heapq.heappush(self._calls, (due, next(self._order), function))
+        period = max(seconds, 0.001) if repeat else 0.0
+        call = [time.monotonic() + seconds, next(self._order), function, period]
+        heapq.heappush(self._calls, call)
         self.next_call = self._calls[0][0]
+        return lambda: call.__setitem__(slice(2, 4), (lambda: None, 0.0))
 
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function once, on the room's thread, soon; for a game's own threads.
@@ -3668,7 +3689,10 @@ class GameRoom:
     def run_due_calls(self, now: float) -> None:
         """Make the calls that are due."""
         while self.next_call <= now:
-            function = heapq.heappop(self._calls)[2]
+            due, _, function, period = call = heapq.heappop(self._calls)
+            if period:  # what was missed is left out
+                call[0] = (due if due + period > now else now) + period
+                heapq.heappush(self._calls, call)
             self.next_call = self._calls[0][0] if self._calls else math.inf
             function()
 
@@ -3694,7 +3718,7 @@ class GameBackend(Backend):
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
         self._room = room
-        self._game_room = GameRoom(room)
+        self._game_room = GameRoom(room, opener.request)
         self._guard(self._create)
         self._interval = 1 / self._game.tick_rate if self._game.tick_rate else 0.0
         self._last_tick = time.monotonic()
@@ -4098,7 +4122,7 @@ class RoomLog(logging.LoggerAdapter[logging.Logger]):
         kwargs["extra"] = {**(self.extra or {}), "client": kwargs.pop("client", None)}
         return msg, kwargs
 
-    def trace(self, way: str, payloads: list[bytes], client: object) -> None:
+    def trace(self, way: str, payloads: Sequence[str | bytes], client: object) -> None:
         """Log messages as they pass, `<` from a client and `>` to it (-vv)."""
         for payload in payloads:
             self.log(TRACE, "%s %.200r", way, payload, client=client)
@@ -7360,6 +7384,8 @@ def find_target(target: str) -> Path | str:
     Raises:
         ConfigError: nothing of that name.
     """
+    import shutil
+
     path = Path(target)
     if re.fullmatch(r"[\w.]+:\w+", target) and not os.path.exists(target):
         return target
@@ -7369,23 +7395,13 @@ def find_target(target: str) -> Path | str:
     for example in (bundled / target, bundled / f"{target}.py"):
         if os.sep not in target and is_example(example):
             return example
-    command = find_command(target)
-    if command is not None:
-        return command
+    if (command := shutil.which(target)) is not None:
+        return Path(command)
     if os.path.isfile(path):
         raise ConfigError(f"{target} is not executable: chmod +x {target}")
     files = [*filter(is_program, Path().glob("*")), *filter(is_example, bundled.glob("*.py"))]
-    names = [name for path in files for name in (path.name, path.stem)]
-    hint = did_you_mean(target, names)
+    hint = did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
     raise ConfigError(f"there is no class, file, example or command {target!r}{hint}")
-
-
-def find_command(name: str) -> Path | None:
-    """Return where on PATH a command is, if it is there."""
-    import shutil
-
-    found = shutil.which(name)
-    return Path(found) if found is not None else None
 
 
 def is_program(path: Path) -> bool:

@@ -31,13 +31,13 @@ from scalesocket import (
     clean_name,
     describe_client,
     describe_command,
-    find_command,
     is_program,
     log,
     refuse_if,
     start_thread,
 )
 
+from .linebuffer import find_command
 from .per_address import network_of
 
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn

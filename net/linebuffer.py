@@ -18,11 +18,12 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from scalesocket import KIB, POSIX, Config, Launch, find_command, refuse_if
+from scalesocket import KIB, POSIX, Config, Launch, refuse_if
 
 # fmt: off
 OPTIONS = (
@@ -34,6 +35,12 @@ OPTIONS = (
 
 _FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
 _NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for programs that take stdout for a person
+
+
+def find_command(name: str) -> Path | None:
+    """Return where on PATH a command is, if it is there."""
+    found = shutil.which(name)
+    return Path(found) if found is not None else None
 
 
 def check_options(config: Config) -> None:

@@ -162,7 +162,7 @@ def test_all_hooks_and_settings_of_a_game_are_explained() -> None:
 def test_what_is_said_of_a_room_exists() -> None:
     named = {name.removeprefix("room.") for name in rows("room")}
     room = scalesocket.GameRoom.__new__(scalesocket.GameRoom)
-    room.__init__(type("Room", (), {"name": "x"})())  # type: ignore[misc]
+    room.__init__(type("Room", (), {"name": "x"})(), None)  # type: ignore[misc]
     public = {name for name in {*vars(room), *vars(type(room))} if not name.startswith("_")}
     assert named == public - {"add", "remove", "closing", "next_call", "run_due_calls"}
 

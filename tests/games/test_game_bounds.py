@@ -269,7 +269,7 @@ class FakeRoom:
 
 def test_calls_that_wait_are_bounded_and_after_the_end_a_thread_is_told() -> None:
     fake = FakeRoom()
-    room = GameRoom(fake)  # type: ignore[arg-type]
+    room = GameRoom(fake, None)  # type: ignore[arg-type]
     done: list[int] = []
 
     def run() -> None:

@@ -726,3 +726,75 @@ def test_text_and_bytes_of_any_length_pass_both_ways(folder: Path, size: int) ->
         assert client.receive_message() == (BINARY, b"\xff" * size)
         assert client.receive_message() == (BINARY, b"")
         assert client.receive_text() == f"bytes {size}"
+
+
+# ==== What every game needs ===============================================
+
+
+class Counter(Game):
+    """Counts by timed calls; what is in a client's query says when to stop."""
+
+    def on_create(self, room: GameRoom) -> None:
+        self.room = room
+        self.count = 0
+        self.stop = room.call_later(1.0, self.tick, repeat=True)
+        self.never = room.call_later(1.5, self.tick)
+        self.never()
+
+    def tick(self) -> None:
+        self.count += 1
+        if self.count == 3:
+            self.stop()
+
+
+def test_a_timed_call_can_repeat_and_be_cancelled() -> None:
+    with Stage(Counter) as stage:
+        for seconds, count in ((0.9, 0), (0.1, 1), (0.9, 1), (0.1, 2), (0.5, 2), (2.0, 3), (5, 3)):
+            stage.now += seconds
+            stage.backend.handle([])
+            assert stage.game.count == count
+
+
+def test_a_repeated_call_leaves_out_what_was_missed() -> None:
+    with Stage(Counter) as stage:
+        stage.now += 2.5
+        stage.backend.handle([])
+        assert stage.game.count == 1
+        wait = stage.backend.wait_time()
+        assert wait is not None and wait == pytest.approx(1.0)
+
+
+NAMES = """
+from scalesocket import Game
+
+class Names(Game):
+    @classmethod
+    def on_auth(cls, request):
+        return request.parameters.get("user", "") or True
+
+    def on_create(self, room):
+        self.room = room
+        self.level = room.request.parameters.get("level", "none")
+
+    def on_join(self, client):
+        client.send_json({"name": client.name, "level": self.level})
+
+    def on_message(self, client, message):
+        client.name = message
+        self.room.broadcast_json([client.name])
+"""
+
+
+def test_a_client_has_a_name_and_a_room_the_request_that_opened_it(tmp_path: Path) -> None:
+    (tmp_path / "names.py").write_text(NAMES)
+    with serve("-vv", "names:Names", cwd=tmp_path) as server:
+        first = RawClient.connect(server, path="/x?name=Zo%C3%AB%0A&level=7&level=8")
+        with first, RawClient.connect(server, path="/x?level=9") as second:
+            assert json.loads(first.receive_text()) == {"name": "Zo\u00eb", "level": "7"}
+            assert json.loads(second.receive_text()) == {"name": "player 2", "level": "7"}
+            with RawClient.connect(server, path="/x?user=ann&name=bob") as third:
+                assert json.loads(third.receive_text())["name"] == "ann"
+            first.send_text("Max")
+            assert second.receive_text() == '["Max"]'
+        for line in (""" > '["Max"]'  room=x client=all""", "player 2"):
+            wait_until(lambda line=line: any(line in logged for logged in server.log()))

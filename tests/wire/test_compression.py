@@ -766,7 +766,7 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
 
 def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
     inner = make_room()
-    room = GameRoom(inner)
+    room = GameRoom(inner, None)  # type: ignore[arg-type]
     room.clients = seats(15, 0, 15, 12, 15, 12, 0)
     room.broadcast(LONG)
     inner.flush()
@@ -779,7 +779,7 @@ def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list
 
 def test_nothing_is_compressed_for_those_who_are_left_out(windows_used: list[int]) -> None:
     inner = make_room()
-    room = GameRoom(inner)
+    room = GameRoom(inner, None)  # type: ignore[arg-type]
     room.clients = seats(0, 12, 15)
     room.broadcast(LONG, exclude=[room.clients[2]])
     inner.flush()
