@@ -2748,14 +2748,6 @@ _VARIABLE = re.compile(
 )
 
 
-def find_parameter(query: str, name: str) -> str:
-    """Return the first query parameter of that name in any case, URL-encoded; empty if none."""
-    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
-        if key.upper() == name.upper():
-            return urllib.parse.quote(value, safe="")
-    return ""
-
-
 def expand_template(template: str, client: Client) -> str:
     """Fill in a join or leave message.
 
@@ -2776,7 +2768,9 @@ def expand_template(template: str, client: Client) -> str:
         if value is None and name.startswith("USER_"):
             value = client.claims.get(name.removeprefix("USER_").lower(), "")
         if value is None:
-            value = find_parameter(query, name.removeprefix("QUERY_"))
+            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+            found = [v for k, v in pairs if k.upper() == name.partition("_")[2].upper()]
+            value = urllib.parse.quote("".join(found[:1]), safe="")
         text = json.dumps(value, ensure_ascii=False)[1:-1]
         for separator, escape in _SEPARATORS:
             text = text.replace(separator.decode(), escape.decode())
@@ -6876,14 +6870,6 @@ JSON_JOIN = '{"t":"Join","_from":#ID}'
 JSON_LEAVE = '{"t":"Leave","_from":#ID}'
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that is most like this one, if any is."""
-    import difflib
-
-    found = difflib.get_close_matches(word, known, 1, 0.7)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line."""
 
@@ -6896,7 +6882,7 @@ class OptionParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
             if word.startswith("-"):
-                hint = did_you_mean(word.partition("=")[0], list_names())
+                hint = near.suggest_option(word) if (near := find_feature("spelling")) else ""
                 raise ConfigError(f"there is no option {word}{hint}")
             raise ConfigError(
                 f"{word!r} is a second TARGET; arguments of the first stand behind --"
@@ -7399,8 +7385,7 @@ def find_target(target: str) -> Path | str:
         return Path(command)
     if os.path.isfile(path):
         raise ConfigError(f"{target} is not executable: chmod +x {target}")
-    files = [*filter(is_program, Path().glob("*")), *filter(is_example, bundled.glob("*.py"))]
-    hint = did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
+    hint = near.suggest_target(target) if (near := find_feature("spelling")) else ""
     raise ConfigError(f"there is no class, file, example or command {target!r}{hint}")
 
 
@@ -7493,8 +7478,6 @@ def escape_controls(text: str) -> str:
 class TextFormatter(logging.Formatter):
     """`[INFO] joined from 127.0.0.1  room=lobby client=7`; coloured on a terminal."""
 
-    COLOURS = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}
-
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self._colour = colour
@@ -7509,7 +7492,8 @@ class TextFormatter(logging.Formatter):
         head, message = f"[{level}]", escape_controls(record.getMessage())
         where = " " + escape_controls(where) if where else ""
         if self._colour:
-            head = f"\x1b[{self.COLOURS.get(level, 0)}m{head}\x1b[0m"
+            code = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}.get(level, 0)
+            head = f"\x1b[{code}m{head}\x1b[0m"
             where = f"\x1b[2m{where}\x1b[0m" if where else ""
         line = f"{head} {message}{where}"
         if record.exc_info:

@@ -17,9 +17,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from scalesocket import HERE, ConfigError, Game, did_you_mean
+from scalesocket import HERE, ConfigError, Game
 
 from .script_options import read_script_block
+from .spelling import did_you_mean
 
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))

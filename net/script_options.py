@@ -30,13 +30,14 @@ from scalesocket import (
     Game,
     JsonValue,
     build_parser,
-    did_you_mean,
     import_for,
     is_program,
     list_names,
     list_options,
     pick_game,
 )
+
+from .spelling import did_you_mean
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)

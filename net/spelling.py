@@ -1,0 +1,27 @@
+"""Which word may have been meant, where one is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from scalesocket import HERE, is_example, is_program, list_names
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like this one, if any is."""
+    found = get_close_matches(word, list(known), 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def suggest_target(target: str) -> str:
+    """Return a hint at the file here, or the bundled example, that TARGET may mean."""
+    files = [*filter(is_program, Path().glob("*"))]
+    files += filter(is_example, (HERE / "game").glob("*.py"))
+    return did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
+
+
+def suggest_option(word: str) -> str:
+    """Return a hint at the option that a word of the command line may mean."""
+    return did_you_mean(word.partition("=")[0], list_names())
