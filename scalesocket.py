@@ -113,10 +113,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-with contextlib.suppress(ImportError):  # POSIX; later there might be no memory to load them
-    import fcntl
-    import termios
-
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -194,7 +190,6 @@ CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 10
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
-LAST_READ_TIMEOUT = 5.0  # seconds to read what is left in stdin when it has been closed
 
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
@@ -3039,6 +3034,7 @@ class ChildProcess:
         self._grace = grace
         self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
         self._since = time.monotonic()
+        self._last_read = find_feature("last_read")  # now: later there may be no memory for it
         stdin, stdout, stderr = streams
         try:
             self.popen = subprocess.Popen(
@@ -3135,29 +3131,15 @@ class ChildProcess:
             descendants.stop_orphans(self._marker, self._grace)
 
     def end_input(self) -> None:
-        """Close its stdin, and let it read what is left there, for as long as it reads on."""
+        """Close its stdin; with net/last_read.py it has time to read what is left there."""
         stdin = self.popen.stdin
         assert stdin is not None
         if stdin.closed:  # memory had run out when this was first tried
             return
-        pipe = open_other_end(stdin.fileno())
-        stdin.close()
-        if pipe is not None:
-            try:
-                self._await_last_read(pipe)
-            finally:
-                os.close(pipe)
-
-    def _await_last_read(self, pipe: int) -> None:
-        patience = STOP_STEPS[0][1] + self._grace
-        end = time.monotonic() + LAST_READ_TIMEOUT + self._grace
-        until = max(time.monotonic() + patience, self._since + FIRST_READ_TIMEOUT)
-        left = count_unread(pipe)
-        while left and time.monotonic() < min(until, end) and not self.wait(0.02):
-            rest = count_unread(pipe)
-            if rest < left:
-                until = max(until, time.monotonic() + patience)
-            left = rest
+        if self._last_read is None:
+            stdin.close()
+        else:
+            self._last_read.close_input(stdin, self.wait, since=self._since, grace=self._grace)
 
     def close(self) -> None:
         """Close what is open between us; nobody may be reading any more."""
@@ -3194,21 +3176,6 @@ class ChildProcess:
                 if not self.signal_group(0):
                     return
                 time.sleep(0.01)
-
-
-def open_other_end(pipe: int) -> int | None:
-    """Return another reading end of a pipe, which tells what is left in it; Linux has such."""
-    if not POSIX:
-        return None
-    try:
-        return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-
-
-def count_unread(pipe: int) -> int:
-    """Return how many bytes nobody has read from a pipe yet."""
-    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 _FILE_LIMIT: tuple[int, int] | None = None  # as it was before `raise_file_limit`

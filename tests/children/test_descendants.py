@@ -179,7 +179,7 @@ def test_a_program_that_starts_slowly_reads_all_before_it_is_stopped(tmp_path: P
     notes = tmp_path / "notes"
     messages = [f"message {number}" for number in range(9)]
     command = (str(tmp_path / "recorder.py"), "--", str(notes), "0.5")
-    with serve(*command, command=with_constants(**PATIENT)) as server:
+    with serve(*command, command=with_constants("scalesocket.net.last_read", **PATIENT)) as server:
         with RawClient.connect(server) as client:
             for message in messages:
                 client.send_text(message)
@@ -191,7 +191,7 @@ def test_a_program_that_starts_slowly_reads_all_before_it_is_stopped(tmp_path: P
 def test_likewise_if_it_was_sent_more_than_a_pipe_holds(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     late = ("--closegrace", "3", *shell('sleep 1.5; exec cat > "$1"', str(notes)))
-    with serve(*late, command=with_constants(**PATIENT)) as server:
+    with serve(*late, command=with_constants("scalesocket.net.last_read", **PATIENT)) as server:
         with RawClient.connect(server) as client:
             for number in range(300):
                 client.send_text(f"{number} " + "x" * 1000)
@@ -206,7 +206,7 @@ def test_likewise_if_it_has_closed_its_stdout(tmp_path: Path) -> None:
     notes, sent = tmp_path / "notes", tmp_path / "sent"
     script = 'while ! [ -e "$2" ]; do sleep 0.05; done; exec > "$1"; sleep 0.8; exec cat'
     silent = ("--closegrace", "3", *shell(script, str(notes), str(sent)))
-    with serve(*silent, command=with_constants(**PATIENT)) as server:
+    with serve(*silent, command=with_constants("scalesocket.net.last_read", **PATIENT)) as server:
         with RawClient.connect(server) as client:
             for number in range(300):
                 client.send_text(f"{number} " + "x" * 1000)
@@ -221,7 +221,11 @@ def test_who_reads_slowly_is_not_interrupted_while_reading(tmp_path: Path) -> No
     notes = tmp_path / "notes"
     slow = 'while read line; do echo "$line" >> "$1"; sleep 0.1; done'
     options = ("--closegrace", "2")
-    with serve(*options, *shell(slow, str(notes)), command=with_constants(**PATIENT)) as server:
+    with serve(
+        *options,
+        *shell(slow, str(notes)),
+        command=with_constants("scalesocket.net.last_read", **PATIENT),
+    ) as server:
         with RawClient.connect(server) as client:
             for number in range(20):
                 client.send_text(f"{number} " + "x" * 400)  # `read` takes byte by byte
@@ -233,7 +237,7 @@ def test_who_reads_slowly_is_not_interrupted_while_reading(tmp_path: Path) -> No
 @pytest.mark.parametrize("script", ["echo up; exec cat", "echo up; exec sleep 1000"])
 def test_others_are_stopped_as_soon_as_ever(script: str) -> None:
     """Who ends at the end of input ends at once; who never reads gets the short steps."""
-    soon = with_constants(FIRST_READ_TIMEOUT=0.0)
+    soon = with_constants("scalesocket.net.last_read", FIRST_READ_TIMEOUT=0.0)
     with serve(*shell(script), command=soon) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "up"

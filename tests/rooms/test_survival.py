@@ -604,7 +604,8 @@ def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
                 raise failures.pop()
             return 0
 
-        scalesocket.count_unread = fail_once
+        import scalesocket.net.last_read
+        scalesocket.net.last_read.count_unread = fail_once
         sys.exit(scalesocket.main())
     """
     command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
