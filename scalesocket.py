@@ -2739,7 +2739,7 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
 
 
 _VARIABLE = re.compile(
-    r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY_[A-Za-z0-9_]+|QUERY\b|USER_[A-Za-z0-9_]+|USER\b)"
+    r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_[A-Za-z0-9_]+)"
 )
 
 
@@ -2749,7 +2749,7 @@ def expand_template(template: str, client: Client) -> str:
     The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
     query parameter `name`, which is URL-encoded: a space is `%20`; `#USER` and `#USER_NAME` for
     what --auth has said. Values are escaped as in a JSON string, and none has a line break.
-    `#QUERY` is a JSON object of all parameters, decoded.
+    Decoded are `#TEXT_NAME`, `#JSON_NAME`, in quotes, and `#QUERY`, an object of all parameters.
     """
     query = client.request.query
     values = {"ID": str(client.id), "ROOM": client.room_name}
@@ -2760,16 +2760,17 @@ def expand_template(template: str, client: Client) -> str:
         if name == "QUERY":
             return json.dumps(client.request.parameters)
         value = values.get(name)
-        if value is None and name.startswith("USER_"):
-            value = client.claims.get(name.removeprefix("USER_").lower(), "")
+        form, _, wanted = name.partition("_")
+        if value is None and form == "USER":
+            value = client.claims.get(wanted.lower(), "")
         if value is None:
             pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
-            found = [v for k, v in pairs if k.upper() == name.partition("_")[2].upper()]
-            value = urllib.parse.quote("".join(found[:1]), safe="")
-        text = json.dumps(value, ensure_ascii=False)[1:-1]
+            value = next((v for k, v in pairs if k.upper() == wanted.upper()), "")
+            value = urllib.parse.quote(value, safe="") if form == "QUERY" else value
+        text = json.dumps(value, ensure_ascii=False)
         for separator, escape in _SEPARATORS:
             text = text.replace(separator.decode(), escape.decode())
-        return text
+        return text if form == "JSON" else text[1:-1]
 
     return _VARIABLE.sub(expand, template)
 
@@ -7102,8 +7103,8 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
         OptionsOf("gwsocket", "--byteorder"),
         ("--joinmsg", "MSG", parse_text,
-         "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, "
-         "#QUERY_XYZ, #QUERY (a JSON object), #USER and #USER_XYZ are filled in"),
+         "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, #QUERY, "
+         "#QUERY_XYZ, #TEXT_XYZ, #JSON_XYZ, #USER and #USER_XYZ are filled in (see README)"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
         ("--multiline", "", FLAG,
          "a client's text may be several lines also with --joinmsg or --leavemsg"),
@@ -7344,8 +7345,7 @@ def find_target(target: str) -> Path | str:
         return target
     if is_program(path):
         return path
-    bundled = HERE / "game"
-    for example in (bundled / target, bundled / f"{target}.py"):
+    for example in (HERE / "game" / target, HERE / "game" / f"{target}.py"):
         if os.sep not in target and is_example(example):
             return example
     if (command := shutil.which(target)) is not None:

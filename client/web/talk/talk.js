@@ -1,7 +1,7 @@
 // A page for any program: choose a room and a name, send text or JSON, and see what comes.
 //
 // The program learns the name, and whatever else stands in this page's address, from the query of
-// the WebSocket (#QUERY_NAME in --joinmsg, client.name in a Game).
+// the WebSocket (#JSON_NAME in --joinmsg, client.name in a Game).
 
 import { BASE, Connection, roomUrl } from "../shared/connection.js";
 import { copyText, currentRoom, flash, problemWith } from "../shared/rooms.js";
