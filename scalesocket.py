@@ -1402,11 +1402,14 @@ def report_failure() -> None:
 
     No thread of the server ends because of either.
     """
-    with contextlib.suppress(MemoryError):  # not even enough to say so
+    try:
         if is_memory_error(sys.exc_info()[1]):
             _memory.report(OUT_OF_MEMORY)
         else:
             log.exception("our own bug")
+    except (MemoryError, RuntimeError) as error:  # not even enough to say so
+        if not is_memory_error(error):
+            raise
 
 
 def insist(function: Callable[..., T], *args: Any) -> T:
@@ -1518,21 +1521,14 @@ class Poller:
         Raises:
             OSError, ShortageError: the system is out of descriptors or threads.
         """
-        self._open()
-        try:
-            self._thread = start_thread(self._name, self._run)
-        except BaseException:  # also when there is not even memory for a ShortageError
-            self._close()
-            raise
-
-    def _open(self) -> None:
         self._wake_up, self._waker = socket.socketpair()
         try:
             self._wake_up.setblocking(False)
             self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
             self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
-        except BaseException:
+            self._thread = start_thread(self._name, self._run)
+        except BaseException:  # also when there is not even memory for a ShortageError
             self._wake_up.close()
             self._waker.close()
             raise

@@ -109,7 +109,9 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
     monkeypatch.setattr(scalesocket, "report_failure", bug)
     server = scalesocket.Server(parse_command_line(["cat"]))
     reader = server.readers.shared
-    reader._open()
+    with monkeypatch.context() as without_thread:
+        without_thread.setattr(scalesocket, "start_thread", Mock())
+        reader.start()
     with ExitStack() as stack:
         peers = []
         for _ in range(scalesocket.CROWD):
