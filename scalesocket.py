@@ -115,7 +115,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn,
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
-    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+    from ipaddress import IPv4Network, IPv6Network
 
     from scalesocket.net.auth import AuthCommand
     from scalesocket.net.console import Console
@@ -125,6 +125,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
+    from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.sockets import SocketFile
     from scalesocket.net.tap import Taps
     from scalesocket.net.tls import TlsSocket, TlsTransport
@@ -979,17 +980,6 @@ Network: TypeAlias = "IPv4Network | IPv6Network"
 Endpoint = tuple[str, int]  # address and port
 
 
-def read_address(address: str | bytes) -> IPv4Address | IPv6Address:
-    """Return an IP address that is given as text or packed.
-
-    Raises:
-        ValueError: it is none.
-    """
-    from ipaddress import ip_address
-
-    return ip_address(address)
-
-
 class Proxies:
     """Peers that may say which client they speak for: nobody, without --trustproxy.
 
@@ -1701,7 +1691,7 @@ class Connection:
         response: bytes = b"",
     ) -> None:
         self._socket = sock
-        self._protocol = protocol
+        self.protocol = protocol
         self.encoding = protocol.encoding
         self._sender = sender
         self._timer = timer
@@ -1744,7 +1734,7 @@ class Connection:
     @property
     def has_more(self) -> bool:
         """Whether `receive` has something to give though no more bytes come."""
-        return bool(self._early or self._protocol.pending)
+        return bool(self._early or self.protocol.pending)
 
     def receive(self) -> list[Event] | None:
         """Take what has come, without waiting; return its events, or None when that was all.
@@ -1752,15 +1742,15 @@ class Connection:
         Pings are answered here (5.5.2).
         """
         data, self._early = self._early, b""
-        if not (data or self._protocol.pending):
+        if not (data or self.protocol.pending):
             try:
                 data = self._take_bytes()
             except BlockingIOError:
                 return []
             self.since = time.monotonic()
             if not data:
-                return self._protocol.finish()
-        events = self._protocol.receive(data)
+                return self.protocol.finish()
+        events = self.protocol.receive(data)
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
             if isinstance(event, Ping) and not self.is_full:
@@ -1869,7 +1859,7 @@ class Connection:
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
         else:
-            if self._protocol.answers_close:  # it wants no more
+            if self.protocol.answers_close:  # it wants no more
                 self.unfollow()
             self._close_received = True
             self._finish(*closing.reply)
@@ -1899,12 +1889,12 @@ class Connection:
         silence = now - self.since
         if not self.listening:
             self.probe()
-        elif not self._protocol.ping:
+        elif not self.protocol.ping:
             pass  # nothing can be asked of it; its kernel is (see net/lines.py)
         elif silence > 2 * interval:
             self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
         elif silence > interval and not self.is_full:
-            self.interject(self._protocol.ping)
+            self.interject(self.protocol.ping)
 
     def probe(self) -> bool:
         """Return whether the peer is still there, though nothing is read from it.
@@ -1916,7 +1906,7 @@ class Connection:
         if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
         if not self._backlog:
-            self.interject(self._protocol.pong)
+            self.interject(self.protocol.pong)
         with self._lock:
             seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:
@@ -2002,7 +1992,7 @@ class Connection:
             if not self._close_sent and not self._dead:
                 if discard:
                     self._discard()
-                self._push(self._protocol.encode_close(code, reason))
+                self._push(self.protocol.encode_close(code, reason))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
             self._on_drained()
@@ -2141,7 +2131,7 @@ def check_thread(owner: int, call: str) -> None:
 class Client:
     """A seat in a room: who a message is from, and whom one is for.
 
-    It is not the socket, so that a seat may one day outlive its connection. In-process games
+    It is not the socket: with --resume a seat outlives its connection. In-process games
     get this object in their hooks; `id`, `request`, `data`, `send` and `close` are theirs.
 
     Args:
@@ -2156,6 +2146,9 @@ class Client:
 
     user: str = ""  # as --auth or `on_auth` has named it
     claims: Mapping[str, str] = MappingProxyType({})  # what else --auth has said of the user
+    seat: Seat | None = None  # what outlives its connection (--resume), and is its `connection`
+    dropped = False  # that has no connection now
+    restored = False  # it came back, and has kept nothing of what it had been sent
 
     def __init__(
         self,
@@ -2735,7 +2728,8 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
 
 
 _VARIABLE = re.compile(
-    r"#(ID|ROOM|REMOTE_ADDR|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_[A-Za-z0-9_]+)"
+    r"#(ID|ROOM|REMOTE_ADDR|RESTORED|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_\w+)",
+    re.ASCII,
 )
 
 
@@ -2750,6 +2744,7 @@ def expand_template(template: str, client: Client) -> str:
     query = client.request.query
     values = {"ID": str(client.id), "ROOM": client.room_name}
     values |= {"REMOTE_ADDR": client.address, "QUERY_STRING": query, "USER": client.user}
+    values["RESTORED"] = json.dumps(client.restored)
 
     def expand(match: re.Match[str]) -> str:
         name = match[1]
@@ -3528,6 +3523,12 @@ class Game:
     def on_message(self, client: Client, message: str | bytes) -> None:
         """A client has sent a text or a binary message."""
 
+    def on_drop(self, client: Client) -> None:
+        """A client has lost its connection; it stays in the room for --resume seconds."""
+
+    def on_resume(self, client: Client) -> None:
+        """It is back, and is sent what it has missed; if `restored`, it needs everything."""
+
     def on_leave(self, client: Client, code: int) -> None:
         """A client has gone, with a close code (1006: without one)."""
 
@@ -3578,7 +3579,7 @@ class GameRoom:
         if self._room.log.traces:
             self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
         if not excluded:  # or it is not for everyone, and so not for those who come later
-            if self._room.members.has_newcomers:
+            if self._room.members.newcomers:
                 self._room.flush()  # what they were sent before
             excluded = {client.id for client in self._room.members.remember(message)}
         if excluded:
@@ -3670,7 +3671,7 @@ class GameBackend(Backend):
 
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
-        self._game = Game()  # whose hooks do nothing, until there is a real one
+        self.game = Game()  # whose hooks do nothing, until there is a real one
         self._unanswered: list[Left] = []
 
     def start(self, room: Room, opener: Client) -> None:
@@ -3678,7 +3679,7 @@ class GameBackend(Backend):
         self._room = room
         self._game_room = GameRoom(room, opener.request)
         self._guard(self._create)
-        self._interval = 1 / self._game.tick_rate if self._game.tick_rate else 0.0
+        self._interval = 1 / self.game.tick_rate if self.game.tick_rate else 0.0
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval if self._interval else math.inf
 
@@ -3697,14 +3698,14 @@ class GameBackend(Backend):
     def stop(self) -> None:
         """Tell the game that the room ends; who is still there gets what it says to that."""
         try:
-            self._game.on_dispose()
+            self.game.on_dispose()
             self._flush()
         except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
     def _create(self) -> None:
-        self._game = self._factory()
-        self._game.on_create(self._game_room)
+        self.game = self._factory()
+        self.game.on_create(self._game_room)
 
     def _handle(self, events: list[RoomEvent]) -> None:
         self._run_due()
@@ -3720,21 +3721,21 @@ class GameBackend(Backend):
         for payload in run.payloads:
             if client.kicked:
                 return
-            self._game.on_message(client, payload.decode() if is_text else payload)
+            self.game.on_message(client, payload.decode() if is_text else payload)
             self._run_due()
 
     def _handle_one(self, event: RoomEvent) -> None:
         if isinstance(event, Joined):
             self._room.admit(event.client)
             self._game_room.add(event.client)
-            self._game.on_join(event.client)
+            self.game.on_join(event.client)
         elif isinstance(event, Left):
             self._game_room.remove(event.client)
             event.client.left = True
             self._unanswered.append(event)
-            self._game.on_leave(event.client, event.code)
+            self.game.on_leave(event.client, event.code)
         elif isinstance(event, Draining):
-            self._game.on_drain(event.seconds)
+            self.game.on_drain(event.seconds)
         elif isinstance(event, Called):
             event.function(*event.arguments)
 
@@ -3758,7 +3759,7 @@ class GameBackend(Backend):
         lateness = now - self._next_tick
         dt = min(now - self._last_tick, MAX_TICK_TIME)
         self._last_tick = now
-        self._game.on_tick(dt)
+        self.game.on_tick(dt)
         # The next tick comes at the first point in time after the end of this one that is a whole
         # number of intervals away, so that some time is left for messages in any case.
         ended = time.monotonic()
@@ -3897,7 +3898,8 @@ class Inbox:
             if self._closed:
                 return
             for event in received:
-                if not event.client.departed:  # who was kicked says no more
+                client = event.client  # who was kicked says no more
+                if not client.departed and (client.seat is None or client.seat.takes(event.run)):
                     self._events.append(event)
                     self._size += event.run.size
             self.is_full = self._size >= self._limit
@@ -4148,13 +4150,8 @@ class Members:
         self._log = log
         self._lock = threading.Lock()  # guards the three below, and so the order of a fan-out
         self._members: dict[int, Client] = {}
-        self._newcomers: dict[Client, Replay] = {}  # the members who are still being told the past
+        self.newcomers: dict[Client, Replay] = {}  # the members who are still being told the past
         self.history = history
-
-    @property
-    def has_newcomers(self) -> bool:
-        """Whether there are members who are still being told the past."""
-        return bool(self._newcomers)
 
     @property
     def is_busy(self) -> bool:
@@ -4173,7 +4170,7 @@ class Members:
             self._members[client.id] = client
             replay = self.history.begin(client, self)
             if replay is not None:
-                self._newcomers[client] = replay
+                self.newcomers[client] = replay
                 client.connection.follow(replay)
                 replay.wake()
             return replay is not None
@@ -4181,18 +4178,18 @@ class Members:
     def promote(self, client: Client, replay: Replay) -> bool:
         """Let a newcomer be as all the others, if it has caught up; return whether it is."""
         with self._lock:
-            if client in self._newcomers and not replay.has_caught_up():
+            if client in self.newcomers and not replay.has_caught_up():
                 return False
             if not client.connection.unfollow(if_done=True):
                 return False
-            self._newcomers.pop(client, None)
+            self.newcomers.pop(client, None)
             return True
 
     def dismiss(self, client: Client) -> None:
         """Take a client off the members; its seat has been taken back."""
         with self._lock:
             self._members.pop(client.id, None)
-            self._newcomers.pop(client, None)
+            self.newcomers.pop(client, None)
 
     def remember(self, message: str | bytes) -> Collection[Client]:
         """Keep what an in-process game has broadcast; return who is sent it from there."""
@@ -4204,19 +4201,15 @@ class Members:
         assert isinstance(payload, bytes)
         with self._lock:
             self.history.add(opcode, [payload])
-            return list(self._newcomers)
+            return list(self.newcomers)
 
     def is_outrun(self) -> bool:
         """Whether there are only newcomers, and none of them can follow."""
-        if not self._newcomers:
+        if not self.newcomers:
             return False
         with self._lock:
-            alone = 0 < len(self._newcomers) == len(self._members)
-            return alone and all(replay.is_outrun for replay in self._newcomers.values())
-
-    def bytes_left(self) -> int:
-        """Return how much of the past its newcomers have yet to be sent."""
-        return sum(replay.left for replay in self._newcomers.copy().values())
+            alone = 0 < len(self.newcomers) == len(self._members)
+            return alone and all(replay.is_outrun for replay in self.newcomers.values())
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
@@ -4228,8 +4221,8 @@ class Members:
                     connection.send(data)
                     if connection.is_full:
                         full.append(client)
-            if self._newcomers:
-                full += [c for c in self._newcomers if c.connection.is_full and c not in full]
+            if self.newcomers:
+                full += [c for c in self.newcomers if c.connection.is_full and c not in full]
         return full
 
     def find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
@@ -4244,7 +4237,7 @@ class Members:
         if len(outputs) == 1 and isinstance(outputs[0], Route):
             return self._encode(outputs[0])
         outbox = Outbox()
-        newcomers = self._newcomers
+        newcomers = self.newcomers
         for output in outputs:
             if isinstance(output, Route):
                 for hearers, data in self._encode(output):
@@ -4260,8 +4253,8 @@ class Members:
         clients = self._find(route.to, route.exclude)
         if self.history.wants(route):
             self.history.add(route.opcode, route.payloads)
-            if self._newcomers:  # they find it there
-                clients = [client for client in clients if client not in self._newcomers]
+            if self.newcomers:  # they find it there
+                clients = [client for client in clients if client not in self.newcomers]
         if self._log.traces:
             self._log.trace(">", route.payloads, route.to)
         for encoding, some in group(clients).items():
@@ -4311,7 +4304,7 @@ class Room:
         self.seats: set[Client] = set()  # guarded by the registry's lock
         self.since = self.empty_since = time.monotonic()  # the latter likewise
         self.thread = threading.get_ident()  # its own, once that runs
-        self._backend = backend
+        self.backend = backend
         self._opener = opener
         self._stall = stall
         self._outbox = Outbox()  # what a game has said since its hook was called
@@ -4336,9 +4329,9 @@ class Room:
         It is a member before the backend hears of it, or it could miss the answer to that; an
         in-order backend admits it itself.
         """
-        if not self._backend.in_order:
+        if not self.backend.in_order:
             self.admit(client)
-        self.inbox.put(Joined(client), urgent=self._backend.hears_joins)
+        self.inbox.put(Joined(client), urgent=self.backend.hears_joins)
 
     def receive(self, received: list[Received]) -> None:
         """Take what clients have sent, in its order."""
@@ -4346,20 +4339,20 @@ class Room:
             for event in received:
                 self.log.trace("<", event.run.payloads, event.client.id)
         first = received[0]
-        alone = len(received) == 1 and self._backend.takes_directly
+        alone = len(received) == 1 and self.backend.takes_directly and first.client.seat is None
         if not (alone and self.inbox.claim(first.client)):
             self.inbox.put_messages(received)
             return
         rest = None
         try:
             self.traffic.count_received(first.run)
-            rest = self._backend.hand_over(first)
+            rest = self.backend.hand_over(first)
         finally:
             self.inbox.release(rest)
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
-        reply = closing if self._backend.in_order else None
+        reply = closing if self.backend.in_order else None
         if self.registry.release(client, Left(client, closing.code, reply)):
             self.log.debug("left with %d", closing.code, client=client.id)
             if reply is not None:
@@ -4507,7 +4500,9 @@ class Room:
                 self.traffic.bytes_out += len(data) * len(clients)
                 for client in clients:
                     connection = client.connection
-                    if connection.is_full and self._overflows(client, len(data)):
+                    if connection.is_full and (
+                        connection.overflows(len(data)) or self.is_stuck(client)
+                    ):
                         slow.append(client)
                         continue
                     connection.send(data)
@@ -4516,15 +4511,12 @@ class Room:
         for client in slow:
             self.drop_slow(client)
 
-    def _overflows(self, client: Client, size: int) -> bool:
-        return client.connection.overflows(size) or self.is_stuck(client)
-
     def _run(self) -> None:
         self.thread = threading.get_ident()
         self.log.info("room opened")
         try:
-            self._backend.start(self, self._opener)
-            while not self._handle(self.inbox.take(self._backend.wait_time())):
+            self.backend.start(self, self._opener)
+            while not self._handle(self.inbox.take(self.backend.wait_time())):
                 pass
             if self._farewell is not None:
                 self._stop_backend()
@@ -4556,13 +4548,13 @@ class Room:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
         self._unfinished = events
-        self._backend.handle(events)
+        self.backend.handle(events)
         self._unfinished = []
         return bool(events) and isinstance(events[-1], Ended)
 
     def kill(self) -> None:
         """Kill the backend: the main thread has no time left."""
-        self._backend.kill()
+        self.backend.kill()
 
     def _close(self) -> None:
         for event in self._unfinished + self.inbox.take(0):
@@ -4579,7 +4571,7 @@ class Room:
     def _stop_backend(self) -> None:
         if not self._backend_stopped:
             self._backend_stopped = True
-            insist(self._backend.stop)
+            insist(self.backend.stop)
 
 
 class RoomRegistry:
@@ -4598,7 +4590,7 @@ class RoomRegistry:
         self._limit = min(config.cachebytes, config.backlog // 2)  # of a history
         self._make_history: Callable[..., History] = History
         self.archive: Archive | None = None
-        if config.cache_size and (module := find_feature("history")) is not None:
+        if config.cache_size and not config.resume and (module := find_feature("history")):
             self._limit = config.cachebytes
             self.archive = module.Archive(module.HISTORIES * config.cachebytes)
             self._make_history = functools.partial(module.LongHistory, archive=self.archive)
@@ -4811,7 +4803,7 @@ class RoomRegistry:
             self._histories[name] = history
             if len(self._histories) > MAX_REMEMBERED_ROOMS:
                 idle = (n for n, kept in self._histories.items() if not kept.writers)
-                self._forget_history(next(idle, name))
+                self._histories.pop(next(idle, name)).forget()
         history.open()
         return history
 
@@ -4819,16 +4811,11 @@ class RoomRegistry:
         """Note that a room adds no more to its history; an empty one is not worth keeping."""
         history.close()
         if not history.writers and not history.bytes and self._histories.get(name) is history:
-            self._forget_history(name)
-
-    def _forget_history(self, name: str) -> None:
-        self._histories.pop(name).forget()
+            self._histories.pop(name).forget()
 
     def _check_seats(self, room: Room) -> None:
-        limits = [
-            self._config.maxclients,
-            self._config.game.max_clients if self._config.game else 0,
-        ]
+        game = self._config.game
+        limits = self._config.maxclients, game.max_clients if game else 0
         limit = min((n for n in limits if n), default=0)
         if limit and len(room.seats) >= limit:
             reason = f"the room is full: {limit} clients"
@@ -4840,9 +4827,8 @@ class RoomRegistry:
             self._visits.pop(next(iter(self._visits)))
 
     def _remove(self, room: Room) -> None:
-        if self._rooms.get(room.name) is not room:
-            return
-        del self._rooms[room.name]
+        if self._rooms.get(room.name) is room:
+            del self._rooms[room.name]
 
     def _let_go(self, room: Room) -> None:
         """End an empty room, at once or after --linger."""
@@ -5035,6 +5021,8 @@ class RoomsApi:
     @staticmethod
     def _spell(room: Room) -> str:
         facts = {"name": room.name, "connections": len(room.seats)}
+        if dropped := sum(client.dropped for client in list(room.seats)):
+            facts["dropped"] = dropped
         return f'{json.dumps(facts)[:-1]}, "metadata": {room.metadata}}}'
 
 
@@ -5570,9 +5558,11 @@ class Session:
         try:
             client = yield from self.open()
             if client is not None:
-                yield from self.join(client)
-                closing = yield Want.MESSAGES
-                yield from self.leave(client, closing)
+                seats = self.server.seats
+                if seats is None or not (yield from seats.stay(self, client)):
+                    yield from self.join(client)
+                    closing = yield Want.MESSAGES
+                    yield from self.leave(client, closing)
                 yield Want.END
         except HandshakeError as refusal:
             yield Want.HELPER
@@ -5675,7 +5665,7 @@ class Session:
         except ConnectionClosed as refusal:
             log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
             client.connection.close(refusal.code, refusal.reason)
-        self._end_opening()
+        self.end_opening()
         client.connection.open()
         if worker is not None:  # not before: a Close must not come before the response
             worker.vouch(client)
@@ -5702,7 +5692,7 @@ class Session:
     def _dismiss(self) -> None:
         """Give back seat and socket; may be done again."""
         server, client = self.server, self.client
-        self._end_opening()
+        self.end_opening()
         if client is not None and client.room is not None and not client.departed:
             client.room.leave(client, Closing(CloseCode.ABNORMAL, "our own bug", failed=False))
         if self._connection is None:
@@ -5712,7 +5702,7 @@ class Session:
         if client is not None and server.worker is not None:
             server.worker.release(client)
 
-    def _end_opening(self) -> None:
+    def end_opening(self) -> None:
         if self.opening is not None:
             self.opening.end()
 
@@ -6213,7 +6203,7 @@ class Reader(Poller):
                 room.receive(batches.pop(room))
             session.resume(closing)
             self.attend(session)
-        elif client.connection.has_more:
+        elif session.connection.has_more:
             self._ready[session] = None
 
     @staticmethod
@@ -6442,6 +6432,8 @@ class Server:
         self.negotiate: Negotiate | None = None  # compression
         if config.compress:
             self.negotiate = load_feature("deflate", "--compress").negotiate
+        seats = load_feature("seats", "--resume") if config.resume else None
+        self.seats: Seats | None = seats and seats.Seats(config, self.registry)
         self.told = ToldOnce()
         self.tls_context = load_certificates(config)
         self.taps: Taps | None = None
@@ -6796,6 +6788,7 @@ class Config:
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
+    resume: float = 0.0  # seconds
     oneshot: bool = False
     cache_size: int = 0
     cache_tagged: bool = False
@@ -6810,6 +6803,8 @@ class Config:
     byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
+    dropmsg: str = ""
+    resumemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
@@ -7080,6 +7075,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--stall", "SECONDS", parse_seconds,
          "close a client that takes nothing of a full backlog for so long (default 5)"),
         ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
+        OptionsOf("seats", "--resume"),
         ("--cache", "[TYPE:]SIZE", parse_cache,
          "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
         ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
@@ -7102,6 +7098,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, #QUERY, "
          "#QUERY_XYZ, #TEXT_XYZ, #JSON_XYZ, #USER and #USER_XYZ are filled in (see README)"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
+        OptionsOf("seats", "--dropmsg --resumemsg"),
         ("--multiline", "", FLAG,
          "a client's text may be several lines also with --joinmsg or --leavemsg"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),

@@ -200,6 +200,7 @@ def describe_client(client: Client) -> dict[str, object]:
         "age": round(time.monotonic() - client.since, 3),
         "backlog": client.connection.backlog_size,
         "coding": client.connection.encoding.name,
+        "dropped": client.dropped,
     }
 
 

@@ -41,6 +41,7 @@ from scalesocket import (
 if TYPE_CHECKING:
     from scalesocket import Client, Config, Event, Life, Opened
 
+SEAT_MARK = "?_seat"
 # fmt: off
 OPTIONS = (
     ("--tcplisten", "ADDR", parse_address,
@@ -203,7 +204,9 @@ class LineSession(Session):
         line = yield from self.read_room_line()
         if line is None:
             return None
-        target = "/" + urllib.parse.quote(line)
+        # With --resume `lobby?_seat` asks for a seat; without it that is the name of a room.
+        mark = SEAT_MARK if server.config.resume and line.endswith(SEAT_MARK) else ""
+        target = "/" + urllib.parse.quote(line.removesuffix(mark)) + mark
         name = parse_room_name(target)
         came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
         if (yield from self.hand_over(name, came)):

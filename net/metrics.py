@@ -86,6 +86,9 @@ class Metrics:
         name = "websocket_connections"
         yield self._family(name, "counter", "Clients that have joined.", visits)
         yield self._family(f"{name}_open", "gauge", "Clients that are there.", seats)
+        dropped_seats = sum(client.dropped for room in rooms for client in list(room.seats))
+        text = "Clients without a connection that may come back."
+        yield self._family("seats_dropped", "gauge", text, dropped_seats)
         yield self._family("messages_received", "counter", "From clients.", traffic.messages_in)
         yield self._family("messages_sent", "counter", "To clients.", traffic.messages_out)
         yield self._family("received_bytes", "counter", "From clients.", traffic.bytes_in, "bytes")
@@ -120,7 +123,8 @@ class Metrics:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         archive = self._registry.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
-        left = sum(room.members.bytes_left() for room in rooms)
+        newcomers = [r for room in rooms for r in room.members.newcomers.copy().values()]
+        left = sum(replay.left for replay in newcomers)
         yield self._family("history_bytes", "gauge", "Kept for newcomers.", size, "bytes")
         yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
         text = "Messages of histories that outgrew --cachebytes."

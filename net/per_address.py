@@ -20,7 +20,6 @@ from scalesocket import (
     ShortageError,
     is_loopback,
     parse_count,
-    read_address,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,9 @@ def network_of(address: str) -> str:
     """Return what an address counts as: of IPv6 the 64 bits that one household or host has."""
     if ":" not in address:
         return address
-    ip = read_address(address.partition("%")[0])
+    from ipaddress import ip_address  # where it is used: it keeps the start short
+
+    ip = ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     return str(mapped) if mapped else ip.packed[:8].hex()
 

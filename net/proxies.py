@@ -9,9 +9,10 @@ import argparse
 import re
 import struct
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, parse_names, read_address
+from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, parse_names
 
 if TYPE_CHECKING:
     from scalesocket import Endpoint, Headers, Network, Request
@@ -70,7 +71,7 @@ def _parse_proxy_v2(data: bytes) -> tuple[int, Endpoint | None] | None:
     if length < 2 * size + 4:
         raise ValueError(f"{length} bytes of addresses of family {family:#x}")
     port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
-    return end, (str(read_address(data[16 : 16 + size])), port)
+    return end, (str(ip_address(data[16 : 16 + size])), port)
 
 
 def check_endpoint(address: str, port: bytes | str) -> Endpoint:
@@ -81,7 +82,7 @@ def check_endpoint(address: str, port: bytes | str) -> Endpoint:
     """
     if int(port) > 65535 or "%" in address:  # nor does a zone mean anything to us
         raise ValueError(f"{address}, port {int(port)}: no IP address and port up to 65535")
-    return str(read_address(address)), int(port)
+    return str(ip_address(address)), int(port)
 
 
 class TrustedProxies(Proxies):
@@ -97,7 +98,7 @@ class TrustedProxies(Proxies):
     def __contains__(self, address: str) -> bool:
         if not self._members or address == UNIX_PEER[0]:
             return address in self._members
-        ip = read_address(address)
+        ip = ip_address(address)
         ip = getattr(ip, "ipv4_mapped", None) or ip
         return any(ip in network for network in self._members if not isinstance(network, str))
 

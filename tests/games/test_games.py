@@ -109,7 +109,7 @@ class Stage:
     def __enter__(self) -> Stage:
         self._clock.start()
         self.backend.start(self.room, self.client(0))
-        self.game: Any = self.backend._game
+        self.game: Any = self.backend.game
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,713 @@
+"""Seats that outlive their connections (`--resume SECONDS`).
+
+A client that wants one opens `ws://host/<room>?_seat` and says first what it wants:
+
+    > {"_seat":{}}                                      a new seat
+    > {"_seat":{"token":"k3…","seen":12}}               that one again; 12 messages have come for it
+    < {"_seat":{"token":"Zx…","id":7,"taken":3,"resumed":true}}
+
+Then it is sent what it lacks, and what comes; it sends again what the server has not taken. So
+nothing is lost, and nothing comes twice. Who has kept nothing but its token leaves `seen` out: it
+is sent nothing again, and the room is told that it needs everything.
+
+A `Seat` is where its client's connection would be, so a room writes to it as to any other. It
+counts what passes, keeps what may not have arrived, and passes it on. What has arrived it learns
+from a ping: a Pong (RFC 6455 section 5.5.3) says that all that was sent before its Ping has come.
+
+Lock order: registry → room → turn → seat → connection, and seat → inbox.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scalesocket import (
+    Called,
+    CloseCode,
+    Closing,
+    ConnectionClosed,
+    Encoding,
+    GameBackend,
+    Left,
+    Messages,
+    Opcode,
+    Pong,
+    Unwritten,
+    Want,
+    encode_frame,
+    expand_template,
+    log,
+    make_framing,
+    parse_seconds,
+    parse_text,
+    refuse_if,
+)
+
+if TYPE_CHECKING:
+    from scalesocket.net.lines import LineProtocol
+
+    from scalesocket import (
+        Client,
+        Config,
+        Connection,
+        Event,
+        RoomRegistry,
+        Session,
+        WebSocketProtocol,
+    )
+
+# fmt: off
+OPTIONS = (
+    ("--resume", "SECONDS", parse_seconds,
+     "keep the seat of a client that asks for one for so long without a connection (default 0)"),
+    ("--dropmsg", "MSG", parse_text,
+     "likewise when it has lost its connection, and keeps its seat (--resume)"),
+    ("--resumemsg", "MSG", parse_text,
+     "likewise when it is back; #RESTORED is true if it has kept nothing"),
+)
+# fmt: on
+OPENING_TIMEOUT = 10.0  # seconds for the first message
+MAX_OPENING = 512  # bytes of it
+TOKEN_SIZE = 24  # random bytes
+MAX_TOKENS = 8  # of one seat that are good while the latest is not known to have come
+MAX_DROPPED = 4096  # seats without a connection, in all rooms; beyond it the oldest is given up
+ACK_SIZE = 64 * 1024  # bytes after which it is asked what has arrived
+PIECE_COST = 100  # bytes, about, for each piece that is kept, beside its own
+RESUMED_ELSEWHERE = 4001  # close code of a connection whose seat another one has taken
+PING = b"seat:%d"  # how many messages were sent before it
+
+
+def check_options(config: Config) -> None:
+    """Refuse messages about seats where there are none, or that a client could pretend.
+
+    Raises:
+        ConfigError: an option contradicts another.
+    """
+    told = bool(config.dropmsg or config.resumemsg)
+    refuse_if(told and not config.resume, "--dropmsg and --resumemsg need --resume SECONDS")
+    framed = config.clientframe == "json"
+    refuse_if(told and not framed, "--dropmsg and --resumemsg need --frame=json, or --json")
+    refuse_if(bool(config.resume) and config.oneshot, "--resume does not go with --oneshot")
+
+
+def call_hook(backend: GameBackend, client: Client, *, is_back: bool, restored: bool) -> None:
+    """Tell a game that a client has lost its connection, or is back, unless it has left."""
+    if not client.left:
+        client.restored = restored
+        (backend.game.on_resume if is_back else backend.game.on_drop)(client)
+
+
+def is_wanted(client: Client) -> bool:
+    """Whether the request of a client asks for a seat."""
+    names = (part.partition("=")[0] for part in client.request.query.split("&"))
+    return "_seat" in names
+
+
+# ==== What is kept =======================================================================
+# Plain frames, one for each message, as a room has encoded them once for all seats. The same
+# bytes are kept by all seats that they were sent to.
+
+
+class SeatEncoding(Encoding):
+    """Messages as seats take them: as plain frames, whatever their connections make of them."""
+
+    name = "seat"
+
+
+class TextSeatEncoding(SeatEncoding):
+    """As seats take them whose connections can tell no binary messages."""
+
+    def encode_run(self, opcode: int, payloads: Sequence[bytes]) -> bytes:
+        """Return texts."""
+        return super().encode_run(opcode, payloads) if opcode == Opcode.TEXT else b""
+
+
+SEAT = SeatEncoding()
+TEXT_SEAT = TextSeatEncoding()
+
+
+def find_frames(data: bytes) -> list[int]:
+    """Return where each frame of these begins, and the end of the last; none is masked."""
+    starts = [0]
+    at = 0
+    while at < len(data):
+        length = data[at + 1]
+        header = {126: 4, 127: 10}.get(length, 2)
+        if header > 2:
+            length = int.from_bytes(data[at + 2 : at + header])
+        at += header + length
+        starts.append(at)
+    return starts
+
+
+def translate(data: bytes, encoding: Encoding) -> bytes:
+    """Return plain frames as a connection takes them."""
+    starts = find_frames(data)
+    pieces = []
+    for start, end in zip(starts, starts[1:], strict=False):
+        header = {126: 4, 127: 10}.get(data[start + 1], 2)
+        pieces.append(encoding.encode_run(data[start] & 0x0F, [data[start + header : end]]))
+    return b"".join(pieces)
+
+
+class Once:
+    """Remembers the last answer, as what is sent to all seats is the same bytes each time."""
+
+    def __init__(self) -> None:
+        self._counted = (b"", 0)
+        self._translated: tuple[bytes, Encoding | None, bytes] = (b"", None, b"")
+
+    def count(self, data: bytes) -> int:
+        """Return how many messages plain frames hold."""
+        seen, count = self._counted
+        if seen is not data:
+            count = len(find_frames(data)) - 1
+            self._counted = (data, count)
+        return count
+
+    def translate(self, data: bytes, encoding: Encoding) -> bytes:
+        """Return plain frames as a connection takes them."""
+        if encoding.name == "plain":
+            return data
+        seen, wanted, translated = self._translated
+        if seen is not data or wanted is not encoding:
+            translated = translate(data, encoding)
+            self._translated = (data, encoding, translated)
+        return translated
+
+
+# ==== What a connection says =============================================================
+
+
+class SeatMessages(Messages):
+    """Messages that know which connection of a seat they came by."""
+
+    source: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Closing):
+    """A connection has said which seat it wants. It ends nothing: it wakes the session."""
+
+    token: str = ""
+    seen: int | None = None
+
+
+BAD_OPENING = Closing(
+    CloseCode.POLICY_VIOLATION,
+    'the first message must be {"_seat":{}} or {"_seat":{"token":"…","seen":NUMBER}}',
+    failed=True,
+)
+
+
+def parse_opening(payload: bytes) -> Closing:
+    """Return what the first message of a connection asks for, or `BAD_OPENING`."""
+    if len(payload) > MAX_OPENING:
+        return BAD_OPENING
+    try:
+        match json.loads(payload):
+            case {"_seat": dict(wish), **rest} if not rest:
+                token, seen = wish.pop("token", ""), wish.pop("seen", None)
+            case _:
+                return BAD_OPENING
+    except (ValueError, RecursionError):
+        return BAD_OPENING
+    is_number = seen is None or (type(seen) is int and seen >= 0)
+    if wish or not isinstance(token, str) or not is_number:
+        return BAD_OPENING
+    return Asked(CloseCode.NORMAL, "", failed=False, token=token, seen=seen)
+
+
+class SeatProtocol:
+    """The protocol of a connection that is to have a seat.
+
+    Its first message becomes `Asked`. What is behind that waits until the seat is there.
+
+    Args:
+        protocol: what understands the bytes.
+        connection: whose protocol this will be.
+    """
+
+    def __init__(self, protocol: WebSocketProtocol | LineProtocol, connection: Connection) -> None:
+        self._protocol = protocol
+        self.connection = connection
+        self._waiting: list[Event] | None = None  # behind the first message
+        self.seat: Seat | None = None
+        self.encoding = protocol.encoding
+        self.answers_close = protocol.answers_close
+        self.ping, self.pong = protocol.ping, protocol.pong
+        self.encode_close = protocol.encode_close
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its first message has not come."""
+        return self._waiting is None
+
+    @property
+    def pending(self) -> bool:
+        """Whether `receive` has more to give though no more bytes come."""
+        return bool(self._waiting) or self._protocol.pending
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take the bytes of one `recv`; return what they amount to."""
+        return self._heed(self._protocol.receive(data))
+
+    def finish(self) -> list[Event] | None:
+        """Return what the end of the bytes means: a cut, also in the middle of a line."""
+        return None
+
+    def _heed(self, events: list[Event]) -> list[Event]:
+        if self._waiting is None:
+            return self._open(events)
+        events, self._waiting = self._waiting + events, []
+        heard: list[Event] = []
+        for event in events:
+            if isinstance(event, Messages):
+                run = SeatMessages(*event)
+                run.source = self.connection
+                heard.append(run)
+                if self.seat is not None and not self.ping:  # a line shows that the answer came
+                    self.seat.confirm(self.connection, 0)
+            elif isinstance(event, Pong):
+                self._take_pong(event.payload)
+            else:
+                heard.append(event)
+        return heard
+
+    def _open(self, events: list[Event]) -> list[Event]:
+        for index, event in enumerate(events):
+            if isinstance(event, Messages):
+                first, *others = event.payloads
+                rest: list[Event] = [event._replace(payloads=others)] if others else []
+                self._waiting = rest + events[index + 1 :]
+                opening = parse_opening(first) if event.opcode == Opcode.TEXT else BAD_OPENING
+                return [*events[:index], opening]
+        return events
+
+    def _take_pong(self, payload: bytes) -> None:
+        mark, _, number = payload.partition(b":")
+        if self.seat is not None and mark == b"seat" and number.isdigit():
+            self.seat.confirm(self.connection, int(number))
+
+
+# ==== Seats ==============================================================================
+
+
+class Seat:
+    """What a client has in place of a connection: its methods are those that a room uses of one.
+
+    Args:
+        client: whose it is.
+        kind: of session that may take it, which decides what messages it can be sent.
+        seats: where it is known by its tokens.
+        limit: bytes of messages that are kept for it.
+    """
+
+    is_following = is_lost = False
+
+    def __init__(self, client: Client, kind: str, seats: Seats, limit: int) -> None:
+        self.client = client
+        self.kind = kind
+        self.encoding = TEXT_SEAT if kind == "lines" else SEAT
+        self.keys: list[bytes] = []  # of its tokens; guarded by the lock of `seats`
+        self.source: Connection | None = None  # from which messages are taken
+        self.taken = 0  # messages of the client; guarded by the inbox's lock
+        self._seats = seats
+        self._limit = limit
+        self._lock = threading.Lock()  # guards all below, and the order of what is sent
+        self._connection: Connection | None = None  # the latest
+        self._key = b""  # of the token that this one was given
+        self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
+        self._size = 0  # bytes of these
+        self._first = 0  # number of the first message that is kept
+        self._sent = 0  # messages so far
+        self._asked = -1  # number that a ping is under way with; -1: none is
+        self._unasked = 0  # bytes since the last
+        self._is_over = False
+        self._code = int(CloseCode.ABNORMAL)  # how its last connection ended
+        self._dropped_at = 0.0  # when it did
+        self.farewell: tuple[int, str] = (CloseCode.TRY_AGAIN_LATER, "too much came at once")
+
+    # -- as a connection --
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes wait for its connection as may."""
+        connection = self._connection
+        return connection is not None and connection.is_full
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for its connection."""
+        connection = self._connection
+        return 0 if connection is None else connection.backlog_size
+
+    def wait_until_drained(self, stall: float) -> bool:
+        """As of a connection; one that is lost holds nobody up."""
+        connection = self._connection
+        return (
+            connection is None
+            or connection.wait_until_drained(stall)
+            or connection is not self._connection
+        )
+
+    def overflows(self, size: int) -> bool:
+        """As of a connection."""
+        connection = self._connection
+        return connection is not None and connection.overflows(size)
+
+    def has_stalled(self, stall: float) -> bool:
+        """As of a connection."""
+        connection = self._connection
+        return connection is not None and connection.has_stalled(stall)
+
+    def is_alive(self) -> bool:
+        """Whether its connection is."""
+        connection = self._connection
+        return connection is not None and connection.is_alive()
+
+    def probe(self) -> bool:
+        """Return whether somebody is there, or may come back."""
+        connection = self._connection
+        return connection is None or connection.probe()
+
+    def send(self, data: bytes) -> bool:
+        """Keep frames, and send them if there is a connection."""
+        once = self._seats.once
+        count = once.count(data)
+        with self._lock:
+            if self._is_over:
+                return False
+            self._kept.append((data, count))
+            self._sent += count
+            self._size += len(data) + PIECE_COST
+            while self._size > self._limit:
+                self._forget_piece()
+            connection = self._connection
+            if connection is not None:
+                connection.send(once.translate(data, connection.encoding))
+                self._unasked += len(data) + PIECE_COST
+                if self._unasked >= ACK_SIZE and self._asked < 0:
+                    self._ask(connection)
+            return True
+
+    def close(self, code: int, reason: str = "", *, discard: bool = False) -> None:
+        """End it, with this close code for its connection."""
+        with self._lock:
+            self.farewell = (code, reason)
+            connection = self._end()
+        if connection is not None:
+            connection.close(code, reason, discard=discard)
+
+    def answer(self, closing: Closing) -> None:
+        """Answer how its connection has ended."""
+        connection = self._connection
+        if connection is not None:
+            connection.answer(closing)
+
+    # -- its connections --
+
+    def takes(self, run: Messages) -> bool:
+        """Count messages, if they are of the connection that has the seat; under inbox's lock."""
+        if getattr(run, "source", None) is not self.source:
+            return False
+        self.taken += len(run.payloads)
+        return True
+
+    def attach(self, connection: Connection, asked: Asked, *, anew: bool) -> bool:
+        """Take a connection, and send it the answer and what it lacks.
+
+        Args:
+            connection: the new one; nothing has been taken of it yet.
+            asked: what it has asked for.
+            anew: nobody had the seat before.
+
+        Returns:
+            Whether it has; otherwise its time is over, or something that it lacks is gone.
+        """
+        room = self.client.room
+        assert room is not None
+        with self._lock:
+            seen = 0 if anew else self._sent if asked.seen is None else asked.seen
+            if self._is_over or not self._first <= seen <= self._sent:
+                return False
+            old, self._connection = self._connection, connection
+            self.source = connection
+            if not anew:
+                self._tell(is_back=True, restored=asked.seen is None)
+            # Whoever has put messages of the old connection into the inbox is done with that.
+            token, self._key = self._seats.give_token(self, asked.token)
+            self.client.dropped = False
+            facts = {"token": token, "id": self.client.id, "taken": self.taken, "resumed": not anew}
+            connection.send(connection.encoding.encode_message(json.dumps({"_seat": facts})))
+            self._forget(seen)
+            rest = b"".join(data for data, _ in self._kept)
+            if rest:
+                connection.send(translate(rest, connection.encoding))
+            self._ask(connection)
+        if old is not None:
+            room.log.info("resumed elsewhere", client=self.client.id)
+            old.close(RESUMED_ELSEWHERE, "resumed elsewhere", discard=True)
+        return True
+
+    def detach(self, connection: Connection, code: int) -> None:
+        """Note that a connection has ended; if it is the latest, the time of the seat runs."""
+        room = self.client.room
+        assert room is not None
+        with self._lock:
+            if self._is_over or connection is not self._connection:
+                return
+            self._connection = self.source = None
+            self._code = code
+            self._asked = -1
+            self._dropped_at = time.monotonic()
+            self.client.dropped = True
+            self._tell(is_back=False)
+            oldest = self._seats.expect(self, self._dropped_at)
+        room.log.debug("dropped with %d", code, client=self.client.id)
+        if oldest is not None:
+            oldest[0].expire(oldest[1])
+
+    def finish(self, connection: Connection) -> bool:
+        """Note that the client gives it back; return whether this connection may say so."""
+        with self._lock:
+            if self._is_over or connection is not self._connection:
+                return False
+            self._end()
+            return True
+
+    def expire(self, dropped_at: float) -> None:
+        """End it, unless it has had a connection since."""
+        with self._lock:
+            if self._is_over or self._connection is not None or self._dropped_at != dropped_at:
+                return
+            self._end()
+        self._seats.registry.release(self.client, Left(self.client, self._code))
+
+    def confirm(self, connection: Connection, number: int) -> None:
+        """Note that messages up to this number have come, and the answer with the token."""
+        with self._lock:
+            if connection is self._connection and number <= self._sent:
+                if number == self._asked:
+                    self._asked = -1
+                self._seats.keep_only(self, self._key)
+                self._forget(max(number, self._first))
+
+    # -- under the lock --
+
+    def _end(self) -> Connection | None:
+        self._is_over = True
+        self.client.dropped = False
+        self._kept.clear()
+        self._seats.forget(self)
+        return self._connection
+
+    def _tell(self, *, is_back: bool, restored: bool = False) -> None:
+        """Tell the room, in its place among what the client says."""
+        client, room = self.client, self.client.room
+        assert room is not None
+        if isinstance(room.backend, GameBackend):
+            call = functools.partial(call_hook, is_back=is_back, restored=restored)
+            room.inbox.put(Called(call, (room.backend, client)))
+            return
+        client.restored = restored
+        data = self._seats.announce(client, is_back=is_back)
+        if data:
+            room.inbox.put(Unwritten(client, data, whole=True))
+
+    def _ask(self, connection: Connection) -> None:
+        """Ask with a ping what has come, where the protocol has one."""
+        if connection.protocol.ping:
+            self._asked, self._unasked = self._sent, 0
+            connection.interject(encode_frame(Opcode.PING, PING % self._sent))
+
+    def _forget(self, seen: int) -> None:
+        """Drop what is kept of the messages before this number."""
+        while self._kept and self._first + self._kept[0][1] <= seen:
+            self._forget_piece()
+        if self._first < seen:
+            data, count = self._kept.popleft()
+            cut = find_frames(data)[seen - self._first]
+            self._kept.appendleft((data[cut:], count - (seen - self._first)))
+            self._size -= cut
+            self._first = seen
+
+    def _forget_piece(self) -> None:
+        data, count = self._kept.popleft()
+        self._first += count
+        self._size -= len(data) + PIECE_COST
+
+
+class Seats:
+    """All seats of a server, by their tokens.
+
+    Of a token only its digest is kept: how long it takes to find that tells nothing of a token.
+
+    Args:
+        config: `resume`, and `backlog`, which bounds what is kept for each seat.
+        registry: of the rooms in which they are.
+    """
+
+    def __init__(self, config: Config, registry: RoomRegistry) -> None:
+        self.registry = registry
+        self.once = Once()
+        self._patience = config.resume
+        self._limit = config.backlog
+        self._dropmsg, self._resumemsg = config.dropmsg, config.resumemsg
+        self._framing = make_framing(config, config.clientframe, lambda _client, _what: None)
+        self._lock = threading.Lock()  # guards the two below, and the keys of each seat
+        self._by_key: dict[bytes, Seat] = {}
+        self._dropped: dict[Seat, float] = {}  # and when, the oldest first
+
+    # -- a session's side --
+
+    def stay(self, session: Session, client: Client) -> Generator[Want, Any, bool]:
+        """Be in a room until the connection ends; its seat may stay longer.
+
+        Returns:
+            Whether it has been, because the client has asked for a seat.
+        """
+        if not is_wanted(client):
+            return False
+        connection = session.connection
+        protocol = SeatProtocol(connection.protocol, connection)
+        connection.protocol = protocol  # type: ignore[assignment]  # it has the methods of one
+        session.client = client  # for its reader; what it says is for no room yet
+        connection.open()
+        self.registry.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
+        event = yield Want.MESSAGES
+        seat = None
+        if isinstance(event, Asked):
+            if self.registry.may_wait(client.room_name):
+                yield Want.HELPER
+            seat = self._take_back(session, client, event) or self._take(session, client, event)
+            if seat is None:  # the room is full; it is being told
+                event = yield Want.MESSAGES
+        if seat is None:
+            connection.answer(event)
+            return True
+        session.client = client = seat.client
+        protocol.seat = seat
+        try:
+            closing = yield Want.MESSAGES
+            if closing.code == CloseCode.NORMAL and not closing.failed:
+                if seat.finish(connection):
+                    yield from session.leave(client, closing)
+                    return True
+            seat.detach(connection, closing.code)
+            connection.answer(closing)
+            return True
+        finally:
+            seat.detach(connection, CloseCode.ABNORMAL)  # unless that is done
+            session.client = None
+
+    @staticmethod
+    def _check(protocol: SeatProtocol) -> None:
+        if protocol.is_waiting:
+            protocol.connection.close(
+                CloseCode.POLICY_VIOLATION, f"no message for {OPENING_TIMEOUT:g} s"
+            )
+
+    def _take_back(self, session: Session, client: Client, asked: Asked) -> Seat | None:
+        """Return the seat that a token is for, if it can be taken back, and it has been."""
+        with self._lock:
+            seat = self._by_key.get(digest(asked.token))
+        if seat is None or seat.kind != session.KIND:
+            return None
+        owner = seat.client
+        if (owner.room_name, owner.user) != (client.room_name, client.user):
+            return None
+        if not seat.attach(session.connection, asked, anew=False):
+            return None
+        owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
+        session.end_opening()
+        return seat
+
+    def _take(self, session: Session, client: Client, asked: Asked) -> Seat | None:
+        """Return a new seat; None if the room takes none more."""
+        seat = Seat(client, session.KIND, self, self._limit)
+        connection, client.seat = session.connection, seat
+        client.connection = seat  # type: ignore[assignment]  # it has what rooms use of one
+        try:
+            self.registry.join(client)
+        except ConnectionClosed as refusal:
+            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+            connection.close(refusal.code, refusal.reason)
+            return None
+        finally:
+            session.end_opening()
+        if not seat.attach(connection, asked, anew=True):
+            connection.close(*seat.farewell)
+            return None
+        return seat
+
+    # -- a seat's side, under its lock --
+
+    def announce(self, client: Client, *, is_back: bool) -> bytes:
+        """Return what a program reads when a client has lost its connection, or is back."""
+        message = self._resumemsg if is_back else self._dropmsg
+        if not message:
+            return b""
+        return self._framing.announce(client.id, expand_template(message, client))
+
+    def give_token(self, seat: Seat, shown: str) -> tuple[str, bytes]:
+        """Return a new token of a seat, and its key.
+
+        The one that was shown, and some that were given since, are good until the new one is known
+        to have come: its answer may be lost, or a connection that has ended may be heard after the
+        one that followed it.
+        """
+        token = secrets.token_urlsafe(TOKEN_SIZE)
+        key = digest(token)
+        with self._lock:
+            seat.keys.sort(key=digest(shown).__eq__)  # that one last
+            self._keep(seat, seat.keys[1 - MAX_TOKENS :])
+            seat.keys.append(key)
+            self._by_key[key] = seat
+            self._dropped.pop(seat, None)
+        return token, key
+
+    def keep_only(self, seat: Seat, key: bytes) -> None:
+        """Let a seat be found by this key alone."""
+        if len(seat.keys) > 1:
+            with self._lock:
+                self._keep(seat, [key] if key in seat.keys else [])
+
+    def forget(self, seat: Seat) -> None:
+        """Let a seat be found no more."""
+        with self._lock:
+            self._keep(seat, [])
+            self._dropped.pop(seat, None)
+
+    def _keep(self, seat: Seat, keys: list[bytes]) -> None:
+        for key in set(seat.keys).difference(keys):
+            del self._by_key[key]
+        seat.keys = keys
+
+    def expect(self, seat: Seat, dropped_at: float) -> tuple[Seat, float] | None:
+        """Give a seat up if it has no connection for --resume seconds.
+
+        Returns:
+            The oldest, and when that was dropped, if there are too many.
+        """
+        with self._lock:
+            self._dropped[seat] = dropped_at
+            crowded = len(self._dropped) > MAX_DROPPED
+            oldest = next(iter(self._dropped.items())) if crowded else None
+        expire = functools.partial(seat.expire, dropped_at)
+        self.registry.call_later(self._patience, expire)
+        return oldest
+
+
+def digest(token: str) -> bytes:
+    """Return by what a token is known."""
+    return hashlib.sha256(token.encode(errors="replace")).digest()
