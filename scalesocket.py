@@ -3027,9 +3027,11 @@ class ChildProcess:
         self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
         self._since = time.monotonic()
         self._last_read = find_feature("last_read")  # now: later there may be no memory for it
+        self._pidfd = -1  # becomes readable when the child exits
+        self.popen = subprocess.Popen.__new__(subprocess.Popen)
         stdin, stdout, stderr = streams
         try:
-            self.popen = subprocess.Popen(
+            self.popen.__init__(  # type: ignore[misc]  # it may fail when the child is there
                 command,
                 env=environment,
                 bufsize=0,
@@ -3038,19 +3040,20 @@ class ChildProcess:
                 stderr=stderr,
                 start_new_session=POSIX,
             )
+            self.pid = self.popen.pid
+            with contextlib.suppress(AttributeError, OSError):  # pidfd_open is not everywhere
+                restore_file_limit(self.pid)
+                self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
             raise kind(f"cannot start {command[0]}: {error.strerror}") from None
         except (MemoryError, RuntimeError) as error:
+            if getattr(self.popen, "pid", None):
+                for end in (self.popen.kill, self.popen.wait, self.close):
+                    insist(end)
             if not is_memory_error(error):
                 raise
             raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
-        self.pid = self.popen.pid
-        self._pidfd = -1  # becomes readable when the child exits
-        with contextlib.suppress(OSError, MemoryError):  # it is there, and must not be lost
-            restore_file_limit(self.pid)
-            if hasattr(os, "pidfd_open"):
-                self._pidfd = os.pidfd_open(self.pid)
 
     def read(self, descriptor: int) -> Iterator[bytes]:
         """Yield what the child writes to a descriptor until it closes it or exits.

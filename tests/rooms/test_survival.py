@@ -619,6 +619,25 @@ def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
         assert sum("room closed" in line for line in server.log()) == 3
 
 
+def test_a_program_that_started_when_memory_had_run_out_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`Popen` asks for memory once more when the program is there already: nobody knew of it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run_out(process: subprocess.Popen[bytes], *arguments: object) -> None:
+        execute(process, *arguments)
+        started.append(process)
+        raise MemoryError
+
+    execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", run_out)
+    with pytest.raises(scalesocket.ShortageError, match="out of memory"):
+        scalesocket.ChildProcess(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
+    [process] = started
+    assert process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("extra", [10, 60, 100])  # MiB
 @pytest.mark.parametrize("rooms", [1, 40])
 def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> None:
