@@ -383,7 +383,7 @@ def test_the_id_field_follows_the_join_message(words: list[str], field: str) -> 
         ["--linebuffer=on", "--tcp"],
         ["--cache=tagged:8"],
         ["--resume=1", "--dropmsg=x"],
-        ["--json", "--resumemsg=x"],
+        ["--resumemsg=x", "--json"],
         ["--resume=1", "--oneshot"],
         ["--clientroute"],
         ["--clientroute", "--serverframe=json"],
