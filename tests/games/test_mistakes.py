@@ -165,6 +165,9 @@ def test_what_an_example_needs_is_named_with_its_command(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if "sandbox" in name]:
+        package, _, module = name.rpartition(".")
+        if hasattr(sys.modules.get(package), module):  # an import would find it there
+            monkeypatch.delattr(sys.modules[package], module)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "msgpack", None)  # an import of it fails
     assert "pip install msgpack" in complaint("sandbox")

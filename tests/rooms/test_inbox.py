@@ -80,7 +80,7 @@ def event(*what: object) -> Any:
 
 def messages(size: int, client: Any = None, what: bytes = b"x") -> Received:
     """Return messages of a client that take so many bytes."""
-    client = client or SimpleNamespace(departed=False)
+    client = client or SimpleNamespace(departed=False, seat=None)
     return Received(client, Messages(Opcode.TEXT, [what], size))
 
 
@@ -187,7 +187,7 @@ def test_many_writers_lose_nothing_keep_their_order_and_stay_near_the_limit() ->
     """Each puts no more while it is full, as a reader does."""
     inbox = Inbox(100)
     writers, count = 4, 2000
-    clients = [SimpleNamespace(departed=False, name=name) for name in range(writers)]
+    clients = [SimpleNamespace(departed=False, seat=None, name=name) for name in range(writers)]
     sizes = [random.Random(seed) for seed in range(writers)]
 
     def write(name: int) -> None:
@@ -266,7 +266,7 @@ def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
 def test_nothing_comes_from_a_client_that_has_left() -> None:
     """It was kicked while what it had said was on its way from its reader."""
     inbox = Inbox(100)
-    client: Any = SimpleNamespace(departed=False)
+    client: Any = SimpleNamespace(departed=False, seat=None)
     inbox.put_messages([messages(90, client)])
     client.departed = True
     inbox.put(Left(client, 1000))

@@ -655,10 +655,10 @@ def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> 
                     client = RawClient.connect(server, f"room{number % rooms}")
                     stack.enter_context(contextlib.suppress(OSError, EOFError, Closed))
                     stack.callback(client.sock.close)
-                    client.send_bytes(encode_client_frame(TEXT, b"x" * 1000, fin=False), 5)
+                    client.send_bytes(encode_client_frame(TEXT, b"x" * 1000, fin=False), 1)
                     for _ in range(20 if rooms > 1 else 100):
                         piece = encode_client_frame(CONTINUATION, b"x" * 10_000, fin=False)
-                        client.send_bytes(piece, 5)
+                        client.send_bytes(piece, 1)
         nothing = resource.RLIM_INFINITY
         resource.prlimit(server.pid, resource.RLIMIT_AS, (nothing, nothing))
         assert http_request(server, "GET", "/health").status == 200
