@@ -147,8 +147,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "a value breaks out of its string": (
         "templates",
-        "text = json.dumps(value, ensure_ascii=False)[1:-1]",
-        "text = value",
+        "text = json.dumps(value, ensure_ascii=False)",
+        "text = f'\"{value}\"'",
     ),
     "a link leads out of the folder": (
         "files",
