@@ -2278,7 +2278,6 @@ class Framing:
     def __init__(
         self, *, binary: bool, delimiters: bytes, report: Report, one_line: bool = False
     ) -> None:
-        self._opcode = Opcode.BINARY if binary else Opcode.TEXT
         self._binary = binary
         if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
             delimiters = b"\n" + delimiters.replace(b"\n", b"")
@@ -3557,7 +3556,6 @@ class GameRoom:
         self._room = room
         self._calls: list[list[Any]] = []  # a heap: when, in which order, what, and how often
         self._order = itertools.count()
-        self.next_call = math.inf  # when the earliest of these is due, in monotonic seconds
         self._groups: dict[Encoding, list[Client]] = {}  # its clients, as `broadcast` needs them
 
     @property
@@ -3621,8 +3619,13 @@ class GameRoom:
         period = max(seconds, 0.001) if repeat else 0.0
         call = [time.monotonic() + seconds, next(self._order), function, period]
         heapq.heappush(self._calls, call)
-        self.next_call = self._calls[0][0]
-        return lambda: call.__setitem__(slice(2, 4), (lambda: None, 0.0))
+        return functools.partial(self._cancel, call)
+
+    def _cancel(self, call: list[Any]) -> None:
+        check_thread(self._thread, "what room.call_later returned")
+        if call in self._calls:  # it has not been made
+            self._calls.remove(call)
+            heapq.heapify(self._calls)
 
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function once, on the room's thread, soon; for a game's own threads.
@@ -3648,6 +3651,11 @@ class GameRoom:
         self.clients.pop(client.id, None)
         self._groups = {}
 
+    @property
+    def next_call(self) -> float:
+        """When the earliest call is due, in monotonic seconds."""
+        return self._calls[0][0] if self._calls else math.inf
+
     def run_due_calls(self, now: float) -> None:
         """Make the calls that are due."""
         while self.next_call <= now:
@@ -3655,7 +3663,6 @@ class GameRoom:
             if period:  # what was missed is left out
                 call[0] = (due if due + period > now else now) + period
                 heapq.heappush(self._calls, call)
-            self.next_call = self._calls[0][0] if self._calls else math.inf
             function()
 
 
@@ -6436,7 +6443,7 @@ class Server:
         if config.compress:
             self.negotiate = load_feature("deflate", "--compress").negotiate
         seats = load_feature("seats", "--resume") if config.resume else None
-        self.seats: Seats | None = seats and seats.Seats(config, self.registry)
+        self.seats: Seats | None = seats and seats.Seats(config, self.registry, self.limits)
         self.told = ToldOnce()
         self.tls_context = load_certificates(config)
         self.taps: Taps | None = None
@@ -7137,13 +7144,6 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
 REPEATABLE = (parse_address, parse_header)
 
 
-def list_names() -> list[str]:
-    """Return the names of all options, also of those that are not there."""
-    rows = itertools.chain.from_iterable(OPTIONS.values())
-    names = [row.names if isinstance(row, OptionsOf) else row[0] for row in rows]
-    return " ".join(names).split()
-
-
 def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]]:
     """Return the options by group; those of net/ only if words name them, or all without words.
 
@@ -7219,8 +7219,8 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         script_options = load_feature("script_options", f"[tool.scalesocket] in {what}")
         own, class_name = script_options.read_script_options(what)
         game = script_options.load_game_file(what, class_name) if class_name else None
-    elif isinstance(what, Path) and (mistakes := find_feature("mistakes")) is not None:
-        mistakes.check_program(what)
+    elif isinstance(what, Path) and what.suffix == ".py" and (m := find_feature("mistakes")):
+        m.check_program(what)
     command = () if game else (*describe_command(what), *target_arguments)
     name = what.stem if isinstance(what, Path) else target
     return replace(combine_options(own, given, command, game), target=name)

@@ -122,7 +122,7 @@ def check_game(module: ModuleType, class_name: str) -> None:
         ConfigError: it is not, or one of its hooks cannot be called.
     """
     found = getattr(module, class_name, None)
-    file = place(module.__file__ or module.__name__, None)
+    file = place(getattr(module, "__file__", None) or module.__name__, None)
     if found is None:
         games = [name for name, value in vars(module).items() if is_game(value)]
         hint = did_you_mean(class_name, games) or (games and f"; it has {', '.join(games)}") or ""

@@ -60,18 +60,18 @@ class AddressLimits(ConnectionLimits):
     ) -> None:
         super().__init__(config.maxconns)
         of_one = config.maxperaddr
-        self._of_one = max(1, self._limit // 2) if of_one is None else of_one
+        self.of_one = max(1, self._limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None
         self._proxies = proxies
-        self._name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
+        self.name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
         self._served_by: Counter[str] = Counter()  # both kinds, by network; guarded by the lock
         self._report = report
 
     def enter(self, address: str) -> str:
         """Count one more; see `ConnectionLimits`."""
-        network = self._name(address)
+        network = self.name(address)
         with self._lock:
-            of_one = self._served_by[network] - self._of_one if network else -1
+            of_one = self._served_by[network] - self.of_one if network else -1
             if of_one >= 0:
                 self._report()
                 if of_one >= MAX_REFUSED_OF_ONE or self._refused >= MAX_REFUSED:
@@ -90,7 +90,7 @@ class AddressLimits(ConnectionLimits):
 
     def leave(self, address: str, crowded: str) -> None:
         """Count one less of those for whom `enter` returned that."""
-        network = self._name(address)  # first, as there may be no memory for it
+        network = self.name(address)  # first, as there may be no memory for it
         with self._lock:
             if crowded:
                 self._refused -= 1
@@ -104,9 +104,9 @@ class AddressLimits(ConnectionLimits):
         Raises:
             HandshakeError: 503, there are too many of its address.
         """
-        network = self._name(address)
+        network = self.name(address)
         with self._lock:
-            if network and self._served_by[network] >= self._of_one:
+            if network and self._served_by[network] >= self.of_one:
                 self._report()
                 raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
             self._served_by[network] += 1
@@ -114,10 +114,10 @@ class AddressLimits(ConnectionLimits):
     def leave_behind(self, address: str) -> None:
         """Count one less of those that `enter_behind` has counted."""
         with self._lock:
-            self._uncount(self._name(address))
+            self._uncount(self.name(address))
 
     def _describe(self) -> str:
-        return f"all {self._of_one} connections of your address are in use (--maxperaddr)"
+        return f"all {self.of_one} connections of your address are in use (--maxperaddr)"
 
     def _uncount(self, network: str) -> None:
         self._served_by[network] -= 1
@@ -126,6 +126,6 @@ class AddressLimits(ConnectionLimits):
 
     def _find_name(self, address: str) -> str:
         """Return what is counted for an address; nothing if that is not."""
-        if not self._of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
+        if not self.of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
             return ""
         return "" if self._spares_own and is_loopback(address) else network_of(address)

@@ -32,12 +32,11 @@ from scalesocket import (
     build_parser,
     import_for,
     is_program,
-    list_names,
     list_options,
     pick_game,
 )
 
-from .spelling import did_you_mean
+from .spelling import did_you_mean, list_names
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)

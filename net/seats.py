@@ -52,6 +52,8 @@ from scalesocket import (
     refuse_if,
 )
 
+from .per_address import AddressLimits
+
 if TYPE_CHECKING:
     from scalesocket.net.lines import LineProtocol
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         Client,
         Config,
         Connection,
+        ConnectionLimits,
         Event,
         RoomRegistry,
         Session,
@@ -555,18 +558,23 @@ class Seats:
     Args:
         config: `resume`, and `backlog`, which bounds what is kept for each seat.
         registry: of the rooms in which they are.
+        limits: tell how many one address may have without a connection.
     """
 
-    def __init__(self, config: Config, registry: RoomRegistry) -> None:
+    def __init__(self, config: Config, registry: RoomRegistry, limits: ConnectionLimits) -> None:
+        assert isinstance(limits, AddressLimits)  # it is beside this file
         self.registry = registry
+        self._limits = limits
         self.once = Once()
         self._patience = config.resume
         self._limit = config.backlog
         self._dropmsg, self._resumemsg = config.dropmsg, config.resumemsg
         self._framing = make_framing(config, config.clientframe, lambda _client, _what: None)
-        self._lock = threading.Lock()  # guards the two below, and the keys of each seat
+        self._lock = threading.Lock()  # guards all below, and the keys of each seat
         self._by_key: dict[bytes, Seat] = {}
-        self._dropped: dict[Seat, float] = {}  # and when, the oldest first
+        self._dropped: dict[Seat, tuple[float, str]] = {}  # when, and of which network; in order
+        self._dropped_of: dict[str, dict[Seat, None]] = {}  # by network, likewise in order
+        self._is_timed = False  # `_expire_due` will be called
 
     # -- a session's side --
 
@@ -673,7 +681,7 @@ class Seats:
             self._keep(seat, seat.keys[1 - MAX_TOKENS :])
             seat.keys.append(key)
             self._by_key[key] = seat
-            self._dropped.pop(seat, None)
+            self._remove(seat)
         return token, key
 
     def keep_only(self, seat: Seat, key: bytes) -> None:
@@ -686,7 +694,7 @@ class Seats:
         """Let a seat be found no more."""
         with self._lock:
             self._keep(seat, [])
-            self._dropped.pop(seat, None)
+            self._remove(seat)
 
     def _keep(self, seat: Seat, keys: list[bytes]) -> None:
         for key in set(seat.keys).difference(keys):
@@ -697,15 +705,43 @@ class Seats:
         """Give a seat up if it has no connection for --resume seconds.
 
         Returns:
-            The oldest, and when that was dropped, if there are too many.
+            The oldest, and when that was dropped, if there are too many, be it of one address:
+            that could fill a room without even being connected.
         """
+        network = self._limits.name(seat.client.address)
         with self._lock:
-            self._dropped[seat] = dropped_at
-            crowded = len(self._dropped) > MAX_DROPPED
-            oldest = next(iter(self._dropped.items())) if crowded else None
-        expire = functools.partial(seat.expire, dropped_at)
-        self.registry.call_later(self._patience, expire)
-        return oldest
+            self._dropped[seat] = (dropped_at, network)
+            same = self._dropped_of.setdefault(network, {})
+            same[seat] = None
+            too_many = bool(network) and len(same) > self._limits.of_one
+            all_too_many = len(self._dropped) > MAX_DROPPED
+            oldest = next(iter(same if too_many else self._dropped if all_too_many else ()), None)
+            found = None if oldest is None else (oldest, self._dropped[oldest][0])
+            is_timed, self._is_timed = self._is_timed, True
+        if not is_timed:
+            self.registry.call_later(self._patience, self._expire_due)
+        return found
+
+    def _remove(self, seat: Seat) -> None:
+        """Note that a seat has a connection again, or is over; the lock is held."""
+        if seat in self._dropped:
+            _, network = self._dropped.pop(seat)
+            del self._dropped_of[network][seat]
+            if not self._dropped_of[network]:
+                del self._dropped_of[network]
+
+    def _expire_due(self) -> None:
+        """Give up those whose time is over; on the timer's thread, one call for all seats."""
+        long_ago = time.monotonic() - self._patience
+        with self._lock:
+            due = [(seat, at) for seat, (at, _) in self._dropped.items() if at <= long_ago]
+        for seat, dropped_at in due:
+            seat.expire(dropped_at)
+        with self._lock:
+            is_timed = self._is_timed = bool(self._dropped)
+            soonest = min((at for at, _ in self._dropped.values()), default=0.0)
+        if is_timed:
+            self.registry.call_later(max(soonest - long_ago, 0.01), self._expire_due)
 
 
 def digest(token: str) -> bytes:

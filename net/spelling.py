@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from scalesocket import HERE, is_example, is_program, list_names
+from scalesocket import HERE, OPTIONS, OptionsOf, is_example, is_program
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -25,3 +26,10 @@ def suggest_target(target: str) -> str:
 def suggest_option(word: str) -> str:
     """Return a hint at the option that a word of the command line may mean."""
     return did_you_mean(word.partition("=")[0], list_names())
+
+
+def list_names() -> list[str]:
+    """Return the names of all options, also of those that are not there."""
+    rows = itertools.chain.from_iterable(OPTIONS.values())
+    names = [row.names if isinstance(row, OptionsOf) else row[0] for row in rows]
+    return " ".join(names).split()

@@ -7,6 +7,7 @@ faults.
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 from collections.abc import Iterator
@@ -762,6 +763,23 @@ def test_a_repeated_call_leaves_out_what_was_missed() -> None:
         assert stage.game.count == 1
         wait = stage.backend.wait_time()
         assert wait is not None and wait == pytest.approx(1.0)
+
+
+def test_calls_that_were_cancelled_are_not_kept() -> None:
+    """Who moved a time limit with each message kept all the old ones until they were due."""
+    with Stage(Counter) as stage:
+        room = stage.game.room
+        for _ in range(1000):
+            cancel = room.call_later(3600.0, stage.game.tick)
+            cancel()
+            cancel()  # once more does nothing
+        assert len(room._calls) == 1
+        stage.game.stop()
+        assert room.next_call == math.inf
+        room.call_later(0.5, lambda: room.call_later(0.0, stage.game.tick)())
+        stage.now += 1.0
+        stage.backend.handle([])
+        assert stage.game.count == 0 and stage.backend.wait_time() is None
 
 
 NAMES = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,6 +114,7 @@ GAME = "from scalesocket import Game\n\nclass Treasure(Game):\n    pass\n"
         ("treasure.py:Treasure", "say treasure:CLASS"),
         ("treasure:x", "treasure.py: x is of type int, but no subclass of scalesocket.Game"),
         ("treasure:Plain", "treasure.py: Plain is a class, but no subclass of scalesocket.Game"),
+        ("sys:Game", "sys has no class Game"),  # a module that comes from no file
         ("treasure.py", "treasure.py, line 3: Treasure is a Game, not a program: serve treasure:T"),
         ("treasure.yp", "did you mean treasure.py?"),
         ("gmae.py", "did you mean game.py?"),
@@ -132,6 +134,17 @@ def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
     (here / "other.py").write_text("# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nf()\n")
     assert parse_command_line(["both.py"]).game is None
     assert parse_command_line(["other.py"]).game is None
+
+
+def test_a_command_of_many_megabytes_is_not_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of `node` was read at the start, to see whether it is a game."""
+    (here / "binary").write_bytes(b"#!/bin/sh\n")
+    (here / "binary").chmod(0o755)
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "read_bytes", Mock(side_effect=AssertionError("it was read")))
+        assert parse_command_line(["./binary"]).command == ("./binary",)
 
 
 IMPORTS = [

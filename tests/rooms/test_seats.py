@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import seats
+from scalesocket.net.per_address import AddressLimits
 
+from scalesocket import Proxies, parse_command_line
 from tests.support import (
     Address,
     Closed,
@@ -465,6 +468,54 @@ def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_close
             assert watcher.receive_json() == {"t": "Leave", "_from": 2}
             silent = RawClient.connect(server, "cat?_seat")
             assert wait_closed(silent) == (1008, "no message for 0.5 s")
+
+
+def test_one_address_has_no_more_dropped_seats_than_it_may_have_connections() -> None:
+    """Coming and going was enough to fill a room for --resume seconds, with no connection left."""
+    options = ("--resume", "600", "--maxperaddr", "3", "--json")
+    with serve(*options, "--dropmsg", '{"t":"Drop","_from":#ID}', "cat") as server:
+        with RawClient.connect(server, "cat") as watcher:
+            assert watcher.receive_json() == {"t": "Join", "_from": 1}
+            for number in (2, 3, 4, 5):
+                client, _ = sit(server, "cat")
+                assert watcher.receive_json() == {"t": "Join", "_from": number}
+                client.reset()
+                assert watcher.receive_json() == {"t": "Drop", "_from": number}
+            assert watcher.receive_json() == {"t": "Leave", "_from": 2}
+
+
+def test_however_often_seats_are_dropped_one_timed_call_waits_for_their_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each drop had one of its own, which kept its seat for --resume seconds, used or not."""
+    now = 1000.0
+    monkeypatch.setattr(seats, "time", Mock(monotonic=lambda: now))
+    config = parse_command_line(["--resume", "60", "cat"])
+    registry = Mock()
+    every = seats.Seats(config, registry, AddressLimits(config, Proxies()))
+    dropped = [Mock(keys=[], client=Mock(address="192.0.2.7")) for _ in range(3)]
+    for seat in dropped:
+        seat.expire.side_effect = lambda at, seat=seat: every.forget(seat)
+    for _ in range(1000):
+        for seat in dropped:
+            assert every.expect(seat, now) is None
+            now += 0.001
+            every.give_token(seat, "")
+    every.expect(dropped[0], now)
+    every.expect(dropped[1], now + 30.0)
+    [(patience, expire)] = [call.args for call in registry.call_later.call_args_list]
+    assert patience == 60.0
+    now += 60.0
+    expire()
+    assert [seat.expire.call_count for seat in dropped] == [1, 0, 0]
+    wait, expire = registry.call_later.call_args.args
+    assert wait == pytest.approx(30.0)
+    now += wait
+    expire()
+    assert [seat.expire.call_count for seat in dropped] == [1, 1, 0]
+    assert registry.call_later.call_count == 2  # nobody is left to wait for
+    every.expect(dropped[2], now)
+    assert registry.call_later.call_count == 3
 
 
 # ==== Frames that are kept ==================================================
