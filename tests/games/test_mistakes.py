@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -174,16 +176,19 @@ def test_an_import_that_fails_is_named_with_its_line(here: Path, code: str, said
     assert said in text
 
 
-def test_what_an_example_needs_is_named_with_its_command(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if "sandbox" in name]:
-        package, _, module = name.rpartition(".")
-        if hasattr(sys.modules.get(package), module):  # an import would find it there
-            monkeypatch.delattr(sys.modules[package], module)
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "msgpack", None)  # an import of it fails
-    assert "pip install msgpack" in complaint("sandbox")
+def test_what_an_example_needs_is_named_with_its_command(tmp_path: Path) -> None:
+    hidden = "import scalesocket, sys; sys.modules['msgpack'] = None; sys.exit(scalesocket.main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", hidden, "sandbox"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.fspath(HERE)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "pip install msgpack" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.returncode != 0
 
 
 # ==== Options ============================================================================
