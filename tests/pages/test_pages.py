@@ -872,7 +872,8 @@ def test_the_enter_that_ends_a_composition_is_not_the_programs(
     """In Safari this key comes behind the composition: who had chosen a word, ran the command
     (mckaywrigley/chatbot-ui#718)."""
     page = enter_terminal(visit, shell_server)
-    enter(page, "read line")
+    enter(page, "echo listening; read line")  # before that the Enter would be the shell's
+    wait_for_screen(page, "^listening$")
     page.evaluate(
         """() => {
             const input = document.querySelector("#input");
