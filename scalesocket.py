@@ -772,9 +772,9 @@ def valid_text_count(payloads: Sequence[bytes]) -> int:
 # The accept value is the SHA-1 of key and GUID: it proves that the server speaks WebSocket and
 # is no cache or mail server that merely echoes.
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PARAMETER = re.compile(
-    rf"({_TOKEN.pattern})(?:\s*=\s*(?:({_TOKEN.pattern})|\"({_TOKEN.pattern})\"))?"
+    rf"({TOKEN.pattern})(?:\s*=\s*(?:({TOKEN.pattern})|\"({TOKEN.pattern})\"))?"
 )
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(r"[\x21-\x7e]+")
@@ -922,7 +922,7 @@ def parse_request(head: bytes) -> Request:
     """
     line, *field_lines = head.decode("latin-1").split("\r\n")
     parts = line.split(" ")
-    if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
+    if len(parts) != 3 or not TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
         raise HandshakeError(400, "malformed request line")
     method, target, version = parts
     if not re.fullmatch(r"HTTP/\d\.\d", version):
@@ -931,7 +931,7 @@ def parse_request(head: bytes) -> Request:
         raise HandshakeError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if len(field_lines) > MAX_HEADERS:
         raise HandshakeError(431, f"{len(field_lines)} header fields; {MAX_HEADERS} is the most")
-    headers = Headers(map(_parse_field, field_lines))
+    headers = Headers(map(parse_field_line, field_lines))
     if version == "HTTP/1.1" and len(headers.get_all("Host")) != 1:
         raise HandshakeError(400, "exactly one Host header is needed")
     absolute = re.match(r"https?://[^/?]+", target, re.IGNORECASE)
@@ -943,10 +943,11 @@ def parse_request(head: bytes) -> Request:
     return Request(method, target, version, headers)
 
 
-def _parse_field(line: str) -> tuple[str, str]:
+def parse_field_line(line: str) -> tuple[str, str]:
+    """Return name and value of a header field (RFC 9112 section 5); 400 if it is malformed."""
     name, colon, value = line.partition(":")
     value = value.strip(" \t")
-    if not colon or not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+    if not colon or not TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
         raise HandshakeError(400, "malformed header field")
     return name, value
 
@@ -968,7 +969,7 @@ def parse_extensions(value: str) -> list[Offer]:
     for text in filter(None, (part.strip() for part in value.split(","))):
         name, *parameters = (part.strip() for part in text.split(";"))
         matches = [_PARAMETER.fullmatch(parameter) for parameter in parameters]
-        if not _TOKEN.fullmatch(name) or None in matches:
+        if not TOKEN.fullmatch(name) or None in matches:
             raise HandshakeError(400, "malformed Sec-WebSocket-Extensions header")
         pairs = [(m[1], m[2] or m[3] or "") for m in matches if m is not None]
         if len(dict(pairs)) == len(pairs):
@@ -2854,7 +2855,7 @@ def describe_client(client: Client, config: Config) -> dict[str, str]:
     if client.user:
         environment["REMOTE_USER"] = client.user
         scheme = client.request.headers.get("Authorization").partition(" ")[0]
-        if _TOKEN.fullmatch(scheme):
+        if TOKEN.fullmatch(scheme):
             environment["AUTH_TYPE"] = scheme
     claims = {f"REMOTE_USER_{name.upper()}": value for name, value in client.claims.items()}
     return environment | claims
@@ -5821,7 +5822,9 @@ class HttpSession(Session):
         patience = HEAD_TIMEOUT
         while (yield from self.read_head(patience)):
             self.method = ""
-            request = self._parse()
+            request = parse_request(self.head)
+            if self.server.enter_base is not None:
+                request = self.server.enter_base(request, self.server.config.basepath)
             self.method = request.method
             if self._crowded:
                 raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
@@ -5872,22 +5875,6 @@ class HttpSession(Session):
         return send_response(
             self.layer, response, method=self.method, keep_alive=keep_alive, extra=extra
         )
-
-    def _parse(self) -> Request:
-        """Return the request as it is below --basepath.
-
-        Raises:
-            HandshakeError: it is malformed, or for what is not below it (404).
-        """
-        request, base = parse_request(self.head), self.server.config.basepath
-        if not base or (request.path.rstrip("/") == "/health" and not request.is_upgrade):
-            return request
-        if request.path == base:
-            target = f"{base}/{request.target.removeprefix(base)}"
-            raise HandshakeError(301, "a slash is missing", ("Location", target))
-        if not request.path.startswith(f"{base}/"):
-            raise HandshakeError(404, f"nothing here; all is below {base}/")
-        return replace(request, target=request.target.removeprefix(base), base=base)
 
     def _log_request(self, request: Request) -> None:
         if log.isEnabledFor(logging.DEBUG):
@@ -6439,6 +6426,8 @@ class Server:
         self.cors: Cors | None = None
         if config.cors:
             self.cors = load_feature("cors", "--cors").Cors(config.cors)
+        base = load_feature("basepath", "--basepath") if config.basepath else None
+        self.enter_base: Callable[[Request, str], Request] | None = base and base.enter_base
         self.negotiate: Negotiate | None = None  # compression
         if config.compress:
             self.negotiate = load_feature("deflate", "--compress").negotiate
@@ -6898,7 +6887,6 @@ parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
 parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digits and _", str)
 SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
-parse_basepath = parser_of(rf"/|(/{SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
 
 
 def parse_history_size(text: str) -> int:
@@ -6920,34 +6908,6 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names
-
-
-def parse_subprotocols(text: str) -> tuple[str, ...]:
-    """Return names of subprotocols, which are HTTP tokens (RFC 6455 section 4.1)."""
-    names = parse_names(text)
-    for name in names:
-        if not _TOKEN.fullmatch(name):
-            raise argparse.ArgumentTypeError(f"{name!r} is no name of a subprotocol")
-    return names
-
-
-_OWN_FIELDS = re.compile(
-    "accept-ranges|allow|connection|content-(encoding|length|range|type)|date|etag|host|"
-    "last-modified|"
-    "location|retry-after|sec-websocket-.*|transfer-encoding|upgrade",
-    re.IGNORECASE,
-)
-
-
-def parse_header(text: str) -> tuple[str, str]:
-    """Return name and value of a header field that does not meddle with HTTP itself."""
-    try:
-        name, value = _parse_field(text)
-    except HandshakeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no 'Name: value'") from None
-    if _OWN_FIELDS.fullmatch(name):
-        raise argparse.ArgumentTypeError(f"{name} is set by the server itself")
-    return name, value
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -7048,8 +7008,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         OptionsOf("tls", "--sslcert --sslkey --sslca"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         OptionsOf("files", "--spa"),
-        ("--basepath", "PATH", parse_basepath,
-         "serve everything below PATH, such as /ws: rooms at ws://HOST:PORT/ws/<room>"),
+        OptionsOf("basepath", "--basepath"),
         OptionsOf("addresses", "--qr"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
@@ -7061,11 +7020,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         OptionsOf("auth", "--auth --authall"),
         OptionsOf("cors", "--cors"),
         OptionsOf("origins", "--sameorigin --host"),
-        ("--subprotocol", "LIST", parse_subprotocols,
-         "negotiate one of these, the first that a client lists"),
-        ("--header", "FIELD", parse_header, "add 'Name: value' to every response, may repeat"),
-        ("--header-ws", "FIELD", parse_header, "likewise, to the handshakes of WebSockets alone"),
-        ("--header-http", "FIELD", parse_header, "likewise, to all other responses"),
+        OptionsOf("headers", "--subprotocol --header --header-ws --header-http"),
         ("--ping", "SECONDS", parse_seconds,
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
         ("--drain", "SECONDS", parse_seconds,
@@ -7141,7 +7096,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
     ),
 }
 # fmt: on
-REPEATABLE = (parse_address, parse_header)
+REPEATABLE = ("--addr", "--tcplisten", "--header", "--header-ws", "--header-http")
 
 
 def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]]:
@@ -7181,11 +7136,11 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
     for title, options in list_options(words).items():
         group = parser.add_argument_group(title)
         for names, metavar, kind, text in options:
-            group.add_argument(*names.split(), help=text, **describe_value(metavar, kind))
+            group.add_argument(*names.split(), help=text, **describe_value(names, metavar, kind))
     return parser
 
 
-def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
+def describe_value(names: str, metavar: str, kind: Any) -> dict[str, Any]:
     """Return what argparse is to know of an option's value."""
     if kind == "version":
         return {"action": kind, "version": f"scalesocket {__version__}"}
@@ -7195,7 +7150,8 @@ def describe_value(metavar: str, kind: Any) -> dict[str, Any]:
         return {"choices": kind, "metavar": metavar}
     if isinstance(kind, type) and issubclass(kind, argparse.Action):
         return {"action": kind, "nargs": "+", "metavar": tuple(re.findall("[A-Z]+", metavar))}
-    return {"type": kind, "metavar": metavar, "action": "append" if kind in REPEATABLE else "store"}
+    action = "append" if names in REPEATABLE else "store"
+    return {"type": kind, "metavar": metavar, "action": action}
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:

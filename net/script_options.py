@@ -131,7 +131,7 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
         values = [folder / str(v) for v in values]
     if name == "auth":
         values = [relocate_command(str(v), folder) for v in values]
-    if kind in REPEATABLE:
+    if option in REPEATABLE:
         return [f"{option}={v}" for v in values]
     return [f"{option}={','.join(map(str, values))}"]
 

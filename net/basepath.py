@@ -1,0 +1,35 @@
+"""A server below a path of its own, as behind a proxy that others share (`--basepath`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from scalesocket import SEGMENT, HandshakeError, parser_of
+
+if TYPE_CHECKING:
+    from scalesocket import Request
+
+parse_basepath = parser_of(rf"/|(/{SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
+# fmt: off
+OPTIONS = (
+    ("--basepath", "PATH", parse_basepath,
+     "serve everything below PATH, such as /ws: rooms at ws://HOST:PORT/ws/<room>"),
+)
+# fmt: on
+
+
+def enter_base(request: Request, base: str) -> Request:
+    """Return a request as it is below a path; that for `/health` may stand above it.
+
+    Raises:
+        HandshakeError: 301, only its last slash is missing; 404, it is for what is not below it.
+    """
+    if request.path.rstrip("/") == "/health" and not request.is_upgrade:
+        return request
+    if request.path == base:
+        target = f"{base}/{request.target.removeprefix(base)}"
+        raise HandshakeError(301, "a slash is missing", ("Location", target))
+    if not request.path.startswith(f"{base}/"):
+        raise HandshakeError(404, f"nothing here; all is below {base}/")
+    return replace(request, target=request.target.removeprefix(base), base=base)
