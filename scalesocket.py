@@ -121,6 +121,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
+    from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Replay
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
@@ -2253,6 +2254,7 @@ class Metadata:
 
 
 Output = Route | Kick | Metadata
+NameStream = Callable[[str, list[Output]], list[Output]]  # see net/streams.py
 Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
 
 
@@ -3233,6 +3235,8 @@ class ProcessBackend(Backend):
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
         self._backoff = RESPAWN_FIRST
+        streams = load_feature("streams", "--passstderr") if config.passstderr else None
+        self._name_stream: NameStream | None = streams and streams.name_stream
 
     # -- the room's thread --
 
@@ -3424,11 +3428,11 @@ class ProcessBackend(Backend):
         assert child is not None
         try:
             for data in child.read(self._output):
-                self._room.deliver(self._wrap(framing.feed(data)))
+                self._deliver("stdout", framing.feed(data))
                 if framing.error:
                     break
             else:
-                self._room.deliver(self._wrap(framing.finish()))
+                self._deliver("stdout", framing.finish())
         except MemoryError:
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
@@ -3457,19 +3461,13 @@ class ProcessBackend(Backend):
             for line in output.payloads:
                 text = line[:MAX_LOG_LINE].decode(errors="replace")
                 self._room.log.info("stderr: %s", text)
-            if self._config.passstderr:
-                self._room.deliver([output._replace(payloads=wrap("stderr", output.payloads))])
+        if self._name_stream is not None:
+            self._deliver("stderr", outputs)
 
-    def _wrap(self, outputs: list[Output]) -> list[Output]:
-        """With --passstderr every message says which stream it is from."""
-        if not self._config.passstderr:
-            return outputs
-        return [
-            output._replace(payloads=wrap("stdout", output.payloads))
-            if isinstance(output, Route)
-            else output
-            for output in outputs
-        ]
+    def _deliver(self, stream: str, outputs: list[Output]) -> None:
+        if self._name_stream is not None:
+            outputs = self._name_stream(stream, outputs)
+        self._room.deliver(outputs)
 
 
 def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
@@ -3480,14 +3478,6 @@ def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
     if status == 0:
         return ConnectionClosed(CloseCode.NORMAL, f"the program has ended with {how}")
     return BackendError(f"the program has ended with {how}")
-
-
-def wrap(stream: str, payloads: list[bytes]) -> list[bytes]:
-    """Return lines as JSON objects that name the stream which they came from."""
-    return [
-        json.dumps({"stream": stream, "data": line.decode()}, ensure_ascii=False).encode()
-        for line in payloads
-    ]
 
 
 def wait_writable(descriptor: int, timeout: float) -> bool:
@@ -4699,12 +4689,10 @@ class RoomRegistry:
             seats = list(room.seats)
         return not any([client.connection.probe() for client in seats])
 
-    def drain(self, seconds: float) -> None:
-        """Let no more rooms be made, while those that are there may go on for so long (--drain)."""
+    def refuse_new_rooms(self) -> None:
+        """Let no more rooms be made, while those that are there go on (see net/drain.py)."""
         with self._lock:
             self.draining = True
-            for room in self._rooms.values():
-                room.inbox.put(Draining(seconds))
 
     def is_open(self, name: str) -> bool:
         """Whether a room is open; takes no lock."""
@@ -4713,13 +4701,6 @@ class RoomRegistry:
     def refuses(self, name: str) -> bool:
         """Whether a room would have to be made and may not be."""
         return self.draining and self.find(name) is None
-
-    def is_empty(self) -> bool:
-        """Whether no client is in any room, here or through here; one may linger."""
-        if self.relays is not None and self.relays.count:
-            return False
-        with self._lock:
-            return not any(room.seats for room in self._running)
 
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
@@ -6448,9 +6429,10 @@ class Server:
         self._line_listeners: list[socket.socket] = []  # of --tcplisten
         self._unix_file: SocketFile | None = None  # of --unixsocket
         self._descendants = find_feature("descendants") if config.command else None
-        self._stopping = False
-        self._restarting = False  # --drain comes before the end
-        self._drained_at = 0.0  # when it is to be over
+        self.stopping = False  # it has been told to end
+        self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
+        drain = load_feature("drain", "--drain") if config.drain else None
+        self.drain: Drain | None = drain and drain.Drain(self, self._timer, config.drain)
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
 
     def listen(self) -> None:
@@ -6520,11 +6502,11 @@ class Server:
         # that, but it may not take a lock, as an Event would.
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
-            if self.stopping and not self._restarting:  # a signal was faster
+            if self.stopping and not (self.drain and self.drain.asked):  # a signal was faster
                 self.stop()
             listeners = self._start_listeners()
             accept_key("")  # loads what the first client would have to wait for
-            wait_for_end(wake_up, self._heed_signal)
+            wait_for_end(wake_up, self.drain.look if self.drain else lambda: None)
             closed = threading.Event()
             for listener in listeners:
                 listener.stop()
@@ -6619,16 +6601,9 @@ class Server:
 
     # -- its end --
 
-    def restart(self) -> None:
-        """Make `run` end once its rooms are empty, after --drain seconds at the latest.
-
-        For a signal handler: it takes no lock, and `run` does the rest.
-        """
-        self._stopping = self._restarting = True
-
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
-        self._stopping = True
+        self.stopping = True
         with contextlib.suppress(OSError):  # closed already
             if self._waker is not None:
                 self._waker.shutdown(socket.SHUT_WR)
@@ -6645,11 +6620,6 @@ class Server:
         self.tls_context = context
         log.info("certificates read again")
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` or `restart` has been called."""
-        return self._stopping
-
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
         for room in self.registry.totals()[3]:
@@ -6657,23 +6627,12 @@ class Server:
         if self._descendants is not None:
             self._descendants.kill_orphans()
 
-    def _heed_signal(self) -> None:
-        """Begin to drain, if a signal has asked for it; on the main thread, which may lock."""
-        if self._restarting and not self.registry.draining:
-            self._say("draining for %g s at the most", self.config.drain)
-            self.registry.drain(self.config.drain)
-            self._drained_at = time.monotonic() + self.config.drain
-            self._check_rooms()
-
     def _end(self) -> None:
         """Close every client, end every room, and wait for both (7.1.1)."""
-        self._say("stopping")
+        self.say("stopping")
         self.is_ending = True
         self.authenticator.stop()
-        if self._restarting:
-            self.registry.end_all(CloseCode.SERVICE_RESTART, RESTARTING)
-        else:
-            self.registry.end_all(CloseCode.GOING_AWAY, "the server is going away")
+        self.registry.end_all(*self.farewell)
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while not self.registry.wait_until_idle(0.2) and time.monotonic() < deadline:
             pass  # in short waits, after each of which a second signal can be heeded
@@ -6698,7 +6657,7 @@ class Server:
         self._timer.stop()
         if self.taps is not None:
             self.taps.close()
-        self._say("stopped")
+        self.say("stopped")
 
     def _cut_short(self) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
@@ -6711,7 +6670,7 @@ class Server:
         for room in self.registry.totals()[3]:
             room.cut()
 
-    def _say(self, text: str, *values: object) -> None:
+    def say(self, text: str, *values: object) -> None:
         """Log what one process does; of several workers, their parent tells it."""
         log.log(logging.INFO if self.worker is None else logging.DEBUG, text, *values)
 
@@ -6727,13 +6686,6 @@ class Server:
             connection.check_peer(interval, now, deaf)
         if not self.is_ending:
             self._timer.call_later(interval / 4, self._check_peers)
-
-    def _check_rooms(self) -> None:
-        """Stop if there is nobody left to wait for, or no time (--drain)."""
-        if self.registry.is_empty() or time.monotonic() >= self._drained_at:
-            self.stop()
-        else:
-            self._timer.call_later(0.1, self._check_rooms)
 
 
 # ==== 14. Command line ===================================================================
@@ -7023,8 +6975,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         OptionsOf("headers", "--subprotocol --header --header-ws --header-http"),
         ("--ping", "SECONDS", parse_seconds,
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
-        ("--drain", "SECONDS", parse_seconds,
-         "after SIGTERM, refuse new rooms and let the others finish for so long (default 0)"),
+        OptionsOf("drain", "--drain"),
         OptionsOf("workers", "--workers"),
     ),
     "rooms and limits": (
@@ -7075,7 +7026,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--passenv", "LIST", parse_list,
          "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
          "library paths, locale, TZ, HOME)"),
-        ("--passstderr", "", FLAG, 'send stderr too, as {"stream":"stderr","data":...}'),
+        OptionsOf("streams", "--passstderr"),
         OptionsOf("children", "--tcp --tcpports --pty"),
         OptionsOf("linebuffer", "--linebuffer"),
         ("--delay", "SECONDS", parse_seconds, "wait before attaching (default 0; 1 with --tcp)"),
@@ -7261,11 +7212,6 @@ def check_options(config: Config) -> None:
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
-    refuse_if(config.binary and config.passstderr, "--binary and --passstderr exclude each other")
-    refuse_if(
-        config.passstderr and config.serverframe == "gwsocket",
-        "--passstderr and --serverframe=gwsocket exclude each other",
-    )
     refuse_if(
         config.clientroute and framings != ("json", "json"),
         "--clientroute needs JSON framing both ways",
@@ -7454,8 +7400,8 @@ def heed_signals(server: Server, config: Config) -> None:
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
             raise KeyboardInterrupt
-        elif number != signal.SIGINT and config.drain:
-            server.restart()
+        elif number != signal.SIGINT and server.drain is not None:
+            server.drain.ask()
         else:
             server.stop()
 

@@ -1,0 +1,70 @@
+"""A server that is told to end lets its rooms finish first (`--drain`).
+
+SIGTERM begins it: no more rooms are made, those that are there may go on for so many seconds, and
+the server ends when the last client has gone. Then, or when the time is over, all ends as ever.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from scalesocket import RESTARTING, CloseCode, Draining, parse_seconds
+
+if TYPE_CHECKING:
+    from scalesocket import Server, Timer
+
+# fmt: off
+OPTIONS = (
+    ("--drain", "SECONDS", parse_seconds,
+     "after SIGTERM, refuse new rooms and let the others finish for so long (default 0)"),
+)
+# fmt: on
+
+
+class Drain:
+    """Ends a server once its rooms are empty, or its time is over.
+
+    Args:
+        server: that is to end.
+        timer: of the server.
+        seconds: that its rooms may go on at the most.
+    """
+
+    def __init__(self, server: Server, timer: Timer, seconds: float) -> None:
+        self._server = server
+        self._timer = timer
+        self._seconds = seconds
+        self._until = 0.0
+        self.asked = False
+
+    def ask(self) -> None:
+        """Have it begin. For a signal handler: it takes no lock, and `look` does the rest."""
+        self._server.stopping = self.asked = True
+
+    def look(self) -> None:
+        """Begin, if that has been asked for; on the main thread, which may lock."""
+        registry = self._server.registry
+        if not self.asked or registry.draining:
+            return
+        self._server.say("draining for %g s at the most", self._seconds)
+        self._server.farewell = (CloseCode.SERVICE_RESTART, RESTARTING)
+        registry.refuse_new_rooms()
+        for room in registry.listing():
+            room.inbox.put(Draining(self._seconds))
+        self._until = time.monotonic() + self._seconds
+        self._check_rooms()
+
+    def _check_rooms(self) -> None:
+        """Stop if there is nobody left to wait for, or no time."""
+        if self._is_empty() or time.monotonic() >= self._until:
+            self._server.stop()
+        else:
+            self._timer.call_later(0.1, self._check_rooms)
+
+    def _is_empty(self) -> bool:
+        """Whether no client is in any room, here or through here; one may linger."""
+        relays = self._server.registry.relays
+        if relays is not None and relays.count:
+            return False
+        return not any(room.seats for room in self._server.registry.totals()[3])
