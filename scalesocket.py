@@ -227,13 +227,17 @@ class ScaleSocketError(Exception):
     """Base of all errors that this module raises on purpose."""
 
 
-class ProtocolError(ScaleSocketError):
-    """The peer broke RFC 6455; the connection is failed with this close code (7.1.7)."""
+class CodedError(ScaleSocketError):
+    """Base of the two that end a connection with a close code and a reason (7.4)."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{reason} ({code})")
         self.code = code
         self.reason = reason
+
+
+class ProtocolError(CodedError):
+    """The peer broke RFC 6455; the connection is failed with this close code (7.1.7)."""
 
 
 class HandshakeError(ScaleSocketError):
@@ -246,13 +250,8 @@ class HandshakeError(ScaleSocketError):
         self.headers = headers
 
 
-class ConnectionClosed(ScaleSocketError):
+class ConnectionClosed(CodedError):
     """The room refuses or ends this connection, with a close code and a reason."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{reason} ({code})")
-        self.code = code
-        self.reason = reason
 
 
 class BackendError(ScaleSocketError):
@@ -780,27 +779,6 @@ _PARAMETER = re.compile(
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 
-STATUS_TEXT = {
-    101: "Switching Protocols",
-    200: "OK",
-    204: "No Content",
-    206: "Partial Content",
-    301: "Moved Permanently",
-    304: "Not Modified",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    416: "Range Not Satisfiable",
-    426: "Upgrade Required",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}
-
 
 class Headers:
     """Header fields in their order; names compare without case (RFC 9110 section 5)."""
@@ -910,7 +888,9 @@ def format_date(seconds: float | None = None) -> str:
 
 def encode_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
     """Return the head of a response as bytes."""
-    lines = [f"HTTP/1.1 {status} {STATUS_TEXT[status]}", *(f"{k}: {v}" for k, v in fields)]
+    from http import HTTPStatus
+
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{k}: {v}" for k, v in fields)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -991,9 +971,9 @@ class Proxies:
     def __contains__(self, address: str) -> bool:
         return False
 
-    def parse_header(self, data: bytes) -> tuple[int, Endpoint | None] | None:
-        """Return what a proxy may put before a connection; see `parse_proxy_header` there."""
-        return 0, None
+    def read_header(self, session: Session) -> Life:
+        """Read what a proxy puts before a connection (PROXY protocol)."""
+        yield from ()
 
     def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
         """Return the client that a peer speaks for: itself, if it is no proxy."""
@@ -2781,50 +2761,47 @@ PASSED = (
 PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set, for --pty
 
 
-def build_environment(
-    request: Request,
-    *,
-    room: str,
-    peer: Endpoint,
-    local: Endpoint,
-    passed: Iterable[str],
-    secure: bool = False,
-) -> dict[str, str]:
-    """Return the environment of a child.
+def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]:
+    """Return the environment of a child that is started because of a client.
 
     Args:
-        request: the upgrade request that opened the room.
-        room: its name.
-        peer, local: address and port of the client, and what it connected to.
+        client: its request has opened the room.
         passed: names of variables to hand through; `*` stands for anything.
-        secure: the connection is TLS.
     """
+    request = client.request
     name = re.sub(r":\d+$", "", request.headers.get("Host"))
-    patterns = tuple(passed)
     environment = {
         name: value
         for name, value in os.environ.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in passed)
     }
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": f"scalesocket/{__version__}",
         "SERVER_PROTOCOL": request.version,
-        "SERVER_NAME": name or local[0],
-        "SERVER_PORT": str(local[1]),
+        "SERVER_NAME": name or client.local[0],
+        "SERVER_PORT": str(client.local[1]),
         "REQUEST_METHOD": request.method,
         "REQUEST_URI": request.base + request.target,
         "SCRIPT_NAME": request.base,
         "PATH_INFO": _as_variable(urllib.parse.unquote_to_bytes(request.path)),
         "QUERY_STRING": request.query,
-        "REMOTE_ADDR": peer[0],
-        "REMOTE_HOST": peer[0],
-        "REMOTE_PORT": str(peer[1]),
+        "REMOTE_ADDR": client.address,
+        "REMOTE_HOST": client.address,
+        "REMOTE_PORT": str(client.peer[1]),
         "UNIQUE_ID": os.urandom(16).hex(),
-        "ROOM": room,
+        "ROOM": client.room_name,
     }
-    environment |= ({"HTTPS": "on"} if secure else {}) | _header_variables(request.headers)
+    if client.secure:
+        environment["HTTPS"] = "on"
+    environment |= _header_variables(request.headers)
+    if client.user:
+        environment["REMOTE_USER"] = client.user
+        scheme = request.headers.get("Authorization").partition(" ")[0]
+        if TOKEN.fullmatch(scheme):
+            environment["AUTH_TYPE"] = scheme
+    environment |= {f"REMOTE_USER_{name.upper()}": value for name, value in client.claims.items()}
     return {key: value.replace("\0", " ") for key, value in environment.items()}
 
 
@@ -2842,25 +2819,6 @@ def _header_variables(headers: Headers) -> dict[str, str]:
 def _as_variable(data: bytes) -> str:
     """Return the text that gives a program just these bytes."""
     return os.fsdecode(data) if POSIX else data.decode(errors="replace")
-
-
-def describe_client(client: Client, config: Config) -> dict[str, str]:
-    """Return the environment of a child that is started because of a client."""
-    environment = build_environment(
-        client.request,
-        room=client.room_name,
-        peer=client.peer,
-        local=client.local,
-        passed=config.passenv,
-        secure=client.secure,
-    )
-    if client.user:
-        environment["REMOTE_USER"] = client.user
-        scheme = client.request.headers.get("Authorization").partition(" ")[0]
-        if TOKEN.fullmatch(scheme):
-            environment["AUTH_TYPE"] = scheme
-    claims = {f"REMOTE_USER_{name.upper()}": value for name, value in client.claims.items()}
-    return environment | claims
 
 
 class Launch(NamedTuple):
@@ -3297,7 +3255,7 @@ class ProcessBackend(Backend):
 
     def _launch(self) -> None:
         config, opener = self._config, self._opener
-        environment = describe_client(opener, config)
+        environment = build_environment(opener, config.passenv)
         self._plan = plan_launch(config, environment)
         environment |= self._plan.variables
         self._from_child = make_framing(config, config.serverframe, self._room.report)
@@ -5245,19 +5203,6 @@ def describe_url(host: str, port: int, config: Config) -> str:
     return f"http{secure}://{name}:{port}{config.basepath}/"
 
 
-def load_certificates(config: Config) -> ssl.SSLContext | None:
-    """Return what TLS needs to know, or None without --sslcert.
-
-    Raises:
-        ConfigError: the files cannot be used, or net/tls.py is not there.
-    """
-    if config.sslcert is None:
-        return None
-    load = load_feature("tls", "--sslcert").load_certificates
-    context: ssl.SSLContext = load(config.sslcert, config.sslkey, config.sslca)
-    return context
-
-
 def own_endpoint(sock: socket.socket) -> Endpoint:
     """Return the address and the port of ours that a socket is connected to."""
     return UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
@@ -5574,23 +5519,6 @@ class Session:
         """Tell the peer that it may not come in; may wait."""
         raise NotImplementedError
 
-    def find_peer(self) -> Life:
-        """Read the word of a trusted proxy about who has connected (PROXY protocol)."""
-        if self.address[0] not in self.server.proxies:
-            return
-        try:
-            while (found := self.server.proxies.parse_header(self.rest)) is None:
-                piece = yield Want.BYTES
-                if not piece:
-                    return
-                self.rest += piece
-        except ValueError as error:
-            log.warning("bad PROXY header from %s: %s", self.address[0], error)
-            raise ConnectionAbortedError("bad PROXY header") from None
-        size, peer = found
-        self.proxied, self.rest = self.rest[:size], self.rest[size:]
-        self.peer = peer or self.address
-
     def hand_over(self, name: str, data: bytes) -> Generator[Want, Any, bool]:
         """Give it to the worker that has a room, if that is another; return whether it is.
 
@@ -5761,7 +5689,7 @@ class HttpSession(Session):
     def open(self) -> Opened:
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
         server = self.server
-        yield from self.find_peer()
+        yield from server.proxies.read_header(self)
         if server.tls_context is not None or server.taps is not None:
             if not (yield from load_feature("tls", "--sslcert").begin(self)):
                 return None
@@ -6415,7 +6343,8 @@ class Server:
         seats = load_feature("seats", "--resume") if config.resume else None
         self.seats: Seats | None = seats and seats.Seats(config, self.registry, self.limits)
         self.told = ToldOnce()
-        self.tls_context = load_certificates(config)
+        tls = load_feature("tls", "--sslcert") if config.sslcert else None
+        self.tls_context: ssl.SSLContext | None = tls and tls.load_certificates(config)
         self.taps: Taps | None = None
         self.worker: Worker | None = None  # which one this is, with --workers
         self.client_ids = itertools.count(1)  # `next` on it is atomic
@@ -6607,18 +6536,6 @@ class Server:
         with contextlib.suppress(OSError):  # closed already
             if self._waker is not None:
                 self._waker.shutdown(socket.SHUT_WR)
-
-    def reload(self) -> None:
-        """Read the certificates again, for connections that come from now on (SIGHUP)."""
-        try:
-            context = load_certificates(self.config)
-        except ConfigError as error:
-            log.error("the old certificates stay: %s", error)
-            return
-        if self.taps is not None and context is not None:
-            self.taps.watch(context)
-        self.tls_context = context
-        log.info("certificates read again")
 
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
@@ -7382,18 +7299,18 @@ def set_up_logging(config: Config) -> None:
 
 
 def heed_signals(server: Server, config: Config) -> None:
-    """Let signals stop, drain or reload a server.
+    """Let signals stop or drain a server; SIGHUP may reload its certificates instead (net/tls.py).
 
-    SIGHUP reloads certificates, if there are any; but when it says that the terminal has been
-    closed, or there are none, it stops the server as SIGTERM does.
+    SIGHUP says that the terminal has been closed, too.
     """
-    had_terminal = has_terminal()
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     stop_signals = [signal.SIGINT, signal.SIGTERM]
+    tls = load_feature("tls", "--sslcert") if config.sslcert else None
+    reload: Callable[[bool], bool] | None = tls and tls.make_reloader(server)
 
     def on_signal(number: int, _frame: object) -> None:
-        if number == hangup and config.sslcert is not None and has_terminal() == had_terminal:
-            server.reload()
+        if number == hangup and reload is not None and reload(False):
+            pass
         elif server.stopping and number == hangup:
             pass  # a shell sends it again to its jobs
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
@@ -7406,8 +7323,8 @@ def heed_signals(server: Server, config: Config) -> None:
             server.stop()
 
     def on_ignored(_number: int, _frame: object) -> None:
-        if config.sslcert is not None:
-            server.reload()
+        if reload is not None:
+            reload(True)
 
     for number in stop_signals:
         signal.signal(number, on_signal)
@@ -7416,15 +7333,6 @@ def heed_signals(server: Server, config: Config) -> None:
         # them up.
         ignored = signal.getsignal(hangup) == signal.SIG_IGN
         signal.signal(hangup, on_ignored if ignored else on_signal)
-
-
-def has_terminal() -> bool:
-    """Whether this process has a terminal that controls it; a hangup takes it away."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
-    except OSError:
-        return False
-    return True
 
 
 def serve(config: Config) -> int:

@@ -28,8 +28,8 @@ from scalesocket import (
     ShortageError,
     Timer,
     asks_game,
+    build_environment,
     clean_name,
-    describe_client,
     describe_command,
     is_program,
     log,
@@ -131,7 +131,7 @@ class AuthCommand:
 
         Return its exit status; None: it was not run, as the server ends.
         """
-        environment = describe_client(client, self._config)
+        environment = build_environment(client, self._config.passenv)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
         with self._lock:
             if self._stopped:

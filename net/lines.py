@@ -195,7 +195,7 @@ class LineSession(Session):
     def open(self) -> Opened:
         """Read the line that names the room."""
         server = self.server
-        yield from self.find_peer()
+        yield from server.proxies.read_header(self)
         keep_alive(self.sock, server.config.ping)
         if server.taps is not None:
             server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Proxies, is_loopback, parse_names
+from scalesocket import KIB, UNIX_PEER, Proxies, Want, is_loopback, log, parse_names
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, Headers, Network, Request
+    from scalesocket import Endpoint, Headers, Life, Network, Request, Session
 
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 _PROXY_V1 = b"PROXY "
@@ -102,9 +102,22 @@ class TrustedProxies(Proxies):
         ip = getattr(ip, "ipv4_mapped", None) or ip
         return any(ip in network for network in self._members if not isinstance(network, str))
 
-    def parse_header(self, data: bytes) -> tuple[int, Endpoint | None] | None:
-        """Read what a trusted peer puts before a connection; see `parse_proxy_header`."""
-        return parse_proxy_header(data)
+    def read_header(self, session: Session) -> Life:
+        """Read the word of a trusted peer about who has connected; see `parse_proxy_header`."""
+        if session.address[0] not in self:
+            return
+        try:
+            while (found := parse_proxy_header(session.rest)) is None:
+                piece = yield Want.BYTES
+                if not piece:
+                    return
+                session.rest += piece
+        except ValueError as error:
+            log.warning("bad PROXY header from %s: %s", session.address[0], error)
+            raise ConnectionAbortedError("bad PROXY header") from None
+        size, peer = found
+        session.proxied, session.rest = session.rest[:size], session.rest[size:]
+        session.peer = peer or session.address
 
     def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
         """Return the client: the last in X-Forwarded-For that is no trusted peer itself.

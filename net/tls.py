@@ -10,10 +10,11 @@ A connection is served through three things, each of which knows only the one be
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from scalesocket import (
     HandshakeError,
     Want,
     describe_error,
+    log,
     parse_request,
     refuse_if,
 )
@@ -35,7 +37,7 @@ from .origins import split_origin
 if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does without it
     import ssl
 
-    from scalesocket import Config, HttpSession, Life
+    from scalesocket import Config, HttpSession, Life, Server
 
 OPTIONS = (
     ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
@@ -53,18 +55,16 @@ def check_options(config: Config) -> None:
     refuse_if(not config.sslcert, "--sslkey and --sslca need --sslcert")
 
 
-def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> ssl.SSLContext:
-    """Return what TLS needs to know.
-
-    Args:
-        cert: the server's certificate chain in PEM form.
-        key: its private key, if that is in another file.
-        authority: only clients with a certificate of it are let in; None: all are.
+def load_certificates(config: Config) -> ssl.SSLContext:
+    """Return what TLS needs to know: --sslcert, its key, and an authority of clients, if any.
 
     Raises:
         ConfigError: the files cannot be used.
     """
     import ssl
+
+    cert, key, authority = config.sslcert, config.sslkey, config.sslca
+    assert cert is not None
 
     def refuse_password() -> str:  # nobody is there to type it
         raise ConfigError(f"the private key in {key or cert} is encrypted")
@@ -85,6 +85,40 @@ def load_certificates(cert: Path, key: Path | None, authority: Path | None) -> s
         files = ", ".join(map(str, filter(None, (cert, key, authority))))
         raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
     return context
+
+
+def make_reloader(server: Server) -> Callable[[bool], bool]:
+    """Return what SIGHUP calls: it has a server read its certificates again.
+
+    It returns False, and does nothing, if the terminal that there was has gone, which SIGHUP means,
+    too; with an argument of True it does not look for that.
+    """
+    had_terminal = has_terminal()
+
+    def reload(anyhow: bool) -> bool:
+        if not anyhow and has_terminal() != had_terminal:
+            return False
+        try:
+            context = load_certificates(server.config)
+        except ConfigError as error:
+            log.error("the old certificates stay: %s", error)
+            return True
+        if server.taps is not None:
+            server.taps.watch(context)
+        server.tls_context = context
+        log.info("certificates read again")
+        return True
+
+    return reload
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that controls it; a hangup takes it away."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 class PlainHttpError(OSError):

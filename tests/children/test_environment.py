@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scalesocket
-from scalesocket import HandshakeError, build_environment, parse_request
+from scalesocket import Client, HandshakeError, Request, build_environment, parse_request
 from tests.support import RawClient, serve
 
 FIELDS = ("Host: example.org:9000", "User-Agent: tester/1", "X-Custom-Test: yes")
@@ -41,6 +42,11 @@ CGI = {
 }
 
 
+def client(request: Request, room: str, local: tuple[str, int] = LOCAL) -> Client:
+    nobody: Any = None  # it has no connection
+    return Client(1, room, request, nobody, peer=PEER, local=local)
+
+
 def environment(
     *fields: str,
     target: str = "/a%20room?x=1&y=%20;$(whoami)",
@@ -51,7 +57,7 @@ def environment(
     """Return the environment for a request with these header lines."""
     head = "\r\n".join([f"GET {target} HTTP/1.1", *(fields or FIELDS)]).encode("latin-1")
     request = parse_request(head)
-    return build_environment(request, room=room, peer=PEER, local=local, passed=passed)
+    return build_environment(client(request, room, local), tuple(passed))
 
 
 def test_the_request_is_described_as_to_a_cgi_program() -> None:
@@ -133,7 +139,7 @@ def test_a_passed_variable_does_not_replace_what_describes_the_request(
 def test_what_a_request_carries_is_not_recoded() -> None:
     """A header in UTF-8 reached the program twice encoded, `%ff` as U+FFFD (case 17)."""
     head = b"GET /a%C3%A9%ff%0a?q=%C3%A9&r=%FF HTTP/1.1\r\nHost: h\r\nX-A: \xc3\xa9 \xff"
-    found = build_environment(parse_request(head), room="a", peer=PEER, local=LOCAL, passed=())
+    found = build_environment(client(parse_request(head), "a"), ())
     assert os.fsencode(found["HTTP_X_A"]) == b"\xc3\xa9 \xff"
     assert os.fsencode(found["PATH_INFO"]) == b"/a\xc3\xa9\xff\n"
     assert found["QUERY_STRING"] == "q=%C3%A9&r=%FF"

@@ -271,7 +271,9 @@ def environments(data: bytes) -> None:
     if request is None:
         return
     peer, local = ("192.0.2.1", 5), ("192.0.2.2", 80)
-    made = scalesocket.build_environment(request, room="r", peer=peer, local=local, passed=())
+    nobody: Any = None  # it has no connection
+    client = scalesocket.Client(1, "r", request, nobody, peer=peer, local=local)
+    made = scalesocket.build_environment(client, ())
     given = {name.upper().replace("-", "_") for name, _ in request.headers if "_" not in name}
     assert made.keys() <= CGI | {f"HTTP_{name}" for name in given - {"PROXY"}}
     for name, value in made.items():

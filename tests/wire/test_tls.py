@@ -21,14 +21,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalesocket.net.tls import TlsTransport
+from scalesocket.net.tls import TlsTransport, load_certificates
 from websockets.sync.client import ClientConnection, connect
 
 import scalesocket
-from scalesocket import (
-    load_certificates,
-    parse_command_line,
-)
+from scalesocket import parse_command_line
 from tests.certificates import Certificates, run_openssl
 from tests.support import (
     ABNORMAL,
