@@ -26,7 +26,8 @@ def check_options(config: Config) -> None:
     Raises:
         ConfigError: another option is in the way.
     """
-    refuse_if(config.binary, "--binary and --passstderr exclude each other")
+    binary = config.binary and not config.pty  # which net/children.py refuses
+    refuse_if(binary, "--binary and --passstderr exclude each other")
     for_gwsocket = config.serverframe == "gwsocket"
     refuse_if(for_gwsocket, "--passstderr and --serverframe=gwsocket exclude each other")
 
