@@ -5089,40 +5089,44 @@ def parse_room_name(path: str) -> str:
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
-def open_listeners(host: str, port: int, *, alone: bool) -> list[socket.socket]:
-    """Listen at every address of a host; at those that this machine has, and say which it lacks.
+def open_listeners(
+    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]]
+) -> list[socket.socket]:
+    """Listen at what hosts stand for, as far as this machine has that, and say what it lacks.
 
     Args:
-        host: a name or an address.
-        port: 0 for any that is free, at the first of the addresses.
-        alone: no other --addr is given, so that `[::]` may mean IPv4 too.
+        opened: closes them, unless they are taken from it.
+        addresses: a name or an address each, and a port; 0 for any that is free, at the first of
+            the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
 
     Raises:
-        OSError: none can be had, or one is in use or forbidden; its `filename` says which host.
+        OSError: none of a host's can be had, or one is in use or forbidden; its `filename` says
+            which host.
     """
     listeners: list[socket.socket] = []
-    missing: list[tuple[str, OSError]] = []
-    with contextlib.ExitStack() as opened:
+    for host, port in addresses:
+        here: list[socket.socket] = []
+        missing: list[tuple[str, OSError]] = []
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            both = alone and len(found) == 1
+            both = len(addresses) == len(found) == 1
             for family, _, _, _, address in found:
                 try:
-                    listeners.append(opened.enter_context(listen_at(family, address, both)))
+                    here.append(opened.enter_context(listen_at(family, address, both)))
                 except OSError as error:
                     if error.errno not in _NOT_OURS:
                         raise
                     missing.append((str(address[0]), error))
-                if listeners and not port:
+                if here and not port:
                     break
-            if missing and not listeners:
+            if missing and not here:
                 raise missing[-1][1]
         except OSError as error:
             error.filename = f"{host}:{port}"
             raise
-        opened.pop_all()
-    for name, why in missing:
-        log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
+        for name, why in missing:
+            log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
+        listeners += here
     return listeners
 
 
@@ -5132,8 +5136,8 @@ def listen_at(family: int, address: Any, both: bool) -> socket.socket:
     Raises:
         OSError: it cannot.
     """
-    with contextlib.ExitStack() as opened:
-        listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
         if POSIX:  # on Windows it would let two servers share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if listener.family == socket.AF_INET6:
@@ -5141,50 +5145,10 @@ def listen_at(family: int, address: Any, both: bool) -> socket.socket:
         listener.bind(address)
         listener.listen(4096)
         listener.setblocking(False)
-        opened.pop_all()
+    except BaseException:
+        listener.close()
+        raise
     return listener
-
-
-def open_at_all(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
-    """Listen at several addresses.
-
-    Raises:
-        OSError: one of them cannot be had; its `filename` says which. None stays open.
-    """
-    with contextlib.ExitStack() as opened:
-        listeners = [
-            opened.enter_context(listener)
-            for host, port in addresses
-            for listener in open_listeners(host, port, alone=len(addresses) == 1)
-        ]
-        opened.pop_all()
-    return listeners
-
-
-def open_all_listeners(config: Config) -> tuple[list[socket.socket], SocketFile | None]:
-    """Return the sockets that systemd passed, or else those of --addr; and that of --unixsocket.
-
-    Returns:
-        The sockets, and the file of --unixsocket, which is to be removed at the end.
-
-    Raises:
-        OSError: one of them cannot be had; its `filename` says which. None stays open.
-        ConfigError: net/sockets.py is wanted, and is not there.
-    """
-    listeners: list[socket.socket] = []
-    file = None
-    with contextlib.ExitStack() as opened:
-        if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
-            for listener in load_feature("sockets", "LISTEN_FDS").take_passed_listeners():
-                listeners.append(opened.enter_context(listener))
-        if not listeners:
-            listeners = [*map(opened.enter_context, open_at_all(config.addr))]
-        if config.unixsocket:
-            sockets = load_feature("sockets", "--unixsocket")
-            listener, file = sockets.open_unix_listener(config.unixsocket, config.unixmode)
-            listeners.append(listener)
-        opened.pop_all()
-    return listeners, file
 
 
 def describe_listener(listener: socket.socket) -> str:
@@ -5208,18 +5172,6 @@ def own_endpoint(sock: socket.socket) -> Endpoint:
     return UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
 
 
-def is_ended(wake_up: socket.socket, signalled: socket.socket) -> bool:
-    """Wait for the end, or for a signal; return whether it was the end."""
-    try:
-        if wake_up in select.select((wake_up, signalled), (), ())[0]:
-            return True
-        signalled.recv(64)
-    except MemoryError:
-        report_failure()
-        time.sleep(OUT_OF_MEMORY_PAUSE)
-    return False
-
-
 def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
     """Wait until the other end of a pair is shut down, and let signals have their handlers run.
 
@@ -5234,7 +5186,8 @@ def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
     with signalled, signal_end:
         look()
-        while not is_ended(wake_up, signalled):
+        while wake_up not in insist(select.select, (wake_up, signalled), (), ())[0]:
+            insist(signalled.recv, 64)
             look()
         if on_main:
             signal.set_wakeup_fd(-1)
@@ -6368,19 +6321,31 @@ class Server:
         """Open the listening sockets, and then what listens in on connections.
 
         Raises:
-            OSError: see `open_listeners`.
-            ConfigError: a file of --pcap cannot be written.
+            OSError: see `open_listeners`. None stays open.
+            ConfigError: a file of --pcap cannot be written, or a module of net/ is not there.
         """
-        set_stack_size(self.config.game)
-        self._line_listeners = open_at_all(self.config.tcplisten)
-        self._listeners, self._unix_file = open_all_listeners(self.config)
+        config = self.config
+        set_stack_size(config.game)
+        with contextlib.ExitStack() as opened:
+            self._line_listeners = open_listeners(opened, config.tcplisten)
+            if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
+                passed = load_feature("sockets", "LISTEN_FDS").take_passed_listeners()
+                self._listeners = [*map(opened.enter_context, passed)]
+            if not self._listeners:
+                self._listeners = open_listeners(opened, config.addr)
+            if config.unixsocket:
+                sockets = load_feature("sockets", "--unixsocket")
+                unix, self._unix_file = sockets.open_unix_listener(
+                    config.unixsocket, config.unixmode
+                )
+                self._listeners.append(opened.enter_context(unix))
+                opened.callback(self.remove_unix_socket)
+            if config.pcap or config.trace is not None:
+                tap = load_feature("tap", "--pcap" if config.pcap else "--trace")
+                self.taps = tap.make_taps(config, self.tls_context)
+            opened.pop_all()
         tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
         self.guard.is_local = all(map(is_loopback, tcp))
-        try:
-            self._tap()
-        except ConfigError:
-            self.remove_unix_socket()
-            raise
         for listener in self._listeners:
             log.info("running at %s", describe_listener(listener))
         for listener in self._line_listeners:
@@ -6390,11 +6355,6 @@ class Server:
             log.info("open %s", describe_url(host, port, self.config))
         if (addresses := find_feature("addresses")) is not None:
             addresses.tell_operator(self._listeners, self.config)
-
-    def _tap(self) -> None:
-        if self.config.pcap or self.config.trace is not None:
-            option = "--pcap" if self.config.pcap else "--trace"
-            self.taps = load_feature("tap", option).make_taps(self.config, self.tls_context)
 
     def join(self, worker: Worker) -> None:
         """Be one of several processes that have these listeners (--workers); before `run`."""

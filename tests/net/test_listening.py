@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,12 +37,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[list[tuple[str, int]]]:
-    listeners = scalesocket.open_listeners(host, port, alone=True)
-    try:
+    with ExitStack() as opened:
+        listeners = scalesocket.open_listeners(opened, [(host, port)])
         yield [listener.getsockname() for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
 
 
 def free_port() -> int:
@@ -80,8 +77,8 @@ def test_a_family_that_the_system_lacks_is_passed_over(
 
 def test_a_name_that_is_elsewhere_alone_is_an_error(names: dict[str, list[str]]) -> None:
     names["far"] = [ELSEWHERE, "198.51.100.77"]
-    with pytest.raises(OSError) as caught:
-        scalesocket.open_listeners("far", 9777, alone=True)
+    with pytest.raises(OSError) as caught, ExitStack() as opened:
+        scalesocket.open_listeners(opened, [("far", 9777)])
     assert (caught.value.errno, caught.value.filename) == (errno.EADDRNOTAVAIL, "far:9777")
 
 
@@ -93,8 +90,8 @@ def test_a_port_in_use_at_one_address_is_an_error_and_leaves_none_open(
     names["both"] = [ELSEWHERE, *order]
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError) as caught:
-            scalesocket.open_listeners("both", port, alone=True)
+        with pytest.raises(OSError) as caught, ExitStack() as opened:
+            scalesocket.open_listeners(opened, [("both", port)])
         assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, f"both:{port}")
         socket.create_server(("127.0.0.1", port)).close()
 
