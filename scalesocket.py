@@ -3455,6 +3455,7 @@ class Game:
 
     tick_rate: float = 0  # calls of `on_tick` per second; 0: driven by messages alone
     max_clients: int = 0  # in a room; 0: the server's limit
+    max_rate: int = 0  # messages a second of one client; 0: the server's limit
     subprotocols: Sequence[str] = ()  # offered in the opening handshake
 
     @classmethod
@@ -5001,16 +5002,14 @@ class HttpSite:
         elif config.staticdir is not None:
             self._files = StaticFiles(config.staticdir)
         self._api: RoomsApi | None = None
-        self._metrics: Metrics | None = None
-        self.console: Console | None = None
         if config.peers:
             self._api = load_feature("peers_api", "--peers").PeersApi(registry, config)
         elif config.api:
             self._api = RoomsApi(registry, config)
-        if config.metrics:
-            self._metrics = load_feature("metrics", "--metrics").Metrics(registry)
-        if config.console is not None:
-            self.console = load_feature("console", "--console").Console(config, registry)
+        metrics = load_feature("metrics", "--metrics") if config.metrics else None
+        self._metrics: Metrics | None = metrics and metrics.Metrics(registry)
+        console = load_feature("console", "--console") if config.console is not None else None
+        self.console: Console | None = console and console.Console(config, registry)
         self.worker: Worker | None = None  # with --workers: what asks the others
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
@@ -6079,8 +6078,7 @@ class Reader(Poller):
         self._paused[room].append(session)
 
     def _wait_for(self, room: Room) -> None:
-        resume = functools.partial(self._resume_all, room)
-        room.inbox.when_freed(functools.partial(self.call, resume))
+        room.inbox.when_freed(lambda: self.call(lambda: self._resume_all(room)))
 
     def _resume_all(self, room: Room) -> None:
         """Let who waits for a room go on, as long as there is room in its inbox."""
@@ -6118,8 +6116,10 @@ class Readers:
         small: helpers get a small stack, though other threads get more.
     """
 
+    kind: type[Reader] = Reader  # net/rate.py has another
+
     def __init__(self, timer: Timer, *, small: bool = False) -> None:
-        self.shared = Reader("acceptor", self)
+        self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
         self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         self._timer = timer
@@ -6137,7 +6137,7 @@ class Readers:
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; `own` has been acquired for it."""
         try:
-            reader = Reader(f"reader {session.client.id if session.client else 0}", self, session)
+            reader = self.kind(f"reader {session.client and session.client.id}", self, session)
             reader.start()
         except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
             self.own.release()
@@ -6278,21 +6278,18 @@ class Server:
         self.proxies = make_proxies(config)
         self.limits = ConnectionLimits(config.maxconns)
         if (per_address := find_feature("per_address")) is not None:
-            report = functools.partial(self.registry.count, "refused_by_address")
-            self.limits = per_address.AddressLimits(config, self.proxies, report)
+            self.limits = per_address.AddressLimits(config, self.proxies, self.registry.count)
         self.authenticator = Authenticator(config, self._timer)
         self.asks = self.authenticator.asks or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
         origins = find_feature("origins")
         self.guard = origins.make_guard(config, self.proxies) if origins else LocalPages()
-        self.cors: Cors | None = None
-        if config.cors:
-            self.cors = load_feature("cors", "--cors").Cors(config.cors)
+        cors = load_feature("cors", "--cors") if config.cors else None
+        self.cors: Cors | None = cors and cors.Cors(config.cors)
         base = load_feature("basepath", "--basepath") if config.basepath else None
         self.enter_base: Callable[[Request, str], Request] | None = base and base.enter_base
-        self.negotiate: Negotiate | None = None  # compression
-        if config.compress:
-            self.negotiate = load_feature("deflate", "--compress").negotiate
+        deflate = load_feature("deflate", "--compress") if config.compress else None
+        self.negotiate: Negotiate | None = deflate and deflate.negotiate
         seats = load_feature("seats", "--resume") if config.resume else None
         self.seats: Seats | None = seats and seats.Seats(config, self.registry, self.limits)
         self.told = ToldOnce()
@@ -6305,7 +6302,9 @@ class Server:
         self.is_ending = False  # no client is let in any more
         game = config.game
         small = game is not None and not asks_game(game)  # nothing of it runs on a helper
-        self.readers = Readers(self._timer, small=small)
+        rated = config.maxrate or (game and game.max_rate)
+        kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
+        self.readers: Readers = kind(self._timer, small=small)
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self._listeners: list[socket.socket] = []
         self._line_listeners: list[socket.socket] = []  # of --tcplisten
@@ -6520,8 +6519,7 @@ class Server:
             self.registry.relays.stop(CLOSE_TIMEOUT)
         while self.connections and time.monotonic() < deadline:
             time.sleep(0.01)
-        waiting = [c for c in self.connections.copy() if c.backlog_size]
-        if waiting:
+        if waiting := [c for c in self.connections.copy() if c.backlog_size]:
             size = sum(connection.backlog_size for connection in waiting)
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
         for connection in self.connections.copy():  # they still send, and their time is over
@@ -6612,6 +6610,7 @@ class Config:
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
     maxperaddr: int | None = None  # 0: any number; None: see net/per_address.py
+    maxrate: int = 0  # messages a second of one client
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
@@ -6863,6 +6862,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--maxconns", "NUM", parse_count,
          "connections of any kind; beyond it 503 (default from the limit of open files)"),
         OptionsOf("per_address", "--maxperaddr"),
+        OptionsOf("rate", "--maxrate"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,

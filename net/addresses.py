@@ -7,6 +7,8 @@ A page that was opened at `localhost` cannot know any other name of the machine,
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -60,21 +62,39 @@ def tell_operator(listeners: Sequence[socket.socket], config: Config) -> None:
         if url not in told:
             log.info("other devices open %s", url)
     if config.qr and urls:
-        show_code(urls[0])
+        show_code(urls[0], config)
     elif config.qr:
         log.warning("--qr: no other device reaches the server; see --addr")
 
 
-def show_code(url: str) -> None:
-    """Show an address as a QR code, beside the log."""
-    from .qr import draw_in_terminal, make_code
+def show_code(url: str, config: Config) -> None:
+    """Show an address as a QR code, beside the log; say it alone where no camera could read that.
+
+    What is no terminal, such as the log of a container, may still be read in one.
+    """
+    from .qr import draw_in_terminal, make_code, width_in_terminal
 
     try:
         code = make_code(url)
     except ValueError as error:
         log.warning("--qr: %s", error)
+        return
+    width, columns = width_in_terminal(code, sys.stderr.encoding), terminal_columns()
+    if config.log == "json":
+        log.info("--qr: a log of JSON shows no code; other devices open %s", url)
+    elif columns < width:
+        text = "--qr: the code is %d columns wide, the terminal %d; other devices open %s"
+        log.warning(text, width, columns, url)
     else:
         print(draw_in_terminal(code, sys.stderr.encoding), end="", file=sys.stderr, flush=True)
+
+
+def terminal_columns() -> float:
+    """Return how wide the terminal is that shows the log; any width, if that is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or math.inf
+    except (OSError, ValueError):  # it is none, or has no descriptor
+        return math.inf
 
 
 def tell_addresses(config: Config, request: Request) -> dict[str, list[str]]:

@@ -101,6 +101,8 @@ class Metrics:
         )
         text = "Connections over --maxperaddr."
         yield self._family("address_refusals", "counter", text, counts["refused_by_address"])
+        text = "Times that a client had to wait for --maxrate."
+        yield self._family("rate_waits", "counter", text, counts["slowed_down"])
         yield self._family("rooms", "gauge", "Rooms that are running.", len(rooms))
         if (relays := self._registry.relays) is not None:
             name, text = "relayed_connections", "Clients passed through to other nodes"

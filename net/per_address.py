@@ -52,11 +52,11 @@ class AddressLimits(ConnectionLimits):
     Args:
         config: how many are served, and how many of one address.
         proxies: whose connections are not counted by their address, but by those of their clients.
-        report: is called for each that is too many for its address.
+        count: is called with a name for each that is too many for its address.
     """
 
     def __init__(
-        self, config: Config, proxies: Proxies, report: Callable[[], None] = lambda: None
+        self, config: Config, proxies: Proxies, count: Callable[[str], None] = lambda name: None
     ) -> None:
         super().__init__(config.maxconns)
         of_one = config.maxperaddr
@@ -65,7 +65,7 @@ class AddressLimits(ConnectionLimits):
         self._proxies = proxies
         self.name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
         self._served_by: Counter[str] = Counter()  # both kinds, by network; guarded by the lock
-        self._report = report
+        self._count = count
 
     def enter(self, address: str) -> str:
         """Count one more; see `ConnectionLimits`."""
@@ -73,7 +73,7 @@ class AddressLimits(ConnectionLimits):
         with self._lock:
             of_one = self._served_by[network] - self.of_one if network else -1
             if of_one >= 0:
-                self._report()
+                self._count("refused_by_address")
                 if of_one >= MAX_REFUSED_OF_ONE or self._refused >= MAX_REFUSED:
                     raise ConnectionAbortedError(f"far over --maxperaddr: {address}")
             elif self._served >= self._limit and self._refused >= MAX_REFUSED:
@@ -107,7 +107,7 @@ class AddressLimits(ConnectionLimits):
         network = self.name(address)
         with self._lock:
             if network and self._served_by[network] >= self.of_one:
-                self._report()
+                self._count("refused_by_address")
                 raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
             self._served_by[network] += 1
 

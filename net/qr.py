@@ -224,6 +224,16 @@ def penalty(modules: Modules) -> int:
 _HALVES = " ▀▄█"  # what is dark: nothing, the upper half, the lower half, all
 
 
+def is_utf8(encoding: str | None) -> bool:
+    """Whether it is UTF-8, in which a character can show two modules."""
+    return (encoding or "").lower().replace("-", "") == "utf8"
+
+
+def width_in_terminal(modules: Modules, encoding: str | None) -> int:
+    """Return how many columns `draw_in_terminal` takes."""
+    return (len(modules) + 2 * MARGIN) * (1 if is_utf8(encoding) else 2)
+
+
 def draw_in_terminal(modules: Modules, encoding: str | None) -> str:
     """Return lines that show a code: black on white, whatever the terminal's own colours are.
 
@@ -236,7 +246,7 @@ def draw_in_terminal(modules: Modules, encoding: str | None) -> str:
     sides = [False] * MARGIN
     rows = [*light, *([*sides, *row, *sides] for row in modules), *light, [False] * size]
     lines = []
-    if (encoding or "").lower().replace("-", "") == "utf8":
+    if is_utf8(encoding):
         for upper, lower in zip(rows[0:size:2], rows[1::2], strict=False):
             text = "".join(_HALVES[a + 2 * b] for a, b in zip(upper, lower, strict=True))
             lines.append(f"\x1b[30;107m{text}\x1b[0m\n")

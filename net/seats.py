@@ -196,6 +196,11 @@ class SeatMessages(Messages):
 
     source: Connection
 
+    def _replace(self, **changes: Any) -> SeatMessages:
+        other = super()._replace(**changes)
+        other.source = self.source
+        return other
+
 
 @dataclass(frozen=True, slots=True)
 class Asked(Closing):

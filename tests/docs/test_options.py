@@ -132,6 +132,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--cors", "https://a.example,null"], {"cors": ("https://a.example", "null")}),
     (["--auth", "true", "--authall"], {"authall": True}),
     (["--maxperaddr", "5"], {"maxperaddr": 5}),
+    (["--maxrate", "50"], {"maxrate": 50}),
     (["--ping", "0"], {"ping": 0}),
     (["--ping=2.5"], {"ping": 2.5}),
     (["--drain", "30"], {"drain": 30}),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
+import os
 import re
 import socket
+import struct
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -223,3 +228,50 @@ def test_who_listens_for_this_machine_alone_shows_no_code() -> None:
         server.wait_log("--qr: no other device reaches the server; see --addr")
         assert addresses_in(server.log()) == []
         assert "\x1b" not in "".join(server.log())
+
+
+URL = "http://192.168.178.100:9000/"
+
+
+def show_in_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, encoding: str, config: Config
+) -> str:
+    """Return what a terminal of that width is sent for a code, but for the log."""
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(terminal, "w", encoding=encoding) as stream, open(screen, "rb") as output:
+        monkeypatch.setattr(sys, "stderr", stream)
+        addresses.show_code(URL, config)
+        stream.write("end")
+        stream.flush()
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(output.fileno(), 10_000)
+    return shown.decode(encoding).removesuffix("end")
+
+
+@pytest.mark.parametrize(("encoding", "width"), [("utf-8", 37), ("ascii", 74)])
+def test_a_terminal_that_is_too_narrow_for_the_code_shows_the_address(
+    encoding: str, width: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "\x1b" in show_in_terminal(monkeypatch, width, encoding, Config())
+    assert not caplog.records
+    assert show_in_terminal(monkeypatch, width - 1, encoding, Config()) == ""
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert f"{width} columns" in told and f"terminal {width - 1}" in told and URL in told
+
+
+def test_a_terminal_that_does_not_know_its_width_is_shown_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "\x1b" in show_in_terminal(monkeypatch, 0, "utf-8", Config())
+
+
+def test_no_code_stands_in_a_log_of_json() -> None:
+    if outward_address(socket.AF_INET) is None:
+        pytest.skip("this machine has no network")
+    with serve("--qr", "--log", "json", "cat", addr="0.0.0.0:0") as server:
+        told = json.loads(server.wait_log("--qr")[0] and server.log()[-1])["message"]
+        assert "a log of JSON shows no code; other devices open http://" in told
+        assert all(json.loads(line) for line in server.log())
