@@ -9,6 +9,18 @@ from pathlib import Path
 
 from scalesocket import HERE, OPTIONS, OptionsOf, is_example, is_program
 
+# What other servers call it, where that is like another option here, or none.
+ELSEWHERE = {
+    "--port": "--addr",
+    "--listen": "--addr",
+    "--bind": "--addr",
+    "--loglevel": "--verbose",
+    "--debug": "--verbose",
+    "--ssl": "--sslcert",
+    "--tls": "--sslcert",
+    "--ratelimit": "--maxrate",
+}
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint at the known word that is most like this one, if any is."""
@@ -25,7 +37,8 @@ def suggest_target(target: str) -> str:
 
 def suggest_option(word: str) -> str:
     """Return a hint at the option that a word of the command line may mean."""
-    return did_you_mean(word.partition("=")[0], list_names())
+    name = word.partition("=")[0]
+    return did_you_mean(ELSEWHERE.get(name, name), list_names())
 
 
 def list_names() -> list[str]:

@@ -196,6 +196,7 @@ def test_what_an_example_needs_is_named_with_its_command(tmp_path: Path) -> None
 
 def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
     assert complaint("--drian=5", "cat") == "there is no option --drian=5; did you mean --drain?"
+    assert complaint("--port=80", "cat") == "there is no option --port=80; did you mean --addr?"
     assert complaint("--zzz", "cat") == "there is no option --zzz"
     block = "# /// script\n# [tool.scalesocket]\n# stticdir = 'x'\n# ///\n"
     (here / "own.py").write_text(block)

@@ -184,11 +184,11 @@ def test_who_goes_while_he_waits_is_missed_long_before_his_words_are_out(
     end: str, command: list[str]
 ) -> None:
     values = {"ABANDON_TIMEOUT": 0.0} | ({"OWN_READERS": 0} if command else {})
-    options = ("--ping", "0.4", "--maxrate", "1", *TOLD, "cat")
+    options = ("--ping", "4", "--maxrate", "1", *TOLD, "cat")
     with serve(*options, command=with_constants(**values)) as server:
         with RawClient.connect(server) as witness:
             assert "+" in witness.receive_text()
-            for _ in range(3):
+            for _ in range(2):
                 talker = RawClient.connect(server)
                 assert "+" in witness.receive_text()
                 flood(talker)
