@@ -18,6 +18,7 @@ const ONLY = {
 
 export class Log {
   #parts;
+  #hint; // what is drawn while there is nothing to draw
   #fresh = []; // entries that are not in the list yet
   #chosen = null; // the entry that is drawn, or null: always the newest
   #newest = null; // of those that somebody else sent, or meant to send
@@ -28,6 +29,7 @@ export class Log {
   /** `parts` are elements: {list, title, drawing, follow, passed, pause, only, search}. */
   constructor(parts) {
     this.#parts = parts;
+    this.#hint = [...parts.drawing.children];
     parts.pause.addEventListener("click", () => this.#pauseOrGoOn());
     parts.only.addEventListener("change", () => this.#sift());
     parts.search.addEventListener("input", () => this.#sift());
@@ -149,7 +151,7 @@ export class Log {
     if (drawing.entry === entry) return;
     drawing.entry = entry;
     title.textContent = entry ? titleOf(entry) : "Nothing yet";
-    drawing.replaceChildren(...(entry ? drawEntry(entry) : []));
+    drawing.replaceChildren(...(entry ? drawEntry(entry) : this.#hint));
   }
 
   #item(entry) {

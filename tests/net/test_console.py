@@ -692,8 +692,10 @@ def test_a_flood_keeps_the_newest_entries(open_tab: OpenTab, server: ServerProce
         page.locator("#log").get_by_text("message 699", exact=True).wait_for()
     assert page.locator("#log li").count() == 500
     assert "older ones are gone" in page.locator("#passed").inner_text()
+    assert page.get_by_text("every frame gets a line above").count() == 0
     page.get_by_role("button", name="Clear").click()
     page.locator("#drawn-title", has_text="Nothing yet").wait_for()
+    page.get_by_text("every frame gets a line above").wait_for()
     assert page.locator("#log li").count() == 0
 
 

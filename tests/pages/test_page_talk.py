@@ -16,7 +16,7 @@ import pytest
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
-from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, wait_for
+from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, wait_for
 from tests.support import ROOT, RawClient, ServerProcess, http_request, serve, wait_until
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def tabs(browser: Browser) -> Iterator[Any]:
     errors: list[str] = []
     with ExitStack() as stack:
 
-        def open_one(server: ServerProcess, path: str) -> Page:
-            context = browser.new_context(viewport=DESKTOP)
+        def open_one(server: ServerProcess, path: str, **options: Any) -> Page:
+            context = browser.new_context(**{"viewport": DESKTOP, **options})
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE)
             page = context.new_page()
@@ -196,6 +196,28 @@ def test_two_talk_to_a_program_in_text_and_json(folder: Path, tabs: Any) -> None
         wait_for(ann, "document.body.dataset.room === 'attic'")
         wait_until(lambda: lines(ann, "come") == ['it is {"name":"ann"}'])
         assert ann.url.endswith("/?room=attic&name=ann")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_phone_has_room_name_and_invitation_in_a_row_and_is_told_what_comes_here(
+    folder: Path, tabs: Any
+) -> None:
+    with serve(sys.executable, "--", "-u", "program.py", cwd=folder) as server:
+        page = tabs(server, "/", viewport=PHONE)
+        shown = [page.locator(f".where {part}").bounding_box() for part in ("#room", "summary")]
+        assert shown[0]["y"] < shown[1]["y"] + shown[1]["height"] / 2 < bottom_of(shown[0])
+        hint = page.get_by_text("What you send goes to the program")
+        assert hint.is_visible()
+        page.fill("#text", "hello")
+        page.press("#text", "Enter")
+        wait_until(lambda: lines(page, "sent") == ["hello"])
+        assert not hint.is_visible()
+
+
+def bottom_of(box: dict[str, float]) -> float:
+    """Return where a box ends below."""
+    return box["y"] + box["height"]
 
 
 @pytest.mark.browser
