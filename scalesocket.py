@@ -122,7 +122,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.drain import Drain
-    from scalesocket.net.history import Archive, Replay
+    from scalesocket.net.history import Archive, Histories, Replay
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
@@ -186,7 +186,6 @@ NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
-MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 GAME_BACKLOGS = 8  # times --backlog that a game may have sent and a client has not taken
 CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 1024 fill it
 DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
@@ -3941,69 +3940,6 @@ class Inbox:
             self._on_freed.pop()()
 
 
-class History:
-    """The last messages of a room, for those who come later (--cache).
-
-    Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
-    of one name share it with --cachepersist. A newcomer is sent all of it while it is let in, so
-    it must be short; net/history.py has a long one, which is used where it is there.
-
-    Args:
-        size: how many messages; 0 keeps none.
-        tagged: keep only messages that are marked `_cache`.
-        limit: bytes.
-    """
-
-    def __init__(self, size: int, *, tagged: bool, limit: float = math.inf) -> None:
-        self.size = size
-        self.limit = limit
-        self._tagged = tagged
-        self._lock = threading.Lock()  # guards the two below
-        self._messages: deque[tuple[int, bytes]] = deque()  # opcode and payload
-        self.bytes = 0
-        self.writers = 0  # rooms that may still add to it
-        self.persists = False  # it outlives its rooms
-
-    def wants(self, route: Route) -> bool:
-        """Whether messages of this route are kept: only what everyone may see is."""
-        is_for_all = route.to is None and not route.exclude
-        return self.size > 0 and is_for_all and (route.cached is True or not self._tagged)
-
-    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
-        """Keep messages; the oldest make room."""
-        with self._lock:
-            for payload in payloads[-self.size :] if self.size else ():
-                self._messages.append((opcode, payload))
-                self.bytes += len(payload) + MESSAGE_COST
-            while len(self._messages) > self.size or self.bytes > self.limit:
-                self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
-
-    def begin(self, client: Client, members: Members) -> Replay | None:
-        """Send a newcomer what is kept; return what goes on with that, if that is not all."""
-        if self.bytes:
-            client.connection.send(self.replay(client.connection.encoding))
-        return None
-
-    def replay(self, encoding: Encoding) -> bytes:
-        """Return all messages that are kept, in order, as a connection takes them."""
-        with self._lock:
-            runs = itertools.groupby(list(self._messages), lambda message: message[0])
-        frames = [encoding.encode_run(opcode, [m[1] for m in run]) for opcode, run in runs]
-        return b"".join(frames)
-
-    def open(self) -> None:
-        """Note that a room may add to it."""
-        self.writers += 1
-
-    def close(self) -> None:
-        """Note that a room adds nothing more to it."""
-        self.writers -= 1
-
-    def forget(self) -> None:
-        """Keep it only for as long as there is a room."""
-        self.persists = False
-
-
 @dataclass(slots=True)
 class Traffic:
     """What has passed through a room; each number is written by one thread at a time."""
@@ -4097,7 +4033,7 @@ class Outbox:
 
 
 class Members:
-    """Who hears what a room's backend says, and the history that newcomers get.
+    """Who hears what a room's backend says.
 
     Args:
         history: what newcomers get.
@@ -4105,13 +4041,14 @@ class Members:
         log: of the room.
     """
 
+    newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told the past
+
     def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
+        self.history = history
         self._traffic = traffic
         self._log = log
-        self._lock = threading.Lock()  # guards the three below, and so the order of a fan-out
+        self._lock = threading.Lock()  # guards the members, and so the order of a fan-out
         self._members: dict[int, Client] = {}
-        self.newcomers: dict[Client, Replay] = {}  # the members who are still being told the past
-        self.history = history
 
     @property
     def is_busy(self) -> bool:
@@ -4119,57 +4056,24 @@ class Members:
         return self._lock.locked()
 
     def admit(self, client: Client) -> bool:
-        """Make a client a member, and give it the history; return whether it is still behind.
-
-        Encoding and sending a long history takes a while, for which nobody is to wait; so does
-        what the last room of this name may still have to say.
-        """
+        """Make a client a member; return whether it is still being told the past."""
         with self._lock:
-            if client.departed:
-                return False
-            self._members[client.id] = client
-            replay = self.history.begin(client, self)
-            if replay is not None:
-                self.newcomers[client] = replay
-                client.connection.follow(replay)
-                replay.wake()
-            return replay is not None
-
-    def promote(self, client: Client, replay: Replay) -> bool:
-        """Let a newcomer be as all the others, if it has caught up; return whether it is."""
-        with self._lock:
-            if client in self.newcomers and not replay.has_caught_up():
-                return False
-            if not client.connection.unfollow(if_done=True):
-                return False
-            self.newcomers.pop(client, None)
-            return True
+            if not client.departed:
+                self._members[client.id] = client
+        return False
 
     def dismiss(self, client: Client) -> None:
         """Take a client off the members; its seat has been taken back."""
         with self._lock:
             self._members.pop(client.id, None)
-            self.newcomers.pop(client, None)
 
     def remember(self, message: str | bytes) -> Collection[Client]:
         """Keep what an in-process game has broadcast; return who is sent it from there."""
-        if not self.history.wants(Route(Opcode.TEXT, [])):
-            return ()
-        opcode, payload = Opcode.BINARY, message
-        if isinstance(message, str):
-            opcode, payload = Opcode.TEXT, message.encode()
-        assert isinstance(payload, bytes)
-        with self._lock:
-            self.history.add(opcode, [payload])
-            return list(self.newcomers)
+        return ()
 
     def is_outrun(self) -> bool:
         """Whether there are only newcomers, and none of them can follow."""
-        if not self.newcomers:
-            return False
-        with self._lock:
-            alone = 0 < len(self.newcomers) == len(self._members)
-            return alone and all(replay.is_outrun for replay in self.newcomers.values())
+        return False
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
@@ -4181,8 +4085,6 @@ class Members:
                     connection.send(data)
                     if connection.is_full:
                         full.append(client)
-            if self.newcomers:
-                full += [c for c in self.newcomers if c.connection.is_full and c not in full]
         return full
 
     def find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
@@ -4197,24 +4099,15 @@ class Members:
         if len(outputs) == 1 and isinstance(outputs[0], Route):
             return self._encode(outputs[0])
         outbox = Outbox()
-        newcomers = self.newcomers
         for output in outputs:
             if isinstance(output, Route):
                 for hearers, data in self._encode(output):
-                    for client in hearers if newcomers else ():
-                        if client in newcomers:  # in its place among what is kept
-                            client.connection.send(data)
-                    others = [c for c in hearers if c not in newcomers] if newcomers else hearers
-                    outbox.add(others, data)
+                    outbox.add(hearers, data)
         return outbox.take()
 
     def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
         """Encode a run of messages, once for each encoding; most often there is but one."""
-        clients = self._find(route.to, route.exclude)
-        if self.history.wants(route):
-            self.history.add(route.opcode, route.payloads)
-            if self.newcomers:  # they find it there
-                clients = [client for client in clients if client not in self.newcomers]
+        clients = self._find_hearers(route)
         if self._log.traces:
             self._log.trace(">", route.payloads, route.to)
         for encoding, some in group(clients).items():
@@ -4223,6 +4116,10 @@ class Members:
             self._traffic.messages_out += len(route.payloads) * len(some)
             yield some, data
 
+    def _find_hearers(self, route: Route) -> list[Client]:
+        """Return who is sent messages now; net/history.py keeps them for others."""
+        return self._find(route.to, route.exclude)
+
     def _find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
         members = self._members
         if to is not None:
@@ -4230,6 +4127,27 @@ class Members:
         if exclude:
             return [client for i, client in members.items() if i not in exclude]
         return list(members.values())
+
+
+class History:
+    """What newcomers get of what was said before they came: nothing, without --cache.
+
+    net/history.py has one that keeps something, and members to whom it is told in its order.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def make_members(self, traffic: Traffic, log: RoomLog) -> Members:
+        """Return what sends to a room's clients, and has newcomers hear this history."""
+        return Members(self, traffic, log)
+
+    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        """Keep messages."""
+
+    def replay(self, encoding: Encoding) -> bytes:
+        """Return all messages that are kept, in order, as a connection takes them."""
+        return b""
 
 
 class Room:
@@ -4275,7 +4193,7 @@ class Room:
         self._lost = 0  # messages of it
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
-        self.members = Members(history, self.traffic, self.log)
+        self.members = history.make_members(self.traffic, self.log)
 
     def start(self) -> None:
         """Start the room's thread."""
@@ -4547,18 +4465,13 @@ class RoomRegistry:
         self._timer = timer
         self.make_backend = choose_backend(config)
         self.shortage = Shortage()
-        self._limit = min(config.cachebytes, config.backlog // 2)  # of a history
-        self._make_history: Callable[..., History] = History
-        self.archive: Archive | None = None
-        if config.cache_size and not config.resume and (module := find_feature("history")):
-            self._limit = config.cachebytes
-            self.archive = module.Archive(module.HISTORIES * config.cachebytes)
-            self._make_history = functools.partial(module.LongHistory, archive=self.archive)
+        history = load_feature("history", "--cache") if config.cache_size else None
+        self.histories: Histories | None = history and history.Histories(config)
+        self.archive: Archive | None = self.histories and self.histories.archive
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
         self._running: set[Room] = set()  # those whose thread has not finished, too
-        self._histories: dict[str, History] = {}  # with --cachepersist; the latest room's last
         self._visits: dict[str, int] = {}  # connections ever, by room, the latest rooms
         self._past = Traffic()  # of rooms that are gone
         self._counts: Counter[str] = Counter()
@@ -4639,7 +4552,8 @@ class RoomRegistry:
             self._remove(room)
             self._running.discard(room)
             self._past.add(room.traffic)
-            self._close_history(room.name, room.members.history)
+            if self.histories is not None:
+                self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
 
     def is_deserted(self, room: Room) -> bool:
@@ -4734,35 +4648,11 @@ class RoomRegistry:
 
     def _make_room(self, opener: Client) -> Room:
         name, stall = opener.room_name, self._config.stall
-        history = self._open_history(name)
+        history = self.histories.open(name) if self.histories else History()
         room = Room(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
         self._running.add(room)
         return room
-
-    def _open_history(self, name: str) -> History:
-        """Return the history of a new room; with --cachepersist, that of the last of this name.
-
-        That room's program may still be at its last words, which belong there, too.
-        """
-        config = self._config
-        history = self._histories.pop(name, None) or self._make_history(
-            config.cache_size, tagged=config.cache_tagged, limit=self._limit
-        )
-        if config.cachepersist and config.cache_size:
-            history.persists = True
-            self._histories[name] = history
-            if len(self._histories) > MAX_REMEMBERED_ROOMS:
-                idle = (n for n, kept in self._histories.items() if not kept.writers)
-                self._histories.pop(next(idle, name)).forget()
-        history.open()
-        return history
-
-    def _close_history(self, name: str, history: History) -> None:
-        """Note that a room adds no more to its history; an empty one is not worth keeping."""
-        history.close()
-        if not history.writers and not history.bytes and self._histories.get(name) is history:
-            self._histories.pop(name).forget()
 
     def _check_seats(self, room: Room) -> None:
         game = self._config.game
@@ -6717,14 +6607,6 @@ parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digit
 SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
 
 
-def parse_history_size(text: str) -> int:
-    """Return the bytes that a history may have: enough for a few messages at least."""
-    size = parse_size(text)
-    if size < 4 * KIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is too small for a history; 4K is the least")
-    return size
-
-
 def parse_list(text: str) -> tuple[str, ...]:
     """Return the members of a comma-separated list."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
@@ -6744,14 +6626,6 @@ def parse_address(text: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])
-
-
-def parse_cache(text: str) -> tuple[int, bool]:
-    """Return size, and whether only tagged messages count, from `[TYPE:]SIZE`."""
-    match = re.fullmatch(r"(?:(all|tagged):)?(\d{1,6})", text)
-    if match is None or int(match[2]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no SIZE, all:SIZE or tagged:SIZE")
-    return int(match[2]), match[1] == "tagged"
 
 
 def parse_delimiters(text: str) -> bytes:
@@ -6785,16 +6659,19 @@ Clients connect to rooms, ws://HOST:PORT/<room>. All clients of a room share one
 TARGET, which reads what they send from stdin; what it prints goes to them all."""
 
 EPILOG = """\
-TARGET is a Python class (module:Class), a file, a bundled example (game.py), or a
-command. Options may also stand behind it; what follows -- is its arguments. A Python
-script may carry its own options in a "# /// script" block, as [tool.scalesocket].
-SIZE takes K, M and G. Exit status: 0 done, 1 failed, 2 wrong options.
-Bundled examples: game.py, snake, tictactoe, sandbox, chat.
+TARGET is a Python class (module:Class), a file, or a command. Options may also stand
+behind it; what follows -- is its arguments. SIZE takes K, M and G. Exit status: 0 done,
+1 failed, 2 wrong options.
 
-  python3 scalesocket.py game.py              the bundled game, with its page
   python3 scalesocket.py --json ./chat.py     your program, told who says what
-  python3 scalesocket.py cat -- -u            any command, with arguments
-  python3 scalesocket.py new mygame           a folder with a game of yours to begin with"""
+  python3 scalesocket.py cat -- -u            any command, with arguments"""
+
+BUNDLED = """
+  python3 scalesocket.py game.py              a bundled example, with its page
+  python3 scalesocket.py new mygame           a folder with a game of yours to begin with
+
+Bundled examples: game.py, snake, tictactoe, sandbox, chat.
+A Python script may carry its own options in a "# /// script" block, as [tool.scalesocket]."""
 
 
 MODES = ("json", "gwsocket")
@@ -6869,11 +6746,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "close a client that takes nothing of a full backlog for so long (default 5)"),
         ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
         OptionsOf("seats", "--resume"),
-        ("--cache", "[TYPE:]SIZE", parse_cache,
-         "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
-        ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
-        ("--cachebytes", "SIZE", parse_history_size,
-         "bytes of history that a room keeps; all together keep 4 times that (default 64M)"),
+        OptionsOf("history", "--cache --cachepersist --cachebytes"),
         ("--oneshot", "", FLAG, "serve one client, then exit"),
     ),
     "messages": (
@@ -6954,7 +6827,7 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
         prog="scalesocket",
         usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG + BUNDLED if _ours else EPILOG,
         formatter_class=lambda prog: HelpFormatter(prog, 2, 26, 88),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

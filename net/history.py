@@ -1,8 +1,5 @@
 """A history that may be long (`--cache`): newcomers get it at their own pace, and nobody waits.
 
-The server uses this whenever it is there; a server that is copied alone keeps short histories, and
-sends each newcomer all of one at once.
-
 A history is a list of runs of messages, each of which has hold of the next. A newcomer whose room
 has a long one is not yet a member like the others: a thread of its own, the archive's, sends it run
 after run as its socket takes them. What is said meanwhile the newcomer finds in the list, too; what
@@ -14,27 +11,67 @@ All histories together are bounded in bytes, so they have one lock: the archive'
 
 from __future__ import annotations
 
+import argparse
+import functools
+import itertools
 import math
 import queue
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from scalesocket import (
+    FLAG,
     KIB,
-    MESSAGE_COST,
+    MAX_REMEMBERED_ROOMS,
     Client,
     Encoding,
     History,
     Members,
+    Opcode,
+    Route,
+    parse_size,
     report_failure,
     start_thread,
 )
 
+if TYPE_CHECKING:
+    from scalesocket import Config, Output, RoomLog, Traffic
+
+MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
 SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
 HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
+
+
+def parse_cache(text: str) -> tuple[int, bool]:
+    """Return size, and whether only tagged messages count, from `[TYPE:]SIZE`."""
+    match = re.fullmatch(r"(?:(all|tagged):)?(\d{1,6})", text)
+    if match is None or int(match[2]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no SIZE, all:SIZE or tagged:SIZE")
+    return int(match[2]), match[1] == "tagged"
+
+
+def parse_history_size(text: str) -> int:
+    """Return the bytes that a history may have: enough for a few messages at least."""
+    size = parse_size(text)
+    if size < 4 * KIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small for a history; 4K is the least")
+    return size
+
+
+# fmt: off
+OPTIONS = (
+    ("--cache", "[TYPE:]SIZE", parse_cache,
+     "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
+    ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
+    ("--cachebytes", "SIZE", parse_history_size,
+     "bytes of history that a room keeps; all together keep 4 times that (default 64M)"),
+)
+# fmt: on
 
 
 class Past:
@@ -105,14 +142,81 @@ class Archive:
                 self.dropped += (idle or next(iter(self._histories))).drop()
 
 
-class LongHistory(History):
+class ShortHistory(History):
+    """The last messages of a room, for those who come later (--cache).
+
+    Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
+    of one name share it with --cachepersist. A newcomer is sent all of it while it is let in, so
+    it must be short.
+
+    Args:
+        size: how many messages; 0 keeps none.
+        tagged: keep only messages that are marked `_cache`.
+        limit: bytes.
+    """
+
+    def __init__(self, size: int, *, tagged: bool, limit: float = math.inf) -> None:
+        super().__init__()
+        self.size = size
+        self.limit = limit
+        self._tagged = tagged
+        self._lock = threading.Lock()  # guards the two below
+        self._messages: deque[tuple[int, bytes]] = deque()  # opcode and payload
+        self.writers = 0  # rooms that may still add to it
+        self.persists = False  # it outlives its rooms
+
+    def make_members(self, traffic: Traffic, log: RoomLog) -> Members:
+        """Return what sends to a room's clients, and has newcomers hear this history."""
+        return HistoryMembers(self, traffic, log)
+
+    def wants(self, route: Route) -> bool:
+        """Whether messages of this route are kept: only what everyone may see is."""
+        is_for_all = route.to is None and not route.exclude
+        return self.size > 0 and is_for_all and (route.cached is True or not self._tagged)
+
+    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        """Keep messages; the oldest make room."""
+        with self._lock:
+            for payload in payloads[-self.size :] if self.size else ():
+                self._messages.append((opcode, payload))
+                self.bytes += len(payload) + MESSAGE_COST
+            while len(self._messages) > self.size or self.bytes > self.limit:
+                self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
+
+    def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
+        """Send a newcomer what is kept; return what goes on with that, if that is not all."""
+        if self.bytes:
+            client.connection.send(self.replay(client.connection.encoding))
+        return None
+
+    def replay(self, encoding: Encoding) -> bytes:
+        """Return all messages that are kept, in order, as a connection takes them."""
+        with self._lock:
+            runs = itertools.groupby(list(self._messages), lambda message: message[0])
+        frames = [encoding.encode_run(opcode, [m[1] for m in run]) for opcode, run in runs]
+        return b"".join(frames)
+
+    def open(self) -> None:
+        """Note that a room may add to it."""
+        self.writers += 1
+
+    def close(self) -> None:
+        """Note that a room adds nothing more to it."""
+        self.writers -= 1
+
+    def forget(self) -> None:
+        """Keep it only for as long as there is a room."""
+        self.persists = False
+
+
+class LongHistory(ShortHistory):
     """The last messages of a room, in runs that newcomers are sent one by one.
 
     Rooms of one name share it with --cachepersist: what an old room's program says last stands
     in its place among what the new room's program says.
 
     Args:
-        size, tagged, limit: as of `History`.
+        size, tagged, limit: as of `ShortHistory`.
         archive: where it counts.
     """
 
@@ -126,12 +230,12 @@ class LongHistory(History):
     ) -> None:
         super().__init__(size, tagged=tagged, limit=limit)
         self.archive = archive or Archive()
-        # These are guarded by the archive's lock, as are those of `History`.
+        # These are guarded by the archive's lock, as are those of `ShortHistory`.
         self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
         self._count = 0  # messages
         self.followers: set[Replay] = set()  # of newcomers that are being sent it
 
-    def begin(self, client: Client, members: Members) -> Replay | None:
+    def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
         """Send a newcomer a short history now, or return what sends it a long one.
 
         The latter also if an earlier room of this name may still add to it.
@@ -285,7 +389,7 @@ class Replay:
         history: what it is sent.
     """
 
-    def __init__(self, client: Client, members: Members, history: LongHistory) -> None:
+    def __init__(self, client: Client, members: HistoryMembers, history: LongHistory) -> None:
         self._client = client
         self._members = members
         self._history = history
@@ -394,3 +498,145 @@ class Replay:
     def _end(self) -> None:
         self._client.connection.unfollow()
         self._history.unfollow(self)
+
+
+class HistoryMembers(Members):
+    """Who hears what a room's backend says, and who is yet to hear what was before.
+
+    Args:
+        history: what newcomers get.
+        traffic, log: see `Members`.
+    """
+
+    history: ShortHistory
+    newcomers: dict[Client, Replay]
+
+    def __init__(self, history: ShortHistory, traffic: Traffic, log: RoomLog) -> None:
+        super().__init__(history, traffic, log)
+        self.newcomers = {}  # guarded by the lock, too
+
+    def admit(self, client: Client) -> bool:
+        """Make a client a member, and give it the history; return whether it is still behind.
+
+        Encoding and sending a long history takes a while, for which nobody is to wait; so does
+        what the last room of this name may still have to say.
+        """
+        with self._lock:
+            if client.departed:
+                return False
+            self._members[client.id] = client
+            replay = self.history.begin(client, self)
+            if replay is not None:
+                self.newcomers[client] = replay
+                client.connection.follow(replay)
+                replay.wake()
+            return replay is not None
+
+    def promote(self, client: Client, replay: Replay) -> bool:
+        """Let a newcomer be as all the others, if it has caught up; return whether it is."""
+        with self._lock:
+            if client in self.newcomers and not replay.has_caught_up():
+                return False
+            if not client.connection.unfollow(if_done=True):
+                return False
+            self.newcomers.pop(client, None)
+            return True
+
+    def dismiss(self, client: Client) -> None:
+        """Take a client off the members; its seat has been taken back."""
+        with self._lock:
+            self._members.pop(client.id, None)
+            self.newcomers.pop(client, None)
+
+    def remember(self, message: str | bytes) -> Collection[Client]:
+        """Keep what an in-process game has broadcast; return who is sent it from there."""
+        if not self.history.wants(Route(Opcode.TEXT, [])):
+            return ()
+        opcode, payload = Opcode.BINARY, message
+        if isinstance(message, str):
+            opcode, payload = Opcode.TEXT, message.encode()
+        assert isinstance(payload, bytes)
+        with self._lock:
+            self.history.add(opcode, [payload])
+            return list(self.newcomers)
+
+    def is_outrun(self) -> bool:
+        """Whether there are only newcomers, and none of them can follow."""
+        if not self.newcomers:
+            return False
+        with self._lock:
+            alone = 0 < len(self.newcomers) == len(self._members)
+            return alone and all(replay.is_outrun for replay in self.newcomers.values())
+
+    def send(self, outputs: Sequence[Output]) -> list[Client]:
+        """Send messages to those they are for; return whose backlog is full now."""
+        full = super().send(outputs)
+        if self.newcomers:
+            with self._lock:
+                full += [c for c in self.newcomers if c.connection.is_full and c not in full]
+        return full
+
+    # -- under the lock --
+
+    def _find_hearers(self, route: Route) -> list[Client]:
+        clients = self._find(route.to, route.exclude)
+        if self.history.wants(route):
+            self.history.add(route.opcode, route.payloads)
+            if self.newcomers:  # they find it there
+                clients = [client for client in clients if client not in self.newcomers]
+        return clients
+
+    def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
+        newcomers = self.newcomers
+        for hearers, data in super()._encode(route):
+            if not newcomers:
+                yield hearers, data
+                continue
+            for client in hearers:
+                if client in newcomers:  # in its place among what is kept
+                    client.connection.send(data)
+            yield [client for client in hearers if client not in newcomers], data
+
+
+class Histories:
+    """The histories of all rooms; under the registry's lock.
+
+    Args:
+        config: how much is kept.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._kept: dict[str, ShortHistory] = {}  # with --cachepersist; the latest room's last
+        self.archive: Archive | None = None
+        self._make: Callable[..., ShortHistory] = ShortHistory
+        self._limit = min(config.cachebytes, config.backlog // 2)
+        if not config.resume:
+            self._limit = config.cachebytes
+            self.archive = Archive(HISTORIES * config.cachebytes)
+            self._make = functools.partial(LongHistory, archive=self.archive)
+
+    def open(self, name: str) -> ShortHistory:
+        """Return the history of a new room; with --cachepersist, that of the last of this name.
+
+        That room's program may still be at its last words, which belong there, too.
+        """
+        config = self._config
+        history = self._kept.pop(name, None) or self._make(
+            config.cache_size, tagged=config.cache_tagged, limit=self._limit
+        )
+        if config.cachepersist and config.cache_size:
+            history.persists = True
+            self._kept[name] = history
+            if len(self._kept) > MAX_REMEMBERED_ROOMS:
+                idle = (n for n, kept in self._kept.items() if not kept.writers)
+                self._kept.pop(next(idle, name)).forget()
+        history.open()
+        return history
+
+    def close(self, name: str, history: History) -> None:
+        """Note that a room adds no more to its history; an empty one is not worth keeping."""
+        assert isinstance(history, ShortHistory)
+        history.close()
+        if not history.writers and not history.bytes and self._kept.get(name) is history:
+            self._kept.pop(name).forget()

@@ -125,7 +125,7 @@ class Metrics:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         archive = self._registry.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
-        newcomers = [r for room in rooms for r in room.members.newcomers.copy().values()]
+        newcomers = [r for room in rooms for r in dict(room.members.newcomers).values()]
         left = sum(replay.left for replay in newcomers)
         yield self._family("history_bytes", "gauge", "Kept for newcomers.", size, "bytes")
         yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")

@@ -265,31 +265,12 @@ def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None
     folder.mkdir()
     for name in ("__init__", "logs", "history", "files", "pages", "descendants", "linebuffer"):
         (folder / f"{name}.py").write_text("raise SystemExit('this is not for the server')\n")
-    options = ("--cache", "3", "--staticdir", "net")
+    options = ("--staticdir", "net")
     command = [*ALONE, str(copied_alone)]
     with serve(*options, "cat", command=command, cwd=copied_alone.parent) as server:
         with RawClient.connect(server) as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
-
-
-def test_a_lone_copy_has_a_history(copied_alone: Path) -> None:
-    """A short one, of which half of --backlog is the most; a long one is for net/history.py."""
-    options = ("--cache", "3", "--cachepersist", "--backlog", "64K")
-    with serve(*options, "cat", command=[*ALONE, str(copied_alone)]) as server:
-        with RawClient.connect(server) as client:
-            for text in ("1", "2", "3", "4", "x" * 30_000):
-                client.send_text(text)
-            client.receive_many(5)
-        wait_until(lambda: not server.children())
-        with RawClient.connect(server) as client:
-            assert client.receive_text() == "3"
-            assert client.receive_text() == "4"
-            assert client.receive_text() == "x" * 30_000
-            client.send_text("y" * 10_000)  # which leaves no room for the others
-            client.receive_text()
-            with RawClient.connect(server) as other:
-                assert other.receive_text() == "y" * 10_000
 
 
 def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
@@ -348,7 +329,9 @@ def test_a_lone_copy_ends_where_an_option_needs_more(copied_alone: Path) -> None
     done = subprocess.run([*command, "--pcap=x", "cat"], capture_output=True, timeout=PATIENCE)
     assert done.returncode == 2 and b"--pcap needs the folder net/" in done.stderr
     shown = subprocess.run([*command, "--help"], capture_output=True, timeout=PATIENCE)
-    assert shown.returncode == 0 and b"--cache" in shown.stdout and b"--pcap" not in shown.stdout
+    assert shown.returncode == 0 and b"--linger" in shown.stdout
+    for absent in (b"--pcap", b"Bundled", b"game.py", b" new ", b"/// script"):
+        assert absent not in shown.stdout, "it is not there to be used"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a process keeps its number when it runs another")

@@ -100,7 +100,7 @@ class Stage:
         self.now = self.start = 1000.0
         self.backend = GameBackend(game)
         nobody: Any = None
-        history = History(0, tagged=False)
+        history = History()
         self.room = Room("room", nobody, self.backend, nobody, history=history, stall=5)
         self.traffic = self.room.traffic
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client

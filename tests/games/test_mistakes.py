@@ -204,7 +204,7 @@ def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
 
 
 def test_help_lists_the_examples() -> None:
-    listed = re.search(r"^Bundled examples: (.*)\.$", scalesocket.EPILOG, re.MULTILINE)
+    listed = re.search(r"^Bundled examples: (.*)\.$", scalesocket.BUNDLED, re.MULTILINE)
     assert listed is not None
     files = filter(scalesocket.is_example, (HERE / "game").glob("*.py"))
     names = sorted(word.removesuffix(".py") for word in listed[1].split(", "))

@@ -24,7 +24,6 @@ from scalesocket.net.lines import LINES
 import scalesocket
 from scalesocket import (
     Connection,
-    Members,
     Opcode,
     Role,
     RoomLog,
@@ -236,29 +235,29 @@ def test_an_empty_history_is_not_remembered() -> None:
     registry = scalesocket.RoomRegistry(
         scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Timer()
     )
-    full, empty = registry._open_history("full"), registry._open_history("empty")
+    full, empty = registry.histories.open("full"), registry.histories.open("empty")
     full.add(Opcode.TEXT, [b"x"])
-    registry._close_history("full", full)
-    registry._close_history("empty", empty)
-    assert list(registry._histories) == ["full"]
-    assert registry._open_history("full") is full
+    registry.histories.close("full", full)
+    registry.histories.close("empty", empty)
+    assert list(registry.histories._kept) == ["full"]
+    assert registry.histories.open("full") is full
 
 
 def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scalesocket, "MAX_REMEMBERED_ROOMS", 2)
+    monkeypatch.setattr(scalesocket.net.history, "MAX_REMEMBERED_ROOMS", 2)
     registry = scalesocket.RoomRegistry(
         scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Timer()
     )
-    histories = {name: registry._open_history(name) for name in "abc"}
+    histories = {name: registry.histories.open(name) for name in "abc"}
     for name in "cba":
         histories[name].add(Opcode.TEXT, [b"x" * 100])
-        registry._close_history(name, histories[name])
-    used = registry._open_history("b")
-    registry._open_history("d")
+        registry.histories.close(name, histories[name])
+    used = registry.histories.open("b")
+    registry.histories.open("d")
     assert used is histories["b"]
-    assert "b" in registry._histories
+    assert "b" in registry.histories._kept
     assert histories["a"].bytes == 0, "what is forgotten is not counted any more"
     assert registry.archive.size == sum(history.bytes for history in histories.values())
 
@@ -676,7 +675,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     archive = Archive()
     archive.start()
     history = LongHistory(100, tagged=False, archive=archive)
-    members = Members(history, Traffic(), RoomLog("room"))
+    members = history.make_members(Traffic(), RoomLog("room"))
     for number in range(50):
         history.add(Opcode.TEXT, [b"%02d" % number + b"x" * 20_000])
     pairs = []

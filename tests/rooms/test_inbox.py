@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 from scalesocket.net import children
 from scalesocket.net.children import PortPool
-from scalesocket.net.history import LongHistory
+from scalesocket.net.history import LongHistory, ShortHistory
 from scalesocket.net.lines import LINES
 
 import scalesocket
@@ -25,7 +25,6 @@ from scalesocket import (
     Ended,
     Exited,
     Framing,
-    History,
     Inbox,
     Left,
     Messages,
@@ -280,14 +279,14 @@ def test_nothing_comes_from_a_client_that_has_left() -> None:
 # ==== History =============================================================
 
 
-kinds = pytest.mark.parametrize("kind", [History, LongHistory])
+kinds = pytest.mark.parametrize("kind", [ShortHistory, LongHistory])
 
 
 def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Route:
     return Route(Opcode.TEXT, [b"x"], to, cached=cached)
 
 
-def replay(history: History) -> list[bytes]:
+def replay(history: ShortHistory) -> list[bytes]:
     """Return the messages that a newcomer would get, however it takes them."""
     (frames,) = [history.replay(PLAIN)]
     protocol = WebSocketProtocol(Role.CLIENT, max_message=100)
@@ -297,7 +296,7 @@ def replay(history: History) -> list[bytes]:
 
 
 @kinds
-def test_a_history_keeps_the_last_messages_in_order(kind: type[History]) -> None:
+def test_a_history_keeps_the_last_messages_in_order(kind: type[ShortHistory]) -> None:
     history = kind(3, tagged=False)
     assert replay(history) == []
     history.add(Opcode.TEXT, [b"1", b"2"])
@@ -307,7 +306,7 @@ def test_a_history_keeps_the_last_messages_in_order(kind: type[History]) -> None
 
 
 @kinds
-def test_a_history_keeps_what_everyone_may_see(kind: type[History]) -> None:
+def test_a_history_keeps_what_everyone_may_see(kind: type[ShortHistory]) -> None:
     history = kind(1, tagged=False)
     assert history.wants(route())
     assert history.wants(route(cached=False))
@@ -318,7 +317,7 @@ def test_a_history_keeps_what_everyone_may_see(kind: type[History]) -> None:
 
 
 @kinds
-def test_a_tagged_history_keeps_what_is_marked(kind: type[History]) -> None:
+def test_a_tagged_history_keeps_what_is_marked(kind: type[ShortHistory]) -> None:
     history = kind(1, tagged=True)
     assert history.wants(route(cached=True))
     assert not history.wants(route(cached=False))
@@ -327,7 +326,7 @@ def test_a_tagged_history_keeps_what_is_marked(kind: type[History]) -> None:
 
 
 @kinds
-def test_a_history_of_no_size_keeps_nothing(kind: type[History]) -> None:
+def test_a_history_of_no_size_keeps_nothing(kind: type[ShortHistory]) -> None:
     history = kind(0, tagged=False)
     assert not history.wants(route(cached=True))
     history.add(Opcode.TEXT, [b"1"])

@@ -741,7 +741,7 @@ def make_room() -> Room:
     """Return a room with neither a server nor a backend."""
     backend: Any = SimpleNamespace(in_order=False)
     nobody: Any = None
-    return Room("room", nobody, backend, nobody, history=History(0, tagged=False), stall=5)
+    return Room("room", nobody, backend, nobody, history=History(), stall=5)
 
 
 def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
