@@ -6671,7 +6671,8 @@ BUNDLED = """
   python3 scalesocket.py new mygame           a folder with a game of yours to begin with
 
 Bundled examples: game.py, snake, tictactoe, sandbox, chat.
-A Python script may carry its own options in a "# /// script" block, as [tool.scalesocket]."""
+A Python script may carry its own options in a "# /// script" block, as
+[tool.scalesocket]."""
 
 
 MODES = ("json", "gwsocket")
