@@ -784,14 +784,16 @@ class Headers:
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self.fields = list(fields)
+        self._values: dict[str, list[str]] = {}
+        for name, value in self.fields:
+            self._values.setdefault(name.lower(), []).append(value)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.fields)
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
-        wanted = name.lower()
-        return [value for key, value in self.fields if key.lower() == wanted]
+        return self._values.get(name.lower(), [])
 
     def get(self, name: str) -> str:
         """Return a field's values joined with `, ` (5.2), or an empty string."""
@@ -1435,9 +1437,11 @@ class Timer:
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function once, on the timer thread, after that many seconds."""
+        call = (time.monotonic() + seconds, next(self._order), function)
         with self._changed:
-            heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), function))
-            self._changed.notify()
+            heapq.heappush(self._heap, call)
+            if self._heap[0] is call:  # the thread waits for a later one
+                self._changed.notify()
 
     def stop(self) -> None:
         """End the thread; what has not been called will not be. Not for that thread itself."""
@@ -1856,7 +1860,7 @@ class Connection:
         rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
         if rest > 0 and not self._dead:
             self._timer.call_later(rest, self._give_up)
-        else:
+        elif not self._dead:
             self.abort()
 
     def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
@@ -1972,7 +1976,8 @@ class Connection:
         with self._lock:
             if not self._close_sent and not self._dead:
                 if discard:
-                    self._discard()
+                    self._backlog.discard()
+                    self._on_shrunk()
                 self._push(self.protocol.encode_close(code, reason))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
@@ -2031,11 +2036,6 @@ class Connection:
         except OSError:
             self._die()
             return 0
-
-    def _discard(self) -> None:
-        """Drop the backlog but for its first part, which may be on the wire in part."""
-        self._backlog.discard()
-        self._on_shrunk()
 
     def _on_shrunk(self) -> None:
         """See whether the backlog is no longer full, and wake who waits for that."""
