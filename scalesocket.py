@@ -2238,7 +2238,7 @@ Report = Callable[[int | None, str], None]  # client ID, what was dropped and wh
 
 
 # U+2028, U+2029 and U+0085, which JSON has only inside strings, and how it can spell them.
-_SEPARATORS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
+JSON_SEPARATORS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
 # What Python's `splitlines` takes for a line break beside those.
 _BREAKS_TO_SPACES = bytes.maketrans(b"\n\r\v\f\x1c\x1d\x1e", b" " * 7)
 
@@ -2290,7 +2290,7 @@ class Framing:
             payload = payload[: -2 if payload.endswith(b"\r\n") else -1]
         if self._one_line:
             payload = payload.translate(_BREAKS_TO_SPACES)
-            for separator, _ in () if payload.isascii() else _SEPARATORS:
+            for separator, _ in () if payload.isascii() else JSON_SEPARATORS:
                 payload = payload.replace(separator, b" ")
         return payload
 
@@ -2576,7 +2576,7 @@ class JsonFraming(Framing):
         if b"\n" in payload or b"\r" in payload:
             payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
         if not plain:  # Node and Python take these for line breaks, too
-            for separator, escape in _SEPARATORS:
+            for separator, escape in JSON_SEPARATORS:
                 payload = payload.replace(separator, escape)
         rest = payload[payload.index(b"{") + 1 :]
         return prefix + (b"," if value else b"") + rest + b"\n"
@@ -2708,43 +2708,12 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     return code, reason if isinstance(reason, str) else ""
 
 
-_VARIABLE = re.compile(
-    r"#(ID|ROOM|REMOTE_ADDR|RESTORED|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_\w+)",
-    re.ASCII,
-)
-
-
 def expand_template(template: str, client: Client) -> str:
-    """Fill in a join or leave message.
-
-    The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
-    query parameter `name`, which is URL-encoded: a space is `%20`; `#USER` and `#USER_NAME` for
-    what --auth has said. Values are escaped as in a JSON string, and none has a line break.
-    Decoded are `#TEXT_NAME`, `#JSON_NAME`, in quotes, and `#QUERY`, an object of all parameters.
-    """
-    query = client.request.query
-    values = {"ID": str(client.id), "ROOM": client.room_name}
-    values |= {"REMOTE_ADDR": client.address, "QUERY_STRING": query, "USER": client.user}
-    values["RESTORED"] = json.dumps(client.restored)
-
-    def expand(match: re.Match[str]) -> str:
-        name = match[1]
-        if name == "QUERY":
-            return json.dumps(client.request.parameters)
-        value = values.get(name)
-        form, _, wanted = name.partition("_")
-        if value is None and form == "USER":
-            value = client.claims.get(wanted.lower(), "")
-        if value is None:
-            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
-            value = next((v for k, v in pairs if k.upper() == wanted.upper()), "")
-            value = urllib.parse.quote(value, safe="") if form == "QUERY" else value
-        text = json.dumps(value, ensure_ascii=False)
-        for separator, escape in _SEPARATORS:
-            text = text.replace(separator.decode(), escape.decode())
-        return text if form == "JSON" else text[1:-1]
-
-    return _VARIABLE.sub(expand, template)
+    """Fill in a join or leave message: `#ID`, and with net/templates.py many more."""
+    if (templates := find_feature("templates")) is not None:
+        text: str = templates.fill_in(template, client)
+        return text
+    return template.replace("#ID", str(client.id))
 
 
 # ==== 9. Environment of the child ========================================================
@@ -5361,22 +5330,6 @@ class Session:
         """Tell the peer that it may not come in; may wait."""
         raise NotImplementedError
 
-    def hand_over(self, name: str, data: bytes) -> Generator[Want, Any, bool]:
-        """Give it to the worker that has a room, if that is another; return whether it is.
-
-        Args:
-            name: of the room.
-            data: what has been read: a PROXY header, the request, and what is behind it.
-
-        Raises:
-            HandshakeError: 503, that worker takes none.
-        """
-        worker = self.server.worker
-        if worker is None or worker.owns(name):
-            return False
-        yield Want.HELPER
-        return worker.hand_over(self.KIND, name, self.sock, self.address, data)
-
     def admit(
         self,
         name: str,
@@ -5542,7 +5495,7 @@ class HttpSession(Session):
             yield Want.HELPER
         if server.worker is not None:
             came = b"".join((self.proxied, self.head, b"\r\n\r\n", self.rest))
-            if (yield from self.hand_over(parse_room_name(request.path), came)):
+            if (yield from server.worker.hand_over(self, parse_room_name(request.path), came)):
                 return None
         secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
         peer = server.proxies.find_client(self.peer, request.headers)
@@ -5658,24 +5611,9 @@ class HttpSession(Session):
         if server.cors is not None and request.method == "OPTIONS":
             return server.cors.preflight(request)  # before anybody is asked who it is
         of_node = client == peer and peer[0] in proxies and request.query.startswith("local=")
-        if not of_node:  # a node of --peers, which speaks for itself
-            self._check(request, client)
+        if not of_node and server.check_all is not None:  # a node of --peers speaks for itself
+            server.check_all(self, request, client)
         return server.site.respond(request, client)
-
-    def _check(self, request: Request, peer: Endpoint) -> None:
-        """Ask whether a request that is for no room may be answered (--authall); may wait.
-
-        Raises:
-            HandshakeError: it may not.
-        """
-        server = self.server
-        if server.config.authall:
-            secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
-            nobody: Any = None  # it will have no connection
-            local = own_endpoint(self.sock)
-            server.authenticator.check(
-                Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
-            )
 
     # -- WebSocket --
 
@@ -5690,9 +5628,9 @@ class HttpSession(Session):
         handshake = Handshake(request, subprotocols=subprotocols, negotiate=server.negotiate)
         console = server.site.console
         tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
-        if tunnels:
-            self._check(request, peer)
-        else:
+        if tunnels and server.check_all is not None:
+            server.check_all(self, request, peer)
+        if not tunnels:
             server.guard.check_page(request, self.peer, secure=secure)
         longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
         connection = server.connect(
@@ -6170,6 +6108,11 @@ class Server:
         if (per_address := find_feature("per_address")) is not None:
             self.limits = per_address.AddressLimits(config, self.proxies, self.registry.count)
         self.authenticator = Authenticator(config, self._timer)
+        auth = load_feature("auth", "--authall") if config.authall else None
+        # Asks whether a request that is for no room may be answered.
+        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = (
+            auth and auth.check_all
+        )
         self.asks = self.authenticator.asks or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
         origins = find_feature("origins")
@@ -6967,7 +6910,9 @@ def check_options(config: Config) -> None:
         config.clientroute and framings != ("json", "json"),
         "--clientroute needs JSON framing both ways",
     )
-    announces = config.joinmsg or config.leavemsg
+    announces = config.joinmsg + config.leavemsg
+    if "#" in announces.replace("#ID", ""):
+        load_feature("templates", "--joinmsg and --leavemsg with more than #ID")
     refuse_if(
         config.multiline and (config.binary or config.clientframe or not announces),
         "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",

@@ -14,6 +14,7 @@ import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     FLAG,
@@ -33,12 +34,16 @@ from scalesocket import (
     describe_command,
     is_program,
     log,
+    own_endpoint,
     refuse_if,
     start_thread,
 )
 
 from .linebuffer import find_command
 from .per_address import network_of
+
+if TYPE_CHECKING:
+    from scalesocket import Endpoint, HttpSession, Request
 
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
@@ -226,3 +231,18 @@ OPTIONS = (
     ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
 )
 # fmt: on
+
+
+def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
+    """Ask whether a request that is for no room may be answered (--authall); may wait.
+
+    Raises:
+        HandshakeError: it may not.
+    """
+    server = session.server
+    secure = session.tls is not None or server.proxies.speaks_tls(session.peer, request.headers)
+    nobody: Any = None  # it will have no connection
+    local = own_endpoint(session.sock)
+    server.authenticator.check(
+        Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
+    )

@@ -209,7 +209,7 @@ class LineSession(Session):
         target = "/" + urllib.parse.quote(line.removesuffix(mark)) + mark
         name = parse_room_name(target)
         came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
-        if (yield from self.hand_over(name, came)):
+        if server.worker is not None and (yield from server.worker.hand_over(self, name, came)):
             return None
         relays = server.registry.relays
         if relays is not None and relays.may_find(name, server):

@@ -73,7 +73,15 @@ from .logs import finish_log
 from .peers import receive_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from scalesocket import Client, Endpoint, Life, Server
 
@@ -185,19 +193,21 @@ class Worker:
         """Whether this worker has a room."""
         return self.find_owner(room) == self._index
 
-    def hand_over(
-        self, kind: str, room: str, sock: socket.socket, address: Endpoint, data: bytes
-    ) -> bool:
+    def hand_over(self, session: Session, room: str, data: bytes) -> Generator[Want, Any, bool]:
         """Give a connection to the worker that has its room; return False if that is this one.
 
-        The caller must not touch the socket any more, but to close it.
+        Args:
+            session: of the connection; it must not touch the socket any more, but to close it.
+            room: its name.
+            data: what has been read: a PROXY header, the request, and what is behind it.
 
         Raises:
             HandshakeError: 503, that worker takes none.
         """
         if self.owns(room):
             return False
-        self._pass(self.find_owner(room), kind, sock, address, data)
+        yield Want.HELPER
+        self._pass(self.find_owner(room), session.KIND, session.sock, session.address, data)
         return True
 
     def _pass(

@@ -273,6 +273,16 @@ def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None
             assert client.receive_text() == "hello"
 
 
+def test_a_lone_copy_tells_who_comes_by_id_and_what_more_needs(copied_alone: Path) -> None:
+    command = [*ALONE, str(copied_alone)]
+    with serve("--json", "cat", command=command) as server, RawClient.connect(server) as client:
+        assert client.receive_json() == {"t": "Join", "_from": 1}
+    done = subprocess.run(
+        [*command, "--leavemsg", "#ID left #ROOM", "cat"], capture_output=True, timeout=PATIENCE
+    )
+    assert done.returncode == 2 and b"with more than #ID needs the folder net/" in done.stderr
+
+
 def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
     """Whole files; the parts of one, and word that it has not changed, are for net/files.py."""
     pages = copied_alone.parent / "pages"

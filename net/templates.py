@@ -1,0 +1,47 @@
+"""What join and leave messages may tell of a client (`--joinmsg`, `--leavemsg`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+
+from scalesocket import JSON_SEPARATORS, Client
+
+_VARIABLE = re.compile(
+    r"#(ID|ROOM|REMOTE_ADDR|RESTORED|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_\w+)",
+    re.ASCII,
+)
+
+
+def fill_in(template: str, client: Client) -> str:
+    """Fill in a join or leave message.
+
+    The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
+    query parameter `name`, which is URL-encoded: a space is `%20`; `#USER` and `#USER_NAME` for
+    what --auth has said. Values are escaped as in a JSON string, and none has a line break.
+    Decoded are `#TEXT_NAME`, `#JSON_NAME`, in quotes, and `#QUERY`, an object of all parameters.
+    """
+    query = client.request.query
+    values = {"ID": str(client.id), "ROOM": client.room_name}
+    values |= {"REMOTE_ADDR": client.address, "QUERY_STRING": query, "USER": client.user}
+    values["RESTORED"] = json.dumps(client.restored)
+
+    def expand(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "QUERY":
+            return json.dumps(client.request.parameters)
+        value = values.get(name)
+        form, _, wanted = name.partition("_")
+        if value is None and form == "USER":
+            value = client.claims.get(wanted.lower(), "")
+        if value is None:
+            pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+            value = next((v for k, v in pairs if k.upper() == wanted.upper()), "")
+            value = urllib.parse.quote(value, safe="") if form == "QUERY" else value
+        text = json.dumps(value, ensure_ascii=False)
+        for separator, escape in JSON_SEPARATORS:
+            text = text.replace(separator.decode(), escape.decode())
+        return text if form == "JSON" else text[1:-1]
+
+    return _VARIABLE.sub(expand, template)
