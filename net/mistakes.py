@@ -12,6 +12,7 @@ import re
 import sys
 import tomllib
 import traceback
+import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -142,15 +143,17 @@ def is_game(value: object) -> bool:
 
 
 def check_program(path: Path) -> None:
-    """See that a file which is to run as a program is not a `Game` whose class must be named.
+    """See that a file which is to run as a program is Python, and no `Game` to be named.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is no Python, and would end as soon as somebody came; or it is a `Game`.
     """
     try:
-        source = path.read_bytes()
-        body = ast.parse(source).body if b"scalesocket" in source else []
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
+            body = ast.parse(path.read_bytes(), str(path)).body
+    except SyntaxError as error:
+        raise ConfigError(f"cannot run {path}: {explain_import(error, path.stem)}") from None
+    except (OSError, ValueError, RecursionError, MemoryError):
         return  # it is Python's to say
     for node in body:
         if isinstance(node, ast.ClassDef):

@@ -131,6 +131,31 @@ def test_a_target_that_is_not_there_is_told_what_is(here: Path, target: str, sai
     assert ("did you mean" in text) == ("did you mean" in said)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("x = 1\nfor line in\n", "own.py, line 2: "),
+        ("print('hello'\n", "own.py, line 1: "),
+        ("if 1:\nprint()\n", "own.py, line 2: "),
+        ("x = '\xe9'\n".encode("latin-1"), "own.py"),
+    ],
+)
+def test_a_program_that_is_no_python_is_named_with_its_line(
+    here: Path, code: str | bytes, said: str
+) -> None:
+    """It was served, and ended with 1011 as soon as somebody came."""
+    (here / "own.py").write_bytes(code if isinstance(code, bytes) else code.encode())
+    text = complaint("./own.py")
+    assert text.startswith("cannot run own.py: ") and said in text
+
+
+def test_whatever_python_runs_is_run(here: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for code in (b"", b"\xef\xbb\xbfx = 1\n", b"# coding: latin-1\nx = '\xe9'\n", b"x = '\\d'\n"):
+        (here / "own.py").write_bytes(code)
+        assert parse_command_line(["./own.py"]).command[-1].endswith("own.py")
+    assert not recwarn.list
+
+
 def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
     (here / "both.py").write_text(GAME + "for line in open(0):\n    print(line)\n")
     (here / "other.py").write_text("# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nf()\n")
