@@ -106,6 +106,10 @@ class Chat:
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return [message for message, _ in self.pending.values()]
 
+    def resumed(self, now: float) -> None:
+        """The connection is there again, and has kept all that was said."""
+        self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
+
     def say(self, message: Message, now: float) -> None:
         """Note what is on its way."""
         self.pending[message.id] = (message, now)
@@ -225,6 +229,7 @@ class ChatView(GameView):
     """A chat at one terminal."""
 
     program = "chat"
+    patient = True
     hint = "Enter sends   Page Up scrolls   /name NAME   Ctrl-D leaves"
 
     def __init__(self, wanted: str) -> None:
@@ -265,6 +270,11 @@ class ChatView(GameView):
     def lost(self) -> None:
         """Keep what is written from now on."""
         self._online = False
+
+    def resumed(self) -> None:
+        """Go on; what was written meanwhile is on its way."""
+        self._online = True
+        self.chat.resumed(time.monotonic())
 
     def receive(self, event: str, now: float) -> None:
         """Take what the room says."""

@@ -10,6 +10,9 @@
 A server that restarts says so (1001, 1012), or its connections are just lost (1006). Clients
 that all came back at once would be its next trouble: each waits longer after each failure, and
 none as long as another.
+
+`Reconnecting.to(url)` has a seat where the server keeps them (`--resume`): what was missed comes
+after a loss, and what was said meanwhile is sent then.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from scalesocket import CloseCode
 
-from .websocket import ConnectionClosed, InvalidHandshake, WebSocket
+from .seat import Seat, keeps_seats, name_seat
+from .websocket import ConnectionClosed, InvalidHandshake, WebSocket, connect
 
 COME_BACK = (
     CloseCode.GOING_AWAY,
@@ -31,6 +36,9 @@ COME_BACK = (
     CloseCode.SERVICE_RESTART,
     CloseCode.TRY_AGAIN_LATER,
 )
+
+
+ASKED_WITH = ("timeout", "headers", "ssl_context")  # options of `connect`
 
 
 class Backoff:
@@ -55,9 +63,14 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The WebSocket is open, for the first time or again."""
+    """The WebSocket is open, for the first time or again.
+
+    Attributes:
+        resumed: nothing was missed, and the room goes on: it takes this for the same client.
+    """
 
     ws: WebSocket
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +159,64 @@ class Reconnecting:
         self._backoff = backoff or Backoff()
         self._probe_after = probe_after
         self._stopped = threading.Event()
+        self._seat: Seat | None = None
+        self._ws: WebSocket | None = None  # while it is open
+
+    @classmethod
+    def to(
+        cls,
+        url: str,
+        *,
+        backoff: Backoff | None = None,
+        probe_after: float = 10.0,
+        **options: Any,
+    ) -> Reconnecting:
+        """Return a connection to a room, with a seat if the server keeps them.
+
+        The server is asked before each attempt: it may have been started anew with other options.
+
+        Args:
+            url: of the room.
+            backoff, probe_after: see the class.
+            options: of `connect`.
+        """
+        asked = {name: options[name] for name in ASKED_WITH if name in options}
+        seat = Seat()
+
+        def open_connection() -> WebSocket:
+            if "unix_path" not in options and keeps_seats(url, **asked):
+                link._seat = seat
+                return connect(name_seat(url), **options)
+            seat.forget()
+            link._seat = None
+            return connect(url, **options)
+
+        link = cls(open_connection, backoff=backoff, probe_after=probe_after)
+        return link
+
+    def send(self, message: str | bytes, timeout: float | None = None) -> bool:
+        """Send a message, from any thread; who has a seat may do so without a connection.
+
+        Args:
+            message: `str` as text, `bytes` as binary.
+            timeout: seconds to wait for a peer that does not read, until it is given up.
+
+        Returns:
+            Whether it is sent, or kept until the connection is back (a mebibyte at the most).
+        """
+        seat, ws = self._seat, self._ws
+        if seat is not None:
+            return seat.send(message, timeout)
+        if ws is None:
+            return False
+        try:
+            ws.send(message, timeout)
+        except ConnectionClosed:
+            return False  # `events` notices, too
+        except TimeoutError:  # megabytes wait: whoever is there does not read
+            ws.abort()
+            return False
+        return True
 
     def stop(self) -> None:
         """End `events`, from any thread."""
@@ -165,10 +236,14 @@ class Reconnecting:
         while not self._stopped.is_set():
             try:
                 with self._open() as ws:
-                    opened = True
-                    yield Opened(ws)
+                    resumed = self._seat is not None and self._seat.take(ws)
+                    opened, self._ws = True, ws
+                    yield Opened(ws, resumed)
                     yield from self._receive(ws)
             except (ConnectionClosed, InvalidHandshake, OSError) as error:
+                self._ws = None
+                if self._seat is not None:
+                    self._seat.lose()
                 if not opened or not may_come_back(error):
                     raise
                 delay = self._backoff.next_delay()
@@ -178,4 +253,6 @@ class Reconnecting:
     def _receive(self, ws: WebSocket) -> Iterator[Received]:
         for message in listen(ws, self._probe_after, self._stopped.is_set):
             self._backoff.reset()
+            if self._seat is not None:
+                self._seat.count()
             yield Received(message)

@@ -143,6 +143,8 @@ class World:
             self.players.pop(number, None)
         for item in event.get("joined", ()):
             self.players[int(item["id"])] = Player.read(item)
+        for number, waits in event.get("halted", ()):
+            self.players[number].waits = int(waits)
         for death in event.get("died", ()):
             player = self.players[death["id"]]
             player.body = []

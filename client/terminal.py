@@ -38,7 +38,6 @@ from .websocket import (
     InvalidHandshake,
     InvalidURL,
     WebSocket,
-    connect,
     explain,
     make_url,
 )
@@ -50,6 +49,7 @@ DEFAULT_ADDRESS = "localhost:9000"
 DEFAULT_NAME = "player"
 FRAME_TIME = 30  # milliseconds for a key to come before messages are looked at
 REDRAW_TIME = 0.25  # seconds between two drawings when nothing happens, for what counts down
+GOOD_NEWS_STAYS = 4.0  # seconds
 SEND_TIMEOUT = 1.0  # seconds that a key may take to go out, or the connection is lost
 MAX_NAMES = 9  # names that are tried when the wanted one is taken: ann, ann2, … ann9
 
@@ -218,6 +218,7 @@ class GameView:
         hint: the keys, for the last line of the screen.
         letters: keys that it knows beside `LETTERS`, or in their place; each is named by itself.
         subprotocols: to offer to the server.
+        patient: what is sent while there is no connection may wait for it, if there is a seat.
         wanted: the name that the player has asked for.
         notice: the last thing that the server did not like.
         typing: what the player is writing; None while keys are commands.
@@ -228,6 +229,7 @@ class GameView:
     hint: ClassVar[str]
     letters: ClassVar[str] = ""
     subprotocols: ClassVar[Sequence[str]] = ()
+    patient: ClassVar[bool] = False
 
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
@@ -263,7 +265,10 @@ class GameView:
         return {"t": "name", "name": self.wanted}
 
     def lost(self) -> None:
-        """Take note that there is no connection; `opened` follows when it is back."""
+        """Take note that there is no connection; `opened` or `resumed` follows when it is back."""
+
+    def resumed(self) -> None:
+        """Go on: the connection is back, nothing was missed, and the room knows who this is."""
 
     def refused(self, error: str, *, named: bool) -> Json | None:
         """Note an error; if it is that our name is taken, return a message that tries another."""
@@ -438,8 +443,9 @@ class Link:
     """A connection that comes back, run in a thread, for a loop that must not wait for it.
 
     Args:
-        open_connection: opens it.
+        reconnecting: the connection.
         encode: makes text or bytes of what is sent.
+        patient: what is sent while there is no connection waits for it, if there is a seat.
 
     Attributes:
         events: what happens, for the main loop; an exception is the last.
@@ -449,12 +455,18 @@ class Link:
     """
 
     def __init__(
-        self, open_connection: Callable[[], WebSocket], encode: Callable[[Any], str | bytes]
+        self,
+        reconnecting: Reconnecting,
+        encode: Callable[[Any], str | bytes],
+        *,
+        patient: bool = False,
     ) -> None:
         self._encode = encode
+        self._patient = patient
+        self._is_open = False
         self.events: queue.SimpleQueue[Opened | Received | Lost | Exception] = queue.SimpleQueue()
         self._ws: WebSocket | None = None
-        self._reconnecting = Reconnecting(open_connection)
+        self._reconnecting = reconnecting
         happenings = self._reconnecting.events()
         self._note(next(happenings))
         self._thread = threading.Thread(
@@ -463,15 +475,9 @@ class Link:
         self._thread.start()
 
     def send(self, message: Any) -> None:
-        """Send a message, or drop it while there is no connection."""
-        if self._ws is None:
-            return
-        try:
-            self._ws.send(self._encode(message), SEND_TIMEOUT)
-        except ConnectionClosed:
-            pass  # the thread notices, too
-        except TimeoutError:  # megabytes wait: whoever is there does not read
-            self._ws.abort()
+        """Send a message, or drop it while there is no connection, unless it may wait."""
+        if self._is_open or self._patient:
+            self._reconnecting.send(self._encode(message), SEND_TIMEOUT)
 
     def stop(self) -> None:
         """End the connection."""
@@ -489,7 +495,9 @@ class Link:
 
     def _note(self, event: Opened | Received | Lost) -> None:
         if isinstance(event, Opened):
-            self._ws = event.ws
+            self._ws, self._is_open = event.ws, True
+        elif isinstance(event, Lost):
+            self._is_open = False
         self.events.put(event)
 
 
@@ -515,6 +523,7 @@ class App:
         self._clock = clock
         self._lost: Lost | None = None  # while there is no connection
         self._retry_at = 0.0
+        self._back_at = -GOOD_NEWS_STAYS  # when the connection came back, and nothing was missed
 
     def run(self, screen: Screen) -> None:
         """Play until the player has had enough.
@@ -543,7 +552,9 @@ class App:
         now = self._clock()
         view = Canvas(canvas.columns, canvas.rows - 1, unicode=canvas.unicode)
         self.game.draw(view, now)
-        if self._lost is None:
+        if self._lost is None and now - self._back_at < GOOD_NEWS_STAYS:
+            canvas.put(0, 0, fit(" Back again, nothing missed.", canvas.columns), Style.OWN)
+        elif self._lost is None:
             canvas.put(0, 0, f" {fit_hint(self.game.hint, canvas.columns - 2)}", Style.DIM)
         else:
             left = self._retry_at - now
@@ -564,6 +575,10 @@ class App:
     def handle(self, event: Opened | Received | Lost | Exception) -> None:
         """Handle one thing that has happened. Raises as `run` does."""
         match event:
+            case Opened(resumed=True):
+                self._lost = None
+                self._back_at = self._clock()
+                self.game.resumed()
             case Opened():
                 self._lost = None
                 self._send(self.game.opened())
@@ -644,7 +659,11 @@ def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:
         url = make_url(arguments.address, arguments.room)
         game = make_game(arguments.name)
         game.prepare(url)
-        link = Link(lambda: connect(url, subprotocols=make_game.subprotocols), make_game.encode)
+        link = Link(
+            Reconnecting.to(url, subprotocols=make_game.subprotocols),
+            make_game.encode,
+            patient=make_game.patient,
+        )
         signal.signal(signal.SIGTERM, end_on_signal)
         try:
             play(game, link, url)

@@ -5,6 +5,7 @@
 # staticdir = "../client/web"
 # api = true
 # cache = "100"
+# resume = 30
 # ///
 """A chat: whatever one says, everybody in the room reads, and who comes later, too.
 

@@ -5,6 +5,7 @@
 # staticdir = "../client/web"
 # api = true
 # frame = "json"
+# resume = 30
 # joinmsg = '{"t":"Join","id":#ID}'
 # leavemsg = '{"t":"Leave","id":#ID}'
 # ///

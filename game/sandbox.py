@@ -6,6 +6,7 @@
 # game = "Sandbox"
 # staticdir = "../client/web"
 # api = true
+# resume = 30
 # ///
 """A world to gather, build and fight in, for hundreds of players in a room: an in-process game.
 
@@ -23,6 +24,9 @@ A packet that cannot be read closes its sender, and nobody else, with 1008 (text
 reason; so does one too many. What makes no sense now, such as a blow of the dead or an item that
 one does not have, is ignored. There are no clans here, no store and no pings on the map: the
 world says so to who asks for them.
+
+With `--resume` the player of a client that has lost its connection stands still and cannot be hurt.
+When that is back it goes on; one that has kept nothing is told everything, as one that joins.
 """
 
 from __future__ import annotations
@@ -170,7 +174,31 @@ class Sandbox(Game):
         """Let a client watch the middle of the world."""
         middle = self.world.space.size / 2
         viewer = self.viewers[client.id] = Viewer(client, middle, middle)
-        viewer.send(packets.Hello(client.id))
+        self._introduce(viewer)
+        self._tell_lobby()
+
+    def on_drop(self, client: Client) -> None:
+        """Keep the client's player from harm until somebody is there again."""
+        player = self.viewers[client.id].player
+        if player is not None:
+            self.world.lull(player)
+
+    def on_resume(self, client: Client) -> None:
+        """Let its player go on; a page that was loaded anew knows nothing yet."""
+        viewer = self.viewers[client.id]
+        player = viewer.player
+        if client.restored:
+            viewer.known.clear()
+            self._introduce(viewer)
+        if player is not None:
+            self.world.lull(player)  # it may never have been missed
+            self.world.wake(player)
+            if client.restored:
+                viewer.known.add(player)
+                self.world.introduce(player)
+
+    def _introduce(self, viewer: Viewer) -> None:
+        viewer.send(packets.Hello(viewer.client.id))
         viewer.send(
             packets.Init(
                 world=self.world.space.size,
@@ -184,7 +212,6 @@ class Sandbox(Game):
             )
         )
         viewer.send(packets.Leaderboard(self._leaders))
-        self._tell_lobby()
 
     def on_message(self, client: Client, message: str | bytes) -> None:
         """Do what a client asks for; one that cannot be understood is closed."""
@@ -217,7 +244,8 @@ class Sandbox(Game):
             self._deliver(notice)
         rows = {player: PLAYERS.pack_row(player.row()) for player in self.world.players.values()}
         for viewer in self.viewers.values():
-            self._show(viewer, rows)
+            if not viewer.client.dropped:  # who is away needs what it looks like then, not now
+                self._show(viewer, rows)
         if self.world.now >= self._summary_at:
             self._summary_at = self.world.now + SUMMARY_PAUSE
             self._summarise()
@@ -324,7 +352,8 @@ class Sandbox(Game):
         if leaders != self._leaders:
             self._leaders = leaders
             self.room.broadcast(packets.encode(packets.Leaderboard(leaders)))
-        self.room.broadcast(packets.encode(packets.Minimap(self.world.minimap())))
+        away = [viewer.client for viewer in self.viewers.values() if viewer.client.dropped]
+        self.room.broadcast(packets.encode(packets.Minimap(self.world.minimap())), exclude=away)
 
     def _tell_lobby(self) -> None:
         """Let the API show how many play and how many watch."""

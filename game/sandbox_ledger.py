@@ -50,6 +50,14 @@ class Ledger:
                 self._change(player, resource, -price)
         return True
 
+    def tell(self, player: Player) -> None:
+        """Tell a player everything in the accounts."""
+        for name, amount in zip(RESOURCES, player.resources, strict=True):
+            self._notices.to(player, ResourceCount(name, amount, False))
+        self._notices.to(player, ResourceCount("points", player.points, False))
+        self._notices.to(player, Age(player.xp, player.max_xp, player.age))
+        self._notices.to(player, Upgrades(player.upgrades, player.age))
+
     def forfeit(self, player: Player) -> None:
         """Take all that a player has who is gone."""
         for resource, amount in enumerate(player.resources):

@@ -107,6 +107,25 @@ class World:
         if player.alive:
             self._remove(player)
 
+    def lull(self, player: Player) -> None:
+        """Let a player whose client has lost its connection stand still, safe from harm."""
+        player.asleep = True
+        player.walk = None
+        player.pressed = player.clicked = player.auto = False
+
+    def wake(self, player: Player) -> None:
+        """Let a player go on; whoever is asleep does nothing."""
+        player.asleep = False
+
+    def introduce(self, player: Player) -> None:
+        """Tell a client that has forgotten everything about its own player."""
+        self.notices.to(player, Spawned(player.sid), PlayerAdd(player.info(), is_self=True))
+        self.ledger.tell(player)
+        self._tell_items(player)
+        for item in GOODS:
+            if player.count(item):
+                self.notices.to(player, ItemCount(item.id, player.count(item)))
+
     def walk(self, player: Player, angle: float | None) -> None:
         """Walk in a direction from now on; None: stand still."""
         player.walk = None if angle is None else (math.cos(angle), math.sin(angle))
@@ -253,6 +272,8 @@ class World:
             self._tear_down(structure)
 
     def _hurt(self, victim: Player, power: int, by: Player) -> None:
+        if victim.asleep:
+            return
         victim.health = max(0, victim.health - power)
         self.notices.known(victim, Health(victim.sid, victim.health))
         if victim.health == 0:

@@ -27,6 +27,7 @@ class Player(Thing):
     __slots__ = (
         "age",
         "alive",
+        "asleep",
         "auto",
         "buildings",
         "clicked",
@@ -56,6 +57,7 @@ class Player(Thing):
         self.name = name
         self.skin = skin
         self.alive = True
+        self.asleep = False  # nobody is there to play: does nothing, and cannot be hurt
         self.health = PLAYER_HEALTH
         self.dir = 0.0
         self.walk: tuple[float, float] | None = None  # a direction, of length 1

@@ -5,6 +5,7 @@
 # game = "Snake"
 # staticdir = "../client/web"
 # api = true
+# resume = 30
 # ///
 """Snake for any number of players in one world: an in-process game.
 
@@ -28,6 +29,7 @@ To a client that joins, these two, in this order:
 
     {"t": "welcome",
      "id": 7,                               this client's, and its snake's once it plays
+     "name": null,                          its own, if it has come back and has kept nothing
      "width": 60, "height": 20,             of the world; the walls are outside
      "rate": 8}                             ticks per second
     {"t": "full",
@@ -49,6 +51,7 @@ left out. Applied to the full state in this order, it gives the full state of th
      "tick": 121,                           always one more than the last
      "left": [5],                           players who are gone, and their snakes
      "joined": [{...}],                     players as above, still dead, to be added at the end
+     "halted": [[8, 201]],                  is back: as a newborn it waits until this tick
      "died": [{"id": 9, "dir": "up",        this body is now []; dir is where it would have gone
                "cause": "snake",            or "wall", "self"; "head": two heads met
                "by": 7,                     whose body or head it was; null: "wall", "self"
@@ -67,6 +70,9 @@ The leaderboard is the players by best, then by score, then by who came first.
 To one client, whose message could not be used; nothing else has happened then:
 
     {"t": "error", "error": "the name 'ann' is taken"}
+
+With `--resume` the snake of a client that has lost its connection stands still, and is no worse off
+when that is back. A client that has kept nothing gets both messages again.
 """
 
 from __future__ import annotations
@@ -94,10 +100,18 @@ class Snake(Game):
 
     def on_join(self, client: Client) -> None:
         """Show a spectator the whole world; from now on it gets the deltas."""
-        size = {"width": WIDTH, "height": HEIGHT, "rate": RATE}
-        client.send_json({"t": "welcome", "id": client.id, **size})
-        client.send_json({"t": "full", **self.world.describe()})
+        self._introduce(client)
         self._tell_lobby()
+
+    def on_drop(self, client: Client) -> None:
+        """Let the client's snake stand still until somebody steers it again."""
+        self.world.halt(client.id)
+
+    def on_resume(self, client: Client) -> None:
+        """Let it go on; a page that was loaded anew has to see the world first."""
+        self.world.go_on(client.id)
+        if client.restored:
+            self._introduce(client)
 
     def on_message(self, client: Client, message: str | bytes) -> None:
         """Do what a client asks for, or tell it why not."""
@@ -136,6 +150,12 @@ class Snake(Game):
         others = (other.data.get("name") for other in self.room.clients.values())
         client.data["name"] = new_name(event, filter(None, others))
         self.world.join(client.id, client.data["name"])
+
+    def _introduce(self, client: Client) -> None:
+        about = {"id": client.id, "name": client.data.get("name")}
+        size = {"width": WIDTH, "height": HEIGHT, "rate": RATE}
+        client.send_json({"t": "welcome", **about, **size})
+        client.send_json({"t": "full", **self.world.describe()})
 
     def _tell_lobby(self) -> None:
         """Let the API show who is here, and who is the best of them."""

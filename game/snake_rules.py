@@ -66,6 +66,7 @@ class Delta:
     tick: int
     left: list[int] = field(default_factory=list)
     joined: list[dict[str, object]] = field(default_factory=list)
+    halted: list[tuple[int, int]] = field(default_factory=list)
     died: list[dict[str, object]] = field(default_factory=list)
     moved: list[tuple[int, int, int, str]] = field(default_factory=list)
     grew: list[int] = field(default_factory=list)
@@ -98,6 +99,8 @@ class World:
         self._rng = rng
         self._joining: dict[int, str] = {}
         self._leaving: list[int] = []
+        self._away: set[int] = set()  # also of those who are still joining
+        self._back: list[int] = []
 
     # -- between ticks --
 
@@ -107,8 +110,21 @@ class World:
 
     def leave(self, player_id: int) -> None:
         """Let a player go at the next tick."""
+        self._away.discard(player_id)
         if self._joining.pop(player_id, None) is None:
             self._leaving.append(player_id)
+
+    def halt(self, player_id: int) -> None:
+        """Let the snake of a player who cannot steer stand still, until `go_on`."""
+        self._away.add(player_id)
+        if player_id in self.players:
+            self.players[player_id].turns.clear()
+
+    def go_on(self, player_id: int) -> None:
+        """Let it set out as a newborn does: with its first turn, or when the grace is over."""
+        if player_id in self._away:
+            self._away.remove(player_id)
+            self._back.append(player_id)
 
     def turn(self, player_id: int, direction: object) -> None:
         """Let a snake turn, after the turns that it has yet to make; a newborn sets out.
@@ -143,6 +159,7 @@ class World:
         delta = Delta(self.tick)
         remains = self._remove_leavers(delta)
         self._add_newcomers(delta)
+        self._let_go_on(delta)
         remains += self._move_snakes(delta)
         solid = {cell for snake in self._snakes() for cell in snake.body}
         self._add_food((cell for cell in remains if cell not in solid), delta)
@@ -166,6 +183,14 @@ class World:
             delta.joined.append(player.describe())
         self._joining.clear()
 
+    def _let_go_on(self, delta: Delta) -> None:
+        back, self._back = self._back, []
+        for player_id in back:
+            player = self.players.get(player_id)
+            if player is not None and player.body:
+                player.waits = self.tick + GRACE_TICKS
+                delta.halted.append((player_id, player.waits))
+
     def _move_snakes(self, delta: Delta) -> list[Cell]:
         """Move all snakes at the same time; return what remains of those that died of it."""
         snakes = self._snakes()
@@ -183,6 +208,8 @@ class World:
 
     def _is_moving(self, snake: Player) -> bool:
         """Whether a snake has set out, or does so now."""
+        if snake.id in self._away:
+            return False
         return snake.waits is None or bool(snake.turns) or snake.waits <= self.tick
 
     def _next_head(self, snake: Player) -> Cell:

@@ -6,6 +6,7 @@
 # staticdir = "../client/web"
 # api = true
 # linger = 15
+# resume = 30
 # ///
 """Tic-tac-toe for two, with as many spectators as come: an in-process game.
 
@@ -56,6 +57,9 @@ at once, even if the old connection is still thought to be alive. At any other t
 leaves an empty seat. It goes to the spectator who gave a name first, or else to the next to give
 one. Who sits down after the end of a game has thereby asked for the next. When both seats are
 empty, the board is, too.
+
+With `--resume` who has lost the connection is "away" as well, with more time: 30 seconds. Such a
+client is still here, and has its seat again when it is back, unless it has forfeited.
 """
 
 from __future__ import annotations
@@ -72,7 +76,8 @@ from .tictactoe_rules import Table
 class TicTacToe(Game):
     """One table in one room."""
 
-    grace: float = 15  # seconds in which a player whose connection is lost may come back
+    grace: float = 15  # seconds in which a player who has left may come back
+    patience: float = 30  # seconds for one whose connection is lost, and who has not left
 
     def on_create(self, room: GameRoom) -> None:
         """Put up an empty table."""
@@ -100,6 +105,21 @@ class TicTacToe(Game):
         if name is not None:
             self.table.leave(name, time.monotonic())
             self.room.call_later(self.grace, self._expire)
+        self._tell()
+
+    def on_drop(self, client: Client) -> None:
+        """Give a player who has lost the connection some time to come back."""
+        name = name_of(client)
+        if name is not None:
+            self.table.drop(name, time.monotonic() + self.patience)
+            self.room.call_later(self.patience, self._expire)
+        self._tell()
+
+    def on_resume(self, client: Client) -> None:
+        """Let the player go on; everybody sees it."""
+        name = name_of(client)
+        if name is not None:
+            self.table.come_back(name)
         self._tell()
 
     def _obey(self, client: Client, event: dict[str, object]) -> None:

@@ -72,6 +72,7 @@ class Table:
         self.seats: dict[str, str] = {}  # the name on each mark's seat
         self.waiting: list[str] = []  # names of spectators who want one, the first to come first
         self.away: dict[str, float] = {}  # until when a mark's seat is kept, the first to go first
+        self.dropped: set[str] = set()  # names of those who have no connection, but have not left
         self.result: str | None = None  # "X", "O" or "draw" after the end
         self.forfeit = False
         self.rematch: set[str] = set()  # the marks that have asked for one
@@ -92,17 +93,27 @@ class Table:
 
     def come_back(self, name: str) -> None:
         """Let a player back to the seat that is kept, if it is."""
+        self.dropped.discard(name)
         mark = self.seat_of(name)
         if mark is not None:
             self.away.pop(mark, None)
+        self._fill_seats()
+
+    def drop(self, name: str, until: float) -> None:
+        """Keep the seat of a player who has lost the connection; in a game that runs, so long."""
+        self.dropped.add(name)
+        mark = self.seat_of(name)
+        if mark is not None and self.is_running:
+            self.away[mark] = until
 
     def leave(self, name: str, now: float) -> None:
         """Keep the player's seat for a while if the game is running; give it up otherwise."""
+        self.dropped.discard(name)
         mark = self.seat_of(name)
         if mark is None:
             self.waiting.remove(name)
         elif self.is_running:
-            self.away[mark] = now + self.grace
+            self.away.setdefault(mark, now + self.grace)
         else:
             self._vacate(mark)
 
@@ -134,7 +145,9 @@ class Table:
             self.result = "draw"
         if self.result:
             for absent in list(self.away):
-                self._vacate(absent)
+                if self.seats[absent] not in self.dropped:
+                    self._vacate(absent)
+            self.away.clear()
 
     def ask_rematch(self, name: str) -> None:
         """Note that a player wants another game; begin it, with marks swapped, if both do.
@@ -171,8 +184,10 @@ class Table:
         return mark
 
     def _vacate(self, mark: str) -> None:
-        """Empty a seat, for who has waited longest."""
-        del self.seats[mark]
+        """Empty a seat, for who has waited longest; who had it and is still here waits now."""
+        name = self.seats.pop(mark)
+        if name in self.dropped:
+            self.waiting.append(name)
         self.away.pop(mark, None)
         self.rematch.discard(mark)
         if not self.seats:
@@ -181,8 +196,10 @@ class Table:
 
     def _fill_seats(self) -> None:
         for mark in MARKS:
-            if self.waiting and mark not in self.seats:
-                self.seats[mark] = self.waiting.pop(0)
+            present = [name for name in self.waiting if name not in self.dropped]
+            if present and mark not in self.seats:
+                self.seats[mark] = present[0]
+                self.waiting.remove(present[0])
                 if self.result is not None:  # who sits down wants to play
                     self.rematch.add(mark)
                     self._begin_if_wanted()

@@ -111,6 +111,8 @@ class Pages(WebFiles):
         addresses = load_feature("addresses", "the lobby").tell_addresses(config, request)
         about: dict[str, Any] = {**config.about, **addresses, "json": config.clientframe == "json"}
         about["api"] = config.api
+        if config.resume:
+            about["resume"] = config.resume
         if "picture" in about:
             about["picture"] = "lobby/picture"
         if config.staticdir is None:

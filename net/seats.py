@@ -4,7 +4,7 @@ A client that wants one opens `ws://host/<room>?_seat` and says first what it wa
 
     > {"_seat":{}}                                      a new seat
     > {"_seat":{"token":"k3…","seen":12}}               that one again; 12 messages have come for it
-    < {"_seat":{"token":"Zx…","id":7,"taken":3,"resumed":true}}
+    < {"_seat":{"token":"Zx…","id":7,"taken":3,"seen":12,"resumed":true}}
 
 Then it is sent what it lacks, and what comes; it sends again what the server has not taken. So
 nothing is lost, and nothing comes twice. Who has kept nothing but its token leaves `seen` out: it
@@ -455,7 +455,8 @@ class Seat:
             # Whoever has put messages of the old connection into the inbox is done with that.
             token, self._key = self._seats.give_token(self, asked.token)
             self.client.dropped = False
-            facts = {"token": token, "id": self.client.id, "taken": self.taken, "resumed": not anew}
+            counts = {"taken": self.taken, "seen": seen}
+            facts = {"token": token, "id": self.client.id, **counts, "resumed": not anew}
             connection.send(connection.encoding.encode_message(json.dumps({"_seat": facts})))
             self._forget(seen)
             rest = b"".join(data for data, _ in self._kept)

@@ -17,6 +17,7 @@ class FakeClient:
     def __init__(self, number: int) -> None:
         self.id = number
         self.data: dict[str, Any] = {}
+        self.dropped = self.restored = False
         self.sent: list[str] = []
 
     def send(self, message: str | bytes) -> None:
@@ -84,6 +85,16 @@ class FakeRoom:
     def leave(self, client: FakeClient) -> None:
         del self.clients[client.id]
         self.game.on_leave(cast(Client, client), 1006)
+
+    def drop(self, client: FakeClient) -> None:
+        """Let a client lose its connection, and keep its seat."""
+        client.dropped = True
+        self.game.on_drop(cast(Client, client))
+
+    def resume(self, client: FakeClient, *, restored: bool = False) -> None:
+        """Let it come back, having kept everything, or nothing at all."""
+        client.dropped, client.restored = False, restored
+        self.game.on_resume(cast(Client, client))
 
 
 def arbitrary_messages(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[str | bytes]:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgpack
@@ -569,6 +569,7 @@ class Listener:
 
     def __init__(self, client_id: int) -> None:
         self.id = client_id
+        self.dropped = False
         self.inbox: list[Packet] = []
         self.known: set[int] = set()  # players
         self.objects: set[int] = set()
@@ -608,7 +609,7 @@ class StandInRoom:
 
     metadata: object = None
 
-    def broadcast(self, message: bytes) -> None:
+    def broadcast(self, message: bytes, exclude: Sequence[Listener] = ()) -> None:
         """Send to nobody."""
 
 

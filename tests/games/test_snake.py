@@ -387,6 +387,8 @@ class View:
         for player in delta.get("joined", ()):
             assert player["id"] not in self.players
             self.players[player["id"]] = player
+        for player_id, waits in delta.get("halted", ()):
+            self.players[player_id]["waits"] = waits
         for death in delta.get("died", ()):
             changed = {"body": [], "dir": death["dir"], "respawn": death["respawn"]}
             self.players[death["id"]].update(changed, waits=None)
@@ -547,7 +549,8 @@ def test_who_joins_is_welcomed_with_the_whole_world(room: FakeRoom) -> None:
         room.game.on_tick(0.1)
     watcher = room.join()
     welcome, full = watcher.take()
-    assert welcome == {"t": "welcome", "id": 2, "width": WIDTH, "height": HEIGHT, "rate": RATE}
+    own = {"id": 2, "name": None}
+    assert welcome == {"t": "welcome", **own, "width": WIDTH, "height": HEIGHT, "rate": RATE}
     assert full == {"t": "full", **over_the_wire(game_of(room).world.describe())}
     assert full["players"][0]["name"] == "ann"
 
@@ -560,6 +563,10 @@ def test_all_messages_have_the_keys_that_are_documented(room: FakeRoom) -> None:
         if tick == 150:
             room.leave(room.join("bob"))
             room.join("cid")
+        if tick == 160:
+            room.drop(client)
+        if tick == 170:
+            room.resume(client)
         if tick == 180:
             room.leave(room.clients[max(room.clients)])
         room.game.on_tick(0.1)
@@ -567,8 +574,45 @@ def test_all_messages_have_the_keys_that_are_documented(room: FakeRoom) -> None:
         seen |= delta.keys()
         for entry in (*delta.get("died", ()), *delta.get("born", ()), *delta.get("joined", ())):
             assert all(f'"{key}":' in text for key in entry)
-    assert seen >= {"t", "tick", "left", "joined", "died", "moved", "born", "food"}
+    assert seen >= {"t", "tick", "left", "joined", "halted", "died", "moved", "born", "food"}
     assert all(f'"{key}":' in text for key in seen)
+
+
+def test_a_snake_whose_player_is_away_stands_still_and_waits_for_the_first_turn(
+    room: FakeRoom,
+) -> None:
+    client, watcher = room.join("ann"), room.join()
+    world = game_of(room).world
+    room.game.on_tick(0.1)
+    room.say(client, {"t": "turn", "dir": world.players[1].direction})
+    room.game.on_tick(0.1)
+    body = [*world.players[1].body]
+    room.drop(client)
+    for _ in range(200):
+        room.game.on_tick(0.1)
+    assert world.players[1].body == body
+    room.resume(client)
+    client.take()
+    watcher.take()
+    room.game.on_tick(0.1)
+    (delta,) = watcher.take()
+    assert delta["halted"] == [[1, world.tick + 80]]
+    assert world.players[1].waits == world.tick + 80
+    room.game.on_tick(0.1)
+    assert world.players[1].body == body
+    room.say(client, {"t": "turn", "dir": world.players[1].direction})
+    room.game.on_tick(0.1)
+    assert world.players[1].body != body
+
+
+def test_a_page_that_was_loaded_anew_is_told_who_it_is(room: FakeRoom) -> None:
+    client = room.join("ann")
+    room.game.on_tick(0.1)
+    client.take()
+    room.resume(client, restored=True)
+    welcome, full = client.take()
+    assert (welcome["id"], welcome["name"]) == (1, "ann")
+    assert [player["name"] for player in full["players"]] == ["ann"]
 
 
 def test_a_client_without_a_name_watches(room: FakeRoom) -> None:

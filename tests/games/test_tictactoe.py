@@ -517,7 +517,8 @@ MESSAGES = arbitrary_messages(
     username=st.sampled_from(["ann", "dot"]),
     cell=st.integers(0, 8),
 )
-EVENTS = st.tuples(st.sampled_from(["join", "leave", "say", "say", "say", "time"]), MESSAGES)
+ACTIONS = ["join", "leave", "drop", "resume", "say", "say", "say", "time"]
+EVENTS = st.tuples(st.sampled_from(ACTIONS), MESSAGES)
 
 
 @settings(max_examples=40)
@@ -531,6 +532,10 @@ def test_whatever_clients_do_no_hook_raises(events: list[tuple[str, Any]], chanc
             room.join(chance.choice([None, "ann", "bob", "cid"]))
         elif action == "leave":
             room.leave(chance.choice(clients))
+        elif action == "drop":
+            room.drop(chance.choice(clients))
+        elif action == "resume":
+            room.resume(chance.choice(clients), restored=chance.choice([False, True]))
         elif action == "say":
             with_token = message
             for name, token in game._tokens.items():
@@ -551,7 +556,9 @@ def assert_is_consistent(room: FakeRoom) -> None:
     sitting = set(table.seats.values())
     assert sitting | set(table.waiting) == names | away
     assert sitting.isdisjoint(table.waiting)
-    assert not table.waiting or len(sitting) == 2, "nobody waits beside an empty seat"
+    present = set(table.waiting) - table.dropped
+    assert not present or len(sitting) == 2, "nobody waits beside an empty seat"
+    assert table.dropped <= names
     assert not table.away or table.is_running
     counts = {mark: table.board.cells.count(mark) for mark in "XO"}
     assert counts["X"] - counts["O"] == (table.board.turn == "O")
@@ -559,6 +566,43 @@ def assert_is_consistent(room: FakeRoom) -> None:
         own = next(s for s in map(json.loads, reversed(client.sent)) if s["t"] == "state")
         assert own["name"] == client.data.get("name")
         assert own["you"] == (own["name"] and table.seat_of(own["name"]))
+
+
+def test_a_player_without_a_connection_has_time_and_the_seat(room: FakeRoom) -> None:
+    ann, bob = room.join("ann"), room.join("bob")
+    room.say(ann, {"t": "move", "cell": 4})
+    room.drop(ann)
+    state = bob.take()[-1]
+    assert (state["away"], state["grace"], state["players"]["X"]) == ("X", 30, "ann")
+    room.say(bob, {"t": "move", "cell": 0})
+    room.resume(ann)
+    state = ann.take()[-1]
+    assert (state["away"], state["you"], state["board"]) == (None, "X", "O...X....")
+
+
+def test_who_is_away_when_the_game_ends_keeps_the_seat(room: FakeRoom) -> None:
+    ann, bob = room.join("ann"), room.join("bob")
+    for client, number in ((ann, 4), (bob, 0), (ann, 8), (bob, 1), (ann, 7)):
+        room.say(client, {"t": "move", "cell": number})
+    room.drop(ann)
+    room.say(bob, {"t": "move", "cell": 2})
+    state = bob.take()[-1]
+    assert (state["result"], state["players"]["X"], state["away"]) == ("O", "ann", None)
+    room.resume(ann, restored=True)
+    assert ann.take()[-1]["you"] == "X"
+
+
+def test_who_stays_away_forfeits_and_may_sit_down_again(room: FakeRoom) -> None:
+    ann, bob = room.join("ann"), room.join("bob")
+    room.drop(ann)
+    table = cast(TicTacToe, room.game).table
+    table.away = dict.fromkeys(table.away, 0.0)
+    room.calls[-1][1]()
+    state = bob.take()[-1]
+    assert (state["result"], state["forfeit"], state["players"]["X"]) == ("O", True, None)
+    room.resume(ann)
+    state = ann.take()[-1]
+    assert (state["you"], state["rematch"]) == ("X", ["X"])
 
 
 @given(st.lists(st.integers(0, 8), max_size=30))

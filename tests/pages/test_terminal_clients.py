@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.client import snake, tictactoe
-from scalesocket.client.reconnecting import Lost, Opened, Received
+from scalesocket.client.reconnecting import Lost, Opened, Received, Reconnecting
 from scalesocket.client.snake import SnakeView
 from scalesocket.client.terminal import (
     App,
@@ -180,7 +180,7 @@ def test_a_server_that_takes_nothing_any_more_is_lost() -> None:
         return connections.pop()
 
     with theirs:
-        link = Link(open_connection, lambda message: message)
+        link = Link(Reconnecting(open_connection), lambda message: message)
         assert isinstance(link.events.get(timeout=PATIENCE), Opened)
         for _ in range(20):
             link.send(b"x" * 2**20)

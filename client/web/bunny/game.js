@@ -77,9 +77,7 @@ connection.addEventListener("message", ({ detail: message }) => {
 });
 
 connection.addEventListener("state", () => {
-  if (connection.state === "connected") return;
-  me = null;
-  carrot = null;
+  if (connection.state === "connected" && !connection.resumed) me = carrot = null;
   // On the way to another room nobody is there; without a connection the last picture stays.
   if (connection.state === "closed") forgetEverybody();
   describe();

@@ -27,7 +27,10 @@ const log = new Log({ root: $("log"), list: $("messages"), jump: $("jump") });
 const memory = new Memory();
 const mine = new Map(); // id → message, of what this page has sent
 const before = new Set(recall()); // IDs, from before this tab loaded the page anew
-const outbox = new Outbox({ send: (raw) => connection.send(raw), changed: outboxChanged });
+const outbox = new Outbox({
+  send: (raw) => connection.state === "connected" && connection.send(raw),
+  changed: outboxChanged,
+});
 const prompt = new NamePrompt($("join"), showComposer);
 let repeatsEnd = 0;
 
@@ -43,6 +46,7 @@ connection.addEventListener("state", () => {
   clearTimeout(repeatsEnd);
   if (connection.state === "waiting") outbox.interrupt();
   if (connection.state !== "connected") return;
+  if (connection.resumed) return outbox.flush({ resumed: true });
   memory.expectRepeats();
   repeatsEnd = setTimeout(() => memory.expectNews(), REPEATS_WITHIN);
   outbox.flush();

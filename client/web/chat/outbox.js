@@ -2,7 +2,8 @@
 //
 // A message is "waiting" while there is no connection, "sent" when it is on its way, and done
 // when the room has said it to everybody, this page included. What was on its way when the
-// connection broke is sent again: its ID tells all who have it already that it is the same.
+// connection broke is sent again: its ID tells all who have it already that it is the same. Where
+// the connection goes on (`resumed`) it has seen to that itself.
 
 const ECHO_WITHIN = 5_000; // milliseconds; a program that has said nothing by then never will
 
@@ -24,13 +25,18 @@ export class Outbox {
 
   /** Whether the room will say this again, if it does as the others do. */
   add(id, raw, { echoed }) {
-    this.#messages.set(id, { raw, echoed, state: "", timer: 0 });
+    this.#messages.set(id, { raw, echoed, state: "", timer: 0, sent: false });
     this.#try(id);
   }
 
-  /** The connection is there again, or takes more again. */
-  flush() {
-    for (const [id, { state }] of this.#messages) if (state === "waiting") this.#try(id);
+  /** The connection is there again, or takes more again. If it has `resumed`, what it has been
+      given is on its way. */
+  flush({ resumed = false } = {}) {
+    for (const [id, message] of this.#messages) {
+      if (message.state !== "waiting") continue;
+      if (resumed && message.sent) this.#expect(id);
+      else this.#try(id);
+    }
   }
 
   /** The connection is gone, and nobody knows what has arrived. */
@@ -46,7 +52,13 @@ export class Outbox {
   #try(id) {
     const message = this.#messages.get(id);
     if (!this.#send(message.raw)) return this.#enter(id, "waiting");
+    message.sent = true;
     if (!message.echoed) return this.#finish(id);
+    this.#expect(id);
+  }
+
+  #expect(id) {
+    const message = this.#messages.get(id);
     this.#enter(id, "sent");
     message.timer = setTimeout(() => this.#finish(id), ECHO_WITHIN);
   }

@@ -23,6 +23,7 @@ const { room, connection } = enterRoom("island", {
   protocols: [SUBPROTOCOL],
   codec,
   silence: 10_000, // it ticks, and answers pings
+  reload: true,
 });
 const world = new World();
 const view = new View($("stage"), world);
@@ -37,10 +38,10 @@ const controls = new Controls({
   strikeStick: $("strike-stick"),
   centre: myPlace,
   want: {
-    walk: (angle) => alive() && connection.send({ t: "move", angle }),
-    aim: (angle) => alive() && connection.send({ t: "aim", angle }),
+    walk: (angle) => acts() && connection.send({ t: "move", angle }),
+    aim: (angle) => acts() && connection.send({ t: "aim", angle }),
     strike: (active, angle) =>
-      alive() && connection.send({ t: "attack", active: Number(active), angle }),
+      acts() && connection.send({ t: "attack", active: Number(active), angle }),
     key: pressKey,
   },
 });
@@ -56,7 +57,7 @@ handleMessages(connection, {
     world.forget();
     world.init(message);
     hud.showResources();
-    if (prompt.name) spawn(prompt.name);
+    if (prompt.name) spawn(prompt.name); // of no effect if this player is still alive
     else prompt.show();
   },
   spawned({ sid }) {
@@ -149,8 +150,13 @@ handleMessages(connection, {
 }, describe);
 
 connection.addEventListener("state", () => {
-  if (connection.state === "connected") return;
-  world.me = null; // the last picture stays, dimmed
+  if (connection.state !== "connected") return describe(); // the last picture stays, dimmed
+  if (connection.resumed) {
+    controls.reset(); // the player stands still, and hears what is held down now
+    auto = false;
+    return describe();
+  }
+  world.me = null;
   hud.reset();
   hud.showBar(null);
   view.plan = null;
@@ -166,6 +172,11 @@ function own() {
 
 function alive() {
   return world.me !== null;
+}
+
+/** Whether it is of use to say at each moment what the player does. */
+function acts() {
+  return alive() && connection.state === "connected";
 }
 
 // ---- What you do ----------------------------------------------------------

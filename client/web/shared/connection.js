@@ -12,17 +12,27 @@
 // connecting  an attempt is under way
 // connected   messages flow
 // waiting     lost or refused; `retryAt` says when the next attempt starts
-// closed      closed by this page; nothing will happen until open()
+// closed      closed by this page, or its seat was taken back in another window (code 4001);
+//             nothing will happen until open()
+//
+// Where the server keeps seats (--resume; it says so in lobby/about.json) this page has one, by
+// itself. What it has missed comes after a loss, as if there had been none, and what it says
+// meanwhile is sent then: `resumed` tells that the room goes on where it was, and will not
+// introduce itself anew. Seats are in seat.js.
 //
 // A network that is gone says nothing: the browser goes on to call the connection open, and hides
 // the server's pings. Where a server tells something all the time, `silence` is the time without
 // a message after which it is given up.
+
+import { Seat } from "./seat.js";
 
 const FIRST_DELAY = 500; // milliseconds before the first new attempt
 const LONGEST_DELAY = 15_000;
 const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off starts over
 const MOST_UNSENT = 2 ** 20; // bytes that may wait in the browser to go out
 const LOOK_EVERY = 1_000;
+const ASKED_FOR = 5_000; // milliseconds until a server that says nothing of seats cannot be reached
+const ELSEWHERE = 4001; // close code: the seat has been taken back by another connection
 
 const JSON_TEXT = { encode: JSON.stringify, decode: JSON.parse };
 
@@ -31,10 +41,16 @@ export class Connection extends EventTarget {
   reason = ""; // why the last connection ended, in words
   code = 0; // the same as a close code
   retryAt = 0; // on the clock of performance.now()
+  resumed = false; // since the last loss nothing has been missed, and the room goes on
+  lost = 0; // of what this page has said, so many messages had to be given up at the last loss
 
   #url;
   #protocols;
   #codec;
+  #seated; // whether to ask for a seat; undefined: where the server keeps them
+  #lasts;
+  #seat = null; // once this page knows that it may have one
+  #attempt = 0; // number of the latest
   #socket = null;
   #silence;
   #failures = 0;
@@ -45,9 +61,15 @@ export class Connection extends EventTarget {
 
   /** `protocols` are the subprotocols to offer. `codec.encode(message)` returns what is sent, a
       string or bytes; `codec.decode(data)` makes a message of a string or an ArrayBuffer, or
-      throws if it is none. `silence` is in milliseconds. */
-  constructor(url, { protocols = [], codec = JSON_TEXT, silence = Infinity } = {}) {
+      throws if it is none. `silence` is in milliseconds. `seat: false` wants none, and `true` one
+      also of a server that this page does not come from. With `reload: true` the seat is kept
+      when the page is loaded anew; its room has to tell it everything then (`client.restored`,
+      #RESTORED). Otherwise a page that goes gives it back. */
+  constructor(url, { protocols = [], codec = JSON_TEXT, silence = Infinity, ...more } = {}) {
     super();
+    const { seat, reload = false } = more;
+    this.#seated = seat;
+    this.#lasts = reload;
     this.#url = url;
     this.#protocols = protocols;
     this.#codec = codec;
@@ -55,6 +77,7 @@ export class Connection extends EventTarget {
     if (silence < Infinity) setInterval(() => this.#listenFor(LOOK_EVERY), LOOK_EVERY);
     // The network is back: no point in waiting out the delay.
     window.addEventListener("online", () => this.retryNow());
+    window.addEventListener("pagehide", () => this.#seat && !reload && this.#socket?.close(1000));
   }
 
   open() {
@@ -67,10 +90,13 @@ export class Connection extends EventTarget {
     this.#url = url;
     this.#failures = 0;
     this.reason = "";
+    this.code = 0;
     this.open();
   }
 
   close() {
+    this.#attempt += 1;
+    this.#giveUpSeat();
     clearTimeout(this.#timer);
     const socket = this.#socket;
     this.#socket = null; // from here on its events are those of a stranger
@@ -87,14 +113,19 @@ export class Connection extends EventTarget {
   }
 
   /** Send one message. Returns false, and sends nothing, while there is no connection, also when
-      it has begun to close, and while much waits to go out already; "drain" says when that has. */
+      it has begun to close, and while much waits to go out already; "drain" says when that has.
+      Who has a seat to come back to may go on: then it is sent when the connection is back. */
   send(message) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    if (this.state !== "connected" || this.#socket.readyState !== WebSocket.OPEN) {
+      return Boolean(this.#seat?.isTaken) && this.#seat.keep(this.#codec.encode(message));
+    }
     if (this.#socket.bufferedAmount > MOST_UNSENT) {
       this.#draining ||= setInterval(() => this.#drain(), 50);
       return false;
     }
-    this.#socket.send(this.#codec.encode(message));
+    const data = this.#codec.encode(message);
+    this.#seat?.say(data);
+    this.#socket.send(data);
     return true;
   }
 
@@ -110,7 +141,7 @@ export class Connection extends EventTarget {
     this.#silentFor += milliseconds;
     if (this.state !== "connected" || !(this.#silentFor > this.#silence)) return;
     this.#socket.close(); // it may be minutes before the browser says that it is
-    this.#lost({ code: 1006, reason: "nothing has come any more" });
+    this.#ended({ code: 1006, reason: "nothing has come any more" });
   }
 
   /** Send a message, and return how many milliseconds pass until one comes for which `isAnswer`
@@ -131,25 +162,66 @@ export class Connection extends EventTarget {
         reject(new Error("there is no connection"));
       };
       listen("state", fail);
-      if (!this.send(message)) fail();
+      if (this.state !== "connected" || !this.send(message)) fail();
     });
   }
 
   #connect() {
-    const socket = new WebSocket(this.#url, this.#protocols);
+    this.#attempt += 1;
+    this.#enter("connecting");
+    const isOwn = this.#url.startsWith(roomUrl("")); // a server that may say whether it keeps seats
+    if (this.#seated === undefined && isOwn) this.#askAndOpen(this.#attempt);
+    else this.#open(Boolean(this.#seated));
+  }
+
+  /** Ask each time: a server that has been started anew may have other options. */
+  async #askAndOpen(attempt) {
+    const seated = await keepsSeats().catch(() => null);
+    if (attempt !== this.#attempt) return; // closed meanwhile, or moved
+    if (seated === null && this.#seat) this.#ended({ code: 1006, reason: "" });
+    else this.#open(Boolean(seated));
+  }
+
+  #open(seated) {
+    if (!seated) this.#giveUpSeat();
+    else this.#seat ??= new Seat(this.#url, this.#lasts);
+    const mark = this.#url.includes("?") ? "&_seat" : "?_seat";
+    const socket = new WebSocket(this.#url + (seated ? mark : ""), this.#protocols);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
-    socket.onopen = ifCurrent(() => this.#opened());
-    socket.onmessage = ifCurrent((event) => this.#received(event.data));
-    socket.onclose = ifCurrent((event) => this.#lost(event));
-    this.#enter("connecting");
+    socket.onopen = ifCurrent(() => (seated ? socket.send(this.#seat.opening) : this.#opened(false)));
+    socket.onmessage = ifCurrent((event) => this.#heard(event.data));
+    socket.onclose = ifCurrent((event) => this.#ended(event));
   }
 
-  #opened() {
+  #opened(resumed) {
     this.#openedAt = performance.now();
     this.#silentFor = NaN;
+    this.resumed = resumed;
     this.#enter("connected");
+  }
+
+  #heard(data) {
+    if (!this.#seat) this.#received(data);
+    else if (this.state === "connected") {
+      this.#seat.count();
+      this.#received(data);
+    } else this.#sit(JSON.parse(data)._seat);
+  }
+
+  /** The server has given this page its seat, for the first time or again. */
+  #sit(answer) {
+    const { again, goesOn, lost } = this.#seat.take(answer);
+    this.lost = lost;
+    for (const said of again) this.#socket.send(said);
+    this.#opened(goesOn);
+  }
+
+  #giveUpSeat() {
+    this.#seat?.forget();
+    this.#seat = null;
+    this.resumed = false;
   }
 
   #received(data) {
@@ -164,13 +236,17 @@ export class Connection extends EventTarget {
     this.dispatchEvent(new CustomEvent("message", { detail: message }));
   }
 
-  #lost(event) {
+  #ended(event) {
     const steady =
       this.state === "connected" && performance.now() - this.#openedAt > STEADY_AFTER;
     this.#failures = steady ? 0 : this.#failures;
     this.#socket = null;
     this.reason = describeClose(event);
     this.code = event.code;
+    if (this.#seat && isElsewhere(event)) {
+      this.#giveUpSeat();
+      return this.#enter("closed"); // who came back at once would be thrown out by the other, too
+    }
     const delay = backoff(this.#failures);
     this.#failures += 1;
     this.retryAt = performance.now() + delay;
@@ -189,6 +265,14 @@ export class Connection extends EventTarget {
 export function backoff(failures, random = Math.random) {
   const full = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures);
   return full * (0.5 + 0.5 * random());
+}
+
+/** Whether the server that this page comes from keeps seats. Rejects if it cannot be reached. */
+async function keepsSeats() {
+  const signal = AbortSignal.timeout(ASKED_FOR);
+  const response = await fetch(new URL("lobby/about.json", BASE), { cache: "no-store", signal });
+  if (response.status >= 500) throw new Error("a proxy whose server restarts");
+  return response.ok && (await response.json()).resume > 0;
 }
 
 /** Where the server begins: the folder above this one, so that it may be below --basepath. */
@@ -219,6 +303,11 @@ const CLOSE_WORDS = {
   1013: "the server is full",
 };
 
+function isElsewhere({ code, reason }) {
+  return code === ELSEWHERE && reason === "resumed elsewhere"; // not a game's own 4001
+}
+
 function describeClose({ code, reason }) {
+  if (isElsewhere({ code, reason })) return "you go on in another window";
   return reason || CLOSE_WORDS[code] || `close code ${code}`;
 }

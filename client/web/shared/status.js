@@ -7,6 +7,7 @@ const GOOD_NEWS_STAYS = 4_000; // milliseconds
 const SLOW_AFTER = 1_000; // a connection attempt that takes this long is worth a note
 
 const LOST = 1006; // no closing handshake at all
+const ELSEWHERE = 4001; // another window has taken the seat back
 
 const WORDS = {
   connecting: "Connecting…",
@@ -24,7 +25,10 @@ export class StatusView {
   constructor(connection, parts) {
     this.#connection = connection;
     this.#parts = parts;
-    parts.retry.addEventListener("click", () => connection.retryNow());
+    parts.retry.addEventListener("click", () => {
+      connection.retryNow();
+      connection.open(); // it does nothing but where it is closed
+    });
     connection.addEventListener("state", () => this.#update());
     this.#update();
   }
@@ -35,12 +39,14 @@ export class StatusView {
     document.body.dataset.status = state;
     this.#parts.word.textContent = WORDS[state];
     this.#parts.countdown.textContent = "";
-    this.#parts.retry.hidden = state !== "waiting";
+    const elsewhere = state === "closed" && this.#connection.code === ELSEWHERE;
+    this.#parts.retry.hidden = state !== "waiting" && !elsewhere;
+    this.#parts.retry.textContent = elsewhere ? "Join anew here" : "Try now";
     const show = {
       connecting: () => this.#showConnecting(),
       connected: () => this.#showConnected(),
       waiting: () => this.#showWaiting(),
-      closed: () => this.#hide(),
+      closed: () => (elsewhere ? this.#say("You go on in another window.") : this.#hide()),
     };
     show[state]();
   }
@@ -51,8 +57,10 @@ export class StatusView {
   }
 
   #showConnected() {
-    if (!this.#connection.reason) return this.#hide();
-    this.#say("Connected again.");
+    const { reason, resumed, lost } = this.#connection;
+    if (!reason) return this.#hide();
+    const missed = lost ? "but not all that you did has arrived" : "nothing missed";
+    this.#say(resumed ? `Back again, ${missed}.` : "Connected again.");
     this.#timer = setTimeout(() => this.#hide(), GOOD_NEWS_STAYS);
   }
 

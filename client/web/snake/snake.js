@@ -16,10 +16,11 @@ const BOARD = 8; // lines of the leaderboard; a narrow page shows as many as it 
 
 const world = new World();
 const view = new View($("stage"), world);
-const { room, connection } = enterRoom("garden", { silence: 10_000 }); // it ticks
+const { room, connection } = enterRoom("garden", { silence: 10_000, reload: true }); // it ticks
 const prompt = new NamePrompt($("join"), sayName);
 
 let me = null; // until the game has said who this is
+let known = false; // the game has this player already: its seat has outlived a reload
 let asked = ""; // the name that was sent, until the game has answered
 let fate = ""; // how the last life ended, in words
 let steered = false; // whoever has steered knows how
@@ -30,13 +31,15 @@ let out = false; // the state is not known: too much was missed
 handleMessages(connection, {
   welcome(message) {
     me = view.me = message.id;
+    known = Boolean(message.name);
     world.welcome(message);
   },
   full(message) {
     world.replace(message);
     view.reset();
     out = false;
-    if (prompt.name) sayName(prompt.name);
+    if (known) prompt.hide();
+    else if (prompt.name) sayName(prompt.name);
     else prompt.show();
   },
   delta(message) {
@@ -55,9 +58,10 @@ handleMessages(connection, {
 }, show);
 
 connection.addEventListener("state", () => {
-  if (connection.state === "connected") return;
-  me = null; // the last picture stays, and whose snake is whose in it
-  asked = fate = "";
+  if (connection.state === "connected" && !connection.resumed) {
+    me = null; // the last picture stays, and whose snake is whose in it
+    asked = fate = "";
+  }
   show();
 });
 
@@ -92,7 +96,7 @@ steer({
   surface: $("stage"),
   pad: $("pad"),
   turn(dir) {
-    if (!world.players.has(me)) return;
+    if (!world.players.has(me) || connection.state !== "connected") return; // it would be too late
     connection.send({ t: "turn", dir });
     steered = true;
     show();

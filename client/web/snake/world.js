@@ -23,10 +23,12 @@ export class World {
   /** Returns false, and changes nothing, for any tick but the next one. */
   apply(delta) {
     if (delta.tick !== this.tick + 1) return false;
-    const { left, joined, died, moved, eaten, born, food, scores } = { ...NOTHING, ...delta };
+    const all = { ...NOTHING, ...delta };
+    const { left, joined, halted, died, moved, eaten, born, food, scores } = all;
     this.tick = delta.tick;
     for (const id of left) this.players.delete(id);
     for (const player of joined) this.players.set(player.id, player);
+    for (const [id, waits] of halted) this.#change(id, { waits });
     for (const { id, dir, respawn } of died) this.#change(id, { body: [], dir, respawn, waits: null });
     const grew = new Set(delta.grew);
     for (const [id, x, y, dir] of moved) this.#move(id, [x, y], dir, grew.has(id));
@@ -60,5 +62,6 @@ export class World {
 }
 
 const NOTHING = Object.freeze({
-  left: [], joined: [], died: [], moved: [], grew: [], eaten: [], born: [], food: [], scores: [],
+  left: [], joined: [], halted: [], died: [], moved: [], grew: [], eaten: [], born: [], food: [],
+  scores: [],
 });

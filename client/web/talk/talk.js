@@ -103,7 +103,8 @@ $("copy").addEventListener("click", async () => {
 connection.addEventListener("message", ({ detail }) => log.add("come", detail));
 connection.addEventListener("state", () => {
   const { state, reason } = connection;
-  if (state === "connected") log.tell(`You are in “${room}”.`);
+  if (state === "connected" && connection.resumed) log.tell("You are back, and have missed nothing.");
+  else if (state === "connected") log.tell(`You are in “${room}”.`);
   if (state === "waiting") log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
 });
 

@@ -51,7 +51,8 @@ connection.addEventListener("message", ({ detail: data }) => {
 
 connection.addEventListener("state", () => {
   clearTimeout(timer);
-  if (connection.state === "connected") begin();
+  if (connection.state === "connected" && connection.resumed) describe();
+  else if (connection.state === "connected") begin();
   else if (connection.state === "waiting" && hasEnded()) end();
 });
 

@@ -19,7 +19,7 @@ let graceEnds = 0; // when who is away forfeits, on the clock of performance.now
 // The secret with which this tab comes back to its seat; a name alone takes nobody's.
 const TOKEN = `scalesocket.token:${location.pathname}${location.search}`;
 
-const { room, connection } = enterRoom("parlour");
+const { room, connection } = enterRoom("parlour", { reload: true });
 const prompt = new NamePrompt($("join"), sayName);
 const cells = Array.from({ length: 9 }, (_, i) => addCell(i));
 const line = addLine();
@@ -55,7 +55,7 @@ handleMessages(connection, {
 
 connection.addEventListener("state", () => {
   if (connection.state === "connected") return;
-  asked = "";
+  if (!connection.resumed) asked = "";
   show(); // the last state stays, dimmed
 });
 

@@ -6,6 +6,7 @@
 # staticdir = "pages"
 # api = true
 # maxmsg = "1K"
+# resume = 30
 # ///
 """My game: players walk to where they point, and who reaches the star has a point.
 

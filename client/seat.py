@@ -1,0 +1,182 @@
+"""A place in a room that outlives its connections, as a client has it.
+
+`Reconnecting.to` (reconnecting.py) uses it; README.md, "Seats that outlive connections", says what
+crosses the wire. A `Seat` knows what has come for it, and keeps what was said: whatever the server
+has not taken is said again on the next connection, once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from scalesocket import MIB
+
+from .websocket import (
+    OPEN_TIMEOUT,
+    ConnectionClosed,
+    InvalidHandshake,
+    WebSocket,
+    parse_url,
+)
+
+MOST_KEPT = MIB  # bytes of what may be on its way, and as many that wait for a connection
+MOST_ABOUT = 64 * 1024  # bytes of what a server says of itself
+
+
+def keeps_seats(
+    url: str,
+    *,
+    timeout: float | None = OPEN_TIMEOUT,
+    headers: Iterable[tuple[str, str]] = (),
+    ssl_context: ssl.SSLContext | None = None,
+) -> bool:
+    """Ask the server of a room whether it keeps seats (`--resume`).
+
+    Args:
+        url: of the room.
+        timeout: seconds.
+        headers: more fields for the request.
+        ssl_context: for `wss://`; without one the system's authorities are trusted.
+
+    Raises:
+        InvalidURL: the address is wrong.
+        InvalidHandshake: a proxy says that the server is not there (502, 503, …).
+        OSError: it cannot be reached.
+    """
+    address = parse_url(url)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+    if address.secure:
+        connection = http.client.HTTPSConnection(
+            address.host, address.port, timeout=timeout, context=ssl_context
+        )
+    folder = address.target.partition("?")[0].rpartition("/")[0]
+    fields = {"Host": address.authority, **dict(headers)}
+    try:
+        connection.request("GET", f"{folder}/lobby/about.json", headers=fields)
+        response = connection.getresponse()
+        if response.status >= 500:
+            raise InvalidHandshake(response.status, f"the server answered {response.status}")
+        about = json.loads(response.read(MOST_ABOUT)) if response.status == 200 else None
+    except (http.client.HTTPException, ValueError, RecursionError):
+        return False  # it is another kind of server
+    finally:
+        connection.close()
+    return isinstance(about, dict) and bool(about.get("resume"))
+
+
+def name_seat(url: str) -> str:
+    """Return the address of a room for a connection that wants a seat."""
+    return f"{url}{'&' if '?' in url else '?'}_seat"
+
+
+class Seat:
+    """What has to be known to take a seat back, and what was said on it.
+
+    One thread at a time calls `take`, `count` and `forget`; any may `send`.
+
+    Attributes:
+        lost: how many of its own messages nobody had any more when it was last taken back.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._seen = 0  # messages that have come for it
+        self._lock = threading.Lock()  # guards all below, and the order of what is sent
+        self._token = ""
+        self._ws: WebSocket | None = None
+        self._said: deque[str | bytes] = deque()  # the last of it; the server may lack something
+        self._size = 0  # bytes of these
+        self._first = 0  # number of the first
+        self._waiting = 0  # bytes of what was said while there is no connection
+
+    def take(self, ws: WebSocket, timeout: float | None = OPEN_TIMEOUT) -> bool:
+        """Sit down on a new connection, and say again what the server lacks.
+
+        Returns:
+            Whether the seat goes on where it was; otherwise it is a new one.
+
+        Raises:
+            ConnectionClosed, TimeoutError: there is no answer.
+            InvalidHandshake: the answer is none.
+        """
+        wish = {"token": self._token, "seen": self._seen} if self._token else {}
+        ws.send(json.dumps({"_seat": wish}), timeout)
+        answer = ws.receive(timeout)
+        try:
+            facts = json.loads(answer)["_seat"]
+            token, taken = str(facts["token"]), int(facts["taken"])
+            resumed = bool(facts["resumed"])
+        except (ValueError, TypeError, LookupError):
+            raise InvalidHandshake(101, "the server does not say which seat it is") from None
+        with self._lock:
+            if not resumed:
+                self._forget_said()
+                self._seen = 0
+            self.lost = max(0, self._first - taken) if resumed else 0
+            while self._said and self._first < taken:
+                self._forget_oldest()
+            self._first, self._waiting = taken, 0
+            self._token, self._ws = token, ws
+            for message in self._said:
+                ws.send(message, timeout)
+            return resumed
+
+    def count(self) -> None:
+        """Note that a message has come."""
+        self._seen += 1
+
+    def lose(self) -> None:
+        """Note that the connection is lost: what is said from now on waits for the next."""
+        with self._lock:
+            self._ws = None
+
+    def forget(self) -> None:
+        """Give it up: what comes next begins anew."""
+        with self._lock:
+            self._token, self._ws = "", None
+            self._forget_said()
+
+    def send(self, message: str | bytes, timeout: float | None = None) -> bool:
+        """Send a message now, or when there is a connection again.
+
+        Returns:
+            Whether it is sent or kept; there is a bound to what waits.
+        """
+        with self._lock:
+            size = size_of(message)
+            if self._ws is None:
+                if not self._token or self._waiting + size > MOST_KEPT:
+                    return False
+                self._waiting += size
+            self._said.append(message)
+            self._size += size
+            if self._ws is None:
+                return True
+            while self._size > MOST_KEPT and len(self._said) > 1:
+                self._forget_oldest()
+            try:
+                self._ws.send(message, timeout)
+            except ConnectionClosed:
+                self._ws = None  # whoever receives notices, too
+            except TimeoutError:  # megabytes wait: whoever is there does not read
+                self._ws.abort()
+                self._ws = None
+            return True
+
+    def _forget_oldest(self) -> None:
+        self._size -= size_of(self._said.popleft())
+        self._first += 1
+
+    def _forget_said(self) -> None:
+        self._said.clear()
+        self._size = self._first = self._waiting = 0
+
+
+def size_of(message: str | bytes) -> int:
+    """Return about how many bytes a message is."""
+    return len(message)

@@ -1,0 +1,102 @@
+// A place in a room that outlives its connections: what has to be known to take it back, and what
+// this page has said, which is said again if the server has not got it (README.md, "Seats that
+// outlive connections"). It opens nothing; connection.js does.
+
+import { read, write } from "./name.js";
+
+const MOST_KEPT = 2 ** 20; // bytes of what may be on its way, and as many that wait for a connection
+
+export class Seat {
+  #place; // where in the session the token is noted; empty: nowhere
+  #token;
+  #seen = null; // messages that have come for it; null: not known, this page is new
+  #said = []; // the last of what was said, of which the server may lack something
+  #size = 0; // bytes of these
+  #first = 0; // number of the first
+  #waiting = 0; // bytes of what was said while there is no connection
+
+  /** `url` is the room's. A seat that `lasts` is taken back also by the page that is loaded anew. */
+  constructor(url, lasts) {
+    this.#place = lasts ? `scalesocket.seat:${url}` : "";
+    this.#token = lasts ? read("sessionStorage", this.#place) : "";
+  }
+
+  /** Whether there is one to come back to. */
+  get isTaken() {
+    return this.#token !== "";
+  }
+
+  /** What a connection says first. */
+  get opening() {
+    if (!this.isTaken) return JSON.stringify({ _seat: {} });
+    const wish = { token: this.#token };
+    if (this.#seen !== null) wish.seen = this.#seen;
+    return JSON.stringify({ _seat: wish });
+  }
+
+  /** Take what the server answers. Returns what has to be said again, and whether nothing has
+      been missed: `lost` is how many of the page's own messages nobody has any more. */
+  take({ token, taken, seen, resumed }) {
+    const goesOn = resumed && this.#seen !== null;
+    if (!goesOn) this.#forgetSaid();
+    const lost = goesOn ? Math.max(0, this.#first - taken) : 0;
+    while (this.#said.length && this.#first < taken) this.#forgetOldest();
+    this.#first = taken;
+    this.#waiting = 0;
+    this.#seen = seen;
+    this.#note(token);
+    return { again: [...this.#said], goesOn, lost };
+  }
+
+  /** A message has come. */
+  count() {
+    this.#seen += 1;
+  }
+
+  /** Something is said over an open connection. What is older than the last mebibyte has long
+      arrived. */
+  say(data) {
+    this.#add(data);
+    while (this.#size > MOST_KEPT && this.#said.length > 1) this.#forgetOldest();
+  }
+
+  /** Something is said while there is none. Returns false if there is no more room for it. */
+  keep(data) {
+    if (this.#waiting + sizeOf(data) > MOST_KEPT) return false;
+    this.#waiting += sizeOf(data);
+    this.#add(data);
+    return true;
+  }
+
+  /** It is given back, or gone. The page that has it now, in the same tab, keeps its own token. */
+  forget() {
+    if (read("sessionStorage", this.#place) === this.#token) this.#note("");
+    this.#token = "";
+    this.#seen = null;
+    this.#forgetSaid();
+  }
+
+  #note(token) {
+    this.#token = token;
+    if (this.#place) write("sessionStorage", this.#place, token);
+  }
+
+  #add(data) {
+    this.#said.push(data);
+    this.#size += sizeOf(data);
+  }
+
+  #forgetOldest() {
+    this.#size -= sizeOf(this.#said.shift());
+    this.#first += 1;
+  }
+
+  #forgetSaid() {
+    this.#said = [];
+    this.#size = this.#first = this.#waiting = 0;
+  }
+}
+
+function sizeOf(data) {
+  return data.byteLength ?? data.length;
+}

@@ -1,0 +1,334 @@
+"""Pages whose network goes away and comes back, in a real browser: nothing is lost (--resume)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import browser as in_browser
+from tests.browser import PAGES, OpenTab, wait_for
+from tests.support import ServerProcess, serve, wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+browser, open_tab = in_browser.browser, in_browser.open_tab
+
+STATE = "document.body.dataset.status"
+NOTE = "document.querySelector('#note-text').textContent"
+BACK = f"{NOTE} === 'Back again, nothing missed.'"
+MINE = "game.world.players.find(({ id }) => id === game.me)"
+
+
+class Wire:
+    """A network that can be cut and mended: a TCP proxy in front of a server.
+
+    Args:
+        port: of the server, on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        self._ends: list[socket.socket] = []
+        self._lock = threading.Lock()  # guards `_ends`
+        self.mend()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def mend(self) -> None:
+        """Let connections through (again)."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """End all connections, and take none."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or `accept` would go on to wait
+        self._listener.close()
+        with self._lock:
+            ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here = listener.accept()[0]
+                there = socket.create_connection(("127.0.0.1", self._target))
+                with self._lock:
+                    self._ends += [here, there]
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """Serve the game that a test is about, just as the README says: with no options at all."""
+    games = ("snake", "tictactoe", "sandbox", "chat", "game.py")
+    game = next(game for game in games if game.partition(".")[0] in request.node.name)
+    with serve(game) as running:
+        yield running
+
+
+@pytest.fixture
+def wire(server: ServerProcess) -> Iterator[Wire]:
+    wire = Wire(server.port)
+    yield wire
+    wire.cut()
+
+
+def visit(open_tab: OpenTab, wire: Wire, path: str) -> Page:
+    page = open_tab()
+    page.goto(wire.url(path))
+    return page
+
+
+def lose_and_find(page: Page, wire: Wire, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Cut a page off, do something, and let it come back."""
+    wire.cut()
+    wait_for(page, f"{STATE} === 'waiting'")
+    meanwhile()
+    wire.mend()
+    wait_for(page, BACK)
+
+
+def give_name(page: Page, name: str) -> None:
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Play").click()
+
+
+# ==== 1. The games =========================================================
+
+
+def play_snake(page: Page) -> int:
+    wait_for(page, "game.world.width === 60")
+    give_name(page, "Ann")
+    wait_for(page, f"{MINE}?.body.length >= 3")
+    return int(page.evaluate("game.me"))
+
+
+def test_a_snake_stands_still_while_its_player_is_away(open_tab: OpenTab, wire: Wire) -> None:
+    page = visit(open_tab, wire, "/snake/?room=garden")
+    me = play_snake(page)
+    heading = page.evaluate(f"{MINE}.dir")
+    page.keyboard.press(f"Arrow{heading.title()}")  # it sets out; without a turn it would die soon
+    wait_for(page, f"{MINE}.waits === null")
+    watcher = open_tab("/snake/?room=garden")
+    wait_for(watcher, "game.world.players.length === 1")
+
+    def watch() -> None:
+        tick = watcher.evaluate("game.world.tick")
+        wait_for(watcher, "game.world.tick > value", tick + 3)
+        body = watcher.evaluate("game.world.players[0].body")
+        assert len(body) >= 3
+        wait_for(watcher, "game.world.tick > value", tick + 24)
+        assert watcher.evaluate("game.world.players[0].body") == body
+
+    lose_and_find(page, wire, watch)
+    assert page.evaluate("game.me") == me
+    wait_for(page, f"typeof {MINE}.waits === 'number'")
+    assert page.evaluate("JSON.stringify(game.world.players[0].body)") == watcher.evaluate(
+        "JSON.stringify(game.world.players[0].body)"
+    )
+    assert not page.get_by_label("Your name").is_visible()
+
+
+def test_a_snake_outlives_the_reload_of_its_page(open_tab: OpenTab) -> None:
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    page.reload()
+    wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
+    assert page.evaluate("game.me") == me
+    assert not page.get_by_label("Your name").is_visible()
+    assert page.locator("#name-problem").inner_text() == ""
+
+
+def sit_down(page: Page, name: str) -> None:
+    wait_for(page, "game.table !== null")
+    give_name(page, name)
+    wait_for(page, "game.table?.name === value", name)
+
+
+def test_a_tictactoe_player_comes_back_to_the_game(open_tab: OpenTab, wire: Wire) -> None:
+    ann = visit(open_tab, wire, "/tictactoe/?room=parlour")
+    sit_down(ann, "Ann")
+    bob = open_tab("/tictactoe/?room=parlour")
+    sit_down(bob, "Bob")
+    ann.locator(".cell").nth(4).click()
+
+    def move() -> None:
+        wait_for(bob, "game.table.away === 'X' && game.table.grace > 15")
+        bob.locator(".cell").nth(0).click()
+        wait_for(bob, "game.table.board === 'O...X....'")
+
+    lose_and_find(ann, wire, move)
+    wait_for(ann, "game.table.board === 'O...X....' && game.table.you === 'X'")
+    wait_for(bob, "game.table.away === null")
+    ann.reload()
+    wait_for(ann, "game.table?.you === 'X' && game.table.name === 'Ann'")
+    ann.locator(".cell").nth(8).click()
+    wait_for(bob, "game.table.board === 'O...X...X' && game.table.away === null")
+
+
+def test_a_life_in_the_sandbox_outlives_connection_and_page(open_tab: OpenTab, wire: Wire) -> None:
+    page = visit(open_tab, wire, "/sandbox/?room=island")
+    wait_for(page, "game.size > 1")
+    give_name(page, "Ann")
+    wait_for(page, "game.me !== null && game.players[game.me]?.at !== undefined")
+    me, amounts = page.evaluate("[game.me, game.amounts]")
+    lose_and_find(page, wire)
+    assert page.evaluate("[game.me, game.amounts]") == [me, amounts]
+    x = page.evaluate("game.players[game.me].x")
+    page.keyboard.down("d")
+    wait_for(page, "game.players[game.me].x > value + 20", min(x, 1e6))
+    page.keyboard.up("d")
+    page.reload()
+    wait_for(page, "game.me === value && game.players[game.me]?.at !== undefined", me)
+    wait_for(page, "game.amounts.wood === value", amounts["wood"])
+    assert not page.get_by_label("Your name").is_visible()
+
+
+def test_a_bunny_of_game_py_stays_while_its_connection_is_lost(
+    open_tab: OpenTab, wire: Wire
+) -> None:
+    page = visit(open_tab, wire, "/bunny/?room=pond")
+    wait_for(page, "game.me !== null")
+    me = page.evaluate("game.me")
+    other = open_tab("/bunny/?room=pond")
+    wait_for(other, "Object.keys(game.players).length === 2")
+    lose_and_find(page, wire)
+    assert page.evaluate("game.me") == me
+    assert other.evaluate("Object.keys(game.players).length") == 2
+
+
+def chat_as(page: Page, name: str) -> None:
+    page.get_by_label("Your name").fill(name)
+    page.locator("#join button").click()
+
+
+def say(page: Page, text: str) -> None:
+    page.locator("#text").fill(text)
+    page.locator("#text").press("Enter")
+
+
+def test_in_a_chat_both_sides_hear_what_was_said_meanwhile_once(
+    open_tab: OpenTab, wire: Wire
+) -> None:
+    ann = visit(open_tab, wire, "/chat/?room=lounge")
+    chat_as(ann, "Ann")
+    bob = open_tab("/chat/?room=lounge")
+    chat_as(bob, "Bob")
+    say(ann, "before")
+    bob.get_by_text("before").wait_for()
+
+    def talk() -> None:
+        say(bob, "from Bob")
+        say(ann, "from Ann")
+
+    lose_and_find(ann, wire, talk)
+    say(bob, "the end")
+    for page in (ann, bob):
+        page.get_by_text("the end").wait_for()
+        page.get_by_text("from Ann").wait_for()
+        text = page.locator("#messages").inner_text()
+        parts = ("before", "from Bob", "from Ann", "the end")
+        assert [text.count(part) for part in parts] == [1] * 4
+    wait_for(ann, "document.querySelector('#unsent').textContent === ''")
+
+
+# ==== 2. The connection ====================================================
+
+
+def test_of_two_tabs_of_a_snake_player_the_first_one_stops_and_says_so(open_tab: OpenTab) -> None:
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    again = page.context.new_page()
+    again.goto(page.url.partition("/snake")[0] + "/health")
+    stored = page.evaluate("JSON.stringify(sessionStorage)")
+    again.evaluate("all => Object.assign(sessionStorage, JSON.parse(all))", stored)
+    again.goto(page.url)
+    wait_for(again, "game.me === value", me)
+    wait_for(page, f"{STATE} === 'closed' && {NOTE} === 'You go on in another window.'")
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    again.evaluate("new Promise((done) => setTimeout(done, 2000))")
+    assert page.evaluate("game.state") == "closed"
+    assert again.evaluate("game.state") == "connected"
+    page.get_by_role("button", name="Join anew here").click()
+    wait_for(page, "game.state === 'connected' && game.me !== value", me)
+    assert again.evaluate("[game.state, game.me]") == ["connected", me]
+
+
+SPEAK = """async (room) => {
+    const { Connection, roomUrl } = await import("/shared/connection.js");
+    window.link = new Connection(roomUrl(room));
+    window.heard = [];
+    window.said = 0;
+    window.states = [];
+    link.addEventListener("message", ({ detail }) => heard.push(detail));
+    link.addEventListener("state", () => states.push([link.state, link.resumed]));
+    const say = () => (said < 400 && link.send(said) ? (said += 1) : 0);
+    window.saying = setInterval(say, 5);
+    link.open();
+}"""
+
+
+def test_a_page_of_chat_loses_and_doubles_nothing_however_often_it_is_cut(
+    open_tab: OpenTab, wire: Wire
+) -> None:
+    page = visit(open_tab, wire, "/lobby/")
+    page.evaluate(SPEAK, "count")
+    for number in range(1, 5):
+        wait_for(page, "link.state === 'connected' && heard.length > value * 40", number)
+        wire.cut()
+        wait_for(page, "link.state === 'waiting'")
+        wire.mend()
+        page.evaluate("link.retryNow()")
+    wait_for(page, "said === 400 && heard.length >= 400")
+    assert page.evaluate("heard") == list(range(400))
+    resumed = [state for state in page.evaluate("states") if state[0] == "connected"]
+    assert resumed == [["connected", False], *[["connected", True]] * 4]
+    page.evaluate("link.close()")
+    assert page.evaluate("link.send(1)") is False
+
+
+def test_a_page_of_chat_has_no_seat_where_none_are_kept(open_tab: OpenTab) -> None:
+    with serve("--staticdir", str(PAGES), "--api", "cat") as plain:
+        page = open_tab()
+        requests: list[str] = []
+        page.on("websocket", lambda opened: requests.append(opened.url))
+        page.goto(plain.http("/lobby/"))
+        page.evaluate(SPEAK, "count")
+        wait_for(page, "heard.length >= 10")
+        assert page.evaluate("heard.slice(0, 10)") == list(range(10))
+        assert requests and not any("_seat" in url for url in requests)
+        page.goto("about:blank")
+
+
+def test_a_page_of_chat_that_goes_gives_its_seat_back(
+    open_tab: OpenTab, server: ServerProcess
+) -> None:
+    page = open_tab("/lobby/")
+    page.evaluate(SPEAK, "left")
+    wait_for(page, "link.state === 'connected'")
+    page.goto(server.http("/health"))
+    wait_until(lambda: any("room left" in line or "room closed" in line for line in server.log()))
