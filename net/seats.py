@@ -85,6 +85,7 @@ MAX_TOKENS = 8  # of one seat that are good while the latest is not known to hav
 MAX_DROPPED = 4096  # seats without a connection, in all rooms; beyond it the oldest is given up
 ACK_SIZE = 64 * 1024  # bytes after which it is asked what has arrived
 PIECE_COST = 100  # bytes, about, for each piece that is kept, beside its own
+NEWEST_PATIENCE = 5.0  # seconds at the most for a client that may never have heard of its seat
 RESUMED_ELSEWHERE = 4001  # close code of a connection whose seat another one has taken
 PING = b"seat:%d"  # how many messages were sent before it
 
@@ -333,7 +334,9 @@ class Seat:
         self._limit = limit
         self._lock = threading.Lock()  # guards all below, and the order of what is sent
         self._connection: Connection | None = None  # the latest
+        self._number = 0  # of the client as which it was opened: the newest one has the seat
         self._key = b""  # of the token that this one was given
+        self._is_known = False  # to its client: a token is known to have come
         self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
         self._size = 0  # bytes of these
         self._first = 0  # number of the first message that is kept
@@ -431,16 +434,23 @@ class Seat:
         self.taken += len(run.payloads)
         return True
 
-    def attach(self, connection: Connection, asked: Asked, *, anew: bool) -> bool:
+    def attach(
+        self, connection: Connection, asked: Asked, number: int = 0, *, anew: bool = False
+    ) -> bool:
         """Take a connection, and send it the answer and what it lacks.
 
         Args:
             connection: the new one; nothing has been taken of it yet.
             asked: what it has asked for.
+            number: of the client as which it was opened.
             anew: nobody had the seat before.
 
         Returns:
             Whether it has; otherwise its time is over, or something that it lacks is gone.
+
+        Raises:
+            ConnectionClosed: it was opened before the one that has, or had, the seat. It was cut
+                off, and is heard after the one that followed it.
         """
         room = self.client.room
         assert room is not None
@@ -448,7 +458,10 @@ class Seat:
             seen = 0 if anew else self._sent if asked.seen is None else asked.seen
             if self._is_over or not self._first <= seen <= self._sent:
                 return False
+            if number < self._number:
+                raise ConnectionClosed(RESUMED_ELSEWHERE, "resumed elsewhere")
             old, self._connection = self._connection, connection
+            self._number = number
             self.source = connection
             if not anew:
                 self._tell(is_back=True, restored=asked.seen is None)
@@ -482,6 +495,8 @@ class Seat:
             self.client.dropped = True
             self._tell(is_back=False)
             oldest = self._seats.expect(self, self._dropped_at)
+            if not self._is_known and not self.taken:
+                self._seats.expire_soon(self, self._dropped_at)
         room.log.debug("dropped with %d", code, client=self.client.id)
         if oldest is not None:
             oldest[0].expire(oldest[1])
@@ -508,6 +523,7 @@ class Seat:
             if connection is self._connection and number <= self._sent:
                 if number == self._asked:
                     self._asked = -1
+                self._is_known = True
                 self._seats.keep_only(self, self._key)
                 self._forget(max(number, self._first))
 
@@ -603,8 +619,13 @@ class Seats:
         if isinstance(event, Asked):
             if self.registry.may_wait(client.room_name):
                 yield Want.HELPER
-            seat = self._take_back(session, client, event) or self._take(session, client, event)
-            if seat is None:  # the room is full; it is being told
+            try:
+                seat = self._take_back(session, client, event) or self._take(session, client, event)
+            except ConnectionClosed as refusal:  # the room is full, or it comes too late
+                log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+                connection.close(refusal.code, refusal.reason)
+                session.end_opening()
+            if seat is None:
                 event = yield Want.MESSAGES
         if seat is None:
             connection.answer(event)
@@ -640,26 +661,26 @@ class Seats:
         owner = seat.client
         if (owner.room_name, owner.user) != (client.room_name, client.user):
             return None
-        if not seat.attach(session.connection, asked, anew=False):
+        if not seat.attach(session.connection, asked, client.id):
             return None
         owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
         session.end_opening()
         return seat
 
     def _take(self, session: Session, client: Client, asked: Asked) -> Seat | None:
-        """Return a new seat; None if the room takes none more."""
+        """Return a new seat; None if it is gone at once.
+
+        Raises:
+            ConnectionClosed: the room takes none more.
+        """
         seat = Seat(client, session.KIND, self, self._limit)
         connection, client.seat = session.connection, seat
         client.connection = seat  # type: ignore[assignment]  # it has what rooms use of one
         try:
             self.registry.join(client)
-        except ConnectionClosed as refusal:
-            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-            connection.close(refusal.code, refusal.reason)
-            return None
         finally:
             session.end_opening()
-        if not seat.attach(connection, asked, anew=True):
+        if not seat.attach(connection, asked, client.id, anew=True):
             connection.close(*seat.farewell)
             return None
         return seat
@@ -727,6 +748,15 @@ class Seats:
         if not is_timed:
             self.registry.call_later(self._patience, self._expire_due)
         return found
+
+    def expire_soon(self, seat: Seat, dropped_at: float) -> None:
+        """Give a seat up sooner whose client has said nothing, and may not know of it.
+
+        It asks for a new one, and so do those who open connections that are cut off.
+        """
+        if self._patience > NEWEST_PATIENCE:
+            expire = functools.partial(seat.expire, dropped_at)
+            self.registry.call_later(NEWEST_PATIENCE, expire)
 
     def _remove(self, seat: Seat) -> None:
         """Note that a seat has a connection again, or is over; the lock is held."""

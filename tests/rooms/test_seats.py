@@ -20,6 +20,7 @@ from scalesocket.net.per_address import AddressLimits
 
 from scalesocket import Proxies, parse_command_line
 from tests.support import (
+    PONG,
     Address,
     Closed,
     RawClient,
@@ -113,7 +114,7 @@ class Player:
         """
         self._out, self._into, self._data = out, into, b""
         self._until = self.said + count
-        with open_socket(self.address) as self._socket:
+        with self.connect() as self._socket:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if reset:
                 self._socket.setsockopt(
@@ -150,6 +151,9 @@ class Player:
     @staticmethod
     def _payload(number: int) -> bytes:
         return str(number).encode() + b"." * (number % 7 * 40)
+
+    def connect(self) -> socket.socket:
+        return open_socket(self.address)
 
     # -- WebSocket --
 
@@ -293,6 +297,7 @@ def sit(
     except Closed:
         client.reset()
         raise
+    client.send_frame(PONG, b"seat:0")  # so that it is known to have come
     return client, answer["_seat"]
 
 
