@@ -1,0 +1,151 @@
+"""The Python client's seat: what is said and heard while the network goes and comes back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scalesocket.client.chat import ChatView
+from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
+from scalesocket.client.seat import Seat, keeps_seats
+from scalesocket.client.terminal import App, Canvas
+from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake
+
+from tests.pages.test_page_seats import Wire
+from tests.support import ServerProcess, http_request, serve, wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serve("--resume", "60", "--api", "cat") as running:
+        yield running
+
+
+class Talker:
+    """Listens in a thread of its own, and keeps what happens."""
+
+    def __init__(self, url: str) -> None:
+        self.link = Reconnecting.to(url, backoff=Backoff(0.01, 0.1))
+        self.heard: list[Any] = []
+        self.opened: list[bool] = []
+        self.lost = 0
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        try:
+            for event in self.link.events():
+                match event:
+                    case Opened():
+                        self.opened.append(event.resumed)
+                    case Received():
+                        self.heard.append(json.loads(event.message))
+                    case Lost():
+                        self.lost += 1
+        except (ConnectionClosed, InvalidHandshake, OSError) as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self.link.stop()
+        self._thread.join()
+
+
+def test_nothing_is_lost_and_nothing_comes_twice_however_often_it_is_cut(
+    server: ServerProcess,
+) -> None:
+    wire = Wire(server.port)
+    talker = Talker(f"ws://127.0.0.1:{wire.port}/often")
+    wait_until(lambda: talker.opened)
+    said = 0
+    for _ in range(8):
+        for _ in range(50):
+            assert talker.link.send(json.dumps(said))
+            said += 1
+        lost = talker.lost
+        wire.cut()
+        wait_until(lambda lost=lost: talker.lost > lost)
+        assert talker.link.send(json.dumps(said)), "it waits for the connection"
+        said += 1
+        opened = len(talker.opened)
+        wire.mend()
+        wait_until(lambda opened=opened: len(talker.opened) > opened)
+    wait_until(lambda: len(talker.heard) >= said)
+    talker.stop()
+    wire.cut()
+    assert talker.heard == list(range(said))
+    assert talker.opened == [False] + [True] * 8
+
+
+def test_who_takes_the_seat_elsewhere_ends_the_first_one(server: ServerProcess) -> None:
+    first, second = (Talker(server.url("both")) for _ in range(2))
+    wait_until(lambda: first.opened and second.opened)
+    assert first.link._seat is not None and second.link._seat is not None
+    second.link._seat._token = first.link._seat._token
+    second.link._seat._seen = first.link._seat._seen
+    assert second.link._ws is not None
+    second.link._ws.abort()
+    wait_until(lambda: first.error)
+    second.stop()
+    assert isinstance(first.error, ConnectionClosed) and first.error.code == 4001
+    first.stop()
+
+
+def test_a_server_that_is_started_anew_without_seats_gets_none(server: ServerProcess) -> None:
+    with serve("--resume", "60", "cat") as old:
+        talker = Talker(old.url("anew"))
+        wait_until(lambda: talker.opened)
+    wait_until(lambda: talker.lost)
+    with serve("--api", "cat", addr=f"127.0.0.1:{old.port}") as new:
+        wait_until(lambda: len(talker.opened) == 2)
+        assert talker.opened == [False, False]
+        assert talker.link.send("1")
+        wait_until(lambda: talker.heard == [1])
+        assert b"_seat" not in http_request(new, path="/api/rooms/").body
+        talker.stop()
+
+
+def test_a_server_says_whether_it_keeps_seats(server: ServerProcess) -> None:
+    assert keeps_seats(server.url("any"))
+    with serve("cat") as plain:
+        assert not keeps_seats(plain.url("any"))
+        about = json.loads(http_request(plain, path="/lobby/about.json").body)
+    assert "resume" not in about
+    with pytest.raises(OSError, match="refused"):
+        keeps_seats(plain.url("any"))
+
+
+def test_what_waits_is_bounded() -> None:
+    seat = Seat()
+    assert not seat.send("nobody has a seat yet")
+    seat._token = "t"
+    assert seat.send("x" * 2**19) and seat.send("x" * 2**19)
+    assert not seat.send("x")
+
+
+def test_a_terminal_says_that_nothing_was_missed_and_what_was_written_is_on_its_way() -> None:
+    class Link:
+        sent: list[str] = []
+
+        def send(self, message: str) -> None:
+            self.sent.append(message)
+
+    now = 0.0
+    game, link = ChatView("Ann"), Link()
+    app = App(game, link, "ws://host/lobby", clock=lambda: now)  # type: ignore[arg-type]
+    app.handle(Opened(None))  # type: ignore[arg-type]
+    app.handle(Lost(OSError("gone"), 1.0))
+    for key in [*"hello", "enter"]:
+        app._send(game.press(key))
+    assert len(link.sent) == 1
+    app.handle(Opened(None, resumed=True))  # type: ignore[arg-type]
+    assert len(link.sent) == 1, "the connection has it already"
+    now = 1.0
+    lines = app.draw(Canvas(60, 20))
+    assert "Back again, nothing missed." in "".join(text for text, _ in lines[-1])
+    now = 9.0
+    lines = app.draw(Canvas(60, 20))
+    assert "Back again" not in "".join(text for text, _ in lines[-1])
