@@ -77,7 +77,8 @@ connection.addEventListener("message", ({ detail: message }) => {
 });
 
 connection.addEventListener("state", () => {
-  if (connection.state === "connected" && !connection.resumed) me = carrot = null;
+  const { state, resumed } = connection;
+  if (state === "closed" || (state === "connected" && !resumed)) me = carrot = null;
   // On the way to another room nobody is there; without a connection the last picture stays.
   if (connection.state === "closed") forgetEverybody();
   describe();
