@@ -333,7 +333,9 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
         assert page.locator("#note").is_visible()
         assert page.evaluate("Object.keys(game.players).length") == 1, "the last picture stays"
         with serve("game.py", addr=f"127.0.0.1:{server.port}"):
-            wait_for(page, "document.querySelector('#note-text').textContent === 'Connected again.'")
+            wait_for(
+                page, "document.querySelector('#note-text').textContent === 'Connected again.'"
+            )
             wait_for_players(page, 1)
             assert page.locator("#status").inner_text() == "Connected"
             assert page.evaluate("game.room") == "pond"

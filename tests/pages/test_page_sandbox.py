@@ -728,7 +728,9 @@ def test_after_a_restart_the_page_comes_back_with_its_player(browser: Browser) -
         assert "brightness" in page.evaluate("getComputedStyle(stage).filter")
         wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
         with serve("sandbox", addr=f"127.0.0.1:{first.port}"):
-            wait_for(page, "document.querySelector('#note-text').textContent === 'Connected again.'")
+            wait_for(
+                page, "document.querySelector('#note-text').textContent === 'Connected again.'"
+            )
             wait_for(page, f"{ME}?.name === 'Ann'")
             page.goto("about:blank")
 
