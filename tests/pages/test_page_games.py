@@ -287,6 +287,7 @@ def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: 
         wait_for(page, "document.body.dataset.status === 'waiting'")
         assert page.locator(".seat.X .who").inner_text() == "Ann", "the last picture stays"
         assert float(page.evaluate("getComputedStyle(board).opacity")) < 0.7
+        assert not page.locator("#verdict").is_visible()
         cell(page, 0).click()
         assert page.locator("#problem").inner_text() == ""
         assert page.locator("#note").is_visible()
@@ -296,6 +297,7 @@ def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: 
                 page, "document.querySelector('#note-text').textContent === 'Connected again.'"
             )
             wait_for(page, "game.table?.players.X === 'Ann' && game.table.name === 'Ann'")
+            page.locator("#verdict").get_by_text("Waiting for another player.").wait_for()
             page.goto("about:blank")
 
 
