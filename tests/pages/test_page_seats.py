@@ -130,18 +130,12 @@ def play_snake(page: Page) -> int:
 def test_a_snake_stands_still_while_its_player_is_away(open_tab: OpenTab, wire: Wire) -> None:
     page = visit(open_tab, wire, "/snake/?room=garden")
     me = play_snake(page)
-    heading = page.evaluate(f"{MINE}.dir")
-    page.keyboard.press(f"Arrow{heading.title()}")  # it sets out; without a turn it would die soon
-    wait_for(page, f"{MINE}.waits === null")
     watcher = open_tab("/snake/?room=garden")
     wait_for(watcher, "game.world.players.length === 1")
+    body, waits = page.evaluate(f"[{MINE}.body, {MINE}.waits]")
 
     def watch() -> None:
-        tick = watcher.evaluate("game.world.tick")
-        wait_for(watcher, "game.world.tick > value", tick + 3)
-        body = watcher.evaluate("game.world.players[0].body")
-        assert len(body) >= 3
-        wait_for(watcher, "game.world.tick > value", tick + 24)
+        wait_for(watcher, "game.world.tick > value + 8", waits)  # it would have set out by itself
         assert watcher.evaluate("game.world.players[0].body") == body
 
     lose_and_find(page, wire, watch)
@@ -188,6 +182,8 @@ def test_a_tictactoe_player_comes_back_to_the_game(open_tab: OpenTab, wire: Wire
     wait_for(ann, "game.table?.you === 'X' && game.table.name === 'Ann'")
     ann.locator(".cell").nth(8).click()
     wait_for(bob, "game.table.board === 'O...X...X' && game.table.away === null")
+    lose_and_find(ann, wire)  # also a page that was loaded anew knows how much has come
+    wait_for(ann, "game.table.you === 'X' && game.table.name === 'Ann'")
 
 
 def test_a_life_in_the_sandbox_outlives_connection_and_page(open_tab: OpenTab, wire: Wire) -> None:
