@@ -37,6 +37,7 @@ gives each room what has come for it as one batch.
     stderr      1 per child      child's stderr to the log               the child has ended
     sender      1                writes what sockets could not take      the server has ended
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
+    store       1 with --store   writes and reads rooms (net/store)      the server has ended
     timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
@@ -128,6 +129,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.sockets import SocketFile
+    from scalesocket.net.store import StoredRooms
     from scalesocket.net.tap import Taps
     from scalesocket.net.tls import TlsSocket, TlsTransport
     from scalesocket.net.workers import Supervisor, Worker
@@ -262,7 +264,9 @@ class ShortageError(ScaleSocketError):
 
 
 class ConfigError(ScaleSocketError):
-    """The operator's options cannot work; the program ends with status 2."""
+    """The operator's options cannot work; the program ends with this status."""
+
+    status = 2
 
 
 def find_feature(name: str) -> Any:
@@ -1406,12 +1410,6 @@ def poll_end(sock: socket.socket) -> int:
     return dict(poller.poll(0)).get(sock.fileno(), 0)
 
 
-def reset_when_closed(sock: socket.socket) -> None:
-    """Let closing drop what is under way, instead of trying to send it for minutes."""
-    with contextlib.suppress(OSError):  # closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
 # One turn at a time. Each `recv` and `send` lets go of the interpreter lock, and whoever else runs
 # takes it: a fan-out to a thousand clients would lose it a thousand times. So a round of `recv`s
 # and a fan-out of `send`s, none of which blocks, hold this lock for their whole length. Who waits
@@ -1852,7 +1850,9 @@ class Connection:
     def abort(self) -> None:
         """End the connection now, by a reset if bytes are under way; the reader wakes up."""
         with self._lock:
-            reset_when_closed(self._socket)
+            with contextlib.suppress(OSError):  # or it would try for minutes to send what is left
+                linger = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._die()
 
     def _give_up(self) -> None:
@@ -2227,9 +2227,10 @@ class Kick:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What the child wants the API to show of its room."""
+    """What the child wants to be kept of its room: for the API to show, or for its next process."""
 
     text: str  # JSON
+    name: str = "metadata"  # or "saved"
 
 
 Output = Route | Kick | Metadata
@@ -2531,10 +2532,11 @@ class JsonFraming(Framing):
         self._to = id_field or "_to"
         self._to_quoted = f'"{self._to}"'.encode()
         routing = tuple(name for name in ROUTING_FIELDS if name != "_to" or not id_field)
-        self._own = FieldNames(self._from, *(routing if strip else ()))
+        # What only a program says, and what only the server does, are never a client's to say.
+        self._own = FieldNames(self._from, "_save", "_restore", *(routing if strip else ()))
         self._told = False  # that something which routes was taken out
         self._marked = not id_field  # all of these begin with an underscore
-        names = f"_(?i:{'|'.join(name[1:] for name in routing)})(?!\\w)"
+        names = f"_(?i:save|{'|'.join(name[1:] for name in routing)})(?!\\w)"
         own = rf"""["']{id_field}\\?["']|[{{,]\s*{id_field}\s*:"""
         self._hint = id_field.encode() or b"_"
         self._routing = re.compile((f"{names}|{own}" if id_field else names).encode())
@@ -2649,6 +2651,8 @@ class JsonFraming(Framing):
         if value.get("_meta") is True:
             _json_checker.decode(text)  # stricter, as the API must be able to show it
             return Metadata(remove_members(text, ("_meta",)))
+        if "_save" in value:
+            return Metadata(write_json(value["_save"]), "saved")
         to = self._read_to(value.get(self._to))
         exclude = _read_ids("_except", value.get("_except")) or ()
         close = value.get("_close")
@@ -3234,6 +3238,8 @@ class ProcessBackend(Backend):
         except OSError as error:  # there is no pipe, terminal or socket to be had
             raise ShortageError(f"cannot start the program: {error.strerror}") from None
         self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
+        if self._room.saved:
+            self._write(f'{{"_restore":{self._room.saved}}}\n'.encode())
 
     def _after_exit(self, exited: Exited) -> None:
         """End the room, which stops what is left of the child, or start the next one."""
@@ -3333,7 +3339,7 @@ class ProcessBackend(Backend):
         said = self._child.popen.stderr or self._child.popen.stdout
         if said is not None:
             name = f"stderr {self._room.name}"
-            self._stderr = start_thread(name, self._run_stderr, self._child, said.fileno())
+            self._stderr = start_thread(name, insist, self._log_stderr, self._child, said.fileno())
         return self._child
 
     def _end_input(self) -> None:
@@ -3363,9 +3369,6 @@ class ProcessBackend(Backend):
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
             insist(self._room.inbox.put, Exited(framing.error))
-
-    def _run_stderr(self, child: ChildProcess, descriptor: int) -> None:
-        insist(self._log_stderr, child, descriptor)
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
@@ -3422,6 +3425,7 @@ class Game:
     """
 
     tick_rate: float = 0  # calls of `on_tick` per second; 0: driven by messages alone
+    keep = False  # what is saved of a room outlives its last seat (--store)
     max_clients: int = 0  # in a room; 0: the server's limit
     max_rate: int = 0  # messages a second of one client; 0: the server's limit
     subprotocols: Sequence[str] = ()  # offered in the opening handshake
@@ -3457,6 +3461,12 @@ class Game:
 
     def on_drain(self, seconds: float) -> None:
         """The server will end; this room may go on for so long at the most (--drain)."""
+
+    def on_save(self) -> JsonValue | bytes:
+        """Return what `on_restore` needs: bytes or what JSON can hold; None: nothing (--store)."""
+
+    def on_restore(self, state: JsonValue | bytes) -> None:
+        """Go on from that, after `on_create`; `room.clients` are those that may come back."""
 
     def on_dispose(self) -> None:
         """The room ends; clients that are still there get no `on_leave`."""
@@ -3607,6 +3617,7 @@ class GameBackend(Backend):
         self._room = room
         self._game_room = GameRoom(room, opener.request)
         self._guard(self._create)
+        self._guard(room.restore)
         self._interval = 1 / self.game.tick_rate if self.game.tick_rate else 0.0
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval if self._interval else math.inf
@@ -3774,17 +3785,12 @@ class Inbox:
         self._bell = threading.Lock()  # wakes the room's thread, as a condition would, in less time
         self._bell.acquire()
         self._events: list[RoomEvent] = []
-        self._size = 0  # bytes
+        self.size = 0  # bytes of messages that wait
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
         self._asleep = False  # the room's thread waits for the bell
         self._idle = False  # and for nothing else
-
-    @property
-    def size(self) -> int:
-        """Bytes of messages that wait."""
-        return self._size
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
         """Add an event; return whether it was added, as it is unless the room is over.
@@ -3813,8 +3819,8 @@ class Inbox:
                     return False
                 if not self.is_full:
                     self._events.append(event)
-                    self._size += size
-                    self.is_full = self._size >= self._limit
+                    self.size += size
+                    self.is_full = self.size >= self._limit
                     self._ring()
                     return True
                 self._on_freed.append(freed.set)
@@ -3829,8 +3835,8 @@ class Inbox:
                 client = event.client  # who was kicked says no more
                 if not client.departed and (client.seat is None or client.seat.takes(event.run)):
                     self._events.append(event)
-                    self._size += event.run.size
-            self.is_full = self._size >= self._limit
+                    self.size += event.run.size
+            self.is_full = self.size >= self._limit
             self._ring()
 
     def when_freed(self, function: Callable[[], None]) -> None:
@@ -3860,8 +3866,8 @@ class Inbox:
             self._asleep = True
             if rest is not None:
                 self._events.insert(0, rest)
-                self._size += len(rest.data)
-                self.is_full = self._size >= self._limit and not self._closed
+                self.size += len(rest.data)
+                self.is_full = self.size >= self._limit and not self._closed
             if self._events:
                 self._ring()
 
@@ -3871,7 +3877,7 @@ class Inbox:
             self._wait(timeout)
         with self._lock:
             events, self._events = self._events, []
-            self._size = 0
+            self.size = 0
             self._free()
             return events
 
@@ -4145,6 +4151,7 @@ class Room:
         self.registry = registry
         self.inbox = Inbox()
         self.metadata = "null"  # JSON
+        self.saved = ""  # likewise, by a program for the one after it
         self.traffic = Traffic()
         self.log = RoomLog(name)
         self.closing = threading.Event()  # set when the end has been decided
@@ -4157,7 +4164,7 @@ class Room:
         self._outbox = Outbox()  # what a game has said since its hook was called
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
-        self._farewell: tuple[int, str] | None = None  # what ends its connections, when it may
+        self.farewell: tuple[int, str] | None = None  # for its clients, when its backend has ended
         self._is_cut = False  # nobody hears any more what its backend says
         self._lost = 0  # messages of it
         self._backend_stopped = False
@@ -4207,6 +4214,9 @@ class Room:
         client.connection.answer(closing)
 
     # -- any thread --
+
+    def restore(self) -> None:
+        """Bring a game back to where it was; see net/store.py. On the room's thread."""
 
     def admit(self, client: Client) -> None:
         """Make a client a member."""
@@ -4270,19 +4280,11 @@ class Room:
         self.closing.set()
         self.inbox.close()
 
-    def wind_up(self, code: int, reason: str) -> None:
-        """Let the room come to its end; its clients are told when its backend has stopped.
-
-        So they get all that it still says.
-        """
-        self._farewell = (code, reason)
-        self.expire()
-
     def cut(self) -> None:
         """End the room for its clients at last, whatever its backend does."""
-        if self._farewell is not None:
+        if self.farewell is not None:
             self._is_cut = True
-            self.end(*self._farewell)
+            self.end(*self.farewell)
 
     def end(self, code: int, reason: str) -> None:
         """End the room for its clients, and for newcomers; its thread then stops the backend."""
@@ -4302,7 +4304,10 @@ class Room:
             self._lost += sum(len(o.payloads) for o in outputs if isinstance(o, Route))
         for is_kick, group in itertools.groupby(outputs, lambda output: type(output) is Kick):
             if is_kick:
-                self._kick_all(group)
+                for kick in group:
+                    assert isinstance(kick, Kick)
+                    for client in self.members.find(kick.to, kick.exclude):
+                        self.kick(client, kick.code, kick.reason)
             else:
                 full += self._send(list(group))
         for client in full:
@@ -4314,14 +4319,8 @@ class Room:
     def _send(self, outputs: list[Output]) -> list[Client]:
         for output in outputs:
             if isinstance(output, Metadata):
-                self.metadata = output.text
+                setattr(self, output.name, output.text)
         return self.members.send(outputs)
-
-    def _kick_all(self, outputs: Iterable[Output]) -> None:
-        for output in outputs:
-            assert isinstance(output, Kick)
-            for client in self.members.find(output.to, output.exclude):
-                self.kick(client, output.code, output.reason)
 
     # -- the room's thread --
 
@@ -4365,17 +4364,17 @@ class Room:
             self.backend.start(self, self._opener)
             while not self._handle(self.inbox.take(self.backend.wait_time())):
                 pass
-            if self._farewell is not None:
+            if self.farewell is not None:
                 self._stop_backend()
-            self.end(*(self._farewell or (CloseCode.NORMAL, "the room has ended")))
+            self.end(*(self.farewell or (CloseCode.NORMAL, "the room has ended")))
         except ConnectionClosed as closed:
             self.log.info("%s", closed.reason)
-            self.end(*(self._farewell or (closed.code, closed.reason)))
+            self.end(*(self.farewell or (closed.code, closed.reason)))
         except BackendError as error:
             mistakes = find_feature("mistakes") if error.__cause__ is not None else None
             where = mistakes.explain_failure(error.__cause__) if mistakes is not None else ""
             self.log.error("%s%s", error, where, exc_info=error.__cause__)
-            self.end(*(self._farewell or (CloseCode.INTERNAL_ERROR, str(error))))
+            self.end(*(self.farewell or (CloseCode.INTERNAL_ERROR, str(error))))
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
@@ -4398,10 +4397,6 @@ class Room:
         self.backend.handle(events)
         self._unfinished = []
         return bool(events) and isinstance(events[-1], Ended)
-
-    def kill(self) -> None:
-        """Kill the backend: the main thread has no time left."""
-        self.backend.kill()
 
     def _close(self) -> None:
         for event in self._unfinished + self.inbox.take(0):
@@ -4429,6 +4424,9 @@ class RoomRegistry:
         timer: ends rooms that linger.
     """
 
+    room_type: type[Room] = Room
+    first_id = 1  # of a client
+
     def __init__(self, config: Config, timer: Timer) -> None:
         self._config = config
         self._timer = timer
@@ -4437,6 +4435,7 @@ class RoomRegistry:
         history = load_feature("history", "--cache") if config.cache_size else None
         self.histories: Histories | None = history and history.Histories(config)
         self.archive: Archive | None = self.histories and self.histories.archive
+        self.threads: list[Archive | StoredRooms] = [self.archive] if self.archive else []
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
@@ -4447,6 +4446,8 @@ class RoomRegistry:
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
+        self.holder: Seats | None = None  # of seats that outlive their connections (--resume)
+        self.owns: Callable[[str], bool] = lambda _room: True  # whether that is of this process
 
     def join(self, client: Client) -> Room:
         """Give a client a seat in its room, which is made if need be.
@@ -4463,7 +4464,9 @@ class RoomRegistry:
             self._check_seats(room)
             room.seats.add(client)
             client.room = room
-            self._count_visit(name)
+            self._visits[name] = self._visits.pop(name, 0) + 1
+            if len(self._visits) > MAX_REMEMBERED_ROOMS:
+                self._visits.pop(next(iter(self._visits)))
             room.join(client)
         if created:
             self._start(room)
@@ -4550,7 +4553,8 @@ class RoomRegistry:
             self._refusal = ConnectionClosed(code, reason)
             rooms = list(self._running)
         for room in rooms:
-            room.wind_up(code, reason)
+            room.farewell = (code, reason)
+            room.expire()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
@@ -4618,7 +4622,7 @@ class RoomRegistry:
     def _make_room(self, opener: Client) -> Room:
         name, stall = opener.room_name, self._config.stall
         history = self.histories.open(name) if self.histories else History()
-        room = Room(name, self, self.make_backend(), opener, history=history, stall=stall)
+        room = self.room_type(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
         self._running.add(room)
         return room
@@ -4630,11 +4634,6 @@ class RoomRegistry:
         if limit and len(room.seats) >= limit:
             reason = f"the room is full: {limit} clients"
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
-
-    def _count_visit(self, name: str) -> None:
-        self._visits[name] = self._visits.pop(name, 0) + 1
-        if len(self._visits) > MAX_REMEMBERED_ROOMS:
-            self._visits.pop(next(iter(self._visits)))
 
     def _remove(self, room: Room) -> None:
         if self._rooms.get(room.name) is room:
@@ -5025,11 +5024,6 @@ def describe_url(host: str, port: int, config: Config) -> str:
     return f"http{secure}://{name}:{port}{config.basepath}/"
 
 
-def own_endpoint(sock: socket.socket) -> Endpoint:
-    """Return the address and the port of ours that a socket is connected to."""
-    return UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
-
-
 def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
     """Wait until the other end of a pair is shut down, and let signals have their handlers run.
 
@@ -5279,6 +5273,7 @@ class Session:
         self.server = server
         self.sock = sock if server.taps is None else server.taps.wrap(sock)
         self.address = address
+        self.local: Endpoint = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
         self.peer = address  # by the word of a proxy that is trusted
         self.proxied = b""  # that word
         self.rest = early  # what has been read, and not been heeded yet
@@ -5356,7 +5351,7 @@ class Session:
             raise HandshakeError(404, f"there is no room {name!r} here")
         if server.registry.refuses(name):  # whoever asks may find it elsewhere
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
-        number, local = next(server.client_ids), own_endpoint(self.sock)
+        number, local = next(server.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
@@ -5532,7 +5527,9 @@ class HttpSession(Session):
             self.method = request.method
             if self._crowded:
                 raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
-            self._log_request(request)
+            if log.isEnabledFor(logging.DEBUG):
+                address, _ = self.server.proxies.find_client(self.peer, request.headers)
+                log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
             if request.is_upgrade:
                 return request
             yield Want.HELPER  # it reads files, and waits for the peer to take them
@@ -5579,11 +5576,6 @@ class HttpSession(Session):
         return send_response(
             self.layer, response, method=self.method, keep_alive=keep_alive, extra=extra
         )
-
-    def _log_request(self, request: Request) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            address, _ = self.server.proxies.find_client(self.peer, request.headers)
-            log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
 
     def _answer(self, request: Request) -> bool:
         """Answer a request; return whether the connection may serve another."""
@@ -6102,7 +6094,8 @@ class Server:
         self.config = config
         self._timer = Timer()
         self._sender = Sender()
-        self.registry = RoomRegistry(config, self._timer)
+        registry = load_feature("store", "--store").StoredRooms if config.store else RoomRegistry
+        self.registry: RoomRegistry = registry(config, self._timer)
         self.proxies = make_proxies(config)
         self.limits = ConnectionLimits(config.maxconns)
         if (per_address := find_feature("per_address")) is not None:
@@ -6125,12 +6118,13 @@ class Server:
         self.negotiate: Negotiate | None = deflate and deflate.negotiate
         seats = load_feature("seats", "--resume") if config.resume else None
         self.seats: Seats | None = seats and seats.Seats(config, self.registry, self.limits)
+        self.registry.holder = self.seats
         self.told = ToldOnce()
         tls = load_feature("tls", "--sslcert") if config.sslcert else None
         self.tls_context: ssl.SSLContext | None = tls and tls.load_certificates(config)
         self.taps: Taps | None = None
         self.worker: Worker | None = None  # which one this is, with --workers
-        self.client_ids = itertools.count(1)  # `next` on it is atomic
+        self.client_ids = itertools.count(self.registry.first_id)  # `next` on it is atomic
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.is_ending = False  # no client is let in any more
         game = config.game
@@ -6191,6 +6185,7 @@ class Server:
     def join(self, worker: Worker) -> None:
         """Be one of several processes that have these listeners (--workers); before `run`."""
         self.worker = self.site.worker = worker
+        self.registry.owns = worker.owns
         self.client_ids = worker.client_ids
         ports = worker.share_ports(self.config.tcpports)
         self.registry.make_backend = choose_backend(replace(self.config, tcpports=ports))
@@ -6211,8 +6206,8 @@ class Server:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._timer.start()
         self._sender.start()
-        if self.registry.archive is not None:
-            self.registry.archive.start()
+        for thread in self.registry.threads:
+            thread.start()
         if self.config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
             self._timer.call_later(self.config.ping / 4, self._check_peers)
@@ -6332,7 +6327,7 @@ class Server:
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
         for room in self.registry.totals()[3]:
-            room.kill()
+            room.backend.kill()
         if self._descendants is not None:
             self._descendants.kill_orphans()
 
@@ -6359,8 +6354,8 @@ class Server:
             connection.dispose()
         if self._descendants is not None:  # also those that have dropped the marker
             self._descendants.stop_orphans(b"", self.config.closegrace)
-        if self.registry.archive is not None:
-            self.registry.archive.stop()
+        for thread in self.registry.threads:
+            thread.stop()
         self._sender.stop()
         self._timer.stop()
         if self.taps is not None:
@@ -6449,6 +6444,8 @@ class Config:
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
     resume: float = 0.0  # seconds
+    store: str = ""
+    saveevery: float = 10.0  # seconds
     oneshot: bool = False
     cache_size: int = 0
     cache_tagged: bool = False
@@ -6690,6 +6687,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "close a client that takes nothing of a full backlog for so long (default 5)"),
         ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
         OptionsOf("seats", "--resume"),
+        OptionsOf("store", "--store --saveevery"),
         OptionsOf("history", "--cache --cachepersist --cachebytes"),
         ("--oneshot", "", FLAG, "serve one client, then exit"),
     ),
@@ -7123,7 +7121,7 @@ def serve(config: Config) -> int:
             supervisor = load_feature("workers", "--workers").Supervisor(server, config.workers)
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)
-        return 2
+        return error.status
     heed_signals(server, config)
     try:
         server.listen()

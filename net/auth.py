@@ -34,7 +34,6 @@ from scalesocket import (
     describe_command,
     is_program,
     log,
-    own_endpoint,
     refuse_if,
     start_thread,
 )
@@ -242,7 +241,7 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     server = session.server
     secure = session.tls is not None or server.proxies.speaks_tls(session.peer, request.headers)
     nobody: Any = None  # it will have no connection
-    local = own_endpoint(session.sock)
+    local = session.local
     server.authenticator.check(
         Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
     )

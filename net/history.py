@@ -611,7 +611,7 @@ class Histories:
         self.archive: Archive | None = None
         self._make: Callable[..., ShortHistory] = ShortHistory
         self._limit = min(config.cachebytes, config.backlog // 2)
-        if not config.resume:
+        if not (config.resume or config.store):
             self._limit = config.cachebytes
             self.archive = Archive(HISTORIES * config.cachebytes)
             self._make = functools.partial(LongHistory, archive=self.archive)

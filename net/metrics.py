@@ -111,6 +111,10 @@ class Metrics:
         for verb in ("started", "exited"):
             number = counts[f"children_{verb}"]
             yield self._family(f"children_{verb}", "counter", f"Children {verb}.", number)
+        text = "Records of rooms that were written (--store)."
+        yield self._family("rooms_saved", "counter", text, counts["rooms_saved"])
+        text = "Times that the store could not be used."
+        yield self._family("store_failures", "counter", text, counts["store_failures"])
         inbox = sum(room.inbox.size for room in rooms)
         yield self._family("inbox_bytes", "gauge", "Waiting for backends.", inbox, "bytes")
         backlog = sum(connection.backlog_size for connection in connections)

@@ -26,7 +26,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -346,6 +346,7 @@ class Seat:
         self._is_over = False
         self._code = int(CloseCode.ABNORMAL)  # how its last connection ended
         self._dropped_at = 0.0  # when it did
+        self._is_stale = False  # brought back from before a crash: what it was sent is not known
         self.farewell: tuple[int, str] = (CloseCode.TRY_AGAIN_LATER, "too much came at once")
 
     # -- as a connection --
@@ -456,6 +457,11 @@ class Seat:
         assert room is not None
         with self._lock:
             seen = 0 if anew else self._sent if asked.seen is None else asked.seen
+            restored = self._is_stale or asked.seen is None
+            if self._is_stale and not self._is_over:
+                self._is_stale = False
+                self._empty()
+                self._first = self._sent = seen
             if self._is_over or not self._first <= seen <= self._sent:
                 return False
             if number < self._number:
@@ -464,7 +470,7 @@ class Seat:
             self._number = number
             self.source = connection
             if not anew:
-                self._tell(is_back=True, restored=asked.seen is None)
+                self._tell(is_back=True, restored=restored)
             # Whoever has put messages of the old connection into the inbox is done with that.
             token, self._key = self._seats.give_token(self, asked.token)
             self.client.dropped = False
@@ -501,6 +507,47 @@ class Seat:
         if oldest is not None:
             oldest[0].expire(oldest[1])
 
+    def lose(self, now: float) -> None:
+        """Note that it has no connection, and is to be given up in time, unless it has got one."""
+        with self._lock:
+            if self._is_over or self._connection is not None:
+                return
+            self._dropped_at = now
+            oldest = self._seats.expect(self, now)
+        if oldest is not None:
+            oldest[0].expire(oldest[1])
+
+    def describe(self, *, whole: bool) -> tuple[dict[str, Any], bytes] | None:
+        """Return what is to be stored of it, and frames that may not have come; None: it is over.
+
+        Args:
+            whole: nothing will be sent any more; or else none of these frames will be of use.
+        """
+        with self._lock:
+            if self._is_over:
+                return None
+            kept = list(self._kept) if whole else []
+            return {
+                "kind": self.kind,
+                "keys": self._seats.list_keys(self),
+                "sent": self._sent,
+                "pieces": [(len(data), count) for data, count in kept],
+                "stale": self._is_stale,
+                "dropped": self._connection is None,
+            }, b"".join(data for data, _ in kept)
+
+    def revive(self, facts: dict[str, Any], missed: bytes, *, whole: bool) -> None:
+        """Be as it was described, before anybody knows of it."""
+        self.taken = facts["taken"]
+        self._is_stale = facts["stale"] or not whole
+        self._sent = self._first = facts["sent"]
+        at = 0
+        for size, count in facts["pieces"] if whole else ():
+            self._kept.append((missed[at : at + size], count))
+            self._first -= count
+            self._size += size + PIECE_COST
+            at += size
+
     def finish(self, connection: Connection) -> bool:
         """Note that the client gives it back; return whether this connection may say so."""
         with self._lock:
@@ -532,7 +579,7 @@ class Seat:
     def _end(self) -> Connection | None:
         self._is_over = True
         self.client.dropped = False
-        self._kept.clear()
+        self._empty()
         self._seats.forget(self)
         return self._connection
 
@@ -554,6 +601,10 @@ class Seat:
         if connection.protocol.ping:
             self._asked, self._unasked = self._sent, 0
             connection.interject(encode_frame(Opcode.PING, PING % self._sent))
+
+    def _empty(self) -> None:
+        self._kept.clear()
+        self._size = 0
 
     def _forget(self, seen: int) -> None:
         """Drop what is kept of the messages before this number."""
@@ -587,6 +638,8 @@ class Seats:
         assert isinstance(limits, AddressLimits)  # it is beside this file
         self.registry = registry
         self._limits = limits
+        # Brings a room back to which a client comes, if it is stored (net/store.py).
+        self.recall: Callable[[Client], None] | None = getattr(registry, "recall", None)
         self.once = Once()
         self._patience = config.resume
         self._limit = config.backlog
@@ -620,6 +673,8 @@ class Seats:
             if self.registry.may_wait(client.room_name):
                 yield Want.HELPER
             try:
+                if self.recall is not None and event.token:
+                    self.recall(client)
                 seat = self._take_back(session, client, event) or self._take(session, client, event)
             except ConnectionClosed as refusal:  # the room is full, or it comes too late
                 log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
@@ -685,7 +740,23 @@ class Seats:
             return None
         return seat
 
+    def revive(self, client: Client, facts: dict[str, Any], missed: bytes, *, whole: bool) -> Seat:
+        """Return a seat that was stored, which `lose` is to be called for; see `Seat.describe`."""
+        seat = Seat(client, facts["kind"], self, self._limit)
+        seat.revive(facts, missed, whole=whole)
+        client.seat = seat
+        client.connection = seat  # type: ignore[assignment]  # it has what rooms use of one
+        with self._lock:
+            seat.keys = [bytes.fromhex(key) for key in facts["keys"]]
+            self._by_key |= dict.fromkeys(seat.keys, seat)
+        return seat
+
     # -- a seat's side, under its lock --
+
+    def list_keys(self, seat: Seat) -> list[str]:
+        """Return what its tokens are known by, as text."""
+        with self._lock:
+            return [key.hex() for key in seat.keys]
 
     def announce(self, client: Client, *, is_back: bool) -> bytes:
         """Return what a program reads when a client has lost its connection, or is back."""

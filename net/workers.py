@@ -400,7 +400,8 @@ class Supervisor:
         except OSError as error:
             raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
         self._channels: list[dict[str, tuple[socket.socket, socket.socket]]] = []
-        self._next_client = list(range(1, count + 1))
+        first = server.registry.first_id
+        self._next_client = list(range(first, first + count))
         self._processes: dict[int, WorkerProcess] = {}  # by index
         self._due: dict[int, float] = {}  # when a worker is to be started, by index
         self._leaving: dict[socket.socket, float] = {}  # clients, and when patience with them ends

@@ -148,6 +148,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--stall", "0"], {"stall": 0}),
     (["--linger", "30"], {"linger": 30}),
     (["--resume", "30"], {"resume": 30}),
+    (["--store", "play.sqlite", "--saveevery=.5"], {"store": "play.sqlite", "saveevery": 0.5}),
     (
         ["--json", "--resume=1", "--dropmsg=a", "--resumemsg=b"],
         {"dropmsg": "a", "resumemsg": "b", "resume": 1},
@@ -386,6 +387,10 @@ def test_the_id_field_follows_the_join_message(words: list[str], field: str) -> 
         ["--resume=1", "--dropmsg=x"],
         ["--resumemsg=x", "--json"],
         ["--resume=1", "--oneshot"],
+        ["--store=x", "--oneshot"],
+        ["--store="],
+        ["--store=redis://localhost"],
+        ["--saveevery=1"],
         ["--clientroute"],
         ["--clientroute", "--serverframe=json"],
         ["--byteorder=little", "--json"],

@@ -16,6 +16,7 @@ from tests.support import ROOT
 
 TESTS = ROOT / "tests"
 PROMISES = TESTS / "promises.md"
+SURVIVAL = "net/SCALING.md", "What survives what"  # file and heading
 
 
 def plain(text: str) -> str:
@@ -84,6 +85,12 @@ def test_nothing_is_held_that_is_not_promised() -> None:
 def test_the_tests_that_hold_promises_exist() -> None:
     named = {name for tests in held().values() for name in tests} - {"advice"}
     assert sorted(named - existing()) == []
+
+
+def test_each_row_of_what_survives_what_is_held_by_a_test() -> None:
+    rows = re.findall(r"^\| (?!---|what ends)(.+) \|$", section(*SURVIVAL), re.MULTILINE)
+    named = [row.rpartition(" | ")[2].strip("`") for row in rows]
+    assert len(rows) > 8 and sorted(set(named) - existing()) == []
 
 
 def test_what_security_md_names_exists() -> None:

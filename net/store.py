@@ -1,0 +1,878 @@
+"""Rooms that outlive their process (`--store FILE`).
+
+A room is saved on its own thread, between two events: what its game says in `on_save`, or its
+program has said with `_save`; its metadata, its history and its seats. That makes a `Record`,
+which a thread of its own writes to the file, in one transaction with whatever else waits:
+
+    room's thread --Record--> pending, one for each room --writer's thread--> SQLite
+                              (a later one takes its place)
+
+So play never waits for a disk, and what waits for it is bounded. A file that cannot be written is
+tried again each second; that is logged once, and counted.
+
+When a server stops, a record is whole: seats have all that their clients may lack, and these go on
+as if nothing had been. Any other record is from some moment before a crash; what clients have been
+sent since then nobody knows, so they are told all anew (`client.restored`). From when a room is
+back, its record is no longer whole.
+
+A room comes back with its first client. Reading its record may take long, so that is done before
+any lock is held; `_dormant` says whether what was read is still what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import random
+import re
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from scalesocket import (
+    DRAIN_TIMEOUT,
+    PLAIN,
+    RESTARTING,
+    ROOM_TIMEOUT,
+    Called,
+    Client,
+    CloseCode,
+    ConfigError,
+    ConnectionClosed,
+    GameBackend,
+    Headers,
+    Joined,
+    Received,
+    Request,
+    Room,
+    RoomEvent,
+    RoomRegistry,
+    Unwritten,
+    log,
+    parse_seconds,
+    refuse_if,
+    start_thread,
+    write_json,
+)
+
+from .seats import find_frames
+
+if TYPE_CHECKING:
+    from scalesocket import Config, Timer
+
+    from .seats import Seat
+
+MAGIC = b"SQLite format 3\0"
+APPLICATION = 0x5CA1E50C  # the file's `application_id`
+VERSION = 1  # its `user_version`
+BUSY_TIMEOUT = 2.0  # seconds for another process to end its transaction
+RETRY_PAUSE = 1.0  # seconds until a file that could not be written is tried again
+SLOW_WRITE = 5.0  # seconds from which writing is worth a line of the log
+LOAD_TIMEOUT = 10.0  # seconds for a record to be read
+RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
+TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
+MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
+
+
+def parse_store(text: str) -> str:
+    """Return the path of a file."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) or not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no file; only a file (SQLite) is supported")
+    return text
+
+
+# fmt: off
+OPTIONS = (
+    ("--store", "FILE", parse_store,
+     "save rooms and seats in FILE (SQLite), so that they outlive this process"),
+    ("--saveevery", "SECONDS", parse_seconds,
+     "save a room in which something has happened so often (default 10; 0: only at its end)"),
+)
+# fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse what cannot be saved.
+
+    Raises:
+        ConfigError: an option contradicts another.
+    """
+    refuse_if(not config.store, "--saveevery needs --store FILE")
+    refuse_if(config.oneshot, "--store does not go with --oneshot")
+
+
+class StoreError(ConfigError):
+    """The store cannot be used, though it may be later; the program ends with status 1."""
+
+    status = 1
+
+
+# ==== What is stored =====================================================================
+
+
+class StoredSeat(NamedTuple):
+    """A seat: whose it is, and what its client may not have got."""
+
+    id: int
+    facts: str  # JSON
+    missed: bytes  # plain frames
+
+
+class Record(NamedTuple):
+    """All that is kept of a room."""
+
+    whole: bool  # from its very end; nothing has happened since
+    kept: bool  # it stays when nobody comes
+    state: str | bytes | None  # of its game or program; text is JSON
+    metadata: str  # JSON
+    history: bytes  # plain frames
+    seats: tuple[StoredSeat, ...]
+
+
+class Database(Protocol):
+    """Where records are: what a kind of store has to do. One process at a time has it.
+
+    All but `claim` is called on the writer's thread; it raises OSError or `sqlite3.Error`.
+    """
+
+    def claim(self) -> int:
+        """Take possession, before anything is forked; return the highest ID of a client so far.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+
+    def open(self) -> dict[str, bool]:
+        """Begin; return the rooms that there are, and whether they are kept, oldest first."""
+
+    def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
+        """Store or (None) remove the records of rooms, and the highest ID: all, or nothing."""
+
+    def read(self, room: str) -> Record | None:
+        """Return the record of a room, which is not whole any more from now on."""
+
+    def close(self) -> None:
+        """End."""
+
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS rooms (
+    name TEXT PRIMARY KEY, whole INTEGER, kept INTEGER, saved REAL,
+    state ANY, metadata TEXT, history BLOB);
+CREATE TABLE IF NOT EXISTS seats (
+    room TEXT, id INTEGER, facts TEXT, missed BLOB, PRIMARY KEY (room, id));
+CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER);
+"""
+
+
+class SqliteFile:
+    """Records in a file.
+
+    Beside it stands a file `…-lock`, which is locked for as long as a server uses it; with
+    --workers the parent has it, and each worker has a connection of its own.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+
+    def claim(self) -> int:
+        """Lock the file, see that it is ours, and make it if it is not there."""
+        try:
+            is_new = self._inspect()
+            self._lock()
+            self._connect()
+            with self._transaction() as db:
+                if is_new:
+                    db.execute(f"PRAGMA application_id = {APPLICATION}")
+                    db.execute(f"PRAGMA user_version = {VERSION}")
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute("INSERT OR IGNORE INTO numbers VALUES ('client', 0)")
+                db.execute("UPDATE numbers SET value = value")  # whether it can be written
+                (highest,) = db.execute("SELECT value FROM numbers").fetchone()
+            assert self._db is not None
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except OSError as error:
+            raise StoreError(f"cannot use --store {self._path}: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot use --store {self._path}: {error}") from None
+        finally:
+            self.close()  # no connection may be carried into another process
+        return int(highest)
+
+    def open(self) -> dict[str, bool]:
+        """Connect; see `Database`."""
+        self._connect()
+        assert self._db is not None
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        rows = self._db.execute("SELECT name, kept FROM rooms ORDER BY saved")
+        return {name: bool(kept) for name, kept in rows}
+
+    def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
+        """Write; see `Database`."""
+        now = time.time()
+        with self._transaction() as db:
+            for name, record in batch.items():
+                db.execute("DELETE FROM seats WHERE room = ?", (name,))
+                if record is None:
+                    db.execute("DELETE FROM rooms WHERE name = ?", (name,))
+                    continue
+                facts = name, record.whole, record.kept, now, *record[2:5]
+                db.execute("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)", facts)
+                seats = [(name, *seat) for seat in record.seats]
+                db.executemany("INSERT INTO seats VALUES (?, ?, ?, ?)", seats)
+            db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
+
+    def read(self, room: str) -> Record | None:
+        """Read; see `Database`."""
+        columns = "whole, kept, state, metadata, history"
+        with self._transaction() as db:
+            row = db.execute(f"SELECT {columns} FROM rooms WHERE name = ?", (room,)).fetchone()
+            if row is None:
+                return None
+            rows = db.execute("SELECT id, facts, missed FROM seats WHERE room = ?", (room,))
+            seats = tuple(StoredSeat(*seat) for seat in rows)
+            db.execute("UPDATE rooms SET whole = 0 WHERE name = ?", (room,))
+        whole, kept, state, metadata, history = row
+        return Record(bool(whole), bool(kept), state, metadata, history, seats)
+
+    def close(self) -> None:
+        """Close the connection; what is in the log of the last one that does goes to the file."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _inspect(self) -> bool:
+        """Return whether the file is new; it is made, for this user alone.
+
+        Raises:
+            ConfigError: it is somebody else's.
+            OSError: it cannot be opened.
+        """
+        with open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
+            head = file.read(100)  # https://www.sqlite.org/fileformat.html section 1.3
+            version, application = int.from_bytes(head[60:64]), int.from_bytes(head[68:72])
+            if head and (head[:16] != MAGIC or application != APPLICATION):
+                raise ConfigError(f"--store {self._path} is a file of something else")
+            if version > VERSION:
+                raise ConfigError(f"--store {self._path} is of a later version of this server")
+            if hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o600)
+        return not head
+
+    def _lock(self) -> None:
+        """Lock it as long as this process lives, and those that it has forked.
+
+        Raises:
+            StoreError: another server has it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: SQLite's own locks are between transactions
+            return
+        self._lock_file = os.open(f"{self._path}-lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock_file)
+            raise StoreError(f"another server uses --store {self._path}") from None
+
+    def _connect(self) -> None:
+        self._db = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        assert db is not None
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # it has been done already
+                db.execute("ROLLBACK")
+            raise
+
+
+# ==== The writer =========================================================================
+
+
+class Question:
+    """What is asked of the writer's thread: the record of a room."""
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        self.answered = threading.Event()
+        self.record: Record | None = None
+        self.failed = True
+
+
+class Store:
+    """Writes records, and reads them, on a thread of its own.
+
+    Args:
+        database: where they are.
+        count: is told of each failure, and of each record that was written.
+    """
+
+    def __init__(self, database: Database, count: Any) -> None:
+        self._database = database
+        self._count = count
+        self._changed = threading.Condition()  # guards all below but the last
+        self._pending: dict[str, Record | None] = {}
+        self._questions: list[Question] = []
+        self._stopping = False
+        self.highest = 0  # ID of a client; written under the registry's lock
+        self._failing = self._was_slow = False  # the thread's alone
+
+    def start(self) -> dict[str, bool]:
+        """Start the thread; return what `Database.open` does, or nothing if that fails."""
+        self._opened = threading.Event()
+        self.rooms: dict[str, bool] = {}
+        self._thread = start_thread("store", self._run)
+        self._opened.wait()
+        return self.rooms
+
+    def stop(self) -> None:
+        """Write what waits, and end the thread; wait for that, but not for ever."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(DRAIN_TIMEOUT)
+        with self._changed:
+            left = len(self._pending)
+        if left or self._thread.is_alive():
+            log.error("%d rooms could not be saved at the end", left)
+
+    def put(self, room: str, record: Record | None) -> None:
+        """Have a record written; None: have it removed."""
+        with self._changed:
+            self._pending.pop(room, None)
+            self._pending[room] = record
+            self._changed.notify()
+
+    def read(self, room: str) -> Record | None:
+        """Return the record of a room; it is not whole any more from now on.
+
+        Raises:
+            StoreError: that cannot be told now.
+        """
+        question = Question(room)
+        with self._changed:
+            self._questions.append(question)
+            self._changed.notify()
+        question.answered.wait(LOAD_TIMEOUT)
+        if question.failed:
+            raise StoreError("it cannot be read")
+        return question.record
+
+    # -- its thread --
+
+    def _run(self) -> None:
+        try:
+            self.rooms = self._database.open()
+        except (OSError, sqlite3.Error) as error:
+            self._fail(error)
+        finally:
+            self._opened.set()
+        while self._do_round():
+            pass
+        self._database.close()
+
+    def _do_round(self) -> bool:
+        """Write and read what waits; return False at the end."""
+        with self._changed:
+            pause = RETRY_PAUSE if self._failing else None
+            self._changed.wait_for(self._is_wanted, pause)
+            batch, self._pending = self._pending, {}
+            questions, self._questions = self._questions, []
+            stopping = self._stopping
+        written = self._write(batch) if batch else True
+        if not written:
+            with self._changed:
+                self._pending = batch | self._pending
+        for question in questions:
+            self._answer(question)
+        return not stopping or bool(written and self._pending)
+
+    def _is_wanted(self) -> bool:
+        waits = bool(self._pending) and not self._failing
+        return waits or bool(self._questions) or self._stopping
+
+    def _write(self, batch: dict[str, Record | None]) -> bool:
+        began = time.monotonic()
+        try:
+            self._database.write(batch, self.highest)
+        except (OSError, sqlite3.Error, OverflowError, MemoryError) as error:
+            self._fail(error)
+            return False
+        if self._failing:
+            self._failing = False
+            log.warning("rooms are saved again")
+        took = time.monotonic() - began
+        if took > SLOW_WRITE and not self._was_slow:
+            self._was_slow = True
+            log.warning("the store is slow: %d rooms took %.1f s", len(batch), took)
+        self._count("rooms_saved", len(batch))
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        self._count("store_failures")
+        if not self._failing:
+            self._failing = True
+            log.error("rooms cannot be saved, and play goes on: %s", error)
+
+    def _answer(self, question: Question) -> None:
+        try:
+            with self._changed:
+                waiting = question.room in self._pending
+                question.record = self._pending.get(question.room)
+                if question.record is not None:
+                    self._pending[question.room] = question.record._replace(whole=False)
+            if not waiting:
+                question.record = self._database.read(question.room)
+            question.failed = False
+        except (OSError, sqlite3.Error, MemoryError) as error:
+            self._fail(error)
+        finally:
+            question.answered.set()
+
+
+# ==== Rooms ==============================================================================
+
+
+class StoredRoom(Room):
+    """A room that is saved; see `Room`."""
+
+    registry: StoredRooms
+    record: Record | None = None  # that it is brought back from
+    is_due = False  # it is to be saved when what has happened has been dealt with
+    is_lost = False  # what is stored could not be read: it must stay
+    is_left = False  # something is stored of it, for the next room of this name
+    returned: dict[Client, bool]  # who has come back with it, and whether they were dropped before
+    saved_at: object = None  # what `progress` was when it was last saved
+    _is_complete = False  # all has been heard, to the end, and the game has said what to save
+    _is_trusted = True  # what it was brought back from does not make it fail
+    _is_finished = False
+    _code = 0  # how it has ended for its clients
+    _state: str | bytes | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it is to outlive its last seat."""
+        if isinstance(self.backend, GameBackend):
+            return bool(self.backend.game.keep)
+        return self.registry.keeps_programs
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether what is stored of it will outlive it, if it ends now by itself."""
+        return self.keeps or self.is_lost or not self._is_trusted
+
+    @property
+    def progress(self) -> object:
+        """What changes when something happens."""
+        ticks = isinstance(self.backend, GameBackend) and self.backend.game.tick_rate
+        if ticks:
+            return time.monotonic()
+        traffic = self.traffic
+        seats = len(self.seats), self.registry.count_visits(self.name)
+        return traffic.messages_in, traffic.messages_out, seats, self.metadata, self.saved
+
+    def join(self, client: Client) -> None:
+        """Let a client in; see `Room`."""
+        self.registry.note_client(client.id)
+        super().join(client)
+
+    def restore(self) -> None:
+        """Bring the game back; each seat is there, and its client is not."""
+        record = self.record
+        if record is None:
+            return
+        assert isinstance(self.backend, GameBackend)
+        game, room = self.backend.game, self.backend._game_room
+        with self.registry.lock:
+            clients = [client for client in self.returned if not client.departed]
+        for client in clients:
+            room.add(client)
+        if record.state is None:
+            for client in clients:
+                game.on_join(client)
+        else:
+            text = record.state
+            game.on_restore(json.loads(text) if isinstance(text, str) else text)
+        for client in clients:
+            if record.state is None or not self.returned[client]:
+                game.on_drop(client)
+        self._is_trusted = True
+
+    def bring_back(self, record: Record) -> None:
+        """Be what a record says, before it starts."""
+        self.record = record
+        self.is_left = True
+        self._is_trusted = False
+        self.metadata = record.metadata
+        if not isinstance(self.backend, GameBackend) and isinstance(record.state, str):
+            self.saved = record.state
+        history = self.members.history
+        starts = find_frames(record.history) if not history.bytes else []
+        for start, end in zip(starts, starts[1:], strict=False):
+            header = {126: 4, 127: 10}.get(record.history[start + 1], 2)
+            history.add(record.history[start] & 0x0F, [record.history[start + header : end]])
+
+    def end(self, code: int, reason: str) -> None:
+        """End it; see `Room`."""
+        self._code = code
+        super().end(code, reason)
+
+    def _handle(self, events: list[RoomEvent]) -> bool:
+        over = super()._handle(events)
+        if not self._is_trusted and time.monotonic() - self.since > TRIAL_TIME:
+            self._is_trusted = True
+        if over or self.is_due:
+            is_wanted = not over or self.farewell is not None or self.keeps
+            if is_wanted and isinstance(self.backend, GameBackend):
+                self.backend._guard(self._ask_game)
+            self._is_complete = over
+            if not over:
+                self.is_due = False
+                self._save(whole=False)
+        return over
+
+    def _ask_game(self) -> None:
+        assert isinstance(self.backend, GameBackend)
+        state = self.backend.game.on_save()
+        if isinstance(state, bytes | bytearray | memoryview):
+            self._state = bytes(state)
+        else:
+            self._state = None if state is None else write_json(state)
+
+    def _stop_backend(self) -> None:
+        super()._stop_backend()
+        if not self._is_finished:
+            self._is_finished = True
+            self._finish()
+
+    def _finish(self) -> None:
+        """Save it for the last time, or remove what is stored of it."""
+        outlives = self.farewell is not None or self.keeps
+        failed = self._code in (CloseCode.INTERNAL_ERROR, CloseCode.TRY_AGAIN_LATER)
+        if self._is_complete and outlives:
+            self.is_left = True
+            self._save(whole=True)
+        elif self.is_lost:
+            self.is_left = True
+        elif failed and (outlives or not self._is_trusted):
+            self.is_left = self.saved_at is not None or self.record is not None
+        else:
+            self.is_left = False
+            self.registry.remove(self)
+
+    def _save(self, *, whole: bool) -> None:
+        self.saved_at = self.progress
+        if not isinstance(self.backend, GameBackend):
+            self._state = self.saved or None
+        if not self.is_lost:
+            history = self.members.history.replay(PLAIN)
+            kept = self.keeps
+            seats = tuple(self._describe_seats(whole=whole))
+            record = Record(whole, kept, self._state, self.metadata, history, seats)
+            self.registry.save(self, record)
+
+    def _describe_seats(self, *, whole: bool) -> Iterator[StoredSeat]:
+        with self.registry.lock:
+            clients = [client for client in self.seats if client.seat is not None]
+        waiting: Counter[int] = Counter()  # messages that have come, and not been heard
+        with self.inbox._lock:
+            for event in self.inbox._events:
+                if isinstance(event, Received):
+                    waiting[event.client.id] += len(event.run.payloads)
+            taken = [client.seat.taken - waiting[client.id] for client in clients if client.seat]
+        for client, number in zip(clients, taken, strict=True):
+            assert client.seat is not None
+            described = client.seat.describe(whole=whole)
+            if described is not None:
+                facts, missed = described
+                facts |= {"taken": number, **describe_client(client)}
+                yield StoredSeat(client.id, json.dumps(facts), missed)
+
+
+def describe_client(client: Client) -> dict[str, Any]:
+    """Return what is stored of a client, which is no header of its request."""
+    request = client.request
+    return {
+        "user": client.user,
+        "claims": dict(client.claims),
+        "name": vars(client).get("name"),
+        "target": request.target,
+        "base": request.base,
+        "peer": client.peer,
+        "local": client.local,
+        "secure": client.secure,
+    }
+
+
+def make_client(number: int, room: Room, facts: Mapping[str, Any]) -> Client:
+    """Return a client that was stored; its seat will be its connection."""
+    target, base = facts["target"], facts["base"]
+    request = Request("GET", target, "HTTP/1.1", Headers(), base)
+    nobody: Any = None
+    client = Client(
+        number,
+        room.name,
+        request,
+        nobody,
+        peer=tuple(facts["peer"]),
+        local=tuple(facts["local"]),
+        secure=facts["secure"],
+    )
+    client.user, client.claims = facts["user"], facts["claims"]
+    if facts["name"] is not None:
+        client.name = facts["name"]
+    client.room = room
+    client.dropped = True
+    return client
+
+
+class Again(Exception):
+    """Something else has happened to a room meanwhile."""
+
+
+class Dormant:
+    """A room that is stored and does not run; another object each time."""
+
+    def __init__(self, *, kept: bool) -> None:
+        self.kept = kept
+
+
+class StoredRooms(RoomRegistry):
+    """The rooms, of which some are stored; see `RoomRegistry`."""
+
+    room_type = StoredRoom
+
+    def __init__(self, config: Config, timer: Timer) -> None:
+        super().__init__(config, timer)
+        database = SqliteFile(config.store)
+        self.first_id = database.claim() + 1
+        self._store = Store(database, self.add_count)
+        self._store.highest = self.first_id - 1
+        self.lock = self._lock
+        self.keeps_programs = config.cachepersist
+        # These are guarded by the registry's lock.
+        self._dormant: dict[str, Dormant] = {}  # the longest unused first
+        self._owners: dict[str, StoredRoom] = {}  # the latest room of a name, until it is done
+        self._recalled: set[str] = set()  # those whose records are being read
+        self.threads.append(self)
+
+    def start(self) -> None:
+        """Start the writer, and look up which rooms are stored."""
+        rooms = self._store.start()
+        with self._lock:
+            self._dormant = {
+                name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
+            }
+            first = list(self._dormant.items())
+        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
+        self._back_until = time.monotonic() + self._patience
+        self.call_later(self._patience, lambda: self._give_up(first))
+        if first:
+            log.info("%d rooms are stored", len(first))
+
+    def stop(self) -> None:
+        """Write all that waits, and end the writer."""
+        self._store.stop()
+
+    def join(self, client: Client) -> Room:
+        """Give a client a seat; see `RoomRegistry`. Its room may have to be brought back first."""
+        while True:
+            self.recall(client)
+            with contextlib.suppress(Again):
+                return super().join(client)
+
+    def may_wait(self, name: str) -> bool:
+        """Whether to `join` that room may take long; see `RoomRegistry`."""
+        is_stored = name in self._dormant or name in self._owners
+        return super().may_wait(name) or (is_stored and not self.is_open(name))
+
+    def recall(self, opener: Client) -> None:
+        """Bring a room back, if it is stored and not running; may wait for the store.
+
+        Raises:
+            ConnectionClosed: there are too many rooms, or it is still being saved (1013).
+        """
+        name = opener.room_name
+        if not self._begin_recall(name):
+            return
+        record, is_lost = None, False
+        try:
+            record = self._store.read(name)
+        except StoreError:
+            is_lost = True
+            log.error("room %s begins anew and is not saved: what is stored stays", name)
+        with self._lock:
+            try:
+                self._find_place(name)
+            except ConnectionClosed:
+                if record is not None:  # it is as whole as it was
+                    self._store.put(name, record)
+                raise
+            finally:
+                self._recalled.discard(name)
+                self._idle.notify_all()
+            self._dormant.pop(name, None)
+            room = self._make_room(opener)
+            assert isinstance(room, StoredRoom)
+            room.is_lost = room.is_left = is_lost
+            seats = self._bring_back(room, record) if record is not None else []
+        self._start(room)
+        now = time.monotonic()
+        for seat in seats:
+            seat.lose(now)
+        if not seats:  # whoever it is for may be refused
+            wait = max(self._config.linger, RETURN_TIME)
+            self.call_later(wait, functools.partial(self._collect, room))
+
+    def forget(self, room: Room) -> None:
+        """Note that a room's thread is done; see `RoomRegistry`."""
+        assert isinstance(room, StoredRoom)
+        with self._lock:
+            if self._owners.get(room.name) is room:
+                del self._owners[room.name]
+                if room.is_left:
+                    self._dormant[room.name] = Dormant(kept=True)
+                    if len(self._dormant) > MAX_DORMANT:
+                        oldest = next(iter(self._dormant))
+                        del self._dormant[oldest]
+                        self._store.put(oldest, None)
+        super().forget(room)
+
+    def refuse_new_rooms(self) -> None:
+        """Let those that are there go on; they are saved as they hear of that."""
+        super().refuse_new_rooms()
+        for room in self.listing():
+            assert isinstance(room, StoredRoom)
+            room.is_due = True
+
+    def end_all(self, code: int, reason: str) -> None:
+        """End every room; see `RoomRegistry`. All will be back, so their clients may come, too."""
+        super().end_all(CloseCode.SERVICE_RESTART, RESTARTING)
+
+    # -- a room's side --
+
+    def save(self, room: StoredRoom, record: Record) -> None:
+        """Have the record of a room written, unless there is another one of its name."""
+        with self._lock:
+            if self._owners.get(room.name) is room:
+                self._store.put(room.name, record)
+
+    def remove(self, room: StoredRoom) -> None:
+        """Have it removed, likewise, if there is one."""
+        with self._lock:
+            had_record = room.saved_at is not None or room.record is not None
+            if had_record and self._owners.get(room.name) is room:
+                self._store.put(room.name, None)
+
+    def count_visits(self, name: str) -> int:
+        """Return how many clients have come to a room."""
+        return self._visits.get(name, 0)
+
+    def note_client(self, number: int) -> None:
+        """Note the ID of a client that has come; the lock is held."""
+        self._store.highest = max(self._store.highest, number)
+
+    def add_count(self, name: str, number: int = 1) -> None:
+        """Count something."""
+        with self._lock:
+            self._counts[name] += number
+
+    # -- rooms that come back --
+
+    def _begin_recall(self, name: str) -> bool:
+        """Return whether a room is to be brought back; see `recall`.
+
+        One that is kept, and is ending, or that another client brings back, is waited for.
+        """
+        with self._lock:
+            deadline = time.monotonic() + ROOM_TIMEOUT
+            while name not in self._rooms and (self._is_ending(name) or name in self._recalled):
+                patience = deadline - time.monotonic()
+                if patience <= 0:
+                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room is being saved")
+                self._idle.wait(patience)
+            if name in self._rooms or name not in self._dormant:
+                return False
+            self._find_place(name)  # or there is no need to read it
+            self._recalled.add(name)
+            return True
+
+    def _is_ending(self, name: str) -> bool:
+        room = self._owners.get(name)
+        return room is not None and room.is_needed
+
+    def _make_room(self, opener: Client) -> Room:
+        name = opener.room_name
+        if name in self._dormant or self._is_ending(name):
+            raise Again
+        room = super()._make_room(opener)
+        assert isinstance(room, StoredRoom)
+        before = self._owners.get(name)
+        if before is not None and (before.saved_at is not None or before.record is not None):
+            self._store.put(name, None)  # it will not do so itself any more
+        self._owners[name] = room
+        room.returned = {}
+        every = self._config.saveevery
+        if every:  # not all of them at the same time
+            self.call_later(every * random.uniform(0.5, 1), lambda: self._remind(room))
+        return room
+
+    def _bring_back(self, room: StoredRoom, record: Record) -> list[Seat]:
+        """Give a room that has not started what is stored of it; the lock is held."""
+        room.bring_back(record)
+        is_game = isinstance(room.backend, GameBackend)
+        holder, seats = self.holder, []
+        for stored in record.seats if time.monotonic() < self._back_until else ():
+            if holder is None:  # --resume is no longer given
+                break
+            facts = json.loads(stored.facts)
+            client = make_client(stored.id, room, facts)
+            seats.append(holder.revive(client, facts, stored.missed, whole=record.whole))
+            room.seats.add(client)
+            room.members._members[client.id] = client
+            room.returned[client] = facts["dropped"]
+            if not is_game:
+                room.inbox.put(Joined(client))
+                if data := holder.announce(client, is_back=False):
+                    room.inbox.put(Unwritten(client, data, whole=True))
+        return seats
+
+    # -- the timer --
+
+    def _remind(self, room: StoredRoom) -> None:
+        """Have a room saved if something has happened."""
+        if room.closing.is_set():
+            return
+        if room.progress != room.saved_at:
+            room.is_due = True
+            room.inbox.put(Called(lambda: None, ()))
+        self.call_later(self._config.saveevery, lambda: self._remind(room))
+
+    def _give_up(self, first: list[tuple[str, Dormant]]) -> None:
+        """Remove what is stored of rooms to which nobody has come back."""
+        with self._lock:
+            for name, dormant in first:
+                is_there = self._dormant.get(name) is dormant and name not in self._recalled
+                if is_there and not dormant.kept:
+                    del self._dormant[name]
+                    self._store.put(name, None)

@@ -1,0 +1,801 @@
+"""--store: rooms and seats that outlive their process, with an account of every message."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import (
+    Closed,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    http_request,
+    run_cli,
+    serve,
+    wait_until,
+    with_constants,
+)
+
+GAMES = '''
+import time
+from scalesocket import Game
+
+
+class Tally(Game):
+    """Repeats to all what each says; knows all that has been said."""
+
+    def on_create(self, room):
+        self.room, self.said, self.dropped = room, [], []
+
+    def on_save(self):
+        return self.said
+
+    def on_restore(self, state):
+        self.said = state
+
+    def on_join(self, client):
+        client.send(f"joined {client.id} {len(self.said)}")
+
+    def on_message(self, client, message):
+        if message == "state":
+            client.send_json({"said": self.said, "clients": sorted(self.room.clients)})
+        elif message == "fail":
+            raise ValueError("as asked")
+        elif message == "end":
+            self.room.close(4321, "it is over")
+        elif message == "meta":
+            self.room.metadata = {"a": 1}
+        else:
+            self.said.append([client.id, message])
+            self.room.broadcast(f"{client.id}:{message}")
+
+    def on_drop(self, client):
+        self.dropped.append(client.id)
+
+    def on_resume(self, client):
+        back = {"restored": client.restored, "name": client.name, "user": client.user}
+        client.send_json({"dropped": self.dropped, **back})
+
+    def on_leave(self, client, code):
+        self.room.broadcast(f"left {client.id}")
+
+
+class Quiet(Tally):
+    """Likewise, but does not say who is back: nothing is to be heard but what was said."""
+
+    def on_join(self, client):
+        pass
+
+    def on_resume(self, client):
+        assert not client.restored
+
+
+class Kept(Tally):
+    keep = True
+
+
+class Bytes(Tally):
+    keep = True
+
+    def on_save(self):
+        return "\\n".join(text for _, text in self.said).encode() + bytes([0, 255])
+
+    def on_restore(self, state):
+        assert state[-2:] == bytes([0, 255])
+        self.said = [[0, text] for text in state[:-2].decode().split("\\n")]
+
+
+class Forgetful(Tally):
+    """Saves nothing."""
+
+    def on_save(self):
+        return None
+
+
+class Unsavable(Tally):
+    def on_save(self):
+        return {1, 2}
+
+
+class Picky(Tally):
+    """Cannot go on from what it has saved."""
+
+    def on_restore(self, state):
+        raise KeyError("what the older version did not have")
+
+
+class Ticking(Tally):
+    """What it saves is large, and whole or not."""
+
+    tick_rate = 50
+    count = 0
+
+    def on_tick(self, dt):
+        self.count += 1
+
+    def on_save(self):
+        return {"first": self.count, "many": [self.count] * 20000, "last": self.count}
+
+    def on_restore(self, state):
+        assert state["first"] == state["last"] and set(state["many"]) == {state["first"]}
+        self.count = state["first"]
+
+    def on_join(self, client):
+        client.send(str(self.count))
+'''
+PROGRAM = """
+import json, sys
+
+def say(value):
+    print(json.dumps(value), flush=True)
+
+total = 0
+for line in sys.stdin:
+    said = json.loads(line)
+    if "_restore" in said and "_from" not in said:
+        total = said["_restore"]["total"]
+        say({"t": "restored", "total": total})
+    elif "add" in said:
+        total += said["add"]
+        say({"t": "total", "total": total})
+        if said.get("save"):
+            say({"_save": {"total": total}})
+    elif said["t"] == "exit":
+        sys.exit(3)
+    else:
+        say({"t": "heard", "line": said})
+say({"_save": {"total": total}})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "games.py").write_text(GAMES)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def stored(folder: Path, target: str, *options: str, **more: Any) -> Iterator[ServerProcess]:
+    """Run a server with a store in the folder."""
+    with serve("--store", "play.sqlite", *options, target, cwd=folder, **more) as server:
+        yield server
+
+
+def sit(
+    server: ServerProcess | tuple[str, int], room: str, token: str = "", seen: int | None = None
+) -> tuple[RawClient, dict[str, Any]]:
+    """Return a client that has asked for a seat, and the answer."""
+    client = RawClient.connect(server, f"{room}?_seat&name=ann")
+    wish: dict[str, object] = {"token": token} if token else {}
+    if seen is not None:
+        wish["seen"] = seen
+    client.send_json({"_seat": wish})
+    answer: Any = client.receive_json()
+    return client, answer["_seat"]
+
+
+def say(client: RawClient, seat: dict[str, Any], text: str) -> None:
+    client.send_text(text)
+    assert client.receive_text() == f"{seat['id']}:{text}"
+
+
+def ask(client: RawClient) -> dict[str, Any]:
+    client.send_text("state")
+    answer: Any = client.receive_json()
+    return {"said": [text for _, text in answer["said"]], "clients": answer["clients"]}
+
+
+def wait_closed(client: RawClient) -> int:
+    """Return with which code the server closes a connection, after whatever it still sends."""
+    with client, pytest.raises(Closed) as closed:
+        while True:
+            client.receive_message()
+    return closed.value.code
+
+
+def read(folder: Path, query: str) -> list[Any]:
+    """Return rows of the file."""
+    with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db:
+        return db.execute(query).fetchall()
+
+
+def rooms(folder: Path) -> list[str]:
+    return sorted(name for (name,) in read(folder, "SELECT name FROM rooms"))
+
+
+def metric(server: ServerProcess, name: str) -> int:
+    text = http_request(server, "GET", "/metrics").body.decode()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"scalesocket_{name}")]
+    return int(line.rpartition(" ")[2])
+
+
+# ==== A stop ==============================================================================
+
+
+def test_a_stop_keeps_room_and_seats_and_clients_go_on_where_they_were(folder: Path) -> None:
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        say(ann, seat, "one")
+        ann.send_text("meta")
+        lost, lost_seat = sit(server, "den")
+        assert lost.receive_text() == f"joined {lost_seat['id']} 1"
+        lost.reset()
+        say(ann, seat, "two")
+        wait_until(lambda: server.stop() == 0)
+        assert wait_closed(ann) == 1012
+    with stored(folder, "games:Tally", "--resume", "60", "--api") as server:
+        newcomer = RawClient.connect(server, "den")  # brings the room back
+        text = newcomer.receive_text()
+        assert text.endswith(" 2") and int(text.split()[1]) > lost_seat["id"]
+        ann, again = sit(server, "den", seat["token"], 3)
+        assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 3
+        heard = ann.receive_json()
+        both = sorted((seat["id"], lost_seat["id"]))
+        assert heard == {"dropped": [seat["id"]], "restored": False, "name": "ann", "user": ""}
+        state = ask(newcomer)
+        assert state["said"] == ["one", "two"] and state["clients"][:2] == both
+        other, again = sit(server, "den", lost_seat["token"], 1)
+        assert again["id"] == lost_seat["id"]
+        assert other.receive_text() == f"{seat['id']}:two"  # which it has missed
+        listed = json.loads(http_request(server, "GET", "/api/den/").body)
+        assert listed["metadata"] == {"a": 1}
+        for client in (newcomer, ann, other):
+            client.close()
+
+
+def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
+    with serve("games:Tally", cwd=folder) as server:
+        client = RawClient.connect(server, "den")
+        assert server.stop() == 0
+        assert wait_closed(client) == 1001
+
+
+class Player:
+    """Says numbers, and hears what all say, whatever becomes of server and connection."""
+
+    def __init__(self, address: tuple[str, int], count: int, everybody: int) -> None:
+        self.address = address
+        self.numbers = [str(number) for number in range(count)]
+        self.allowed = 0  # of these may be said by now
+        self.wanted = count * everybody
+        self.heard: list[str] = []
+        self.token = ""
+        self.id = 0
+        self.resumed = 0
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            while len(self.heard) < self.wanted:
+                with contextlib.suppress(OSError, EOFError, Closed, HandshakeRefused):
+                    self._play()
+        except BaseException as error:
+            self.error = error
+
+    def _play(self) -> None:
+        client, seat = sit(self.address, "den", self.token, len(self.heard))
+        with client:
+            assert seat["resumed"] == bool(self.token), seat
+            assert self.id in (0, seat["id"])
+            self.resumed += seat["resumed"]
+            self.token, self.id = seat["token"], seat["id"]
+            said = seat["taken"]
+            while len(self.heard) < self.wanted:
+                if said < self.allowed:
+                    client.send_text(self.numbers[said])
+                    said += 1
+                with contextlib.suppress(TimeoutError):
+                    self.heard.append(client.receive_text(timeout=0.05))
+
+
+def wait_for_players(players: list[Player], reached: Any, how: Any) -> None:
+    wait_until(lambda: how(reached(player) or player.error for player in players))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stops_under_a_dozen_clients_lose_nothing_and_double_nothing(
+    folder: Path, workers: str
+) -> None:
+    step, lives, everybody, port = 30, 6, 12, free_port()
+    players: list[Player] = []
+    for life in range(lives + 1):
+        options = ("--resume", "60", "--workers", workers)
+        with stored(folder, "games:Quiet", *options, addr=f"127.0.0.1:{port}"):
+            if not players:
+                address = "127.0.0.1", port
+                players = [Player(address, step * lives, everybody) for _ in range(everybody)]
+                wait_for_players(players, lambda player: bool(player.id), all)
+            for player in players:
+                player.allowed = min(life + 1, lives) * step
+            enough = step * everybody * life + random.randrange(step * everybody)
+            enough = enough if life < lives else step * everybody * lives
+            wait_for_players(players, lambda p, enough=enough: len(p.heard) >= enough, any)
+            if life == lives:
+                for player in players:
+                    player.thread.join(60)
+    assert [player.error for player in players] == [None] * everybody
+    assert sum(player.resumed for player in players) > everybody
+    first = players[0].heard
+    assert all(player.heard == first for player in players)  # one order of events
+    for player in players:
+        own = [text.partition(":")[2] for text in first if text.startswith(f"{player.id}:")]
+        assert own == player.numbers
+
+
+def test_a_game_that_saves_nothing_begins_anew_with_its_seats(folder: Path) -> None:
+    with stored(folder, "games:Forgetful", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        server.stop()
+        ann.sock.close()
+    with stored(folder, "games:Forgetful", "--resume", "60") as server:
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["id"] == seat["id"]
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        assert ann.receive_json() == {
+            "dropped": [seat["id"]], "restored": False, "name": "ann", "user": ""
+        }  # fmt: skip
+        ann.close()
+
+
+def test_a_second_stop_keeps_rooms_to_which_nobody_has_come_between(folder: Path) -> None:
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        server.stop()
+        ann.sock.close()
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        other, _ = sit(server, "elsewhere")
+        other.receive_text()
+        other.close()
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["id"] == seat["id"] and again["resumed"]
+        ann.receive_json()
+        assert ask(ann)["said"] == ["one"]
+        ann.close()
+
+
+# ==== Programs ============================================================================
+
+
+def test_a_program_gets_what_the_last_one_saved(folder: Path) -> None:
+    options = ("--json", "--resume", "60", "--dropmsg", '{"t":"Drop","_from":#ID}')
+    with stored(folder, "program.py", *options) as server:
+        ann, seat = sit(server, "den")
+        assert ann.receive_json() == {"t": "heard", "line": {"t": "Join", "_from": seat["id"]}}
+        for number in range(3):
+            ann.send_json({"add": number, "_save": {"total": 99}, "_RESTORE": {"total": 98}})
+            total = sum(range(number + 1))
+            assert ann.receive_json() == {"t": "total", "total": total}
+        server.process.send_signal(signal.SIGTERM)
+        assert wait_closed(ann) == 1012
+        assert server.wait() == 0
+    with stored(folder, "program.py", *options) as server:
+        ann, again = sit(server, "den", seat["token"], 4)
+        assert again["id"] == seat["id"] and again["taken"] == 3
+        assert ann.receive_json() == {"t": "restored", "total": 3}
+        for kind in ("Join", "Drop"):
+            assert ann.receive_json() == {"t": "heard", "line": {"t": kind, "_from": seat["id"]}}
+        ann.close()
+        wait_until(lambda: not rooms(folder))  # its record has gone with its last seat
+
+
+def test_a_program_that_is_started_again_gets_it_too(folder: Path) -> None:
+    with serve("--json", "--respawn", "program.py", cwd=folder, allow_traceback=True) as server:
+        client = RawClient.connect(server, "den")
+        client.receive_json()
+        client.send_json({"add": 5, "save": 1})
+        assert client.receive_json() == {"t": "total", "total": 5}
+        client.send_json({"t": "exit"})
+        assert client.receive_json() == {"t": "restored", "total": 5}
+        client.close()
+
+
+@pytest.mark.parametrize("clientroute", [(), ("--clientroute",)])
+@pytest.mark.parametrize(
+    "name", ["_save", "_Restore", "_re\\u0073tore", "_SAVE\\u200b", "_\u017fave"]
+)
+def test_no_client_says_what_is_saved_or_restored(
+    folder: Path, name: str, clientroute: tuple[str, ...]
+) -> None:
+    with serve("--frame=json", *clientroute, "cat") as server:
+        client = RawClient.connect(server, "den")
+        client.send_text(f'{{"{name}":{{"total":7}},"x":1}}')
+        assert client.receive_json() == {"_from": 1, "x": 1}
+        client.close()
+
+
+def test_a_history_comes_back_and_so_does_a_program_that_cachepersist_keeps(folder: Path) -> None:
+    options = ("--cache", "3", "--cachepersist")
+    for turn in range(2):
+        with stored(folder, "cat", *options) as server:
+            for number in range(4):
+                client = RawClient.connect(server, "den")
+                known = list(range(4 * turn + number))[-3:]
+                assert [client.receive_text() for _ in known] == [f"é{n}" for n in known]
+                text = f"é{4 * turn + number}"
+                client.send_text(text)
+                assert client.receive_text() == text
+                client.close()
+    assert rooms(folder) == ["den"]
+
+
+# ==== A crash =============================================================================
+
+
+def test_after_a_crash_everybody_is_told_all_anew(folder: Path) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Tally", *options) as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        for number in range(3):
+            say(ann, seat, str(number))
+        wait_until(lambda: read(folder, "SELECT state FROM rooms") == [
+            (json.dumps([[seat["id"], str(n)] for n in range(3)], separators=(",", ":")),)
+        ])  # fmt: skip
+        server.kill()
+        ann.sock.close()
+    with stored(folder, "games:Tally", *options) as server:
+        ann, again = sit(server, "den", seat["token"], 17)
+        assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 3
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is True
+        assert ask(ann)["said"] == ["0", "1", "2"]
+        ann.reset()
+        ann, again = sit(server, "den", again["token"], 19)  # counted on from what it said
+        heard = ann.receive_json()
+        assert heard["restored"] is False and again["taken"] == 4
+        ann.close()
+
+
+def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
+    port, least = free_port(), 0
+    for _ in range(25):
+        options = ("--saveevery", "0.01", "--resume", "60")
+        with stored(folder, "games:Ticking", *options, addr=f"127.0.0.1:{port}") as server:
+            client = RawClient.connect(server, "den")
+            count = int(client.receive_text())
+            assert count >= least
+            least = count
+            begin = read(folder, "SELECT max(saved) FROM rooms")
+            wait_until(lambda begin=begin: read(  # type: ignore[misc]
+                folder, "SELECT max(saved) FROM rooms"
+            ) != begin)  # fmt: skip
+            time.sleep(random.uniform(0, 0.03))
+            server.kill()
+            assert "Traceback" not in "\n".join(server.log())
+            client.sock.close()
+    assert least > 20
+    assert read(folder, "PRAGMA integrity_check") == [("ok",)]
+    assert rooms(folder) == ["den"]
+
+
+def test_rooms_of_a_worker_that_is_killed_come_back_in_the_next(folder: Path) -> None:
+    options = ("--workers", "2", "--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Tally", *options) as server:
+        seats = {}
+        for name in ("a", "b", "c", "d"):
+            client, seat = sit(server, name)
+            client.receive_text()
+            say(client, seat, "one")
+            seats[name] = client, seat
+        wait_until(lambda: rooms(folder) == ["a", "b", "c", "d"])
+        wait_until(lambda: all(
+            "one" in state for (state,) in read(folder, "SELECT state FROM rooms")
+        ))  # fmt: skip
+        for pid in server.children():
+            os.kill(pid, signal.SIGKILL)
+        for name, (client, seat) in seats.items():
+            with client, contextlib.suppress(OSError, EOFError, Closed):
+                while True:
+                    client.receive_message()
+            client, again = sit(server, name, seat["token"], 2)
+            assert again["id"] == seat["id"]
+            assert client.receive_json()["restored"] is True  # type: ignore[call-overload,index]
+            assert ask(client)["said"] == ["one"]
+            client.close()
+    assert rooms(folder) == []
+
+
+# ==== How long a record stays =============================================================
+
+
+def test_a_room_that_has_emptied_leaves_nothing_unless_its_game_keeps_it(folder: Path) -> None:
+    for name, left in (("Tally", []), ("Kept", ["den"]), ("Bytes", ["den"])):
+        with stored(folder, f"games:{name}", "--saveevery", "0.05") as server:
+            client = RawClient.connect(server, "den")
+            number = int(client.receive_text().split()[1])
+            client.send_text("one")
+            assert client.receive_text() == f"{number}:one"
+            wait_until(lambda: rooms(folder) == ["den"])
+            client.close()
+            server.wait_log("room closed")
+            client = RawClient.connect(server, "den")  # in the same process
+            assert client.receive_text().endswith(" 1" if left else " 0")
+            client.close()
+        assert rooms(folder) == left
+        if left:
+            with stored(folder, f"games:{name}") as server:
+                client = RawClient.connect(server, "den")
+                assert client.receive_text().endswith(" 1")
+                client.send_text("end")  # on purpose
+                assert wait_closed(client) == 4321
+            assert rooms(folder) == []
+
+
+def test_who_comes_while_a_kept_room_ends_finds_it_as_it_was(folder: Path) -> None:
+    with stored(folder, "games:Kept") as server:
+        for number in range(60):
+            client = RawClient.connect(server, "den")
+            assert client.receive_text().endswith(f" {number}")
+            client.send_text(str(number))
+            client.receive_text()
+            client.close()
+
+
+def test_rooms_to_which_nobody_comes_back_are_removed(folder: Path) -> None:
+    for name in ("Tally", "Kept"):
+        with stored(folder, f"games:{name}") as server:
+            client = RawClient.connect(server, name)
+            client.receive_text()
+            server.stop()
+            client.sock.close()
+    assert rooms(folder) == ["Kept", "Tally"]
+    command = with_constants("scalesocket.net.store", RETURN_TIME=0.1)
+    with stored(folder, "games:Tally", command=command):
+        wait_until(lambda: rooms(folder) == ["Kept"])
+
+
+def test_of_too_many_kept_rooms_the_longest_unused_goes(folder: Path) -> None:
+    command = with_constants("scalesocket.net.store", MAX_DORMANT=2)
+    with stored(folder, "games:Kept", command=command) as server:
+        for room in ("a", "b", "a", "c", "d"):
+            since = len(server.log())
+            client = RawClient.connect(server, room)
+            client.receive_text()
+            client.close()
+            server.wait_log(f"room closed  room={room}", since=since)
+    assert rooms(folder) == ["c", "d"]
+
+
+def test_a_room_that_fails_is_gone_but_not_what_it_could_not_go_on_from(folder: Path) -> None:
+    with stored(folder, "games:Tally", "--saveevery", "0.05", allow_traceback=True) as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        wait_until(lambda: rooms(folder) == ["den"])
+        client.send_text("fail")
+        assert wait_closed(client) == 1011
+        wait_until(lambda: rooms(folder) == [])
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 0")
+        client.send_text("two")
+        client.receive_text()
+        server.stop()
+        client.sock.close()
+    with stored(folder, "games:Picky", allow_traceback=True) as server:
+        for _ in range(3):
+            assert wait_closed(RawClient.connect(server, "den")) == 1011
+    assert rooms(folder) == ["den"]
+    with stored(folder, "games:Tally") as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 1")
+        client.close()
+
+
+def test_a_kept_room_that_fails_goes_on_as_last_saved(folder: Path) -> None:
+    with stored(folder, "games:Kept", "--saveevery", "0.05", allow_traceback=True) as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        wait_until(
+            lambda: any("one" in text for (text,) in read(folder, "SELECT state FROM rooms"))
+        )
+        client.send_text("fail")
+        assert wait_closed(client) == 1011
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 1")
+        client.close()
+
+
+def test_what_cannot_be_saved_ends_its_room_with_a_reason(folder: Path) -> None:
+    with stored(folder, "games:Unsavable", "--saveevery", "0.05", allow_traceback=True) as server:
+        client = RawClient.connect(server, "den")
+        assert wait_closed(client) == 1011
+        server.wait_log("set is not JSON serializable")
+
+
+# ==== A store that does not work ==========================================================
+
+
+def limit_files(server: ServerProcess, size: int) -> None:
+    """Let a process make no file longer than that."""
+    hard = resource.RLIM_INFINITY
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size if size else hard, hard))
+
+
+def test_play_goes_on_while_the_disk_takes_nothing_and_is_saved_afterwards(folder: Path) -> None:
+    options = ("--saveevery", "0.05", "--metrics")
+    with stored(folder, "games:Kept", *options) as server:
+        client = RawClient.connect(server, "den")
+        number = int(client.receive_text().split()[1])
+        limit_files(server, 1)
+        client.send_text("one")
+        assert client.receive_text() == f"{number}:one"
+        server.wait_log("rooms cannot be saved, and play goes on")
+        wait_until(lambda: metric(server, "store_failures_total") >= 2)
+        client.send_text("two")
+        assert client.receive_text() == f"{number}:two"
+        client.close()
+        client = RawClient.connect(server, "den")  # it waits in memory
+        assert client.receive_text().endswith(" 2")
+        client.close()
+        limit_files(server, 0)
+        server.wait_log("rooms are saved again")
+        said = [line for line in server.log() if "cannot be saved" in line]
+        assert len(said) == 1
+    with stored(folder, "games:Kept") as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 2")
+        client.close()
+
+
+def test_a_transaction_of_another_program_is_waited_for_and_play_is_not(folder: Path) -> None:
+    with stored(folder, "games:Kept", "--saveevery", "0.05", "--metrics") as server:
+        client = RawClient.connect(server, "den")
+        number = int(client.receive_text().split()[1])
+        with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            client.send_text("one")
+            assert client.receive_text() == f"{number}:one"
+            wait_until(lambda: metric(server, "store_failures_total"))
+            client.send_text("two")
+            assert client.receive_text() == f"{number}:two"
+            db.rollback()
+        server.wait_log("rooms are saved again")
+        client.close()
+
+
+def test_a_record_that_cannot_be_read_stays(folder: Path) -> None:
+    with stored(folder, "games:Kept") as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        client.receive_text()
+        client.close()
+    with stored(folder, "games:Kept") as server:
+        server.wait_log("1 rooms are stored")
+        limit_files(server, 1)
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 0")
+        server.wait_log("room den begins anew and is not saved")
+        client.close()
+        limit_files(server, 0)
+    with stored(folder, "games:Kept") as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 1")
+        client.close()
+
+
+def refused(folder: Path, path: str) -> tuple[int, str]:
+    """Return the exit status of a server with that store, and what it says."""
+    done = run_cli("--addr", "127.0.0.1:0", "--store", path, "cat", cwd=folder)
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    return done.returncode, done.stderr.removeprefix("scalesocket: ").strip()
+
+
+def test_what_is_no_store_is_refused_in_one_line_and_left_alone(folder: Path) -> None:
+    (folder / "text").write_text("some notes\n")
+    with contextlib.closing(sqlite3.connect(folder / "other.sqlite")) as db:
+        db.execute("CREATE TABLE rooms (name TEXT)")
+        db.commit()
+    before = [(folder / name).read_bytes() for name in ("text", "other.sqlite")]
+    for name in ("text", "other.sqlite"):
+        assert refused(folder, name) == (2, f"--store {name} is a file of something else")
+    assert before == [(folder / name).read_bytes() for name in ("text", "other.sqlite")]
+    status, said = refused(folder, "redis://localhost")
+    assert status == 2 and "only a file (SQLite) is supported" in said
+    status, said = refused(folder, "nowhere/play.sqlite")
+    assert (status, said) == (
+        1,
+        "cannot use --store nowhere/play.sqlite: No such file or directory",
+    )
+    assert refused(folder, ".")[0] == 1
+    with stored(folder, "cat"):
+        pass
+    whole = (folder / "play.sqlite").read_bytes()
+    (folder / "play.sqlite").write_bytes(whole[:4096] + b"x" * (len(whole) - 4096))
+    status, said = refused(folder, "play.sqlite")
+    assert status == 1 and said.startswith("cannot use --store play.sqlite: ")
+    (folder / "play.sqlite").write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(folder / "play.sqlite")) as db:
+        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    status, said = refused(folder, "play.sqlite")
+    assert (status, said) == (2, "--store play.sqlite is of a later version of this server")
+
+
+def test_two_servers_never_share_a_store(folder: Path) -> None:
+    with stored(folder, "cat"):
+        said = "another server uses --store play.sqlite"
+        assert refused(folder, "play.sqlite") == (1, said)
+    with contextlib.closing(sqlite3.connect(folder / "play.sqlite")) as db:
+        db.execute("BEGIN IMMEDIATE")
+        said = "cannot use --store play.sqlite: database is locked"
+        assert refused(folder, "play.sqlite") == (1, said)
+    with stored(folder, "cat"):
+        pass
+
+
+def test_a_full_disk_at_the_start_is_one_line(folder: Path) -> None:
+    prlimit = shutil.which("prlimit")
+    if prlimit is None:
+        pytest.skip("missing tool: prlimit")
+    with serve("--store", "play.sqlite", "cat", cwd=folder, ready=False, command=[
+        prlimit, "--fsize=1000", *with_constants(),
+    ]) as server:  # fmt: skip
+        assert server.wait() == 1
+        (line,) = server.log()
+        assert line.startswith("scalesocket: cannot use --store play.sqlite: ")
+
+
+# ==== Who may read it =====================================================================
+
+
+def test_the_file_is_for_its_user_alone_and_has_no_token_and_no_header(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        (folder / "play.sqlite").touch(mode=0o666)
+        with stored(folder, "games:Tally", "--resume", "60", "--saveevery", "0.05") as server:
+            client = RawClient.connect(server, "den?_seat", {"Cookie": "id=a-secret-of-a-cookie"})
+            client.send_json({"_seat": {}})
+            answer: Any = client.receive_json()
+            client.receive_text()
+            wait_until(lambda: read(folder, "SELECT * FROM seats"))
+            files = list(folder.glob("play.sqlite*"))
+            assert len(files) == 4
+            assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+            server.stop()
+            client.sock.close()
+    finally:
+        os.umask(before)
+    stored_bytes = b"".join(path.read_bytes() for path in folder.glob("play.sqlite*"))
+    assert answer["_seat"]["token"].encode() not in stored_bytes
+    assert b"secret" not in stored_bytes and b"den" in stored_bytes
+
+
+def test_options_that_do_not_go_together(folder: Path) -> None:
+    done = run_cli("--saveevery", "5", "cat")
+    assert done.returncode == 2 and "--saveevery needs --store FILE" in done.stderr
+    done = run_cli("--store", "x.sqlite", "--oneshot", "cat", cwd=folder)
+    assert done.returncode == 2 and "--store does not go with --oneshot" in done.stderr
