@@ -32,6 +32,7 @@ When that is back it goes on; one that has kept nothing is told everything, as o
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from scalesocket.net import sandbox_packets as packets
 from scalesocket.net.sandbox_packets import (
@@ -55,6 +56,7 @@ from .sandbox_items import (
     VIEW,
 )
 from .sandbox_rules import World
+from .sandbox_save import restore_world, save_world
 from .sandbox_things import Notice, Player
 
 TICK_RATE = 20  # per second
@@ -255,6 +257,37 @@ class Sandbox(Game):
     def on_drain(self, seconds: float) -> None:
         """Tell everyone how long there is to say goodbye."""
         self.room.broadcast(packets.encode(packets.ShutdownNotice(round(seconds))))
+
+    def on_save(self) -> dict[str, Any]:
+        """Return the world, and what each client has been told of it."""
+        viewers = [
+            {
+                "id": viewer.client.id,
+                "x": viewer.x,
+                "y": viewer.y,
+                "player": viewer.player.sid if viewer.player else None,
+                "known": sorted(thing.sid for thing in viewer.known),
+            }
+            for viewer in self.viewers.values()
+        ]
+        return {"world": save_world(self.world), "viewers": viewers}
+
+    def on_restore(self, state: Any) -> None:
+        """Go on with that world; the players of those who will not come back leave it."""
+        restore_world(self.world, state["world"])
+        size = self.world.space.size
+        there = {thing.sid: thing for thing in self.world.space.structures.near(0, 0, size)}
+        things: dict[int, Thing] = {**there, **self.world.players}
+        for facts in state["viewers"]:
+            player = self.world.players.get(facts["player"])
+            client = self.room.clients.get(facts["id"])
+            if client is not None:
+                viewer = self.viewers[client.id] = Viewer(client, facts["x"], facts["y"])
+                viewer.player = player
+                viewer.known = {things[sid] for sid in facts["known"] if sid in things}
+            elif player is not None:
+                self.world.leave(player)
+        self._tell_lobby()
 
     # -- what clients ask for --
 

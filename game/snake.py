@@ -78,6 +78,7 @@ when that is back. A client that has kept nothing gets both messages again.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from scalesocket import Client, Game, GameRoom
 
@@ -132,6 +133,19 @@ class Snake(Game):
         self.room.broadcast_json({"t": "delta", **delta.describe()})
         if delta.left or delta.joined or delta.scores:
             self._tell_lobby()
+
+    def on_save(self) -> dict[str, object]:
+        """Return the world."""
+        return self.world.save()
+
+    def on_restore(self, state: Any) -> None:
+        """Go on with that world; the snakes of those who will not come back leave it."""
+        self.world.restore(state)
+        for player_id, name in self.world.names().items():
+            if player_id in self.room.clients:
+                self.room.clients[player_id].data["name"] = name
+            else:
+                self.world.leave(player_id)
 
     def _obey(self, client: Client, event: dict[str, object]) -> None:
         match event:

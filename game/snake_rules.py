@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from .messages import RuleError
 
@@ -101,6 +102,31 @@ class World:
         self._leaving: list[int] = []
         self._away: set[int] = set()  # also of those who are still joining
         self._back: list[int] = []
+
+    def save(self) -> dict[str, object]:
+        """Return all of it but chance, as JSON can hold it; see `restore`."""
+        return {
+            "tick": self.tick,
+            "players": [asdict(player) for player in self.players.values()],
+            "food": sorted(self.food),
+            "joining": list(self._joining.items()),
+            "leaving": self._leaving,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as the world was that was saved; JSON has made lists of its cells."""
+        self.tick = state["tick"]
+        for facts in state["players"]:
+            body = [(x, y) for x, y in facts["body"]]
+            self.players[facts["id"]] = Player(**facts | {"body": body})
+        self.food = {(x, y) for x, y in state["food"]}
+        self._joining = {player_id: name for player_id, name in state["joining"]}
+        self._leaving = list(state["leaving"])
+
+    def names(self) -> dict[int, str]:
+        """Return the names of those who play, or will from the next tick on, by ID."""
+        known = {player.id: player.name for player in self.players.values()} | self._joining
+        return {key: name for key, name in known.items() if key not in self._leaving}
 
     # -- between ticks --
 

@@ -66,6 +66,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import Any
 
 from scalesocket import Client, Game, GameRoom
 
@@ -120,6 +121,25 @@ class TicTacToe(Game):
         name = name_of(client)
         if name is not None:
             self.table.come_back(name)
+        self._tell()
+
+    def on_save(self) -> dict[str, object]:
+        """Return the table, and who is who."""
+        names = [[client.id, name_of(client)] for client in self.room.clients.values()]
+        table = self.table.save(time.monotonic())
+        return {"table": table, "tokens": self._tokens, "names": names}
+
+    def on_restore(self, state: Any) -> None:
+        """Go on at that table; who will not come back by a seat of the server may by a token."""
+        now = time.monotonic()
+        self.table.restore(state["table"], now)
+        self._tokens = state["tokens"]
+        for client_id, name in state["names"]:
+            if client_id in self.room.clients and name is not None:
+                self.room.clients[client_id].data["name"] = name
+            elif name is not None:
+                self.table.leave(name, now)
+        self.room.call_later(max(self.grace, self.patience), self._expire)
         self._tell()
 
     def _obey(self, client: Client, event: dict[str, object]) -> None:

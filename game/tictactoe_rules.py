@@ -10,6 +10,7 @@ table.leave("bob", now=100.0)  # bob's seat is kept until 115.0
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from .messages import RuleError
 
@@ -26,6 +27,11 @@ LINES = (
 def other(mark: str) -> str:
     """Return the opponent's mark."""
     return MARKS[1 - MARKS.index(mark)]
+
+
+def is_same(cells: str, line: tuple[int, ...]) -> bool:
+    """Whether all cells of a line are alike."""
+    return len({cells[at] for at in line}) == 1
 
 
 class Board:
@@ -49,10 +55,14 @@ class Board:
             raise RuleError("a cell is a number from 0 to 8")
         if self.cells[cell] != EMPTY:
             raise RuleError(f"cell {cell} is taken by {self.cells[cell]}")
-        self.cells = self.cells[:cell] + mark + self.cells[cell + 1 :]
+        self.show(self.cells[:cell] + mark + self.cells[cell + 1 :])
         self.turn = other(mark)
-        self.is_full = EMPTY not in self.cells
-        won = (line for line in LINES if all(self.cells[at] == mark for at in line))
+
+    def show(self, cells: str) -> None:
+        """Have these in the cells; see what that means."""
+        self.cells = cells
+        self.is_full = EMPTY not in cells
+        won = (line for line in LINES if cells[line[0]] != EMPTY and is_same(cells, line))
         self.line = next(won, None)
 
 
@@ -76,6 +86,28 @@ class Table:
         self.result: str | None = None  # "X", "O" or "draw" after the end
         self.forfeit = False
         self.rematch: set[str] = set()  # the marks that have asked for one
+
+    def save(self, now: float) -> dict[str, object]:
+        """Return all of it, as JSON can hold it; see `restore`."""
+        return {
+            "cells": self.board.cells,
+            "turn": self.board.turn,
+            "seats": self.seats,
+            "waiting": self.waiting,
+            "away": {mark: until - now for mark, until in self.away.items()},  # seconds left
+            "result": self.result,
+            "forfeit": self.forfeit,
+            "rematch": sorted(self.rematch),
+        }
+
+    def restore(self, state: dict[str, Any], now: float) -> None:
+        """Be as the table was that was saved, with as much time left for those who are away."""
+        self.board.turn = state["turn"]
+        self.board.show(state["cells"])
+        self.seats, self.waiting = state["seats"], state["waiting"]
+        self.away = {mark: now + left for mark, left in state["away"].items()}
+        self.result, self.forfeit = state["result"], state["forfeit"]
+        self.rematch = set(state["rematch"])
 
     @property
     def is_running(self) -> bool:

@@ -186,8 +186,12 @@ def sit(
     wish: dict[str, object] = {"token": token} if token else {}
     if seen is not None:
         wish["seen"] = seen
-    client.send_json({"_seat": wish})
-    answer: Any = client.receive_json()
+    try:
+        client.send_json({"_seat": wish})
+        answer: Any = client.receive_json()
+    except BaseException:
+        client.sock.close()
+        raise
     return client, answer["_seat"]
 
 
