@@ -95,6 +95,7 @@ class Table:
             "seats": self.seats,
             "waiting": self.waiting,
             "away": {mark: until - now for mark, until in self.away.items()},  # seconds left
+            "dropped": sorted(self.dropped),
             "result": self.result,
             "forfeit": self.forfeit,
             "rematch": sorted(self.rematch),
@@ -107,7 +108,7 @@ class Table:
         self.seats, self.waiting = state["seats"], state["waiting"]
         self.away = {mark: now + left for mark, left in state["away"].items()}
         self.result, self.forfeit = state["result"], state["forfeit"]
-        self.rematch = set(state["rematch"])
+        self.rematch, self.dropped = set(state["rematch"]), set(state["dropped"])
 
     @property
     def is_running(self) -> bool:

@@ -540,6 +540,7 @@ class Seat:
         """Be as it was described, before anybody knows of it."""
         self.taken = facts["taken"]
         self._is_stale = facts["stale"] or not whole
+        self._is_known = True
         self._sent = self._first = facts["sent"]
         at = 0
         for size, count in facts["pieces"] if whole else ():
@@ -567,7 +568,8 @@ class Seat:
     def confirm(self, connection: Connection, number: int) -> None:
         """Note that messages up to this number have come, and the answer with the token."""
         with self._lock:
-            if connection is self._connection and number <= self._sent:
+            is_heard = connection is self._connection and not self._is_over
+            if is_heard and number <= self._sent:
                 if number == self._asked:
                     self._asked = -1
                 self._is_known = True
