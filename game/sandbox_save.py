@@ -11,8 +11,8 @@ from .sandbox_space import Space
 from .sandbox_things import Player, Structure
 
 PLAIN = (  # what of a player JSON holds as it is
-    "alive", "auto", "clicked", "dir", "health", "points", "pressed", "pricked_at", "ready_at",
-    "resources", "upgrades", "xp", "age",
+    "age", "alive", "asleep", "auto", "clicked", "dir", "health", "points", "pressed",
+    "pricked_at", "ready_at", "resources", "upgrades", "xp",
 )  # fmt: skip
 
 
