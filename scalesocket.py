@@ -5271,7 +5271,7 @@ class Session:
         if sock.family != AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.server = server
-        self.sock = sock if server.taps is None else server.taps.wrap(sock)
+        self.sock = sock = sock if server.taps is None else server.taps.wrap(sock)
         self.address = address
         self.local: Endpoint = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
         self.peer = address  # by the word of a proxy that is trusted
