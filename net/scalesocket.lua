@@ -544,6 +544,12 @@ function moo.dissector(tvb, pinfo, tree)
   end
   local direction = find_direction()
   local item = tree:add(moo, tvb())
+  local text = tvb():raw()
+  if text:match('^{"_seat":') then -- agreed upon in text, before all packets (--resume)
+    item:append_text(", seat")
+    tell(pinfo, "MOO", direction .. " " .. printable(text))
+    return tvb:len()
+  end
   local value, reason = decode_all(tvb)
   if not value then
     fail(pinfo, item, direction, "not one msgpack value: " .. reason)
@@ -558,9 +564,9 @@ function moo.dissector(tvb, pinfo, tree)
   item:add(code_field, tvb(code.at, code.size), code.value)
   item:add(name_field, tvb(code.at, code.size), packet.name):set_generated()
   local arguments_text = add_columns(tvb, item, packet, arguments.items)
-  local text = (packet.name .. " " .. arguments_text):gsub(" $", "")
-  item:append_text(", " .. text)
-  tell(pinfo, "MOO", direction .. " " .. text)
+  local told = (packet.name .. " " .. arguments_text):gsub(" $", "")
+  item:append_text(", " .. told)
+  tell(pinfo, "MOO", direction .. " " .. told)
   return tvb:len()
 end
 

@@ -779,6 +779,8 @@ def test_a_browser_that_plays_over_wss_reads_as_the_games_packets(
     assert bool(read_fields(path, "websocket.pmc", wanted="websocket.pmc == 1")) == bool(options)
     script = "".join(read_fields(path, "_ws.col.Info", wanted="moo", lua=True))
     story = (
+        '> {"_seat":{}}',
+        '< {"_seat":',
         "< Hello client 1",
         '> Spawn as "Ann"',
         f"< Spawned as #{sid}",
