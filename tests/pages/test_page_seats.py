@@ -169,6 +169,7 @@ def test_a_tictactoe_player_comes_back_to_the_game(open_tab: OpenTab, wire: Wire
     bob = open_tab("/tictactoe/?room=parlour")
     sit_down(bob, "Bob")
     ann.locator(".cell").nth(4).click()
+    wait_for(bob, "game.table.board === '....X....'")  # or it would be hers to move, and he waits
 
     def move() -> None:
         wait_for(bob, "game.table.away === 'X' && game.table.grace > 15")
