@@ -458,7 +458,7 @@ def test_one_peer_is_in_several_rooms_at_once() -> None:
 def test_there_is_one_leave_for_each_join_however_it_ends() -> None:
     """One disconnection was told twice (socketio/socket.io#3454); clients stayed in rooms that
     they had left (socketio/socket.io#280, #1808)."""
-    with serve("--json", "--ping", "0.4", "cat") as server:
+    with serve("--json", "--ping", "2", "cat") as server:
         with RawClient.connect(server) as watcher:
             stop = threading.Event()
             seen: Counter[tuple[str, int]] = Counter()
