@@ -599,6 +599,14 @@ def wait_for_screen(page: Page, pattern: str) -> None:
     wait_for(page, "new RegExp(value, 'm').test(vt.text)", pattern)
 
 
+def read_poem(page: Page, folder: Path) -> None:
+    """Read 300 lines with `less`."""
+    text = folder / "poem"
+    text.write_text("".join(f"line {i}\n" for i in range(1, 301)))
+    enter(page, f"less {text}")
+    wait_for_screen(page, "^line 20$")
+
+
 def test_two_people_share_one_terminal(visit: Visit, shell_server: ServerProcess) -> None:
     a, b = (enter_terminal(visit, shell_server) for _ in range(2))
     enter(a, "echo $((6*7)) żółw")
@@ -655,12 +663,9 @@ def test_the_first_sets_the_size_and_a_button_changes_it(
 def test_who_comes_late_sees_the_program_that_runs(
     visit: Visit, shell_server: ServerProcess, tmp_path: Path
 ) -> None:
-    text = tmp_path / "poem"
-    text.write_text("".join(f"line {i}\n" for i in range(1, 301)))
     page = enter_terminal(visit, shell_server)
     size = page.evaluate("vt.size")
-    enter(page, f"less {text}")
-    wait_for_screen(page, "^line 20$")
+    read_poem(page, tmp_path)
     page.keyboard.press("PageDown")
     wait_for(page, "!/^line 1$/m.test(vt.text)")
     late = visit(shell_server, "/terminal/?room=desk")
@@ -673,6 +678,20 @@ def test_who_comes_late_sees_the_program_that_runs(
     wait_for_screen(page, r"^\$ less ")  # the screen is again what it was
     enter(page, "echo out")
     wait_for_screen(late, "^out$")
+
+
+def test_who_learns_of_the_size_late_sees_the_program_that_runs(
+    visit: Visit, shell_server: ServerProcess, tmp_path: Path
+) -> None:
+    """On a busy machine a page took itself for the first: with the same window it stayed empty."""
+    page = enter_terminal(visit, shell_server)
+    read_poem(page, tmp_path)
+    late = visit(shell_server, "/health")
+    late.add_init_script(
+        "const wait = setTimeout; setTimeout = (f, after) => wait(f, after === 300 ? 0 : after)"
+    )
+    late.goto(shell_server.http("/terminal/?room=desk"))
+    wait_for_screen(late, "^line 20$")
 
 
 def test_who_comes_late_to_a_shell_sees_what_was_on_the_screen(visit: Visit) -> None:

@@ -14,7 +14,7 @@ const $ = (id) => document.getElementById(id);
 
 const SIZE_WITHIN = 300; // milliseconds in which the server says which size there is, if any
 const REDRAWN_WITHIN = 2_000; // and in which a program draws everything anew, if it ever does
-const REDRAW_LASTS = 100;
+const QUIET_AFTER = 100; // a redraw has ended when nothing came for so long
 const ANSWERS_FOR = 5_000;
 const BELL_LASTS = 150;
 const MOST_AT_ONCE = 4_096; // bytes of what is pasted: a server closes on a long message (1009)
@@ -32,8 +32,9 @@ const keyboard = new Keyboard(terminal, view, parts, type);
 let sized = ""; // the size that the terminal has, as far as is known
 let claimed = ""; // the size that this page has asked for, to have its window filled
 let passing = []; // the size that it has asked for to have everything drawn anew
+let passesAt = Infinity; // when that one ends at the latest, on the clock of performance.now()
 let lasting = []; // the size that somebody wants to last
-let redrawn = false;
+let drawn = false; // whether anything has been, since this page came
 let typedAt = -Infinity; // on the clock of performance.now()
 let startedAt = -Infinity; // when this page came into the room as the first, and still is alone
 let ended = false;
@@ -45,6 +46,7 @@ let described = ""; // what the page tells of the terminal
 connection.addEventListener("message", ({ detail: data }) => {
   if (typeof data === "string" && obeySize(data)) return;
   terminal.write(typeof data === "string" ? data : new Uint8Array(data));
+  drawn = true;
   noticeRedraw();
   describe();
 });
@@ -61,7 +63,7 @@ function begin() {
   sized = claimed = "";
   unsent = [];
   passing = [];
-  redrawn = false;
+  drawn = false;
   typedAt = startedAt = -Infinity;
   ended = false;
   timer = setTimeout(settleSize, SIZE_WITHIN);
@@ -142,6 +144,12 @@ function settleSize() {
   if (sized) return;
   startedAt = performance.now();
   claimSize();
+  timer = setTimeout(redrawIfEmpty, REDRAWN_WITHIN);
+}
+
+/** The server was slow to say the size, which was this window's: nothing has changed for anyone. */
+function redrawIfEmpty() {
+  if (!drawn && lasting.length) redraw();
 }
 
 /** Give the terminal the size of this window. */
@@ -155,22 +163,24 @@ function claimSize() {
 function redraw() {
   const [columns, rows] = lasting;
   passing = [columns, Math.max(1, rows - 1)];
+  passesAt = performance.now() + REDRAWN_WITHIN;
   askForSize(...passing);
-  clearTimeout(timer);
-  timer = setTimeout(restoreSize, REDRAWN_WITHIN);
+  restoreSizeIn(REDRAWN_WITHIN);
 }
 
-/** The program has seen the passing size, for it draws. */
+/** The program has seen the passing size, for it draws. While it does, another change may be
+    lost on it: less, for one, shows a line too few then. */
 function noticeRedraw() {
-  if (!passing.length || redrawn) return;
-  redrawn = true;
+  if (passing.length) restoreSizeIn(Math.min(QUIET_AFTER, passesAt - performance.now()));
+}
+
+function restoreSizeIn(milliseconds) {
   clearTimeout(timer);
-  timer = setTimeout(restoreSize, REDRAW_LASTS);
+  timer = setTimeout(restoreSize, milliseconds);
 }
 
 function restoreSize() {
   passing = [];
-  redrawn = false;
   askForSize(...lasting);
 }
 
