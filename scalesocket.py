@@ -2929,6 +2929,7 @@ class Backend:
         """End at once; called by the main thread when there is no time to `stop`."""
 
 
+EXIT_TIME = 2.0  # seconds a child has to exit in, once it has closed its output
 STOP_STEPS = (  # how a child is stopped, and the seconds it is given each time
     (0, 0.1),  # its stdin is closed
     (signal.SIGINT, 0.25),
@@ -3043,11 +3044,9 @@ class ChildProcess:
 
     def wait(self, timeout: float) -> bool:
         """Wait for the child to exit; return whether it has."""
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return self.popen.returncode is not None
 
     def stop(self, end_input: Callable[[], None]) -> None:
         """Stop the child, gently first, and what it has started (STOP_STEPS)."""
@@ -3249,7 +3248,7 @@ class ProcessBackend(Backend):
         """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
         lived = time.monotonic() - self._started_at
-        by_itself = self._child.wait(STOP_STEPS[0][1] + self._config.closegrace)
+        by_itself = self._child.wait(EXIT_TIME + self._config.closegrace)
         if by_itself and self._stderr is not None:
             self._stderr.join()  # its last words come before the Close frame, too
         ending = exited.error or describe_exit(self._child.popen.returncode if by_itself else None)

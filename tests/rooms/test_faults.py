@@ -209,6 +209,14 @@ def test_a_program_that_closed_its_stdout_is_over_and_is_stopped() -> None:
         wait_until(lambda: len(server.children()) == 1)
 
 
+def test_a_program_that_takes_long_to_exit_has_failed_all_the_same() -> None:
+    """On a busy machine the end of an interpreter takes a while: its clients were told 1000."""
+    with serve(*shell("echo bye; exec 1>&-; sleep 0.6; exit 3")) as server:
+        with RawClient.connect(server, "room") as client:
+            assert client.receive_text() == "bye"
+            assert client.wait_close() == (1011, "the program has ended with status 3")
+
+
 def test_a_program_that_closed_its_stdin_is_heard_and_nothing_waits_for_it() -> None:
     script = "exec 0<&-; while sleep 0.05; do echo tick; done"
     with serve(*shell(script)) as server, bystander(server) as other:
