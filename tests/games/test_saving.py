@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from scalesocket.game.sandbox import Sandbox
+from scalesocket.game.sandbox_rules import World
 from scalesocket.game.snake import Snake
 from scalesocket.game.tictactoe import TicTacToe
 from scalesocket.net import sandbox_packets as packets
@@ -107,6 +108,7 @@ def test_who_has_no_seat_of_the_server_comes_back_to_a_table_with_the_token() ->
 def test_a_sandbox_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeClient, "send", lambda client, message: None)  # no text, here
     game = Sandbox()
+    monkeypatch.setattr(game, "make_world", lambda: World(7))  # where there is space to build
     room = FakeRoom(game)
     for _ in range(3):
         room.join()
