@@ -84,7 +84,6 @@ import itertools
 import json
 import logging
 import math
-import mmap
 import os
 import re
 import select
@@ -156,8 +155,6 @@ MIB = 1024 * KIB
 
 FIRST_RECEIVE_SIZE = 4 * KIB  # bytes taken from a socket at first, which most requests fit into
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
-THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
-GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
 MAX_NESTING = 512  # levels of JSON
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
 MAX_HEADERS = 100
@@ -182,8 +179,6 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little ha
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
-HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread to start
-BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
 NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
@@ -1247,104 +1242,17 @@ _POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Lin
 _POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
-_stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
-
-
-def set_stack_size(game: type[Game] | None) -> None:
-    """Set how much stack the threads get that start from now on.
-
-    A hook that calls itself without end must get its RecursionError, as in any Python program,
-    before it is at the end of its stack, which would end the process. Python counts on as much as
-    a main thread has. Only what is used of it takes memory.
-    """
-    size = THREAD_STACK
-    if game is not None:
-        size = GAME_STACK
-        if POSIX:
-            import resource
-
-            limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
-            if limit != resource.RLIM_INFINITY:
-                size = min(max(size, limit // MIB * MIB), 8 * GAME_STACK)
-    threading.stack_size(size)
-
-
-@contextlib.contextmanager
-def small_stack() -> Iterator[None]:
-    """Let a thread that starts in this context have THREAD_STACK.
-
-    A thread that a game itself starts at the same moment may get it, too.
-    """
-    with _stack_lock:
-        before = threading.stack_size(THREAD_STACK)
-        try:
-            yield
-        finally:
-            threading.stack_size(before)
-
-
-def check_headroom() -> None:
-    """See that there is memory for one more thread; without, it might end before it has begun.
-
-    Raises:
-        ShortageError: there is none.
-    """
-    if not POSIX:
-        return
-    try:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        mmap.mmap(-1, threading.stack_size() + HEADROOM, flags).close()
-    except (OSError, MemoryError):
-        raise ShortageError(OUT_OF_MEMORY) from None
-
-
-class Beginning(threading.Event):
-    """Whether a thread has begun its work; or it was given up before, and never will.
-
-    `threading` would wait without end for a thread that finds no memory for its first steps.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._decision = threading.Lock()  # whoever acquires it first decides; never released
-
-    def set(self) -> None:
-        """Do nothing: `threading` calls this before it is done with the first steps."""
-
-    def begin(self) -> bool:
-        """Tell who waits; return whether the work is to be done. For the new thread."""
-        super().set()
-        return self._decision.acquire(blocking=False)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has begun. For `threading`.
-
-        Raises:
-            RuntimeError: it was given up.
-        """
-        if not super().wait(BEGIN_TIMEOUT) and self._decision.acquire(blocking=False):
-            raise RuntimeError(OUT_OF_THREADS)
-        return True
-
-
 def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
     """Start a daemon thread; whoever started it must see to its end.
 
     Raises:
-        ShortageError: the system has none left, or no memory for it.
+        ShortageError: the system has none left, or no memory for it (that says net/threads.py).
     """
-
-    def run() -> None:
-        if beginning.begin():
-            target(*args)
-
-    check_headroom()
     try:
-        beginning = Beginning()
-        thread = threading.Thread(name=name, target=run, daemon=True)
-        thread._started = beginning  # type: ignore[attr-defined]  # there is no other way in
-        with _stack_lock:
-            thread.start()
+        threads = find_feature("threads")
+        kind: type[threading.Thread] = threads.Thread if threads else threading.Thread
+        thread = kind(name=name, target=target, args=args, daemon=True)
+        thread.start()
     except (RuntimeError, MemoryError):
         raise ShortageError(OUT_OF_THREADS) from None
     return thread
@@ -2411,7 +2319,7 @@ def check_nesting(text: str) -> None:
     """Refuse JSON that is nested deeper than MAX_NESTING, before a parser sees it.
 
     The parser recurses in C, once for each level. Some versions of Python let it go 10,000 levels
-    deep, for which a stack of THREAD_STACK is too small.
+    deep, for which the stack of our threads is too small.
 
     Raises:
         RecursionError: it is, or it is no JSON.
@@ -5945,9 +5853,11 @@ class Readers:
         # What helpers have been started for. A thread may end at once, where there is no memory
         # for it; what it was to do is then left for the next one.
         self._waiting: deque[Session] = deque()
-        self._stack: Callable[[], contextlib.AbstractContextManager[None]] = (
-            small_stack if small else contextlib.nullcontext
-        )
+        # Not `start_thread`: nobody joins a helper, and a `Thread` would be waited for until it has
+        # begun.
+        self._start_helper: Callable[..., object] = _thread.start_new_thread
+        if (threads := find_feature("threads")) is not None:
+            self._start_helper = functools.partial(threads.start_new_thread, small=small)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have the shared reader's thread call a function later."""
@@ -5971,11 +5881,7 @@ class Readers:
         """
         insist(self._waiting.append, session)
         try:
-            check_headroom()
-            # Not `start_thread`: nobody joins it, and a `Thread` would have this one wait until it
-            # has begun.
-            with self._stack():
-                _thread.start_new_thread(self._run_all, ())
+            self._start_helper(self._run_all, ())
         except (RuntimeError, MemoryError, ShortageError) as error:
             with contextlib.suppress(ValueError):  # another thread has taken it up
                 self._waiting.remove(session)
@@ -6150,7 +6056,8 @@ class Server:
             ConfigError: a file of --pcap cannot be written, or a module of net/ is not there.
         """
         config = self.config
-        set_stack_size(config.game)
+        if (threads := find_feature("threads")) is not None:
+            threads.set_stack_size(config.game)
         with contextlib.ExitStack() as opened:
             self._line_listeners = open_listeners(opened, config.tcplisten)
             if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scalesocket.net.gwsocket import GwsocketFraming
+from scalesocket.net.threads import THREAD_STACK
 
 import scalesocket
 from scalesocket import (
@@ -507,7 +508,7 @@ def in_small_thread(function: Callable[[], None]) -> None:
         except BaseException as error:
             errors.append(error)
 
-    before = threading.stack_size(scalesocket.THREAD_STACK)
+    before = threading.stack_size(THREAD_STACK)
     try:
         thread = threading.Thread(target=run)
         thread.start()

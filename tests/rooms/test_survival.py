@@ -24,9 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.logs import LogHandler
 from scalesocket.net.peers import parse_listing
+from scalesocket.net.threads import small_stack
 
 import scalesocket
-from scalesocket import check_nesting, small_stack
+from scalesocket import check_nesting
 from tests.support import (
     CONTINUATION,
     PATIENCE,

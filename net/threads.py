@@ -1,0 +1,134 @@
+"""Threads for when memory runs out, and stacks that fit what runs on them.
+
+`threading` waits without end for a thread that finds no memory for its first steps; here, whoever
+starts one is told. A game's threads have as much stack as a main thread, all others little.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import mmap
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from scalesocket import KIB, MIB, OUT_OF_MEMORY, OUT_OF_THREADS, POSIX, ShortageError
+
+if TYPE_CHECKING:
+    from scalesocket import Game
+
+THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
+GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
+HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread to start
+BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
+
+_stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
+
+
+def set_stack_size(game: type[Game] | None) -> None:
+    """Set how much stack the threads get that start from now on.
+
+    A hook that calls itself without end must get its RecursionError, as in any Python program,
+    before it is at the end of its stack, which would end the process. Python counts on as much as
+    a main thread has. Only what is used of it takes memory.
+    """
+    size = THREAD_STACK
+    if game is not None:
+        size = GAME_STACK
+        if POSIX:
+            import resource
+
+            limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
+            if limit != resource.RLIM_INFINITY:
+                size = min(max(size, limit // MIB * MIB), 8 * GAME_STACK)
+    threading.stack_size(size)
+
+
+@contextlib.contextmanager
+def small_stack() -> Iterator[None]:
+    """Let a thread that starts in this context have THREAD_STACK.
+
+    A thread that a game itself starts at the same moment may get it, too.
+    """
+    with _stack_lock:
+        before = threading.stack_size(THREAD_STACK)
+        try:
+            yield
+        finally:
+            threading.stack_size(before)
+
+
+def check_headroom() -> None:
+    """See that there is memory for one more thread; without, it might end before it has begun.
+
+    Raises:
+        ShortageError: there is none.
+    """
+    if not POSIX:
+        return
+    try:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        mmap.mmap(-1, threading.stack_size() + HEADROOM, flags).close()
+    except (OSError, MemoryError):
+        raise ShortageError(OUT_OF_MEMORY) from None
+
+
+class Beginning(threading.Event):
+    """Whether a thread has begun its work; or it was given up before, and never will."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decision = threading.Lock()  # whoever acquires it first decides; never released
+
+    def set(self) -> None:
+        """Do nothing: `threading` calls this before it is done with the first steps."""
+
+    def begin(self) -> bool:
+        """Tell who waits; return whether the work is to be done. For the new thread."""
+        super().set()
+        return self._decision.acquire(blocking=False)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has begun. For `threading`.
+
+        Raises:
+            RuntimeError: it was given up.
+        """
+        if not super().wait(BEGIN_TIMEOUT) and self._decision.acquire(blocking=False):
+            raise RuntimeError(OUT_OF_THREADS)
+        return True
+
+
+class Thread(threading.Thread):
+    """A thread that begins, or whose `start` raises an error (see `Beginning`)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._beginning = self._started = Beginning()  # there is no other way in
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
+        """
+        check_headroom()
+        with _stack_lock:
+            super().start()
+
+    def run(self) -> None:
+        """Do what it is for."""
+        if self._beginning.begin():
+            super().run()
+
+
+def start_new_thread(run: Callable[[], None], _arguments: tuple[()], *, small: bool) -> None:
+    """Start a thread that nobody waits for; `small`: with THREAD_STACK.
+
+    Raises:
+        ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
+    """
+    check_headroom()
+    with small_stack() if small else contextlib.nullcontext():
+        _thread.start_new_thread(run, ())
