@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 from scalesocket import POSIX, STOP_STEPS, Timer
 
@@ -37,7 +38,7 @@ def adopt_orphans(timer: Timer) -> None:
 
     def reap() -> None:
         timer.call_later(REAP_INTERVAL, reap)
-        signal_orphans(b"\0", 0)
+        signal_orphans(b"\0", 0, set())
 
     reap()
 
@@ -52,38 +53,65 @@ def list_orphans() -> list[int]:
         return []
 
 
-def signal_orphans(marker: bytes, signal_number: int) -> bool:
-    """Reap orphans that have ended, and signal those with a marker in their environment.
+def signal_orphans(marker: bytes, signal_number: int, told: set[int]) -> bool:
+    """Reap orphans that have ended, and signal those with a marker in their environment, but each
+    one once: those in `told`, to which they are added, have had their signal.
 
-    Return whether there are any with that marker.
+    Return whether there may be any left with that marker.
     """
     found = False
     with _lock:
         for pid in list_orphans() if _elder is not None else ():
-            with contextlib.suppress(OSError):  # of another user
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
-                    continue
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    if marker in b"\0" + file.read():
-                        found = True
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                found = True  # what it had started may have been left to us since the list
+                continue
+            with contextlib.suppress(PermissionError):  # it is of another user
+                if (environment := read_environment(pid)) is None:
+                    found = True
+                elif marker in b"\0" + environment:
+                    found = True
+                    if pid not in told:
+                        told.add(pid)
                         os.kill(pid, signal_number)
     return found
+
+
+def read_environment(pid: int) -> bytes | None:
+    """Return the environment of a child; None if it is about to become another program, or to end.
+
+    Such a process has none, though it may have been marked and what it has started still is: the
+    last address in /proc/PID/stat is 0 (proc(5)), or the kernel says that there is no process.
+    """
+    environ = Path(f"/proc/{pid}/environ")
+    try:
+        if environment := environ.read_bytes():
+            return environment
+        if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[48] == b"0":
+            return None
+        return environ.read_bytes()  # it may have become the other program in between
+    except ProcessLookupError:
+        return None
 
 
 def kill_orphans() -> None:
     """Kill all orphans, and those that become orphans by that."""
     for _ in range(10 if _elder is not None else 0):
-        signal_orphans(b"", STOP_STEPS[-1][0])
+        signal_orphans(b"", STOP_STEPS[-1][0], set())
         time.sleep(0.01)
 
 
 def stop_orphans(marker: bytes, grace: float) -> None:
-    """Stop orphans with a marker in their environment, by the last two of STOP_STEPS."""
+    """Stop orphans with a marker in their environment, by the last two of STOP_STEPS.
+
+    None are left when two looks in a row find none: Linux leaves some out of the list while
+    others end.
+    """
     for signal_number, patience in STOP_STEPS[2:]:
         deadline = time.monotonic() + patience + grace
-        left = signal_orphans(marker, signal_number)
-        while left and time.monotonic() < deadline:
+        told: set[int] = set()
+        clear = 0
+        while time.monotonic() < deadline:
+            clear = 0 if signal_orphans(marker, signal_number, told) else clear + 1
+            if clear == 2:
+                return
             time.sleep(0.01)
-            left = signal_orphans(marker, 0)
-        if not left:
-            return

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import (
+    ROOT,
     SCRIPT,
     RawClient,
     descendants,
@@ -71,6 +72,37 @@ def test_what_has_a_session_of_its_own_ends_with_its_room(escape: str, workers: 
             other.send_text("here")
             assert other.receive_text() == "here"
         wait_until(lambda: not is_alive(stays))
+
+
+STOP_WHAT_BEGINS = """
+import os, subprocess, threading
+from scalesocket.net import descendants
+from types import SimpleNamespace
+
+def stop_each():
+    for number in range(60):
+        name = f"UNIQUE_ID={number}"
+        script = ["setsid sleep 1000 &", "setsid sh -c 'sleep 1000 & sleep 1001' &"][number % 2]
+        subprocess.run(["env", name, "sh", "-c", script], start_new_session=True)
+        descendants.stop_orphans(f"\\0{name}\\0".encode(), 0.1)
+        descendants.signal_orphans(b"\\0", 0, set())  # reaps
+        left = descendants.list_orphans()
+        assert not left, (number, [open(f"/proc/{pid}/status").read()[:200] for pid in left])
+    print("none is left")
+
+descendants.adopt_orphans(SimpleNamespace(call_later=lambda after, call: None))
+thread = threading.Thread(target=stop_each)  # the main thread starts none
+thread.start()
+thread.join()
+descendants.kill_orphans()
+"""
+
+
+def test_what_is_about_to_become_another_program_is_found_too() -> None:
+    """It has no environment at that moment, so one in five stayed."""
+    command = [sys.executable, "-c", STOP_WHAT_BEGINS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "none is left\n", done.stderr
 
 
 def test_what_has_dropped_its_variables_ends_with_the_server() -> None:
