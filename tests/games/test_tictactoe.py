@@ -722,10 +722,12 @@ def test_who_does_not_come_back_forfeits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_game_survives_that_both_connections_are_lost(server: ServerProcess) -> None:
-    with join(server, "both", "ann") as ann, join(server, "both", "bob") as bob:
-        wait_state(ann, turn="X")
-        ann.send_json({"t": "move", "cell": 4})
-        token = cast(str, wait_state(bob, turn="O")["token"])
+    with join(server, "both", "ann") as ann:
+        wait_state(ann, you="X")
+        with join(server, "both", "bob") as bob:
+            wait_state(ann, turn="X")
+            ann.send_json({"t": "move", "cell": 4})
+            token = cast(str, wait_state(bob, turn="O")["token"])
     wait_until(lambda: api(server, "both/metadata") == {"players": 0, "spectators": 0})
     with join(server, "both", "bob", token) as bob:
         assert wait_state(bob, you="O", away="X")["board"] == "....X...."

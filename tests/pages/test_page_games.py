@@ -209,6 +209,7 @@ def test_another_tab_with_the_same_secret_takes_the_seat_over(open_tab: OpenTab)
     ann, bob = two_players(open_tab)
     stored = ann.evaluate("JSON.stringify(sessionStorage)")
     again = open_tab(TABLE)
+    wait_for(again, "game.table !== null")  # it has noted a seat of its own
     again.evaluate("all => Object.assign(sessionStorage, JSON.parse(all))", stored)
     again.reload()
     wait_for(again, "game.table?.you === 'X'")
