@@ -4855,7 +4855,7 @@ _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 def open_listeners(
-    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]]
+    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
 ) -> list[socket.socket]:
     """Listen at what hosts stand for, as far as this machine has that, and say what it lacks.
 
@@ -4863,10 +4863,10 @@ def open_listeners(
         opened: closes them, unless they are taken from it.
         addresses: a name or an address each, and a port; 0 for any that is free, at the first of
             the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
+        option: which chooses them.
 
     Raises:
-        OSError: none of a host's can be had, or one is in use or forbidden; its `filename` says
-            which host.
+        OSError: none of a host's can be had, or one is in use or forbidden: that of `filename`.
     """
     listeners: list[socket.socket] = []
     for host, port in addresses:
@@ -4888,6 +4888,8 @@ def open_listeners(
                 raise missing[-1][1]
         except OSError as error:
             error.filename = f"{host}:{port}"
+            if error.errno == errno.EADDRINUSE:
+                error.strerror = f"{error.strerror}; another port: {option} :{port % 65535 + 1}"
             raise
         for name, why in missing:
             log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
@@ -6059,7 +6061,7 @@ class Server:
         if (threads := find_feature("threads")) is not None:
             threads.set_stack_size(config.game)
         with contextlib.ExitStack() as opened:
-            self._line_listeners = open_listeners(opened, config.tcplisten)
+            self._line_listeners = open_listeners(opened, config.tcplisten, "--tcplisten")
             if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
                 passed = load_feature("sockets", "LISTEN_FDS").take_passed_listeners()
                 self._listeners = [*map(opened.enter_context, passed)]
@@ -6406,9 +6408,7 @@ class OptionParser(argparse.ArgumentParser):
             if word.startswith("-"):
                 hint = near.suggest_option(word) if (near := find_feature("spelling")) else ""
                 raise ConfigError(f"there is no option {word}{hint}")
-            raise ConfigError(
-                f"{word!r} is a second TARGET; arguments of the first stand behind --"
-            )
+            raise ConfigError(f"{word!r} is a second TARGET; the first's arguments stand behind --")
         options = vars(known)
         for name, value in options.items():
             if value == []:  # argparse takes the `--` of `--joinmsg=--` for its own mark
@@ -6416,8 +6416,10 @@ class OptionParser(argparse.ArgumentParser):
         return options
 
     def print_help(self, file: Any = None) -> None:
-        """Print what all options mean."""
-        argparse.ArgumentParser.print_help(build_parser(), file)
+        """Print what all options mean, with the command as it has been called."""
+        command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
+        text = re.sub(r"(python3 )?scalesocket\.py", command, build_parser().format_help())
+        print(text, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print.
@@ -6517,8 +6519,7 @@ BUNDLED = """
   python3 scalesocket.py new mygame           a folder with a game of yours to begin with
 
 Bundled examples: game.py, snake, tictactoe, sandbox, chat.
-A Python script may carry its own options in a "# /// script" block, as
-[tool.scalesocket]."""
+A Python script may carry its own options in a "# /// script" block (see README)."""
 
 
 MODES = ("json", "gwsocket")
@@ -7073,10 +7074,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     set_up_logging(config)
     if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
-        log.warning(
-            "a client can write what looks like --joinmsg or --leavemsg: --frame=json tells them "
-            "apart"
-        )
+        log.warning("a client can write what looks like --joinmsg or --leavemsg: use --frame=json")
     raise_file_limit()
     if not config.maxconns:
         config = replace(config, maxconns=count_spare_files(config.maxrooms))

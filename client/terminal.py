@@ -40,6 +40,7 @@ from .websocket import (
     WebSocket,
     explain,
     make_url,
+    own_command,
 )
 
 if TYPE_CHECKING:
@@ -557,12 +558,26 @@ class App:
         elif self._lost is None:
             canvas.put(0, 0, f" {fit_hint(self.game.hint, canvas.columns - 2)}", Style.DIM)
         else:
-            left = self._retry_at - now
-            what = f"again in {left:.0f} s" if left >= 0.5 else "connecting ..."
-            text = f" Connection lost; {what} ({explain(self._lost.error, self._url)})"
-            canvas.put(0, 0, fit(text, canvas.columns), Style.ERROR)
+            canvas.put(
+                0,
+                0,
+                fit(f" {self._say_lost(now, canvas.columns - 1)}", canvas.columns),
+                Style.ERROR,
+            )
         shown = view.lines() if self._lost is None else faded(view.lines())
         return [*shown, *canvas.lines()[:1]]
+
+    def _say_lost(self, now: float, width: int) -> str:
+        """Return that the connection is lost, and as much more as there is room for."""
+        assert self._lost is not None
+        left = self._retry_at - now
+        soon = left < 0.5
+        what = f"Connection lost; {'connecting' if soon else f'again in {left:.0f} s'}"
+        why = f"({explain(self._lost.error, self._url)})"
+        return (
+            fit_parts([what, why], width, " ")
+            or f"Lost; {'connecting' if soon else f'{left:.0f} s'}"
+        )
 
     def _take_events(self) -> bool:
         """Handle what has come over the connection; tell whether anything has."""
@@ -604,16 +619,21 @@ class App:
 # ==== 6. Beginning and end ===============================================================
 
 
-def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(game: type[GameView], argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and ask for what it does not say."""
+    keys = ", ".join(re.split("  +", game.hint))
     parser = argparse.ArgumentParser(
-        prog=f"python3 -m client.{program}",
-        description=f"Use {program} in a terminal.",
+        prog=own_command(game.program),
+        description=f"Join in {game.program} from a terminal.",
+        epilog=f"Keys: {keys}. Whatever is not said here is asked for.",
     )
     parser.add_argument(
-        "address", nargs="?", metavar="ADDRESS", help=f"such as {DEFAULT_ADDRESS}, or a ws:// URL"
+        "address",
+        nargs="?",
+        metavar="ADDRESS",
+        help=f"such as {DEFAULT_ADDRESS}, a ws:// URL, or a page's link",
     )
-    parser.add_argument("--name", help="your name in the game")
+    parser.add_argument("--name", help="your name, for the others to see")
     parser.add_argument("--room", default=DEFAULT_ROOM, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -655,7 +675,7 @@ def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:
     try:
         import curses
 
-        arguments = parse_arguments(program, argv)
+        arguments = parse_arguments(make_game, argv)
         url = make_url(arguments.address, arguments.room)
         game = make_game(arguments.name)
         game.prepare(url)

@@ -150,6 +150,18 @@ class Address:
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
 
+def own_command(program: str) -> str:
+    """Return how a person starts a client of this folder: as it has been started now.
+
+    Args:
+        program: the client's module, such as `snake`.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = spec.name if spec is not None else ""
+    name = f"client.{program}"
+    return f"python3 -m {started if started.endswith(f'.{name}') else name}"
+
+
 def make_url(address: str, room: str) -> str:
     """Return the address of a room.
 

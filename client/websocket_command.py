@@ -33,6 +33,7 @@ from .websocket import (
     connect,
     explain,
     make_url,
+    own_command,
 )
 
 MOMENT = 0.02  # seconds without a message, after which those that have come are all read
@@ -41,7 +42,7 @@ MOMENT = 0.02  # seconds without a message, after which those that have come are
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m client.websocket",
+        prog=own_command("websocket"),
         description="Send lines of standard input as messages; print each message as a line.",
         epilog="Exit status: 0 after a normal end, 1 if there was no connection or it was lost, "
         "or a message could not be read or printed, 2 for wrong arguments, 130 after Ctrl-C.",

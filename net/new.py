@@ -12,12 +12,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scalesocket import HERE, ConfigError, OptionParser
+
+from .spelling import did_you_mean
 
 TEMPLATES = HERE / "game" / "new"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 COMMAND = "scalesocket mygame.py"  # in the templates' README
+
+
+class Parser(OptionParser):
+    """Reads what stands behind `new`, and has a help of its own."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print how a folder is made."""
+        print(self.format_help(), end="", file=file)
 
 
 def create(arguments: Sequence[str]) -> int:
@@ -27,15 +38,22 @@ def create(arguments: Sequence[str]) -> int:
         ConfigError: the name cannot be one, or the folder is there already.
         SystemExit: help was asked for, and printed.
     """
-    parser = OptionParser(
-        prog="scalesocket new",
+    command = shlex.join([*own_command(Path()), "new"])
+    parser = Parser(
+        prog=command,
+        usage=f"{command} [--program] NAME",
         description="Make a folder NAME with a game, its page, a test and a README.",
         allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", help="letters, digits, - and _; a letter first")
     kind = "a program that reads lines and prints lines, in place of a Game inside the server"
     parser.add_argument("--program", action="store_true", help=kind)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    for word in sorted(unknown, key=lambda word: not word.startswith("-")):
+        if word.startswith("-"):
+            hint = did_you_mean(word, ["--program", "--help"])
+            raise ConfigError(f"`{command}` has no option {word}{hint}")
+        raise ConfigError(f"{options.name!r} is the NAME; {word!r} is one more")
     words = words_for(options.name)
     write_files(options.name, "program" if options.program else "game", words)
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,7 @@ from scalesocket import HERE, OPTIONS, OptionsOf, is_example, is_program
 # What other servers call it, where that is like another option here, or none.
 ELSEWHERE = {
     "--port": "--addr",
+    "-p": "--addr",
     "--listen": "--addr",
     "--bind": "--addr",
     "--loglevel": "--verbose",
@@ -30,6 +32,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def suggest_target(target: str) -> str:
     """Return a hint at the file here, or the bundled example, that TARGET may mean."""
+    if os.path.isdir(target):
+        inside = Path(target, f"{Path(target).name}.py")
+        return f": it is a folder{f'; did you mean {inside}?' if is_program(inside) else ''}"
     files = [*filter(is_program, Path().glob("*"))]
     files += filter(is_example, (HERE / "game").glob("*.py"))
     return did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
@@ -38,7 +43,8 @@ def suggest_target(target: str) -> str:
 def suggest_option(word: str) -> str:
     """Return a hint at the option that a word of the command line may mean."""
     name = word.partition("=")[0]
-    return did_you_mean(ELSEWHERE.get(name, name), list_names())
+    hint = did_you_mean(ELSEWHERE.get(name, name), list_names())
+    return hint or "; those of the program stand behind --"
 
 
 def list_names() -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
-from tests.support import RawClient, serve, wait_until
+from tests.support import RawClient, run_cli, serve, wait_until
 
 
 @pytest.fixture
@@ -222,10 +224,56 @@ def test_what_an_example_needs_is_named_with_its_command(tmp_path: Path) -> None
 def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
     assert complaint("--drian=5", "cat") == "there is no option --drian=5; did you mean --drain?"
     assert complaint("--port=80", "cat") == "there is no option --port=80; did you mean --addr?"
-    assert complaint("--zzz", "cat") == "there is no option --zzz"
+    assert complaint("-p", "80", "cat") == "there is no option -p; did you mean --addr?"
+    behind = "; those of the program stand behind --"
+    assert complaint("--zzz", "cat") == f"there is no option --zzz{behind}"
+    assert complaint("cat", "-u") == f"there is no option -u{behind}"
     block = "# /// script\n# [tool.scalesocket]\n# stticdir = 'x'\n# ///\n"
     (here / "own.py").write_text(block)
     assert "did you mean staticdir?" in complaint("own.py")
+    (here / "own.py").write_text(block.replace("stticdir", "zzz"))
+    assert "zzz" in complaint("own.py") and "behind --" not in complaint("own.py")
+
+
+def test_a_folder_is_told_which_script_in_it_may_be_meant(here: Path) -> None:
+    """It was "did you mean game?", to who had just made the folder mygame."""
+    (here / "mygame").mkdir()
+    assert complaint("mygame").endswith("command 'mygame': it is a folder")
+    (here / "mygame" / "mygame.py").write_text("")
+    script = os.path.join("mygame", "mygame.py")
+    for target in ("mygame", "./mygame", "mygame/"):
+        assert complaint(target).endswith(f": it is a folder; did you mean {script}?")
+
+
+@pytest.mark.parametrize("option", ["--addr", "--tcplisten"])
+def test_a_port_in_use_is_told_how_to_take_another(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = [option, f"127.0.0.1:{port}", "cat"]
+        words += ["--addr", "127.0.0.1:0"] if option == "--tcplisten" else []
+        ended = run_cli(*words)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"scalesocket: cannot listen at 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}; "
+        f"another port: {option} :{port % 65535 + 1}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("bin/scalesocket", "scalesocket"), ("x/scalesocket.py", "python3 scalesocket.py")],
+)
+def test_help_shows_the_command_that_was_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], called: str, shown: str
+) -> None:
+    """Who has installed it has no scalesocket.py in the folder."""
+    monkeypatch.setattr(sys, "argv", [called, "--help"])
+    with pytest.raises(SystemExit):
+        scalesocket.main()
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {shown.removeprefix('python3 ')} [OPTIONS] TARGET")
+    assert f"\n  {shown} new mygame  " in text
+    assert ("scalesocket.py" in text) == shown.endswith(".py")
 
 
 def test_help_lists_the_examples() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,31 @@ def test_what_is_no_name_is_named_and_nothing_is_written(name: str, tmp_path: Pa
         assert (done.returncode, done.stdout) == (2, "")
         assert repr(name) in done.stderr and len(done.stderr.splitlines()) == 1
         assert not any(tmp_path.iterdir())
+
+
+def test_its_help_is_of_new_alone(tmp_path: Path) -> None:
+    """It was that of the server, in which --program does not stand."""
+    done = run_cli("new", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(r"usage: python3 \S*scalesocket\.py new \[--program\] NAME\n", done.stdout)
+    assert "reads lines and prints lines" in done.stdout and "--addr" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prog", "mygame"], "new` has no option --prog; did you mean --program?"),
+        (["mygame", "--addr=:1"], "new` has no option --addr=:1"),
+        (["my", "game"], "'my' is the NAME; 'game' is one more"),
+    ],
+)
+def test_what_new_does_not_take_is_said_in_a_line(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    done = run_cli("new", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{said} (try" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_there_stays_as_it_is(tmp_path: Path) -> None:

@@ -299,6 +299,24 @@ def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list
         wait_for_players(a, 1)
 
 
+def test_rooms_are_known_again_as_soon_as_the_network_is_back(open_tab: OpenTab) -> None:
+    """They were "Not known right now." for up to 3 s more, below "Back again"."""
+    page = open_tab("/bunny/?room=burrow")
+    wait_for(page, "document.querySelectorAll('[data-rooms] li').length === 1")
+    page.route("**/api/rooms/", lambda route: route.abort())
+    page.evaluate(  # what is due in a second or later never comes; then it looks at once
+        """() => {
+          const later = window.setTimeout;
+          window.setTimeout = (call, delay) => later(call, delay < 1_000 ? delay : 2 ** 30);
+          document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    page.get_by_text("Not known right now.").wait_for()
+    page.unroute("**/api/rooms/")
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    page.locator("[data-rooms] li").wait_for()
+
+
 def test_the_name_of_a_room_that_the_lobby_suggests_is_not_cut_off(open_tab: OpenTab) -> None:
     """It was `quiet-fal…`, in a window of 1280 by 800."""
     for size in ({"width": 1280, "height": 800}, {"width": 844, "height": 390}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -266,6 +267,16 @@ def test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next(open_tab: OpenT
     ann.get_by_text("You win!").wait_for()
     ann.context.close()
     wait_for(third, "game.table.you !== null")
+
+
+def test_how_long_an_opponent_at_tictactoe_is_away_is_not_cut_off(open_tab: OpenTab) -> None:
+    """It was "away, 29 s …" on a phone."""
+    ann, bob = two_players(open_tab, viewport=PHONE)
+    play((ann, bob), [4])
+    ann.close()
+    note = bob.locator(".seat.away .about")
+    note.filter(has_text=re.compile(r"X · away, \d+ s")).wait_for()
+    assert note.evaluate("note => note.scrollWidth <= note.clientWidth")
 
 
 def test_names_and_rooms_of_tictactoe_are_shown_as_text(open_tab: OpenTab) -> None:

@@ -237,9 +237,18 @@ def test_a_lost_connection_is_said_and_counted_down() -> None:
     app.handle(Lost(ConnectionClosed(1012, "restarting"), 4.0))
     last = "".join(text for text, _ in app.draw(Canvas(90, 10))[-1])
     assert last.strip() == "Connection lost; again in 4 s (closed with 1012: restarting)"
+    # What there is no room for is left out; "… (closed with" was cut off in the middle.
+    for columns, said in (
+        (61, "Connection lost; again in 4 s (closed with 1012: restarting)"),
+        (60, "Connection lost; again in 4 s"),
+        (18, "Lost; 4 s"),
+    ):
+        last = "".join(text for text, _ in app.draw(Canvas(columns, 10))[-1])
+        assert last.strip() == said
     app, _ = start_app(SnakeView("ann"), now=100)
     app.handle(Lost(ConnectionRefusedError(), 0.1))
     assert "connecting" in "".join(text for text, _ in app.draw(Canvas(90, 10))[-1])
+    assert "Lost; connecting" in "".join(text for text, _ in app.draw(Canvas(18, 10))[-1])
 
 
 # ==== Snake ===============================================================
@@ -948,6 +957,24 @@ def test_without_a_terminal_nothing_is_drawn(game: str) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith("a terminal is needed to play in")
+
+
+@pytest.mark.parametrize("package", ["client", "scalesocket.client"])
+@pytest.mark.parametrize("game", ["snake", "tictactoe", "sandbox", "chat", "websocket"])
+def test_help_shows_the_command_that_was_used(game: str, package: str) -> None:
+    """It named `client.snake` also where that cannot be run, as only `scalesocket` is installed."""
+    module = f"{package}.{game}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python3 -m {module} [-h]")
+    keys = {"snake": "arrows or WASD steer, q quits", "chat": "Ctrl-D leaves"}
+    assert keys.get(game, "") in " ".join(done.stdout.split())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a POSIX shell")

@@ -81,6 +81,7 @@ connection.addEventListener("state", () => {
   if (state === "closed" || (state === "connected" && !resumed)) me = carrot = null;
   // On the way to another room nobody is there; without a connection the last picture stays.
   if (connection.state === "closed") forgetEverybody();
+  if (state === "connected") rooms.refreshSoon(); // it was not known while there was none
   describe();
 });
 

@@ -68,6 +68,7 @@ export class RoomChooser {
     this.copyButton.addEventListener("click", () => copyLink(this.copyButton, this.#room));
     window.addEventListener("popstate", () => this.#arrive(currentRoom()));
     document.addEventListener("visibilitychange", () => this.refresh());
+    window.addEventListener("online", () => this.refreshSoon());
     this.problem.textContent = askedFor() && problemWith(askedFor());
     this.#show();
     this.refresh();

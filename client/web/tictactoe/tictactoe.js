@@ -268,7 +268,7 @@ function showSeat(mark) {
 function aboutSeat(mark) {
   if (state.away === mark) {
     const left = Math.max(0, Math.ceil((graceEnds - performance.now()) / 1_000));
-    return `${mark} · away, ${left} s left`;
+    return `${mark} · away, ${left} s`;
   }
   const you = state.you === mark ? "you" : "";
   const again = state.rematch.includes(mark) ? "rematch?" : "";
