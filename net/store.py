@@ -161,10 +161,11 @@ class Database(Protocol):
         """End."""
 
 
+# A column of BLOB keeps what it is given: any other kind would make a number of the text "1".
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rooms (
     name TEXT PRIMARY KEY, whole INTEGER, kept INTEGER, saved REAL,
-    state ANY, metadata TEXT, history BLOB);
+    state BLOB, metadata TEXT, history BLOB);
 CREATE TABLE IF NOT EXISTS seats (
     room TEXT, id INTEGER, facts TEXT, missed BLOB, PRIMARY KEY (room, id));
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER);
@@ -688,7 +689,7 @@ class StoredRooms(RoomRegistry):
         self._back_until = time.monotonic() + self._patience
         self.call_later(self._patience, lambda: self._give_up(first))
         if first:
-            log.info("%d rooms are stored", len(first))
+            log.info("%d %s stored", len(first), "room is" if len(first) == 1 else "rooms are")
 
     def stop(self) -> None:
         """Write all that waits, and end the writer."""

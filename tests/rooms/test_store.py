@@ -414,6 +414,30 @@ def test_a_program_gets_what_the_last_one_saved(folder: Path) -> None:
         wait_until(lambda: not rooms(folder))  # its record has gone with its last seat
 
 
+SAVES_ALL = """
+import json, sys
+
+for line in sys.stdin:
+    said = json.loads(line)
+    restored = "_restore" in said and "_from" not in said
+    print(line.replace("_restore", "restored") if restored else json.dumps({"_save": said["save"]}))
+"""
+
+
+@pytest.mark.parametrize("text", ["1", '"1"', "1.0", "123456789012345678901234567890", "[1]", "0"])
+def test_what_a_program_saves_comes_back_as_it_was(folder: Path, text: str) -> None:
+    (folder / "all.py").write_text(SAVES_ALL)
+    with stored(folder, "all.py", "--frame=json", "--cachepersist") as server:
+        client = RawClient.connect(server, "den")
+        client.send_text(f'{{"save":{text}}}')
+        client.close()
+        wait_until(lambda: rooms(folder))
+    with stored(folder, "all.py", "--frame=json") as server:
+        with RawClient.connect(server, "den") as client:
+            assert client.receive_text() == f'{{"restored":{text}}}'
+            client.close()
+
+
 def test_a_program_that_is_started_again_gets_it_too(folder: Path) -> None:
     with serve("--json", "--respawn", "program.py", cwd=folder, allow_traceback=True) as server:
         client = RawClient.connect(server, "den")
@@ -698,7 +722,7 @@ def test_a_record_that_cannot_be_read_stays(folder: Path) -> None:
         client.receive_text()
         client.close()
     with stored(folder, "games:Kept") as server:
-        server.wait_log("1 rooms are stored")
+        server.wait_log("1 room is stored")
         limit_files(server, 1)
         client = RawClient.connect(server, "den")
         assert client.receive_text().endswith(" 0")
