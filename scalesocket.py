@@ -5655,8 +5655,9 @@ class Reader(Poller):
             self._ready[session] = None
 
     def _unwatch(self, session: Session) -> None:
-        if session.descriptor >= 0:
-            self._selector.unregister(session.descriptor)  # its socket may be closed already
+        if session.descriptor >= 0:  # its socket may be closed already
+            with contextlib.suppress(KeyError):  # memory has run out in the middle of it before
+                self._selector.unregister(session.descriptor)
             session.descriptor = -1
 
     def _do_round(self) -> None:
@@ -5980,8 +5981,7 @@ class Listener:
         Raises:
             BlockingIOError: nobody does.
         """
-        sock, address = self._socket.accept()
-        # IPv6 addresses come with more than a port.
+        sock, address = self._socket.accept()  # of IPv6 with more than a port
         return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
 
 

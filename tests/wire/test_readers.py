@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import selectors
 import socket
 import ssl
 import struct
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -492,6 +493,21 @@ def test_who_has_to_be_asked_is_not_asked_on_the_acceptor_s_thread(tmp_path: Pat
         assert time.monotonic() - begin < 3
         slow.settimeout(30)
         assert slow.recv(100).startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_session_is_let_go_though_memory_ran_out_in_the_middle_of_that() -> None:
+    """Once, "95 is not registered" was in the log."""
+    reader = scalesocket.Reader("reader", Mock())
+    left, right = socket.socketpair()
+    with left, right, selectors.DefaultSelector() as selector:
+        selector.register(left, selectors.EVENT_READ)
+        session = Mock(descriptor=left.fileno())
+        reader._selector = selector
+        with patch.object(selector, "_selector", Mock(unregister=Mock(side_effect=MemoryError))):
+            assert not reader._do(lambda: reader._unwatch(session))  # it is tried again
+        assert reader._do(lambda: reader._unwatch(session))
+        assert session.descriptor == -1
+        assert not selector.get_map()
 
 
 # ==== What a room need not know at once ===================================
