@@ -99,7 +99,7 @@ descendants.kill_orphans()
 
 
 def test_what_is_about_to_become_another_program_is_found_too() -> None:
-    """It has no environment at that moment, so one in five stayed."""
+    """It has no environment at that moment, and stayed."""
     command = [sys.executable, "-c", STOP_WHAT_BEGINS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.stdout == "none is left\n", done.stderr
