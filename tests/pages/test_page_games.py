@@ -193,7 +193,7 @@ def test_a_tictactoe_player_who_loads_the_page_anew_comes_back_to_the_seat(
     ann.goto("about:blank")
     wait_for(bob, "game.table.away === 'X'")
     about = "document.querySelector('.seat.X .about').textContent"
-    wait_for(bob, f"/^X · away, \\d+ s left$/.test({about})")
+    wait_for(bob, f"/^X · away, \\d+ s$/.test({about})")
     seconds = bob.evaluate(f"parseInt({about}.slice(9))")
     wait_for(bob, f"parseInt({about}.slice(9)) < value", seconds)
     ann.go_back()

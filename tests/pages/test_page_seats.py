@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -195,10 +197,15 @@ def test_a_life_in_the_sandbox_outlives_connection_and_page(open_tab: OpenTab, w
     me, amounts = page.evaluate("[game.me, game.amounts]")
     lose_and_find(page, wire)
     assert page.evaluate("[game.me, game.amounts]") == [me, amounts]
-    x = page.evaluate("game.players[game.me].x")
-    page.keyboard.down("d")
-    wait_for(page, "game.players[game.me].x > value + 20", min(x, 1e6))
-    page.keyboard.up("d")
+    place = "[game.players[game.me].x, game.players[game.me].y]"
+    before = page.evaluate(place)
+    keys = itertools.cycle("dsaw")  # a tree, or the end of the world, may be in the way
+
+    def has_walked() -> bool:
+        page.keyboard.press(next(keys), delay=300)
+        return math.dist(before, page.evaluate(place)) > 20
+
+    wait_until(has_walked)
     page.reload()
     wait_for(page, "game.me === value && game.players[game.me]?.at !== undefined", me)
     wait_for(page, "game.amounts.wood === value", amounts["wood"])
