@@ -88,7 +88,7 @@ def test_the_words_about_scaling_name_what_there_is() -> None:
         for row in rows
         for name in row[0].split()
     }
-    of_benchmarks = {"--rounds", "--peers"}
+    of_benchmarks = {"--rounds", "--peers", "--seconds", "--warm-up"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | of_benchmarks
     command = re.search(r"tests\.bench --peers none --rounds 3 \\\n(.*)", text)
     assert command
