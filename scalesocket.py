@@ -4887,9 +4887,10 @@ def open_listeners(
             if missing and not here:
                 raise missing[-1][1]
         except OSError as error:
-            error.filename = f"{host}:{port}"
+            at = f"[{host}]:" if ":" in host else f"{host}:"
+            error.filename = f"{at}{port}"
             if error.errno == errno.EADDRINUSE:
-                error.strerror = f"{error.strerror}; another port: {option} :{port % 65535 + 1}"
+                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
             raise
         for name, why in missing:
             log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
@@ -5856,8 +5857,7 @@ class Readers:
         # What helpers have been started for. A thread may end at once, where there is no memory
         # for it; what it was to do is then left for the next one.
         self._waiting: deque[Session] = deque()
-        # Not `start_thread`: nobody joins a helper, and a `Thread` would be waited for until it has
-        # begun.
+        # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self._start_helper: Callable[..., object] = _thread.start_new_thread
         if (threads := find_feature("threads")) is not None:
             self._start_helper = functools.partial(threads.start_new_thread, small=small)

@@ -62,11 +62,10 @@ def signal_orphans(marker: bytes, signal_number: int, told: set[int]) -> bool:
     found = False
     with _lock:
         for pid in list_orphans() if _elder is not None else ():
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
-                found = True  # what it had started may have been left to us since the list
-                continue
-            with contextlib.suppress(PermissionError):  # it is of another user
-                if (environment := read_environment(pid)) is None:
+            with contextlib.suppress(OSError):  # of another user, or reaped elsewhere
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                    found = True  # what it had started may have been left to us since the list
+                elif (environment := read_environment(pid)) is None:
                     found = True
                 elif marker in b"\0" + environment:
                     found = True

@@ -255,7 +255,7 @@ def test_a_port_in_use_is_told_how_to_take_another(option: str) -> None:
     assert ended.returncode == 1
     assert ended.stderr == (
         f"scalesocket: cannot listen at 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}; "
-        f"another port: {option} :{port % 65535 + 1}\n"
+        f"another port: {option} 127.0.0.1:{port % 65535 + 1}\n"  # not open to more than was asked
     )
 
 
