@@ -229,6 +229,9 @@ def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab)
     field = page.get_by_label("Your name")
     assert field.is_visible() and field.input_value() == "Ann"
     assert page.evaluate("game.table.name") is None
+    page.goto(f"{page.url}&name=Zo%C3%AB")
+    wait_for(page, "game.table !== null")
+    assert field.input_value() == "Zoë", "what the link says comes first"
 
 
 @pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)

@@ -706,10 +706,12 @@ def test_who_comes_late_to_a_shell_sees_what_was_on_the_screen(visit: Visit) -> 
         wait_for_screen(page, "^42 was here$")
         enter(page, r"printf '\e[6n'; read -rsd R a; echo asked ${#a}")
         wait_for_screen(page, r"^asked \d+$")
+        enter(page, "printf '%090d\\n' 0")  # a page has 80 columns at first
+        wait_for_screen(page, "^0{90}$")
+        wait_for(page, "/\\$ *$/.test(vt.text.trimEnd())")
         before = page.evaluate("vt.text")
         late = visit(server, "/terminal/?room=desk")
-        wait_for(late, "/^42 was here$/m.test(window.vt?.text)")
-        wait_for(late, "/^asked \\d+$/m.test(vt.text)")
+        wait_for(late, "vt.text === value", before)
         enter(late, "echo out")
         wait_for_screen(page, "^out$")
         assert page.evaluate("vt.text").startswith(before.rstrip()), "nobody answers a second time"

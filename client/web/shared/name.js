@@ -1,11 +1,8 @@
 // The name that a player goes by: asked for once, remembered for the next time.
 
-const KEY = "scalesocket.name";
+import { fromUrl } from "./connection.js";
 
-/** The name of last time; empty where there is none, or where nothing may be remembered. */
-function rememberedName() {
-  return read("localStorage", KEY);
-}
+const KEY = "scalesocket.name";
 
 /** The form that asks who wants to play. It calls `join(name)`, and stays until hidden.
 
@@ -24,7 +21,8 @@ export class NamePrompt {
     this.#problem = form.querySelector("[data-problem]");
     this.#place = `${KEY}:${location.pathname}${location.search}`;
     this.#name = read("sessionStorage", this.#place);
-    this.#input.value = this.#name || rememberedName();
+    // What the link says, or else the name of last time.
+    this.#input.value = this.#name || fromUrl("name", read("localStorage", KEY));
     this.#input.addEventListener("input", () => (this.#problem.textContent = ""));
     form.addEventListener("submit", (event) => {
       event.preventDefault();

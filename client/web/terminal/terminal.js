@@ -30,6 +30,7 @@ const parts = Object.fromEntries(ids.map((id) => [id, $(id)]));
 const view = new TerminalView(terminal, parts);
 const keyboard = new Keyboard(terminal, view, parts, type);
 let sized = ""; // the size that the terminal has, as far as is known
+let held = []; // what was printed for a size that is not known yet
 let claimed = ""; // the size that this page has asked for, to have its window filled
 let passing = []; // the size that it has asked for to have everything drawn anew
 let passesAt = Infinity; // when that one ends at the latest, on the clock of performance.now()
@@ -45,11 +46,17 @@ let described = ""; // what the page tells of the terminal
 
 connection.addEventListener("message", ({ detail: data }) => {
   if (typeof data === "string" && obeySize(data)) return;
-  terminal.write(typeof data === "string" ? data : new Uint8Array(data));
+  held.push(typeof data === "string" ? data : new Uint8Array(data));
+  if (sized) show();
+});
+
+function show() {
+  if (!held.length) return;
+  for (const data of held.splice(0)) terminal.write(data);
   drawn = true;
   noticeRedraw();
   describe();
-});
+}
 
 connection.addEventListener("state", () => {
   clearTimeout(timer);
@@ -60,6 +67,7 @@ connection.addEventListener("state", () => {
 
 function begin() {
   terminal.restart();
+  held = [];
   sized = claimed = "";
   unsent = [];
   passing = [];
@@ -79,6 +87,7 @@ function end() {
   const how = ENDED.exec(connection.reason)?.[1];
   connection.close();
   ended = true;
+  show();
   const what = `The program has ended${how ? ` with ${how}` : ""}.`;
   terminal.write(`\r\n\x1b[0m\x1b[2m${what} Press Enter to start it again.\x1b[0m`);
   describe();
@@ -192,6 +201,7 @@ function applySize(size) {
   sized = String(size);
   terminal.resize(...size);
   view.fit(isOwnSize());
+  show();
   describe();
 }
 
