@@ -75,11 +75,13 @@ def files_of(wheel: Path) -> set[str]:
 def build_wheel(sources: Path, folder: Path) -> Path:
     """Build a wheel into a folder, and return its path."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
-    subprocess.run(
+    built = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", *options, str(folder), str(sources)],
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=PATIENCE,
     )
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", ""), "not one warning"
     [path] = folder.glob("*.whl")
     return path
 
@@ -131,13 +133,14 @@ def version() -> str:
 
 
 def test_the_wheel_holds_everything_under_one_name(wheel: Path) -> None:
-    assert files_of(wheel) == {"scalesocket.py", *(f"scalesocket/{name}" for name in parts())}
+    names = ("README.md", *parts())
+    assert files_of(wheel) == {"scalesocket.py", *(f"scalesocket/{name}" for name in names)}
 
 
 def test_a_wheel_of_the_source_distribution_is_the_same(
     sources: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    program = "import setuptools.build_meta as b, sys; b.build_sdist(sys.argv[1])"
+    program = "import hatchling.build as b, sys; b.build_sdist(sys.argv[1])"
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
         cwd=sources,
@@ -230,14 +233,18 @@ def test_the_installed_sandbox_says_that_it_needs_msgpack(installed: Path, tmp_p
 
 
 def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
+    def installed_files() -> set[Path]:
+        folders = (tmp_path.glob("venv/lib/*/site-packages/*"), tmp_path.glob("venv/bin/*"))
+        return {path for folder in folders for path in folder}
+
     venv.create(tmp_path / "venv", with_pip=False)
-    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    before = set(tmp_path.rglob("*.py")) | set(folder.iterdir())
-    run_pip(folder / "python", "install", "--quiet", "--no-deps", "--no-index", str(wheel))
-    found = {path.name.partition("-")[0] for path in tmp_path.glob("venv/lib/*/site-packages/*")}
-    assert found - {"__pycache__"} == {"scalesocket", "scalesocket.py"}
-    run_pip(folder / "python", "uninstall", "--quiet", "--yes", "scalesocket")
-    assert set(tmp_path.rglob("*.py")) | set(folder.iterdir()) == before
+    python = tmp_path / "venv" / "bin" / "python"
+    before = installed_files()
+    run_pip(python, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    added = {path.name.partition("-")[0] for path in installed_files() - before}
+    assert added - {"__pycache__"} == {"scalesocket", "scalesocket.py"}
+    run_pip(python, "uninstall", "--quiet", "--yes", "scalesocket")
+    assert {path for path in installed_files() - before if path.name != "__pycache__"} == set()
 
 
 def test_a_lone_copy_tells_its_version(copied_alone: Path) -> None:
