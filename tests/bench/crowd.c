@@ -1,13 +1,14 @@
 /* A crowd of players, cheap enough that the server is what is measured.
  *
- *     crowd PORT PID CLIENTS ROOM_SIZE INPUT_RATE INPUT_SIZE TICK_RATE WARM_UP SECONDS
+ *     crowd PORT PID CLIENTS ROOM_SIZE INPUT_RATE INPUT_SIZE TICK_RATE WARM_UP SECONDS SEATS
  *
  * CLIENTS connect to 127.0.0.1:PORT one after the other, ROOM_SIZE of them to each path /crowd-N
  * (0: all to one). Each sends INPUT_RATE text messages of INPUT_SIZE bytes a second, not all at the
  * same moment, and reads the states that its room sends: text messages of any length that hold
  * `"tick":N` and `"heard":N`, the number of the state and of the inputs that the room has had.
- * After WARM_UP seconds it measures for SECONDS, then stops sending, and waits until the rooms
- * have heard everything, for 5 s at the most. It prints one JSON object:
+ * With SEATS (1) each asks for a seat first, and answers pings. After WARM_UP seconds it measures
+ * for SECONDS, then stops sending, and waits until the rooms have heard everything, for 5 s at the
+ * most. It prints one JSON object:
  *
  *     connect      seconds until all had been let in
  *     states       that came while it measured; expected: TICK_RATE * SECONDS * CLIENTS
@@ -49,7 +50,7 @@ static long *heard; /* by room */
 static double *gaps_between; /* seconds between two states, while measuring */
 static size_t intervals, intervals_limit;
 static long states, broken, skipped, sent;
-static int measuring;
+static int measuring, with_seats;
 
 static double now(void) {
     struct timespec t;
@@ -68,6 +69,13 @@ static void die(const char *what) {
     exit(1);
 }
 
+/* Sends a frame of at most 125 bytes, masked (RFC 6455 section 5.3); one that does not fit is lost. */
+static int send_frame(struct client *c, unsigned char head, const char *payload, size_t size) {
+    unsigned char frame[6 + 125] = {head, 0x80 | size, 1, 2, 3, 4};
+    for (size_t i = 0; i < size; i++) frame[6 + i] = payload[i] ^ frame[2 + i % 4];
+    return send(c->fd, frame, 6 + size, MSG_NOSIGNAL) == (ssize_t)(6 + size);
+}
+
 /* Opens one WebSocket; bytes behind the response are kept as the first of a frame. */
 static void join(struct client *c, int port, unsigned number) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -81,10 +89,11 @@ static void join(struct client *c, int port, unsigned number) {
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0) die("connect");
     char request[512];
     int size = snprintf(request, sizeof request,
-                        "GET /crowd-%u?n=%u HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+                        "GET /crowd-%u?n=%u%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
                         "Upgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                        "Sec-WebSocket-Version: 13\r\n\r\n", c->room, number, port);
+                        "Sec-WebSocket-Version: 13\r\n\r\n",
+                        c->room, number, with_seats ? "&_seat" : "", port);
     if (send(c->fd, request, size, 0) != size) die("send");
     c->rest = malloc(BUFFER);
     char *end = NULL;
@@ -100,6 +109,7 @@ static void join(struct client *c, int port, unsigned number) {
     end += 4;
     c->have -= end - c->rest;
     memmove(c->rest, end, c->have);
+    if (with_seats) send_frame(c, 0x81, "{\"_seat\":{}}", 12);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     c->tick = -1;
 }
@@ -146,6 +156,7 @@ static void receive(struct client *c, double at) {
         if (c->have - start < before + length) break;
         int opcode = head[0] & 15;
         if (opcode == 8) { end(c); return; }
+        if (opcode == 9) send_frame(c, 0x8a, c->rest + start + before, length);
         if (opcode == 1 || opcode == 2) take_state(c, c->rest + start + before, length, at);
         start += before + length;
     }
@@ -163,7 +174,8 @@ static double centile(double share) {
 }
 
 int main(int count, char **words) {
-    if (count != 10) { errno = EINVAL; die("nine arguments are wanted"); }
+    if (count != 11) { errno = EINVAL; die("ten arguments are wanted"); }
+    with_seats = atoi(words[10]);
     int port = atoi(words[1]), pid = atoi(words[2]), input_size = atoi(words[6]);
     unsigned n = atoi(words[3]), room_size = atoi(words[4]);
     double input_rate = atof(words[5]), tick_rate = atof(words[7]);
@@ -186,9 +198,8 @@ int main(int count, char **words) {
     }
     double connected = now() - began;
 
-    unsigned char input[6 + 125] = {0x81, 0x80 | input_size, 1, 2, 3, 4};
-    const unsigned char *key = input + 2;
-    for (int i = 0; i < input_size; i++) input[6 + i] = "abcdefghijklmnopqrst"[i % 20] ^ key[i % 4];
+    char input[125];
+    for (int i = 0; i < input_size; i++) input[i] = "abcdefghijklmnopqrst"[i % 20];
 
     double start = now(), measure = start + warm_up, stop = measure + seconds, last = stop + 5;
     double server_cpu = 0, own_cpu = 0, ended = 0;
@@ -212,7 +223,7 @@ int main(int count, char **words) {
         }
         for (; !ended && due <= t; due += pause, next = (next + 1) % n) {
             struct client *c = &clients[next];
-            if (c->fd >= 0 && send(c->fd, input, 6 + input_size, MSG_NOSIGNAL) == 6 + input_size) sent++;
+            if (c->fd >= 0 && send_frame(c, 0x81, input, input_size)) sent++;
         }
         if (ended) {
             long all = 0;

@@ -2,6 +2,9 @@
 
     python3 -m tests.bench.crowd                       200, 500, 1,000, 2,000 in one room; 900 in 45
     python3 -m tests.bench.crowd 1000 900/20           these: CLIENTS, or CLIENTS/ROOM_SIZE
+    python3 -m tests.bench.crowd 1000 --peers seats    what seats cost (--resume)
+    python3 -m tests.bench.crowd 1000/1 --ticks 1 --inputs 1 --seconds 30 --peers store
+                                                       what 1,000 rooms cost that save 10 KB each
     python3 -m tests.bench.crowd --quick --peers none  does it work? its figures mean nothing
 
 Each round starts every server afresh, in turn. The load generator is `crowd.c`, built with the
@@ -20,6 +23,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +62,11 @@ class Scenario(NamedTuple):
 THIS = Peer(
     "this", "this", ("--addr", "127.0.0.1:{port}", "--maxrooms", "0", "crowd_game:Crowd"), modes={}
 )
+SEATS = replace(THIS, name="seats", title="this, with seats", form=("--resume", "30", *THIS.form))
+STORE = replace(
+    THIS, name="store", title="this, which saves", form=("--store", "{port}.sqlite", *THIS.form)
+)
+VARIANTS = (SEATS, STORE)  # of this server: only when they are asked for
 NODE = Peer(
     "ws",
     "ws (Node)",
@@ -86,7 +95,7 @@ def find_program(peer: Peer, folder: Path, install: bool) -> Program:
     Raises:
         BenchError: it is neither there nor can it be installed.
     """
-    if peer is THIS:
+    if peer is THIS or peer in VARIANTS:
         return Program(peer, (sys.executable, os.fspath(SCRIPT)), "")
     reason = "it is not installed"
     for installer in ("", *(peer.installs if install else ())):
@@ -150,7 +159,7 @@ def measure(
     try:
         with running(program, (), (), options.cache) as server:
             words = (server.port, server.pid, *scenario, options.inputs, options.input_size)
-            words += (options.ticks, options.warm_up, options.seconds)
+            words += (options.ticks, options.warm_up, options.seconds, int(program.peer == SEATS))
             command = [os.fspath(generator), *map(str, words)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
             if done.returncode != 0:
@@ -158,6 +167,9 @@ def measure(
             return evaluate(json.loads(done.stdout)) | {"memory": memory(server.pid)}
     except (BenchError, OSError, subprocess.TimeoutExpired) as error:
         return {"note": f"failed: {error}"}
+    finally:
+        for path in options.cache.glob("*.sqlite*"):
+            path.unlink()
 
 
 def evaluate(result: Result) -> Result:
@@ -169,14 +181,15 @@ def evaluate(result: Result) -> Result:
 # ==== 3. The report =======================================================
 
 COLUMNS = ("delivered", "p50 ms", "p99 ms", "max ms", "CPU", "MiB", "connect s", "lost", "gen.")
-TARGETS: tuple[tuple[str, str, float, str], ...] = (  # scenario, figure, the most, peer
-    ("1000", "p99", 0.075, ""),
-    ("1000", "server_cpu", 0.9, "ws"),
-    ("2000", "p99", 1.0, "ws"),
-    ("2000", "server_cpu", 1.0, "ws"),
-    ("900/20", "p99", 0.080, ""),
-    ("900/20", "server_cpu", 1.0, "ws"),
-    ("200", "server_cpu", 1.1, "ws"),
+TARGETS: tuple[tuple[str, str, str, float, str], ...] = (  # scenario, who, figure, the most, peer
+    ("1000", "this", "p99", 0.075, ""),
+    ("1000", "this", "server_cpu", 0.9, "ws"),
+    ("1000", "seats", "server_cpu", 1.15, "this"),
+    ("2000", "this", "p99", 1.0, "ws"),
+    ("2000", "this", "server_cpu", 1.0, "ws"),
+    ("900/20", "this", "p99", 0.080, ""),
+    ("900/20", "this", "server_cpu", 1.0, "ws"),
+    ("200", "this", "server_cpu", 1.1, "ws"),
 )
 LEAST_DELIVERED = 0.99
 
@@ -206,14 +219,16 @@ def judge(results: Mapping[str, Mapping[str, Sequence[Result]]]) -> list[str]:
         delivered = min((result.get("delivered", 0.0) for result in ours), default=0.0)
         word = "met" if delivered >= LEAST_DELIVERED else "NOT MET"
         lines.append(f"  {word:8} {name}: delivered ≥ {LEAST_DELIVERED:.0%}: {delivered:.1%}")
-        for scenario, figure, most, peer in TARGETS:
-            if scenario != name or (peer and peer not in peers):
+        for scenario, who, figure, most, peer in TARGETS:
+            if scenario != name or who not in peers or (peer and peer not in peers):
                 continue
-            value = compare(figure, ours, peers[peer]) if peer else medians(ours).get(figure, 0.0)
+            mine = peers[who]
+            value = compare(figure, mine, peers[peer]) if peer else medians(mine).get(figure, 0.0)
             word = "met" if 0 < value <= most else "NOT MET"
             limit = f"{most:g} × {peer}" if peer else f"{most * 1000:.0f} ms"
             told = f"{value:.2f} ×" if peer else f"{value * 1000:.0f} ms"
-            lines.append(f"  {word:8} {name}: {figure} ≤ {limit}: {told}")
+            of = "" if who == "this" else f"{who}: "
+            lines.append(f"  {word:8} {name}: {of}{figure} ≤ {limit}: {told}")
     return lines
 
 
@@ -245,10 +260,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input-size", type=int, default=20, help="bytes of one, 125 at the most")
     parser.add_argument("--ticks", type=float, default=20.0, help="states a second")
     parser.add_argument("--state-size", type=int, default=400, help="bytes of one")
+    parser.add_argument("--save-size", type=int, default=10_000, help="bytes of a saved room")
     parser.add_argument("--warm-up", type=float, default=2.0, help="seconds before measuring")
     parser.add_argument("--seconds", type=float, default=10.0, help="that are measured")
     parser.add_argument("--quick", action="store_true", help="tiny crowds for a second")
-    parser.add_argument("--peers", default=",".join(names), help="of %(default)s, or none")
+    also = ", ".join(peer.name for peer in VARIANTS)
+    parser.add_argument(
+        "--peers", default=",".join(names), help=f"of %(default)s, or none; also {also}"
+    )
     parser.add_argument("--cache", type=Path, default=home, help="folder for peers (%(default)s)")
     parser.add_argument(
         "--no-install", dest="install", action="store_false", help="only peers that are there"
@@ -259,6 +278,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.rounds, options.warm_up, options.seconds = 1, 0.5, 1.0
         options.scenarios = options.scenarios or ["20", "40/20"]
     options.peers = [name for name in options.peers.split(",") if name not in ("", "none")]
+    names += [peer.name for peer in VARIANTS]
     unknown = [name for name in options.peers if name not in names]
     if unknown:
         parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(names)}")
@@ -273,7 +293,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def find_programs(options: argparse.Namespace) -> list[Program]:
     """Return the servers that are there, and print a line for each that is not."""
     programs = [find_program(THIS, options.cache, options.install)]
-    for peer in OTHERS:
+    for peer in (*VARIANTS, *OTHERS):
         if peer.name in options.peers:
             try:
                 programs.append(find_program(peer, options.cache, options.install))
@@ -293,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     os.environ["PYTHONPATH"] = os.fspath(PEERS)  # where this server finds the game
     os.environ["CROWD_RATE"], os.environ["CROWD_SIZE"] = str(options.ticks), str(options.state_size)
+    os.environ["CROWD_SAVED"] = str(options.save_size)
     programs = find_programs(options)
     print(*(program.version for program in programs if program.version), sep=", ")
     results: dict[str, dict[str, list[Result]]] = {}

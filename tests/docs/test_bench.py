@@ -450,14 +450,13 @@ def generator() -> None:
 @pytest.mark.usefixtures("generator")
 def test_a_crowd_is_measured_to_the_last_input(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = ["--quick", "--peers=none", f"--cache={tmp_path}", f"--json={file}"]
+    options = ["--quick", "--peers=seats,store", f"--cache={tmp_path}", f"--json={file}"]
     command = [sys.executable, "-m", "tests.bench.crowd", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text())
     assert list(figures) == ["20", "40/20"]
-    for peers in figures.values():
-        [result] = peers["this"]
+    for result in (results[0] for peers in figures.values() for results in peers.values()):
         assert result["heard"] == result["sent"] > 0
         assert result["states"] > 0 and result["lost"] == 0
         assert 0 < result["p50"] <= result["p99"] <= result["max"]
@@ -486,7 +485,7 @@ def test_a_crowd_that_misses_something_is_told_from_one_that_does_not(
     form = tuple(word.replace("crowd_game", "forgetful") for word in crowd.THIS.form)
     forgetful = replace(crowd.THIS, form=form)
     monkeypatch.setattr(crowd, "THIS", forgetful)
-    for name in ("PYTHONPATH", "CROWD_RATE", "CROWD_SIZE"):
+    for name in ("PYTHONPATH", "CROWD_RATE", "CROWD_SIZE", "CROWD_SAVED"):
         monkeypatch.setenv(name, "")  # so that it is put back
     file = tmp_path / "figures.json"
     options = ["20", "--quick", "--peers=none", f"--cache={tmp_path}", f"--json={file}"]
@@ -505,6 +504,8 @@ def test_a_crowd_is_judged_by_its_worst_round() -> None:
     )
     lines = crowd.judge({"1000": {"this": [whole, part, part], "ws": [node] * 3}})
     assert [line.split()[:2] for line in lines] == [["NOT", "MET"]] * 3
+    seated = crowd.judge({"1000": {"this": [whole] * 3, "seats": [node] * 3}})
+    assert seated[-1].split()[:4] == ["NOT", "MET", "1000:", "seats:"]
 
 
 @pytest.mark.parametrize("text", ["0", "20/", "x", "20/4/2"])

@@ -9,6 +9,7 @@ from scalesocket import Game
 
 RATE = float(os.environ.get("CROWD_RATE", "20"))  # ticks per second
 SIZE = int(os.environ.get("CROWD_SIZE", "400"))  # bytes of a state
+SAVED = int(os.environ.get("CROWD_SAVED", "10000"))  # bytes of what is saved, with --store
 
 
 def make_state(tick: int, heard: int) -> str:
@@ -30,3 +31,6 @@ class Crowd(Game):
     def on_tick(self, dt):
         self.tick += 1
         self.room.broadcast(make_state(self.tick, self.heard))
+
+    def on_save(self):
+        return f"{self.heard} {self.tick}".ljust(SAVED, ".").encode()
