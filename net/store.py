@@ -1,13 +1,13 @@
-"""Rooms that outlive their process (`--store FILE`).
+"""Rooms that outlive their process (`--store FILE`, or `redis://…`).
 
 A room is saved on its own thread, between two events: what its game says in `on_save`, or its
 program has said with `_save`; its metadata, its history and its seats. That makes a `Record`,
 which a thread of its own writes to the file, in one transaction with whatever else waits:
 
-    room's thread --Record--> pending, one for each room --writer's thread--> SQLite
-                              (a later one takes its place)
+    room's thread --Record--> pending, one for each room --writer's thread--> SQLite, or Redis
+                              (a later one takes its place)                   (redis_store.py)
 
-So play never waits for a disk, and what waits for it is bounded. A file that cannot be written is
+So play never waits for a disk, and what waits for it is bounded. A store that cannot be written is
 tried again each second; that is logged once, and counted.
 
 When a server stops, a record is whole: seats have all that their clients may lack, and these go on
@@ -77,20 +77,23 @@ SLOW_WRITE = 5.0  # seconds from which writing is worth a line of the log
 LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
+REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
 MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
 
 
 def parse_store(text: str) -> str:
-    """Return the path of a file."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) or not text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no file; only a file (SQLite) is supported")
+    """Return the path of a file, or the URL of a Redis."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if not text or (scheme is not None and scheme[1].lower() not in REDIS_SCHEMES):
+        what = f"{scheme[1]}://…" if scheme else "''"  # there may be a password in it
+        raise argparse.ArgumentTypeError(f"{what} is no file (SQLite), and no redis://HOST:PORT/0")
     return text
 
 
 # fmt: off
 OPTIONS = (
     ("--store", "FILE", parse_store,
-     "save rooms and seats in FILE (SQLite), so that they outlive this process"),
+     "save rooms and seats in FILE (SQLite) or redis://HOST:PORT/0: they outlive this process"),
     ("--saveevery", "SECONDS", parse_seconds,
      "save a room in which something has happened so often (default 10; 0: only at its end)"),
 )
@@ -305,6 +308,15 @@ class SqliteFile:
             with contextlib.suppress(sqlite3.Error):  # it has been done already
                 db.execute("ROLLBACK")
             raise
+
+
+def make_database(place: str) -> Database:
+    """Return where records are, as --store says."""
+    if place.partition("://")[0].lower() in REDIS_SCHEMES and "://" in place:
+        from .redis_store import RedisDatabase
+
+        return RedisDatabase(place)
+    return SqliteFile(place)
 
 
 # ==== The writer =========================================================================
@@ -665,7 +677,7 @@ class StoredRooms(RoomRegistry):
 
     def __init__(self, config: Config, timer: Timer) -> None:
         super().__init__(config, timer)
-        database = SqliteFile(config.store)
+        database = make_database(config.store)
         self.first_id = database.claim() + 1
         self._store = Store(database, self.add_count)
         self._store.highest = self.first_id - 1

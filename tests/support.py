@@ -96,6 +96,7 @@ TOOLS: dict[str, tuple[str, ...]] = {  # what a test asks for: where it may be f
     "tshark": ("tshark",),
     "haproxy": ("haproxy", "/usr/sbin/haproxy"),  # Debian's; not on everybody's PATH
     "nginx": ("nginx", "/usr/sbin/nginx"),
+    "redis-server": ("redis-server", "valkey-server"),
 }
 
 

@@ -389,7 +389,7 @@ def test_the_id_field_follows_the_join_message(words: list[str], field: str) -> 
         ["--resume=1", "--oneshot"],
         ["--store=x", "--oneshot"],
         ["--store="],
-        ["--store=redis://localhost"],
+        ["--store=mysql://localhost"],
         ["--saveevery=1"],
         ["--clientroute"],
         ["--clientroute", "--serverframe=json"],

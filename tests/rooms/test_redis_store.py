@@ -1,0 +1,320 @@
+"""--store redis://: rooms in Redis, which is stopped, killed, frozen and started in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scalesocket.net import redis_store
+from scalesocket.net.redis_store import decode, encode, parse_url
+from scalesocket.net.store import Record, StoredSeat
+
+from scalesocket import ConfigError
+from tests.redis_server import RedisServer, running_redis
+from tests.rooms.test_store import GAMES, PROGRAM, ask, free_port, metric, say, sit, wait_closed
+from tests.support import RawClient, ServerProcess, run_cli, serve, wait_until
+
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "games.py").write_text(GAMES)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "redis").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[RedisServer]:
+    with running_redis(folder / "redis") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def stored(
+    folder: Path, store: RedisServer, target: str, *options: str, **more: Any
+) -> Iterator[ServerProcess]:
+    """Run a server with its rooms in Redis."""
+    with serve("--store", store.url, *options, target, cwd=folder, **more) as server:
+        yield server
+
+
+def rooms(store: RedisServer) -> list[str]:
+    """Return the names of the rooms that are stored."""
+    found = [store.ask("ZRANGE", f"scalesocket:{key}", "0", "-1") for key in ("rooms", "kept")]
+    return sorted(found[0] + found[1])
+
+
+def state(store: RedisServer, room: str) -> str:
+    """Return what is stored of a game."""
+    return store.ask("HGET", f"scalesocket:room:{room}", "state") or ""
+
+
+# ==== Records =============================================================================
+
+
+@pytest.mark.parametrize("state", [None, "", '{"é":1}', b"", bytes(range(256))])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_record_comes_back_as_it_was(state: str | bytes | None, count: int) -> None:
+    seats = tuple(
+        StoredSeat(number, f'{{"name":"a,]{number}"}}', bytes([number, 10, 0]) * number)
+        for number in range(count)
+    )
+    for whole in (False, True):
+        record = Record(whole, not whole, state, '{"a":"é"}', b"\x81\x01\n", seats)
+        parts = encode(record)
+        assert parts[::2] == [name.encode() for name in redis_store.FIELDS]
+        assert decode(parts[1::2]) == record
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://host", ("host", 6379, 0, None, None, False)),
+        ("redis://host:1/2", ("host", 1, 2, None, None, False)),
+        ("valkey://host/", ("host", 6379, 0, None, None, False)),
+        ("rediss://ann:a%40b@[::1]:7/3", ("::1", 7, 3, "ann", "a@b", True)),
+        ("valkeys://:secret@host", ("host", 6379, 0, None, "secret", True)),
+    ],
+)
+def test_a_url_says_where_redis_is_and_is_shown_without_who_asks(
+    url: str, expected: tuple[object, ...]
+) -> None:
+    place = parse_url(url)
+    assert place[:6] == expected and place.prefix == "scalesocket"
+    assert "@" not in place.shown and "secret" not in place.shown
+    assert parse_url(f"{url}?prefix=a")[6:] == ("a", f"{place.shown}?prefix=a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis:///0",
+        "redis://:secret@host/x",
+        "redis://u:secret@host:x/0",
+        "redis://u:secret@host/0?x=1",
+        "redis://u:secret@host/0?prefix",
+        "redis://u:secret@host/0#x",
+    ],
+)
+def test_a_url_that_says_something_else_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="HOST") as refused:
+        parse_url(url)
+    assert "secret" not in str(refused.value)
+
+
+# ==== A stop, and a crash =================================================================
+
+
+def test_a_stop_keeps_room_and_seats_and_a_crash_what_was_saved(
+    folder: Path, store: RedisServer
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with stored(folder, store, "games:Tally", *options) as server:
+        ann, seat = sit(server, "den")
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        say(ann, seat, "one")
+        assert server.stop() == 0
+        assert wait_closed(ann) == 1012
+    store.stop()
+    store.start()
+    with stored(folder, store, "games:Tally", *options) as server:
+        server.wait_log("1 room is stored")
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 1
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is False
+        say(ann, seat, "two")
+        wait_until(lambda: "two" in state(store, "den"))
+        server.kill()
+        ann.sock.close()
+    with stored(folder, store, "games:Tally", *options) as server:  # waits until it is forgotten
+        ann, last = sit(server, "den", again["token"], 99)
+        assert last["resumed"] and last["id"] == seat["id"] and last["taken"] == 2
+        heard = ann.receive_json()
+        assert heard["restored"] is True
+        assert ask(ann)["said"] == ["one", "two"]
+        newcomer = RawClient.connect(server, "den")
+        assert int(newcomer.receive_text().split()[1]) > seat["id"]
+        newcomer.close()
+        ann.close()
+        wait_until(lambda: not rooms(store))  # its record has gone with its last seat
+
+
+def test_a_program_and_a_history_come_back_too(folder: Path, store: RedisServer) -> None:
+    options = ("--json", "--cache", "3", "--cachepersist")
+    for turn in range(2):
+        with stored(folder, store, "program.py", *options) as server:
+            client = RawClient.connect(server, "den")
+            client.send_json({"add": 5})
+            while client.receive_json() != {"t": "total", "total": 5 * turn + 5}:
+                pass
+            client.close()
+        assert rooms(store) == ["den"]
+
+
+def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path, store: RedisServer) -> None:
+    port, least = free_port(), 0
+    for _ in range(6):
+        options = ("--saveevery", "0.01", "--resume", "60")
+        with stored(folder, store, "games:Ticking", *options, addr=f"127.0.0.1:{port}") as server:
+            client = RawClient.connect(server, "den")
+            count = int(client.receive_text())  # the game looks whether what it has got is whole
+            assert count >= least
+            least = count
+            begin = state(store, "den")
+            wait_until(lambda begin=begin: state(store, "den") != begin)  # type: ignore[misc]
+            time.sleep(random.uniform(0, 0.03))
+            server.kill()
+            client.sock.close()
+    assert rooms(store) == ["den"] and least > 0
+
+
+def test_workers_share_it_and_one_that_is_killed_has_its_rooms_back(
+    folder: Path, store: RedisServer
+) -> None:
+    options = ("--workers", "2", "--resume", "60", "--saveevery", "0.05")
+    with stored(folder, store, "games:Tally", *options) as server:
+        seats = {}
+        for name in ("a", "b", "c", "d"):
+            client, seat = sit(server, name)
+            client.receive_text()
+            say(client, seat, "one")
+            seats[name] = client, seat
+        wait_until(lambda: all("one" in state(store, name) for name in seats))
+        for pid in server.children():
+            os.kill(pid, signal.SIGKILL)
+        for name, (client, seat) in seats.items():
+            client.sock.close()
+            client, again = sit(server, name, seat["token"], 2)
+            assert again["id"] == seat["id"]
+            heard: Any = client.receive_json()
+            assert heard["restored"] is True
+            assert ask(client)["said"] == ["one"]
+            client.close()
+        wait_until(lambda: not rooms(store))
+
+
+# ==== A store that does not work ==========================================================
+
+
+def refused(folder: Path, url: str) -> tuple[int, str]:
+    """Return the exit status of a server with that store, and the one line that it says."""
+    done = run_cli("--addr", "127.0.0.1:0", "--store", url, "cat", cwd=folder)
+    assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr.removeprefix("scalesocket: ").strip()
+
+
+def test_what_is_no_store_is_refused_in_one_line(folder: Path, store: RedisServer) -> None:
+    nobody = f"redis://ann:secret@127.0.0.1:{free_port()}/0"
+    status, said = refused(folder, nobody)
+    assert status == 1 and said.startswith("cannot use --store redis://127.0.0.1:")
+    assert said.endswith("/0: Connection refused") and "secret" not in said
+    status, said = refused(folder, "redis://u:secret@host/x")
+    assert status == 2 and "is wanted" in said and "secret" not in said
+    store.ask("SET", "scalesocket:about", "a diary")
+    strange = (2, f"--store {store.url} has keys of something else")
+    assert refused(folder, store.url) == strange
+    assert store.ask("GET", "scalesocket:about") == "a diary"
+    store.ask("DEL", "scalesocket:about")
+    store.ask("SADD", "scalesocket:rooms", "bath")
+    assert refused(folder, store.url) == strange
+    store.ask("SADD", "scalesocket:about", "x")
+    assert refused(folder, store.url) == strange
+    store.ask("FLUSHALL")
+    store.ask("SET", "scalesocket:about", "scalesocket 2")
+    later = (2, f"--store {store.url} is of a later version of this server")
+    assert refused(folder, store.url) == later
+    store.ask("CONFIG", "SET", "maxmemory", "1")
+    status, said = refused(folder, f"{store.url}?prefix=other")
+    full = "command not allowed when used memory > 'maxmemory'"
+    assert (status, said) == (1, f"cannot use --store {store.url}?prefix=other: {full}")
+
+
+def test_a_wrong_password_is_one_line_without_it(folder: Path) -> None:
+    with running_redis(folder / "redis", "right") as store:
+        for who in ("", ":wrong@", "ann:wrong@"):
+            url = store.url.replace("//", f"//{who}")
+            said = f"cannot use --store {store.url}: it wants another user or password"
+            assert refused(folder, url) == (1, said)
+        url = store.url.replace("//", "//:right@")
+        with serve("-vv", "--store", url, "cat", cwd=folder) as server:
+            with RawClient.connect(server, "den") as client:
+                client.send_text("hello")
+                assert client.receive_text() == "hello"
+                client.close()
+        assert "right" not in "\n".join(server.log())
+
+
+def test_what_is_no_redis_is_refused(folder: Path) -> None:
+    with serve("cat") as other:
+        status, said = refused(folder, f"redis://127.0.0.1:{other.port}/0")
+        assert status == 1 and said.startswith("cannot use --store redis://127.0.0.1:")
+
+
+def test_without_the_package_one_line_says_how_to_get_it(folder: Path) -> None:
+    (folder / "redis.py").write_text("raise ImportError('as if it were not there')")
+    done = run_cli(
+        "--store=redis://127.0.0.1", "cat", cwd=folder, env={"PYTHONPATH": os.fspath(folder)}
+    )
+    assert done.returncode == 2 and done.stderr == (
+        "scalesocket: --store with Redis needs the package redis, which is missing: "
+        "pip install redis\n"
+    )
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+def test_play_goes_on_while_redis_is_away_and_is_saved_afterwards(
+    folder: Path, store: RedisServer, how: str
+) -> None:
+    with stored(folder, store, "games:Kept", "--saveevery", "0.05", "--metrics") as server:
+        client = RawClient.connect(server, "den")
+        number = int(client.receive_text().split()[1])
+        store.stop() if how == "stop" else store.freeze()
+        client.send_text("one")
+        assert client.receive_text() == f"{number}:one"
+        server.wait_log("rooms cannot be saved, and play goes on: Redis: ")
+        wait_until(lambda: metric(server, "store_failures_total") >= 2)
+        client.send_text("two")
+        assert client.receive_text() == f"{number}:two"
+        store.start() if how == "stop" else store.thaw()
+        server.wait_log("rooms are saved again")
+        wait_until(lambda: "two" in state(store, "den"))
+        assert len([line for line in server.log() if "cannot be saved" in line]) == 1
+        client.close()
+    with stored(folder, store, "games:Kept") as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 2")
+        client.close()
+
+
+def test_two_servers_never_share_a_prefix(folder: Path, store: RedisServer) -> None:
+    with stored(folder, store, "cat"):
+        assert refused(folder, store.url) == (1, f"another server uses --store {store.url}")
+        with serve("--store", f"{store.url}?prefix=other", "cat", cwd=folder):
+            pass
+
+
+# ==== Who may read it =====================================================================
+
+
+def test_redis_has_no_token_and_no_header(folder: Path, store: RedisServer) -> None:
+    with stored(folder, store, "games:Tally", "--resume", "60", "--saveevery", "0.05") as server:
+        client = RawClient.connect(server, "den?_seat", {"Cookie": "id=a-secret-of-a-cookie"})
+        client.send_json({"_seat": {}})
+        answer: Any = client.receive_json()
+        client.receive_text()
+        wait_until(lambda: store.ask("HGET", "scalesocket:room:den", "seats"))
+        found = str(store.ask("HGETALL", "scalesocket:room:den"))
+        assert answer["_seat"]["token"] not in found and "secret" not in found
+        assert "keys" in found
+        client.close()
