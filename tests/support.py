@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, NoReturn, TypeVar
@@ -369,7 +369,8 @@ class ServerProcess:
         self.process.wait()
         for process in {*victims, *self.survivors()}:
             if read_process(process.pid) and process.state != "Z":
-                os.kill(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(process.pid, signal.SIGKILL)
         self._join()
 
     def _join(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import (
+    PATIENCE,
     ROOT,
     SCRIPT,
     RawClient,
@@ -116,14 +117,18 @@ def test_what_has_dropped_its_variables_ends_with_the_server() -> None:
         assert not is_alive(pid)
 
 
-def test_a_second_signal_kills_it_too() -> None:
-    script = "trap '' INT TERM; setsid sleep 1000 & echo $!; while :; do sleep 1; done"
-    with serve("--closegrace", "3600", *shell(script)) as server:
+def test_a_second_signal_kills_it_too(tmp_path: Path) -> None:
+    ends = tmp_path / "the input has ended"
+    script = "trap '' INT TERM; setsid sleep 1000 & echo $!"
+    script += '; cat; touch "$1"; while :; do sleep 1; done'
+    lasting = with_constants(DRAIN_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
+    with serve("--closegrace", "3600", *shell(script, str(ends)), command=lasting) as server:
         with RawClient.connect(server) as client:
             pid = int(client.receive_text())
             server.process.send_signal(signal.SIGTERM)
-            assert client.wait_close()[0] == 1001
+            wait_until(ends.exists)
             server.process.send_signal(signal.SIGTERM)
+            assert client.wait_close()[0] == 1001
             assert server.wait() == 1
         wait_until(lambda: not is_alive(pid))
 
@@ -131,7 +136,7 @@ def test_a_second_signal_kills_it_too() -> None:
 def test_a_child_that_the_server_had_before_is_not_touched(tmp_path: Path) -> None:
     """As that of a shell script which ends in `exec scalesocket`."""
     note = tmp_path / "pid"
-    exec_it = ("sh", "-c", f'sleep 1000 & echo $! > {note}; exec "$@"', "sh")
+    exec_it = ("sh", "-c", f'sleep 1000 > /dev/null 2>&1 & echo $! > {note}; exec "$@"', "sh")
     with serve(*shell("echo up"), command=[*exec_it, sys.executable, str(SCRIPT)]) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "up"

@@ -394,13 +394,16 @@ def test_a_second_signal_ends_at_once_with_status_1(
     stubborn: str, tmp_path: Path, workers: str
 ) -> None:
     """The child ignores all but SIGKILL, and would be given an hour for each step (case 28)."""
-    options = ("--closegrace", "3600", "--workers", workers)
-    with serve(*options, stubborn, "--", os.fspath(tmp_path / "notes"), "never") as server:
+    notes = tmp_path / "notes"
+    options = ("--closegrace", "3600", "--workers", workers, stubborn, "--", os.fspath(notes))
+    lasting = with_constants(DRAIN_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
+    with serve(*options, "never", command=lasting) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "ready"
             server.process.send_signal(signal.SIGTERM)
-            assert client.wait_close()[0] == 1001
+            wait_until(lambda: lines_of(notes))  # a signal that is not yet heeded takes no second
             server.process.send_signal(signal.SIGTERM)
+            assert client.wait_close()[0] == 1001
             assert server.wait() == 1
         wait_until(lambda: server.survivors() == [])
 
