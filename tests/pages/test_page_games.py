@@ -36,11 +36,18 @@ GARDEN = "/snake/?room=garden"
 SMALL_SCREENS = [PHONE, PHONE_ON_ITS_SIDE]
 
 
+# These wait until somebody's seat is free again.
+IMPATIENT = {
+    "test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next": ("--resume", "1"),
+    "test_who_leaves_takes_the_snake_along": ("--resume", "1"),
+}
+
+
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """Serve the game that a test is about, just as the README says: with no options at all."""
+    """Serve the game that a test is about, nearly always as the README says: with no options."""
     game = "snake" if "snake" in request.node.name else "tictactoe"
-    with serve(game) as running:
+    with serve(game, *IMPATIENT.get(request.node.name, ())) as running:
         yield running
 
 

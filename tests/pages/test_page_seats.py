@@ -131,8 +131,9 @@ def play_snake(page: Page) -> int:
 
 def test_a_snake_stands_still_while_its_player_is_away(open_tab: OpenTab, wire: Wire) -> None:
     page = visit(open_tab, wire, "/snake/?room=garden")
-    me = play_snake(page)
     watcher = open_tab("/snake/?room=garden")
+    wait_for(watcher, "game.me !== null")
+    me = play_snake(page)  # last, as it soon sets out
     wait_for(watcher, "game.world.players.length === 1")
     body, waits = page.evaluate(f"[{MINE}.body, {MINE}.waits]")
 
