@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -165,11 +166,11 @@ def test_an_evening_of_snake_survives_a_deployment_in_the_middle(tmp_path: Path)
             ticks = len(heard) + 8
             while len(heard) < ticks:
                 heard.append(client.receive_json())
-            server.stop()
-            with contextlib.suppress(Closed, EOFError, OSError):  # to the end
+            server.process.send_signal(signal.SIGTERM)
+            with client, contextlib.suppress(Closed, EOFError, OSError):  # to the end
                 while True:
                     heard.append(client.receive_json())
-            client.sock.close()
+            assert server.wait() == 0
     deltas = [message for message in heard if message["t"] == "delta"]
     ticks_heard = [delta["tick"] for delta in deltas]
     assert ticks_heard == list(range(ticks_heard[0], ticks_heard[0] + len(deltas)))
@@ -189,5 +190,8 @@ def test_a_chat_survives_a_deployment_with_what_was_said(tmp_path: Path) -> None
             client.send_text("hello")
             assert client.receive_text() == "hello"
             if not life:
-                server.stop()
+                server.process.send_signal(signal.SIGTERM)
+                with pytest.raises(Closed):
+                    client.receive_text()
             client.sock.close()
+            assert life or server.wait() == 0

@@ -421,7 +421,7 @@ def test_a_signal_ends_a_server_in_every_state(
     stubborn) trap '' INT TERM; echo up; while :; do sleep 1000; done;;
     *) exec "${ROOM%-*}";;
     esac"""
-    soon = with_constants(CLOSE_TIMEOUT=1.0)
+    soon = with_constants(DRAIN_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
     command = ("--verbose", *options, *shell(script))
     with serve(*command, command=soon) as server, ExitStack() as stack:
         trouble(server, stack)

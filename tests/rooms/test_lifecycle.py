@@ -453,7 +453,7 @@ def test_a_signal_ends_a_server_in_trouble(
 ) -> None:
     """The name of the room is the program that runs in it."""
     options = ("--stall", "600", "--respawn", "--verbose")
-    soon = with_constants(CLOSE_TIMEOUT=1.0)
+    soon = with_constants(DRAIN_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
     script = 'if [ "$ROOM" = sleep ]; then exec sleep 1000; fi; exec "$ROOM"'
     with serve(*options, *shell(script), command=soon) as server, ExitStack() as stack:
         trouble(server, stack)

@@ -214,6 +214,14 @@ def wait_closed(client: RawClient) -> int:
     return closed.value.code
 
 
+def stop(server: ServerProcess, client: RawClient) -> int:
+    """Stop a server, and return with which code it closes its client, which does as it is told."""
+    server.process.send_signal(signal.SIGTERM)
+    code = wait_closed(client)
+    assert server.wait() == 0
+    return code
+
+
 def read(folder: Path, query: str) -> list[Any]:
     """Return rows of the file."""
     with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db:
@@ -243,8 +251,7 @@ def test_a_stop_keeps_room_and_seats_and_clients_go_on_where_they_were(folder: P
         assert lost.receive_text() == f"joined {lost_seat['id']} 1"
         lost.reset()
         say(ann, seat, "two")
-        wait_until(lambda: server.stop() == 0)
-        assert wait_closed(ann) == 1012
+        assert stop(server, ann) == 1012
     with stored(folder, "games:Tally", "--resume", "60", "--api") as server:
         newcomer = RawClient.connect(server, "den")  # brings the room back
         text = newcomer.receive_text()
@@ -268,8 +275,7 @@ def test_a_stop_keeps_room_and_seats_and_clients_go_on_where_they_were(folder: P
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
     with serve("games:Tally", cwd=folder) as server:
         client = RawClient.connect(server, "den")
-        assert server.stop() == 0
-        assert wait_closed(client) == 1001
+        assert stop(server, client) == 1001
 
 
 class Player:
@@ -358,8 +364,7 @@ def test_a_game_that_saves_nothing_begins_anew_with_its_seats(folder: Path) -> N
         ann, seat = sit(server, "den")
         ann.receive_text()
         say(ann, seat, "one")
-        server.stop()
-        ann.sock.close()
+        stop(server, ann)
     with stored(folder, "games:Forgetful", "--resume", "60") as server:
         ann, again = sit(server, "den", seat["token"], 2)
         assert again["id"] == seat["id"]
@@ -375,8 +380,7 @@ def test_a_second_stop_keeps_rooms_to_which_nobody_has_come_between(folder: Path
         ann, seat = sit(server, "den")
         ann.receive_text()
         say(ann, seat, "one")
-        server.stop()
-        ann.sock.close()
+        stop(server, ann)
     with stored(folder, "games:Tally", "--resume", "60") as server:
         other, _ = sit(server, "elsewhere")
         other.receive_text()
@@ -401,9 +405,7 @@ def test_a_program_gets_what_the_last_one_saved(folder: Path) -> None:
             ann.send_json({"add": number, "_save": {"total": 99}, "_RESTORE": {"total": 98}})
             total = sum(range(number + 1))
             assert ann.receive_json() == {"t": "total", "total": total}
-        server.process.send_signal(signal.SIGTERM)
-        assert wait_closed(ann) == 1012
-        assert server.wait() == 0
+        assert stop(server, ann) == 1012
     with stored(folder, "program.py", *options) as server:
         ann, again = sit(server, "den", seat["token"], 4)
         assert again["id"] == seat["id"] and again["taken"] == 3
@@ -596,8 +598,7 @@ def test_rooms_to_which_nobody_comes_back_are_removed(folder: Path) -> None:
         with stored(folder, f"games:{name}") as server:
             client = RawClient.connect(server, name)
             client.receive_text()
-            server.stop()
-            client.sock.close()
+            stop(server, client)
     assert rooms(folder) == ["Kept", "Tally"]
     command = with_constants("scalesocket.net.store", RETURN_TIME=0.1)
     with stored(folder, "games:Tally", command=command):
@@ -629,8 +630,7 @@ def test_a_room_that_fails_is_gone_but_not_what_it_could_not_go_on_from(folder: 
         assert client.receive_text().endswith(" 0")
         client.send_text("two")
         client.receive_text()
-        server.stop()
-        client.sock.close()
+        stop(server, client)
     with stored(folder, "games:Picky", allow_traceback=True) as server:
         for _ in range(3):
             assert wait_closed(RawClient.connect(server, "den")) == 1011
@@ -813,8 +813,7 @@ def test_the_file_is_for_its_user_alone_and_has_no_token_and_no_header(folder: P
             files = list(folder.glob("play.sqlite*"))
             assert len(files) == 4
             assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
-            server.stop()
-            client.sock.close()
+            stop(server, client)
     finally:
         os.umask(before)
     stored_bytes = b"".join(path.read_bytes() for path in folder.glob("play.sqlite*"))
