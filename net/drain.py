@@ -47,9 +47,9 @@ class Drain:
         registry = self._server.registry
         if not self.asked or registry.draining:
             return
-        self._server.say("draining for %g s at the most", self._seconds)
         self._server.farewell = (CloseCode.SERVICE_RESTART, RESTARTING)
         registry.refuse_new_rooms()
+        self._server.say("draining for %g s at the most", self._seconds)  # and it does
         for room in registry.listing():
             room.inbox.put(Draining(self._seconds))
         self._until = time.monotonic() + self._seconds

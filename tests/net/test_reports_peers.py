@@ -117,7 +117,7 @@ def test_a_client_that_only_half_closes_leaves() -> None:
 
 def test_a_client_whose_network_is_gone_leaves() -> None:
     """`close` does not come after a network failure (websockets/ws#686)."""
-    with serve("--json", "--ping", "0.5", "cat") as server, RawClient.connect(server) as watcher:
+    with serve("--json", "--ping", "1", "cat") as server, RawClient.connect(server) as watcher:
         watcher.receive_text()
         with RawClient.connect(server):  # answers nothing
             assert watcher.receive_json() == {"t": "Join", "_from": 2}
@@ -126,7 +126,7 @@ def test_a_client_whose_network_is_gone_leaves() -> None:
 
 def test_who_sends_only_pieces_of_a_message_is_not_closed_as_silent() -> None:
     """The heartbeat of the README closes connections that are alive (websockets/ws#2217)."""
-    with serve("--ping", "0.5", "cat") as server, RawClient.connect(server) as client:
+    with serve("--ping", "1", "cat") as server, RawClient.connect(server) as client:
         frames = []
         for byte in encode_client_frame(TEXT, b"hello"):
             client.send_bytes(bytes([byte]))
@@ -251,7 +251,7 @@ def test_a_ping_from_a_client_that_is_gone_is_no_error() -> None:
 def test_pings_are_answered_while_a_hook_blocks(say: Path) -> None:
     """A handler that sleeps for longer than the time-out loses its connection: nobody answers
     pings meanwhile (python-websockets/websockets#1025, #625)."""
-    with serve("--ping", "0.5", "say:Say", cwd=say) as server, RawClient.connect(server) as client:
+    with serve("--ping", "1", "say:Say", cwd=say) as server, RawClient.connect(server) as client:
         client.receive_text()
         client.send_text("sleep")
         client.ping(b"now")
@@ -266,12 +266,14 @@ def test_who_comes_while_the_server_ends_is_told_or_cut() -> None:
     (python-websockets/websockets#394, #541)."""
     with serve("cat") as server:
         codes: list[object] = []
+        inside: list[RawClient] = []
         stop = threading.Event()
 
         def come() -> None:
             while not stop.is_set():
                 try:
                     with RawClient.connect(server) as client:
+                        inside.append(client)
                         codes.append(client.wait_close()[0])
                 except HandshakeRefused as refused:
                     codes.append(refused.response.status)
@@ -281,7 +283,7 @@ def test_who_comes_while_the_server_ends_is_told_or_cut() -> None:
         threads = [threading.Thread(target=come) for _ in range(8)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: server.descriptors() > 30)
+        wait_until(lambda: len(inside) == 8)
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
         stop.set()
@@ -382,7 +384,7 @@ def test_never_more_than_max_clients_and_never_fewer(say: Path) -> None:
 def test_the_end_of_an_old_connection_is_not_taken_for_that_of_a_new_one(say: Path) -> None:
     """Who had come back got the `onLeave` of the connection before, and was out
     (colyseus/colyseus#348)."""
-    with serve("--ping", "0.5", "say:Say", cwd=say) as server:
+    with serve("--ping", "1", "say:Say", cwd=say) as server:
         with RawClient.connect(server) as old, RawClient.connect(server) as new:
             old.receive_text()
             assert receive_until(new, "leave 1 1006") == ["join 2", "leave 1 1006"]
@@ -543,7 +545,7 @@ def test_rooms_that_have_been_leave_no_memory() -> None:
 
 def test_pings_do_not_double_when_somebody_comes_back() -> None:
     """After each reconnection there was one more ping in an interval (socketio/socket.io#2737)."""
-    with serve("--ping", "0.5", "cat") as server:
+    with serve("--ping", "1", "cat") as server:
         for _ in range(3):
             with RawClient.connect(server) as client:
                 client.send_text("hello")
@@ -556,4 +558,4 @@ def test_pings_do_not_double_when_somebody_comes_back() -> None:
                 if opcode == 9:
                     pings += 1
                     client.send_frame(PONG, payload)
-            assert time.monotonic() - began > 1.5
+            assert time.monotonic() - began > 3
