@@ -27,6 +27,7 @@ from tests.support import (
     ServerProcess,
     open_socket,
     serve,
+    slowness,
     wait_until,
     with_constants,
 )
@@ -39,13 +40,15 @@ __all__ = ["certs", "game"]  # fixtures
 
 def test_a_seat_that_expires_while_it_is_taken_back_is_one_or_the_other(game: Path) -> None:
     """So often, at about the same moment; the room is told the same as the client."""
-    with serve("--resume", "0.003", "--ping", "0", "echo:Echo", cwd=game) as server:
+    millisecond = 0.001 * slowness()
+    resume = f"{3 * millisecond:.4f}"
+    with serve("--resume", resume, "--ping", "0", "echo:Echo", cwd=game) as server:
         with RawClient.connect(server, "race") as watcher:
             say(watcher, "here")
             expected: collections.Counter[tuple[int, str]] = collections.Counter()
             token, name, resumed = "", 0, 0
             for _ in range(1500):
-                time.sleep(random.choice([0, 0.001, 0.002, 0.003, 0.004]))
+                time.sleep(random.choice([0, 1, 2, 3, 4]) * millisecond)
                 client, seat = sit(server, "race", token)
                 assert seat["resumed"] == (seat["id"] == name)
                 if seat["resumed"]:
