@@ -160,6 +160,31 @@ def test_a_snake_outlives_the_reload_of_its_page(open_tab: OpenTab) -> None:
     assert page.locator("#name-problem").inner_text() == ""
 
 
+TICK_FIRST = """
+const Plain = WebSocket;
+window.WebSocket = class extends Plain {
+    set onmessage(handle) {
+        let first = true;
+        super.onmessage = (event) => {
+            handle(event); // the seat
+            if (first) handle(new MessageEvent("message", { data: '{"t":"delta","tick":1000}' }));
+            first = false;
+        };
+    }
+};
+"""
+
+
+def test_a_tick_before_the_welcome_does_not_cost_a_snake_its_seat(open_tab: OpenTab) -> None:
+    """The page took it for one that it had missed, gave the seat back, and the snake was gone."""
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    page.add_init_script(TICK_FIRST)
+    page.reload()
+    wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
+    assert page.evaluate("game.me") == me
+
+
 def sit_down(page: Page, name: str) -> None:
     wait_for(page, "game.table !== null")
     give_name(page, name)

@@ -24,7 +24,7 @@ let known = false; // the game has this player already: its seat has outlived a 
 let asked = ""; // the name that was sent, until the game has answered
 let fate = ""; // how the last life ended, in words
 let steered = false; // whoever has steered knows how
-let out = false; // the state is not known: too much was missed
+let out = true; // the state is not known: none has come yet, or too much was missed
 
 // ---- What the game says ---------------------------------------------------
 
@@ -59,6 +59,7 @@ handleMessages(connection, {
 
 connection.addEventListener("state", () => {
   if (connection.state === "connected" && !connection.resumed) {
+    out = true; // a tick may be told before that: a seat that was taken back has been there
     me = null; // the last picture stays, and whose snake is whose in it
     asked = fate = "";
   }
