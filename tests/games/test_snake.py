@@ -795,7 +795,7 @@ def test_a_snake_goes_where_its_player_steers_it(server: ServerProcess) -> None:
         ann.follow_until(lambda _: ann.id in ann.view.players and ann.me["body"])
         way = "left" if ann.me["dir"] in ("up", "down") else "up"
         ann.turn(way)
-        ann.follow_until(lambda _: ann.me["dir"] == way and ann.me["body"], ticks=40)
+        ann.follow_until(lambda _: ann.me["dir"] == way and ann.me["body"])
         (x, y), (u, v) = ann.me["body"][:2]
         assert (x - u, y - v) == DIRECTIONS[way]
 
