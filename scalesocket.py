@@ -4927,14 +4927,6 @@ def describe_listener(listener: socket.socket) -> str:
     return f"{host} on port {port}"
 
 
-def describe_url(host: str, port: int, config: Config) -> str:
-    """Return what to open in a browser."""
-    name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
-    name = f"[{name}]" if ":" in name else name
-    secure = "s" if config.sslcert else ""
-    return f"http{secure}://{name}:{port}{config.basepath}/"
-
-
 def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
     """Wait until the other end of a pair is shut down, and let signals have their handlers run.
 
@@ -6058,8 +6050,6 @@ class Server:
             ConfigError: a file of --pcap cannot be written, or a module of net/ is not there.
         """
         config = self.config
-        if (threads := find_feature("threads")) is not None:
-            threads.set_stack_size(config.game)
         with contextlib.ExitStack() as opened:
             self._line_listeners = open_listeners(opened, config.tcplisten, "--tcplisten")
             if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
@@ -6074,21 +6064,27 @@ class Server:
                 )
                 self._listeners.append(opened.enter_context(unix))
                 opened.callback(self.remove_unix_socket)
-            if config.pcap or config.trace is not None:
-                tap = load_feature("tap", "--pcap" if config.pcap else "--trace")
-                self.taps = tap.make_taps(config, self.tls_context)
+            self.prepare()
             opened.pop_all()
-        tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
-        self.guard.is_local = all(map(is_loopback, tcp))
         for listener in self._listeners:
             log.info("running at %s", describe_listener(listener))
         for listener in self._line_listeners:
             log.info("lines of text at %s", describe_listener(listener))
-        if self._listeners[0].family in (socket.AF_INET, socket.AF_INET6):
-            host, port = self._listeners[0].getsockname()[:2]
-            log.info("open %s", describe_url(host, port, self.config))
         if (addresses := find_feature("addresses")) is not None:
             addresses.tell_operator(self._listeners, self.config)
+        elif self._listeners[0].family == socket.AF_INET:
+            host, port = self._listeners[0].getsockname()
+            log.info("open http://%s:%d/", host.replace("0.0.0.0", "localhost"), port)
+
+    def prepare(self) -> None:
+        """Do what is to be done between listening and `run`; see `listen`."""
+        if (threads := find_feature("threads")) is not None:
+            threads.set_stack_size(self.config.game)
+        if self.config.pcap or self.config.trace is not None:
+            tap = load_feature("tap", "--pcap" if self.config.pcap else "--trace")
+            self.taps = tap.make_taps(self.config, self.tls_context)
+        tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
+        self.guard.is_local = all(map(is_loopback, tcp))
 
     def join(self, worker: Worker) -> None:
         """Be one of several processes that have these listeners (--workers); before `run`."""
@@ -6324,6 +6320,7 @@ class Config:
     ping: float = 20.0  # seconds
     drain: float = 0.0  # seconds
     workers: int = 1
+    reload: bool = False
     compress: bool = False
     trustproxy: tuple[Network | str, ...] = ()
     auth: tuple[str, ...] = ()  # a command
@@ -6578,6 +6575,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "ping silent clients, close them after two such intervals (default 20; 0: never)"),
         OptionsOf("drain", "--drain"),
         OptionsOf("workers", "--workers"),
+        OptionsOf("reload", "--reload"),
     ),
     "rooms and limits": (
         ("--rooms", "LIST", parse_names, "allow only these rooms"),
@@ -7019,10 +7017,10 @@ def heed_signals(server: Server, config: Config) -> None:
         signal.signal(hangup, on_ignored if ignored else on_signal)
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, make: Callable[[Config], Server]) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
-        server = Server(config)
+        server = make(config)
         supervisor: Supervisor | None = None
         if config.workers > 1:
             supervisor = load_feature("workers", "--workers").Supervisor(server, config.workers)
@@ -7076,10 +7074,11 @@ def run(arguments: Sequence[str]) -> int:
     if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
         log.warning("a client can write what looks like --joinmsg or --leavemsg: use --frame=json")
     raise_file_limit()
-    if not config.maxconns:
-        config = replace(config, maxconns=count_spare_files(config.maxrooms))
     try:
-        return serve(config)
+        if config.reload:
+            load_feature("reload", "--reload").oversee(config, arguments)  # never comes back
+        spare = config.maxconns or count_spare_files(config.maxrooms)
+        return serve(replace(config, maxconns=spare), Server)
     finally:
         if (logs := find_feature("logs")) is not None:
             logs.finish_log()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scalesocket import FLAG, describe_url, is_loopback, log
+from scalesocket import FLAG, is_loopback, log
 
 if TYPE_CHECKING:
     from scalesocket import Config, Request
@@ -50,9 +50,11 @@ def reachable_addresses(config: Config) -> list[str]:
 
 
 def tell_operator(listeners: Sequence[socket.socket], config: Config) -> None:
-    """Log what other devices open, and show the first of it as a QR code (`--qr`)."""
+    """Log what to open here and on other devices, and show that as a QR code (`--qr`)."""
     places = [sock.getsockname()[:2] for sock in listeners if sock.family in ELSEWHERE]
-    told = {describe_url(host, port, config) for host, port in places[:1]}  # by the server itself
+    told = {describe_url(host, port, config) for host, port in places[:1]}
+    if listeners[0].family in ELSEWHERE:
+        log.info("open %s", *told)
     urls = [
         describe_url(address, port, config)
         for host, port in places
@@ -65,6 +67,14 @@ def tell_operator(listeners: Sequence[socket.socket], config: Config) -> None:
         show_code(urls[0], config)
     elif config.qr:
         log.warning("--qr: no other device reaches the server; see --addr")
+
+
+def describe_url(host: str, port: int, config: Config) -> str:
+    """Return what to open in a browser."""
+    name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    name = f"[{name}]" if ":" in name else name
+    secure = "s" if config.sslcert else ""
+    return f"http{secure}://{name}:{port}{config.basepath}/"
 
 
 def show_code(url: str, config: Config) -> None:

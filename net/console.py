@@ -81,6 +81,7 @@ class Console:
         self._guard = make_guard(config, make_proxies(config))
         self._files = WebFiles(PAGE)
         self._began = time.monotonic()
+        self.problem = ""  # why the code that runs is not the latest (--reload)
 
     @staticmethod
     def covers(path: str) -> bool:
@@ -174,6 +175,7 @@ class Console:
             "kind": kind,
             "uptime": round(time.monotonic() - self._began, 3),
             "threads": threading.active_count(),
+            "problem": self.problem,
             "rooms": found,
             "totals": {**counters(traffic), "connections": sum(len(room.seats) for room in rooms)},
         }
