@@ -32,6 +32,9 @@ export class RoomsView {
     const { facts } = this.#watch;
     if (!facts) return;
     $("served").textContent = `ScaleSocket ${facts.version} serves ${facts.target}`;
+    const old = facts.problem && `The old code goes on: ${facts.problem}.`; // --reload
+    $("old-code").hidden = !old;
+    if ($("old-code").textContent !== old) $("old-code").textContent = old;
     if ($("rooms-view").hidden) return;
     this.#showTotals(facts);
     this.#showCharts();
