@@ -137,6 +137,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--ping=2.5"], {"ping": 2.5}),
     (["--drain", "30"], {"drain": 30}),
     (["--workers", "4"], {"workers": 4}),
+    (["--reload"], {"reload": True}),
     (["--rooms", "a,b c, d ,"], {"rooms": ("a", "b c", "d")}),
     (["--maxrooms", "3"], {"maxrooms": 3}),
     (["--maxforks", "3"], {"maxrooms": 3}),

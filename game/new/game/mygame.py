@@ -56,6 +56,14 @@ class MyGame(scalesocket.Game):
         except ValueError as error:
             client.send_json({"t": "error", "error": str(error)})
 
+    def on_save(self):
+        return self.world.describe()
+
+    def on_restore(self, state):  # so it goes on with other code (--reload), or later (--store)
+        self.world.restore(state)
+        for who in self.world.players.keys() - self.room.clients.keys():
+            self.world.leave(who)  # nobody comes back for it
+
     def on_tick(self, dt):
         self.world.step(dt)
         state = self.world.describe()

@@ -59,6 +59,13 @@ class World:
                 player.score += 1
                 self.star = self.somewhere()
 
+    def restore(self, state):
+        """Be as another world has described itself."""
+        self.star = state["star"]["x"], state["star"]["y"]
+        for facts in state["players"]:
+            place = facts["x"], facts["y"]
+            self.players[facts["id"]] = Player(facts["name"], *place, place, facts["score"])
+
     def describe(self):
         """Return what everybody may see."""
         players = [

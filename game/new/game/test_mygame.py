@@ -34,6 +34,12 @@ class WorldTest(unittest.TestCase):
             with self.subTest(x=x, y=y), self.assertRaises(ValueError):
                 self.world.go(1, x, y)
 
+    def test_a_world_goes_on_as_it_was(self):
+        self.ann.name, self.ann.score = "Ann", 3
+        later = World(random.Random(8))
+        later.restore(self.world.describe())
+        self.assertEqual(later.describe(), self.world.describe())
+
     def test_who_has_left_is_seen_no_longer(self):
         self.world.enter(2)
         self.world.leave(1)

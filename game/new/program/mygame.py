@@ -18,6 +18,7 @@ and what it prints goes to them.
     {"_from":7,"t":"name","name":"Ann"}         {"t":"state","star":…,"players":[…]}, to everybody
     {"_from":7,"t":"go","x":0.5,"y":0.25}
     {"_from":7,"t":"Leave"}
+    {"_restore":…}, first                       {"_save":…}, last, for the next program of this room
 
 The server writes `_from`, so that nobody can play for somebody else; all else is as a client has
 sent it, and it may send anything.
@@ -50,14 +51,20 @@ def is_place(x, y):
 
 def main():
     players = {}  # by their IDs
+    before = {}  # those whom the program before this one had (--reload, --store)
     star = somewhere()
     for line in stdin:
         event = json.loads(line)
+        if "_restore" in event:
+            star = event["_restore"]["star"]
+            before = {player["id"]: player for player in event["_restore"]["players"]}
+            continue
         who = event["_from"]
         player = players.get(who)
         match event:
             case {"t": "Join"} if player is None:
-                players[who] = {"id": who, "name": f"player {who}", "score": 0, **somewhere()}
+                new = {"id": who, "name": f"player {who}", "score": 0, **somewhere()}
+                players[who] = before.pop(who, new)
                 print(json.dumps({"t": "welcome", "you": who, "_to": who}))
             case {"t": "Leave"}:
                 players.pop(who, None)
@@ -71,6 +78,7 @@ def main():
             case _:
                 continue  # it is of no use
         print(json.dumps({"t": "state", "star": star, "players": list(players.values())}))
+    print(json.dumps({"_save": {"star": star, "players": list(players.values())}}))
 
 
 if __name__ == "__main__":

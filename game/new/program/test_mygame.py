@@ -10,13 +10,18 @@ PROGRAM = Path(__file__).with_name("mygame.py")
 JOIN = {"_from": 1, "t": "Join"}
 
 
-def play(*events):
-    """Return what the program prints when this happens."""
+def run(*events):
+    """Return what the program prints when this happens; last is what it saves."""
     lines = "".join(json.dumps(event) + "\n" for event in events)
     done = subprocess.run(
         [sys.executable, PROGRAM], input=lines, stdout=subprocess.PIPE, text=True, check=True
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def play(*events):
+    """Return what it prints for its players."""
+    return run(*events)[:-1]
 
 
 class ProgramTest(unittest.TestCase):
@@ -46,6 +51,12 @@ class ProgramTest(unittest.TestCase):
         useless = [{"t": "go", "x": 2, "y": 0}, {"t": "go", "x": "a", "y": 0}, {"t": "name"}, {}]
         said = play(JOIN, *({"_from": 1, **event} for event in useless))
         self.assertEqual(len(said), 2)
+
+    def test_the_next_program_goes_on_with_those_who_come_back(self):
+        name = {"_from": 1, "t": "name", "name": "Ann"}
+        *_, before, saved = run(JOIN, {"_from": 2, "t": "Join"}, name)
+        _, after = play({"_restore": saved["_save"]}, JOIN)
+        self.assertEqual(after, {**before, "players": before["players"][:1]})
 
     def test_who_has_left_is_seen_no_longer(self):
         said = play(JOIN, {"_from": 2, "t": "Join"}, {"_from": 1, "t": "Leave"})
