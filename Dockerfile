@@ -6,8 +6,8 @@
 #   CMD ["./example.py"]
 
 FROM python:3.13-slim AS server
-# The server needs nothing; the sandbox's packets need this.
-RUN pip install --no-cache-dir --root-user-action=ignore msgpack==1.2.4
+# The server needs nothing; the sandbox's packets need the first, `--store redis://` the second.
+RUN pip install --no-cache-dir --root-user-action=ignore msgpack==1.2.4 redis==8.1.0
 RUN useradd --system --uid 10001 scalesocket
 WORKDIR /scalesocket
 COPY scalesocket.py LICENSE ./

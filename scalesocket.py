@@ -4335,13 +4335,13 @@ class RoomRegistry:
     """
 
     room_type: type[Room] = Room
-    first_id = 1  # of a client
 
     def __init__(self, config: Config, timer: Timer) -> None:
         self._config = config
         self._timer = timer
         self.make_backend = choose_backend(config)
         self.shortage = Shortage()
+        self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         history = load_feature("history", "--cache") if config.cache_size else None
         self.histories: Histories | None = history and history.Histories(config)
         self.archive: Archive | None = self.histories and self.histories.archive
@@ -5254,7 +5254,7 @@ class Session:
             raise HandshakeError(404, f"there is no room {name!r} here")
         if server.registry.refuses(name):  # whoever asks may find it elsewhere
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
-        number, local = next(server.client_ids), self.local
+        number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
@@ -5993,8 +5993,8 @@ class Server:
         self.config = config
         self._timer = Timer()
         self._sender = Sender()
-        registry = load_feature("store", "--store").StoredRooms if config.store else RoomRegistry
-        self.registry: RoomRegistry = registry(config, self._timer)
+        make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
+        self.registry: RoomRegistry = make_rooms(config, self._timer)
         self.proxies = make_proxies(config)
         self.limits = ConnectionLimits(config.maxconns)
         if (per_address := find_feature("per_address")) is not None:
@@ -6023,7 +6023,6 @@ class Server:
         self.tls_context: ssl.SSLContext | None = tls and tls.load_certificates(config)
         self.taps: Taps | None = None
         self.worker: Worker | None = None  # which one this is, with --workers
-        self.client_ids = itertools.count(self.registry.first_id)  # `next` on it is atomic
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.is_ending = False  # no client is let in any more
         game = config.game
@@ -6090,7 +6089,7 @@ class Server:
         """Be one of several processes that have these listeners (--workers); before `run`."""
         self.worker = self.site.worker = worker
         self.registry.owns = worker.owns
-        self.client_ids = worker.client_ids
+        self.registry.client_ids = worker.client_ids
         ports = worker.share_ports(self.config.tcpports)
         self.registry.make_backend = choose_backend(replace(self.config, tcpports=ports))
         self._unix_file = None  # it is not ours to remove

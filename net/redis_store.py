@@ -3,16 +3,21 @@
 What there is, each key behind a prefix (`?prefix=`, or "scalesocket"):
 
     …:about       "scalesocket 1": whose keys these are, and how they are written
-    …:clients     the highest ID of a client
-    …:nodes       by ID of a node, until when it is known to be alive (its lease), in ms
-    …:room:NAME   a record, and the node that has the room (`owner`)
-    …:rooms       by name of a room, when it was saved: those that go if nobody comes back
+    …:clients     up to which IDs of clients have been given out, in blocks
+    …:nodes       by ID of a node, until when it is taken to be alive: its lease
+    …:fenced      nodes that others have taken rooms from, and when
+    …:since       since when there has been a node
+    …:room:NAME   a record, and the node that has the room: its `owner`
+    …:rooms       by name, when a room was saved: those that go if nobody comes back
     …:kept        likewise, those that stay
 
-All that must not come apart is one Lua script, and all times are Redis' own. A node says that it is
-alive every `RENEW_PAUSE` seconds, on a thread and a connection of its own. It writes the record
-of a room only if the room is its own, which the same script looks up: a node that has been frozen
-for an hour, while another one has got its rooms, changes nothing of them.
+All that must not come apart is one Lua script, and all times are Redis' own, in ms.
+
+A node has a lease, not each of its rooms: one word every half second is enough for all of them. A
+room is its owner's for as long as that is alive; then whoever wants it first takes it. Each record
+that is written names its writer, and the same script looks up whether the room is still its own
+(a fence): a node that has been frozen for an hour, while another one has got its rooms, changes
+nothing of them.
 """
 
 from __future__ import annotations
@@ -21,13 +26,12 @@ import contextlib
 import os
 import re
 import secrets
-import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scalesocket import ConfigError, log, start_thread
+from scalesocket import ConfigError
 
 from .store import Record, StoredSeat, StoreError
 
@@ -41,10 +45,12 @@ except ImportError:
 PORT = 6379
 VERSION = 1  # of how records are written
 LEASE = 3.0  # seconds for which a node is taken to be alive after it has said so
-RENEW_PAUSE = 0.5  # seconds until it says so again
+LONGEST_LEASE = 600.0  # seconds
+RENEWALS = 6  # in that time
 LOOK_PAUSE = 0.1  # seconds until it is looked up again whether another node is alive
 TIMEOUT = 2.0  # seconds for Redis to answer
-RENEW_TIMEOUT = 1.0  # seconds for it to answer a node that says that it is alive
+BLOCK = 10_000  # IDs of clients that a process takes at a time
+MOST_AT_ONCE = 500  # names of rooms in one call
 BATCH_SIZE = 1 << 20  # bytes, about, that are sent before answers are awaited
 
 
@@ -61,6 +67,8 @@ class Place(NamedTuple):
     password: str | None
     tls: bool
     prefix: str
+    lease: float  # seconds
+    alone: bool  # no other node is let in, and this one needs no lease
     shown: str
 
 
@@ -70,16 +78,20 @@ def parse_url(url: str) -> Place:
     Raises:
         ConfigError: the URL does not say so.
     """
-    wanted = "redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER][?prefix=PREFIX]"
+    wanted = "redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER], and ?prefix=TEXT&lease=SECONDS&nodes=1"
     parts = urllib.parse.urlsplit(url)
     try:
         port = parts.port or PORT
-        query = urllib.parse.parse_qs(parts.query, strict_parsing=bool(parts.query))
+        pairs = urllib.parse.parse_qsl(parts.query, strict_parsing=bool(parts.query))
+        query = dict(pairs)
+        prefix = query.pop("prefix", "scalesocket")
+        lease = float(query.pop("lease", LEASE))
+        alone = {"": False, "1": True}.get(query.pop("nodes", ""))
     except ValueError:
         raise ConfigError(f"--store: {wanted} is wanted") from None
-    (prefix,) = query.pop("prefix", ["scalesocket"])[-1:]
     number = re.fullmatch(r"/?|/([0-9]{1,4})", parts.path, re.ASCII)
-    if query or number is None or not parts.hostname or parts.fragment:
+    is_odd = bool(query) or alone is None or not 1 <= lease <= LONGEST_LEASE
+    if is_odd or number is None or not parts.hostname or parts.fragment:
         raise ConfigError(f"--store: {wanted} is wanted")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown = f"{parts.scheme}://{host}:{port}/{number[1] or 0}"
@@ -96,6 +108,8 @@ def parse_url(url: str) -> Place:
         password or None,
         parts.scheme in ("rediss", "valkeys"),
         prefix,
+        lease,
+        bool(alone),
         shown,
     )
 
@@ -142,15 +156,23 @@ def as_oserror() -> Iterator[None]:
 # Each script gets the prefix and the ID of this node, and what its own comment says.
 PREAMBLE = """
 local prefix, me = ARGV[1], ARGV[2]
-local nodes, rooms, kept = prefix .. ':nodes', prefix .. ':rooms', prefix .. ':kept'
+local nodes, fenced = prefix .. ':nodes', prefix .. ':fenced'
+local rooms, kept = prefix .. ':rooms', prefix .. ':kept'
+local function key(name) return prefix .. ':room:' .. name end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function is_live(node)
     local till = node and redis.call('ZSCORE', nodes, node)
     return till and tonumber(till) > now
 end
+-- Whether a room is mine. One that has vanished is, if nobody can have taken it: then Redis has
+-- lost what it had.
+local function is_mine(name)
+    local owner = redis.call('HGET', key(name), 'owner')
+    return owner == me or (not owner and not redis.call('ZSCORE', fenced, me))
+end
 """
-# What the marker should be, the version, seconds of the lease in ms.
+# The marker, the version, ms of the lease, 1 if no other node may be there.
 CLAIM = """
 local about, version = prefix .. ':about', tonumber(ARGV[4])
 local found = redis.call('GET', about)
@@ -165,44 +187,97 @@ else
     if said > version then return {'later'} end
 end
 local others = redis.call('ZRANGEBYSCORE', nodes, '(' .. now, '+inf', 'WITHSCORES')
-if others[1] and others[1] ~= me then return {'taken', others[1], others[2]} end
+if others[1] and ARGV[6] == '1' then return {'taken', others[1], others[2]} end
+if not others[1] then redis.call('SET', prefix .. ':since', now) end
 redis.call('ZREMRANGEBYSCORE', nodes, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', fenced, '-inf', now - 86400000)
 redis.call('ZADD', nodes, now + ARGV[5], me)
-return {'ok', redis.call('INCRBY', prefix .. ':clients', 0)}
+return {'ok'}
 """
-# Seconds of the lease in ms.
+# The marker, the version, ms of the lease; answers whether the last one had not run out.
 RENEW = """
-redis.call('ZADD', nodes, now + ARGV[3], me)
-return 'ok'
+redis.call('SET', prefix .. ':about', ARGV[3] .. ' ' .. ARGV[4], 'NX')
+local was_live = is_live(me)
+redis.call('ZADD', nodes, now + ARGV[5], me)
+return was_live and 1 or 0
 """
-# The name of a room, the fields of its record.
-WRITE = """
-local name = ARGV[3]
-local room = prefix .. ':room:' .. name
+# Names of rooms; answers which of them are not this node's, and takes what has vanished.
+CHECK = """
+local lost = {}
+for at = 3, #ARGV do
+    local name = ARGV[at]
+    if is_mine(name) then redis.call('HSET', key(name), 'owner', me)
+    else lost[#lost + 1] = name end
+end
+return lost
+"""
+# The name of a room, the fields that are wanted.
+READ = """
+local name, room = ARGV[3], key(ARGV[3])
 local owner = redis.call('HGET', room, 'owner')
-if owner and owner ~= me and is_live(owner) then return 0 end
+if owner and owner ~= me then
+    if is_live(owner) then
+        local till = tonumber(redis.call('ZSCORE', nodes, owner))
+        return {'held', owner, till, till - now}
+    end
+    redis.call('ZADD', fenced, now, owner)
+end
+if not is_live(me) then return {'late'} end
+local found = redis.call('HMGET', room, unpack(ARGV, 4))
+redis.call('HSET', room, 'owner', me)
+if found[1] then redis.call('HSET', room, 'whole', 0)
+else redis.call('ZADD', rooms, now, name) end
+return {'ok', unpack(found)}
+"""
+# The name of a room, the fields of its record; without any it is removed. A whole one has ended.
+WRITE = """
+local name, room = ARGV[3], key(ARGV[3])
+if not is_mine(name) then return 0 end
 redis.call('DEL', room)
 redis.call('ZREM', rooms, name)
 redis.call('ZREM', kept, name)
 if #ARGV > 3 then
     redis.call('HSET', room, 'owner', me, unpack(ARGV, 4))
-    redis.call('ZADD', redis.call('HGET', room, 'kept') == '1' and kept or rooms, now, name)
+    local whole, stays = unpack(redis.call('HMGET', room, 'whole', 'kept'))
+    if whole == '1' then redis.call('HDEL', room, 'owner') end
+    redis.call('ZADD', stays == '1' and kept or rooms, now, name)
 end
 return 1
 """
-# The highest ID of a client.
-NOTE = """
-local clients = prefix .. ':clients'
-local highest = tonumber(redis.call('GET', clients) or 0)
-if tonumber(ARGV[3]) > highest then redis.call('SET', clients, ARGV[3]) end
+# Names of rooms that this node has no longer.
+RELEASE = """
+for at = 3, #ARGV do
+    local name, room = ARGV[at], key(ARGV[at])
+    if redis.call('HGET', room, 'owner') == me then
+        redis.call('HDEL', room, 'owner')
+        if redis.call('EXISTS', room) == 0 then redis.call('ZREM', rooms, name) end
+    end
+end
 return 'ok'
 """
-# The name of a room, the fields that are wanted.
-READ = """
-local room = prefix .. ':room:' .. ARGV[3]
-local found = redis.call('HMGET', room, unpack(ARGV, 4))
-if found[1] then redis.call('HSET', room, 'owner', me, 'whole', 0) end
-return found
+# ms for which a room that nobody has waits for somebody, the number of rooms that are kept.
+SWEEP = """
+local since = tonumber(redis.call('GET', prefix .. ':since') or now)
+local long_ago = now - ARGV[3]
+local function look(index, name)
+    local owner = redis.call('HGET', key(name), 'owner')
+    if owner then
+        if not is_live(owner) then redis.call('HDEL', key(name), 'owner') end
+        redis.call('ZADD', index, now, name)  -- it waits from now on
+    else
+        redis.call('DEL', key(name))
+        redis.call('ZREM', index, name)
+    end
+end
+if since <= long_ago then
+    local old = redis.call('ZRANGEBYSCORE', rooms, '-inf', long_ago, 'LIMIT', 0, 500)
+    for _, name in ipairs(old) do look(rooms, name) end
+end
+local excess = math.min(redis.call('ZCARD', kept) - ARGV[4], 500)
+if excess > 0 then
+    for _, name in ipairs(redis.call('ZRANGE', kept, 0, excess - 1)) do look(kept, name) end
+end
+return 'ok'
 """
 MARK = "scalesocket"
 FIELDS = ("whole", "kept", "kind", "state", "metadata", "history", "seats", "missed")
@@ -244,6 +319,20 @@ def decode(values: list[bytes]) -> Record:
     )
 
 
+class HeldError(OSError):
+    """Another node has a room.
+
+    Attributes:
+        lease: which one, and until when if it says no more.
+        left: seconds until then.
+    """
+
+    def __init__(self, node: bytes, till: int, left: int) -> None:
+        super().__init__("another node has this room")
+        self.lease = node, till
+        self.left = left / 1000
+
+
 class RedisDatabase:
     """Records in Redis; see `Database`.
 
@@ -255,59 +344,64 @@ class RedisDatabase:
     """
 
     def __init__(self, url: str) -> None:
-        self._place = parse_url(url)
-        self._node = secrets.token_hex(8)
+        self.place = parse_url(url)
+        self.lease, self.alone = self.place.lease, self.place.alone
+        self.refuse: Callable[[str], None] = lambda _room: None  # is told which are not ours
+        self._node = secrets.token_hex(8)  # all workers have the same: none has another's rooms
         self._claimed_by = 0  # process
-        self._client: redis.Redis | None = None
-        self._ending = threading.Event()
+        self._lease = MARK, VERSION, int(self.lease * 1000)
 
     def claim(self) -> int:
-        """See that the keys are ours, and that no other server uses them, or wait for its end."""
-        shown = self._place.shown
-        deadline = time.monotonic() + 2 * LEASE
-        seen: list[Any] = []
+        """See that the keys are ours; if there may be one node only, wait for the end of another.
+
+        Returns:
+            0, as IDs come in blocks; see `take_ids`.
+        """
+        shown = self.place.shown
         try:
-            with as_oserror(), connect(self._place, TIMEOUT) as client:
-                while True:
-                    arguments = MARK, VERSION, int(LEASE * 1000)
-                    status, *found = self._call(client, CLAIM, *arguments)
-                    if status != b"taken":
-                        break
-                    # Who is alive says so again; who is not will be forgotten.
-                    is_alive = seen != [] and found != seen
-                    if is_alive or time.monotonic() > deadline:
-                        raise StoreError(f"another server uses --store {shown}")
-                    seen = found
-                    time.sleep(LOOK_PAUSE)
+            status = self._ask_for_place()
         except OSError as error:
             text = str(error).removeprefix("Redis: ")
             if "WRONGTYPE" in text:
                 raise ConfigError(f"--store {shown} has keys of something else") from None
             raise StoreError(f"cannot use --store {shown}: {text}") from None
-        if status == b"foreign":
-            raise ConfigError(f"--store {shown} has keys of something else")
-        if status == b"later":
-            raise ConfigError(f"--store {shown} is of a later version of this server")
+        match status:
+            case b"taken":
+                raise StoreError(f"another server uses --store {shown}")
+            case b"foreign":
+                raise ConfigError(f"--store {shown} has keys of something else")
+            case b"later":
+                raise ConfigError(f"--store {shown} is of a later version of this server")
         self._claimed_by = os.getpid()
-        return int(found[0])
+        return 0
+
+    def _ask_for_place(self) -> bytes:
+        """Return how `CLAIM` has ended."""
+        deadline = time.monotonic() + 2 * self.lease
+        seen: list[Any] = []
+        with as_oserror(), connect(self.place, TIMEOUT) as client:
+            while True:
+                status, *found = self._call(client, CLAIM, *self._lease, int(self.alone))
+                # Who is alive says so again; who is not will be forgotten.
+                is_alive = bool(seen) and found != seen
+                if status != b"taken" or is_alive or time.monotonic() > deadline:
+                    return bytes(status)
+                seen = found
+                time.sleep(LOOK_PAUSE)
+
+    # -- on the writer's thread --
 
     def open(self) -> dict[str, bool]:
-        """Connect; see `Database`."""
-        self._client = connect(self._place, TIMEOUT)
-        self._thread = start_thread("lease", self._stay_alive)
-        with as_oserror():
-            pipe = self._client.pipeline(transaction=False)
-            for key in ("rooms", "kept"):
-                pipe.zrange(f"{self._place.prefix}:{key}", 0, -1, withscores=True)
-            found = dict(zip((False, True), pipe.execute(), strict=True))
-        rows = [(at, name, kept) for kept, pairs in found.items() for name, at in pairs]
-        return {name.decode(): kept for _, name, kept in sorted(rows)}
+        """Begin; which rooms there are is asked when somebody wants one. See `Database`."""
+        self._client = connect(self.place, TIMEOUT)
+        return {}
 
     def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
-        """Write; each record is there whole, or the one before it. See `Database`."""
-        assert self._client is not None
+        """Write; each record is there whole, or the one before it. See `Database`.
+
+        Whose room another node has is told `refuse`, and not written.
+        """
         with as_oserror():
-            self._call(self._client, NOTE, highest)
             names: list[str] = []
             pipe = self._client.pipeline(transaction=False)
             size = 0
@@ -322,36 +416,76 @@ class RedisDatabase:
             self._finish(pipe, names)
 
     def read(self, room: str) -> Record | None:
-        """Read; see `Database`."""
-        assert self._client is not None
+        """Take possession of a room, and return its record; see `Database`.
+
+        Raises:
+            HeldError: another node has it.
+        """
         with as_oserror():
-            values = self._call(self._client, READ, room, *FIELDS)
+            status, *values = self._call(self._client, READ, room, *FIELDS)
+        if status == b"held":
+            raise HeldError(*values)
+        if status == b"late":
+            raise OSError("this node has not said in time that it is alive")
         return None if values[0] is None else decode(values)
 
+    def release(self, names: Iterable[str]) -> None:
+        """Let others have rooms."""
+        with as_oserror():
+            self._call(self._client, RELEASE, *names)
+
     def close(self) -> None:
-        """End; the next server need not wait until it is clear that this one has."""
-        self._ending.set()
-        self._thread.join()
-        if self._client is not None:
-            with contextlib.suppress(redis.RedisError), self._client as client:
-                if self._claimed_by == os.getpid():  # or other workers of this node may go on
-                    client.zrem(f"{self._place.prefix}:nodes", self._node)
-            self._client = None
+        """End."""
+        self._client.close()
+
+    # -- on the thread "lease" --
+
+    def begin(self) -> None:
+        """Connect; for what follows."""
+        self._own = connect(self.place, self.lease / 3)
+        self._other = connect(self.place, self.lease / 6)
+
+    def renew(self, *, again: bool = False) -> bool:
+        """Say that this node is alive; return whether others have thought so all the time.
+
+        Args:
+            again: in haste, by another connection.
+        """
+        with as_oserror():
+            return bool(self._call(self._other if again else self._own, RENEW, *self._lease))
+
+    def find_lost(self, names: Sequence[str]) -> list[str]:
+        """Return which of these rooms others have taken meanwhile."""
+        lost: list[bytes] = []
+        with as_oserror():
+            for at in range(0, len(names), MOST_AT_ONCE):
+                lost += self._call(self._own, CHECK, *names[at : at + MOST_AT_ONCE])
+        return [name.decode() for name in lost]
+
+    def take_ids(self) -> range:
+        """Return IDs of clients that nobody else has."""
+        with as_oserror():
+            last: Any = self._own.incrby(f"{self.place.prefix}:clients", BLOCK)
+        return range(last - BLOCK + 1, last + 1)
+
+    def sweep(self, patience: float, most: int) -> None:
+        """Remove rooms that nobody has wanted for so many seconds, and kept ones over `most`."""
+        with as_oserror():
+            self._call(self._own, SWEEP, int(patience * 1000), most)
+
+    def leave(self) -> None:
+        """End; nobody need wait until it is clear that this node has."""
+        with contextlib.suppress(redis.RedisError), self._own as client, self._other:
+            if self._claimed_by == os.getpid():  # or other workers of this node may go on
+                client.zrem(f"{self.place.prefix}:nodes", self._node)
+
+    # -- both --
 
     def _call(self, client: Any, script: str, *arguments: Any) -> Any:
         """Have a script run, or add it to a pipeline."""
-        return client.eval(PREAMBLE + script, 0, self._place.prefix, self._node, *arguments)
+        return client.eval(PREAMBLE + script, 0, self.place.prefix, self._node, *arguments)
 
-    @staticmethod
-    def _finish(pipe: Any, names: list[str]) -> None:
+    def _finish(self, pipe: Any, names: list[str]) -> None:
         for name, done in zip(names, pipe.execute(), strict=True):
             if not done:
-                log.error("room %s is not saved: another server has it now", name)
-
-    # -- the thread "lease" --
-
-    def _stay_alive(self) -> None:
-        with connect(self._place, RENEW_TIMEOUT) as client:
-            while not self._ending.wait(RENEW_PAUSE):
-                with contextlib.suppress(redis.RedisError):  # the writer says so
-                    self._call(client, RENEW, int(LEASE * 1000))
+                self.refuse(name)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import random
@@ -310,15 +311,6 @@ class SqliteFile:
             raise
 
 
-def make_database(place: str) -> Database:
-    """Return where records are, as --store says."""
-    if place.partition("://")[0].lower() in REDIS_SCHEMES and "://" in place:
-        from .redis_store import RedisDatabase
-
-        return RedisDatabase(place)
-    return SqliteFile(place)
-
-
 # ==== The writer =========================================================================
 
 
@@ -383,13 +375,17 @@ class Store:
             StoreError: that cannot be told now.
         """
         question = Question(room)
+        self.put_question(question)
+        if question.failed:
+            raise StoreError("it cannot be read")
+        return question.record
+
+    def put_question(self, question: Question) -> None:
+        """Have a question answered, and wait for that, but not for ever."""
         with self._changed:
             self._questions.append(question)
             self._changed.notify()
         question.answered.wait(LOAD_TIMEOUT)
-        if question.failed:
-            raise StoreError("it cannot be read")
-        return question.record
 
     # -- its thread --
 
@@ -670,17 +666,29 @@ class Dormant:
         self.kept = kept
 
 
+def make_rooms(config: Config, timer: Timer) -> StoredRooms:
+    """Return the rooms, which are stored where --store says.
+
+    Raises:
+        ConfigError: that cannot be used.
+    """
+    if "://" in config.store:
+        from .shared_rooms import SharedRooms
+
+        return SharedRooms(config, timer)
+    return StoredRooms(config, timer)
+
+
 class StoredRooms(RoomRegistry):
     """The rooms, of which some are stored; see `RoomRegistry`."""
 
     room_type = StoredRoom
+    ending_time = ROOM_TIMEOUT  # seconds that a client waits for a room to be saved, or read
 
     def __init__(self, config: Config, timer: Timer) -> None:
         super().__init__(config, timer)
-        database = make_database(config.store)
-        self.first_id = database.claim() + 1
-        self._store = Store(database, self.add_count)
-        self._store.highest = self.first_id - 1
+        self._store = self.open_store(config.store)
+        self.client_ids = itertools.count(self._store.highest + 1)
         self.lock = self._lock
         self.keeps_programs = config.cachepersist
         # These are guarded by the registry's lock.
@@ -688,6 +696,14 @@ class StoredRooms(RoomRegistry):
         self._owners: dict[str, StoredRoom] = {}  # the latest room of a name, until it is done
         self._recalled: set[str] = set()  # those whose records are being read
         self.threads.append(self)
+
+    def open_store(self, place: str) -> Store:
+        """Return what writes to the place that --store names, once that is ours."""
+        database = SqliteFile(place)
+        highest = database.claim()
+        store = Store(database, self.add_count)
+        store.highest = highest
+        return store
 
     def start(self) -> None:
         """Start the writer, and look up which rooms are stored."""
@@ -716,7 +732,7 @@ class StoredRooms(RoomRegistry):
 
     def may_wait(self, name: str) -> bool:
         """Whether to `join` that room may take long; see `RoomRegistry`."""
-        is_stored = name in self._dormant or name in self._owners
+        is_stored = self.must_be_read(name) or name in self._owners
         return super().may_wait(name) or (is_stored and not self.is_open(name))
 
     def recall(self, opener: Client) -> None:
@@ -728,23 +744,21 @@ class StoredRooms(RoomRegistry):
         name = opener.room_name
         if not self._begin_recall(name):
             return
-        record, is_lost = None, False
         try:
-            record = self._store.read(name)
-        except StoreError:
-            is_lost = True
-            log.error("room %s begins anew and is not saved: what is stored stays", name)
+            record, is_lost = self.read(name)
+        except ConnectionClosed:
+            with self._lock:
+                self._end_recall(name)
+            raise
         with self._lock:
             try:
                 self._find_place(name)
             except ConnectionClosed:
-                if record is not None:  # it is as whole as it was
-                    self._store.put(name, record)
+                self.put_back(name, record)
                 raise
             finally:
-                self._recalled.discard(name)
-                self._idle.notify_all()
-            self._dormant.pop(name, None)
+                self._end_recall(name)
+            self.note_read(name)
             room = self._make_room(opener)
             assert isinstance(room, StoredRoom)
             room.is_lost = room.is_left = is_lost
@@ -763,12 +777,7 @@ class StoredRooms(RoomRegistry):
         with self._lock:
             if self._owners.get(room.name) is room:
                 del self._owners[room.name]
-                if room.is_left:
-                    self._dormant[room.name] = Dormant(kept=True)
-                    if len(self._dormant) > MAX_DORMANT:
-                        oldest = next(iter(self._dormant))
-                        del self._dormant[oldest]
-                        self._store.put(oldest, None)
+                self.note_end(room)
         super().forget(room)
 
     def refuse_new_rooms(self) -> None:
@@ -810,7 +819,45 @@ class StoredRooms(RoomRegistry):
         with self._lock:
             self._counts[name] += number
 
-    # -- rooms that come back --
+    # -- rooms that come back, and where they are meanwhile; the lock is held but for `read` --
+
+    def must_be_read(self, name: str) -> bool:
+        """Whether a room is not to be made before `read` has told what is stored of it."""
+        return name in self._dormant
+
+    def read(self, name: str) -> tuple[Record | None, bool]:
+        """Return the record of a room, and whether there is one that cannot be read now.
+
+        Raises:
+            ConnectionClosed: the room cannot be here (1013).
+        """
+        try:
+            return self._store.read(name), False
+        except StoreError:
+            log.error("room %s begins anew and is not saved: what is stored stays", name)
+            return None, True
+
+    def note_read(self, name: str) -> None:
+        """Note that a room has been read, and is about to be made."""
+        self._dormant.pop(name, None)
+
+    def put_back(self, name: str, record: Record | None) -> None:
+        """Let a room be as it was, as it is not made after all."""
+        if record is not None:
+            self._store.put(name, record)
+
+    def begin_anew(self, name: str) -> None:
+        """Forget what is stored of a room, as another one of its name begins."""
+        self._store.put(name, None)
+
+    def note_end(self, room: StoredRoom) -> None:
+        """Note that a room is done, and no other one of its name has begun."""
+        if room.is_left:
+            self._dormant[room.name] = Dormant(kept=True)
+            if len(self._dormant) > MAX_DORMANT:
+                oldest = next(iter(self._dormant))
+                del self._dormant[oldest]
+                self._store.put(oldest, None)
 
     def _begin_recall(self, name: str) -> bool:
         """Return whether a room is to be brought back; see `recall`.
@@ -818,17 +865,21 @@ class StoredRooms(RoomRegistry):
         One that is kept, and is ending, or that another client brings back, is waited for.
         """
         with self._lock:
-            deadline = time.monotonic() + ROOM_TIMEOUT
+            deadline = time.monotonic() + self.ending_time
             while name not in self._rooms and (self._is_ending(name) or name in self._recalled):
                 patience = deadline - time.monotonic()
                 if patience <= 0:
                     raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room is being saved")
                 self._idle.wait(patience)
-            if name in self._rooms or name not in self._dormant:
+            if name in self._rooms or not self.must_be_read(name):
                 return False
             self._find_place(name)  # or there is no need to read it
             self._recalled.add(name)
             return True
+
+    def _end_recall(self, name: str) -> None:
+        self._recalled.discard(name)
+        self._idle.notify_all()
 
     def _is_ending(self, name: str) -> bool:
         room = self._owners.get(name)
@@ -836,13 +887,13 @@ class StoredRooms(RoomRegistry):
 
     def _make_room(self, opener: Client) -> Room:
         name = opener.room_name
-        if name in self._dormant or self._is_ending(name):
+        if self.must_be_read(name) or self._is_ending(name):
             raise Again
         room = super()._make_room(opener)
         assert isinstance(room, StoredRoom)
         before = self._owners.get(name)
         if before is not None and (before.saved_at is not None or before.record is not None):
-            self._store.put(name, None)  # it will not do so itself any more
+            self.begin_anew(name)  # it will not do so itself any more
         self._owners[name] = room
         room.returned = {}
         every = self._config.saveevery

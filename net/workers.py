@@ -158,6 +158,7 @@ class Worker:
             hand over.
         parent: a socket to it; at its end, that process is gone.
         first_client: the ID of the first client here; those of others lie between.
+        client_ids: of many nodes, if there are (net/shared_rooms.py).
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Worker:
         channels: Sequence[dict[str, tuple[socket.socket, socket.socket]]],
         parent: socket.socket,
         first_client: int,
+        client_ids: Iterator[int] | None,
     ) -> None:
         self._index = index
         self._insides = {kind: inside for kind, (inside, _) in channels[index].items()}
@@ -174,7 +176,7 @@ class Worker:
         ]
         self._others = [other for other in range(len(channels)) if other != index]
         self._parent = parent
-        self.client_ids = itertools.count(first_client, len(channels))
+        self.client_ids = client_ids or itertools.count(first_client, len(channels))
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""
@@ -400,7 +402,9 @@ class Supervisor:
         except OSError as error:
             raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
         self._channels: list[dict[str, tuple[socket.socket, socket.socket]]] = []
-        first = server.registry.first_id
+        ids = server.registry.client_ids
+        self._shared_ids = None if isinstance(ids, itertools.count) else ids  # those of many nodes
+        first = 1 if self._shared_ids else next(ids)
         self._next_client = list(range(first, first + count))
         self._processes: dict[int, WorkerProcess] = {}  # by index
         self._due: dict[int, float] = {}  # when a worker is to be started, by index
@@ -481,7 +485,8 @@ class Supervisor:
             if pid == 0:
                 os.setpgid(0, 0)  # ^C in a terminal goes to the parent alone, which passes it on
                 here.close()
-                worker = Worker(index, self._channels, there, self._next_client[index])
+                first = self._next_client[index]
+                worker = Worker(index, self._channels, there, first, self._shared_ids)
                 self._become(worker, index, handlers)
         process = self._processes[index] = WorkerProcess(pid, here)
         self._selector.register(here, selectors.EVENT_READ, lambda: self._listen(index, process))

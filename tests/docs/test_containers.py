@@ -132,10 +132,12 @@ def test_it_is_slim_and_nobody_is_root() -> None:
     assert find("FROM", "") == ["server"]  # without --target
 
 
-def test_the_sandbox_has_what_its_packets_need_as_the_tests_have_it() -> None:
+def test_the_sandbox_and_redis_have_what_they_need_as_the_tests_have_it() -> None:
     pinned = (ROOT / "tests/requirements.txt").read_text().splitlines()
     (install,) = [rest for rest in find("RUN") if rest.startswith("pip install")]
-    assert install.split()[-1] in pinned and install.split()[-1].startswith("msgpack==")
+    packages = [word for word in install.split() if "==" in word]
+    assert [word.partition("==")[0] for word in packages] == ["msgpack", "redis"]
+    assert set(packages) <= set(pinned)
 
 
 def test_its_command_is_healthy_drains_and_reaps_as_the_first_process(folder: Path) -> None:

@@ -40,15 +40,15 @@ def store(folder: Path) -> Iterator[RedisServer]:
 
 @contextlib.contextmanager
 def stored(
-    folder: Path, store: RedisServer, target: str, *options: str, **more: Any
+    folder: Path, store: RedisServer, target: str, *options: str, query: str = "", **more: Any
 ) -> Iterator[ServerProcess]:
     """Run a server with its rooms in Redis."""
-    with serve("--store", store.url, *options, target, cwd=folder, **more) as server:
+    with serve("--store", store.url + query, *options, target, cwd=folder, **more) as server:
         yield server
 
 
 def rooms(store: RedisServer) -> list[str]:
-    """Return the names of the rooms that are stored."""
+    """Return the names of the rooms that are stored, or open."""
     found = [store.ask("ZRANGE", f"scalesocket:{key}", "0", "-1") for key in ("rooms", "kept")]
     return sorted(found[0] + found[1])
 
@@ -89,9 +89,10 @@ def test_a_url_says_where_redis_is_and_is_shown_without_who_asks(
     url: str, expected: tuple[object, ...]
 ) -> None:
     place = parse_url(url)
-    assert place[:6] == expected and place.prefix == "scalesocket"
+    assert place[:6] == expected and place[6:9] == ("scalesocket", 3, False)
     assert "@" not in place.shown and "secret" not in place.shown
-    assert parse_url(f"{url}?prefix=a")[6:] == ("a", f"{place.shown}?prefix=a")
+    more = parse_url(f"{url}?prefix=a&nodes=1&lease=1.5")
+    assert more[6:] == ("a", 1.5, True, f"{place.shown}?prefix=a")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,10 @@ def test_a_url_says_where_redis_is_and_is_shown_without_who_asks(
         "redis://u:secret@host/0?x=1",
         "redis://u:secret@host/0?prefix",
         "redis://u:secret@host/0#x",
+        "redis://u:secret@host/0?nodes=2",
+        "redis://u:secret@host/0?lease=0",
+        "redis://u:secret@host/0?lease=nan",
+        "redis://u:secret@host/0?lease=x",
     ],
 )
 def test_a_url_that_says_something_else_is_refused_without_its_password(url: str) -> None:
@@ -128,7 +133,6 @@ def test_a_stop_keeps_room_and_seats_and_a_crash_what_was_saved(
     store.stop()
     store.start()
     with stored(folder, store, "games:Tally", *options) as server:
-        server.wait_log("1 room is stored")
         ann, again = sit(server, "den", seat["token"], 2)
         assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 1
         heard: Any = ann.receive_json()
@@ -276,7 +280,8 @@ def test_without_the_package_one_line_says_how_to_get_it(folder: Path) -> None:
 def test_play_goes_on_while_redis_is_away_and_is_saved_afterwards(
     folder: Path, store: RedisServer, how: str
 ) -> None:
-    with stored(folder, store, "games:Kept", "--saveevery", "0.05", "--metrics") as server:
+    options = ("--saveevery", "0.05", "--metrics")
+    with stored(folder, store, "games:Kept", *options, query="?nodes=1") as server:
         client = RawClient.connect(server, "den")
         number = int(client.receive_text().split()[1])
         store.stop() if how == "stop" else store.freeze()
@@ -297,11 +302,22 @@ def test_play_goes_on_while_redis_is_away_and_is_saved_afterwards(
         client.close()
 
 
-def test_two_servers_never_share_a_prefix(folder: Path, store: RedisServer) -> None:
-    with stored(folder, store, "cat"):
-        assert refused(folder, store.url) == (1, f"another server uses --store {store.url}")
-        with serve("--store", f"{store.url}?prefix=other", "cat", cwd=folder):
+def test_a_node_that_wants_to_be_alone_is_let_in_once_the_other_one_has_ended(
+    folder: Path, store: RedisServer
+) -> None:
+    alone = "?nodes=1&lease=20"
+    with stored(folder, store, "cat", query="?lease=20") as server:
+        said = f"another server uses --store {store.url}"
+        assert refused(folder, store.url + alone) == (1, said)
+        with stored(folder, store, "cat", query=f"{alone}&prefix=other"):
             pass
+        server.stop()
+        with stored(folder, store, "cat", query=alone):
+            pass
+    with stored(folder, store, "cat", query="?lease=2") as server:
+        server.kill()
+    with stored(folder, store, "cat", query="?nodes=1"):
+        pass
 
 
 # ==== Who may read it =====================================================================

@@ -1,0 +1,322 @@
+"""Rooms that outlive their node: many nodes, one Redis (`--store redis://HOST:PORT/0`).
+
+Before a node makes a room it asks Redis for it, and takes possession of it in the same step:
+
+    nobody has it                          it begins here, or goes on from what is stored
+    a node has it that is alive            Close 1013, so that the client comes again, unless
+                                           --peers has found it before that
+    a node has it that says nothing more   wait until its lease runs out: 3 s at the most
+
+A node says every half second that it is alive, on the thread "lease". If Redis does not answer for
+two thirds of the lease, its rooms end while they are its own: their clients get Close 1012 and come
+back, to where the rooms go on. What was to be saved last waits in memory, and is saved if no other
+node has taken the room until Redis is back.
+
+With `?nodes=1` no other node is let in, and play goes on however long Redis is away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from scalesocket import (
+    RESTARTING,
+    Client,
+    CloseCode,
+    ConnectionClosed,
+    HandshakeError,
+    Room,
+    log,
+    start_thread,
+)
+
+from .redis_store import RENEWALS, HeldError, RedisDatabase
+from .store import MAX_DORMANT, RETURN_TIME, Question, Record, Store, StoredRoom, StoredRooms
+
+if TYPE_CHECKING:
+    from scalesocket import Config, Timer
+
+ELSEWHERE = "the room goes on elsewhere"
+SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
+CUT_MARGIN = 0.1  # seconds of the lease that are left when clients are cut off at the latest
+NOTHING = Record(False, False, None, "null", b"", ())
+
+
+class ClientIds:
+    """IDs of clients that no other node gives out; `next` on it is for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._next = self._end = 0
+        self._later: list[range] = []
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time for more of them."""
+        return not self._later
+
+    def add(self, ids: range) -> None:
+        """Give these out, too."""
+        with self._lock:
+            self._later.append(ids)
+
+    def __iter__(self) -> ClientIds:
+        return self
+
+    def __next__(self) -> int:
+        """Return another ID.
+
+        Raises:
+            HandshakeError: 503, there is none, as Redis is away.
+        """
+        with self._lock:
+            if self._next == self._end:
+                if not self._later:
+                    raise HandshakeError(503, "the store is away", ("Retry-After", "1"))
+                ids = self._later.pop(0)
+                self._next, self._end = ids.start, ids.stop
+            self._next += 1
+            return self._next - 1
+
+
+class SharedQuestion(Question):
+    """What is asked of the writer's thread: to take a room."""
+
+    held: HeldError | None = None  # by another node
+
+
+class SharedStore(Store):
+    """Writes records, and reads them, as `Store` does; a room that is read is this node's."""
+
+    def __init__(self, database: RedisDatabase, count: Any) -> None:
+        super().__init__(database, count)
+        self._shared = database
+        self._released: set[str] = set()  # guarded by `_changed`
+
+    def ask(self, room: str) -> SharedQuestion:
+        """Return what has become of a question for a room."""
+        question = SharedQuestion(room)
+        self.put_question(question)
+        return question
+
+    def release(self, room: str) -> None:
+        """Let others have a room, once what waits of it has been written."""
+        with self._changed:
+            self._released.add(room)
+            self._changed.notify()
+
+    # -- its thread --
+
+    def _is_wanted(self) -> bool:
+        return super()._is_wanted() or (bool(self._released) and not self._failing)
+
+    def _do_round(self) -> bool:
+        goes_on = super()._do_round()
+        with self._changed:
+            names = [name for name in self._released if name not in self._pending]
+            self._released.difference_update(names)
+        if names:
+            try:
+                self._shared.release(names)
+            except OSError as error:
+                self._fail(error)
+                with self._changed:
+                    self._released.update(names)
+        return goes_on
+
+    def _answer(self, question: Question) -> None:
+        assert isinstance(question, SharedQuestion)
+        name = question.room
+        with self._changed:
+            # What waits of it is written first: then it is clear whether it still counts.
+            if name in self._pending and not self._failing and not self._stopping:
+                self._questions.append(question)
+                return
+            waits = name in self._pending
+            self._released.discard(name)
+        try:
+            if not waits:
+                question.record = self._database.read(name)
+                question.failed = False
+        except HeldError as error:
+            question.held, question.failed = error, False
+        except (OSError, MemoryError) as error:
+            self._fail(error)
+        finally:
+            question.answered.set()
+
+
+class SharedRooms(StoredRooms):
+    """The rooms of one of many nodes; see `StoredRooms`."""
+
+    _store: SharedStore
+
+    def __init__(self, config: Config, timer: Timer) -> None:
+        # Guarded by the registry's lock: rooms that are this node's, and about to be made.
+        self._taken: set[str] = set()
+        super().__init__(config, timer)
+        self.client_ids = self._ids = ClientIds()
+        self._ending = threading.Event()
+        self._back_until = float("inf")
+        # These are the thread's alone.
+        self._valid_until = 0.0  # as this node knows it
+        self._is_known = False  # it has said that it is alive, and nothing since was in vain
+        self._sweep_at = 0.0
+
+    def open_store(self, place: str) -> Store:
+        """Return what writes to Redis."""
+        self._database = RedisDatabase(place)
+        self._database.claim()
+        self._database.refuse = self._lose
+        self.ending_time = self._database.lease + 2
+        return SharedStore(self._database, self.add_count)
+
+    def start(self) -> None:
+        """Start the writer and the thread that says that this node is alive."""
+        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
+        self._store.start()
+        self._database.begin()
+        self._sweep_at = time.monotonic() + SWEEP_PAUSE
+        for _ in range(RENEWALS):  # it was there a moment ago
+            self._keep()
+            if self._is_known:
+                break
+        self._keeper = start_thread("lease", self._run)
+
+    def stop(self) -> None:
+        """Write all that waits, and let others have the rooms."""
+        super().stop()
+        self._ending.set()
+        self._keeper.join()
+        self._database.leave()
+
+    # -- rooms, and who has them; see `StoredRooms` --
+
+    def must_be_read(self, name: str) -> bool:
+        """Whether a room is not this node's."""
+        return name not in self._owners and name not in self._taken
+
+    def read(self, name: str) -> tuple[Record | None, bool]:
+        """Take a room, and return its record."""
+        lease = self._database.lease
+        deadline = time.monotonic() + lease + 1
+        seen: object = None
+        while True:
+            question = self._store.ask(name)
+            if question.failed:
+                if self._database.alone:
+                    return super().read(name)
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room cannot be read now")
+            if question.held is None:
+                return question.record, False
+            held = question.held
+            if (seen is not None and held.lease != seen) or time.monotonic() > deadline:
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, str(held))
+            seen = held.lease  # if it is alive, it will soon have another one
+            time.sleep(min(held.left + 0.02, 1.2 * lease / RENEWALS))
+
+    def note_read(self, name: str) -> None:
+        """Note that a room has been taken, and is about to be made."""
+        self._taken.add(name)
+
+    def put_back(self, name: str, record: Record | None) -> None:
+        """Let others have a room again."""
+        super().put_back(name, record)
+        self._store.release(name)
+
+    def begin_anew(self, name: str) -> None:
+        """Forget what is stored of a room that stays this node's."""
+        self._store.put(name, NOTHING)
+
+    def note_end(self, room: StoredRoom) -> None:
+        """Let others have a room that is done."""
+        self._store.release(room.name)
+
+    def remove(self, room: StoredRoom) -> None:
+        """Have what is stored of a room removed, if only whose it is."""
+        with self._lock:
+            if self._owners.get(room.name) is room:
+                self._store.put(room.name, None)
+
+    def _make_room(self, opener: Client) -> Room:
+        room = super()._make_room(opener)
+        self._taken.discard(room.name)
+        return room
+
+    def _is_ending(self, name: str) -> bool:
+        room = self._owners.get(name)
+        return room is not None and (room.is_needed or room.farewell is not None)
+
+    # -- the lease --
+
+    def _run(self) -> None:
+        while not self._ending.wait(self._database.lease / RENEWALS):
+            self._keep()
+
+    def _keep(self) -> None:
+        """Say that this node is alive, and look after what depends on it."""
+        try:
+            was_alive = self._renew()
+            if not was_alive or not self._is_known:
+                self._give_up_lost()
+            self._is_known = True
+            if self._ids.is_low:
+                self._ids.add(self._database.take_ids())
+            if time.monotonic() > self._sweep_at:
+                self._sweep_at = time.monotonic() + SWEEP_PAUSE
+                self._database.sweep(self._patience, MAX_DORMANT)
+        except OSError as error:
+            self.add_count("store_failures")
+            self._is_known = False
+            if not self._database.alone:
+                self._end_in_time(str(error))
+
+    def _renew(self) -> bool:
+        sent = time.monotonic()
+        try:
+            was_alive = self._database.renew()
+        except OSError:
+            sent = time.monotonic()
+            was_alive = self._database.renew(again=True)
+        self._valid_until = sent + self._database.lease
+        return was_alive
+
+    def _give_up_lost(self) -> None:
+        """End the rooms that others have taken while this node was not known to be alive."""
+        with self._lock:
+            names = list(self._owners)
+        for name in self._database.find_lost(names):
+            self._lose(name)
+
+    def _end_in_time(self, why: str) -> None:
+        """End all rooms before others may have them."""
+        lease, now = self._database.lease, time.monotonic()
+        if now < self._valid_until - lease / 3:
+            return
+        with self._lock:
+            rooms = [room for room in self._owners.values() if room.farewell is None]
+        if rooms:
+            what = "1 room ends" if len(rooms) == 1 else f"{len(rooms)} rooms end"
+            log.error("%s here, so as to go on elsewhere: %s", what, why)
+        for room in rooms:
+            self._end(room, RESTARTING)
+
+    def _lose(self, name: str) -> None:
+        """End a room that another node has taken; nothing of it is saved."""
+        with self._lock:
+            room = self._owners.get(name)
+        log.warning("room %s is not saved from here: another node has it", name)
+        if room is not None and not room.is_lost:
+            room.is_lost = True
+            self._end(room, ELSEWHERE)
+
+    def _end(self, room: StoredRoom, reason: str) -> None:
+        """End a room, at once for its clients, whatever its program does."""
+        with self._lock:
+            self._remove(room)
+        room.farewell = (CloseCode.SERVICE_RESTART, reason)
+        room.expire()
+        left = self._valid_until - CUT_MARGIN - time.monotonic()
+        self.call_later(max(left, 0.0), room.cut)

@@ -1,0 +1,406 @@
+"""Many nodes, one Redis: each room is on one of them, and goes on elsewhere when that one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scalesocket.net.redis_store import LEASE, HeldError, RedisDatabase
+from scalesocket.net.shared_rooms import NOTHING, ClientIds
+from scalesocket.net.store import Record
+
+from scalesocket import HandshakeError
+from tests.net.test_peers import free_port
+from tests.redis_server import RedisServer, running_redis
+from tests.rooms.test_redis_store import rooms, state
+from tests.rooms.test_store import GAMES, ask, metric, say, sit, wait_closed
+from tests.support import (
+    PATIENCE,
+    Closed,
+    HandshakeRefused,
+    RawClient,
+    ServerProcess,
+    http_request,
+    serve,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+STEADY = "?lease=30"  # for nodes that are to keep their rooms, on however busy a machine
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "games.py").write_text(GAMES)
+    (tmp_path / "redis").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[RedisServer]:
+    with running_redis(folder / "redis") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def cluster(
+    folder: Path,
+    store: RedisServer,
+    target: str,
+    *options: str,
+    query: str = "",
+    count: int = 2,
+    peers: bool = False,
+) -> Iterator[list[ServerProcess]]:
+    """Run nodes with one Redis, each of which says in its handshakes who it is."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+    listed = ("--api", "--peers", ",".join(addresses), "--trustproxy", "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for number, address in enumerate(addresses):
+            name = ("--header", f"X-Node: {number}", *(listed if peers else ()))
+            where = ("--store", store.url + query, "--metrics", *name, *options, target)
+            nodes.append(stack.enter_context(serve(*where, cwd=folder, addr=address)))
+        for node in nodes:  # it has said that it listens, but not yet that it is alive
+            assert http_request(node, path="/health").status == 200
+        yield nodes
+
+
+def come(node: ServerProcess, room: str, token: str = "", seen: int | None = None) -> Any:
+    """Return a client with a seat, and the answer; try until it is let in."""
+
+    def attempt() -> Any:
+        with contextlib.suppress(OSError, EOFError, Closed, HandshakeRefused):
+            return sit(node, room, token, seen)
+        return None
+
+    return wait_until(attempt)
+
+
+def owner(store: RedisServer, room: str) -> str:
+    return store.ask("HGET", f"scalesocket:room:{room}", "owner") or ""
+
+
+# ==== Leases, without a server ============================================================
+
+
+@contextlib.contextmanager
+def nodes(store: RedisServer, *leases: float) -> Iterator[list[RedisDatabase]]:
+    """Yield nodes with these leases, each alive, as they were asked to say so once."""
+    found = []
+    for lease in leases:
+        database = RedisDatabase(f"{store.url}?lease={lease}")
+        database.claim()
+        database.open()
+        database.begin()
+        found.append(database)
+    yield found
+    for database in found:
+        database.leave()
+        database.close()
+
+
+def record(text: str, *, whole: bool = False, kept: bool = False) -> Record:
+    return NOTHING._replace(state=text, whole=whole, kept=kept)
+
+
+def test_a_room_is_of_whoever_reads_it_first_until_that_one_ends_it(store: RedisServer) -> None:
+    with nodes(store, 60, 60) as (one, two):
+        assert one.read("den") is None
+        with pytest.raises(HeldError) as held:
+            two.read("den")
+        assert 0 < held.value.left <= 60
+        one.write({"den": record("a")}, 0)
+        with pytest.raises(HeldError):
+            two.read("den")
+        one.write({"den": record("b", whole=True)}, 0)
+        assert two.read("den") == record("b", whole=True)
+        with pytest.raises(HeldError):
+            one.read("den")
+        two.release(["den"])
+        assert one.read("den") == record("b")  # somebody has had it since, and it is not whole
+        one.write({"den": None}, 0)
+        assert store.ask("KEYS", "*den*") == [] and rooms(store) == []
+        assert two.read("den") is None
+
+
+def test_a_node_whose_lease_ran_out_writes_nothing_of_what_another_has_taken(
+    store: RedisServer,
+) -> None:
+    with nodes(store, 1, 60) as (one, two):
+        refused: list[str] = []
+        one.refuse = refused.append
+        for name in ("den", "pit"):
+            assert one.read(name) is None
+        one.write({"den": record("a"), "pit": record("p")}, 0)
+
+        def take() -> Record | None:
+            with contextlib.suppress(HeldError):
+                return two.read("den")
+            return None
+
+        assert wait_until(take) == record("a")
+        one.write({"den": record("lost"), "pit": record("q")}, 0)
+        assert refused == ["den"]  # the other one is still its own: nobody has wanted it
+        two.write({"den": None}, 0)
+        one.write({"den": record("lost")}, 0)
+        assert refused == ["den", "den"] and state(store, "den") == ""
+        with pytest.raises(OSError, match="alive"):
+            one.read("new")  # it would be nobody's
+        assert not one.renew() and one.renew()
+        assert one.find_lost(["den", "pit"]) == ["den"]
+        assert one.read("new") is None
+        assert state(store, "pit") == "q"
+
+
+def test_if_redis_loses_all_the_nodes_that_have_rooms_still_have_them(store: RedisServer) -> None:
+    with nodes(store, 60, 60) as (one, two):
+        one.read("den")
+        two.read("pit")
+        store.ask("FLUSHALL")
+        assert not one.renew() and not two.renew()
+        assert one.find_lost(["den"]) == two.find_lost(["pit"]) == []
+        one.write({"den": record("a")}, 0)
+        with pytest.raises(HeldError):
+            two.read("den")
+        assert store.ask("GET", "scalesocket:about") == "scalesocket 1"
+
+
+def test_rooms_that_nobody_wants_go_and_those_of_a_node_that_is_alive_stay(
+    store: RedisServer,
+) -> None:
+    with nodes(store, 60) as (one,):
+        for name in ("open", "left", "kept", "stub"):
+            one.read(name)
+        one.write({
+            "open": record("a"),
+            "left": record("b", whole=True),
+            "kept": record("c", whole=True, kept=True),
+        }, 0)  # fmt: skip
+        one.sweep(60, 10)
+        assert rooms(store) == ["kept", "left", "open", "stub"]
+        wait_until(lambda: (one.sweep(0.001, 10), rooms(store) == ["kept", "open", "stub"])[1])
+        one.write({name: record("d", whole=True, kept=True) for name in ("open", "stub")}, 0)
+        one.sweep(60, 2)
+        assert rooms(store) == ["open", "stub"]
+
+
+def test_no_two_nodes_give_out_the_same_id(store: RedisServer) -> None:
+    with nodes(store, 60, 60) as found:
+        blocks = [set(node.take_ids()) for node in found * 2]
+        assert len(set().union(*blocks)) == sum(map(len, blocks))
+    ids = ClientIds()
+    with pytest.raises(HandshakeError):
+        next(ids)
+    ids.add(range(1, 3))
+    ids.add(range(8, 9))
+    assert not ids.is_low and [next(ids) for _ in range(3)] == [1, 2, 8] and ids.is_low
+
+
+# ==== One place ===========================================================================
+
+
+def test_a_room_that_another_node_has_is_refused_until_that_one_ends(
+    folder: Path, store: RedisServer
+) -> None:
+    with cluster(folder, store, "games:Tally", "--resume", "60", query=STEADY) as (one, two):
+        ann, seat = sit(one, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        assert wait_closed(RawClient.connect(two, "den")) == 1013
+        bob, other = sit(two, "pit")
+        assert other["id"] != seat["id"]
+        assert one.stop() == 0
+        assert wait_closed(ann) == 1012
+        began = time.monotonic()
+        ann, again = sit(two, "den", seat["token"], 2)  # at once: nothing has to run out
+        assert time.monotonic() - began < 20
+        assert again["id"] == seat["id"] and again["resumed"]
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is False and ask(ann)["said"] == ["one"]
+        for client in (ann, bob):
+            client.close()
+    assert rooms(store) == []
+
+
+@pytest.mark.parametrize("peers", [False, True], ids=["alone", "peers"])
+def test_nodes_that_start_a_room_at_the_same_moment_agree_on_one(
+    folder: Path, store: RedisServer, peers: bool
+) -> None:
+    options: dict[str, Any] = {"query": STEADY, "count": 3, "peers": peers}
+    with cluster(folder, store, "games:Tally", **options) as found:
+        for turn in range(5):
+            gate = threading.Barrier(len(found))
+            came: list[RawClient] = []
+
+            def join(node: ServerProcess, room: str, gate: Any = gate, came: Any = came) -> None:
+                gate.wait(PATIENCE)
+                with contextlib.suppress(Closed, HandshakeRefused):
+                    client = RawClient.connect(node, room)
+                    try:
+                        client.receive_text()
+                    except Closed:
+                        client.sock.close()
+                        raise
+                    came.append(client)
+
+            threads = [threading.Thread(target=join, args=(node, f"den-{turn}")) for node in found]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            homes = {client.response.headers["x-node"] for client in came if client.response}
+            assert len(homes) == 1 and len(came) == (3 if peers else 1)
+            came[0].send_text("state")
+            message: Any = None
+            while not isinstance(message, dict):
+                with contextlib.suppress(ValueError):
+                    message = came[0].receive_json()
+            assert len(message["clients"]) == len(came)
+            for client in came:
+                client.sock.close()
+
+
+def test_with_peers_a_room_is_passed_through_to_whoever_has_it(
+    folder: Path, store: RedisServer
+) -> None:
+    options: dict[str, Any] = {"query": STEADY, "peers": True}
+    with cluster(folder, store, "games:Tally", "--resume", "60", **options) as (one, two):
+        ann, seat = sit(one, "den")
+        ann.receive_text()
+        bob, _ = sit(two, "den")
+        bob.receive_text()
+        say(ann, seat, "one")
+        assert bob.receive_text() == f"{seat['id']}:one"
+        assert metric(two, "relayed_connections_total") == 1
+        for client in (ann, bob):
+            client.close()
+
+
+# ==== A node that ends ====================================================================
+
+
+def test_a_node_that_is_killed_has_its_rooms_go_on_elsewhere_with_their_seats(
+    folder: Path, store: RedisServer
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with cluster(folder, store, "games:Tally", *options, count=3) as (one, two, three):
+        seats = {}
+        for name in ("a", "b", "c", "d"):
+            client, seat = come(one, name)
+            client.receive_text()
+            say(client, seat, "one")
+            seats[name] = client, seat
+        wait_until(lambda: all("one" in state(store, name) for name in seats))
+        one.kill()
+        began = time.monotonic()
+        for name, (client, seat) in seats.items():
+            client.sock.close()
+            client, again = come(two if name < "c" else three, name, seat["token"], 2)
+            print(f"{name} is back after {time.monotonic() - began:.2f} s")
+            assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 1
+            heard: Any = client.receive_json()
+            assert heard["restored"] is True and ask(client)["said"] == ["one"]
+            client.close()
+        wait_until(lambda: rooms(store) == [])
+    assert LEASE + 1 < 5  # on a machine that has time
+
+
+def test_a_node_that_was_frozen_beyond_its_lease_ends_its_room_and_writes_nothing(
+    folder: Path, store: RedisServer
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with cluster(folder, store, "games:Tally", *options) as (one, two):
+        ann, seat = come(one, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        wait_until(lambda: "one" in state(store, "den"))
+        one.process.send_signal(signal.SIGSTOP)
+        try:
+            ann.send_text("never heard of")
+            ann_again, again = come(two, "den", seat["token"], 2)
+            heard: Any = ann_again.receive_json()
+            assert heard["restored"] is True
+            say(ann_again, seat, "two")
+            wait_until(lambda: "two" in state(store, "den"))
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+        assert wait_closed(ann) == 1012
+        one.wait_log("room den is not saved from here: another node has it")
+        say(ann_again, seat, "three")
+        wait_until(lambda: "three" in state(store, "den"))
+        assert ask(ann_again)["said"] == ["one", "two", "three"]
+        assert "never" not in state(store, "den")
+        bob, _ = come(one, "pit")  # the node is well
+        bob.close()
+        ann_again.close()
+
+
+def test_a_node_that_was_frozen_keeps_the_rooms_that_nobody_wanted(
+    folder: Path, store: RedisServer
+) -> None:
+    with cluster(folder, store, "games:Kept", "--saveevery", "0.05", count=1) as (one,):
+        ann = RawClient.connect(one, "den")
+        number = int(ann.receive_text().split()[1])
+        one.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not alive(store))
+        one.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: alive(store))
+        ann.send_text("one")
+        assert ann.receive_text() == f"{number}:one"
+        wait_until(lambda: "one" in state(store, "den"))
+        ann.close()
+
+
+def alive(store: RedisServer) -> bool:
+    """Whether a node has a lease that has not run out."""
+    seconds, micros = store.ask("TIME")
+    now = int(seconds) * 1000 + int(micros) // 1000
+    return bool(store.ask("ZRANGEBYSCORE", "scalesocket:nodes", str(now), "+inf"))
+
+
+# ==== Redis that ends =====================================================================
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+def test_rooms_end_before_the_lease_does_and_go_on_when_redis_is_back_with_nothing_lost(
+    folder: Path, store: RedisServer, how: str
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with cluster(folder, store, "games:Tally", *options) as (one, two):
+        ann, seat = come(one, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        store.stop() if how == "stop" else store.freeze()
+        say(ann, seat, "two")  # play does not wait
+        assert wait_closed(ann) == 1012
+        one.wait_log("1 room ends here, so as to go on elsewhere: Redis: ")
+        for node in (one, two):
+            assert wait_closed(RawClient.connect(node, "den")) == 1013
+            assert http_request(node, path="/health").status == 200
+        store.start() if how == "stop" else store.thaw()
+        one.wait_log("rooms are saved again")
+        ann, again = come(two, "den", seat["token"], 3)
+        assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 2
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is False and ask(ann)["said"] == ["one", "two"]
+        ann.close()
+
+
+def test_a_short_absence_of_redis_is_not_noticed(folder: Path, store: RedisServer) -> None:
+    with cluster(folder, store, "games:Kept", query=STEADY, count=1) as (one,):
+        ann = RawClient.connect(one, "den")
+        number = int(ann.receive_text().split()[1])
+        store.stop(signal.SIGKILL)
+        store.start()
+        ann.send_text("one")
+        assert ann.receive_text() == f"{number}:one"
+        ann.close()
+        wait_until(lambda: "one" in state(store, "den") and not owner(store, "den"))
