@@ -17,6 +17,7 @@ from scalesocket.net.store import Record
 
 from scalesocket import HandshakeError
 from tests.net.test_peers import free_port
+from tests.proxies import proxy
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_redis_store import rooms, state
 from tests.rooms.test_store import GAMES, ask, metric, say, sit, wait_closed
@@ -73,7 +74,9 @@ def cluster(
         yield nodes
 
 
-def come(node: ServerProcess, room: str, token: str = "", seen: int | None = None) -> Any:
+def come(
+    node: ServerProcess | tuple[str, int], room: str, token: str = "", seen: int | None = None
+) -> Any:
     """Return a client with a seat, and the answer; try until it is let in."""
 
     def attempt() -> Any:
@@ -364,6 +367,77 @@ def alive(store: RedisServer) -> bool:
     seconds, micros = store.ask("TIME")
     now = int(seconds) * 1000 + int(micros) // 1000
     return bool(store.ask("ZRANGEBYSCORE", "scalesocket:nodes", str(now), "+inf"))
+
+
+def test_three_nodes_behind_haproxy_one_is_killed_and_its_rooms_go_on_with_their_seats(
+    folder: Path, store: RedisServer
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    names = [f"room-{number}" for number in range(12)]
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(
+            cluster(folder, store, "games:Tally", *options, count=3, peers=True)
+        )
+        by_number = {str(number): node for number, node in enumerate(found)}
+        addresses = [f"{node.host}:{node.port}" for node in found]
+        front = stack.enter_context(proxy("haproxy", folder, addresses))
+        players = {name: [Seated(front, name) for _ in range(2)] for name in names}
+        for pair in players.values():
+            for player in pair:
+                player.say("before")
+        everybody = [player for pair in players.values() for player in pair]
+        assert all(one.home == other.home for one, other in players.values())
+        wait_until(lambda: all(state(store, name).count("before") == 2 for name in names))
+        doomed = max(by_number, key=[player.home for player in everybody].count)
+        by_number[doomed].kill()
+        began = time.monotonic()
+        cut_off = [player for player in everybody if player.home == doomed]
+        threads = [threading.Thread(target=player.come_back) for player in cut_off]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        print(f"{len(cut_off)} are back after {time.monotonic() - began:.2f} s")
+        for pair in players.values():
+            for player in pair:
+                player.say("after")
+            assert pair[0].home == pair[1].home != doomed
+            assert pair[0].ask().count("before") == 2
+        for player in everybody:
+            player.client.close()
+
+
+class Seated:
+    """A client with a seat behind a proxy."""
+
+    def __init__(self, front: tuple[str, int], room: str) -> None:
+        self._front, self._room = front, room
+        self.client, self.seat = come(front, room)
+
+    @property
+    def home(self) -> str:
+        """The node that its room is on."""
+        assert self.client.response is not None
+        return str(self.client.response.headers["x-node"])
+
+    def come_back(self) -> None:
+        self.client.sock.close()
+        before = self.seat
+        self.client, self.seat = come(self._front, self._room, before["token"], 99)
+        assert self.seat["resumed"] and self.seat["id"] == before["id"]
+
+    def ask(self) -> str:
+        """Return what its room knows."""
+        self.client.send_text("state")
+        while '"said"' not in (text := str(self.client.receive_text())):
+            pass
+        return text
+
+    def say(self, text: str) -> None:
+        """Say something, and wait until it is heard, behind whatever else is."""
+        self.client.send_text(text)
+        while self.client.receive_text() != f"{self.seat['id']}:{text}":
+            pass
 
 
 # ==== Redis that ends =====================================================================
