@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scalesocket import Config, Timer
 
 ELSEWHERE = "the room goes on elsewhere"
+NOT_NOW = "the room cannot be read now"
 SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
 CUT_MARGIN = 0.1  # seconds of the lease that are left when clients are cut off at the latest
 NOTHING = Record(False, False, None, "null", b"", ())
@@ -160,8 +161,8 @@ class SharedRooms(StoredRooms):
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
         self._back_until = float("inf")
-        # These are the thread's alone.
-        self._valid_until = 0.0  # as this node knows it
+        self._valid_until = 0.0  # the lease, as this node knows it; written by its thread
+        # These are that thread's alone.
         self._is_known = False  # it has said that it is alive, and nothing since was in vain
         self._sweep_at = 0.0
 
@@ -208,8 +209,11 @@ class SharedRooms(StoredRooms):
             if question.failed:
                 if self._database.alone:
                     return super().read(name)
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room cannot be read now")
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
             if question.held is None:
+                if self._is_late():  # rooms end just now
+                    self.put_back(name, question.record)
+                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
                 return question.record, False
             held = question.held
             if (seen is not None and held.lease != seen) or time.monotonic() > deadline:
@@ -241,9 +245,10 @@ class SharedRooms(StoredRooms):
                 self._store.put(room.name, None)
 
     def _make_room(self, opener: Client) -> Room:
-        room = super()._make_room(opener)
-        self._taken.discard(room.name)
-        return room
+        try:
+            return super()._make_room(opener)
+        finally:
+            self._taken.discard(opener.room_name)
 
     def _is_ending(self, name: str) -> bool:
         room = self._owners.get(name)
@@ -270,8 +275,7 @@ class SharedRooms(StoredRooms):
         except OSError as error:
             self.add_count("store_failures")
             self._is_known = False
-            if not self._database.alone:
-                self._end_in_time(str(error))
+            self._end_in_time(str(error))
 
     def _renew(self) -> bool:
         sent = time.monotonic()
@@ -283,6 +287,11 @@ class SharedRooms(StoredRooms):
         self._valid_until = sent + self._database.lease
         return was_alive
 
+    def _is_late(self) -> bool:
+        """Whether so little of the lease is left that no room may be here."""
+        lease = self._database.lease
+        return not self._database.alone and time.monotonic() > self._valid_until - lease / 3
+
     def _give_up_lost(self) -> None:
         """End the rooms that others have taken while this node was not known to be alive."""
         with self._lock:
@@ -292,8 +301,7 @@ class SharedRooms(StoredRooms):
 
     def _end_in_time(self, why: str) -> None:
         """End all rooms before others may have them."""
-        lease, now = self._database.lease, time.monotonic()
-        if now < self._valid_until - lease / 3:
+        if not self._is_late():
             return
         with self._lock:
             rooms = [room for room in self._owners.values() if room.farewell is None]
