@@ -130,7 +130,7 @@ def run_cases(
     cases: Sequence[str],
     *,
     at_once: int = 2,
-    timeout: float = 100,
+    timeout: float = 240,
 ) -> Run:
     """Run cases against a server.
 
