@@ -48,6 +48,7 @@ TOP_LEVEL = {
     "scalesocket.py",
     "tests",
 }
+PIP_PATIENCE = 3 * PATIENCE  # seconds; pip alone takes ten times as long to begin as a server
 ALONE = [sys.executable, "-I", "-S"]  # no PYTHON* variables, no installed packages
 HOME_PATH = re.compile(rb"(?:/home/|/Users/|/root/|[A-Z]:\\Users\\)[A-Za-z0-9_.-]+")
 
@@ -79,7 +80,7 @@ def build_wheel(sources: Path, folder: Path) -> Path:
         [sys.executable, "-m", "pip", "wheel", *options, str(folder), str(sources)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PIP_PATIENCE,
     )
     assert (built.returncode, built.stdout, built.stderr) == (0, "", ""), "not one warning"
     [path] = folder.glob("*.whl")
@@ -106,7 +107,7 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_pip(python: Path, *words: str) -> None:
     """Run pip for the environment of another Python."""
     command = [sys.executable, "-m", "pip", "--python", str(python), *words]
-    subprocess.run(command, check=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, timeout=PIP_PATIENCE)
 
 
 @pytest.fixture(scope="module")
