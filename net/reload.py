@@ -74,7 +74,7 @@ LOOK_FOR_MODULES = 1.0  # seconds between two looks at what a game has imported
 SEATS = 30.0  # seconds of --resume, unless that is given
 CLOCK_STEP = 20_000_000  # nanoseconds that the times of files may be behind the clock
 LOAD_TIME = 10.0  # seconds to load the code before that is told of
-KILL_AFTER = 5.0  # seconds for a process to end that has nothing more to do
+KILL_AFTER = 2.0  # seconds for a process to end that has nothing more to do
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BEGIN = (
     "import sys; {0!r} in sys.path or sys.path.insert(0, {0!r}); "
@@ -467,8 +467,9 @@ class Version:
         started: when, in nanoseconds of the clock that files have.
         deadline: until when it should have loaded the code, on the monotonic clock.
         is_ready: it has, and waits for the one before to end.
-        failure: why it could not.
+        has_failed: it could not, and that has been told.
         quiet_since: when it closed its line, on the monotonic clock; it is about to end.
+        is_cut: it did not, though there was nothing more to do.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], line: Line, started: int) -> None:
@@ -477,8 +478,9 @@ class Version:
         self.started = started
         self.deadline = time.monotonic() + LOAD_TIME
         self.is_ready = False
-        self.failure = ""
+        self.has_failed = False
         self.quiet_since: float | None = None
+        self.is_cut = False
 
     def end(self) -> None:
         """End it at once, and what it has started."""
@@ -603,7 +605,7 @@ class Overseer(Server):
             self._close(version)
         for message in messages or ():
             if "failed" in message:
-                version.failure = message["failed"]
+                self._fail(version, message["failed"])
                 continue
             started = version.started if version is self._next else time.time_ns() + CLOCK_STEP * 2
             self._files.add(message["files"], started)
@@ -643,6 +645,7 @@ class Overseer(Server):
         if quiet is not None and time.monotonic() > quiet + KILL_AFTER:
             log.warning("process %d does not end, and is killed", version.process.pid)
             version.end()
+            version.is_cut = True
             return True
         return False
 
@@ -661,12 +664,12 @@ class Overseer(Server):
                 while version.quiet_since is None:  # its last words
                     self._hear(version)
         self._close(version)
-        code = version.process.returncode
+        code = 0 if version.is_cut else version.process.returncode
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"status {code}"
         if version is self._next:
             self._next = None
-            self._report(version.failure or f"the new code ended with {how} as it was loaded")
-            self._files.add_neighbours(version.started)
+            if not version.has_failed:
+                self._fail(version, f"the new code ended with {how} as it was loaded")
             return 2
         self._current = None
         if self._is_changing and not self.stopping:
@@ -682,6 +685,12 @@ class Overseer(Server):
                 log.error("the server has ended with %s", how)
             self._drop_next()
         return code if code >= 0 else 1
+
+    def _fail(self, version: Version, failure: str) -> None:
+        """Say why a process cannot serve, and look for what may mend it."""
+        version.has_failed = True
+        self._report(failure)
+        self._files.add_neighbours(version.started)
 
     def _report(self, failure: str) -> None:
         """Say why there is no new code."""

@@ -329,6 +329,20 @@ def test_code_that_ends_its_process_while_it_loads_is_told_of(folder: Path) -> N
         assert about(server)["game"] == "game 1"
 
 
+def test_code_that_fails_and_does_not_end_is_told_of_before_it_is_killed(folder: Path) -> None:
+    endless = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    with reloading(folder, "games:Tally") as server:
+        (folder / "helper.py").write_text(f"{endless}1 / 0\n")
+        server.wait_log("does not end, and is killed")
+        told = [
+            number for number, line in enumerate(server.log()) if "the old code goes on" in line
+        ]
+        assert len(told) == 1 and "does not end" not in " ".join(server.log()[: told[0]])
+        (folder / "helper.py").write_text('VERSION = "helper 2"\n')
+        server.wait_log(NEW_CODE)
+        assert about(server)["helper"] == "helper 2"
+
+
 def test_code_that_takes_long_to_load_is_told_of_once(folder: Path) -> None:
     with reloading(folder, "games:Tally") as server:
         (folder / "gate").touch()
