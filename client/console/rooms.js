@@ -32,7 +32,7 @@ export class RoomsView {
     const { facts } = this.#watch;
     if (!facts) return;
     $("served").textContent = `ScaleSocket ${facts.version} serves ${facts.target}`;
-    const old = facts.problem && `The old code goes on: ${facts.problem}.`; // --reload
+    const old = facts.problem && `The old code goes on: ${facts.problem}`; // --reload
     $("old-code").hidden = !old;
     if ($("old-code").textContent !== old) $("old-code").textContent = old;
     if ($("rooms-view").hidden) return;
