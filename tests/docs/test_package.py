@@ -153,7 +153,7 @@ def test_a_wheel_of_the_source_distribution_is_the_same(
     assert files_of(build_wheel(archive, tmp_path)) == files_of(wheel)
 
 
-def test_the_wheel_names_its_version_license_and_extra(wheel: Path) -> None:
+def test_the_wheel_names_its_version_license_and_extras(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(name).decode().splitlines()
@@ -162,7 +162,8 @@ def test_the_wheel_names_its_version_license_and_extra(wheel: Path) -> None:
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.11" in metadata
     required = [line for line in metadata if line.startswith("Requires-Dist:")]
-    assert len(required) == 1 and "msgpack" in required[0] and "extra ==" in required[0]
+    assert len(required) == 2 and "msgpack" in required[0] and "redis" in required[1]
+    assert all("extra ==" in line for line in required), "alone it needs nothing"
 
 
 def test_the_installed_command_runs(installed: Path) -> None:
