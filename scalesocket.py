@@ -122,12 +122,11 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.drain import Drain
-    from scalesocket.net.history import Archive, Histories, Replay
+    from scalesocket.net.history import Archive, Histories, Replay, ShortHistory
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Opening, Relays
     from scalesocket.net.seats import Seat, Seats
-    from scalesocket.net.sockets import SocketFile
     from scalesocket.net.store import StoredRooms
     from scalesocket.net.tap import Taps
     from scalesocket.net.tls import TlsSocket, TlsTransport
@@ -988,18 +987,6 @@ class Proxies:
         return ""
 
 
-def make_proxies(config: Config) -> Proxies:
-    """Return the peers of --trustproxy.
-
-    Raises:
-        ConfigError: net/proxies.py is not there.
-    """
-    if not config.trustproxy:
-        return Proxies()
-    trusted: Proxies = load_feature("proxies", "--trustproxy").TrustedProxies(config.trustproxy)
-    return trusted
-
-
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own, or that of a Unix socket."""
     return address in (UNIX_PEER[0], "::1") or address.removeprefix("::ffff:").startswith("127.")
@@ -1383,11 +1370,7 @@ class Timer:
 
 
 class Poller:
-    """One thread that waits for many sockets, and calls functions, which must not block.
-
-    Args:
-        name: of the thread.
-    """
+    """One thread that waits for many sockets, and calls functions, which must not block."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -1488,17 +1471,6 @@ class Poller:
         self._selector.unregister(sock)
 
 
-class Sender(Poller):
-    """Writes backlogs as their sockets become writable; those left when it stops are lost."""
-
-    def __init__(self) -> None:
-        super().__init__("sender")
-
-    def add(self, connection: Connection) -> None:
-        """Take over a backlog until it is empty; called once for each filling."""
-        self.call(connection.watch_backlog)
-
-
 class Backlog:
     """Whole frames that a socket has not taken yet, but for the start of the first piece."""
 
@@ -1561,7 +1533,7 @@ class Connection:
         sock: a connected stream socket; the opening handshake has been read from it. `dispose`
             gives it back.
         protocol: the receiving half, and what ends the other.
-        sender: finishes what the socket does not take at once.
+        sender: finishes what the socket does not take at once; what is left when it stops is lost.
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
@@ -1575,7 +1547,7 @@ class Connection:
         sock: socket.socket,
         protocol: WebSocketProtocol | LineProtocol,
         *,
-        sender: Sender,
+        sender: Poller,
         timer: Timer,
         max_backlog: int,
         early: bytes = b"",
@@ -1601,8 +1573,8 @@ class Connection:
         self._with_sender = False  # the sender knows it, and will close the socket
         self._dead = False  # no byte can be sent any more
         self._corked: list[bytes] | None = [response] if response else None
-        self._replay: Replay | None = None  # what goes before all that is sent
-        self.is_following = False  # that feeds it (see `follow`)
+        self._replay: Replay | None = None  # what goes before all that is sent (net/history.py)
+        self.is_following = False  # that feeds it
         self._held = 0  # bytes that wait for the end of that
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
@@ -1647,13 +1619,6 @@ class Connection:
             if isinstance(event, Ping) and not self.is_full:
                 self.interject(encode_frame(Opcode.PONG, event.payload))
         return events
-
-    def wait(self) -> None:
-        """Wait until `receive` has something to give; for a thread that has but one connection."""
-        if not self.has_more:
-            with contextlib.suppress(ValueError), selectors.DefaultSelector() as selector:
-                selector.register(self._socket, selectors.EVENT_READ)  # ValueError: it has ended
-                selector.select()
 
     def pause(self) -> None:
         """Note that nothing is taken for a while, so that silence is not the peer's fault."""
@@ -1741,8 +1706,8 @@ class Connection:
             reason: at most 123 bytes of it are sent.
             discard: drop the backlog but for its first part, which may be on the wire in part.
         """
-        if discard:
-            self.unfollow()
+        if discard and self._replay is not None:
+            self._replay.leave()
         self._finish(code, reason, discard=discard)
 
     def answer(self, closing: Closing) -> None:
@@ -1750,8 +1715,8 @@ class Connection:
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
         else:
-            if self.protocol.answers_close:  # it wants no more
-                self.unfollow()
+            if self._replay is not None and self.protocol.answers_close:  # it wants no more
+                self._replay.leave()
             self._close_received = True
             self._finish(*closing.reply)
 
@@ -1842,41 +1807,11 @@ class Connection:
         with self._lock:
             return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
 
-    # -- what was before a newcomer's time (see `Replay`) --
-
-    def follow(self, replay: Replay) -> None:
-        """Let a replay feed it; what is sent meanwhile waits in the replay's queue."""
-        with self._lock:
-            self._replay = replay
-            self.is_following = True
-            self._is_plain = False
-
     @property
     def is_lost(self) -> bool:
         """Whether it lags so far behind that nothing can be kept for it."""
         replay = self._replay
         return replay is not None and replay.is_lost
-
-    def unfollow(self, *, if_done: bool = False) -> bool:
-        """Be fed no more, and drop what waits for that; or only `if_done`. Return whether it is.
-
-        What is sent from now on goes straight to the socket again.
-        """
-        with self._lock:
-            replay = self._replay
-            if replay is None:
-                return True
-            if if_done and replay.queue:
-                return False
-            replay.queue.clear()
-            replay.wake()
-            self._replay = None
-            self.is_following = False
-            self._held = 0
-            self._is_plain = self.IS_DIRECT and self._corked is None
-            self._on_shrunk()
-            self._on_drained()
-            return True
 
     # -- under the lock --
 
@@ -1917,7 +1852,7 @@ class Connection:
         self.is_full = self.backlog_size >= self._max_backlog
         if not self._with_sender:
             self._with_sender = True
-            self._sender.add(self)
+            self._sender.call(self.watch_backlog)
 
     def _write(self, data: bytes) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
@@ -1980,7 +1915,7 @@ class Connection:
     # -- the sender's thread --
 
     def watch_backlog(self) -> None:
-        """Have the rest written as the socket becomes writable."""
+        """Have the rest written as the socket becomes writable; once for each backlog."""
         with self._lock:
             if self._dead:
                 self._leave_sender()
@@ -2177,11 +2112,10 @@ class Framing:
         if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
             delimiters = b"\n" + delimiters.replace(b"\n", b"")
         self._delimiter = delimiters[:1]
-        self._same = bytes.maketrans(delimiters[1:], delimiters[:1] * len(delimiters[1:]))
-        self._many = len(delimiters) > 1
+        self._unify: Callable[[bytes], bytes] | None = None  # makes all of them the first
+        if len(delimiters) > 1:
+            self._unify = load_feature("delimiters", "--delimiters").make_unifier(delimiters)
         self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
-        self._pairs = b"\n" in delimiters and b"\r" in delimiters  # \r\n ends one item, not two
-        self._after_cr = False  # what came last was a \r: a \n now belongs to it
         self._report = report
         self._one_line = one_line
         self._rest: list[bytes] = []  # of an item that has not ended
@@ -2218,10 +2152,8 @@ class Framing:
         """
         if self._binary:
             return [Route(Opcode.BINARY, [data])]
-        if self._pairs:
-            data = self._join_pairs(data)
-        if self._many:
-            data = data.translate(self._same)
+        if self._unify is not None:
+            data = self._unify(data)
         head, found, tail = data.rpartition(self._delimiter)
         if not found:
             self._keep(tail)
@@ -2248,13 +2180,6 @@ class Framing:
     def route(self, items: list[bytes]) -> list[Output]:
         """Say where items go; here, to everyone."""
         return [Route(Opcode.TEXT, items)]
-
-    def _join_pairs(self, data: bytes) -> bytes:
-        r"""Return what was printed with each `\r\n` as one delimiter, also where a read cut it."""
-        if self._after_cr:
-            data = data.removeprefix(b"\n")
-        self._after_cr = data.endswith(b"\r")
-        return data.replace(b"\r\n", b"\n")
 
     def _keep(self, tail: bytes) -> None:
         self._rest.append(tail)
@@ -2705,25 +2630,6 @@ def _as_variable(data: bytes) -> str:
     return os.fsdecode(data) if POSIX else data.decode(errors="replace")
 
 
-class Launch(NamedTuple):
-    """How a program is started so that each line it prints comes at once."""
-
-    command: tuple[str, ...]
-    variables: Mapping[str, str] = MappingProxyType({})
-    open_output: Callable[[], tuple[int, int]] | None = None  # gives both ends of its stdout
-
-
-def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:
-    """Return how to start the program; `environment` is what it gets beside the plan's variables.
-
-    Python runs unbuffered. For other programs there is net/linebuffer.py (--linebuffer).
-    """
-    wanted = config.linebuffer != "off" and not config.binary and POSIX
-    module = find_feature("linebuffer") if wanted else None
-    launch: Launch = module.plan_launch(config, environment) if module else Launch(config.command)
-    return launch
-
-
 # ==== 10. Backends =======================================================================
 # What a room's clients talk to: a child on pipes, or a Python `Game`. (Children that listen on a
 # port, and children in a terminal, are in net/children.py.)
@@ -3055,11 +2961,7 @@ def restore_file_limit(pid: int) -> None:
 
 
 class ProcessBackend(Backend):
-    """A child that reads stdin and writes stdout.
-
-    Args:
-        config: how to start it, and how to speak with it.
-    """
+    """A child that reads stdin and writes stdout."""
 
     takes_directly = POSIX  # elsewhere writing to a pipe blocks
 
@@ -3139,8 +3041,12 @@ class ProcessBackend(Backend):
     def _launch(self) -> None:
         config, opener = self._config, self._opener
         environment = build_environment(opener, config.passenv)
-        self._plan = plan_launch(config, environment)
-        environment |= self._plan.variables
+        self._command = config.command
+        self._open_output: Callable[[], tuple[int, int]] | None = None  # gives its stdout's ends
+        if config.linebuffer != "off" and not config.binary and POSIX:
+            if (lines := find_feature("linebuffer")) is not None:  # Python runs unbuffered anyhow
+                self._command, more, self._open_output = lines.plan_launch(config, environment)
+                environment |= more
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._input_closed = False
         self._started_at = time.monotonic()
@@ -3226,10 +3132,10 @@ class ProcessBackend(Backend):
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
         pipe = output = subprocess.PIPE
-        if self._plan.open_output is not None:
-            self._terminal, output = self._plan.open_output()
+        if self._open_output is not None:
+            self._terminal, output = self._open_output()
         try:
-            popen = self._start_child(self._plan.command, environment, (pipe, output, pipe)).popen
+            popen = self._start_child(self._command, environment, (pipe, output, pipe)).popen
         finally:
             if output != pipe:
                 os.close(output)
@@ -3511,9 +3417,6 @@ class GameBackend(Backend):
     Ticks come at absolute deadlines, so that they do not drift; ticks that were missed are
     skipped, not made up for. What hooks send is collected and goes out once they have
     returned, in one piece for each client.
-
-    Args:
-        game: the class; an object is made of it for each room.
     """
 
     in_order = True
@@ -3526,7 +3429,7 @@ class GameBackend(Backend):
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
         self._room = room
-        self._game_room = GameRoom(room, opener.request)
+        self.game_room = GameRoom(room, opener.request)
         self._guard(self._create)
         self._guard(room.restore)
         self._interval = 1 / self.game.tick_rate if self.game.tick_rate else 0.0
@@ -3542,7 +3445,7 @@ class GameBackend(Backend):
 
     def wait_time(self) -> float | None:
         """Return the seconds until the next tick or timed call."""
-        due = min(self._next_tick, self._game_room.next_call)
+        due = min(self._next_tick, self.game_room.next_call)
         return max(0.0, due - time.monotonic()) if due < math.inf else None
 
     def stop(self) -> None:
@@ -3555,7 +3458,7 @@ class GameBackend(Backend):
 
     def _create(self) -> None:
         self.game = self._factory()
-        self.game.on_create(self._game_room)
+        self.game.on_create(self.game_room)
 
     def _handle(self, events: list[RoomEvent]) -> None:
         self._run_due()
@@ -3577,10 +3480,10 @@ class GameBackend(Backend):
     def _handle_one(self, event: RoomEvent) -> None:
         if isinstance(event, Joined):
             self._room.admit(event.client)
-            self._game_room.add(event.client)
+            self.game_room.add(event.client)
             self.game.on_join(event.client)
         elif isinstance(event, Left):
-            self._game_room.remove(event.client)
+            self.game_room.remove(event.client)
             event.client.left = True
             self._unanswered.append(event)
             self.game.on_leave(event.client, event.code)
@@ -3594,7 +3497,7 @@ class GameBackend(Backend):
 
         What they send goes out at once, however many messages of clients still wait.
         """
-        room, now = self._game_room, time.monotonic()
+        room, now = self.game_room, time.monotonic()
         is_due = now >= self._next_tick or now >= room.next_call
         if is_due:
             room.run_due_calls(now)
@@ -3692,10 +3595,10 @@ class Inbox:
 
     def __init__(self, limit: int = INBOX_SIZE) -> None:
         self._limit = limit
-        self._lock = threading.Lock()  # guards all below
+        self.lock = threading.Lock()  # guards all below
         self._bell = threading.Lock()  # wakes the room's thread, as a condition would, in less time
         self._bell.acquire()
-        self._events: list[RoomEvent] = []
+        self.events: list[RoomEvent] = []
         self.size = 0  # bytes of messages that wait
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
@@ -3710,11 +3613,11 @@ class Inbox:
             event: what happened.
             urgent: or it may wait for the next one, as long as there are few.
         """
-        with self._lock:
+        with self.lock:
             if self._closed:
                 return False
-            self._events.append(event)
-            if urgent or len(self._events) > MAX_UNHURRIED:
+            self.events.append(event)
+            if urgent or len(self.events) > MAX_UNHURRIED:
                 self._ring()
             return True
 
@@ -3725,11 +3628,11 @@ class Inbox:
         """
         while True:
             freed = threading.Event()
-            with self._lock:
+            with self.lock:
                 if self._closed:
                     return False
                 if not self.is_full:
-                    self._events.append(event)
+                    self.events.append(event)
                     self.size += size
                     self.is_full = self.size >= self._limit
                     self._ring()
@@ -3739,20 +3642,20 @@ class Inbox:
 
     def put_messages(self, received: Iterable[Received]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""
-        with self._lock:
+        with self.lock:
             if self._closed:
                 return
             for event in received:
                 client = event.client  # who was kicked says no more
                 if not client.departed and (client.seat is None or client.seat.takes(event.run)):
-                    self._events.append(event)
+                    self.events.append(event)
                     self.size += event.run.size
             self.is_full = self.size >= self._limit
             self._ring()
 
     def when_freed(self, function: Callable[[], None]) -> None:
         """Call a function, which must not block, once it is not full; at once if it is not."""
-        with self._lock:
+        with self.lock:
             if self.is_full:
                 self._on_freed.append(function)
                 return
@@ -3763,8 +3666,8 @@ class Inbox:
 
         A message then wakes up no other thread of ours: up to a third off an echo.
         """
-        with self._lock:
-            is_free = self._asleep and self._idle and not self._events
+        with self.lock:
+            is_free = self._asleep and self._idle and not self.events
             if not is_free or self._closed or client.departed:
                 return False
             self._asleep = False  # so that nobody wakes it
@@ -3772,41 +3675,41 @@ class Inbox:
 
     def release(self, rest: Unwritten | None) -> None:
         """Let the room's thread go on, with what is left to write before all else."""
-        with self._lock:
+        with self.lock:
             self._asleep = True
             if rest is not None:
-                self._events.insert(0, rest)
+                self.events.insert(0, rest)
                 self.size += len(rest.data)
                 self.is_full = self.size >= self._limit and not self._closed
-            if self._events:
+            if self.events:
                 self._ring()
 
     def take(self, timeout: float | None = None) -> list[RoomEvent]:
         """Wait for events and return all that are there; none after that many seconds."""
-        if not self._events:
+        if not self.events:
             self._wait(timeout)
-        with self._lock:
-            events, self._events = self._events, []
+        with self.lock:
+            events, self.events = self.events, []
             self.size = 0
             self._free()
             return events
 
     def close(self) -> None:
         """Let nothing more in, and wake who waits; `Ended` comes after what is there."""
-        with self._lock:
+        with self.lock:
             if not self._closed:
                 self._closed = True
-                self._events.append(Ended())
+                self.events.append(Ended())
                 self._ring()
                 self._free()
 
     def _wait(self, timeout: float | None) -> None:
-        with self._lock:
-            if self._events:
+        with self.lock:
+            if self.events:
                 return
             self._asleep, self._idle = True, timeout is None
         if not self._bell.acquire(timeout=-1 if timeout is None else timeout):
-            with self._lock:
+            with self.lock:
                 rung = not self._asleep  # just now
                 self._asleep = False
             if rung:
@@ -3918,18 +3821,12 @@ class Outbox:
 
 
 class Members:
-    """Who hears what a room's backend says.
+    """Who hears what a room's backend says."""
 
-    Args:
-        history: what newcomers get.
-        traffic: where what is sent gets counted.
-        log: of the room.
-    """
+    history: ShortHistory | None = None  # what newcomers get (--cache)
+    newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told it
 
-    newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told the past
-
-    def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
-        self.history = history
+    def __init__(self, traffic: Traffic, log: RoomLog) -> None:
         self._traffic = traffic
         self._log = log
         self._lock = threading.Lock()  # guards the members, and so the order of a fan-out
@@ -4014,27 +3911,6 @@ class Members:
         return list(members.values())
 
 
-class History:
-    """What newcomers get of what was said before they came: nothing, without --cache.
-
-    net/history.py has one that keeps something, and members to whom it is told in its order.
-    """
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def make_members(self, traffic: Traffic, log: RoomLog) -> Members:
-        """Return what sends to a room's clients, and has newcomers hear this history."""
-        return Members(self, traffic, log)
-
-    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
-        """Keep messages."""
-
-    def replay(self, encoding: Encoding) -> bytes:
-        """Return all messages that are kept, in order, as a connection takes them."""
-        return b""
-
-
 class Room:
     """Clients and the backend that they share.
 
@@ -4043,7 +3919,7 @@ class Room:
         registry: where it is listed while newcomers may join.
         backend: not started yet.
         opener: the client for whom it is made.
-        history: what newcomers get.
+        history: what newcomers get of what was said before they came (net/history.py).
         stall: seconds that a full backlog may make no progress.
     """
 
@@ -4054,7 +3930,7 @@ class Room:
         backend: Backend,
         opener: Client,
         *,
-        history: History,
+        history: ShortHistory | None,
         stall: float,
     ) -> None:
         self.name = name
@@ -4079,7 +3955,8 @@ class Room:
         self._lost = 0  # messages of it
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
-        self.members = history.make_members(self.traffic, self.log)
+        members = history.make_members if history is not None else Members
+        self.members: Members = members(self.traffic, self.log)
 
     def start(self) -> None:
         """Start the room's thread."""
@@ -4327,12 +4204,7 @@ class Room:
 
 
 class RoomRegistry:
-    """The rooms, the seats in them, and what outlives them.
-
-    Args:
-        config: the limits, and how rooms are made.
-        timer: ends rooms that linger.
-    """
+    """The rooms, the seats in them, and what outlives them."""
 
     room_type: type[Room] = Room
 
@@ -4434,7 +4306,7 @@ class RoomRegistry:
             self._remove(room)
             self._running.discard(room)
             self._past.add(room.traffic)
-            if self.histories is not None:
+            if self.histories is not None and room.members.history is not None:
                 self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
 
@@ -4531,7 +4403,7 @@ class RoomRegistry:
 
     def _make_room(self, opener: Client) -> Room:
         name, stall = opener.room_name, self._config.stall
-        history = self.histories.open(name) if self.histories else History()
+        history = self.histories.open(name) if self.histories else None
         room = self.room_type(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
         self._running.add(room)
@@ -4629,9 +4501,6 @@ class StaticFiles:
     Nothing outside of the folder is served, by `..` or by link, and nothing whose name begins
     with a dot, but what lies in `/.well-known/` (RFC 8615). net/files.py, where it is there, also
     sends parts of files, packed files, and word that a file has not changed.
-
-    Args:
-        root: the folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -4755,12 +4624,7 @@ This is a WebSocket server; its rooms are at ws://<this address>/<room>. In a br
 
 
 class HttpSite:
-    """Everything that is answered without a WebSocket.
-
-    Args:
-        config: what is switched on.
-        registry: what there is to tell.
-    """
+    """Everything that is answered without a WebSocket."""
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
@@ -4778,7 +4642,7 @@ class HttpSite:
         self._metrics: Metrics | None = metrics and metrics.Metrics(registry)
         console = load_feature("console", "--console") if config.console is not None else None
         self.console: Console | None = console and console.Console(config, registry)
-        self.worker: Worker | None = None  # with --workers: what asks the others
+        self.gather: Callable[[Request], Response] | None = None  # asks all of --workers
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
         """Return the response to a request of a peer.
@@ -4794,8 +4658,8 @@ class HttpSite:
             if self._registry.draining:
                 return json_response('{"status": "draining"}', status=503)
             return json_response('{"status": "ok"}')
-        if (part := self._find_part(path)) is not None:
-            return part.respond(request) if self.worker is None else self.worker.gather(request)
+        if (part := self.find_part(path)) is not None:
+            return (self.gather or part.respond)(request)
         if self.console and self.console.covers(path):
             return self.console.respond(request, peer)
         if self._files:
@@ -4804,17 +4668,8 @@ class HttpSite:
             return Response(200, WELCOME.encode())
         raise HandshakeError(404, f"nothing here; rooms are at ws://…{request.base}/<room>")
 
-    def tell(self, request: Request) -> Response:
-        """Return what this process knows, of metrics or for the API.
-
-        Raises:
-            HandshakeError: 404, nothing.
-        """
-        if (part := self._find_part(request.path)) is None:
-            raise HandshakeError(404, "nothing here")
-        return part.respond(request)
-
-    def _find_part(self, path: str) -> RoomsApi | Metrics | None:
+    def find_part(self, path: str) -> RoomsApi | Metrics | None:
+        """Return what answers for that path out of what this process knows, if anything does."""
         if path.rstrip("/") == "/metrics":
             return self._metrics
         return self._api if path.startswith("/api/") else None
@@ -4971,10 +4826,9 @@ class LocalPages:
 
     A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
-    can tell; but that name is not ours. What is no browser writes into both what it likes: it has
-    no user whom a page could deceive.
+    can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names.)
 
-    Where net/origins.py is there, its `PageGuard` takes its place, and knows more of our names.
+    Everywhere, `peer` is who has sent a request, be it a client or a proxy.
     """
 
     is_local = False  # only this machine reaches us, so only pages from here should
@@ -4989,10 +4843,6 @@ class LocalPages:
         A name without a dot passes: it leads nowhere but within one's own network, where
         containers know each other by it.
 
-        Args:
-            request: any.
-            peer: who has sent it, be it a client or a proxy.
-
         Raises:
             HandshakeError: 403.
         """
@@ -5001,12 +4851,7 @@ class LocalPages:
             raise HandshakeError(403, f"{named} is no name of this server")
 
     def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
-        """Refuse a WebSocket to a page that may have none.
-
-        Args:
-            request: for an upgrade.
-            peer: who has sent it, be it a client or a proxy.
-            secure: the connection is TLS.
+        """Refuse a WebSocket to a page that may have none; `secure`: it came over TLS.
 
         Raises:
             HandshakeError: 403.
@@ -5027,10 +4872,6 @@ def asks_game(game: type[Game] | None) -> bool:
 
 class Authenticator:
     """Asks the game's `on_auth`, then --auth, whether a client may come in.
-
-    Args:
-        config: what is to be asked.
-        timer: ends commands that take too long.
 
     Raises:
         ConfigError: what runs --auth is not there.
@@ -5083,9 +4924,6 @@ class ConnectionLimits:
     """Counts connections of any kind against --maxconns.
 
     Where net/per_address.py is there, its `AddressLimits` takes its place (--maxperaddr).
-
-    Args:
-        limit: how many are served.
     """
 
     def __init__(self, limit: int) -> None:
@@ -5175,6 +5013,7 @@ class Session:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.server = server
         self.sock = sock = sock if server.taps is None else server.taps.wrap(sock)
+        self.layer: socket.socket | TlsSocket = sock  # TLS's, if there is TLS
         self.address = address
         self.local: Endpoint = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
         self.peer = address  # by the word of a proxy that is trusted
@@ -5237,11 +5076,7 @@ class Session:
         *,
         secure: bool = False,
     ) -> Generator[Want, Any, Client]:
-        """Return the client of a connection, if it may come in.
-
-        Args:
-            name: of its room.
-            request, connection, peer, secure: see `Client`.
+        """Return the client of a connection, if it may come in; the arguments are as of `Client`.
 
         Raises:
             HandshakeError: it may not.
@@ -5363,8 +5198,8 @@ class Session:
         """
         if patience <= 0:
             raise TimeoutError("it took too long")
-        self.sock.settimeout(patience)
-        return self.sock.recv(RECEIVE_SIZE)
+        self.layer.settimeout(patience)
+        return self.layer.recv(RECEIVE_SIZE)
 
 
 class HttpSession(Session):
@@ -5375,7 +5210,6 @@ class HttpSession(Session):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.tls: TlsTransport | None = None
-        self.layer: socket.socket | TlsSocket = self.sock  # below HTTP
         self.head = b""  # of the latest request, without its empty line
         self.method = ""  # of that request
 
@@ -5400,7 +5234,13 @@ class HttpSession(Session):
         if (relays := server.registry.relays) is not None:
             if not (yield from relays.pass_on(self, request, peer, secure=secure)):
                 return None
-        return (yield from self._shake_hands(request, peer, secure=secure))
+        if (console := server.site.console) is not None and console.is_tunnel(request):
+            yield from console.open_tunnel(self, request, peer, secure=secure)
+            return None
+        connection = self.shake_hands(request, server.config.maxmsg)
+        server.guard.check_page(request, self.peer, secure=secure)
+        name = parse_room_name(request.path)
+        return (yield from self.admit(name, request, connection, peer, secure=secure))
 
     def refuse(self, refusal: HandshakeError) -> None:
         """Answer with an error."""
@@ -5409,13 +5249,6 @@ class HttpSession(Session):
             self.server.told.warn(f"TLS from {self.peer[0]}: {NO_TLS}")
         with contextlib.suppress(OSError):
             self.send(describe_error(refusal), keep_alive=False)
-
-    def receive(self, patience: float) -> bytes:
-        """Return what comes, deciphered; see `Session.receive`."""
-        if patience <= 0:
-            raise TimeoutError("it took too long")
-        self.layer.settimeout(patience)
-        return self.layer.recv(RECEIVE_SIZE)
 
     # -- HTTP --
 
@@ -5474,11 +5307,26 @@ class HttpSession(Session):
         return True
 
     def send(self, response: Response, *, keep_alive: bool) -> bool:
-        """Send a response; return whether the connection may serve another request."""
-        extra = self.server.config.header + self.server.config.header_http
-        return send_response(
-            self.layer, response, method=self.method, keep_alive=keep_alive, extra=extra
-        )
+        """Send a response, and close its file; return whether another request may follow."""
+        sock, extra = self.layer, self.server.config.header + self.server.config.header_http
+        with response.file or contextlib.nullcontext() as file:
+            sock.settimeout(HEAD_TIMEOUT)
+            head = response.encode_head(keep_alive=keep_alive, extra=extra)
+            if self.method == "HEAD" or response.status == 304:
+                sock.sendall(head)
+            elif file is None or not response.length:
+                sock.sendall(head + response.body)
+            else:
+                sock.sendall(head)
+                sent = sock.sendfile(file, response.start, response.length)
+                keep_alive = keep_alive and sent == response.length
+        if not keep_alive:  # read a little of what comes, or closing would reset what was sent
+            sock.shutdown(socket.SHUT_WR)
+            sock.settimeout(1.0)
+            for _ in range(16):
+                if not sock.recv(RECEIVE_SIZE):
+                    break
+        return keep_alive
 
     def _answer(self, request: Request) -> bool:
         """Answer a request; return whether the connection may serve another."""
@@ -5512,79 +5360,28 @@ class HttpSession(Session):
 
     # -- WebSocket --
 
-    def _shake_hands(self, request: Request, peer: Endpoint, *, secure: bool) -> Opened:
-        """Check the opening handshake; return the client that it makes of the peer, if any.
+    def shake_hands(self, request: Request, max_message: int) -> Connection:
+        """Check the opening handshake; return the connection, which has yet to answer it.
 
         Raises:
-            HandshakeError: the handshake is wrong, or the client may not come in.
+            HandshakeError: it is wrong.
         """
-        server, config = self.server, self.server.config
+        config, tls = self.server.config, self.tls
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
-        handshake = Handshake(request, subprotocols=subprotocols, negotiate=server.negotiate)
-        console = server.site.console
-        tunnels = console is not None and console.is_tunnel(request, peer, secure=secure)
-        if tunnels and server.check_all is not None:
-            server.check_all(self, request, peer)
-        if not tunnels:
-            server.guard.check_page(request, self.peer, secure=secure)
-        longest = max(config.maxmsg, RECEIVE_SIZE) if tunnels else config.maxmsg
-        connection = server.connect(
+        handshake = Handshake(request, subprotocols=subprotocols, negotiate=self.server.negotiate)
+        return self.server.connect(
             self.sock,
-            WebSocketProtocol(Role.SERVER, max_message=longest, encoding=handshake.encoding),
-            Connection if self.tls is None else self.tls.connect,
+            WebSocketProtocol(Role.SERVER, max_message=max_message, encoding=handshake.encoding),
+            Connection if tls is None else tls.connect,
             early=self.rest,
             response=handshake.encode_response(config.header + config.header_ws),
         )
-        if console is None or not tunnels:
-            name = parse_room_name(request.path)
-            return (yield from self.admit(name, request, connection, peer, secure=secure))
-        self.take(connection)
-        yield Want.HELPER
-        console.carry(connection, server.serve_inside)
-        return None
 
 
 def check_head_size(head: bytes) -> None:
     """Raise HandshakeError (431) if the head of a request is too long."""
     if len(head) > MAX_HEAD:
         raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
-
-
-def send_response(
-    sock: socket.socket | TlsSocket,
-    response: Response,
-    *,
-    method: str,
-    keep_alive: bool,
-    extra: Sequence[tuple[str, str]] = (),
-) -> bool:
-    """Send a response; return whether the connection may serve another request.
-
-    Args:
-        sock: its time-out is changed.
-        response: its file is closed.
-        method: of the request.
-        keep_alive: another request may follow.
-        extra: header fields beside those of the response.
-    """
-    with response.file or contextlib.nullcontext() as file:
-        sock.settimeout(HEAD_TIMEOUT)
-        head = response.encode_head(keep_alive=keep_alive, extra=extra)
-        if method == "HEAD" or response.status == 304:
-            sock.sendall(head)
-        elif file is None or not response.length:
-            sock.sendall(head + response.body)
-        else:
-            sock.sendall(head)
-            sent = sock.sendfile(file, response.start, response.length)
-            keep_alive = keep_alive and sent == response.length
-    if not keep_alive:  # read a little of what still comes, or closing would reset what was sent
-        sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(1.0)
-        for _ in range(16):
-            if not sock.recv(RECEIVE_SIZE):
-                break
-    return keep_alive
 
 
 class Reader(Poller):
@@ -5982,9 +5779,6 @@ class Server:
 
     Sessions use its attributes. It starts threads only in `run`.
 
-    Args:
-        config: the options.
-
     Raises:
         ConfigError: the certificates cannot be used.
     """
@@ -5992,10 +5786,11 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._timer = Timer()
-        self._sender = Sender()
+        self._sender = Poller("sender")
         make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
         self.registry: RoomRegistry = make_rooms(config, self._timer)
-        self.proxies = make_proxies(config)
+        proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
+        self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
         self.limits = ConnectionLimits(config.maxconns)
         if (per_address := find_feature("per_address")) is not None:
             self.limits = per_address.AddressLimits(config, self.proxies, self.registry.count)
@@ -6031,9 +5826,8 @@ class Server:
         kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
         self.readers: Readers = kind(self._timer, small=small)
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
-        self._listeners: list[socket.socket] = []
-        self._line_listeners: list[socket.socket] = []  # of --tcplisten
-        self._unix_file: SocketFile | None = None  # of --unixsocket
+        self._listeners: list[tuple[socket.socket, type[Session]]] = []
+        self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._descendants = find_feature("descendants") if config.command else None
         self.stopping = False  # it has been told to end
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
@@ -6050,59 +5844,42 @@ class Server:
         """
         config = self.config
         with contextlib.ExitStack() as opened:
-            self._line_listeners = open_listeners(opened, config.tcplisten, "--tcplisten")
+            lines = open_listeners(opened, config.tcplisten, "--tcplisten")
+            listeners: list[socket.socket] = []
             if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
                 passed = load_feature("sockets", "LISTEN_FDS").take_passed_listeners()
-                self._listeners = [*map(opened.enter_context, passed)]
-            if not self._listeners:
-                self._listeners = open_listeners(opened, config.addr)
+                listeners = [*map(opened.enter_context, passed)]
+            if not listeners:
+                listeners = open_listeners(opened, config.addr)
             if config.unixsocket:
                 sockets = load_feature("sockets", "--unixsocket")
-                unix, self._unix_file = sockets.open_unix_listener(
-                    config.unixsocket, config.unixmode
-                )
-                self._listeners.append(opened.enter_context(unix))
-                opened.callback(self.remove_unix_socket)
-            self.prepare()
-            opened.pop_all()
-        for listener in self._listeners:
+                path, mode = config.unixsocket, config.unixmode
+                listeners.append(sockets.open_unix_listener(opened, path, mode))
+            self.prepare(listeners, lines)
+            self.opened = opened.pop_all()
+        for listener in listeners:
             log.info("running at %s", describe_listener(listener))
-        for listener in self._line_listeners:
+        for listener in lines:
             log.info("lines of text at %s", describe_listener(listener))
         if (addresses := find_feature("addresses")) is not None:
-            addresses.tell_operator(self._listeners, self.config)
-        elif self._listeners[0].family == socket.AF_INET:
-            host, port = self._listeners[0].getsockname()
+            addresses.tell_operator(listeners, config)
+        elif listeners[0].family == socket.AF_INET:
+            host, port = listeners[0].getsockname()
             log.info("open http://%s:%d/", host.replace("0.0.0.0", "localhost"), port)
 
-    def prepare(self) -> None:
+    def prepare(self, listeners: Sequence[socket.socket], lines: Sequence[socket.socket]) -> None:
         """Do what is to be done between listening and `run`; see `listen`."""
         if (threads := find_feature("threads")) is not None:
             threads.set_stack_size(self.config.game)
         if self.config.pcap or self.config.trace is not None:
             tap = load_feature("tap", "--pcap" if self.config.pcap else "--trace")
             self.taps = tap.make_taps(self.config, self.tls_context)
-        tcp = [x.getsockname()[0] for x in self._listeners if x.family != AF_UNIX]
+        tcp = [x.getsockname()[0] for x in listeners if x.family != AF_UNIX]
         self.guard.is_local = all(map(is_loopback, tcp))
-
-    def join(self, worker: Worker) -> None:
-        """Be one of several processes that have these listeners (--workers); before `run`."""
-        self.worker = self.site.worker = worker
-        self.registry.owns = worker.owns
-        self.registry.client_ids = worker.client_ids
-        ports = worker.share_ports(self.config.tcpports)
-        self.registry.make_backend = choose_backend(replace(self.config, tcpports=ports))
-        self._unix_file = None  # it is not ours to remove
-
-    def close_listeners(self) -> None:
-        """Listen no more; for who has only opened them for others."""
-        for listener in self._listeners + self._line_listeners:
-            listener.close()
-
-    def remove_unix_socket(self) -> None:
-        """Remove the file of --unixsocket, if it is ours."""
-        if self._unix_file is not None:
-            self._unix_file.remove()
+        self._listeners = [(listener, HttpSession) for listener in listeners]
+        for listener in lines:
+            kind = load_feature("lines", "--tcplisten").LineSession
+            self._listeners.append((listener, kind))
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
@@ -6131,19 +5908,15 @@ class Server:
                 listener.stop()
             self.readers.shared.call(closed.set)
             closed.wait()
-        self.remove_unix_socket()
+        self.opened.close()
         self._end()
         self.readers.shared.stop()
 
     def _start_listeners(self) -> list[Listener]:
         """Accept from now on."""
-        listeners = [Listener(sock, self, HttpSession) for sock in self._listeners]
-        if self._line_listeners:
-            session = load_feature("lines", "--tcplisten").LineSession
-            listeners += [Listener(sock, self, session) for sock in self._line_listeners]
+        listeners = [Listener(sock, self, kind) for sock, kind in self._listeners]
         if self.worker is not None:
             listeners += self.worker.open_channels(self)
-            self.worker.watch_parent(self.stop)
         for listener in listeners:
             listener.start()
         return listeners
@@ -6153,11 +5926,7 @@ class Server:
     def serve(
         self, kind: type[Session], sock: socket.socket, address: Endpoint, early: bytes
     ) -> None:
-        """Serve a connection that has been accepted; on the shared reader's thread.
-
-        Args:
-            kind: of session that it becomes.
-            sock, address, early: see `Session`.
+        """Serve a connection that has been accepted (see `Session`); on the shared reader's thread.
 
         Raises:
             ShortageError: there is no place for it, or no thread; it has been closed.
@@ -6179,10 +5948,6 @@ class Server:
             return
         session.resume()
         self.readers.shared.attend(session)
-
-    def serve_inside(self, sock: socket.socket) -> None:
-        """Serve what comes through a tunnel of the console, as if it had been accepted."""
-        self.readers.run(HttpSession(self, sock, UNIX_PEER))
 
     def connect(
         self,
@@ -6472,13 +6237,6 @@ def parse_address(text: str) -> tuple[str, int]:
     return match[1] or match[2] or "0.0.0.0", int(match[3])
 
 
-def parse_delimiters(text: str) -> bytes:
-    """Return single bytes, each of which ends an item."""
-    if not text or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text!r} is not one or more ASCII characters")
-    return bytes(dict.fromkeys(text.encode()))
-
-
 def parse_text(text: str) -> str:
     """Return text that can be written as UTF-8."""
     if not text.isascii():
@@ -6614,9 +6372,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--multiline", "", FLAG,
          "a client's text may be several lines also with --joinmsg or --leavemsg"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
-        ("--delimiters", "CHARS", parse_delimiters,
-         "any of CHARS ends a message of TARGET (default newline)"),
-        ("--null", "", FLAG, "so does a null byte, alone or with --delimiters"),
+        OptionsOf("delimiters", "--delimiters --null"),
     ),
     "child": (
         ("--passenv", "LIST", parse_list,
@@ -7023,18 +6779,14 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
         supervisor: Supervisor | None = None
         if config.workers > 1:
             supervisor = load_feature("workers", "--workers").Supervisor(server, config.workers)
+        heed_signals(server, config)
+        server.listen()
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)
         return error.status
-    heed_signals(server, config)
-    try:
-        server.listen()
     except OSError as error:
         print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
-    except ConfigError as error:
-        print(f"scalesocket: {error}", file=sys.stderr)
-        return 2
     try:
         if supervisor is not None:
             return supervisor.run()

@@ -87,7 +87,7 @@ class TcpBackend(ProcessBackend):
         self._port = self._ports.take()
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
-        child = self._start_child(self._plan.command, environment, streams)
+        child = self._start_child(self._command, environment, streams)
         self._room.closing.wait(self._config.delay)
         deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
         while self._socket is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import selectors
 import socket
 import threading
 import time
@@ -24,18 +25,21 @@ from typing import TYPE_CHECKING
 from scalesocket import (
     HERE,
     RECEIVE_SIZE,
+    UNIX_PEER,
     CloseCode,
     Closing,
     ConfigError,
     HandshakeError,
+    HttpSession,
     Messages,
     Opcode,
+    Proxies,
     Response,
+    Want,
     __version__,
     encode_frame,
     is_loopback,
     json_response,
-    make_proxies,
     start_thread,
 )
 
@@ -44,7 +48,16 @@ from .origins import is_own_page, make_guard
 from .proxies import TrustedProxies, parse_proxies
 
 if TYPE_CHECKING:
-    from scalesocket import Client, Config, Connection, Endpoint, Request, Room, RoomRegistry
+    from scalesocket import (
+        Client,
+        Config,
+        Connection,
+        Endpoint,
+        Life,
+        Request,
+        Room,
+        RoomRegistry,
+    )
 
     Serve = Callable[[socket.socket, Endpoint, bool], None]
 
@@ -78,7 +91,8 @@ class Console:
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
-        self._guard = make_guard(config, make_proxies(config))
+        proxies = TrustedProxies(config.trustproxy) if config.trustproxy else Proxies()
+        self._guard = make_guard(config, proxies)
         self._files = WebFiles(PAGE)
         self._began = time.monotonic()
         self.problem = ""  # why the code that runs is not the latest (--reload)
@@ -127,28 +141,35 @@ class Console:
         response = self._files.respond(inside)
         return replace(response, headers=(*response.headers, ("Content-Security-Policy", POLICY)))
 
-    def is_tunnel(self, request: Request, peer: Endpoint, *, secure: bool) -> bool:
-        """Whether an upgrade request is for a tunnel.
+    @staticmethod
+    def is_tunnel(request: Request) -> bool:
+        """Whether an upgrade request is for a tunnel."""
+        return request.path == TUNNEL
+
+    def open_tunnel(
+        self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool
+    ) -> Life:
+        """Be a tunnel, until either side ends; what comes through it is served as a connection.
 
         Raises:
-            HandshakeError: it is, but the peer may not have one (403): only the page may, or any
-                other page could play with what it finds on this machine.
+            HandshakeError: the handshake is wrong, or the peer may not have one (403): only the
+                page may, or any other page could play with what it finds on this machine.
         """
-        if request.path != TUNNEL:
-            return False
+        server = session.server
+        connection = session.shake_hands(request, max(self._config.maxmsg, RECEIVE_SIZE))
         self.check(request, peer)
         origin, named = (request.headers.get(name).lower() for name in ("Origin", "Host"))
         if not is_own_page(origin, named, secure=secure):
             raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
-        return True
+        if server.check_all is not None:
+            server.check_all(session, request, peer)
+        session.take(connection)
+        yield Want.HELPER
+        self._carry(
+            connection, lambda inner: server.readers.run(HttpSession(server, inner, UNIX_PEER))
+        )
 
-    def carry(self, connection: Connection, serve: Callable[[socket.socket], None]) -> None:
-        """Be a tunnel, until either side ends.
-
-        Args:
-            connection: the page's, not open yet.
-            serve: what is done with a new connection, to its end.
-        """
+    def _carry(self, connection: Connection, serve: Callable[[socket.socket], None]) -> None:
         connection.open()
         ours, inner = socket.socketpair()
         with ours:
@@ -161,7 +182,7 @@ class Console:
             reader.join()
         connection.answer(closing)
         while connection.drop_input():
-            connection.wait()
+            wait_for(connection)
 
     # -- what the API tells --
 
@@ -217,11 +238,19 @@ def counters(traffic: object) -> dict[str, int]:
 # reads what comes back. Each ends the other by ending its side.
 
 
+def wait_for(connection: Connection) -> None:
+    """Wait until there is something to receive."""
+    if not connection.has_more:
+        with contextlib.suppress(ValueError), selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ)  # ValueError: it has ended
+            selector.select()
+
+
 def _pass_on(connection: Connection, sock: socket.socket) -> Closing:
     """Write what the page sends; return how it ended."""
     while (events := connection.receive()) is not None:
         if not events:
-            connection.wait()
+            wait_for(connection)
         for event in events:
             if isinstance(event, Closing):
                 return event

@@ -29,7 +29,6 @@ from scalesocket import (
     MAX_REMEMBERED_ROOMS,
     Client,
     Encoding,
-    History,
     Members,
     Opcode,
     Route,
@@ -142,7 +141,7 @@ class Archive:
                 self.dropped += (idle or next(iter(self._histories))).drop()
 
 
-class ShortHistory(History):
+class ShortHistory:
     """The last messages of a room, for those who come later (--cache).
 
     Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
@@ -156,8 +155,8 @@ class ShortHistory(History):
     """
 
     def __init__(self, size: int, *, tagged: bool, limit: float = math.inf) -> None:
-        super().__init__()
         self.size = size
+        self.bytes = 0
         self.limit = limit
         self._tagged = tagged
         self._lock = threading.Lock()  # guards the two below
@@ -412,6 +411,35 @@ class Replay:
         """Whether it soon will be so far behind."""
         return self._history.lost(self._at) > self._history.limit / 2
 
+    def begin(self) -> None:
+        """Feed the connection; what is sent meanwhile waits in the queue."""
+        connection = self._client.connection
+        with connection._lock:
+            connection._replay = self
+            connection.is_following = True
+            connection._is_plain = False
+
+    def leave(self, *, if_done: bool = False) -> bool:
+        """Feed it no more, and drop what waits for that; or only `if_done`. Return whether it is.
+
+        What is sent from now on goes straight to the socket again.
+        """
+        connection = self._client.connection
+        with connection._lock:
+            if connection._replay is not self:
+                return True
+            if if_done and self.queue:
+                return False
+            self.queue.clear()
+            self.wake()
+            connection._replay = None
+            connection.is_following = False
+            connection._held = 0
+            connection._is_plain = connection.IS_DIRECT and connection._corked is None
+            connection._on_shrunk()
+            connection._on_drained()
+            return True
+
     def wake(self) -> None:
         """Have the archive's thread go on with it; under any lock but the archive's."""
         if not self._called:
@@ -496,7 +524,7 @@ class Replay:
         return b"".join(pieces)
 
     def _end(self) -> None:
-        self._client.connection.unfollow()
+        self.leave()
         self._history.unfollow(self)
 
 
@@ -505,14 +533,15 @@ class HistoryMembers(Members):
 
     Args:
         history: what newcomers get.
-        traffic, log: see `Members`.
+        traffic, log: of the room.
     """
 
     history: ShortHistory
     newcomers: dict[Client, Replay]
 
     def __init__(self, history: ShortHistory, traffic: Traffic, log: RoomLog) -> None:
-        super().__init__(history, traffic, log)
+        super().__init__(traffic, log)
+        self.history = history
         self.newcomers = {}  # guarded by the lock, too
 
     def admit(self, client: Client) -> bool:
@@ -528,7 +557,7 @@ class HistoryMembers(Members):
             replay = self.history.begin(client, self)
             if replay is not None:
                 self.newcomers[client] = replay
-                client.connection.follow(replay)
+                replay.begin()
                 replay.wake()
             return replay is not None
 
@@ -537,7 +566,7 @@ class HistoryMembers(Members):
         with self._lock:
             if client in self.newcomers and not replay.has_caught_up():
                 return False
-            if not client.connection.unfollow(if_done=True):
+            if not replay.leave(if_done=True):
                 return False
             self.newcomers.pop(client, None)
             return True
@@ -634,9 +663,8 @@ class Histories:
         history.open()
         return history
 
-    def close(self, name: str, history: History) -> None:
+    def close(self, name: str, history: ShortHistory) -> None:
         """Note that a room adds no more to its history; an empty one is not worth keeping."""
-        assert isinstance(history, ShortHistory)
         history.close()
         if not history.writers and not history.bytes and self._kept.get(name) is history:
             self._kept.pop(name).forget()

@@ -20,10 +20,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from scalesocket import KIB, POSIX, Config, Launch, refuse_if
+from scalesocket import KIB, POSIX, Config, refuse_if
 
 # fmt: off
 OPTIONS = (
@@ -53,6 +55,14 @@ def check_options(config: Config) -> None:
         for name in ("tcp", "pty", "binary"):
             refuse_if(getattr(config, name), f"--{name} and --linebuffer=on exclude each other")
         refuse_if(not POSIX, "--linebuffer=on needs a POSIX system")
+
+
+class Launch(NamedTuple):
+    """How a program is started so that each line it prints comes at once."""
+
+    command: tuple[str, ...]
+    variables: Mapping[str, str] = MappingProxyType({})
+    open_output: Callable[[], tuple[int, int]] | None = None  # gives both ends of its stdout
 
 
 def plan_launch(config: Config, environment: Mapping[str, str]) -> Launch:

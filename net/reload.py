@@ -26,6 +26,7 @@ import base64
 import contextlib
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -50,6 +51,7 @@ from scalesocket import (
     RECEIVE_SIZE,
     Config,
     ConfigError,
+    HttpSession,
     Server,
     count_spare_files,
     log,
@@ -371,13 +373,14 @@ class Successor(Server):
     ) -> None:
         super().__init__(config)
         self._is_anew = is_anew
-        self._listeners, self._line_listeners = listeners, line_listeners
+        self._taken = listeners, line_listeners
 
     def listen(self) -> None:
         """Take what is listened at already."""
-        for sock in self._listeners + self._line_listeners:
+        for sock in itertools.chain(*self._taken):
             sock.setblocking(False)
-        self.prepare()
+            self.opened.enter_context(sock)
+        self.prepare(*self._taken)
         if self._is_anew:
             log.info("the new code runs")
 
@@ -398,13 +401,13 @@ def succeed() -> int:
     with contextlib.ExitStack() as opened:
         line, *listeners = [
             opened.enter_context(socket.socket(fileno=number))
-            for number in (facts["line"], *facts["listeners"], *facts["lines"])
+            for number in (facts["line"], *facts["listeners"])
         ]
         for sock in (line, *listeners):
             sock.set_inheritable(False)
         ear = Ear(Line(line))
         opened.callback(ear.stop)
-        count = len(facts["listeners"])
+        count = len(listeners) - facts["lines"]
         return take_over(ear, listeners[:count], listeners[count:], facts, sys.argv[1:])
 
 
@@ -530,8 +533,7 @@ class Overseer(Server):
                     version.end()
                 for number, handler in before.items():
                     signal.signal(number, handler)
-                self.close_listeners()
-                self.remove_unix_socket()
+                self.opened.close()
         log.info("stopped")
         sys.exit(status)
 
@@ -571,11 +573,11 @@ class Overseer(Server):
         """Start a process with the code as it is now, in place of one that has not got to serve."""
         self._drop_next()
         here, there = socket.socketpair()
-        listeners, lines = self._listeners, self._line_listeners
+        listeners = [sock.fileno() for sock, _ in self._listeners]  # those of lines come last
         facts = {
             "line": there.fileno(),
-            "listeners": [sock.fileno() for sock in listeners],
-            "lines": [sock.fileno() for sock in lines],
+            "listeners": listeners,
+            "lines": sum(kind is not HttpSession for _, kind in self._listeners),
             "store": self._store,
             "anew": self._starts > 0,
         }
@@ -585,7 +587,7 @@ class Overseer(Server):
             process = subprocess.Popen(
                 [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[sock.fileno() for sock in (there, *listeners, *lines)],
+                pass_fds=[there.fileno(), *listeners],
                 process_group=0,
             )
         version = self._next = Version(process, Line(here), started)

@@ -50,10 +50,11 @@ class SocketFile:
         return facts.st_dev, facts.st_ino
 
 
-def open_unix_listener(path: Path, mode: int) -> tuple[socket.socket, SocketFile]:
+def open_unix_listener(opened: contextlib.ExitStack, path: Path, mode: int) -> socket.socket:
     """Listen at a Unix socket; a file that a dead server has left behind is removed.
 
     Args:
+        opened: closes it, and removes its file.
         path: of the socket.
         mode: its permissions: who may connect.
 
@@ -62,7 +63,7 @@ def open_unix_listener(path: Path, mode: int) -> tuple[socket.socket, SocketFile
     """
     import fcntl  # as POSIX as Unix sockets are
 
-    listener = socket.socket(socket.AF_UNIX)
+    listener = opened.enter_context(socket.socket(socket.AF_UNIX))
     folder = -1
     try:
         folder = os.open(path.parent, os.O_RDONLY)
@@ -76,9 +77,9 @@ def open_unix_listener(path: Path, mode: int) -> tuple[socket.socket, SocketFile
         path.chmod(mode)
         listener.listen(4096)
         listener.setblocking(False)
-        return listener, SocketFile(path)
+        opened.callback(SocketFile(path).remove)
+        return listener
     except OSError as error:
-        listener.close()
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         if folder >= 0:

@@ -511,7 +511,7 @@ class StoredRoom(Room):
         if record is None:
             return
         assert isinstance(self.backend, GameBackend)
-        game, room = self.backend.game, self.backend._game_room
+        game, room = self.backend.game, self.backend.game_room
         with self.registry.lock:
             clients = [client for client in self.returned if not client.departed]
         for client in clients:
@@ -536,7 +536,9 @@ class StoredRoom(Room):
         if not isinstance(self.backend, GameBackend) and isinstance(record.state, str):
             self.saved = record.state
         history = self.members.history
-        starts = find_frames(record.history) if not history.bytes else []
+        if history is None or history.bytes:
+            return
+        starts = find_frames(record.history)
         for start, end in zip(starts, starts[1:], strict=False):
             header = {126: 4, 127: 10}.get(record.history[start + 1], 2)
             history.add(record.history[start] & 0x0F, [record.history[start + header : end]])
@@ -594,7 +596,8 @@ class StoredRoom(Room):
         if not isinstance(self.backend, GameBackend):
             self._state = self.saved or None
         if not self.is_lost:
-            history = self.members.history.replay(PLAIN)
+            past = self.members.history
+            history = past.replay(PLAIN) if past is not None else b""
             kept = self.keeps
             seats = tuple(self._describe_seats(whole=whole))
             record = Record(whole, kept, self._state, self.metadata, history, seats)
@@ -604,8 +607,8 @@ class StoredRoom(Room):
         with self.registry.lock:
             clients = [client for client in self.seats if client.seat is not None]
         waiting: Counter[int] = Counter()  # messages that have come, and not been heard
-        with self.inbox._lock:
-            for event in self.inbox._events:
+        with self.inbox.lock:
+            for event in self.inbox.events:
                 if isinstance(event, Received):
                     waiting[event.client.id] += len(event.run.payloads)
             taken = [client.seat.taken - waiting[client.id] for client in clients if client.seat]

@@ -39,6 +39,7 @@ import time
 import traceback
 import urllib.parse
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalesocket import (
@@ -58,6 +59,7 @@ from scalesocket import (
     Session,
     Shortage,
     Want,
+    choose_backend,
     describe_error,
     encode_close,
     encode_frame,
@@ -83,7 +85,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from scalesocket import Client, Endpoint, Life, Server
+    from scalesocket import Client, Endpoint, HttpSite, Life, Server
 
 KINDS = ("http", "lines", "question")  # of what comes through a channel
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
@@ -178,6 +180,16 @@ class Worker:
         self._parent = parent
         self.client_ids = client_ids or itertools.count(first_client, len(channels))
 
+    def join(self, server: Server) -> None:
+        """Have a server be one of several that have the same listeners; before it runs."""
+        server.worker, server.site.gather = self, self.gather
+        server.registry.owns = self.owns
+        server.registry.client_ids = self.client_ids
+        config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
+        server.registry.make_backend = choose_backend(config)
+        server.opened.pop_all()  # they are not its own to close, nor is the file
+        self._site = server.site
+
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""
         first, last = ports
@@ -223,14 +235,14 @@ class Worker:
             raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1")) from None
 
     def open_channels(self, server: Server) -> list[Listener]:
-        """Return what takes connections and questions from other workers."""
-        self._tell = server.site.tell
+        """Return what takes connections and questions from other workers; stop with the parent."""
+        self._watch_parent(server.stop)
         kinds = {"http": HttpSession, "lines": LineSession, "question": QuestionSession}
         return [ChannelListener(self._insides[kind], server, kinds[kind]) for kind in KINDS]
 
     # -- the parent --
 
-    def watch_parent(self, stop: Callable[[], None]) -> None:
+    def _watch_parent(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the parent has ended, however it did."""
 
         def watch() -> None:
@@ -263,7 +275,8 @@ class Worker:
         """
         room = urllib.parse.unquote(request.path.removeprefix("/api/").partition("/")[0])
         if request.path.rstrip("/") == "/metrics":
-            told = {self._index: self._tell(request)} | self._ask(self._others, request.target)
+            told = self._ask(self._others, request.target)
+            told[self._index] = tell(self._site, request)
             text = merge_metrics({index: told[index].body.decode() for index in sorted(told)})
             return Response(200, text.encode(), content_type=told[self._index].content_type)
         if request.path.rstrip("/") == "/api/rooms":
@@ -272,7 +285,7 @@ class Worker:
             if is_local and wanted:  # a peer looks for it
                 return self._ask_owner(wanted, request)
             question = request.target if is_local else "/api/rooms/?local"
-            responses = [self._tell(request), *self._ask(self._others, question).values()]
+            responses = [tell(self._site, request), *self._ask(self._others, question).values()]
             listings = [response.body.decode()[1:-1] for response in responses]
             return json_response(f"[{', '.join(filter(None, listings))}]")
         return self._ask_owner(room, request)
@@ -281,7 +294,7 @@ class Worker:
         """Return what the worker says that has a room; no room: this one."""
         owner = self.find_owner(room) if room else self._index
         if owner == self._index:
-            return self._tell(request)
+            return tell(self._site, request)
         if response := self._ask([owner], request.target).get(owner):
             return response
         raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1"))
@@ -316,12 +329,23 @@ class QuestionSession(Session):
             self.sock.settimeout(ANSWER_TIMEOUT)
             try:
                 request = Request("GET", self.rest.decode(), "HTTP/1.1", Headers())
-                response = self.server.site.tell(request)
+                response = tell(self.server.site, request)
             except HandshakeError as error:
                 response = describe_error(error)
             self.sock.sendall(encode_answer(response))
         finally:
             self.end()
+
+
+def tell(site: HttpSite, request: Request) -> Response:
+    """Return what this process knows, of metrics or for the API.
+
+    Raises:
+        HandshakeError: 404, nothing.
+    """
+    if (part := site.find_part(request.path)) is None:
+        raise HandshakeError(404, "nothing here")
+    return part.respond(request)
 
 
 def encode_answer(response: Response) -> bytes:
@@ -437,12 +461,11 @@ class Supervisor:
                 self._pass_signals()
                 self._forget_leaving()
             signal.set_wakeup_fd(-1)
-        self._server.close_listeners()
+        self._server.opened.close()
         self._close_channels(range(len(self._channels)))
         for pairs in self._channels:
             for _, outside in pairs.values():
                 outside.close()
-        self._server.remove_unix_socket()
         log.info("stopped")
         return int(self._failed)
 
@@ -457,7 +480,7 @@ class Supervisor:
                 self._stopping = True
                 log.info("stopping")
                 self._due.clear()
-                self._server.close_listeners()
+                self._server.opened.close()
             for process in self._processes.values():
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
 
@@ -500,7 +523,7 @@ class Supervisor:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self._server.join(worker)
+            worker.join(self._server)
             try:
                 self._server.run()
                 status = 0

@@ -103,8 +103,12 @@ def fan_out(server: Any, count: int) -> Work:
     """Return what delivers a message to so many clients, whose connections do nothing."""
     config = server.Config(command=("cat",))
     registry = server.RoomRegistry(config, server.Timer())
-    kept = hasattr(server.History, "limit") or "limit" in server.History.__init__.__annotations__
-    history = server.History(0, tagged=False) if kept else server.History()  # an older version
+    history = None
+    if hasattr(server, "History"):  # an older version
+        kept = (
+            hasattr(server.History, "limit") or "limit" in server.History.__init__.__annotations__
+        )
+        history = server.History(0, tagged=False) if kept else server.History()
     backend = SimpleNamespace(in_order=False)
     room = server.Room("room", registry, backend, None, history=history, stall=5.0)
     plain = getattr(server, "PLAIN", None)  # in older versions a coding of 0

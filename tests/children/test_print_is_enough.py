@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from scalesocket.net import linebuffer
-from scalesocket.net.linebuffer import find_stdbuf, plan_launch
+from scalesocket.net.linebuffer import Launch, find_stdbuf, plan_launch
 
-import scalesocket
 from scalesocket import Config
 from tests.support import TEXT, RawClient, encode_client_frame, serve, wait_until
 
@@ -273,7 +272,7 @@ def test_what_the_operator_preloads_stays() -> None:
 # ==== How it is chosen =====================================================
 
 
-def plan(command: str, **options: object) -> scalesocket.Launch:
+def plan(command: str, **options: object) -> Launch:
     """Return how a command would be started."""
     return plan_launch(replace(Config(command=(command,)), **options), {})  # type: ignore[arg-type]
 

@@ -278,7 +278,7 @@ def test_calls_that_wait_are_bounded_and_after_the_end_a_thread_is_told() -> Non
 
     calling = Worker(run)
     wait_until(lambda: fake.inbox._on_freed)
-    assert len(fake.inbox._events) == 1024
+    assert len(fake.inbox.events) == 1024
     room.call_soon(done.append, -1)  # a hook's own never waits
     for event in fake.inbox.take(0):
         assert isinstance(event, Called)

@@ -30,7 +30,6 @@ from scalesocket import (
     Game,
     GameBackend,
     GameRoom,
-    History,
     Joined,
     Left,
     Messages,
@@ -100,8 +99,7 @@ class Stage:
         self.now = self.start = 1000.0
         self.backend = GameBackend(game)
         nobody: Any = None
-        history = History()
-        self.room = Room("room", nobody, self.backend, nobody, history=history, stall=5)
+        self.room = Room("room", nobody, self.backend, nobody, history=None, stall=5)
         self.traffic = self.room.traffic
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)

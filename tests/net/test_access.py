@@ -683,7 +683,7 @@ def test_45_a_live_socket_that_is_too_busy_to_accept_is_not_stolen(door: Path) -
 # Several processes try to take over the same stale socket at the same moment, in 40 rounds; it
 # prints how many had the socket at the end of each.
 RACE = """
-import os, pathlib, socket, sys
+import contextlib, os, pathlib, socket, sys
 sys.path.insert(0, sys.argv[1])
 from scalesocket.net.sockets import open_unix_listener
 
@@ -701,7 +701,7 @@ for _ in range(40):
             os.close(starter), os.close(finisher)
             os.read(start, 1)
             try:
-                listener = open_unix_listener(path, 0o600)
+                listener = open_unix_listener(contextlib.ExitStack(), path, 0o600)
                 os.write(teller, b"1")
             except OSError:
                 os.write(teller, b"0")

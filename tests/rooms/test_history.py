@@ -25,10 +25,10 @@ import scalesocket
 from scalesocket import (
     Connection,
     Opcode,
+    Poller,
     Role,
     RoomLog,
     Route,
-    Sender,
     Timer,
     Traffic,
     WebSocketProtocol,
@@ -640,8 +640,8 @@ class Seat:
 
 
 @pytest.fixture
-def sender() -> Iterator[Sender]:
-    running = Sender()
+def sender() -> Iterator[Poller]:
+    running = Poller("sender")
     running.start()
     yield running
     running.stop()
@@ -656,7 +656,7 @@ def timer() -> Iterator[Timer]:
 
 
 def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
-    sender: Sender, timer: Timer, monkeypatch: pytest.MonkeyPatch
+    sender: Poller, timer: Timer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 33: one upgrade with permessage-deflate held up all joins and /health for 2.8 s.
 

@@ -33,7 +33,6 @@ from scalesocket import (
     GameRoom,
     Handshake,
     HandshakeError,
-    History,
     Messages,
     Opcode,
     Ping,
@@ -741,7 +740,7 @@ def make_room() -> Room:
     """Return a room with neither a server nor a backend."""
     backend: Any = SimpleNamespace(in_order=False)
     nobody: Any = None
-    return Room("room", nobody, backend, nobody, history=History(), stall=5)
+    return Room("room", nobody, backend, nobody, history=None, stall=5)
 
 
 def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:

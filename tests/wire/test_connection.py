@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from scalesocket.net.console import wait_for
 
 import scalesocket
 from scalesocket import (
@@ -23,8 +24,8 @@ from scalesocket import (
     Event,
     Messages,
     Ping,
+    Poller,
     Role,
-    Sender,
     Timer,
     WebSocketProtocol,
 )
@@ -50,7 +51,7 @@ BIG = 8 << 20  # bytes: more than any socket's buffers take at once
 class Engine:
     """What connections share in a server."""
 
-    sender: Sender
+    sender: Poller
     timer: Timer
 
     def watched(self) -> int:
@@ -61,7 +62,7 @@ class Engine:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """A sender and a timer, which must know nothing any more when the test is over."""
-    running = Engine(Sender(), Timer())
+    running = Engine(Poller("sender"), Timer())
     running.sender.start()
     running.timer.start()
     yield running
@@ -115,14 +116,14 @@ def connected(
 def receive(connection: Connection) -> list[Event] | None:
     """Wait for what comes next, as a thread does that has one connection."""
     while (events := connection.receive()) == []:
-        connection.wait()
+        wait_for(connection)
     return events
 
 
 def drop_the_rest(connection: Connection) -> None:
     """Drop what comes until the connection has ended."""
     while connection.drop_input():
-        connection.wait()
+        wait_for(connection)
 
 
 def descriptors() -> int:
@@ -656,7 +657,7 @@ def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
 
 def test_after_the_sender_has_stopped_sending_raises_nothing() -> None:
     """At shutdown a pump may be in the middle of a fan-out."""
-    engine = Engine(Sender(), Timer())
+    engine = Engine(Poller("sender"), Timer())
     engine.sender.start()
     engine.timer.start()
     ours, theirs = socket.socketpair()

@@ -284,7 +284,9 @@ def test_a_file_that_grows_adds_nothing_to_an_empty_answer(tmp_path: Path) -> No
     path.write_bytes(b"HTTP/1.1 200 OK\r\n")
     ours, theirs = scalesocket.socket.socketpair()
     with ours, theirs:
-        assert scalesocket.send_response(ours, response, method="GET", keep_alive=True)
+        server = scalesocket.Server(scalesocket.parse_command_line(["cat"]))
+        session = scalesocket.HttpSession(server, ours, scalesocket.UNIX_PEER)
+        assert session.send(response, keep_alive=True)
         ours.shutdown(scalesocket.socket.SHUT_WR)
         assert theirs.makefile("rb").read().endswith(b"\r\n\r\n")
     assert response.file is not None and response.file.closed
