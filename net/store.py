@@ -79,6 +79,7 @@ LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
+MAX_STATE = 16 << 20  # bytes, or characters, that a room may save
 MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
 
 
@@ -469,6 +470,7 @@ class StoredRoom(Room):
     record: Record | None = None  # that it is brought back from
     is_due = False  # it is to be saved when what has happened has been dealt with
     is_lost = False  # what is stored could not be read: it must stay
+    _is_too_long = False  # what its game says now: the record before stays
     is_left = False  # something is stored of it, for the next room of this name
     returned: dict[Client, bool]  # who has come back with it, and whether they were dropped before
     saved_at: object = None  # what `progress` was when it was last saved
@@ -564,11 +566,19 @@ class StoredRoom(Room):
 
     def _ask_game(self) -> None:
         assert isinstance(self.backend, GameBackend)
-        state = self.backend.game.on_save()
-        if isinstance(state, bytes | bytearray | memoryview):
-            self._state = bytes(state)
+        said = self.backend.game.on_save()
+        if said is None or isinstance(said, bytes | bytearray | memoryview):
+            state = said and bytes(said)
         else:
-            self._state = None if state is None else write_json(state)
+            state = write_json(said)
+        was_too_long, size = self._is_too_long, len(state or b"")
+        self._is_too_long = size > MAX_STATE
+        if not self._is_too_long:
+            self._state = state
+        elif not was_too_long:
+            text = "%d bytes are too many to save, and %d the most: the save before stays"
+            self.log.error(text, size, MAX_STATE)
+            self.registry.add_count("store_failures")
 
     def _stop_backend(self) -> None:
         super()._stop_backend()
@@ -595,7 +605,7 @@ class StoredRoom(Room):
         self.saved_at = self.progress
         if not isinstance(self.backend, GameBackend):
             self._state = self.saved or None
-        if not self.is_lost:
+        if not self.is_lost and not self._is_too_long:
             past = self.members.history
             history = past.replay(PLAIN) if past is not None else b""
             kept = self.keeps

@@ -113,6 +113,13 @@ class Unsavable(Tally):
         return {1, 2}
 
 
+class Long(Kept):
+    """Saves more than there may be, while the last thing said is long."""
+
+    def on_save(self):
+        return super().on_save() if self.said[-1:] != [[1, "long"]] else bytes(17 << 20)
+
+
 class Picky(Tally):
     """Cannot go on from what it has saved."""
 
@@ -661,6 +668,27 @@ def test_what_cannot_be_saved_ends_its_room_with_a_reason(folder: Path) -> None:
         client = RawClient.connect(server, "den")
         assert wait_closed(client) == 1011
         server.wait_log("set is not JSON serializable")
+
+
+def test_what_is_too_long_to_be_saved_leaves_the_save_before(folder: Path) -> None:
+    options = ("--saveevery", "0.05", "--metrics")
+    with stored(folder, "games:Long", *options) as server:
+        client = RawClient.connect(server, "den")
+        number = int(client.receive_text().split()[1])
+        for text in ("one", "long", "two", "long"):
+            client.send_text(text)
+            assert client.receive_text() == f"{number}:{text}", "and play goes on"
+            if text == "long":
+                server.wait_log("17825792 bytes are too many to save, and 16777216 the most")
+            else:
+                query = "SELECT state FROM rooms"
+                wait_until(lambda what=text: any(what in row for (row,) in read(folder, query)))
+        wait_until(lambda: metric(server, "store_failures_total") == 2)
+        assert stop(server, client) == 1012
+    with stored(folder, "games:Long") as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 3")
+        client.close()
 
 
 # ==== A store that does not work ==========================================================
