@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from scalesocket.net import auth, children, history, lines, logs, per_address, proxies
+from scalesocket.net import auth, children, history, lines, logs, per_address, proxies, store
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -248,6 +248,7 @@ def test_the_table_of_limits_is_true() -> None:
             size(config.cachebytes),
             size(history.HISTORIES * config.cachebytes),
         ],
+        "what a game saves": [size(store.MAX_STATE)],
         "what the program prints": [size(module.MAX_OUTPUT_ITEM), "1011"],
         "the log": [size(logs.MAX_LOG_WAITING)],
         "line of the program's stderr": [size(module.MAX_LOG_LINE)],

@@ -183,7 +183,7 @@ def test_frames_are_cut_anywhere() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_message_of_a_crowd_is_accounted_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """Half a minute of it in CI, a quarter here; `python3 -m tests.bench.soak 20` is the real thing."""
+    """Half a minute in CI, a quarter here; `python3 -m tests.bench.soak 20` is the real thing."""
     minutes = 0.5 if os.environ.get("CI") else 0.25
     status = main([str(minutes), "--seed", str(os.getpid())])
     report = capsys.readouterr().out
