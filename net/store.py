@@ -566,11 +566,11 @@ class StoredRoom(Room):
 
     def _ask_game(self) -> None:
         assert isinstance(self.backend, GameBackend)
-        said = self.backend.game.on_save()
-        if said is None or isinstance(said, bytes | bytearray | memoryview):
-            state = said and bytes(said)
-        else:
-            state = write_json(said)
+        state = self.backend.game.on_save()
+        if isinstance(state, bytearray | memoryview):
+            state = bytes(state)
+        elif state is not None and not isinstance(state, bytes):
+            state = write_json(state)
         was_too_long, size = self._is_too_long, len(state or b"")
         self._is_too_long = size > MAX_STATE
         if not self._is_too_long:
