@@ -67,6 +67,11 @@ def wait_until(condition: Callable[[], T], timeout: float = PATIENCE, message: s
         time.sleep(0.01)
 
 
+def worker_number() -> int:
+    """Return which of the processes this is that run tests side by side, from 0 on."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 QUIET = 0.25  # seconds of a usual machine for the work of `slowness`, undisturbed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import struct
@@ -24,6 +23,7 @@ from tests.support import (
     serve,
     wait_until,
     with_constants,
+    worker_number,
 )
 
 CHILDREN = "scalesocket.net.children"
@@ -93,9 +93,9 @@ def free_ports(count: int) -> range:
 
     What runs beside this process finds its ports elsewhere: nobody listens at them all the time.
     """
-    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+    begin = 20_000 + worker_number() % 10 * 1000
     for _ in range(100):
-        first = random.randrange(20_000 + part * 1000, 20_900 + part * 1000)
+        first = random.randrange(begin, begin + 900)
         ports = range(first, first + count)
         with ExitStack() as stack:
             try:

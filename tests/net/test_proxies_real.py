@@ -31,14 +31,16 @@ from tests.support import (
     http_request,
     open_socket,
     serve,
+    slowness,
     wait_until,
+    worker_number,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
 KINDS = ["haproxy", "nginx"]
 HOSTS = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
-RETURN = 3.0  # seconds in which the median client is back; none may take over PATIENCE
+RETURN = 3.0  # seconds in which the median client is back, on a machine that nobody else uses
 
 
 # ==== Proxies and nodes ===================================================
@@ -108,7 +110,7 @@ def run_ip(*arguments: str) -> None:
 @contextlib.contextmanager
 def machine(number: int) -> Iterator[Machine]:
     """Make a machine, of a range of addresses that is meant for tests (RFC 2544)."""
-    net = f"198.18.{number}"
+    net = f"198.18.{10 * worker_number() % 250 + number}"
     name = f"node{os.getpid()}-{number}"
     made = Machine(name, name, f"{net}.1", f"{net}.2")
     with contextlib.ExitStack() as stack:
@@ -256,6 +258,7 @@ def test_a_node_that_ends_moves_its_own_rooms_only(kind: str, end: str, tmp_path
         for player in everyone:
             stack.callback(player.stop)
         wait_until(lambda: all(player.played_at for player in everyone))
+        slow = slowness()
         ended_at = time.monotonic()
         if end == "killed":
             victim.kill()
@@ -265,7 +268,7 @@ def test_a_node_that_ends_moves_its_own_rooms_only(kind: str, end: str, tmp_path
         moved = [player for room in doomed for player in players[room]]
         wait_until(lambda: all(len(player.played_at) > 1 for player in moved))
         back = [player.played_at[-1] - ended_at for player in moved]
-        assert statistics.median(back) < RETURN, back
+        assert statistics.median(back) < RETURN * slow, back
         for room in others:
             assert [player.lost_at for player in players[room]] == [[], []]
         for room in doomed:  # and they have met again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -585,9 +586,14 @@ def test_on_an_island_others_glide_between_ticks(open_tab: OpenTab) -> None:
             }}, 10);
         }}"""
     )
-    target = 800 if own(ann)["x"] < 450 else 100
-    ann.evaluate(WALK, [target, own(ann)["y"], 60])
-    wait_for(bob, "between > 5")
+    targets = itertools.cycle((800, 100))
+
+    def have_glided() -> bool:
+        """Walk until they have: a busy machine may draw nothing for a while."""
+        ann.evaluate(WALK, [next(targets), own(ann)["y"], 60])
+        return bool(bob.evaluate("between > 5"))
+
+    wait_until(have_glided)
 
 
 def test_on_an_island_what_one_says_the_other_reads(open_tab: OpenTab) -> None:
