@@ -254,7 +254,7 @@ def metric(server: ServerProcess, name: str) -> int:
 
 
 def test_a_stop_keeps_room_and_seats_and_clients_go_on_where_they_were(folder: Path) -> None:
-    with stored(folder, "games:Tally", "--resume", "60") as server:
+    with stored(folder, "games:Tally", "--resume", "60", "--metrics") as server:
         ann, seat = sit(server, "den")
         assert ann.receive_text() == f"joined {seat['id']} 0"
         say(ann, seat, "one")
@@ -262,6 +262,7 @@ def test_a_stop_keeps_room_and_seats_and_clients_go_on_where_they_were(folder: P
         lost, lost_seat = sit(server, "den")
         assert lost.receive_text() == f"joined {lost_seat['id']} 1"
         lost.reset()
+        wait_until(lambda: metric(server, "seats_dropped") == 1)
         say(ann, seat, "two")
         assert stop(server, ann) == 1012
     with stored(folder, "games:Tally", "--resume", "60", "--api") as server:
