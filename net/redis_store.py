@@ -302,7 +302,13 @@ def encode(record: Record) -> list[bytes]:
 
 
 def decode(values: list[bytes]) -> Record:
-    """Return a record from the values of `FIELDS`."""
+    """Return a record from the values of `FIELDS`.
+
+    Raises:
+        ValueError: there is none in them.
+    """
+    if None in values:
+        raise ValueError("a field is missing")
     whole, kept, kind, state, metadata, history, facts, missed = values
     seats, at = [], 0
     for line in filter(None, facts.decode().split("\n")):
@@ -427,7 +433,10 @@ class RedisDatabase:
             raise HeldError(*values)
         if status == b"late":
             raise OSError("this node has not said in time that it is alive")
-        return None if values[0] is None else decode(values)
+        try:
+            return None if values[0] is None else decode(values)
+        except ValueError as error:
+            raise OSError(f"the record of room {room} is none: {error}") from None
 
     def release(self, names: Iterable[str]) -> None:
         """Let others have rooms."""

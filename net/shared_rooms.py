@@ -309,7 +309,7 @@ class SharedRooms(StoredRooms):
             what = "1 room ends" if len(rooms) == 1 else f"{len(rooms)} rooms end"
             log.error("%s here, so as to go on elsewhere: %s", what, why)
         for room in rooms:
-            self._end(room, RESTARTING)
+            self._end(room, RESTARTING, self._valid_until - CUT_MARGIN)
 
     def _lose(self, name: str) -> None:
         """End a room that another node has taken; nothing of it is saved."""
@@ -318,13 +318,12 @@ class SharedRooms(StoredRooms):
         log.warning("room %s is not saved from here: another node has it", name)
         if room is not None and not room.is_lost:
             room.is_lost = True
-            self._end(room, ELSEWHERE)
+            self._end(room, ELSEWHERE, time.monotonic())
 
-    def _end(self, room: StoredRoom, reason: str) -> None:
-        """End a room, at once for its clients, whatever its program does."""
+    def _end(self, room: StoredRoom, reason: str, deadline: float) -> None:
+        """End a room; by then it has ended for its clients, whatever its program does."""
         with self._lock:
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
         room.expire()
-        left = self._valid_until - CUT_MARGIN - time.monotonic()
-        self.call_later(max(left, 0.0), room.cut)
+        self.call_later(max(deadline - time.monotonic(), 0.0), room.cut)

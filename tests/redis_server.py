@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ class RedisServer:
     Args:
         folder: for its files.
         password: that it wants.
+        options: more of them, as on its command line.
     """
 
-    def __init__(self, folder: Path, password: str = "") -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, password: str = "", options: Sequence[str] = ()) -> None:
+        self._folder, self._options = folder, options
         self.port = free_port()
         self.password = password
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +39,7 @@ class RedisServer:
         tool = require_tool("redis-server")
         kept = ("--appendonly", "yes", "--save", "", "--dir", str(self._folder))
         where = ("--bind", "127.0.0.1", "--port", str(self.port), "--loglevel", "warning")
-        command = [tool, *where, *kept, "--requirepass", self.password]
+        command = [tool, *where, *kept, "--requirepass", self.password, *self._options]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, **quiet)
         wait_until(self._answers)
@@ -74,9 +75,11 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(folder: Path, password: str = "") -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path, password: str = "", options: Sequence[str] = ()
+) -> Iterator[RedisServer]:
     """Run one for the length of a `with` block; skip the test where none is installed."""
-    server = RedisServer(folder, password)
+    server = RedisServer(folder, password, options)
     try:
         server.start()
         yield server

@@ -17,6 +17,7 @@ from scalesocket.net.redis_store import decode, encode, parse_url
 from scalesocket.net.store import Record, StoredSeat
 
 from scalesocket import ConfigError
+from tests.certificates import Certificates
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_store import GAMES, PROGRAM, ask, free_port, metric, say, sit, wait_closed
 from tests.support import RawClient, ServerProcess, run_cli, serve, wait_until
@@ -257,6 +258,38 @@ def test_a_wrong_password_is_one_line_without_it(folder: Path) -> None:
                 assert client.receive_text() == "hello"
                 client.close()
         assert "right" not in "\n".join(server.log())
+
+
+def test_over_tls_only_a_certificate_that_is_trusted_will_do(
+    folder: Path, certs: Certificates
+) -> None:
+    port = free_port()
+    files = ("--tls-cert-file", certs.cert("server"), "--tls-key-file", certs.key("server"))
+    more = ("--tls-ca-cert-file", certs.cert("authority"), "--tls-auth-clients", "no")
+    with running_redis(folder / "redis", "", ("--tls-port", str(port), *files, *more)):
+        url = f"rediss://127.0.0.1:{port}/0"
+        status, said = refused(folder, url)
+        assert status == 1 and said.startswith(f"cannot use --store {url}: ")
+        assert "certificate" in said
+        trust = {"SSL_CERT_FILE": certs.cert("authority")}
+        with serve("--store", url, "cat", cwd=folder, env=trust) as server:
+            with RawClient.connect(server, "den") as client:
+                client.send_text("hello")
+                assert client.receive_text() == "hello"
+                client.close()
+
+
+def test_a_record_that_is_none_keeps_its_room_closed_and_stays(
+    folder: Path, store: RedisServer
+) -> None:
+    store.ask("HSET", "scalesocket:room:den", "whole", "1", "kept", "x")
+    with stored(folder, store, "games:Kept") as server:
+        assert wait_closed(RawClient.connect(server, "den")) == 1013
+        server.wait_log("the record of room den is none: a field is missing")
+        with RawClient.connect(server, "pit") as client:
+            client.receive_text()
+            client.close()
+        assert store.ask("HGET", "scalesocket:room:den", "kept") == "x"
 
 
 def test_what_is_no_redis_is_refused(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import threading
 import time
@@ -20,7 +21,16 @@ from tests.net.test_peers import free_port
 from tests.proxies import proxy
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_redis_store import rooms, state
-from tests.rooms.test_store import GAMES, ask, metric, say, sit, wait_closed
+from tests.rooms.test_store import (
+    GAMES,
+    Player,
+    ask,
+    metric,
+    say,
+    sit,
+    wait_closed,
+    wait_for_players,
+)
 from tests.support import (
     PATIENCE,
     Closed,
@@ -466,6 +476,65 @@ def test_rooms_end_before_the_lease_does_and_go_on_when_redis_is_back_with_nothi
         heard: Any = ann.receive_json()
         assert heard["restored"] is False and ask(ann)["said"] == ["one", "two"]
         ann.close()
+
+
+def test_a_program_that_takes_its_time_keeps_no_client_beyond_the_lease(
+    folder: Path, store: RedisServer
+) -> None:
+    (folder / "slow.sh").write_text("trap '' TERM HUP INT\nwhile true; do read -r _; done\n")
+    options = ("--closegrace", "5", "sh")
+    with serve("--store", store.url, *options, "--", "slow.sh", cwd=folder) as server:
+        client = RawClient.connect(server, "den")
+        wait_until(lambda: owner(store, "den"))
+        store.stop()
+        assert wait_closed(client) == 1012
+        assert server.children()  # which plays on for nobody
+        store.start()
+
+
+@pytest.mark.parametrize("how", ["one after the other", "both"])
+def test_nodes_that_stop_under_a_dozen_clients_lose_nothing_and_double_nothing(
+    folder: Path, store: RedisServer, how: str
+) -> None:
+    """Clients go to the node that is there, as a proxy would send them."""
+    step, lives, everybody = 20, 4, 8
+    ports = [free_port(), free_port()]
+    players: list[Player] = []
+
+    def node(number: int) -> Any:
+        options = ("--resume", "60", "--store", store.url + STEADY, "games:Quiet")
+        return serve(*options, cwd=folder, addr=f"127.0.0.1:{ports[number]}")
+
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(node(number)) for number in (0, 1)]
+        players = [
+            Player(("127.0.0.1", ports[0]), step * lives, everybody) for _ in range(everybody)
+        ]
+        wait_for_players(players, lambda player: bool(player.id), all)
+        for life in range(lives):
+            here, there = life % 2, 1 - life % 2
+            for player in players:
+                player.allowed = (life + 1) * step
+            enough = step * everybody * life + random.randrange(step * everybody)
+            wait_for_players(players, lambda p, enough=enough: len(p.heard) >= enough, any)
+            if how == "both":
+                nodes[there].stop()
+            nodes[here].stop()
+            for player in players:
+                player.address = "127.0.0.1", ports[there]
+            for number in (there, here):
+                if nodes[number].process.poll() is not None:
+                    nodes[number] = stack.enter_context(node(number))
+        for player in players:
+            player.thread.join(2 * PATIENCE)
+    assert [player.error for player in players] == [None] * everybody
+    assert sum(player.resumed for player in players) > everybody
+    first = players[0].heard
+    assert len(first) == step * lives * everybody
+    assert all(player.heard == first for player in players)  # one order of events
+    for player in players:
+        own = [text.partition(":")[2] for text in first if text.startswith(f"{player.id}:")]
+        assert own == player.numbers
 
 
 def test_a_short_absence_of_redis_is_not_noticed(folder: Path, store: RedisServer) -> None:

@@ -780,8 +780,9 @@ def test_what_is_no_store_is_refused_in_one_line_and_left_alone(folder: Path) ->
     for name in ("text", "other.sqlite"):
         assert refused(folder, name) == (2, f"--store {name} is a file of something else")
     assert before == [(folder / name).read_bytes() for name in ("text", "other.sqlite")]
-    status, said = refused(folder, "mysql://localhost/play")
-    assert status == 2 and "mysql://… is no file (SQLite), and no redis://" in said
+    status, said = refused(folder, "mysql://ann:secret@localhost")
+    assert status == 2 and "mysql://… is no file (SQLite), and no redis://HOST" in said
+    assert "secret" not in said
     status, said = refused(folder, "nowhere/play.sqlite")
     assert (status, said) == (
         1,
