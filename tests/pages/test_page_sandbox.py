@@ -186,10 +186,20 @@ def look_at(page: Page, x: float, y: float) -> None:
     wait_until(looks_at_it)
 
 
+def walk_up_to(page: Page, x: float, y: float, near: float) -> None:
+    """Walk up to a place and look at it. Who hears late where it is may walk past."""
+
+    def is_there() -> bool:
+        page.evaluate(WALK, [x, y, near])
+        look_at(page, x, y)
+        return bool(page.evaluate(f"Math.hypot({x} - {ME}.x, {y} - {ME}.y)") <= near + 5)
+
+    wait_until(is_there)
+
+
 def walk_to_tree(page: Page) -> None:
     tree = page.evaluate("game.objects.find(({ resource }) => resource === 0)")
-    page.evaluate(WALK, [tree["x"], tree["y"], tree["scale"] + 65])
-    look_at(page, tree["x"], tree["y"])
+    walk_up_to(page, tree["x"], tree["y"], tree["scale"] + 65)
 
 
 # ==== 1. Bytes =============================================================
@@ -678,8 +688,7 @@ def test_on_an_island_who_is_struck_down_sees_it_and_lives_again(open_tab: OpenT
     ann, bob = two_players(open_tab)
     victim = me(bob)
     place = own(bob)
-    ann.evaluate(WALK, [place["x"], place["y"], 95])
-    look_at(ann, place["x"], place["y"])
+    walk_up_to(ann, place["x"], place["y"], 95)
     ann.keyboard.down(" ")
     wait_for(bob, f"{ME}?.health < 100")
     wait_for(bob, "game.me === null")
