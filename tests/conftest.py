@@ -17,8 +17,10 @@ from tests.support import PATIENCE, wait_until
 
 __all__ = ["certs", "no_thread_is_left_behind"]
 
-# A busy machine is no reason to fail, so no example has a deadline of its own.
-hypothesis.settings.register_profile("house", deadline=None)
+# A busy machine is no reason to fail, so no example has a deadline of its own. CI takes the same
+# examples each time, as it does of the fuzzers' inputs: what it says is of the change alone.
+IN_CI = bool(os.environ.get("CI"))
+hypothesis.settings.register_profile("house", deadline=None, derandomize=IN_CI)
 hypothesis.settings.load_profile("house")
 
 # Tests that run side by side are told a size, which a program in its own terminal would believe.
