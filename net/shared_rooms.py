@@ -17,6 +17,7 @@ With `?nodes=1` no other node is let in, and play goes on however long Redis is 
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -161,7 +162,10 @@ class SharedRooms(StoredRooms):
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
         self._back_until = float("inf")
-        self._valid_until = 0.0  # the lease, as this node knows it; written by its thread
+        # The lease, as this node knows it, and since when Redis has been asked to renew it, if it
+        # is now; written by the thread "lease".
+        self._valid_until = 0.0
+        self._asked_at: float | None = None
         # These are that thread's alone.
         self._is_known = False  # it has said that it is alive, and nothing since was in vain
         self._sweep_at = 0.0
@@ -185,13 +189,15 @@ class SharedRooms(StoredRooms):
             if self._is_known:
                 break
         self._keeper = start_thread("lease", self._run)
+        self._watch()
 
     def stop(self) -> None:
         """Write all that waits, and let others have the rooms."""
         super().stop()
         self._ending.set()
-        self._keeper.join()
-        self._database.leave()
+        self._keeper.join(self._database.lease)
+        if not self._keeper.is_alive():  # or Redis still answers it
+            self._database.leave()
 
     # -- rooms, and who has them; see `StoredRooms` --
 
@@ -260,8 +266,26 @@ class SharedRooms(StoredRooms):
         while not self._ending.wait(self._database.lease / RENEWALS):
             self._keep()
 
+    def _watch(self, suspected: float | None = None) -> None:
+        """End rooms in time also if Redis, or the name of its host, is asked without end; a timer.
+
+        That is seen twice, as a node that has been frozen may have its rooms still.
+
+        Args:
+            suspected: since when that seemed so the last time.
+        """
+        pause = self._database.lease / RENEWALS
+        asked_at = self._asked_at
+        if asked_at is not None and time.monotonic() < asked_at + 2 * pause:
+            asked_at = None
+        if asked_at is not None and asked_at == suspected:
+            self._end_in_time("it takes too long")
+        if not self._ending.is_set():
+            self.call_later(pause, functools.partial(self._watch, asked_at))
+
     def _keep(self) -> None:
         """Say that this node is alive, and look after what depends on it."""
+        self._asked_at = time.monotonic()
         try:
             was_alive = self._renew()
             if not was_alive or not self._is_known:
@@ -276,6 +300,8 @@ class SharedRooms(StoredRooms):
             self.add_count("store_failures")
             self._is_known = False
             self._end_in_time(str(error))
+        finally:
+            self._asked_at = None
 
     def _renew(self) -> bool:
         sent = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -476,6 +477,56 @@ def test_rooms_end_before_the_lease_does_and_go_on_when_redis_is_back_with_nothi
         heard: Any = ann.receive_json()
         assert heard["restored"] is False and ask(ann)["said"] == ["one", "two"]
         ann.close()
+
+
+class Dripper:
+    """Stands between a node and Redis; told to, it answers drop by drop, and without end."""
+
+    def __init__(self, store: RedisServer) -> None:
+        self._store = store
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.drips = False
+        self._sockets = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._store.port))
+                self._sockets += [near, far]
+                threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+                threading.Thread(target=self._pump, args=(far, near), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(b"+" if self.drips else data)
+                while self.drips:
+                    target.sendall(b"x")
+                    time.sleep(0.05)
+
+    def close(self) -> None:
+        self.drips = False
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+def test_rooms_end_in_time_also_if_redis_never_gets_to_the_end_of_an_answer(
+    folder: Path, store: RedisServer
+) -> None:
+    with contextlib.closing(Dripper(store)) as dripper:
+        url = f"redis://127.0.0.1:{dripper.port}/0"
+        with serve("--store", url, "games:Tally", cwd=folder) as server:
+            client = RawClient.connect(server, "den")
+            client.receive_text()
+            dripper.drips = True
+            assert wait_closed(client) == 1012
+            server.wait_log("1 room ends here, so as to go on elsewhere: it takes too long")
+            dripper.close()
 
 
 def test_a_program_that_takes_its_time_keeps_no_client_beyond_the_lease(
