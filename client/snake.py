@@ -317,17 +317,20 @@ class SnakeView(GameView):
 
     def __init__(self, wanted: str) -> None:
         super().__init__(wanted)
-        self.world = World()
+        self.world, self._is_told = World(), False
 
     def opened(self) -> Json | None:
         """Forget the world that was."""
-        self.world = World()
+        self.world, self._is_told = World(), False
         return super().opened()
 
     def receive(self, event: Json, now: float) -> Json | None:
         """Take a message; the clock is the server's ticks."""
         if event["t"] == "error":
             return self.refused(str(event["error"]), named=self.world.own is not None)
+        self._is_told |= event["t"] == "full"
+        if event["t"] == "delta" and not self._is_told:
+            return None  # a seat that is back hears of ticks before it is told all anew
         if not self.world.width and event["t"] != "welcome":
             raise ValueError(f"it begins with {event['t']}")
         self.world.apply(event)

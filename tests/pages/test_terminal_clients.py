@@ -454,6 +454,20 @@ def test_a_new_connection_begins_with_a_new_world() -> None:
     assert "".join(canvas.text()).strip() == "Waiting for the world ..."
 
 
+def test_ticks_before_the_world_is_told_are_passed_over() -> None:
+    """After a crash of the server a seat is back before its room has told it everything anew."""
+    game = SnakeView("ann")
+    tick = {"t": "delta", "tick": 9, "moved": [[7, 4, 4, "right"]]}
+    welcome = {"t": "welcome", "id": 7, "width": 60, "height": 20, "rate": 8}
+    snake_ = {"id": 7, "name": "ann", "body": [[3, 4]], "dir": "right", "score": 0, "best": 0}
+    full = {"t": "full", "tick": 9, "players": [{**snake_, "respawn": None}], "food": []}
+    for event in (tick, welcome, tick, full, {**tick, "tick": 10}):
+        assert game.receive(event, 0) is None
+    assert game.world.own is not None and game.world.own.body == [(4, 4)]
+    with pytest.raises(ValueError, match="it begins with state"):
+        SnakeView("ann").receive({"t": "state"}, 0)
+
+
 def test_keys_turn_the_snake() -> None:
     game = SnakeView("ann")
     assert game.press("up") == {"t": "turn", "dir": "up"}
