@@ -342,11 +342,14 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_stops_under_a_dozen_clients_lose_nothing_and_double_nothing(
-    folder: Path, workers: str
+@pytest.mark.parametrize(
+    ("everybody", "step", "lives", "workers"),
+    [(12, 30, 6, "1"), (12, 30, 6, "2"), pytest.param(200, 1, 3, "1", marks=pytest.mark.slow)],
+)
+def test_stops_under_many_clients_lose_nothing_and_double_nothing(
+    folder: Path, everybody: int, step: int, lives: int, workers: str
 ) -> None:
-    step, lives, everybody, port = 30, 6, 12, free_port()
+    port = free_port()
     players: list[Player] = []
     for life in range(lives + 1):
         options = ("--resume", "60", "--workers", workers)
