@@ -12,6 +12,15 @@ serves is a child of it, a new one for each version of the code:
                                    v
                        the new one accepts at the same sockets, and rooms come back from the store
 
+Who runs what, and until when:
+
+    process      thread    is woken by                               ends
+    the first    main      what a child says, signals, a child's     with the child that serves
+                           end, and each 0.25 s for the files
+    a child      main      see the server's own map                  by a signal of the first one
+                 reload    what the first one says, and each         with the line to that; it then
+                           second for what has been imported         ends the process, too
+
 Nobody is refused between the two: who connects waits in the queue of the listening socket. Two
 clocks are enough: four times a second each file is looked at, which takes microseconds and works
 on every system and file system (the standard library knows no events of files); and a change counts
