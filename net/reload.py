@@ -85,7 +85,7 @@ LOOK_FOR_MODULES = 1.0  # seconds between two looks at what a game has imported
 SEATS = 30.0  # seconds of --resume, unless that is given
 CLOCK_STEP = 20_000_000  # nanoseconds that the times of files may be behind the clock
 LOAD_TIME = 10.0  # seconds to load the code before that is told of
-KILL_AFTER = 2.0  # seconds for a process to end that has nothing more to do
+KILL_AFTER = 3.0  # seconds for a process to end that has nothing more to do
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BEGIN = (
     "import sys; {0!r} in sys.path or sys.path.insert(0, {0!r}); "
@@ -474,7 +474,7 @@ class Version:
     """A process with the code as it was when it was started.
 
     Attributes:
-        process: of its own group, so that ^C in a terminal goes to the first one alone.
+        process: of a session of its own, so that ^C in a terminal goes to the first one alone.
         line: to it.
         started: when, in nanoseconds of the clock that files have.
         deadline: until when it should have loaded the code, on the monotonic clock.
@@ -597,7 +597,7 @@ class Overseer(Server):
                 [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[there.fileno(), *listeners],
-                process_group=0,
+                start_new_session=True,  # or `stty tostop` would stop it
             )
         version = self._next = Version(process, Line(here), started)
         self._selector.register(here, selectors.EVENT_READ, lambda: self._hear(version))
@@ -654,7 +654,8 @@ class Overseer(Server):
             return True
         quiet = version.quiet_since
         if quiet is not None and time.monotonic() > quiet + KILL_AFTER:
-            log.warning("process %d does not end, and is killed", version.process.pid)
+            why = "is a thread of the game no daemon?"
+            log.warning("process %d does not end, and is killed: %s", version.process.pid, why)
             version.end()
             version.is_cut = True
             return True
