@@ -141,7 +141,10 @@ class Record(NamedTuple):
 
 
 class Database(Protocol):
-    """Where records are: what a kind of store has to do. One process at a time has it.
+    """Where records are: what a kind of store has to do.
+
+    A file is of one server at a time. Redis may be of many nodes (net/shared_rooms.py); whoever has
+    a room has read it, which takes possession of it.
 
     All but `claim` is called on the writer's thread; it raises OSError or `sqlite3.Error`.
     """
