@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
+    RESTARTING,
     Called,
     CloseCode,
     Closing,
@@ -337,6 +338,7 @@ class Seat:
         self._number = 0  # of the client as which it was opened: the newest one has the seat
         self._key = b""  # of the token that this one was given
         self._is_known = False  # to its client: a token is known to have come
+        self._is_stored = False  # for good: its room has ended, and will be back
         self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
         self._size = 0  # bytes of these
         self._first = 0  # number of the first message that is kept
@@ -464,6 +466,8 @@ class Seat:
                 self._first = self._sent = seen
             if self._is_over or not self._first <= seen <= self._sent:
                 return False
+            if self._is_stored:  # nobody would know of the token that is given now
+                raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
             if number < self._number:
                 raise ConnectionClosed(RESUMED_ELSEWHERE, "resumed elsewhere")
             old, self._connection = self._connection, connection
@@ -521,11 +525,13 @@ class Seat:
         """Return what is to be stored of it, and frames that may not have come; None: it is over.
 
         Args:
-            whole: nothing will be sent any more; or else none of these frames will be of use.
+            whole: nothing will be sent any more, and nobody may take it back until it has been
+                revived; or else none of these frames will be of use.
         """
         with self._lock:
             if self._is_over:
                 return None
+            self._is_stored = whole
             kept = list(self._kept) if whole else []
             return {
                 "kind": self.kind,

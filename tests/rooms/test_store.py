@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.support import (
+    ROOT,
     Closed,
     HandshakeRefused,
     RawClient,
@@ -373,6 +375,47 @@ def test_stops_under_many_clients_lose_nothing_and_double_nothing(
     for player in players:
         own = [text.partition(":")[2] for text in first if text.startswith(f"{player.id}:")]
         assert own == player.numbers
+
+
+HOLDS = f"""
+import os, sys, time
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net.store import StoredRooms
+
+save = StoredRooms.save
+
+def save_and_wait(self, room, record):
+    save(self, room, record)
+    if record.whole:
+        open("saved", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+
+StoredRooms.save = save_and_wait
+sys.exit(scalesocket.main())
+"""
+
+
+def test_nobody_takes_a_seat_back_that_has_been_stored(folder: Path) -> None:
+    """The token that was given then was never heard of again: 37 of 200 players began anew."""
+    command = [sys.executable, "-c", HOLDS]
+    with stored(folder, "games:Quiet", "--resume", "60", command=command) as server:
+        ann, seat = sit(server, "den")
+        say(ann, seat, "one")
+        ann.reset()
+        late = RawClient.connect(server, "den?_seat&name=ann")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until((folder / "saved").exists)
+        late.send_json({"_seat": {"token": seat["token"], "seen": 1}})
+        with late, pytest.raises(Closed, match="1012"):
+            late.receive_message()
+        (folder / "go").touch()
+        assert server.wait() == 0
+    with stored(folder, "games:Quiet", "--resume", "60") as server:
+        ann, again = sit(server, "den", seat["token"], 1)
+        assert again["resumed"] and again["id"] == seat["id"]
+        ann.close()
 
 
 def test_a_game_that_saves_nothing_begins_anew_with_its_seats(folder: Path) -> None:
