@@ -295,10 +295,10 @@ def run_lint(interpreter: Interpreter) -> list[Outcome]:
 def run_pytest(name: str, python: Path, quick: bool, arguments: Sequence[str]) -> Outcome:
     """Run the tests; `-rs` makes pytest say what it skipped, and why.
 
-    Most tests wait for servers and browsers most of their time, so that as many run at once as
-    there are processors.
+    Most tests wait for servers and browsers most of their time: two at once leave almost half of
+    two processors idle, so one more runs than there are processors.
     """
-    at_once = ["-n", str(min(os.cpu_count() or 1, MOST_AT_ONCE)), "--dist", "worksteal"]
+    at_once = ["-n", str(min((os.cpu_count() or 1) + 1, MOST_AT_ONCE)), "--dist", "worksteal"]
     chosen = ["-m", "not slow and not browser"] if quick else []
     return run_step(name, python, ["pytest", "-rs", *at_once, *chosen, *arguments])
 

@@ -71,6 +71,9 @@ class Say(Game):
 
     def on_dispose(self):
         print("disposed", flush=True)
+
+class Roomy(Say):
+    max_clients = 50
 """
 
 
@@ -402,7 +405,7 @@ def test_a_room_ends_though_calls_of_it_are_due_later(say: Path) -> None:
 
 def test_a_room_that_is_ending_gives_way_to_who_comes(say: Path) -> None:
     """A client whose room had just ended got no room at all (colyseus/colyseus#277)."""
-    with serve("--maxclients", "50", "say:Say", cwd=say) as server:  # who vanished still counts
+    with serve("say:Roomy", cwd=say) as server:  # who vanished still counts
         for number in range(1, 200):
             with RawClient.connect(server) as client:
                 assert client.receive_text() == f"join {number}"
@@ -412,7 +415,7 @@ def test_a_room_that_is_ending_gives_way_to_who_comes(say: Path) -> None:
 
 def test_a_room_that_closes_itself_is_over_for_all_in_it(say: Path) -> None:
     """`disconnect()` left out who was about to come in (colyseus/colyseus#314)."""
-    with serve("--maxclients", "50", "say:Say", cwd=say) as server:
+    with serve("say:Roomy", cwd=say) as server:
         for _ in range(20):
             codes: list[tuple[int, str]] = []
             with RawClient.connect(server) as client:
