@@ -37,7 +37,7 @@ gives each room what has come for it as one batch.
     stderr      1 per child      child's stderr to the log               the child has ended
     sender      1                writes what sockets could not take      the server has ended
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
-    store       1 with --store   writes and reads rooms (net/store)      the server has ended
+    store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
     timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
@@ -1706,8 +1706,8 @@ class Connection:
             reason: at most 123 bytes of it are sent.
             discard: drop the backlog but for its first part, which may be on the wire in part.
         """
-        if discard and self._replay is not None:
-            self._replay.leave()
+        if discard and (replay := self._replay) is not None:  # it may end at any moment
+            replay.leave()
         self._finish(code, reason, discard=discard)
 
     def answer(self, closing: Closing) -> None:
@@ -1715,8 +1715,8 @@ class Connection:
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
         else:
-            if self._replay is not None and self.protocol.answers_close:  # it wants no more
-                self._replay.leave()
+            if self.protocol.answers_close and (replay := self._replay) is not None:
+                replay.leave()  # it wants no more
             self._close_received = True
             self._finish(*closing.reply)
 
