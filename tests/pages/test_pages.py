@@ -532,6 +532,10 @@ def test_a_program_that_reads_lines_gets_lines(visit: Visit, tmp_path: Path) -> 
         say(page, "world")
         wait_for_said(page, 2)
         assert texts(page, ".bubble") == ["world", "hello world"]
+        page.wait_for_timeout(4_000)  # the time after which a page that fits nothing says so
+        assert page.locator(".elsewhere").count() == 0
+        say(page, "again")
+        wait_for_said(page, 4)
 
 
 def test_enter_sends_and_shift_enter_does_not(visit: Visit, chat_server: ServerProcess) -> None:

@@ -563,6 +563,9 @@ def test_without_threads_it_says_so_once_idles_and_recovers() -> None:
 def test_who_is_in_is_heard_though_there_are_no_threads() -> None:
     with poor_server(40, "--maxconns", "1000", "cat") as server, ExitStack() as stack:
         quiet = [stack.enter_context(RawClient.connect(server)) for _ in range(5)]
+        quiet[0].send_text("the program has started")
+        for client in quiet:
+            assert client.receive_text() == "the program has started"
         with ExitStack() as crowd:
             for _ in range(100):
                 crowd.enter_context(keep_a_thread(server))

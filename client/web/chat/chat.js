@@ -6,7 +6,7 @@
 
 import { BASE } from "../shared/connection.js";
 import { NamePrompt } from "../shared/name.js";
-import { enterRoom } from "../shared/play.js";
+import { enterRoom, understand } from "../shared/play.js";
 import { Log } from "./log.js";
 import { Memory, newId, read, write } from "./messages.js";
 import { Outbox } from "./outbox.js";
@@ -147,5 +147,6 @@ $("messages").addEventListener("unread", () => {
 document.title = `${room} · Chat`;
 if (prompt.name) showComposer();
 else prompt.show();
+understand(connection); // any line of text is something that this page can show
 connection.open();
 findOutWhatIsServed().catch(() => {}); // the connection says what is wrong

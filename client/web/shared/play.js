@@ -27,11 +27,16 @@ export function enterRoom(usual, options) {
   return { room, connection };
 }
 
+/** Say that this page can show whatever the room says, whoever says it. */
+export function understand(connection) {
+  understanding.add(connection);
+}
+
 /** Call the handler for a message's type; what is not known is ignored. */
 export function handleMessages(connection, handlers, afterwards) {
   connection.addEventListener("message", ({ detail: message }) => {
     const handle = Object.hasOwn(handlers, message?.t) ? handlers[message.t] : null;
-    if (handle) understanding.add(connection);
+    if (handle) understand(connection);
     handle?.(message);
     afterwards?.();
   });
