@@ -6179,7 +6179,10 @@ class OptionParser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
-        text = re.sub(r"(python3 )?scalesocket\.py", command, build_parser().format_help())
+        text = build_parser().format_help()
+        if (examples := find_feature("examples")) is not None:
+            text += examples.BUNDLED
+        text = re.sub(r"(python3 )?scalesocket\.py", command, text)
         print(text, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
@@ -6267,13 +6270,6 @@ behind it; what follows -- is its arguments. SIZE takes K, M and G. Exit status:
 
   python3 scalesocket.py --json ./chat.py     your program, told who says what
   python3 scalesocket.py cat -- -u            any command, with arguments"""
-
-BUNDLED = """
-  python3 scalesocket.py game.py              a bundled example, with its page
-  python3 scalesocket.py new mygame           a folder with a game of yours to begin with
-
-Bundled examples: game.py, snake, tictactoe, sandbox, chat.
-A Python script may carry its own options in a "# /// script" block (see README)."""
 
 
 MODES = ("json", "gwsocket")
@@ -6429,7 +6425,7 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
         prog="scalesocket",
         usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
         description=DESCRIPTION,
-        epilog=EPILOG + BUNDLED if _ours else EPILOG,
+        epilog=EPILOG,
         formatter_class=lambda prog: HelpFormatter(prog, 2, 26, 88),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -6474,12 +6470,8 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     what = find_target(target)
     own: dict[str, Any] = {}
     game = load_game(what) if isinstance(what, str) else None
-    if isinstance(what, Path) and what.suffix == ".py" and has_options(what):
-        script_options = load_feature("script_options", f"[tool.scalesocket] in {what}")
-        own, class_name = script_options.read_script_options(what)
-        game = script_options.load_game_file(what, class_name) if class_name else None
-    elif isinstance(what, Path) and what.suffix == ".py" and (m := find_feature("mistakes")):
-        m.check_program(what)
+    if isinstance(what, Path) and what.suffix == ".py":
+        own, game = read_script(what)
     command = () if game else (*describe_command(what), *target_arguments)
     name = what.stem if isinstance(what, Path) else target
     return replace(combine_options(own, given, command, game), target=name)
@@ -6597,9 +6589,9 @@ def find_target(target: str) -> Path | str:
         return target
     if is_program(path):
         return path
-    for example in (HERE / "game" / target, HERE / "game" / f"{target}.py"):
-        if os.sep not in target and is_example(example):
-            return example
+    examples = find_feature("examples")
+    if examples is not None and (example := examples.find_example(target)):
+        return Path(example)
     if (command := shutil.which(target)) is not None:
         return Path(command)
     if os.path.isfile(path):
@@ -6613,26 +6605,27 @@ def is_program(path: Path) -> bool:
     return os.path.isfile(path) and (path.suffix == ".py" or os.access(path, os.X_OK))
 
 
-def is_example(path: Path) -> bool:
-    """Whether a file of the bundled folder is to be served, and is no part of another."""
-    return path.suffix == ".py" and os.path.isfile(path) and has_options(path)
+def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
+    """Return the options that a Python script carries itself, and the `Game` that it names, if any.
 
-
-def has_options(path: Path) -> bool:
-    """Whether a Python script may carry options of its own, as inline metadata (PEP 723).
-
-    net/script_options.py checks all metadata. Where it is not there, metadata that does not speak
-    of this server is ignored.
+    They stand in its inline metadata (PEP 723), which net/script_options.py reads. Where that is
+    not there, metadata that does not speak of this server is ignored.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: they cannot work, or the file cannot be read.
     """
     try:
         source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    checked = b"scalesocket" in source or find_feature("script_options") is not None
-    return b"# /// script" in source and checked
+    has_own, scripts = b"# /// script" in source, find_feature("script_options")
+    if has_own and (scripts or b"scalesocket" in source):
+        scripts = load_feature("script_options", f"[tool.scalesocket] in {path}")
+        own: tuple[dict[str, Any], type[Game] | None] = scripts.read_script(path)
+        return own
+    if (mistakes := find_feature("mistakes")) is not None:
+        mistakes.check_program(path)
+    return {}, None
 
 
 def describe_command(what: Path | str) -> tuple[str, ...]:
@@ -6651,36 +6644,28 @@ def load_game(target: str) -> type[Game]:
     """
     module_name, _, class_name = target.partition(":")
     sys.path.insert(0, os.getcwd())
-    module = import_for(target, lambda: importlib.import_module(module_name))
-    return pick_game(module, class_name, target)
+    return import_game(lambda: importlib.import_module(module_name), class_name, target)
 
 
-def import_for(target: str, load: Callable[[], object]) -> object:
-    """Run an import; whatever goes wrong in it is the operator's to mend.
+def import_game(load: Callable[[], object], class_name: str, where: str) -> type[Game]:
+    """Run an import, and return the module's class of that name.
 
     Raises:
-        ConfigError: what went wrong, and in which line.
+        ConfigError: what went wrong and in which line, as it is the operator's to mend; or the
+            class is no `Game`, or one whose hooks cannot be called.
     """
+    mistakes = find_feature("mistakes")
     try:
-        return load()
+        module = load()
     except (Exception, SystemExit) as error:
-        if (mistakes := find_feature("mistakes")) is not None:
-            text = mistakes.explain_import(error, target.partition(":")[0])
-        else:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        raise ConfigError(f"cannot import {target}: {text}") from None
-
-
-def pick_game(module: object, class_name: str, where: str) -> type[Game]:
-    """Return a module's class of that name.
-
-    Raises:
-        ConfigError: it is no `Game`, or one whose hooks cannot be called.
-    """
-    found = getattr(module, class_name, None)
-    if (mistakes := find_feature("mistakes")) is not None:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+        if mistakes is not None:
+            text = mistakes.explain_import(error, where.partition(":")[0])
+        raise ConfigError(f"cannot import {where}: {text}") from None
+    if mistakes is not None:
         mistakes.check_game(module, class_name)
+    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Game)):
         raise ConfigError(f"{where} is no subclass of scalesocket.Game")
     return found

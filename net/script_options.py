@@ -30,10 +30,9 @@ from scalesocket import (
     Game,
     JsonValue,
     build_parser,
-    import_for,
+    import_game,
     is_program,
     list_options,
-    pick_game,
 )
 
 from .spelling import did_you_mean, list_names
@@ -41,6 +40,16 @@ from .spelling import did_you_mean, list_names
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
 _PATH_OPTIONS = frozenset(("staticdir", "unixsocket", "sslcert", "sslkey", "sslca", "pcap"))
+
+
+def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
+    """Return the options in a script's inline metadata, and the `Game` that it names, if any.
+
+    Raises:
+        ConfigError: see `read_script_options` and `load_game_file`.
+    """
+    own, class_name = read_script_options(path)
+    return own, load_game_file(path, class_name) if class_name else None
 
 
 def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
@@ -152,10 +161,8 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     """
     path = path.resolve()
     if path.parent == HERE / "game":
-        module = import_for(
-            str(path), lambda: importlib.import_module(f"scalesocket.game.{path.stem}")
-        )
-        return pick_game(module, class_name, f"{path}:{class_name}")
+        name = f"scalesocket.game.{path.stem}"
+        return import_game(lambda: importlib.import_module(name), class_name, str(path))
     if (path.parent / "__init__.py").exists():
         return load_packaged_game(path, class_name)
     sys.path.insert(0, str(path.parent))
@@ -164,8 +171,12 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     assert spec is not None and spec.loader is not None
     loader, module = spec.loader, importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    import_for(str(path), lambda: loader.exec_module(module))
-    return pick_game(module, class_name, f"{path}:{class_name}")
+
+    def load() -> object:
+        loader.exec_module(module)
+        return module
+
+    return import_game(load, class_name, str(path))
 
 
 def load_packaged_game(path: Path, class_name: str) -> type[Game]:
@@ -179,5 +190,4 @@ def load_packaged_game(path: Path, class_name: str) -> type[Game]:
         names.insert(0, folder.name)
         folder = folder.parent
     sys.path.insert(0, str(folder))
-    module = import_for(str(path), lambda: importlib.import_module(".".join(names)))
-    return pick_game(module, class_name, f"{path}:{class_name}")
+    return import_game(lambda: importlib.import_module(".".join(names)), class_name, str(path))

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from scalesocket import HERE, OPTIONS, OptionsOf, is_example, is_program
+from scalesocket import HERE, OPTIONS, OptionsOf, is_program
+
+from .examples import is_example
 
 # What other servers call it, where that is like another option here, or none.
 ELSEWHERE = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from scalesocket.net import examples
 
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
@@ -277,9 +278,9 @@ def test_help_shows_the_command_that_was_used(
 
 
 def test_help_lists_the_examples() -> None:
-    listed = re.search(r"^Bundled examples: (.*)\.$", scalesocket.BUNDLED, re.MULTILINE)
+    listed = re.search(r"^Bundled examples: (.*)\.$", examples.BUNDLED, re.MULTILINE)
     assert listed is not None
-    files = filter(scalesocket.is_example, (HERE / "game").glob("*.py"))
+    files = filter(examples.is_example, (HERE / "game").glob("*.py"))
     names = sorted(word.removesuffix(".py") for word in listed[1].split(", "))
     assert names == sorted(path.stem for path in files)
 
