@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import mmap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
 GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
 HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread to start
+CHECKED_AT_ONCE = 16  # threads that memory is looked for in one go, as many start at a time
+CHECK_AGE = 0.05  # seconds for which it is taken to be there
 BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
 
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
@@ -59,19 +62,50 @@ def small_stack() -> Iterator[None]:
             threading.stack_size(before)
 
 
-def check_headroom() -> None:
-    """See that there is memory for one more thread; without, it might end before it has begun.
+class Headroom:
+    """Sees that there is memory for one more thread; without, it might end before it has begun.
 
-    Raises:
-        ShortageError: there is none.
+    That costs as much as the start of the thread. So what has been there for many threads just now
+    is taken to be there for one; if there is not as much, it is looked for each of them.
     """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._size = self._left = 0  # bytes for a thread, and how many threads more
+        self._until = 0.0
+
+    def check(self) -> None:
+        """Look for it.
+
+        Raises:
+            ShortageError: there is none.
+        """
+        size = threading.stack_size() + HEADROOM
+        with self._lock:
+            is_known = size <= self._size and time.monotonic() < self._until
+            if is_known and self._left:
+                self._left -= 1
+                return
+            self._left = 0
+            if fits(size * CHECKED_AT_ONCE):
+                self._size, self._left = size, CHECKED_AT_ONCE - 1
+                self._until = time.monotonic() + CHECK_AGE
+            elif not fits(size):
+                raise ShortageError(OUT_OF_MEMORY)
+
+
+def fits(size: int) -> bool:
+    """Whether there is as much memory."""
     if not POSIX:
-        return
+        return True
     try:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        mmap.mmap(-1, threading.stack_size() + HEADROOM, flags).close()
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
-        raise ShortageError(OUT_OF_MEMORY) from None
+        return False
+    return True
+
+
+headroom = Headroom()
 
 
 class Beginning(threading.Event):
@@ -113,7 +147,7 @@ class Thread(threading.Thread):
         Raises:
             ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
         """
-        check_headroom()
+        headroom.check()
         with _stack_lock:
             super().start()
 
@@ -129,6 +163,6 @@ def start_new_thread(run: Callable[[], None], _arguments: tuple[()], *, small: b
     Raises:
         ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
     """
-    check_headroom()
+    headroom.check()
     with small_stack() if small else contextlib.nullcontext():
         _thread.start_new_thread(run, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import resource
@@ -24,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.logs import LogHandler
 from scalesocket.net.peers import parse_listing
-from scalesocket.net.threads import small_stack
+from scalesocket.net.threads import Headroom, small_stack
 
 import scalesocket
 from scalesocket import check_nesting
@@ -637,6 +638,36 @@ def test_a_program_that_started_when_memory_had_run_out_is_ended(
         scalesocket.ChildProcess(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
     [process] = started
     assert process.returncode == -signal.SIGKILL
+
+
+def test_memory_is_looked_for_once_for_many_threads_and_for_each_where_it_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was looked for at each start: a third of the time that it takes to open 1,000 rooms."""
+    free = 1 << 40
+    looked: list[int] = []
+    monkeypatch.setattr("scalesocket.net.threads.CHECK_AGE", math.inf)
+    monkeypatch.setattr(
+        "scalesocket.net.threads.fits", lambda size: looked.append(size) or size <= free
+    )
+    headroom = Headroom()
+    for _ in range(32):
+        headroom.check()
+    assert len(looked) == 2
+    one = looked.pop() // 16
+    free = 2 * one
+    headroom.check()
+    headroom.check()
+    assert looked[1:] == [16 * one, one] * 2
+    free = 0
+    with pytest.raises(scalesocket.ShortageError, match="out of memory"):
+        headroom.check()
+    free = 1 << 40
+    headroom.check()
+    monkeypatch.setattr(headroom, "_until", 0.0)
+    looked.clear()
+    headroom.check()
+    assert looked == [16 * one], "what was seen long ago is seen to again"
 
 
 @pytest.mark.parametrize("extra", [10, 60, 100])  # MiB
