@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 from scalesocket import (
     ABANDON_TIMEOUT,
@@ -249,7 +250,7 @@ class PtyBackend(ProcessBackend):
         if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
             sender = event.client.id
             keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
-            event = event._replace(run=event.run._replace(payloads=keys))
+            event = replace(event, run=replace(event.run, payloads=keys))
         return super()._encode(event)
 
     def _resize(self, sender: int, payload: bytes) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import Messages, Reader, Readers, Want, parse_count
@@ -50,8 +51,8 @@ def limit(config: Config, registry: RoomRegistry) -> type[Readers]:
 def split(run: Messages, count: int) -> tuple[Messages, Messages]:
     """Return the first so many messages of a run, and the others."""
     size = run.size * count // len(run.payloads)
-    first = run._replace(payloads=run.payloads[:count], size=size)
-    return first, run._replace(payloads=run.payloads[count:], size=run.size - size)
+    first = replace(run, payloads=run.payloads[:count], size=size)
+    return first, replace(run, payloads=run.payloads[count:], size=run.size - size)
 
 
 def take_first(events: list[Event], count: int) -> tuple[list[Event], list[Event], int]:

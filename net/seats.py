@@ -27,10 +27,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
+    PLAIN,
     RESTARTING,
     Called,
     CloseCode,
@@ -84,7 +85,7 @@ MAX_OPENING = 512  # bytes of it
 TOKEN_SIZE = 24  # random bytes
 MAX_TOKENS = 8  # of one seat that are good while the latest is not known to have come
 MAX_DROPPED = 4096  # seats without a connection, in all rooms; beyond it the oldest is given up
-ACK_SIZE = 64 * 1024  # bytes after which it is asked what has arrived
+ACK_SIZE = 64 * 1024  # bytes that are kept, beyond which it is asked what of them has arrived
 PIECE_COST = 100  # bytes, about, for each piece that is kept, beside its own
 NEWEST_PATIENCE = 5.0  # seconds at the most for a client that may never have heard of its seat
 RESUMED_ELSEWHERE = 4001  # close code of a connection whose seat another one has taken
@@ -171,18 +172,15 @@ class Once:
         self._counted = (b"", 0)
         self._translated: tuple[bytes, Encoding | None, bytes] = (b"", None, b"")
 
-    def count(self, data: bytes) -> int:
-        """Return how many messages plain frames hold."""
-        seen, count = self._counted
-        if seen is not data:
-            count = len(find_frames(data)) - 1
-            self._counted = (data, count)
-        return count
+    def piece(self, data: bytes) -> tuple[bytes, int]:
+        """Return plain frames, and how many messages they hold, in one tuple for all seats."""
+        counted = self._counted
+        if counted[0] is not data:
+            counted = self._counted = (data, len(find_frames(data)) - 1)
+        return counted
 
     def translate(self, data: bytes, encoding: Encoding) -> bytes:
         """Return plain frames as a connection takes them."""
-        if encoding.name == "plain":
-            return data
         seen, wanted, translated = self._translated
         if seen is not data or wanted is not encoding:
             translated = translate(data, encoding)
@@ -191,17 +189,6 @@ class Once:
 
 
 # ==== What a connection says =============================================================
-
-
-class SeatMessages(Messages):
-    """Messages that know which connection of a seat they came by."""
-
-    source: Connection
-
-    def _replace(self, **changes: Any) -> SeatMessages:
-        other = super()._replace(**changes)
-        other.source = self.source
-        return other
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,64 +236,51 @@ class SeatProtocol:
 
     def __init__(self, protocol: WebSocketProtocol | LineProtocol, connection: Connection) -> None:
         self._protocol = protocol
-        self.connection = connection
-        self._waiting: list[Event] | None = None  # behind the first message
+        self.connection = protocol.source = connection
+        self.is_waiting = True  # its first message has not come
+        self._behind: list[Event] = []  # that, and not given out
+        self.pending = protocol.pending  # `receive` has more to give though no more bytes come
         self.seat: Seat | None = None
         self.encoding = protocol.encoding
         self.answers_close = protocol.answers_close
         self.ping, self.pong = protocol.ping, protocol.pong
         self.encode_close = protocol.encode_close
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether its first message has not come."""
-        return self._waiting is None
-
-    @property
-    def pending(self) -> bool:
-        """Whether `receive` has more to give though no more bytes come."""
-        return bool(self._waiting) or self._protocol.pending
-
     def receive(self, data: bytes) -> list[Event]:
         """Take the bytes of one `recv`; return what they amount to."""
-        return self._heed(self._protocol.receive(data))
+        events = self._protocol.receive(data)
+        if self._behind:
+            events, self._behind = self._behind + events, []
+        if self.is_waiting:
+            events = self._open(events)
+        elif self.seat is not None:
+            for event in events:
+                if isinstance(event, Pong):
+                    self._take_pong(self.seat, event.payload)
+            if not self.ping and events:  # a line shows that the answer came
+                self.seat.confirm(self.connection, 0)
+        self.pending = bool(self._behind) or self._protocol.pending
+        return events
 
     def finish(self) -> list[Event] | None:
         """Return what the end of the bytes means: a cut, also in the middle of a line."""
         return None
 
-    def _heed(self, events: list[Event]) -> list[Event]:
-        if self._waiting is None:
-            return self._open(events)
-        events, self._waiting = self._waiting + events, []
-        heard: list[Event] = []
-        for event in events:
-            if isinstance(event, Messages):
-                run = SeatMessages(*event)
-                run.source = self.connection
-                heard.append(run)
-                if self.seat is not None and not self.ping:  # a line shows that the answer came
-                    self.seat.confirm(self.connection, 0)
-            elif isinstance(event, Pong):
-                self._take_pong(event.payload)
-            else:
-                heard.append(event)
-        return heard
-
     def _open(self, events: list[Event]) -> list[Event]:
         for index, event in enumerate(events):
             if isinstance(event, Messages):
                 first, *others = event.payloads
-                rest: list[Event] = [event._replace(payloads=others)] if others else []
-                self._waiting = rest + events[index + 1 :]
+                rest: list[Event] = [replace(event, payloads=others)] if others else []
+                self._behind = rest + events[index + 1 :]
+                self.is_waiting = False
                 opening = parse_opening(first) if event.opcode == Opcode.TEXT else BAD_OPENING
                 return [*events[:index], opening]
         return events
 
-    def _take_pong(self, payload: bytes) -> None:
+    def _take_pong(self, seat: Seat, payload: bytes) -> None:
         mark, _, number = payload.partition(b":")
-        if self.seat is not None and mark == b"seat" and number.isdigit():
-            self.seat.confirm(self.connection, int(number))
+        if mark == b"seat" and number.isdigit():
+            seat.confirm(self.connection, int(number))
 
 
 # ==== Seats ==============================================================================
@@ -344,7 +318,6 @@ class Seat:
         self._first = 0  # number of the first message that is kept
         self._sent = 0  # messages so far
         self._asked = -1  # number that a ping is under way with; -1: none is
-        self._unasked = 0  # bytes since the last
         self._is_over = False
         self._code = int(CloseCode.ABNORMAL)  # how its last connection ended
         self._dropped_at = 0.0  # when it did
@@ -397,20 +370,20 @@ class Seat:
     def send(self, data: bytes) -> bool:
         """Keep frames, and send them if there is a connection."""
         once = self._seats.once
-        count = once.count(data)
+        piece = once.piece(data)
         with self._lock:
             if self._is_over:
                 return False
-            self._kept.append((data, count))
-            self._sent += count
+            self._kept.append(piece)
+            self._sent += piece[1]
             self._size += len(data) + PIECE_COST
             while self._size > self._limit:
                 self._forget_piece()
             connection = self._connection
             if connection is not None:
-                connection.send(once.translate(data, connection.encoding))
-                self._unasked += len(data) + PIECE_COST
-                if self._unasked >= ACK_SIZE and self._asked < 0:
+                encoding = connection.encoding
+                connection.send(data if encoding is PLAIN else once.translate(data, encoding))
+                if self._size >= ACK_SIZE and self._asked < 0:
                     self._ask(connection)
             return True
 
@@ -432,7 +405,7 @@ class Seat:
 
     def takes(self, run: Messages) -> bool:
         """Count messages, if they are of the connection that has the seat; under inbox's lock."""
-        if getattr(run, "source", None) is not self.source:
+        if run.source is not self.source:
             return False
         self.taken += len(run.payloads)
         return True
@@ -607,7 +580,7 @@ class Seat:
     def _ask(self, connection: Connection) -> None:
         """Ask with a ping what has come, where the protocol has one."""
         if connection.protocol.ping:
-            self._asked, self._unasked = self._sent, 0
+            self._asked = self._sent
             connection.interject(encode_frame(Opcode.PING, PING % self._sent))
 
     def _empty(self) -> None:
@@ -616,9 +589,13 @@ class Seat:
 
     def _forget(self, seen: int) -> None:
         """Drop what is kept of the messages before this number."""
-        while self._kept and self._first + self._kept[0][1] <= seen:
-            self._forget_piece()
-        if self._first < seen:
+        kept, first, size = self._kept, self._first, self._size
+        while kept and first + kept[0][1] <= seen:
+            data, count = kept.popleft()
+            first += count
+            size -= len(data) + PIECE_COST
+        self._first, self._size = first, size
+        if first < seen:
             data, count = self._kept.popleft()
             cut = find_frames(data)[seen - self._first]
             self._kept.appendleft((data[cut:], count - (seen - self._first)))
