@@ -7,7 +7,8 @@ What there is, each key behind a prefix (`?prefix=`, or "scalesocket"):
     …:nodes       by ID of a node, until when it is taken to be alive: its lease
     …:fenced      nodes that others have taken rooms from, and when
     …:since       since when there has been a node
-    …:room:NAME   a record, and the node that has the room: its `owner`
+    …:room:NAME   a record, the node that has the room: its `owner`, and, as `seat:ID`, seats that
+                  have got a token since
     …:rooms       by name, when a room was saved: those that go if nobody comes back
     …:kept        likewise, those that stay
 
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple
 
 from scalesocket import ConfigError
 
-from .store import Record, StoredSeat, StoreError
+from .store import NOTHING, Latest, Record, StoredSeat, StoreError, merge_facts
 
 try:
     import redis
@@ -223,11 +224,17 @@ if owner and owner ~= me then
     redis.call('ZADD', fenced, now, owner)
 end
 if not is_live(me) then return {'late'} end
-local found = redis.call('HMGET', room, unpack(ARGV, 4))
+local found, latest = redis.call('HMGET', room, unpack(ARGV, 4)), {}
+for _, field in ipairs(redis.call('HKEYS', room)) do
+    if string.find(field, '^seat:') then
+        latest[#latest + 1] = string.sub(field, 6)
+        latest[#latest + 1] = redis.call('HGET', room, field)
+    end
+end
 redis.call('HSET', room, 'owner', me)
 if found[1] then redis.call('HSET', room, 'whole', 0)
 else redis.call('ZADD', rooms, now, name) end
-return {'ok', unpack(found)}
+return {'ok', latest, unpack(found)}
 """
 # The name of a room, the fields of its record; without any it is removed. A whole one has ended.
 WRITE = """
@@ -242,6 +249,14 @@ if #ARGV > 3 then
     if whole == '1' then redis.call('HDEL', room, 'owner') end
     redis.call('ZADD', stays == '1' and kept or rooms, now, name)
 end
+return 1
+"""
+# The name of a room, fields `seat:ID` with the facts of seats that have got a token since.
+ADD = """
+local name, room = ARGV[3], key(ARGV[3])
+if not is_mine(name) then return 0 end
+redis.call('HSET', room, 'owner', me, unpack(ARGV, 4))
+if redis.call('HEXISTS', room, 'whole') == 0 then redis.call('ZADD', rooms, now, name) end
 return 1
 """
 # Names of rooms that this node has no longer.
@@ -301,20 +316,32 @@ def encode(record: Record) -> list[bytes]:
     return [part for name in FIELDS for part in (name.encode(), values[name])]
 
 
-def decode(values: list[bytes]) -> Record:
-    """Return a record from the values of `FIELDS`.
+def decode(values: list[bytes | None], latest: list[bytes]) -> Record | None:
+    """Return a record from the values of `FIELDS`, and of `seat:ID`, each behind its ID.
 
     Raises:
         ValueError: there is none in them.
     """
-    if None in values:
+    if values[0] is None and not latest:
+        return None
+    there = [value for value in values if value is not None]
+    if values[0] is None:
+        fields = encode(NOTHING)
+        there = fields[1::2]
+    elif None in values:
         raise ValueError("a field is missing")
-    whole, kept, kind, state, metadata, history, facts, missed = values
+    whole, kept, kind, state, metadata, history, facts, missed = there
+    fresh = {
+        int(number): said.decode() for number, said in zip(latest[::2], latest[1::2], strict=True)
+    }
     seats, at = [], 0
     for line in filter(None, facts.decode().split("\n")):
         number, size, said = line[1:-1].split(",", 2)
+        if int(number) in fresh:
+            said = merge_facts(said, fresh.pop(int(number)))
         seats.append(StoredSeat(int(number), said, missed[at : at + int(size)]))
         at += int(size)
+    seats += [StoredSeat(number, said, b"") for number, said in fresh.items()]
     return Record(
         whole == b"1",
         kept == b"1",
@@ -323,6 +350,18 @@ def decode(values: list[bytes]) -> Record:
         history,
         tuple(seats),
     )
+
+
+def list_calls(
+    batch: Mapping[str, Record | None], latest: Latest
+) -> Iterator[tuple[str, str, list[bytes]]]:
+    """Return what is to be written: the script, the name of the room, and fields."""
+    for name, record in batch.items():
+        yield WRITE, name, [] if record is None else encode(record)
+    for name, said in latest.items():
+        pairs = [(f"seat:{number}".encode(), facts.encode()) for number, facts in said.items()]
+        for at in range(0, len(pairs), MOST_AT_ONCE):
+            yield ADD, name, [part for pair in pairs[at : at + MOST_AT_ONCE] for part in pair]
 
 
 class HeldError(OSError):
@@ -402,7 +441,7 @@ class RedisDatabase:
         self._client = connect(self.place, TIMEOUT)
         return {}
 
-    def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
+    def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         """Write; each record is there whole, or the one before it. See `Database`.
 
         Whose room another node has is told `refuse`, and not written.
@@ -411,9 +450,8 @@ class RedisDatabase:
             names: list[str] = []
             pipe = self._client.pipeline(transaction=False)
             size = 0
-            for name, record in batch.items():
-                fields = [] if record is None else encode(record)
-                self._call(pipe, WRITE, name, *fields)
+            for script, name, fields in list_calls(batch, latest):
+                self._call(pipe, script, name, *fields)
                 names.append(name)
                 size += sum(map(len, fields))
                 if size > BATCH_SIZE:
@@ -428,13 +466,14 @@ class RedisDatabase:
             HeldError: another node has it.
         """
         with as_oserror():
-            status, *values = self._call(self._client, READ, room, *FIELDS)
+            status, *found = self._call(self._client, READ, room, *FIELDS)
         if status == b"held":
-            raise HeldError(*values)
+            raise HeldError(*found)
         if status == b"late":
             raise OSError("this node has not said in time that it is alive")
+        latest, *values = found
         try:
-            return None if values[0] is None else decode(values)
+            return decode(values, latest)
         except ValueError as error:
             raise OSError(f"the record of room {room} is none: {error}") from None
 

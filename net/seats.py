@@ -459,6 +459,8 @@ class Seat:
             if rest:
                 connection.send(translate(rest, connection.encoding))
             self._ask(connection)
+        if (note_token := self._seats.note_token) is not None:
+            note_token(self)
         if old is not None:
             room.log.info("resumed elsewhere", client=self.client.id)
             old.close(RESUMED_ELSEWHERE, "resumed elsewhere", discard=True)
@@ -506,14 +508,22 @@ class Seat:
                 return None
             self._is_stored = whole
             kept = list(self._kept) if whole else []
-            return {
-                "kind": self.kind,
-                "keys": self._seats.list_keys(self),
-                "sent": self._sent,
-                "pieces": [(len(data), count) for data, count in kept],
-                "stale": self._is_stale,
-                "dropped": self._connection is None,
-            }, b"".join(data for data, _ in kept)
+            return self._describe(kept), b"".join(data for data, _ in kept)
+
+    def describe_token(self) -> dict[str, Any] | None:
+        """Return what is to be stored since it has got a token; None: it is over, or stored."""
+        with self._lock:
+            return None if self._is_over or self._is_stored else self._describe([])
+
+    def _describe(self, kept: list[tuple[bytes, int]]) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "keys": self._seats.list_keys(self),
+            "sent": self._sent,
+            "pieces": [(len(data), count) for data, count in kept],
+            "stale": self._is_stale,
+            "dropped": self._connection is None,
+        }
 
     def revive(self, facts: dict[str, Any], missed: bytes, *, whole: bool) -> None:
         """Be as it was described, before anybody knows of it."""
@@ -625,6 +635,8 @@ class Seats:
         self._limits = limits
         # Brings a room back to which a client comes, if it is stored (net/store.py).
         self.recall: Callable[[Client], None] | None = getattr(registry, "recall", None)
+        # Has a new token stored there.
+        self.note_token: Callable[[Seat], None] | None = getattr(registry, "note_token", None)
         self.once = Once()
         self._patience = config.resume
         self._limit = config.backlog

@@ -34,7 +34,16 @@ from scalesocket import (
 )
 
 from .redis_store import RENEWALS, HeldError, RedisDatabase
-from .store import MAX_DORMANT, RETURN_TIME, Question, Record, Store, StoredRoom, StoredRooms
+from .store import (
+    MAX_DORMANT,
+    NOTHING,
+    RETURN_TIME,
+    Question,
+    Record,
+    Store,
+    StoredRoom,
+    StoredRooms,
+)
 
 if TYPE_CHECKING:
     from scalesocket import Config, Timer
@@ -43,7 +52,6 @@ ELSEWHERE = "the room goes on elsewhere"
 NOT_NOW = "the room cannot be read now"
 SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
 CUT_MARGIN = 0.1  # seconds of the lease that are left when clients are cut off at the latest
-NOTHING = Record(False, False, None, "null", b"", ())
 
 
 class ClientIds:
@@ -107,17 +115,19 @@ class SharedStore(Store):
         """Let others have a room, once what waits of it has been written."""
         with self._changed:
             self._released.add(room)
+            self._hurried = True
             self._changed.notify()
 
-    # -- its thread --
+    def _waits(self) -> bool:
+        return super()._waits() or bool(self._released)
 
-    def _is_wanted(self) -> bool:
-        return super()._is_wanted() or (bool(self._released) and not self._failing)
+    # -- its thread --
 
     def _do_round(self) -> bool:
         goes_on = super()._do_round()
         with self._changed:
-            names = [name for name in self._released if name not in self._pending]
+            waiting = self._pending.keys() | self._given.keys()
+            names = [name for name in self._released if name not in waiting]
             self._released.difference_update(names)
         if names:
             try:
@@ -135,6 +145,7 @@ class SharedStore(Store):
             # What waits of it is written first: then it is clear whether it still counts.
             if name in self._pending and not self._failing and not self._stopping:
                 self._questions.append(question)
+                self._hurried = True
                 return
             waits = name in self._pending
             self._released.discard(name)

@@ -7,6 +7,9 @@ which a thread of its own writes to the file, in one transaction with whatever e
     room's thread --Record--> pending, one for each room --writer's thread--> SQLite, or Redis
                               (a later one takes its place)                   (redis_store.py)
 
+What comes within a tenth of a second is written at once. So are the tokens that clients are given
+between two saves: each finds its seat again also if the room has not been saved since.
+
 So play never waits for a disk, and what waits for it is bounded. A store that cannot be written is
 tried again each second; that is logged once, and counted.
 
@@ -73,6 +76,7 @@ MAGIC = b"SQLite format 3\0"
 APPLICATION = 0x5CA1E50C  # the file's `application_id`
 VERSION = 1  # its `user_version`
 BUSY_TIMEOUT = 2.0  # seconds for another process to end its transaction
+GATHER_TIME = 0.1  # seconds for which what is to be written waits for more of it
 RETRY_PAUSE = 1.0  # seconds until a file that could not be written is tried again
 SLOW_WRITE = 5.0  # seconds from which writing is worth a line of the log
 LOAD_TIMEOUT = 10.0  # seconds for a record to be read
@@ -129,6 +133,16 @@ class StoredSeat(NamedTuple):
     missed: bytes  # plain frames
 
 
+def merge_facts(stored: str | None, latest: str) -> str:
+    """Return the facts of a seat that has got a token since its room was saved.
+
+    The rest of what is stored is as of that save, as is what the room will be.
+    """
+    if stored is None:
+        return latest
+    return json.dumps(json.loads(stored) | {"keys": json.loads(latest)["keys"]})
+
+
 class Record(NamedTuple):
     """All that is kept of a room."""
 
@@ -159,8 +173,11 @@ class Database(Protocol):
     def open(self) -> dict[str, bool]:
         """Begin; return the rooms that there are, and whether they are kept, oldest first."""
 
-    def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
-        """Store or (None) remove the records of rooms, and the highest ID: all, or nothing."""
+    def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
+        """Store or (None) remove the records of rooms, and the highest ID: all, or nothing.
+
+        Then `merge_facts` of seats. A room that has no record gets `NOTHING`, and these.
+        """
 
     def read(self, room: str) -> Record | None:
         """Return the record of a room, which is not whole any more from now on."""
@@ -168,6 +185,10 @@ class Database(Protocol):
     def close(self) -> None:
         """End."""
 
+
+# The facts of seats that have got a token since their room was saved, by room and ID.
+Latest = Mapping[str, Mapping[int, str]]
+NOTHING = Record(False, False, None, "null", b"", ())
 
 # A column of BLOB keeps what it is given: any other kind would make a number of the text "1".
 SCHEMA = """
@@ -227,9 +248,10 @@ class SqliteFile:
         rows = self._db.execute("SELECT name, kept FROM rooms ORDER BY saved")
         return {name: bool(kept) for name, kept in rows}
 
-    def write(self, batch: Mapping[str, Record | None], highest: int) -> None:
+    def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         """Write; see `Database`."""
         now = time.time()
+        insert = "INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)"
         with self._transaction() as db:
             for name, record in batch.items():
                 db.execute("DELETE FROM seats WHERE room = ?", (name,))
@@ -237,9 +259,18 @@ class SqliteFile:
                     db.execute("DELETE FROM rooms WHERE name = ?", (name,))
                     continue
                 facts = name, record.whole, record.kept, now, *record[2:5]
-                db.execute("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)", facts)
+                db.execute(f"INSERT OR REPLACE {insert}", facts)
                 seats = [(name, *seat) for seat in record.seats]
                 db.executemany("INSERT INTO seats VALUES (?, ?, ?, ?)", seats)
+            for name, said in latest.items():
+                facts = name, NOTHING.whole, NOTHING.kept, now, *NOTHING[2:5]
+                db.execute(f"INSERT OR IGNORE {insert}", facts)
+                for number, fresh in said.items():
+                    where = "WHERE room = ? AND id = ?"
+                    found = db.execute(f"SELECT facts, missed FROM seats {where}", (name, number))
+                    before, missed = found.fetchone() or (None, b"")
+                    seat = name, number, merge_facts(before, fresh), missed
+                    db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
             db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
 
     def read(self, room: str) -> Record | None:
@@ -341,6 +372,9 @@ class Store:
         self._count = count
         self._changed = threading.Condition()  # guards all below but the last
         self._pending: dict[str, Record | None] = {}
+        self._given: dict[str, dict[int, Seat]] = {}  # tokens; to which seats of rooms
+        self._write_at = 0.0  # when what waits is due
+        self._hurried = False  # it is due now
         self._questions: list[Question] = []
         self._stopping = False
         self.highest = 0  # ID of a client; written under the registry's lock
@@ -368,9 +402,15 @@ class Store:
     def put(self, room: str, record: Record | None) -> None:
         """Have a record written; None: have it removed."""
         with self._changed:
+            self._expect()
             self._pending.pop(room, None)
             self._pending[room] = record
-            self._changed.notify()
+
+    def put_token(self, room: str, seat: Seat) -> None:
+        """Have the tokens of a seat written, unless it is over by then, or its room is stored."""
+        with self._changed:
+            self._expect()
+            self._given.setdefault(room, {})[seat.client.id] = seat
 
     def read(self, room: str) -> Record | None:
         """Return the record of a room; it is not whole any more from now on.
@@ -391,6 +431,21 @@ class Store:
             self._changed.notify()
         question.answered.wait(LOAD_TIMEOUT)
 
+    # -- under the lock --
+
+    def _expect(self) -> None:
+        """See to it that the thread writes in time what is about to wait."""
+        if not self._waits():
+            self._write_at = max(self._write_at, time.monotonic() + GATHER_TIME)
+            self._changed.notify()
+
+    def _waits(self) -> bool:
+        return bool(self._pending or self._given)
+
+    def _is_due(self) -> bool:
+        is_hurried = self._hurried and not self._failing
+        return self._stopping or is_hurried or time.monotonic() >= self._write_at
+
     # -- its thread --
 
     def _run(self) -> None:
@@ -407,27 +462,37 @@ class Store:
     def _do_round(self) -> bool:
         """Write and read what waits; return False at the end."""
         with self._changed:
-            pause = RETRY_PAUSE if self._failing else None
-            self._changed.wait_for(self._is_wanted, pause)
-            batch, self._pending = self._pending, {}
+            if not self._questions and not (self._waits() and self._is_due()):
+                if self._stopping:
+                    return False
+                patience = max(self._write_at - time.monotonic(), 0) if self._waits() else None
+                self._changed.wait(patience)
+            batch: dict[str, Record | None] = {}
+            given: dict[str, dict[int, Seat]] = {}
+            is_due, stopping = self._is_due(), self._stopping
+            if is_due:
+                batch, self._pending = self._pending, batch
+                given, self._given = self._given, given
+                self._hurried = False
             questions, self._questions = self._questions, []
-            stopping = self._stopping
-        written = self._write(batch) if batch else True
+        written = self._write(batch, given)
         if not written:
             with self._changed:
                 self._pending = batch | self._pending
+                for room, seats in given.items():
+                    self._given[room] = seats | self._given.get(room, {})
         for question in questions:
             self._answer(question)
         return not stopping or bool(written and self._pending)
 
-    def _is_wanted(self) -> bool:
-        waits = bool(self._pending) and not self._failing
-        return waits or bool(self._questions) or self._stopping
-
-    def _write(self, batch: dict[str, Record | None]) -> bool:
+    def _write(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> bool:
+        latest = {room: dict(describe_latest(seats)) for room, seats in given.items()}
+        latest = {room: said for room, said in latest.items() if said}
+        if not batch and not latest:
+            return True
         began = time.monotonic()
         try:
-            self._database.write(batch, self.highest)
+            self._database.write(batch, self.highest, latest)
         except (OSError, sqlite3.Error, OverflowError, MemoryError) as error:
             self._fail(error)
             return False
@@ -437,12 +502,14 @@ class Store:
         took = time.monotonic() - began
         if took > SLOW_WRITE and not self._was_slow:
             self._was_slow = True
-            log.warning("the store is slow: %d rooms took %.1f s", len(batch), took)
+            log.warning("the store is slow: %d rooms took %.1f s", len(batch | latest), took)
         self._count("rooms_saved", len(batch))
         return True
 
     def _fail(self, error: Exception) -> None:
         self._count("store_failures")
+        with self._changed:
+            self._write_at = time.monotonic() + RETRY_PAUSE
         if not self._failing:
             self._failing = True
             log.error("rooms cannot be saved, and play goes on: %s", error)
@@ -463,6 +530,15 @@ class Store:
             question.answered.set()
 
 
+def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str]]:
+    """Return the facts of seats as if they were new, by ID, but for those that are over."""
+    for number, seat in seats.items():
+        facts = seat.describe_token()
+        if facts is not None:
+            facts |= {"taken": 0, "late": True, **describe_client(seat.client)}
+            yield number, json.dumps(facts)
+
+
 # ==== Rooms ==============================================================================
 
 
@@ -476,6 +552,8 @@ class StoredRoom(Room):
     _is_too_long = False  # what its game says now: the record before stays
     is_left = False  # something is stored of it, for the next room of this name
     returned: dict[Client, bool]  # who has come back with it, and whether they were dropped before
+    late: set[Client]  # those of them who came after the game had said what to save
+    has_tokens = False  # some of its seats may have been stored since it began
     saved_at: object = None  # what `progress` was when it was last saved
     _is_complete = False  # all has been heard, to the end, and the game has said what to save
     _is_trusted = True  # what it was brought back from does not make it fail
@@ -494,6 +572,16 @@ class StoredRoom(Room):
     def is_needed(self) -> bool:
         """Whether what is stored of it will outlive it, if it ends now by itself."""
         return self.keeps or self.is_lost or not self._is_trusted
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether something may be stored of it."""
+        return self.has_record or self.has_tokens
+
+    @property
+    def has_record(self) -> bool:
+        """Whether it has been saved."""
+        return self.saved_at is not None or self.record is not None
 
     @property
     def progress(self) -> object:
@@ -519,16 +607,20 @@ class StoredRoom(Room):
         game, room = self.backend.game, self.backend.game_room
         with self.registry.lock:
             clients = [client for client in self.returned if not client.departed]
+        text = record.state
+        late = self.late if text is not None else set()
         for client in clients:
-            room.add(client)
-        if record.state is None:
-            for client in clients:
-                game.on_join(client)
-        else:
-            text = record.state
+            if client not in late:
+                room.add(client)
+        if text is not None:
             game.on_restore(json.loads(text) if isinstance(text, str) else text)
         for client in clients:
-            if record.state is None or not self.returned[client]:
+            if client in late:
+                room.add(client)
+            if client in late or text is None:
+                game.on_join(client)
+        for client in clients:
+            if text is None or not self.returned[client]:
                 game.on_drop(client)
         self._is_trusted = True
 
@@ -598,8 +690,8 @@ class StoredRoom(Room):
             self._save(whole=True)
         elif self.is_lost:
             self.is_left = True
-        elif failed and (outlives or not self._is_trusted):
-            self.is_left = self.saved_at is not None or self.record is not None
+        elif failed and self.has_record and (outlives or not self._is_trusted):
+            self.is_left = True
         else:
             self.is_left = False
             self.registry.remove(self)
@@ -620,17 +712,20 @@ class StoredRoom(Room):
         with self.registry.lock:
             clients = [client for client in self.seats if client.seat is not None]
         waiting: Counter[int] = Counter()  # messages that have come, and not been heard
+        late = set()  # clients of whom it has not heard
         with self.inbox.lock:
             for event in self.inbox.events:
                 if isinstance(event, Received):
                     waiting[event.client.id] += len(event.run.payloads)
+                elif isinstance(event, Joined):
+                    late.add(event.client)
             taken = [client.seat.taken - waiting[client.id] for client in clients if client.seat]
         for client, number in zip(clients, taken, strict=True):
             assert client.seat is not None
             described = client.seat.describe(whole=whole)
             if described is not None:
                 facts, missed = described
-                facts |= {"taken": number, **describe_client(client)}
+                facts |= {"taken": number, "late": client in late, **describe_client(client)}
                 yield StoredSeat(client.id, json.dumps(facts), missed)
 
 
@@ -818,9 +913,17 @@ class StoredRooms(RoomRegistry):
     def remove(self, room: StoredRoom) -> None:
         """Have it removed, likewise, if there is one."""
         with self._lock:
-            had_record = room.saved_at is not None or room.record is not None
-            if had_record and self._owners.get(room.name) is room:
+            if room.is_stored and self._owners.get(room.name) is room:
                 self._store.put(room.name, None)
+
+    def note_token(self, seat: Seat) -> None:
+        """Have a token written that a client has just been given."""
+        room = seat.client.room
+        assert isinstance(room, StoredRoom)
+        with self._lock:
+            if self._owners.get(room.name) is room and not room.is_lost:
+                room.has_tokens = True
+                self._store.put_token(room.name, seat)
 
     def count_visits(self, name: str) -> int:
         """Return how many clients have come to a room."""
@@ -908,10 +1011,10 @@ class StoredRooms(RoomRegistry):
         room = super()._make_room(opener)
         assert isinstance(room, StoredRoom)
         before = self._owners.get(name)
-        if before is not None and (before.saved_at is not None or before.record is not None):
+        if before is not None and before.is_stored:
             self.begin_anew(name)  # it will not do so itself any more
         self._owners[name] = room
-        room.returned = {}
+        room.returned, room.late = {}, set()
         every = self._config.saveevery
         if every:  # not all of them at the same time
             self.call_later(every * random.uniform(0.5, 1), lambda: self._remind(room))
@@ -931,6 +1034,8 @@ class StoredRooms(RoomRegistry):
             room.seats.add(client)
             room.members._members[client.id] = client
             room.returned[client] = facts["dropped"]
+            if facts.get("late"):
+                room.late.add(client)
             if not is_game:
                 room.inbox.put(Joined(client))
                 if data := holder.announce(client, is_back=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -14,12 +15,23 @@ from typing import Any
 import pytest
 from scalesocket.net import redis_store
 from scalesocket.net.redis_store import decode, encode, parse_url
-from scalesocket.net.store import Record, StoredSeat
+from scalesocket.net.seats import digest
+from scalesocket.net.store import NOTHING, Record, StoredSeat
 
 from scalesocket import ConfigError
 from tests.certificates import Certificates
 from tests.redis_server import RedisServer, running_redis
-from tests.rooms.test_store import GAMES, PROGRAM, ask, free_port, metric, say, sit, wait_closed
+from tests.rooms.test_store import (
+    GAMES,
+    PROGRAM,
+    ask,
+    crash_between_saves,
+    free_port,
+    metric,
+    say,
+    sit,
+    wait_closed,
+)
 from tests.support import RawClient, ServerProcess, run_cli, serve, wait_until
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
@@ -73,7 +85,23 @@ def test_a_record_comes_back_as_it_was(state: str | bytes | None, count: int) ->
         record = Record(whole, not whole, state, '{"a":"é"}', b"\x81\x01\n", seats)
         parts = encode(record)
         assert parts[::2] == [name.encode() for name in redis_store.FIELDS]
-        assert decode(parts[1::2]) == record
+        assert decode(list(parts[1::2]), []) == record
+
+
+def test_seats_that_came_after_a_save_are_added_and_of_others_only_the_tokens() -> None:
+    old = StoredSeat(1, '{"keys":["a"],"taken":5}', b"missed")
+    record = Record(False, False, "1", "null", b"", (old,))
+    latest = [b"1", b'{"keys":["b"],"taken":0}', b"2", b'{"keys":["c"],"taken":0}']
+    found = decode(list(encode(record)[1::2]), latest)
+    assert found is not None
+    assert [(seat.id, json.loads(seat.facts), seat.missed) for seat in found.seats] == [
+        (1, {"keys": ["b"], "taken": 5}, b"missed"),
+        (2, {"keys": ["c"], "taken": 0}, b""),
+    ]
+    nothing: list[bytes | None] = [None] * 8
+    alone = decode(nothing, latest[2:])
+    assert alone == NOTHING._replace(seats=(StoredSeat(2, latest[3].decode(), b""),))
+    assert decode(nothing, []) is None
 
 
 @pytest.mark.parametrize(
@@ -153,6 +181,23 @@ def test_a_stop_keeps_room_and_seats_and_a_crash_what_was_saved(
         newcomer.close()
         ann.close()
         wait_until(lambda: not rooms(store))  # its record has gone with its last seat
+
+
+def test_a_crash_between_two_saves_leaves_everybody_the_seat(
+    folder: Path, store: RedisServer
+) -> None:
+    def wait_known(token: str) -> None:
+        wait_until(lambda: digest(token).hex() in find_seats())
+        assert token not in find_seats()
+
+    def find_seats() -> str:
+        key = "scalesocket:room:den"
+        names = [name for name in store.ask("HKEYS", key) if name.startswith("seat")]
+        return str([store.ask("HGET", key, name) for name in names])
+
+    options = ("--resume", "60", "--saveevery", "0")
+    crash_between_saves(lambda: stored(folder, store, "games:Tally", *options), wait_known)
+    wait_until(lambda: not rooms(store))  # it has gone with its last seat
 
 
 def test_a_program_and_a_history_come_back_too(folder: Path, store: RedisServer) -> None:

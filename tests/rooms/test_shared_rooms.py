@@ -131,16 +131,16 @@ def test_a_room_is_of_whoever_reads_it_first_until_that_one_ends_it(store: Redis
         with pytest.raises(HeldError) as held:
             two.read("den")
         assert 0 < held.value.left <= 60
-        one.write({"den": record("a")}, 0)
+        one.write({"den": record("a")}, 0, {})
         with pytest.raises(HeldError):
             two.read("den")
-        one.write({"den": record("b", whole=True)}, 0)
+        one.write({"den": record("b", whole=True)}, 0, {})
         assert two.read("den") == record("b", whole=True)
         with pytest.raises(HeldError):
             one.read("den")
         two.release(["den"])
         assert one.read("den") == record("b")  # somebody has had it since, and it is not whole
-        one.write({"den": None}, 0)
+        one.write({"den": None}, 0, {})
         assert store.ask("KEYS", "*den*") == [] and rooms(store) == []
         assert two.read("den") is None
 
@@ -153,7 +153,7 @@ def test_a_node_whose_lease_ran_out_writes_nothing_of_what_another_has_taken(
         one.refuse = refused.append
         for name in ("den", "pit"):
             assert one.read(name) is None
-        one.write({"den": record("a"), "pit": record("p")}, 0)
+        one.write({"den": record("a"), "pit": record("p")}, 0, {})
 
         def take() -> Record | None:
             with contextlib.suppress(HeldError):
@@ -161,10 +161,10 @@ def test_a_node_whose_lease_ran_out_writes_nothing_of_what_another_has_taken(
             return None
 
         assert wait_until(take) == record("a")
-        one.write({"den": record("lost"), "pit": record("q")}, 0)
+        one.write({"den": record("lost"), "pit": record("q")}, 0, {})
         assert refused == ["den"]  # the other one is still its own: nobody has wanted it
-        two.write({"den": None}, 0)
-        one.write({"den": record("lost")}, 0)
+        two.write({"den": None}, 0, {})
+        one.write({"den": record("lost")}, 0, {})
         assert refused == ["den", "den"] and state(store, "den") == ""
         with pytest.raises(OSError, match="alive"):
             one.read("new")  # it would be nobody's
@@ -181,7 +181,7 @@ def test_if_redis_loses_all_the_nodes_that_have_rooms_still_have_them(store: Red
         store.ask("FLUSHALL")
         assert not one.renew() and not two.renew()
         assert one.find_lost(["den"]) == two.find_lost(["pit"]) == []
-        one.write({"den": record("a")}, 0)
+        one.write({"den": record("a")}, 0, {})
         with pytest.raises(HeldError):
             two.read("den")
         assert store.ask("GET", "scalesocket:about") == "scalesocket 1"
@@ -197,11 +197,11 @@ def test_rooms_that_nobody_wants_go_and_those_of_a_node_that_is_alive_stay(
             "open": record("a"),
             "left": record("b", whole=True),
             "kept": record("c", whole=True, kept=True),
-        }, 0)  # fmt: skip
+        }, 0, {})  # fmt: skip
         one.sweep(60, 10)
         assert rooms(store) == ["kept", "left", "open", "stub"]
         wait_until(lambda: (one.sweep(0.001, 10), rooms(store) == ["kept", "open", "stub"])[1])
-        one.write({name: record("d", whole=True, kept=True) for name in ("open", "stub")}, 0)
+        one.write({name: record("d", whole=True, kept=True) for name in ("open", "stub")}, 0, {})
         one.sweep(60, 2)
         assert rooms(store) == ["open", "stub"]
 

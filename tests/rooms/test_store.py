@@ -15,11 +15,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scalesocket.net.seats import digest
 
 from tests.support import (
     ROOT,
@@ -565,6 +567,69 @@ def test_after_a_crash_everybody_is_told_all_anew(folder: Path) -> None:
         heard = ann.receive_json()
         assert heard["restored"] is False and again["taken"] == 4
         ann.close()
+
+
+def crash_between_saves(
+    start: Callable[[], AbstractContextManager[ServerProcess]], wait_known: Callable[[str], None]
+) -> None:
+    """Kill servers that save at their end alone, when tokens that were given since are stored."""
+
+    def crash(server: ServerProcess, *clients: RawClient) -> None:
+        server.kill()
+        for client in clients:
+            client.sock.close()
+
+    with start() as server:  # nothing was saved before
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "gone")
+        wait_known(seat["token"])
+        crash(server, ann)
+    with start() as server:
+        ann, seat = sit(server, "den", seat["token"], 2)
+        assert seat["resumed"] and seat["taken"] == 0, "it may say again what was lost"
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        heard: Any = ann.receive_json()
+        assert heard == {"dropped": [seat["id"]], "restored": True, "name": "ann", "user": ""}
+        say(ann, seat, "one")
+        stop(server, ann)
+    with start() as server:  # something was, by which bob had not come
+        ann, again = sit(server, "den", seat["token"], 5)
+        assert again["resumed"]
+        ann.receive_json()
+        bob, other = sit(server, "den")
+        assert bob.receive_text() == f"joined {other['id']} 1"
+        say(bob, other, "two")
+        wait_known(again["token"])
+        wait_known(other["token"])
+        crash(server, ann, bob)
+    with start() as server:
+        bob, last = sit(server, "den", other["token"], 2)
+        assert last["resumed"] and last["id"] == other["id"] and last["taken"] == 0
+        heard = bob.receive_text()
+        assert heard == f"joined {other['id']} 1", "the game had never heard of him"
+        heard = bob.receive_json()
+        assert heard["restored"] is True and sorted(heard["dropped"]) == [seat["id"], other["id"]]
+        ann, last = sit(server, "den", again["token"], 7)
+        assert last["resumed"] and last["id"] == seat["id"] and last["taken"] == again["taken"]
+        heard = ann.receive_json()
+        assert heard["restored"] is True
+        assert ask(ann) == {"said": ["one"], "clients": [seat["id"], other["id"]]}
+        third, newest = sit(server, "den")
+        assert newest["id"] > other["id"], "no ID is given out twice"
+        for client in (ann, bob, third):
+            client.close()
+
+
+def test_a_crash_between_two_saves_leaves_everybody_the_seat(folder: Path) -> None:
+    def wait_known(token: str) -> None:
+        wait_until(lambda: digest(token).hex() in str(read(folder, "SELECT facts FROM seats")))
+        assert all(token.encode() not in path.read_bytes() for path in folder.glob("play.sqlite*"))
+
+    crash_between_saves(
+        lambda: stored(folder, "games:Tally", "--resume", "60", "--saveevery", "0"), wait_known
+    )
+    wait_until(lambda: rooms(folder) == [])  # it has gone with its last seat
 
 
 def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
