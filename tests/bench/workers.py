@@ -1,12 +1,13 @@
-"""What --workers brings: two busy rooms in one process, and on two workers.
+"""What a second core brings: two busy rooms in one process, and on two workers.
 
     python3 -m tests.bench.workers [--rounds 5] [--quick]
+    python3 -m tests.bench.workers --free PYTHON    in one process of a Python without the GIL
 
 In each room, one client pours messages, and reads meanwhile what comes back: through `cat`, with
 and without JSON framing, and through an in-process game that reads and writes JSON. Each round
 starts a fresh server for each setting, in turn. The table gives medians over the rounds: messages
-per second of both rooms together, how many times as many that is on two workers, and the cores that
-server and programs kept busy, and + the load generator.
+per second of both rooms together, how many times as many that is on two workers, or without the
+interpreter lock, and the cores that server and programs kept busy, and + the load generator.
 
 It exits with 1 if a message was lost.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import threading
@@ -27,7 +29,7 @@ from typing import Any, NamedTuple
 from scalesocket import Client, Game, GameRoom
 from tests.bench.overhead import connect, receive
 from tests.bench.processes import children_cpu_seconds, cpu_seconds
-from tests.support import ROOT, encode_client_frames, serve
+from tests.support import ROOT, SCRIPT, encode_client_frames, serve
 
 ROOMS = ("room-0", "room-4")  # each belongs to another of two workers
 LOADS = {  # messages in each room, and the server's options
@@ -92,9 +94,11 @@ def pour(address: tuple[str, int], room: str, count: int, begin: float) -> Poure
     return Poured(ended, used, count - len(set(numbers)))
 
 
-def measure(pool: ProcessPoolExecutor, options: Sequence[str], count: int) -> Figures:
+def measure(
+    pool: ProcessPoolExecutor, options: Sequence[str], count: int, python: str = sys.executable
+) -> Figures:
     """Start a server with options, and pour into both rooms at the same time."""
-    with serve(*options, cwd=ROOT) as server:
+    with serve(*options, cwd=ROOT, command=(python, os.fspath(SCRIPT))) as server:
         begin = time.monotonic() + 1.0 + count / 200_000
         address = (server.host, server.port)
         futures = [pool.submit(pour, address, room, count, begin) for room in ROOMS]
@@ -132,9 +136,11 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="does it work? its figures mean nothing"
     )
+    parser.add_argument("--free", metavar="PYTHON", help="compare with one process of this Python")
     arguments = parser.parse_args()
     rounds, divisor = (1, 100) if arguments.quick else (arguments.rounds, 1)
-    print("| two rooms, msg/s | one process | two workers | ratio | cores of one | of two | lost |")
+    other = "without the GIL" if arguments.free else "two workers"
+    print(f"| two rooms, msg/s | one process | {other} | ratio | its cores | theirs | lost |")
     print("| --- " + "| ---: " * 6 + "|")
     lost = 0
     with ProcessPoolExecutor(len(ROOMS)) as pool:
@@ -142,7 +148,10 @@ def main() -> int:
             one, two = [], []
             for _ in range(rounds):
                 one.append(measure(pool, options, count // divisor))
-                two.append(measure(pool, ["--workers=2", *options], count // divisor))
+                if arguments.free:
+                    two.append(measure(pool, options, count // divisor, arguments.free))
+                else:
+                    two.append(measure(pool, ["--workers=2", *options], count // divisor))
             report(name, one, two)
             lost += sum(figures.lost for figures in (*one, *two))
     return int(lost > 0)
