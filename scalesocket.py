@@ -117,7 +117,6 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Network, IPv6Network
 
-    from scalesocket.net.auth import AuthCommand
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
@@ -4865,49 +4864,15 @@ def asks_game(game: type[Game] | None) -> bool:
     return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
 
 
-class Authenticator:
-    """Asks the game's `on_auth`, then --auth, whether a client may come in.
-
-    Raises:
-        ConfigError: what runs --auth is not there.
-    """
-
-    def __init__(self, config: Config, timer: Timer) -> None:
-        self._game = config.game
-        self._command: AuthCommand | None = None
-        if config.auth:
-            self._command = load_feature("auth", "--auth").AuthCommand(config, timer)
-
-    @property
-    def asks(self) -> bool:
-        """Whether there is anyone to be asked, which may take long."""
-        return self._command is not None or asks_game(self._game)
-
-    def check(self, client: Client) -> None:
-        """Ask; nothing has been made for the client yet. May take long.
-
-        Raises:
-            HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
-        """
-        if not (self._ask_game(client) and (self._command is None or self._command.ask(client))):
-            scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
-            raise HandshakeError(401, "you may not come in", scheme)
-
-    def stop(self) -> None:
-        """End the commands that run, and start no more."""
-        if self._command is not None:
-            self._command.stop()
-
-    def _ask_game(self, client: Client) -> bool:
-        if self._game is None:
-            return True
-        try:
-            answer = self._game.on_auth(client.request)
-        except BaseException:
-            log.exception("the game failed in on_auth")
-            return False
-        client.user = clean_name(answer) if isinstance(answer, str) else ""
-        return bool(answer)
+def ask_game(game: type[Game], client: Client) -> bool:
+    """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
+    try:
+        answer = game.on_auth(client.request)
+    except BaseException:
+        log.exception("the game failed in on_auth")
+        return False
+    client.user = clean_name(answer) if isinstance(answer, str) else ""
+    return bool(answer)
 
 
 def clean_name(text: str) -> str:
@@ -5783,13 +5748,18 @@ class Server:
         self.limits = ConnectionLimits(config.maxconns)
         if (per_address := find_feature("per_address")) is not None:
             self.limits = per_address.AddressLimits(config, self.proxies, self.registry.count)
-        self.authenticator = Authenticator(config, self._timer)
-        auth = load_feature("auth", "--authall") if config.authall else None
+        game = config.game
+        asks_nobody = game is None or not asks_game(game)
+        # Who say, one after the other, whether a client may come in; each may take long.
+        self.askers: list[Callable[[Client], bool]] = []
+        self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
+        if game is not None and not asks_nobody:
+            self.askers.append(functools.partial(ask_game, game))
         # Asks whether a request that is for no room may be answered.
-        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = (
-            auth and auth.check_all
-        )
-        self.asks = self.authenticator.asks or config.oneshot  # before it lets someone in
+        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = None
+        if config.auth or config.authall:
+            load_feature("auth", "--auth").set_up(self, self._timer)
+        self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
         origins = find_feature("origins")
         self.guard = origins.make_guard(config, self.proxies) if origins else LocalPages()
@@ -5809,8 +5779,7 @@ class Server:
         self.worker: Worker | None = None  # which one this is, with --workers
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.is_ending = False  # no client is let in any more
-        game = config.game
-        small = game is not None and not asks_game(game)  # nothing of it runs on a helper
+        small = game is not None and asks_nobody  # nothing of it runs on a helper
         rated = config.maxrate or (game and game.max_rate)
         kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
         self.readers: Readers = kind(self._timer, small=small)
@@ -5961,9 +5930,19 @@ class Server:
         Raises:
             HandshakeError: it may not come in.
         """
-        self.authenticator.check(client)
+        self.authenticate(client)
         if self.config.oneshot and not self._only_shot.acquire(blocking=False):
             raise HandshakeError(503, "one client has been served already (--oneshot)")
+
+    def authenticate(self, client: Client) -> None:
+        """Ask whether a client may come in; nothing has been made for it yet. May take long.
+
+        Raises:
+            HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
+        """
+        if not all(ask(client) for ask in self.askers):
+            scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
+            raise HandshakeError(401, "you may not come in", scheme)
 
     def dismiss(self, connection: Connection) -> None:
         """Give back what a connection has held."""
@@ -5992,7 +5971,8 @@ class Server:
         """Close every client, end every room, and wait for both (7.1.1)."""
         self.say("stopping")
         self.is_ending = True
-        self.authenticator.stop()
+        for stop in self.before_end:
+            stop()
         self.registry.end_all(*self.farewell)
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while not self.registry.wait_until_idle(0.2) and time.monotonic() < deadline:

@@ -42,7 +42,7 @@ from .linebuffer import find_command
 from .per_address import network_of
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, HttpSession, Request
+    from scalesocket import Endpoint, HttpSession, Request, Server
 
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
@@ -232,6 +232,16 @@ OPTIONS = (
 # fmt: on
 
 
+def set_up(server: Server, timer: Timer) -> None:
+    """Have a server ask the command, also about what is for no room if that is wanted."""
+    if server.config.auth:
+        command = AuthCommand(server.config, timer)
+        server.askers.append(command.ask)
+        server.before_end.append(command.stop)
+    if server.config.authall:
+        server.check_all = check_all
+
+
 def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     """Ask whether a request that is for no room may be answered (--authall); may wait.
 
@@ -242,6 +252,4 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     secure = session.tls is not None or server.proxies.speaks_tls(session.peer, request.headers)
     nobody: Any = None  # it will have no connection
     local = session.local
-    server.authenticator.check(
-        Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
-    )
+    server.authenticate(Client(0, "", request, nobody, peer=peer, local=local, secure=secure))
