@@ -2227,6 +2227,11 @@ _TO_ALL = Route(Opcode.TEXT, [], cached=False)  # the way of what names nobody
 ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
+def name_fields(names: Iterable[str]) -> str:
+    """Return a pattern for fields that route, in any case, and for the one that saves."""
+    return rf"_(?i:save|{'|'.join(name[1:] for name in names)})(?!\w)"
+
+
 # A string, as far as it goes; what is left without strings has brackets only where JSON has them.
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -2312,7 +2317,7 @@ class FieldNames:
     leave out what cannot be seen, normalize, or end a name at a null character.
 
     Args:
-        names: plain ones, as `parse_field` takes them.
+        names: of ASCII letters, digits and underscores.
     """
 
     def __init__(self, *names: str) -> None:
@@ -2348,34 +2353,27 @@ class JsonFraming(Framing):
     """JSON lines with a field that says who sent a message, and one that says whom it is for.
 
     Args:
-        id_field: one name for both, as ScaleSocket 0.1 had it; empty: `_from` and `_to`.
         strip: take the fields that route out of what clients send, so that a child which prints
             it again says whom it is for, and nobody else.
     """
 
-    def __init__(
-        self, *, id_field: str, delimiters: bytes, report: Report, strip: bool = False
-    ) -> None:
+    sender_field = "_from"
+    routing_fields: Sequence[str] = ROUTING_FIELDS
+    _marked = True  # the names of all of these begin with an underscore
+
+    def __init__(self, *, delimiters: bytes, report: Report, strip: bool = False) -> None:
         super().__init__(binary=False, delimiters=delimiters, report=report)
-        self._id_field = id_field
-        self._from = id_field or "_from"
-        self._to = id_field or "_to"
-        self._to_quoted = f'"{self._to}"'.encode()
-        routing = tuple(name for name in ROUTING_FIELDS if name != "_to" or not id_field)
         # What only a program says, and what only the server does, are never a client's to say.
-        self._own = FieldNames(self._from, "_save", "_restore", *(routing if strip else ()))
+        routing = self.routing_fields if strip else ()
+        self._own = FieldNames(self.sender_field, "_save", "_restore", *routing)
         self._told = False  # that something which routes was taken out
-        self._marked = not id_field  # all of these begin with an underscore
-        names = f"_(?i:save|{'|'.join(name[1:] for name in routing)})(?!\\w)"
-        own = rf"""["']{id_field}\\?["']|[{{,]\s*{id_field}\s*:"""
-        self._hint = id_field.encode() or b"_"
-        self._routing = re.compile((f"{names}|{own}" if id_field else names).encode())
+        names = name_fields(self.routing_fields)
+        self._routing = re.compile(names.encode())
         self._named = re.compile(rf"(?<!\w){names}")
-        self._id_named = re.compile(own) if id_field else None
 
     def encode(self, sender: int, run: Messages) -> bytes:
         """Tag messages with their sender; drop what is not a JSON object."""
-        prefix = f"{{{json.dumps(self._from)}:{sender}".encode()
+        prefix = f"{{{json.dumps(self.sender_field)}:{sender}".encode()
         lines = []
         for payload in run.payloads:
             try:
@@ -2453,9 +2451,7 @@ class JsonFraming(Framing):
 
     def _is_marked(self, item: bytes) -> bool:
         """Whether an item may say whom it is for; most do not, and need not be parsed."""
-        if self._to_quoted in item:
-            return True
-        if (b"_" in item or self._hint in item) and self._routing.search(item) is not None:
+        if b"_" in item and self._routing.search(item) is not None:
             return True
         return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
 
@@ -2475,7 +2471,8 @@ class JsonFraming(Framing):
         except ValueError:
             value, is_json = None, False
         if not isinstance(value, dict):
-            if self._is_addressed(text, is_json):
+            text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+            if _JSON_BEGIN.match(text) is not None and self._is_addressed(text, is_json):
                 raise ValueError("it names a field that routes, and is no JSON object")
             return _TO_ALL
         if value.get("_meta") is True:
@@ -2483,7 +2480,7 @@ class JsonFraming(Framing):
             return Metadata(remove_members(text, ("_meta",)))
         if "_save" in value:
             return Metadata(write_json(value["_save"]), "saved")
-        to = self._read_to(value.get(self._to))
+        to = self._read_to(value)
         exclude = _read_ids("_except", value.get("_except")) or ()
         close = value.get("_close")
         if close is True or isinstance(close, dict):
@@ -2497,20 +2494,10 @@ class JsonFraming(Framing):
         So is one that begins as JSON does, or as what some take for JSON (`{'_to':1}`), and names
         a field that routes. All other lines are text, whatever they speak of.
         """
-        if _JSON_BEGIN.match(text) is None:
-            return False
-        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-        if self._named.search(text) is not None:
-            return True
-        # A list of objects that have an `id` is nothing to wonder at.
-        return not is_json and self._id_named is not None and bool(self._id_named.search(text))
+        return self._named.search(text) is not None
 
     def _read_to(self, value: JsonValue) -> tuple[int, ...] | None:
-        if not self._id_field:
-            return _read_ids("_to", value)
-        ids = value if isinstance(value, list) else [value]
-        # Anything else in such a field may mean something else to the game.
-        return tuple(ids) if all(type(client_id) is int for client_id in ids) else None
+        return _read_ids("_to", value.get("_to"))
 
 
 def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
@@ -3536,12 +3523,12 @@ class GameBackend(Backend):
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
     """Return the framing of one direction: `json`, `gwsocket` or none."""
     if mode == "json":
-        return JsonFraming(
-            id_field=config.idfield,
-            delimiters=config.delimiters,
-            report=report,
-            strip=config.serverframe == "json" and not config.clientroute,
-        )
+        kind: Callable[..., Framing] = JsonFraming
+        if config.idfield:
+            fields = load_feature("json_fields", "--idfield")
+            kind = functools.partial(fields.IdFraming, id_field=config.idfield)
+        strip = config.serverframe == "json" and not config.clientroute
+        return kind(delimiters=config.delimiters, report=report, strip=strip)
     if mode == "gwsocket":
         gwsocket = load_feature("gwsocket", "--frame=gwsocket")
         framing: Framing = gwsocket.GwsocketFraming(report=report, order=config.byteorder)
@@ -6184,7 +6171,6 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
-parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digits and _", str)
 SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
 
 
@@ -6324,10 +6310,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "tag what clients send, route what TARGET prints: json (default) or gwsocket"),
         ("--clientframe", "MODE", MODES, "only tag what clients send"),
         ("--serverframe", "MODE", MODES, "only route what TARGET prints"),
-        ("--idfield", "NAME", parse_field,
-         "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
-        ("--clientroute", "", FLAG,
-         "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
+        OptionsOf("json_fields", "--idfield --clientroute"),
         OptionsOf("gwsocket", "--byteorder"),
         ("--joinmsg", "MSG", parse_text,
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, #QUERY, "
@@ -6525,10 +6508,6 @@ def check_options(config: Config) -> None:
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
-    refuse_if(
-        config.clientroute and framings != ("json", "json"),
-        "--clientroute needs JSON framing both ways",
-    )
     announces = config.joinmsg + config.leavemsg
     if "#" in announces.replace("#ID", ""):
         load_feature("templates", "--joinmsg and --leavemsg with more than #ID")

@@ -31,6 +31,7 @@ from urllib.parse import quote, unquote_plus
 import scalesocket.net.deflate
 import scalesocket.net.files
 import scalesocket.net.gwsocket
+import scalesocket.net.json_fields
 import scalesocket.net.lines
 import scalesocket.net.logs
 import scalesocket.net.origins
@@ -627,6 +628,16 @@ def read_object(text: bytes) -> Object | None:
     return value if isinstance(value, Object) else None
 
 
+def json_framing(
+    name: str, report: scalesocket.Report, *, strip: bool = False
+) -> scalesocket.JsonFraming:
+    """Return the framing whose field has that name, or has the usual ones."""
+    kind = scalesocket.JsonFraming
+    if name:
+        kind = functools.partial(scalesocket.net.json_fields.IdFraming, id_field=name)
+    return kind(delimiters=b"\n", report=report, strip=strip)
+
+
 @target(
     [
         b'\0{"a": 1.50, "_from":3, "b":{"_from":[1,"}"]},"_fro\\u006d":null}',
@@ -644,9 +655,7 @@ def json_from_clients(data: bytes) -> None:
     name, strip = "id" if flag(knobs, 0) else "_from", flag(knobs, 1)
     own = [name, *(FIELDS[name == "id" :] if strip else ())]
     reports = Reports()
-    framing = scalesocket.JsonFraming(
-        id_field="id" if name == "id" else "", delimiters=b"\n", report=reports, strip=strip
-    )
+    framing = json_framing("id" if name == "id" else "", reports, strip=strip)
     run = scalesocket.Messages(scalesocket.Opcode.TEXT, [b'{"n":1}', payload, b'{"n":2}'], 0)
     before, *lines, after, end = framing.encode(7, run).split(b"\n")
     tag = f'{{"{name}":7'.encode()
@@ -678,7 +687,7 @@ def json_from_child(data: bytes) -> None:
 
     def framing() -> tuple[scalesocket.Framing, Reports]:
         reports = Reports()
-        return scalesocket.JsonFraming(id_field=name, delimiters=b"\n", report=reports), reports
+        return json_framing(name, reports), reports
 
     outputs = feed_alike(framing, printed, how)
     for output in outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import threading
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scalesocket.net.gwsocket import GwsocketFraming
+from scalesocket.net.json_fields import IdFraming
 from scalesocket.net.threads import THREAD_STACK
 
 import scalesocket
@@ -58,7 +60,8 @@ def lines_framing(delimiters: bytes = b"\n", report: Reports | None = None) -> F
 def json_framing(
     id_field: str = "", report: Reports | None = None, *, strip: bool = False
 ) -> JsonFraming:
-    return JsonFraming(id_field=id_field, delimiters=b"\n", report=report or Reports(), strip=strip)
+    kind = functools.partial(IdFraming, id_field=id_field) if id_field else JsonFraming
+    return kind(delimiters=b"\n", report=report or Reports(), strip=strip)
 
 
 def broadcasts(outputs: list[Any]) -> list[bytes]:
@@ -1237,9 +1240,7 @@ def test_a_last_message_that_breaks_off_is_sent_to_nobody() -> None:
         (b"[1, 2", [b"[1, 2"]),
     ):
         reports: list[str] = []
-        framing = JsonFraming(
-            id_field="", delimiters=b"\n", report=lambda _, what, to=reports: to.append(what)
-        )
+        framing = JsonFraming(delimiters=b"\n", report=lambda _, what, to=reports: to.append(what))
         assert framing.feed(rest) == []
         routes = framing.finish()
         assert [p for r in routes if isinstance(r, Route) for p in r.payloads] == delivered
