@@ -2759,6 +2759,7 @@ class ChildProcess:
         self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
         self._since = time.monotonic()
         self._last_read = find_feature("last_read")  # now: later there may be no memory for it
+        file_limit = find_feature("file_limit")
         self._pidfd = -1  # becomes readable when the child exits
         self.popen = subprocess.Popen.__new__(subprocess.Popen)
         stdin, stdout, stderr = streams
@@ -2773,8 +2774,9 @@ class ChildProcess:
                 start_new_session=POSIX,
             )
             self.pid = self.popen.pid
+            if file_limit is not None:
+                file_limit.restore_file_limit(self.pid)
             with contextlib.suppress(AttributeError, OSError):  # pidfd_open is not everywhere
-                restore_file_limit(self.pid)
                 self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
@@ -2903,23 +2905,6 @@ class ChildProcess:
                 time.sleep(0.01)
 
 
-_FILE_LIMIT: tuple[int, int] | None = None  # as it was before `raise_file_limit`
-
-
-def raise_file_limit() -> None:
-    """Let this process open as many files as it may: each client is one."""
-    global _FILE_LIMIT
-    if not POSIX:
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a limit beyond the hard one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        _FILE_LIMIT = (soft, hard)
-
-
 def count_spare_files(rooms: int) -> int:
     """Return how many connections the file limit has room for, beside so many rooms."""
     if not POSIX:
@@ -2929,16 +2914,6 @@ def count_spare_files(rooms: int) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     needed = 64 + 5 * rooms if rooms else limit  # a child takes up to five
     return max(limit // 2, limit - needed)
-
-
-def restore_file_limit(pid: int) -> None:
-    """Give a child the limit that we were given: programs that use select() rely on it."""
-    if _FILE_LIMIT is None:
-        return
-    import resource
-
-    with contextlib.suppress(AttributeError, OSError):  # prlimit is Linux; it may be gone
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, _FILE_LIMIT)
 
 
 class ProcessBackend(Backend):
@@ -4438,41 +4413,13 @@ def describe_error(error: HandshakeError) -> Response:
     return Response(error.status, f"{error.reason}\n".encode(), error.headers)
 
 
-# What browsers insist on, or Python's own table lacks in some version, whatever the system says.
-# XML names its encoding itself, so it is no `text/`, whose charset would be ours.
-CONTENT_TYPES = {
-    ".avif": "image/avif",
-    ".css": "text/css",
-    ".data": "application/octet-stream",
-    ".glb": "model/gltf-binary",
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".json": "application/json",
-    ".map": "application/json",
-    ".md": "text/markdown",
-    ".mjs": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    ".webmanifest": "application/manifest+json",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xml": "application/xml",
-}
-OCTETS = "application/octet-stream"
-
-
 def guess_type(name: str) -> str:
-    """Return the content type of a file by its name."""
+    """Return the content type of a file by its name; net/files.py knows more of them."""
     import mimetypes
 
-    kind, packed = mimetypes.guess_type(name)
-    own = CONTENT_TYPES.get(os.path.splitext(name.lower())[1])
-    return spell_type(own or (kind if not packed else None) or OCTETS)
-
-
-def spell_type(kind: str) -> str:
-    """Return a content type with its charset, if it is text."""
+    kind, packed = mimetypes.MimeTypes().guess_type(name.lower())
+    if kind is None or packed:
+        return "application/octet-stream"
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
@@ -6757,7 +6704,8 @@ def run(arguments: Sequence[str]) -> int:
     set_up_logging(config)
     if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
         log.warning("a client can write what looks like --joinmsg or --leavemsg: use --frame=json")
-    raise_file_limit()
+    if (file_limit := find_feature("file_limit")) is not None:
+        file_limit.raise_file_limit()
     try:
         if config.reload:
             load_feature("reload", "--reload").oversee(config, arguments)  # never comes back

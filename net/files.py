@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from scalesocket import (
-    CONTENT_TYPES,
-    OCTETS,
     RESERVED_ROOMS,
     SEGMENT,
     HandshakeError,
@@ -29,7 +27,6 @@ from scalesocket import (
     format_date,
     parser_of,
     refuse_if,
-    spell_type,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +42,28 @@ OPTIONS = (
 )
 # fmt: on
 
+# What browsers insist on, or Python's own table lacks in some version, whatever the system says.
+# XML names its encoding itself, so it is no `text/`, whose charset would be ours.
+CONTENT_TYPES = {
+    ".avif": "image/avif",
+    ".css": "text/css",
+    ".data": "application/octet-stream",
+    ".glb": "model/gltf-binary",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".md": "text/markdown",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+    ".webp": "image/webp",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".xml": "application/xml",
+}
+OCTETS = "application/octet-stream"
 # A packed file whose coding a browser can undo, as in `app.js.gz`, is sent as its content; a tar
 # archive never, since who asks for one wants the archive.
 CONTENT_CODINGS = frozenset(("gzip", "br", "zstd"))
@@ -107,6 +126,11 @@ def guess_coded_type(name: str) -> tuple[str, str]:
     if coding and (coding not in CONTENT_CODINGS or kind in ("", "application/x-tar")):
         return PACKED_TYPES.get(coding, OCTETS), ""
     return spell_type(kind or OCTETS), coding or ""
+
+
+def spell_type(kind: str) -> str:
+    """Return a content type with its charset, if it is text."""
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
 def accepts_coding(headers: Headers, coding: str) -> bool:
