@@ -5113,18 +5113,11 @@ class HttpSession(Session):
             return None
         if server.asks:  # which may take long
             yield Want.HELPER
-        if server.worker is not None:
-            came = b"".join((self.proxied, self.head, b"\r\n\r\n", self.rest))
-            if (yield from server.worker.hand_over(self, parse_room_name(request.path), came)):
-                return None
         secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
         peer = server.proxies.find_client(self.peer, request.headers)
-        if (relays := server.registry.relays) is not None:
-            if not (yield from relays.pass_on(self, request, peer, secure=secure)):
+        for take in server.takers:
+            if (yield from take(self, request, peer, secure=secure)):
                 return None
-        if (console := server.site.console) is not None and console.is_tunnel(request):
-            yield from console.open_tunnel(self, request, peer, secure=secure)
-            return None
         connection = self.shake_hands(request, server.config.maxmsg)
         server.guard.check_page(request, self.peer, secure=secure)
         name = parse_room_name(request.path)
@@ -5695,6 +5688,9 @@ class Server:
             load_feature("auth", "--auth").set_up(self, self._timer)
         self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
+        # Who may take a connection over that asks for a WebSocket: also a worker (net/workers.py).
+        elsewhere = filter(None, (self.registry.relays, self.site.console))
+        self.takers: list[Callable[..., Generator[Want, Any, bool]]] = [x.take for x in elsewhere]
         origins = find_feature("origins")
         self.guard = origins.make_guard(config, self.proxies) if origins else LocalPages()
         cors = load_feature("cors", "--cors") if config.cors else None

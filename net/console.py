@@ -18,9 +18,9 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     HERE,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
         Config,
         Connection,
         Endpoint,
-        Life,
         Request,
         Room,
         RoomRegistry,
@@ -141,20 +140,19 @@ class Console:
         response = self._files.respond(inside)
         return replace(response, headers=(*response.headers, ("Content-Security-Policy", POLICY)))
 
-    @staticmethod
-    def is_tunnel(request: Request) -> bool:
-        """Whether an upgrade request is for a tunnel."""
-        return request.path == TUNNEL
-
-    def open_tunnel(
+    def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool
-    ) -> Life:
-        """Be a tunnel, until either side ends; what comes through it is served as a connection.
+    ) -> Generator[Want, Any, bool]:
+        """Be a tunnel, if one is wanted, until either side ends; return whether one was.
+
+        What comes through it is served as a connection.
 
         Raises:
             HandshakeError: the handshake is wrong, or the peer may not have one (403): only the
                 page may, or any other page could play with what it finds on this machine.
         """
+        if request.path != TUNNEL:
+            return False
         server = session.server
         connection = session.shake_hands(request, max(self._config.maxmsg, RECEIVE_SIZE))
         self.check(request, peer)
@@ -168,6 +166,7 @@ class Console:
         self._carry(
             connection, lambda inner: server.readers.run(HttpSession(server, inner, UNIX_PEER))
         )
+        return True
 
     def _carry(self, connection: Connection, serve: Callable[[socket.socket], None]) -> None:
         connection.open()

@@ -590,10 +590,10 @@ class Relays:
         here = registry.is_open(name) or registry.draining
         return not here and (not rooms or name in rooms)
 
-    def pass_on(
+    def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool
     ) -> Generator[Want, Any, bool]:
-        """Pass a client through to its end if its room is on another node; return whether not.
+        """Pass a client through to its end if its room is on another node; return whether it is.
 
         Raises:
             HandshakeError: see `receive`.
@@ -602,15 +602,15 @@ class Relays:
         try:
             name = parse_room_name(request.path)
         except HandshakeError:  # no room; it may be the console's tunnel
-            return True
+            return False
         if not self.may_find(name, server):
-            return True
+            return False
         yield Want.HELPER
         host = server.proxies.find_host(session.peer, request)
         session.opening = self.receive(
             request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
         )
-        return session.opening is not None
+        return session.opening is None
 
     def receive(
         self,

@@ -65,6 +65,7 @@ from scalesocket import (
     encode_frame,
     json_response,
     log,
+    parse_room_name,
     parser_of,
     refuse_if,
     start_thread,
@@ -183,6 +184,7 @@ class Worker:
     def join(self, server: Server) -> None:
         """Have a server be one of several that have the same listeners; before it runs."""
         server.worker, server.site.gather = self, self.gather
+        server.takers.insert(0, self.take)
         server.registry.owns = self.owns
         server.registry.client_ids = self.client_ids
         config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
@@ -206,6 +208,17 @@ class Worker:
     def owns(self, room: str) -> bool:
         """Whether this worker has a room."""
         return self.find_owner(room) == self._index
+
+    def take(
+        self, session: HttpSession, request: Request, _peer: Endpoint, *, secure: bool
+    ) -> Generator[Want, Any, bool]:
+        """Give a client to the worker that has its room; return False if that is this one.
+
+        Raises:
+            HandshakeError: 400, it names no room; or see `hand_over`.
+        """
+        came = b"".join((session.proxied, session.head, b"\r\n\r\n", session.rest))
+        return (yield from self.hand_over(session, parse_room_name(request.path), came))
 
     def hand_over(self, session: Session, room: str, data: bytes) -> Generator[Want, Any, bool]:
         """Give a connection to the worker that has its room; return False if that is this one.
