@@ -976,10 +976,6 @@ class Proxies:
         """Whether a proxy says that the client came to it over TLS."""
         return False
 
-    def find_host(self, peer: Endpoint, request: Request) -> str:
-        """Return the name by which the client has found a proxy, if that says so, or nothing."""
-        return ""
-
 
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own, or that of a Unix socket."""

@@ -18,6 +18,7 @@ from scalesocket import (
     HandshakeError,
     LocalPages,
     ToldOnce,
+    is_loopback,
     parse_names,
 )
 
@@ -64,6 +65,17 @@ def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
     behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
     same = (host, port) == own[1:] or behind_proxy
     return scheme in ("http", "https") and own[1] != "" and same
+
+
+def find_forwarded_host(proxies: Proxies, peer: Endpoint, request: Request) -> str:
+    """Return the name by which a client has found a trusted peer, if that says so, or nothing.
+
+    A page can write X-Forwarded-Host into any request but that for a WebSocket, and its browser may
+    be on the same machine as the proxy: there it counts for WebSockets only.
+    """
+    if peer[0] not in proxies or not (request.is_upgrade or not is_loopback(peer[0])):
+        return ""
+    return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
 
 
 # `*.example.com`, or `.example.com`: every name below that one.
@@ -177,7 +189,7 @@ class PageGuard(LocalPages):
 
     def find_name(self, request: Request, peer: Endpoint) -> tuple[str, bool]:
         """Return the name by which a client has found us, and whether a trusted proxy tells it."""
-        forwarded = self._proxies.find_host(peer, request)
+        forwarded = find_forwarded_host(self._proxies, peer, request)
         return forwarded or request.headers.get("Host").lower(), bool(forwarded)
 
     def refuse_page(self, request: Request) -> NoReturn:

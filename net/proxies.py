@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Proxies, Want, is_loopback, log, parse_names
+from scalesocket import KIB, UNIX_PEER, Proxies, Want, log, parse_names
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, Headers, Life, Network, Request, Session
+    from scalesocket import Endpoint, Headers, Life, Network, Session
 
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 _PROXY_V1 = b"PROXY "
@@ -141,16 +141,6 @@ class TrustedProxies(Proxies):
     def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
         """Whether a trusted peer says that the client came to it over TLS."""
         return peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
-
-    def find_host(self, peer: Endpoint, request: Request) -> str:
-        """Return the name by which a client has found a trusted peer, if that says so, or nothing.
-
-        A page can write X-Forwarded-Host into any request but that for a WebSocket, and its
-        browser may be on the same machine as the proxy: there it counts for WebSockets only.
-        """
-        if peer[0] not in self or not (request.is_upgrade or not is_loopback(peer[0])):
-            return ""
-        return next(iter(request.headers.tokens("X-Forwarded-Host")[-1:]), "")
 
 
 def parse_proxies(text: str) -> tuple[Network | str, ...]:

@@ -51,6 +51,7 @@ from scalesocket import (
 )
 
 from .lines import keep_alive
+from .origins import find_forwarded_host
 from .peers import parse_list, take_body
 
 if TYPE_CHECKING:
@@ -606,7 +607,7 @@ class Relays:
         if not self.may_find(name, server):
             return False
         yield Want.HELPER
-        host = server.proxies.find_host(session.peer, request)
+        host = find_forwarded_host(server.proxies, session.peer, request)
         session.opening = self.receive(
             request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
         )
