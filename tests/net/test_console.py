@@ -538,10 +538,10 @@ def test_a_ping_is_answered_by_a_pong_with_the_same_payload(open_tab: OpenTab) -
 
 
 def test_a_ping_of_the_server_is_answered_unless_one_says_no(visit: Visit) -> None:
-    with serve("--console", "--ping", "1.5", "cat") as server:
+    with serve("--console", "--ping", "3", "cat") as server:  # a busy browser has 6 s to answer
         page = connect(functools.partial(visit, server))
-        await_entries(page, "received", "ping", 2)
-        await_entries(page, "sent", "pong", 2)
+        await_entries(page, "received", "ping", 1)
+        await_entries(page, "sent", "pong", 1)
         page.locator("summary", has_text="More").click()
         page.get_by_label("Answer Pings").uncheck()
         page.locator("body[data-state=closing], body[data-state=closed]").wait_for()
