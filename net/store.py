@@ -83,6 +83,7 @@ LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
+CURE = 'README.md, "Rooms that outlive their process", says how to begin anew'
 MAX_STATE = 16 << 20  # bytes, or characters, that a room may save
 MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
 
@@ -692,9 +693,20 @@ class StoredRoom(Room):
             self.is_left = True
         elif failed and self.has_record and (outlives or not self._is_trusted):
             self.is_left = True
+            if self._code == CloseCode.INTERNAL_ERROR:
+                self._tell_what_stays()
         else:
             self.is_left = False
             self.registry.remove(self)
+
+    def _tell_what_stays(self) -> None:
+        """Say from what the next room of this name will begin, lest it fails again unexplained."""
+        if self.saved_at is None:
+            self.log.error(
+                "it failed with what is stored, which stays until one does not; %s", CURE
+            )
+        else:
+            self.log.warning("the next one goes on from what this one has saved last")
 
     def _save(self, *, whole: bool) -> None:
         self.saved_at = self.progress

@@ -758,11 +758,51 @@ def test_a_room_that_fails_is_gone_but_not_what_it_could_not_go_on_from(folder: 
     with stored(folder, "games:Picky", allow_traceback=True) as server:
         for _ in range(3):
             assert wait_closed(RawClient.connect(server, "den")) == 1011
+        server.wait_log("it failed with what is stored, which stays until one does not; README.md")
     assert rooms(folder) == ["den"]
     with stored(folder, "games:Tally") as server:
         client = RawClient.connect(server, "den")
         assert client.receive_text().endswith(" 1")
         client.close()
+
+
+def test_who_removes_a_record_that_makes_its_room_fail_has_it_begin_anew(folder: Path) -> None:
+    with stored(folder, "games:Kept") as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        client.receive_text()
+        stop(server, client)
+    with stored(folder, "games:Picky", allow_traceback=True) as server:
+        assert wait_closed(RawClient.connect(server, "den")) == 1011
+        with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db, db:
+            db.execute("DELETE FROM rooms WHERE name = 'den'")  # as README says
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 0")
+        client.close()
+
+
+def test_a_seat_ends_with_a_room_that_fails_unless_that_is_kept(folder: Path) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    for target, is_kept in (("games:Tally", False), ("games:Kept", True)):
+        with stored(folder, target, *options, allow_traceback=True) as server:
+            ann, seat = sit(server, "den")
+            ann.receive_text()
+            say(ann, seat, "one")
+            wait_saved(folder, "one")
+            ann.send_text("fail")
+            assert wait_closed(ann) == 1011
+            server.wait_log("room closed")
+            ann, again = sit(server, "den", seat["token"], 2)
+            assert (again["resumed"], again["id"] == seat["id"]) == (is_kept, is_kept)
+            if is_kept:
+                heard: Any = ann.receive_json()
+                assert heard["restored"] is True
+            else:
+                assert ann.receive_text() == f"joined {again['id']} 0"
+            ann.close()
+            what = "the next one goes on from what this one has saved last"
+            assert any(what in line for line in server.log()) == is_kept
 
 
 def test_a_kept_room_that_fails_goes_on_as_last_saved(folder: Path) -> None:
