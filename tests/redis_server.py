@@ -19,7 +19,7 @@ class RedisServer:
     """One that keeps what it has over a stop, and over a crash what it had a second before.
 
     Args:
-        folder: for its files.
+        folder: for its files; made if need be.
         password: that it wants.
         options: more of them, as on its command line.
     """
@@ -37,6 +37,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         tool = require_tool("redis-server")
+        self._folder.mkdir(exist_ok=True)
         kept = ("--appendonly", "yes", "--save", "", "--dir", str(self._folder))
         where = ("--bind", "127.0.0.1", "--port", str(self.port), "--loglevel", "warning")
         command = [tool, *where, *kept, "--requirepass", self.password, *self._options]

@@ -22,8 +22,6 @@ from scalesocket import ConfigError
 from tests.certificates import Certificates
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_store import (
-    GAMES,
-    PROGRAM,
     ask,
     crash_between_saves,
     free_port,
@@ -35,20 +33,6 @@ from tests.rooms.test_store import (
 from tests.support import RawClient, ServerProcess, run_cli, serve, wait_until
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "games.py").write_text(GAMES)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "redis").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[RedisServer]:
-    with running_redis(folder / "redis") as server:
-        yield server
 
 
 @contextlib.contextmanager

@@ -20,10 +20,9 @@ from scalesocket.net.store import Record
 from scalesocket import HandshakeError
 from tests.net.test_peers import free_port
 from tests.proxies import proxy
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer
 from tests.rooms.test_redis_store import rooms, state
 from tests.rooms.test_store import (
-    GAMES,
     Player,
     ask,
     metric,
@@ -46,19 +45,6 @@ from tests.support import (
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
 STEADY = "?lease=30"  # for nodes that are to keep their rooms, on however busy a machine
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "games.py").write_text(GAMES)
-    (tmp_path / "redis").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[RedisServer]:
-    with running_redis(folder / "redis") as server:
-        yield server
 
 
 @contextlib.contextmanager

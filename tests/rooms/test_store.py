@@ -175,13 +175,6 @@ say({"_save": {"total": total}})
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "games.py").write_text(GAMES)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    return tmp_path
-
-
 @contextlib.contextmanager
 def stored(folder: Path, target: str, *options: str, **more: Any) -> Iterator[ServerProcess]:
     """Run a server with a store in the folder."""
