@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from scalesocket import ConfigError
 
-from .store import NOTHING, Latest, Record, StoredSeat, StoreError, merge_facts
+from .store import NOTHING, ONE_REDIS, Latest, Record, StoredSeat, StoreError, merge_facts
 
 try:
     import redis
@@ -409,6 +409,8 @@ class RedisDatabase:
             text = str(error).removeprefix("Redis: ")
             if "WRONGTYPE" in text:
                 raise ConfigError(f"--store {shown} has keys of something else") from None
+            if re.search("cluster|unknown command 'eval'", text, re.IGNORECASE):
+                raise ConfigError(f"--store {shown}: {ONE_REDIS}") from None
             raise StoreError(f"cannot use --store {shown}: {text}") from None
         match status:
             case b"taken":

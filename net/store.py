@@ -84,6 +84,7 @@ RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a roo
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
 CURE = 'README.md, "Rooms that outlive their process", says how to begin anew'
+ONE_REDIS = "no Sentinel and no Cluster will do, but one Redis or Valkey: redis://HOST:PORT/0"
 MAX_STATE = 16 << 20  # bytes, or characters, that a room may save
 MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
 
@@ -91,6 +92,8 @@ MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unuse
 def parse_store(text: str) -> str:
     """Return the path of a file, or the URL of a Redis."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if scheme is not None and re.search("sentinel|cluster", scheme[1].lower()):
+        raise argparse.ArgumentTypeError(f"{scheme[1]}://…: {ONE_REDIS}")
     if not text or (scheme is not None and scheme[1].lower() not in REDIS_SCHEMES):
         what = f"{scheme[1]}://…" if scheme else "''"  # there may be a password in it
         raise argparse.ArgumentTypeError(f"{what} is no file (SQLite), and no redis://HOST:PORT/0")

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from scalesocket.net import redis_store
 from scalesocket.net.redis_store import decode, encode, parse_url
 from scalesocket.net.seats import digest
-from scalesocket.net.store import NOTHING, Record, StoredSeat
+from scalesocket.net.store import NOTHING, ONE_REDIS, Record, StoredSeat
 
 from scalesocket import ConfigError
 from tests.certificates import Certificates
@@ -30,7 +32,7 @@ from tests.rooms.test_store import (
     sit,
     wait_closed,
 )
-from tests.support import RawClient, ServerProcess, run_cli, serve, wait_until
+from tests.support import RawClient, ServerProcess, require_tool, run_cli, serve, wait_until
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
@@ -272,6 +274,42 @@ def test_what_is_no_store_is_refused_in_one_line(folder: Path, store: RedisServe
     status, said = refused(folder, f"{store.url}?prefix=other")
     full = "command not allowed when used memory > 'maxmemory'"
     assert (status, said) == (1, f"cannot use --store {store.url}?prefix=other: {full}")
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "rediss+cluster", "redis-sentinel"])
+def test_a_url_of_sentinels_or_a_cluster_is_refused_with_what_will_do(
+    folder: Path, scheme: str
+) -> None:
+    status, said = refused(folder, f"{scheme}://u:secret@one:26379,two:26379/play")
+    assert status == 2 and said.startswith(f"argument --store: {scheme}://…: {ONE_REDIS}")
+
+
+@pytest.mark.parametrize("has_slots", [False, True])
+def test_a_node_of_a_cluster_is_refused_with_what_will_do(folder: Path, has_slots: bool) -> None:
+    with running_redis(folder / "redis", "", ("--cluster-enabled", "yes")) as node:
+        if has_slots:
+            node.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            wait_until(lambda: "cluster_state:ok" in str(node.ask("CLUSTER", "INFO")))
+        assert refused(folder, node.url) == (2, f"--store {node.url}: {ONE_REDIS}")
+
+
+def test_a_sentinel_is_refused_with_what_will_do(folder: Path) -> None:
+    port = free_port()
+    settings = folder / "sentinel.conf"
+    settings.write_text(f"port {port}\nbind 127.0.0.1\nlogfile {folder / 'sentinel.log'}\n")
+    command = [require_tool("redis-server"), os.fspath(settings), "--sentinel"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: listens(port))
+            url = f"redis://127.0.0.1:{port}/0"
+            assert refused(folder, url) == (2, f"--store {url}: {ONE_REDIS}")
+        finally:
+            process.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_wrong_password_is_one_line_without_it(folder: Path) -> None:
