@@ -21,6 +21,8 @@ import pytest
 import yaml
 
 from tests.proxies import free_port, proxy
+from tests.redis_server import RedisServer, running_redis
+from tests.rooms.test_shared_rooms import come
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -38,6 +40,7 @@ PORT = "5000"  # of every server in a container
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 NODES = ["node-1", "node-2", "node-3"]
+STORE = "redis://store:6379/0"
 # Docker's `python3` is its own; here it is this one.
 PYTHON = {"PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 
@@ -198,8 +201,10 @@ def test_compose_has_a_port_of_this_machine_for_each_game() -> None:
         "sandbox": [f"5002:{PORT}"],
         "cluster": ["5003:80"],
     }
-    assert set(SERVICES) - set(ports) == set(NODES) == set(SERVICES["cluster"]["depends_on"])
-    for name, service in SERVICES.items():
+    assert set(SERVICES) - set(ports) == {*NODES, "store"}
+    assert set(NODES) == set(SERVICES["cluster"]["depends_on"])
+    for name in set(SERVICES) - {"store"}:
+        service = SERVICES[name]
         assert service["build"]["target"] == ("proxy" if name == "cluster" else "server")
         assert service["build"]["target"] in STAGES
 
@@ -207,7 +212,7 @@ def test_compose_has_a_port_of_this_machine_for_each_game() -> None:
 def test_compose_leaves_a_server_the_time_that_its_end_takes() -> None:
     entry: list[str] = json.loads(find("ENTRYPOINT")[0])
     drain = float(entry[entry.index("--drain") + 1])
-    for name in set(SERVICES) - {"cluster"}:
+    for name in set(SERVICES) - {"cluster", "store"}:
         # The README: 10 s for programs to end, and 5 s more for what clients have not taken.
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= drain + 15
 
@@ -222,6 +227,17 @@ def test_a_service_serves_its_game(service: str, page: str, folder: Path) -> Non
             pass
 
 
+def test_compose_has_a_store_for_all_nodes_that_keeps_what_it_has() -> None:
+    store = SERVICES["store"]
+    assert store["command"] == ["redis-server", "--appendonly", "yes"]
+    (volume,) = store["volumes"]
+    name, _, place = volume.partition(":")
+    assert name in COMPOSE["volumes"] and place == "/data"
+    for node in NODES:
+        assert f"--store={STORE}" in SERVICES[node]["command"]
+        assert SERVICES[node]["depends_on"] == ["store"]
+
+
 def test_the_nodes_behind_haproxy_are_one_server(folder: Path, tmp_path: Path) -> None:
     """At addresses in place of the names that Docker's network has for them."""
     require_tool("haproxy")
@@ -229,6 +245,8 @@ def test_the_nodes_behind_haproxy_are_one_server(folder: Path, tmp_path: Path) -
     names = [f"{node}:{PORT}" for node in NODES]
     assert named == f'NODES="{" ".join(names)}"'
     with contextlib.ExitStack() as stack:
+        store = stack.enter_context(running_redis(tmp_path / "redis"))
+        servers = []
         addresses = [f"127.0.0.{number}:{free_port(f'127.0.0.{number}')}" for number in (2, 3, 4)]
         for node, address in zip(NODES, addresses, strict=True):
             arguments = " ".join(SERVICES[node]["command"])
@@ -236,7 +254,8 @@ def test_the_nodes_behind_haproxy_are_one_server(folder: Path, tmp_path: Path) -
                 assert name in arguments
                 arguments = arguments.replace(name, other)
             trusted = arguments.replace("--trustproxy=", "--trustproxy=127.0.0.0/8,")
-            stack.enter_context(container(folder, trusted.split(), address))
+            placed = trusted.replace(STORE, store.url)
+            servers.append(stack.enter_context(container(folder, placed.split(), address)))
         front = stack.enter_context(proxy("haproxy", tmp_path, addresses))
         assert http_request(front, path="/").status == 200
         rooms = [f"room-{number}" for number in range(6)]
@@ -248,3 +267,18 @@ def test_the_nodes_behind_haproxy_are_one_server(folder: Path, tmp_path: Path) -
                 pass
         listed = json.loads(http_request(front, path="/api/rooms/").body)
         assert sorted(room["name"] for room in listed) == rooms
+        seats = [come(front, room) for room in rooms]
+        wait_until(lambda: all(has_seat(store, *pair) for pair in zip(rooms, seats, strict=True)))
+        servers[0].kill()
+        for (client, seat), room in zip(seats, rooms, strict=True):
+            client.sock.close()
+            again, now = come(front, room, seat["token"])
+            assert now["resumed"] and now["id"] == seat["id"]
+            again.close()
+
+
+def has_seat(store: RedisServer, room: str, found: tuple[RawClient, dict[str, Any]]) -> bool:
+    """Whether a seat is stored, with its room or since."""
+    key, number = f"scalesocket:room:{room}", found[1]["id"]
+    with_room = f"[{number}," in (store.ask("HGET", key, "seats") or "")
+    return with_room or bool(store.ask("HEXISTS", key, f"seat:{number}"))
