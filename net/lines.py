@@ -207,8 +207,8 @@ class LineSession(Session):
             return None
         # With --resume `lobby?_seat` asks for a seat; without it that is the name of a room.
         mark = SEAT_MARK if server.config.resume and line.endswith(SEAT_MARK) else ""
-        target = "/" + urllib.parse.quote(line.removesuffix(mark)) + mark
-        name = parse_room_name(target)
+        path = "/" + urllib.parse.quote(line.removesuffix(mark))
+        target, name = path + mark, parse_room_name(path)
         came = b"".join((self.proxied, line.encode(), b"\n", self.rest))
         if server.worker is not None and (yield from server.worker.hand_over(self, name, came)):
             return None

@@ -24,6 +24,7 @@ import pytest
 from scalesocket.net.seats import digest
 
 from tests.support import (
+    PATIENCE,
     ROOT,
     Closed,
     HandshakeRefused,
@@ -559,6 +560,66 @@ def test_after_a_crash_everybody_is_told_all_anew(folder: Path) -> None:
         ann, again = sit(server, "den", again["token"], 19)  # counted on from what it said
         heard = ann.receive_json()
         assert heard["restored"] is False and again["taken"] == 4
+        ann.close()
+
+
+class LineClient:
+    """A client of --tcplisten that has asked for a seat; `seat` is the answer."""
+
+    def __init__(self, server: ServerProcess, room: str, **wish: object) -> None:
+        port = int(server.wait_log(r"lines of text at .* port (\d+)")[1])
+        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self._file = self.sock.makefile("r", encoding="utf-8")
+        self.say(f"{room}?_seat")
+        self.say(json.dumps({"_seat": wish}))
+        self.seat: dict[str, Any] = json.loads(self.hear())["_seat"]
+
+    def say(self, text: str) -> None:
+        self.sock.sendall(f"{text}\n".encode())
+
+    def hear(self) -> str:
+        """Return the next line, "" at the end."""
+        return self._file.readline().rstrip("\n")
+
+    def close(self) -> None:
+        self._file.close()
+        self.sock.close()
+
+
+def test_a_seat_of_lines_outlives_a_stop_and_a_crash(folder: Path) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05", "--tcplisten", "127.0.0.1:0")
+    with stored(folder, "games:Tally", *options) as server:
+        ann = LineClient(server, "den")
+        number = ann.seat["id"]
+        assert ann.hear() == f"joined {number} 0"
+        ann.say("one")
+        assert ann.hear() == f"{number}:one"
+        with RawClient.connect(server, "den") as other:
+            assert other.receive_text().endswith(" 1"), (
+                "it is the same room, with a seat or without"
+            )
+            other.close()
+        assert ann.hear() == f"left {number + 1}"
+        server.process.send_signal(signal.SIGTERM)
+        assert json.loads(ann.hear())["closed"] == 1012
+        assert ann.hear() == ""
+        ann.close()
+        assert server.wait() == 0
+    with stored(folder, "games:Tally", *options) as server:
+        ann = LineClient(server, "den", token=ann.seat["token"], seen=2)
+        facts = [ann.seat[name] for name in ("id", "resumed", "taken")]
+        assert facts == [number, True, 1]
+        assert ann.hear() == f"left {number + 1}", "it had not seen that"
+        assert json.loads(ann.hear())["restored"] is False
+        ann.say("two")
+        wait_saved(folder, "two")
+        server.kill()
+        ann.close()
+    with stored(folder, "games:Tally", *options) as server:
+        ann = LineClient(server, "den", token=ann.seat["token"], seen=5)
+        facts = [ann.seat[name] for name in ("id", "resumed", "taken")]
+        assert facts == [number, True, 2]
+        assert json.loads(ann.hear())["restored"] is True
         ann.close()
 
 
