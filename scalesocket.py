@@ -2919,10 +2919,10 @@ class ProcessBackend(Backend):
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._command = config.command
         self.hears_joins = bool(config.joinmsg)
         self._input = -1  # descriptor that the child reads
         self._output = -1  # descriptor that the child writes
-        self._terminal = -1  # the same, if that is a pseudo-terminal
         self._input_closed = False
         self._pump: threading.Thread | None = None
         self._stderr: threading.Thread | None = None
@@ -2993,12 +2993,6 @@ class ProcessBackend(Backend):
     def _launch(self) -> None:
         config, opener = self._config, self._opener
         environment = build_environment(opener, config.passenv)
-        self._command = config.command
-        self._open_output: Callable[[], tuple[int, int]] | None = None  # gives its stdout's ends
-        if config.linebuffer != "off" and not config.binary and POSIX:
-            if (lines := find_feature("linebuffer")) is not None:  # Python runs unbuffered anyhow
-                self._command, more, self._open_output = lines.plan_launch(config, environment)
-                environment |= more
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._input_closed = False
         self._started_at = time.monotonic()
@@ -3079,21 +3073,19 @@ class ProcessBackend(Backend):
         room = self._room
         return ended or room.closing.is_set() or room.registry.is_deserted(room)
 
-    # -- how the child is connected: net/children.py has other ways --
+    # -- how the child is connected: net/children.py and net/linebuffer.py have other ways --
 
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
-        pipe = output = subprocess.PIPE
-        if self._open_output is not None:
-            self._terminal, output = self._open_output()
-        try:
-            popen = self._start_child(self._command, environment, (pipe, output, pipe)).popen
-        finally:
-            if output != pipe:
-                os.close(output)
-        assert popen.stdin
-        self._input = popen.stdin.fileno()
-        self._output = popen.stdout.fileno() if popen.stdout else self._terminal
+        pipe = subprocess.PIPE
+        self._speak_with(self._start_child(self._command, environment, (pipe, pipe, pipe)))
+
+    def _speak_with(self, child: ChildProcess, terminal: int = -1) -> None:
+        """Speak with a child on pipes, or read what it prints to a pseudo-terminal."""
+        stdin, stdout = child.popen.stdin, child.popen.stdout
+        assert stdin is not None
+        self._input = stdin.fileno()
+        self._output = stdout.fileno() if stdout is not None else terminal
         if POSIX:
             os.set_blocking(self._input, False)
         self._room.closing.wait(self._config.delay)
@@ -3117,10 +3109,7 @@ class ProcessBackend(Backend):
         self._child.end_input()
 
     def _detach(self) -> None:
-        """Close what `_attach` opened; also called when it failed."""
-        if self._terminal >= 0:
-            os.close(self._terminal)
-            self._terminal = -1
+        """Close what `_attach` opened beside pipes; also called when it failed."""
 
     # -- the pump and the stderr thread --
 
@@ -3529,6 +3518,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
         kind = functools.partial(children.TcpBackend, ports=ports)
     elif config.pty:
         kind = load_feature("children", "--pty").PtyBackend
+    elif (lines := find_feature("linebuffer")) is not None and lines.is_wanted(config):
+        kind = lines.LineBufferedBackend  # without it, Python runs unbuffered anyhow
     return functools.partial(kind, config)
 
 

@@ -38,6 +38,8 @@ from scalesocket import (
     refuse_if,
 )
 
+from .linebuffer import is_wanted, plan_launch
+
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 
 
@@ -86,6 +88,9 @@ class TcpBackend(ProcessBackend):
 
     def _attach(self, environment: dict[str, str]) -> None:
         self._port = self._ports.take()
+        if is_wanted(self._config):
+            self._command, more, _ = plan_launch(self._config, environment)
+            environment |= more
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
         child = self._start_child(self._command, environment, streams)

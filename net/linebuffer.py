@@ -19,13 +19,14 @@ import functools
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from scalesocket import KIB, POSIX, Config, refuse_if
+from scalesocket import KIB, POSIX, Config, ProcessBackend, refuse_if
 
 # fmt: off
 OPTIONS = (
@@ -55,6 +56,36 @@ def check_options(config: Config) -> None:
         for name in ("tcp", "pty", "binary"):
             refuse_if(getattr(config, name), f"--{name} and --linebuffer=on exclude each other")
         refuse_if(not POSIX, "--linebuffer=on needs a POSIX system")
+
+
+def is_wanted(config: Config) -> bool:
+    """Whether a program is to print line by line, as far as it is made to here."""
+    return config.linebuffer != "off" and not config.binary and POSIX
+
+
+class LineBufferedBackend(ProcessBackend):
+    """A child on pipes that prints line by line, some of them to a pseudo-terminal."""
+
+    _terminal = -1
+
+    def _attach(self, environment: dict[str, str]) -> None:
+        self._command, more, open_output = plan_launch(self._config, environment)
+        environment |= more
+        if open_output is None:
+            super()._attach(environment)
+            return
+        self._terminal, output = open_output()
+        streams = (subprocess.PIPE, output, subprocess.PIPE)
+        try:
+            child = self._start_child(self._command, environment, streams)
+        finally:
+            os.close(output)
+        self._speak_with(child, self._terminal)
+
+    def _detach(self) -> None:
+        if self._terminal >= 0:
+            os.close(self._terminal)
+            self._terminal = -1
 
 
 class Launch(NamedTuple):
