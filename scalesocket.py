@@ -129,7 +129,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.store import StoredRooms
     from scalesocket.net.tap import Taps
     from scalesocket.net.tls import TlsSocket, TlsTransport
-    from scalesocket.net.workers import Supervisor, Worker
+    from scalesocket.net.workers import Worker
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
 # net/, game/ and client/ is imported by this one name, as in `scalesocket.net.pcapng`: those three
@@ -863,9 +863,8 @@ class Response:
         own = (item for item in self.headers if item[0].lower() not in replaced)
         fields = [("Connection", "keep-alive" if keep_alive else "close"), *own, *extra]
         fields.append(("X-Content-Type-Options", "nosniff"))  # no message is ever a script
-        if self.status in (204, 304):
-            pass  # RFC 9110 sections 8.6 and 15.4.5: it has no body, and says nothing about one
-        else:
+        # RFC 9110 sections 8.6 and 15.4.5: what has no body says nothing about one.
+        if self.status not in (204, 304):
             length = self.length if self.file else len(self.body)
             fields += [("Content-Length", str(length)), ("Content-Type", self.content_type)]
         fields.append(("Date", format_date()))
@@ -6639,9 +6638,9 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         server = make(config)
-        supervisor: Supervisor | None = None
+        run_all: Callable[[], int | None] = server.run
         if config.workers > 1:
-            supervisor = load_feature("workers", "--workers").Supervisor(server, config.workers)
+            run_all = load_feature("workers", "--workers").Supervisor(server, config.workers).run
         heed_signals(server, config)
         server.listen()
     except ConfigError as error:
@@ -6651,13 +6650,10 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
         print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        if supervisor is not None:
-            return supervisor.run()
-        server.run()
+        return run_all() or 0
     except KeyboardInterrupt:
         server.kill()
         return 1
-    return 0
 
 
 def open_standard_streams() -> None:
