@@ -124,7 +124,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.history import Archive, Histories, Replay, ShortHistory
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
-    from scalesocket.net.relay import Opening, Relays
+    from scalesocket.net.relay import Relays
     from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.store import StoredRooms
     from scalesocket.net.tap import Taps
@@ -4907,7 +4907,8 @@ class Session:
         self._crowded = crowded
         self.client: Client | None = None  # from when it wants MESSAGES
         self._counted_by = ""  # its address, if a proxy has told that
-        self.opening: Opening | None = None  # the word to other nodes that it opens its room
+        # Takes back the word to other nodes that it opens its room (net/relay.py).
+        self.end_opening: Callable[[], None] = lambda: None
         self._life = self.live()
 
     # -- its life --
@@ -5023,10 +5024,6 @@ class Session:
             self.sock.close()
         if client is not None and server.worker is not None:
             server.worker.release(client)
-
-    def end_opening(self) -> None:
-        if self.opening is not None:
-            self.opening.end()
 
     # -- for whoever runs it --
 

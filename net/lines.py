@@ -215,7 +215,7 @@ class LineSession(Session):
         relays = server.registry.relays
         if relays is not None and relays.may_find(name, server):
             yield Want.HELPER
-            self.opening = relays.claim(name)
+            self.end_opening = relays.claim(name).end
         protocol = LineProtocol(max_message=server.config.maxmsg)
         connection = server.connect(self.sock, protocol, LineConnection, early=self.rest)
         request = Request("GET", target, "TCP", Headers())

@@ -608,10 +608,12 @@ class Relays:
             return False
         yield Want.HELPER
         host = find_forwarded_host(server.proxies, session.peer, request)
-        session.opening = self.receive(
+        opening = self.receive(
             request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
         )
-        return session.opening is None
+        if opening is not None:
+            session.end_opening = opening.end
+        return opening is None
 
     def receive(
         self,
