@@ -5716,16 +5716,12 @@ class Server:
         config = self.config
         with contextlib.ExitStack() as opened:
             lines = open_listeners(opened, config.tcplisten, "--tcplisten")
-            listeners: list[socket.socket] = []
-            if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):  # sd_listen_fds(3)
-                passed = load_feature("sockets", "LISTEN_FDS").take_passed_listeners()
-                listeners = [*map(opened.enter_context, passed)]
-            if not listeners:
+            passed = os.environ.pop("LISTEN_PID", "") == str(os.getpid())  # sd_listen_fds(3)
+            if passed or config.unixsocket:
+                sockets = load_feature("sockets", "LISTEN_FDS" if passed else "--unixsocket")
+                listeners = sockets.open_all(opened, config, passed=passed)
+            else:
                 listeners = open_listeners(opened, config.addr)
-            if config.unixsocket:
-                sockets = load_feature("sockets", "--unixsocket")
-                path, mode = config.unixsocket, config.unixmode
-                listeners.append(sockets.open_unix_listener(opened, path, mode))
             self.prepare(listeners, lines)
             self.opened = opened.pop_all()
         for listener in listeners:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalesocket import parser_of
+from scalesocket import Config, open_listeners, parser_of
 
 parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
 # fmt: off
@@ -104,6 +104,25 @@ def remove_stale_socket(path: Path) -> None:
             path.unlink()
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def open_all(opened: contextlib.ExitStack, config: Config, *, passed: bool) -> list[socket.socket]:
+    """Return what systemd has opened, or else what listens at ports, and a Unix socket if wanted.
+
+    Args:
+        opened: closes them, and removes the file of the Unix socket.
+        config: where they listen.
+        passed: systemd has opened some.
+
+    Raises:
+        OSError: one of them cannot be had.
+    """
+    listeners = [*map(opened.enter_context, take_passed_listeners())] if passed else []
+    if not listeners:
+        listeners = open_listeners(opened, config.addr)
+    if config.unixsocket:
+        listeners.append(open_unix_listener(opened, config.unixsocket, config.unixmode))
+    return listeners
 
 
 def take_passed_listeners() -> Iterator[socket.socket]:
