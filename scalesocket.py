@@ -2312,22 +2312,18 @@ class FieldNames:
     leave out what cannot be seen, normalize, or end a name at a null character.
 
     Args:
-        names: of ASCII letters, digits and underscores.
+        names: of ASCII letters, digits and underscores, of which one comes first.
     """
 
     def __init__(self, *names: str) -> None:
         self._names = frozenset(name.lower() for name in names)
         self._longest = max(map(len, names))
-        self._rest = [f'"{name}"' for name in self._names if name[0] != "_"]
 
     def find(self, keys: Iterable[str]) -> list[str]:
         """Return which of an object's keys some parser may take for one of these names."""
         quoted = '"' + '"'.join(keys) + '"'
-        if quoted.isascii() and quoted.isprintable() and " " not in quoted:  # nearly always
-            if '"_' not in quoted:
-                lower = quoted.lower() if self._rest else ""
-                if not any([name in lower for name in self._rest]):
-                    return []
+        if quoted.isascii() and quoted.isprintable() and " " not in quoted and '"_' not in quoted:
+            return []  # nearly always
         return [key for key in keys if self._is_spelled(key)]
 
     def _is_spelled(self, key: str) -> bool:
@@ -2354,13 +2350,14 @@ class JsonFraming(Framing):
 
     sender_field = "_from"
     routing_fields: Sequence[str] = ROUTING_FIELDS
+    names_type: type[FieldNames] = FieldNames
     _marked = True  # the names of all of these begin with an underscore
 
     def __init__(self, *, delimiters: bytes, report: Report, strip: bool = False) -> None:
         super().__init__(binary=False, delimiters=delimiters, report=report)
         # What only a program says, and what only the server does, are never a client's to say.
         routing = self.routing_fields if strip else ()
-        self._own = FieldNames(self.sender_field, "_save", "_restore", *routing)
+        self._own = self.names_type(self.sender_field, "_save", "_restore", *routing)
         self._told = False  # that something which routes was taken out
         names = name_fields(self.routing_fields)
         self._routing = re.compile(names.encode())

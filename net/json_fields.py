@@ -6,11 +6,13 @@ ScaleSocket 0.1 had one field, `id`, both for who sent a message and for whom on
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     FLAG,
     ROUTING_FIELDS,
+    FieldNames,
     JsonFraming,
     JsonValue,
     name_fields,
@@ -43,6 +45,22 @@ def check_options(config: Config) -> None:
     refuse_if(config.clientroute and not is_read, "--clientroute needs JSON framing both ways")
 
 
+class AnyNames(FieldNames):
+    """Names of JSON fields of which not all begin with an underscore."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*names)
+        self._rest = [f'"{name}"' for name in self._names if name[0] != "_"]
+
+    def find(self, keys: Iterable[str]) -> list[str]:
+        """Return which of an object's keys some parser may take for one of these names."""
+        lower = '"' + '"'.join(keys).lower() + '"'
+        plain = lower.isascii() and lower.isprintable() and " " not in lower
+        if plain and any([name in lower for name in self._rest]):
+            return [key for key in keys if self._is_spelled(key)]
+        return super().find(keys)
+
+
 class IdFraming(JsonFraming):
     """JSON lines with one field that says who sent a message, or whom it is for (`--idfield`).
 
@@ -52,6 +70,7 @@ class IdFraming(JsonFraming):
     """
 
     routing_fields = tuple(name for name in ROUTING_FIELDS if name != "_to")
+    names_type = AnyNames
     _marked = False
 
     def __init__(self, *, id_field: str, **options: Any) -> None:
