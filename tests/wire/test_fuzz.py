@@ -112,8 +112,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "an unreadable line with a receiver goes to everyone": (
         "json_from_child",
-        "if self._named.search(text) is not None:",
-        "if False:",
+        "return self._named.search(text) is not None",
+        "return False",
     ),
     "a carriage return between tokens stays": (
         "json_from_clients",
