@@ -1,7 +1,8 @@
 """Threads for when memory runs out, and stacks that fit what runs on them.
 
 `threading` waits without end for a thread that finds no memory for its first steps; here, whoever
-starts one is told. A game's threads have as much stack as a main thread, all others little.
+starts one is told. A game's threads have as much stack as a main thread, all others little. Where
+there are many, they interrupt one another less often.
 """
 
 from __future__ import annotations
@@ -9,12 +10,21 @@ from __future__ import annotations
 import _thread
 import contextlib
 import mmap
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from scalesocket import KIB, MIB, OUT_OF_MEMORY, OUT_OF_THREADS, POSIX, ShortageError
+from scalesocket import (
+    KIB,
+    MIB,
+    OUT_OF_MEMORY,
+    OUT_OF_THREADS,
+    POSIX,
+    SWITCH_INTERVAL,
+    ShortageError,
+)
 
 if TYPE_CHECKING:
     from scalesocket import Game
@@ -25,6 +35,8 @@ HEADROOM = 1 * MIB  # bytes that there must be, beside its stack, for a thread t
 CHECKED_AT_ONCE = 16  # threads that memory is looked for in one go, as many start at a time
 CHECK_AGE = 0.05  # seconds for which it is taken to be there
 BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
+FEW_THREADS = 20  # that may interrupt one another each SWITCH_INTERVAL
+LONGEST_SWITCH = 0.005  # seconds after which a thread may be interrupted, however many there are
 
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
 
@@ -108,6 +120,28 @@ def fits(size: int) -> bool:
 headroom = Headroom()
 
 
+class Turns:
+    """Sees how long a thread may go on while others wait for the interpreter lock.
+
+    Each of these wakes up that often to look, so that a thousand would do little else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._threads = 0
+
+    def count(self, more: int) -> None:
+        """Count so many threads more, or less."""
+        with self._lock:
+            self._threads += more
+            if self._threads >= FEW_THREADS:
+                share = SWITCH_INTERVAL * self._threads / FEW_THREADS
+                sys.setswitchinterval(min(share, LONGEST_SWITCH))
+
+
+turns = Turns()
+
+
 class Beginning(threading.Event):
     """Whether a thread has begun its work; or it was given up before, and never will."""
 
@@ -154,7 +188,11 @@ class Thread(threading.Thread):
     def run(self) -> None:
         """Do what it is for."""
         if self._beginning.begin():
-            super().run()
+            turns.count(1)
+            try:
+                super().run()
+            finally:
+                turns.count(-1)
 
 
 def start_new_thread(run: Callable[[], None], _arguments: tuple[()], *, small: bool) -> None:

@@ -670,6 +670,36 @@ def test_memory_is_looked_for_once_for_many_threads_and_for_each_where_it_is_sho
     assert looked == [16 * one], "what was seen long ago is seen to again"
 
 
+PACE = """
+import sys
+from scalesocket import Game
+
+class Pace(Game):
+    def on_message(self, client, message):
+        client.send(str(sys.getswitchinterval()))
+"""
+
+
+def test_the_more_rooms_there_are_the_longer_a_thread_goes_on(tmp_path: Path) -> None:
+    """When 1,000 rooms came back at once, each that waited for its turn looked 10,000 times a second
+    whether it had come: they did little else, and some took 13 s."""
+    (tmp_path / "pace.py").write_text(PACE)
+    with serve("pace:Pace", cwd=tmp_path) as server, RawClient.connect(server) as client:
+
+        def ask() -> float:
+            client.send_text("how long?")
+            return float(client.receive_text())
+
+        assert ask() == pytest.approx(scalesocket.SWITCH_INTERVAL)
+        with contextlib.ExitStack() as crowd:
+            for room in range(60):
+                other = crowd.enter_context(RawClient.connect(server, f"room-{room}"))
+                other.send_text("are you there?")
+                other.receive_text()
+            assert 3 * scalesocket.SWITCH_INTERVAL <= ask() <= 0.005
+        wait_until(lambda: ask() == pytest.approx(scalesocket.SWITCH_INTERVAL))
+
+
 @pytest.mark.parametrize("extra", [10, 60, 100])  # MiB
 @pytest.mark.parametrize("rooms", [1, 40])
 def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> None:
