@@ -681,8 +681,8 @@ class Pace(Game):
 
 
 def test_the_more_rooms_there_are_the_longer_a_thread_goes_on(tmp_path: Path) -> None:
-    """When 1,000 rooms came back at once, each that waited for its turn looked 10,000 times a second
-    whether it had come: they did little else, and some took 13 s."""
+    """When 1,000 rooms came back at once, each that waited for its turn looked 10,000 times a
+    second whether it had come: they did little else, and some took 13 s."""
     (tmp_path / "pace.py").write_text(PACE)
     with serve("pace:Pace", cwd=tmp_path) as server, RawClient.connect(server) as client:
 
