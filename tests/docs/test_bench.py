@@ -424,6 +424,7 @@ def test_every_part_can_be_measured() -> None:
 # ==== Workers =============================================================
 
 
+@pytest.mark.slow
 def test_two_rooms_can_be_measured_in_one_process_and_on_two_workers() -> None:
     with ProcessPoolExecutor(2) as pool:
         for _, *options in workers.LOADS.values():

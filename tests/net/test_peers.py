@@ -209,6 +209,7 @@ def test_nobody_waits_a_second_time_for_a_name_that_takes_long(
     wait_until(lambda: not peers._all[0].asking)
 
 
+@pytest.mark.slow
 def test_what_a_peer_said_stands_for_a_while_after_its_death() -> None:
     body = json.dumps([{"name": "a", "connections": 1}]).encode()
     complaints: list[str] = []

@@ -28,6 +28,8 @@ from tests.support import (
 )
 from tests.wire.test_tls import join as join_securely
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 ALL_SHARED = with_constants(OWN_READERS=0)
 TOLD = ("--clientframe=json", '--joinmsg={"t":"+"}', '--leavemsg={"t":"-"}')
 

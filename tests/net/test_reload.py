@@ -30,6 +30,8 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 NEW_CODE = "the new code runs"
 GAME = '''
 import helper

@@ -33,7 +33,10 @@ from tests.support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.slow,  # many servers are started here; --quick leaves them out
+]
 
 MIB = 2**20
 

@@ -38,6 +38,8 @@ from tests.support import (
     with_constants,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 CRASHED = (1012, "the process that had this room has ended")
 
 

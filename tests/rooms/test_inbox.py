@@ -238,6 +238,7 @@ def in_rounds(count: int, *jobs: Callable[[int], None], check: Callable[[int], N
             worker.join()
 
 
+@pytest.mark.slow
 def test_whatever_was_put_before_the_end_is_found_before_the_end() -> None:
     rounds = 1500
     inboxes = [Inbox(20) for _ in range(rounds)]

@@ -642,6 +642,7 @@ def test_gwsocket_takes_many_messages_and_large_ones(tmp_path: Path) -> None:
         assert client.wait_close()[0] == 1000
 
 
+@pytest.mark.slow
 def test_a_gwsocket_header_that_cannot_be_one_ends_the_room(tmp_path: Path) -> None:
     program = (
         "import os, struct, sys\n"

@@ -38,6 +38,7 @@ __all__ = ["certs", "game"]  # fixtures
 # ==== Ends ==================================================================
 
 
+@pytest.mark.slow
 def test_a_seat_that_expires_while_it_is_taken_back_is_one_or_the_other(game: Path) -> None:
     """So often, at about the same moment; the room is told the same as the client."""
     millisecond = 0.001 * slowness()

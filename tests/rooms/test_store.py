@@ -340,6 +340,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("everybody", "step", "lives", "workers"),
     [(12, 30, 6, "1"), (12, 30, 6, "2"), pytest.param(200, 1, 3, "1", marks=pytest.mark.slow)],
@@ -481,6 +482,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["1", '"1"', "1.0", "123456789012345678901234567890", "[1]", "0"])
 def test_what_a_program_saves_comes_back_as_it_was(folder: Path, text: str) -> None:
     (folder / "all.py").write_text(SAVES_ALL)
@@ -506,6 +508,7 @@ def test_a_program_that_is_started_again_gets_it_too(folder: Path) -> None:
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clientroute", [(), ("--clientroute",)])
 @pytest.mark.parametrize(
     "name", ["_save", "_Restore", "_re\\u0073tore", "_SAVE\\u200b", "_\u017fave"]
@@ -686,6 +689,7 @@ def test_a_crash_between_two_saves_leaves_everybody_the_seat(folder: Path) -> No
     wait_until(lambda: rooms(folder) == [])  # it has gone with its last seat
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
     port, least = free_port(), 0
     for _ in range(25):

@@ -210,6 +210,7 @@ def test_a_slow_close_is_waited_for() -> None:
             assert client.wait_close()[0] == 1000
 
 
+@pytest.mark.slow
 def test_thousands_leave_at_once_and_nothing_is_left() -> None:
     with serve("--ping=0", "--joinmsg=+", "--leavemsg=-", "cat") as server:
         with RawClient.connect(server) as witness:
@@ -292,6 +293,7 @@ def test_clients_of_a_full_room_may_go_in_any_way_and_so_may_the_room() -> None:
         wait_until(lambda: server.descriptors() < 40)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_server_whose_rooms_are_full() -> None:
     with serve("sleep", "--", "1000", command=SMALL) as server, ExitStack() as stack:
         crowd = [stack.enter_context(RawClient.connect(server, str(n % 3))) for n in range(9)]
