@@ -251,12 +251,18 @@ if #ARGV > 3 then
 end
 return 1
 """
-# The name of a room, fields `seat:ID` with the facts of seats that have got a token since.
+# The name of a room, fields `seat:ID` with the facts of seats that have got a token since; without
+# any of one that has ended.
 ADD = """
 local name, room = ARGV[3], key(ARGV[3])
 if not is_mine(name) then return 0 end
-redis.call('HSET', room, 'owner', me, unpack(ARGV, 4))
-if redis.call('HEXISTS', room, 'whole') == 0 then redis.call('ZADD', rooms, now, name) end
+for at = 4, #ARGV, 2 do
+    local field, facts = ARGV[at], ARGV[at + 1]
+    if facts == '' then redis.call('HDEL', room, field)
+    else redis.call('HSET', room, 'owner', me, field, facts) end
+end
+local is_new = redis.call('HEXISTS', room, 'whole') == 0
+if is_new and redis.call('EXISTS', room) == 1 then redis.call('ZADD', rooms, now, name) end
 return 1
 """
 # Names of rooms that this node has no longer.
@@ -359,7 +365,9 @@ def list_calls(
     for name, record in batch.items():
         yield WRITE, name, [] if record is None else encode(record)
     for name, said in latest.items():
-        pairs = [(f"seat:{number}".encode(), facts.encode()) for number, facts in said.items()]
+        pairs = [
+            (f"seat:{number}".encode(), (facts or "").encode()) for number, facts in said.items()
+        ]
         for at in range(0, len(pairs), MOST_AT_ONCE):
             yield ADD, name, [part for pair in pairs[at : at + MOST_AT_ONCE] for part in pair]
 

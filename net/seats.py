@@ -257,8 +257,6 @@ class SeatProtocol:
             for event in events:
                 if isinstance(event, Pong):
                     self._take_pong(self.seat, event.payload)
-            if not self.ping and events:  # a line shows that the answer came
-                self.seat.confirm(self.connection, 0)
         self.pending = bool(self._behind) or self._protocol.pending
         return events
 
@@ -312,7 +310,8 @@ class Seat:
         self._number = 0  # of the client as which it was opened: the newest one has the seat
         self._key = b""  # of the token that this one was given
         self._is_known = False  # to its client: a token is known to have come
-        self._is_stored = False  # for good: its room has ended, and will be back
+        self.is_stored = False  # for good: its room has ended, and will be back
+        self.in_store = False  # something has been stored of it; the writer's thread's
         self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
         self._size = 0  # bytes of these
         self._first = 0  # number of the first message that is kept
@@ -439,7 +438,7 @@ class Seat:
                 self._first = self._sent = seen
             if self._is_over or not self._first <= seen <= self._sent:
                 return False
-            if self._is_stored:  # nobody would know of the token that is given now
+            if self.is_stored:  # nobody would know of the token that is given now
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
             if number < self._number:
                 raise ConnectionClosed(RESUMED_ELSEWHERE, "resumed elsewhere")
@@ -506,14 +505,14 @@ class Seat:
         with self._lock:
             if self._is_over:
                 return None
-            self._is_stored = whole
+            self.is_stored = whole
             kept = list(self._kept) if whole else []
             return self._describe(kept), b"".join(data for data, _ in kept)
 
-    def describe_token(self) -> dict[str, Any] | None:
-        """Return what is to be stored since it has got a token; None: it is over, or stored."""
+    def describe_token(self) -> dict[str, Any]:
+        """Return what is to be stored since it has got a token."""
         with self._lock:
-            return None if self._is_over or self._is_stored else self._describe([])
+            return self._describe([])
 
     def _describe(self, kept: list[tuple[bytes, int]]) -> dict[str, Any]:
         return {
@@ -527,6 +526,7 @@ class Seat:
 
     def revive(self, facts: dict[str, Any], missed: bytes, *, whole: bool) -> None:
         """Be as it was described, before anybody knows of it."""
+        self.in_store = True
         self.taken = facts["taken"]
         self._is_stale = facts["stale"] or not whole
         self._is_known = True

@@ -52,6 +52,7 @@ from scalesocket import (
     GameBackend,
     Headers,
     Joined,
+    Left,
     Received,
     Request,
     Room,
@@ -180,7 +181,8 @@ class Database(Protocol):
     def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         """Store or (None) remove the records of rooms, and the highest ID: all, or nothing.
 
-        Then `merge_facts` of seats. A room that has no record gets `NOTHING`, and these.
+        Then `merge_facts` of seats, or (None) remove those that no record knows. A room that has no
+        record gets `NOTHING`, and these.
         """
 
     def read(self, room: str) -> Record | None:
@@ -190,8 +192,9 @@ class Database(Protocol):
         """End."""
 
 
-# The facts of seats that have got a token since their room was saved, by room and ID.
-Latest = Mapping[str, Mapping[int, str]]
+# The facts of seats that have got a token since their room was saved, by room and ID; None: of one
+# that has ended since.
+Latest = Mapping[str, Mapping[int, str | None]]
 NOTHING = Record(False, False, None, "null", b"", ())
 
 # A column of BLOB keeps what it is given: any other kind would make a number of the text "1".
@@ -267,14 +270,18 @@ class SqliteFile:
                 seats = [(name, *seat) for seat in record.seats]
                 db.executemany("INSERT INTO seats VALUES (?, ?, ?, ?)", seats)
             for name, said in latest.items():
-                facts = name, NOTHING.whole, NOTHING.kept, now, *NOTHING[2:5]
-                db.execute(f"INSERT OR IGNORE {insert}", facts)
+                if any(said.values()):
+                    facts = name, NOTHING.whole, NOTHING.kept, now, *NOTHING[2:5]
+                    db.execute(f"INSERT OR IGNORE {insert}", facts)
                 for number, fresh in said.items():
                     where = "WHERE room = ? AND id = ?"
                     found = db.execute(f"SELECT facts, missed FROM seats {where}", (name, number))
                     before, missed = found.fetchone() or (None, b"")
-                    seat = name, number, merge_facts(before, fresh), missed
-                    db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
+                    if fresh is not None:
+                        seat = name, number, merge_facts(before, fresh), missed
+                        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
+                    elif before is not None and json.loads(before)["late"]:
+                        db.execute(f"DELETE FROM seats {where}", (name, number))
             db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
 
     def read(self, room: str) -> Record | None:
@@ -411,7 +418,7 @@ class Store:
             self._pending[room] = record
 
     def put_token(self, room: str, seat: Seat) -> None:
-        """Have the tokens of a seat written, unless it is over by then, or its room is stored."""
+        """Have the tokens of a seat written, or that it has ended, unless its room has."""
         with self._changed:
             self._expect()
             self._given.setdefault(room, {})[seat.client.id] = seat
@@ -484,7 +491,8 @@ class Store:
             with self._changed:
                 self._pending = batch | self._pending
                 for room, seats in given.items():
-                    self._given[room] = seats | self._given.get(room, {})
+                    seats |= self._given.get(room, {})
+                    self._given[room] = {number: seats[number] for number in filter_needed(seats)}
         for question in questions:
             self._answer(question)
         return not stopping or bool(written and self._pending)
@@ -507,6 +515,9 @@ class Store:
         if took > SLOW_WRITE and not self._was_slow:
             self._was_slow = True
             log.warning("the store is slow: %d rooms took %.1f s", len(batch | latest), took)
+        for seats in given.values():
+            for seat in seats.values():
+                seat.in_store = True
         self._count("rooms_saved", len(batch))
         return True
 
@@ -534,13 +545,20 @@ class Store:
             question.answered.set()
 
 
-def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str]]:
-    """Return the facts of seats as if they were new, by ID, but for those that are over."""
+def filter_needed(seats: Mapping[int, Seat]) -> Iterator[int]:
+    """Return the IDs of seats of which something is to be written, though that has failed once."""
     for number, seat in seats.items():
-        facts = seat.describe_token()
-        if facts is not None:
-            facts |= {"taken": 0, "late": True, **describe_client(seat.client)}
-            yield number, json.dumps(facts)
+        if seat.in_store or not seat.client.departed:
+            yield number
+
+
+def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str | None]]:
+    """Return the facts of seats as if they were new, by ID; None: it has ended."""
+    for number, seat in seats.items():
+        if seat.is_stored:  # its room's last record says all of it
+            continue
+        facts = seat.describe_token() | {"taken": 0, "late": True, **describe_client(seat.client)}
+        yield number, None if seat.client.departed else json.dumps(facts)
 
 
 # ==== Rooms ==============================================================================
@@ -897,6 +915,13 @@ class StoredRooms(RoomRegistry):
             wait = max(self._config.linger, RETURN_TIME)
             self.call_later(wait, functools.partial(self._collect, room))
 
+    def release(self, client: Client, left: Left) -> bool:
+        """Take back a seat; see `RoomRegistry`. Its token is stored no longer."""
+        is_first = super().release(client, left)
+        if is_first and client.seat is not None:
+            self.note_token(client.seat)
+        return is_first
+
     def forget(self, room: Room) -> None:
         """Note that a room's thread is done; see `RoomRegistry`."""
         assert isinstance(room, StoredRoom)
@@ -932,7 +957,7 @@ class StoredRooms(RoomRegistry):
                 self._store.put(room.name, None)
 
     def note_token(self, seat: Seat) -> None:
-        """Have a token written that a client has just been given."""
+        """Have a token written that a client has just been given, or that its seat has ended."""
         room = seat.client.room
         assert isinstance(room, StoredRoom)
         with self._lock:

@@ -30,6 +30,7 @@ from tests.rooms.test_store import (
     metric,
     say,
     sit,
+    take_and_give_back_seats,
     wait_closed,
 )
 from tests.support import RawClient, ServerProcess, require_tool, run_cli, serve, wait_until
@@ -184,6 +185,35 @@ def test_a_crash_between_two_saves_leaves_everybody_the_seat(
     options = ("--resume", "60", "--saveevery", "0")
     crash_between_saves(lambda: stored(folder, store, "games:Tally", *options), wait_known)
     wait_until(lambda: not rooms(store))  # it has gone with its last seat
+
+
+def test_who_gives_a_seat_back_leaves_nothing_in_the_store(
+    folder: Path, store: RedisServer
+) -> None:
+    def count_stored() -> int:
+        names = store.ask("HKEYS", "scalesocket:room:den")
+        return sum(name.startswith("seat:") for name in names)
+
+    with stored(folder, store, "games:Tally", "--resume", "60", "--saveevery", "0") as server:
+        take_and_give_back_seats(server, count_stored)
+
+
+def test_who_removes_a_record_that_makes_its_room_fail_has_it_begin_anew(
+    folder: Path, store: RedisServer
+) -> None:
+    with stored(folder, store, "games:Kept", "--resume", "60") as server:
+        client, _ = sit(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        client.receive_text()
+        assert server.stop() == 0
+        assert wait_closed(client) == 1012
+    with stored(folder, store, "games:Picky", allow_traceback=True) as server:
+        assert wait_closed(RawClient.connect(server, "den")) == 1011
+        store.ask("DEL", "scalesocket:room:den")  # as README says
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 0")
+        client.close()
 
 
 def test_a_program_and_a_history_come_back_too(folder: Path, store: RedisServer) -> None:

@@ -20,6 +20,7 @@ from scalesocket.net.per_address import AddressLimits
 
 from scalesocket import Proxies, parse_command_line
 from tests.support import (
+    PATIENCE,
     PONG,
     Address,
     Closed,
@@ -278,6 +279,30 @@ def test_lines_of_text_are_accounted_for_as_well(game: Path) -> None:
         port = int(server.wait_log(r"lines of text at .* port (\d+)")[1])
         player = LinePlayer(("127.0.0.1", port), "cuts")
         assert cut_everywhere(player) > 150
+
+
+def test_words_in_the_packet_that_asks_for_a_seat_do_not_show_that_the_answer_came(
+    game: Path,
+) -> None:
+    with serve("--resume", "120", "--tcplisten", "127.0.0.1:0", "echo:Echo", cwd=game) as server:
+        port = int(server.wait_log(r"lines of text at .* port (\d+)")[1])
+
+        def ask(wish: object, *words: str) -> dict[str, Any]:
+            """Have a seat, and say words in the same packet."""
+            lines = ["den?_seat", json.dumps({"_seat": wish}), *words]
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+                sock.sendall("".join(f"{line}\n" for line in lines).encode())
+                file = sock.makefile("r")
+                answer: dict[str, Any] = json.loads(file.readline())["_seat"]
+                for word in words:
+                    assert file.readline() == f"{word}\n"
+                return answer
+
+        seat = ask({}, "one")
+        for number in range(2):  # of whom the answer is lost each time
+            again = ask({"token": seat["token"], "seen": 1 + number}, "more")
+            assert again["resumed"] and again["id"] == seat["id"]
+            assert again["taken"] == 1 + number
 
 
 # ==== The words =============================================================

@@ -689,6 +689,56 @@ def test_a_crash_between_two_saves_leaves_everybody_the_seat(folder: Path) -> No
     wait_until(lambda: rooms(folder) == [])  # it has gone with its last seat
 
 
+def take_and_give_back_seats(server: ServerProcess, count_stored: Callable[[], int]) -> None:
+    """Have many come and go while one stays: by then only that one's seat is stored."""
+    ann, _ = sit(server, "den")
+    wait_until(lambda: count_stored() == 1)
+    for _ in range(20):
+        visitors = [sit(server, "den")[0] for _ in range(5)]
+        for visitor in visitors:
+            visitor.close()
+    bob, _ = sit(server, "den")
+    wait_until(lambda: count_stored() == 2)  # so all before that has been written
+    bob.close()
+    wait_until(lambda: count_stored() == 1)
+    server.kill()
+    ann.sock.close()
+
+
+def test_who_gives_a_seat_back_leaves_nothing_in_the_store(folder: Path) -> None:
+    def count_stored() -> int:
+        return len(read(folder, "SELECT * FROM seats"))
+
+    with stored(folder, "games:Tally", "--resume", "60", "--saveevery", "0") as server:
+        take_and_give_back_seats(server, count_stored)
+
+
+def test_who_leaves_after_a_save_comes_back_with_it_if_the_server_crashes(folder: Path) -> None:
+    options = ("--resume", "60", "--saveevery", "0")
+    with stored(folder, "games:Tally", *options) as server:
+        ann, seat = sit(server, "den")
+        bob, other = sit(server, "den")
+        server.process.send_signal(signal.SIGTERM)
+        assert wait_closed(ann) == wait_closed(bob) == 1012
+        assert server.wait() == 0
+    with stored(folder, "games:Tally", *options) as server:
+        ann, seat = sit(server, "den", seat["token"])
+        bob, _ = sit(server, "den", other["token"])
+        bob.close()
+        while ann.receive_message()[1] != f"left {other['id']}".encode():
+            pass
+        carl, _ = sit(server, "den")
+        wait_until(lambda: len(read(folder, "SELECT * FROM seats")) == 3)  # all has been written
+        server.kill()
+        ann.sock.close()
+        carl.sock.close()
+    with stored(folder, "games:Tally", *options) as server:  # its game is as of that save
+        ann, seat = sit(server, "den", seat["token"])
+        ann.receive_json()
+        assert other["id"] in ask(ann)["clients"]
+        ann.close()
+
+
 @pytest.mark.slow
 def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
     port, least = free_port(), 0
