@@ -76,8 +76,10 @@ backend rooms
     option httpchk GET /health
     # 503: it drains. It stays, since its rooms can still be joined, and refuses others itself.
     http-check expect status 200,503
+    # weight: each node is on the ring 1,024 times, so their shares are even.
     # maxconn: below the node's --maxconns, so that clients wait here and no room is split.
-    default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions maxconn 10000
+    default-server weight 64 maxconn 10000
+    default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
 @ROOMS@
 
 backend pages

@@ -14,10 +14,15 @@ const NO_RATES = { messages_in: 0, messages_out: 0, bytes_in: 0, bytes_out: 0 };
 export class RoomsView {
   #watch = new Watch(() => this.draw());
   #chosen = null; // the name of the room whose clients are shown
+  #isPressed = false; // a row is, and a moment later let go of: till then it must stay
 
   /** `join(name)` is called to connect to a room. */
   constructor(join) {
     $("join").addEventListener("click", () => join(this.#chosen));
+    $("room-rows").addEventListener("pointerdown", () => (this.#isPressed = true));
+    for (const end of ["pointerup", "pointercancel"]) {
+      window.addEventListener(end, () => (this.#isPressed = false));
+    }
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     window.addEventListener("resize", () => this.draw());
     setInterval(() => this.#showProblem(), 500); // it counts down
@@ -82,6 +87,7 @@ export class RoomsView {
   }
 
   #showRooms(rooms) {
+    if (this.#isPressed) return;
     const sorted = rooms.toSorted(
       (a, b) => b.clients.length - a.clients.length || a.name.localeCompare(b.name));
     const focused = document.activeElement?.dataset.room;

@@ -827,6 +827,19 @@ def test_a_room_of_the_list_can_be_joined(open_tab: OpenTab, server: ServerProce
         await_drawn(page, "Received: text frame, 7 bytes")
 
 
+def test_a_row_that_is_pressed_stays_until_it_is_let_go_of(
+    open_tab: OpenTab, server: ServerProcess
+) -> None:
+    page = open_tab("/console/#rooms")
+    with RawClient.connect(server, "pond"):
+        page.locator("#room-rows td").nth(4).hover()
+        page.mouse.down()
+        for _ in range(2):  # what would draw it anew
+            page.wait_for_event("response", lambda answer: answer.url.endswith("/console/api"))
+        page.mouse.up()
+        page.get_by_role("button", name="Connect to it").wait_for()
+
+
 def test_it_says_when_there_is_no_news_and_asks_again(visit: Visit) -> None:
     with serve("--console", "cat") as server:
         page = visit(server, "/console/#rooms")

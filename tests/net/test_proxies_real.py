@@ -414,7 +414,7 @@ def test_behind_haproxy_a_room_moves_to_a_new_node_only_when_it_starts_anew(tmp_
         front = stack.enter_context(proxy("haproxy", tmp_path, addresses))
         clients = {
             f"play-{number}": stack.enter_context(RawClient.connect(front, f"play-{number}"))
-            for number in range(12)
+            for number in range(40)  # of which each node takes a third
         }
         stack.enter_context(node(HOSTS[2], "cat", port=port))
 

@@ -48,6 +48,7 @@ export function linkTo(room) {
 export class RoomChooser {
   #room = currentRoom();
   #rooms = [];
+  #shown = ""; // what the list says
   #timer = 0;
   #soon = false; // a look is due shortly
   #unlisted = false; // this server has no list, and will not have one
@@ -141,12 +142,16 @@ export class RoomChooser {
     const live = rooms
       .filter(({ name, connections }) => typeof name === "string" && connections > 0)
       .sort((a, b) => b.connections - a.connections || a.name.localeCompare(b.name));
+    this.note.textContent = live.length ? "" : ifNone;
+    // A link that is pressed is let go of a moment later: what has not changed must stay.
+    const shown = JSON.stringify([this.#room, ...live.map((room) => [room.name, room.connections])]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
     const items = live.map(({ name, connections }) => this.#item(name, connections));
     const focused = this.list.contains(document.activeElement)
       ? document.activeElement.dataset.room
       : undefined;
     this.list.replaceChildren(...items);
-    this.note.textContent = items.length ? "" : ifNone;
     if (focused !== undefined) {
       this.list.querySelector(`[data-room="${CSS.escape(focused)}"]`)?.focus();
     }
