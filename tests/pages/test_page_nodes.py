@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests import browser as in_browser
 from tests.browser import OpenTab, wait_for
 from tests.net.test_peers import free_port
+from tests.pages.test_page_games import AUTOPILOT
 from tests.pages.test_page_seats import BACK, MINE, STATE, play_snake
 from tests.proxies import proxy
 from tests.redis_server import RedisServer, running_redis
@@ -63,7 +65,13 @@ def test_a_snake_goes_on_at_another_node_when_its_own_is_killed(
 ) -> None:
     page = open_tab("/snake/?room=garden")
     me = play_snake(page)
-    wait_until(lambda: '"Ann"' in server.state("garden"))
+    page.evaluate(AUTOPILOT)
+
+    def saved_best() -> int:
+        state = json.loads(server.state("garden") or '{"players": []}')
+        return max((player["best"] for player in state["players"]), default=0)
+
+    best = wait_until(lambda: saved_best() if saved_best() >= 2 else None)
     doomed = server.find("garden")
     server.nodes.remove(doomed)
     page.evaluate("window.wasLoadedOnce = true")
@@ -72,7 +80,8 @@ def test_a_snake_goes_on_at_another_node_when_its_own_is_killed(
     other.wait_log("room opened  room=garden")
     wait_for(
         page,
-        f"{STATE} === 'connected' && {BACK} && {MINE}?.name === 'Ann' && {MINE}.body.length >= 3",
+        f"{STATE} === 'connected' && {BACK} && {MINE}?.name === 'Ann' && {MINE}.best >= value",
+        best,
     )
     assert page.evaluate("game.me") == me
     assert page.evaluate("window.wasLoadedOnce"), "it is the same page"
