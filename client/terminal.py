@@ -29,7 +29,9 @@ from enum import Enum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from scalesocket import CloseCode, ScaleSocketError, open_standard_streams
+from scalesocket.net.standard_streams import open_standard_streams
+
+from scalesocket import CloseCode, ScaleSocketError
 
 from .reconnecting import Lost, Opened, Received, Reconnecting
 from .websocket import (

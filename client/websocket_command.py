@@ -20,7 +20,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from scalesocket import ScaleSocketError, open_standard_streams
+from scalesocket.net.standard_streams import open_standard_streams
+
+from scalesocket import ScaleSocketError
 
 from .reconnecting import listen
 from .websocket import (

@@ -64,7 +64,6 @@ from scalesocket import (
     Server,
     count_spare_files,
     log,
-    open_standard_streams,
     parse_command_line,
     refuse_if,
     serve,
@@ -73,6 +72,7 @@ from scalesocket import (
 )
 
 from .logs import finish_log
+from .standard_streams import open_standard_streams
 
 # fmt: off
 OPTIONS = (
