@@ -33,8 +33,8 @@ gives each room what has come for it as one batch.
     helper      on demand        what the acceptor would have to wait    the client is in, or the
                                  for: TLS, --auth, plain HTTP            connection has ended
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
-    pump        1 per child      child's output to the clients, its      the child has ended
-                                 stderr to the log
+    pump        1 per child      child's output to the clients           the child has ended
+    stderr      1 per child      child's stderr to the log               the child has ended
     sender      1                writes what sockets could not take      the server has ended
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
     store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
@@ -2781,58 +2781,53 @@ class ChildProcess:
                 raise
             raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
 
-    def read(self, *descriptors: int) -> Iterator[tuple[int, bytes]]:
-        """Yield what the child writes to each descriptor, then b"": it has closed it, or exited.
+    def read(self, descriptor: int) -> Iterator[bytes]:
+        """Yield what the child writes to a descriptor until it closes it or exits.
 
-        A child's own children may hold a descriptor open for longer; what the child itself
+        A child's own children may hold the descriptor open for longer; what the child itself
         wrote before it exited is all there by then, so nobody waits for them.
         """
-        if not POSIX:  # nobody waits for several pipes: one after the other
-            for descriptor in descriptors:
-                while data := os.read(descriptor, RECEIVE_SIZE):
-                    yield descriptor, data
-                yield descriptor, b""
+        if not POSIX:
+            yield from iter(lambda: os.read(descriptor, RECEIVE_SIZE), b"")
             return
+        os.set_blocking(descriptor, False)
         poller = select.poll()
-        for descriptor in descriptors:
-            os.set_blocking(descriptor, False)
-            poller.register(descriptor, select.POLLIN)
+        poller.register(descriptor, select.POLLIN)
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
-        left, busy = list(descriptors), list(descriptors)  # not at the end; not read empty
         exited, budget = False, 64  # reads until it is asked again whether the child has exited
-        while left and (budget or not exited) and (busy or not exited):
-            if not exited and not (busy and budget):
-                patience = 0 if busy else None if self._pidfd >= 0 else 200
-                ready = [fd for fd, _ in poller.poll(patience)]
-                busy = [fd for fd in left if fd in ready]
-                # A child of the child may never pause.
-                exited = (busy != ready or not (busy and budget)) and self._has_exited()
-                busy = list(left) if exited else busy
-                budget = 16 * len(left) if exited else 64  # 1 MiB: more does not fit into a pipe
-            for descriptor in tuple(busy):
-                try:
-                    data = os.read(descriptor, RECEIVE_SIZE)
-                except BlockingIOError:
-                    busy.remove(descriptor)
-                    continue
-                except OSError:  # EIO: the end of a pseudo-terminal
-                    data = b""
-                if not data:
-                    poller.unregister(descriptor)
-                    left.remove(descriptor)
-                if not data or (len(data) < select.PIPE_BUF and not exited):
-                    busy.remove(descriptor)  # nothing was left: no need to try
-                yield descriptor, data
-                budget = max(budget - 1, 0)
-        yield from ((descriptor, b"") for descriptor in left)
+        drained = False  # nothing was left when it was last read: no need to try
+        while budget:
+            if drained and not exited:
+                ready = [fd for fd, _ in poller.poll(None if self._pidfd >= 0 else 200)]
+                if ready != [descriptor]:
+                    exited = self._has_exited()
+                    budget = 16 if exited else 64  # 1 MiB: more does not fit into a pipe
+            try:
+                data = os.read(descriptor, RECEIVE_SIZE)
+            except BlockingIOError:
+                if exited:
+                    return
+                drained = True
+                continue
+            except OSError:  # EIO: the end of a pseudo-terminal
+                return
+            if not data:
+                return
+            yield data
+            drained = len(data) < select.PIPE_BUF
+            budget -= 1
+            if not budget and not exited:  # a child of the child may never pause
+                exited = self._has_exited()
+                budget = 16 if exited else 64  # 1 MiB: more does not fit into a pipe
 
     def _has_exited(self) -> bool:
         """Whether the child has exited; it stays unreaped, so that its number stays taken."""
         if not hasattr(os, "waitid"):  # macOS
             return self.popen.poll() is not None
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            return os.waitid(os.P_PID, self.pid, options) is not None
         except ChildProcessError:  # reaped already
             return True
 
@@ -2923,8 +2918,10 @@ class ProcessBackend(Backend):
         self._command = config.command
         self.hears_joins = bool(config.joinmsg)
         self._input = -1  # descriptor that the child reads
+        self._output = -1  # descriptor that the child writes
         self._input_closed = False
-        self._pumps: list[threading.Thread] = []
+        self._pump: threading.Thread | None = None
+        self._stderr: threading.Thread | None = None
         self._child: ChildProcess | None = None
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
@@ -2935,7 +2932,7 @@ class ProcessBackend(Backend):
     # -- the room's thread --
 
     def start(self, room: Room, opener: Client) -> None:
-        """Start the child and the thread that reads it."""
+        """Start the child and the two threads that read it."""
         self._room = room
         self._opener = opener
         self._to_child = make_framing(self._config, self._config.clientframe, room.report)
@@ -2973,10 +2970,12 @@ class ProcessBackend(Backend):
         return Unwritten(event.client, data[size:], size == 0) if size < len(data) else None
 
     def stop(self) -> None:
-        """Stop the child, wait for its pump, close what was open."""
+        """Stop the child, wait for its threads, close what was open."""
         if self._child is not None:
             self._child.stop(self._end_input)
-            self._join_pumps()
+            for thread in (self._pump, self._stderr):
+                if thread is not None:
+                    thread.join()
             self._child.close()
             self._child = None
             self._room.registry.count("children_exited")
@@ -2991,14 +2990,13 @@ class ProcessBackend(Backend):
         config, opener = self._config, self._opener
         environment = build_environment(opener, config.passenv)
         self._from_child = make_framing(config, config.serverframe, self._room.report)
-        self._said = Framing(binary=False, delimiters=b"\n", report=self._room.report)
-        self._skips = False  # what is left of a line that was too long
-        self._input_closed = self._output_ended = False
+        self._input_closed = False
         self._started_at = time.monotonic()
         try:
             self._attach(environment)
         except OSError as error:  # there is no pipe, terminal or socket to be had
             raise ShortageError(f"cannot start the program: {error.strerror}") from None
+        self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
         if self._room.saved:
             self._write(f'{{"_restore":{self._room.saved}}}\n'.encode())
 
@@ -3007,8 +3005,8 @@ class ProcessBackend(Backend):
         assert self._child is not None
         lived = time.monotonic() - self._started_at
         by_itself = self._child.wait(EXIT_TIME + self._config.closegrace)
-        if by_itself:
-            self._join_pumps()  # its last words come before the Close frame, too
+        if by_itself and self._stderr is not None:
+            self._stderr.join()  # its last words come before the Close frame, too
         ending = exited.error or describe_exit(self._child.popen.returncode if by_itself else None)
         if not self._config.respawn or exited.error is not None:
             raise ending
@@ -3062,13 +3060,14 @@ class ProcessBackend(Backend):
                 self._input_closed = True
 
     def _should_abandon(self, blocked_since: float) -> bool:
-        if self._output_ended and self._child is not None and self._child.wait(0):
+        ended = self._pump is not None and not self._pump.is_alive()
+        if ended and self._child is not None and self._child.wait(0):
             return True
         since_start = time.monotonic() - self._started_at
         if time.monotonic() - blocked_since < ABANDON_TIMEOUT or since_start < FIRST_READ_TIMEOUT:
             return False
         room = self._room
-        return self._output_ended or room.closing.is_set() or room.registry.is_deserted(room)
+        return ended or room.closing.is_set() or room.registry.is_deserted(room)
 
     # -- how the child is connected: net/children.py and net/linebuffer.py have other ways --
 
@@ -3079,33 +3078,25 @@ class ProcessBackend(Backend):
 
     def _speak_with(self, child: ChildProcess, terminal: int = -1) -> None:
         """Speak with a child on pipes, or read what it prints to a pseudo-terminal."""
-        stdin, stdout, stderr = child.popen.stdin, child.popen.stdout, child.popen.stderr
-        assert stdin is not None and stderr is not None
+        stdin, stdout = child.popen.stdin, child.popen.stdout
+        assert stdin is not None
         self._input = stdin.fileno()
+        self._output = stdout.fileno() if stdout is not None else terminal
         if POSIX:
             os.set_blocking(self._input, False)
-        output = stdout.fileno() if stdout is not None else terminal
-        self._read(child, {output: self._take_output, stderr.fileno(): self._take_stderr})
         self._room.closing.wait(self._config.delay)
-
-    def _read(self, child: ChildProcess, takers: dict[int, Callable[[bytes], None]]) -> None:
-        """Have all that the child writes to these descriptors taken, on a thread."""
-        each = [{descriptor: take} for descriptor, take in takers.items()]
-        for some in [takers] if POSIX else each:
-            pump = start_thread(f"pump {self._room.name}", insist, self._run_pump, child, some)
-            self._pumps.append(pump)
-
-    def _join_pumps(self) -> None:
-        while self._pumps:
-            self._pumps.pop().join()
 
     def _start_child(
         self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
     ) -> ChildProcess:
-        """Start the child, which nobody reads yet."""
+        """Start the child, and the thread that reads what it says for the log."""
         self._child = ChildProcess(command, environment, streams, grace=self._config.closegrace)
         self._room.registry.count("children_started")
         self._room.log.debug("child %d started", self._child.pid)
+        said = self._child.popen.stderr or self._child.popen.stdout
+        if said is not None:
+            name = f"stderr {self._room.name}"
+            self._stderr = start_thread(name, insist, self._log_stderr, self._child, said.fileno())
         return self._child
 
     def _end_input(self) -> None:
@@ -3116,43 +3107,38 @@ class ProcessBackend(Backend):
     def _detach(self) -> None:
         """Close what `_attach` opened beside pipes; also called when it failed."""
 
-    # -- the pump --
+    # -- the pump and the stderr thread --
 
-    def _run_pump(self, child: ChildProcess, takers: dict[int, Callable[[bytes], None]]) -> None:
-        for descriptor, data in child.read(*takers):
-            takers[descriptor](data)
-
-    def _take_output(self, data: bytes) -> None:
-        """Deliver what has come from the child; b"" is its end."""
-        if self._output_ended:  # something in it was wrong, and the room is about to end
-            return
-        framing = self._from_child
-        self._output_ended = True  # whatever happens now
+    def _run_pump(self) -> None:
+        child, framing = self._child, self._from_child
+        assert child is not None
         try:
-            self._deliver("stdout", framing.feed(data) if data else framing.finish())
-            self._output_ended = not data or framing.error is not None
+            for data in child.read(self._output):
+                self._deliver("stdout", framing.feed(data))
+                if framing.error:
+                    break
+            else:
+                self._deliver("stdout", framing.finish())
         except MemoryError:
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
-            if self._output_ended:
-                insist(self._room.inbox.put, Exited(framing.error))
+            insist(self._room.inbox.put, Exited(framing.error))
 
-    def _take_stderr(self, data: bytes) -> None:
-        """Log lines, of which each may be as long as a message; b"" is the end."""
-        lines, is_end = self._said, not data
-        if self._skips:
-            _, newline, data = data.partition(b"\n")
-            self._skips = not newline
-        try:
-            self._log_stderr(lines.finish() if is_end else lines.feed(data))
-        except MemoryError:
-            report_failure()
-        if lines.error:
-            self._room.report(None, f"stderr: {lines.error}")
-            self._said = Framing(binary=False, delimiters=b"\n", report=self._room.report)
-            self._skips = True
+    def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
+        lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
+        skipping = False  # what is left of a line that was too long
+        for data in child.read(descriptor):
+            if skipping:
+                _, newline, data = data.partition(b"\n")
+                skipping = not newline
+            self._take_stderr(lines.feed(data))
+            if lines.error:
+                self._room.report(None, f"stderr: {lines.error}")
+                lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
+                skipping = True
+        self._take_stderr(lines.finish())
 
-    def _log_stderr(self, outputs: list[Output]) -> None:
+    def _take_stderr(self, outputs: list[Output]) -> None:
         for output in outputs:
             assert isinstance(output, Route)
             for line in output.payloads:

@@ -35,6 +35,7 @@ from scalesocket import (
     is_program,
     log,
     refuse_if,
+    start_thread,
 )
 
 from .linebuffer import find_command
@@ -143,15 +144,12 @@ class AuthCommand:
             self._running.add(child)
         self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
         assert child.popen.stdout is not None and child.popen.stderr is not None
-        stdout, stderr = child.popen.stdout.fileno(), child.popen.stderr.fileno()
         printed = b""
         try:
-            for descriptor, data in child.read(stdout, stderr):
-                if descriptor == stdout:
-                    printed += data[: MAX_IDENTITY - len(printed)]
-                else:
-                    for line in data.decode(errors="replace").splitlines():
-                        log.info("auth: %s", line)
+            logger = start_thread("auth", self._log, child, child.popen.stderr.fileno())
+            for data in child.read(child.popen.stdout.fileno()):
+                printed += data[: MAX_IDENTITY - len(printed)]
+            logger.join()
             status = child.popen.wait()
         finally:
             with self._lock:
@@ -162,6 +160,12 @@ class AuthCommand:
             user, client.claims = read_identity(printed)
             client.user = user or client.user
         return status
+
+    @staticmethod
+    def _log(child: ChildProcess, stderr: int) -> None:
+        for data in child.read(stderr):
+            for line in data.decode(errors="replace").splitlines():
+                log.info("auth: %s", line)
 
     def _expire(self, child: ChildProcess) -> None:
         with self._lock:

@@ -94,16 +94,13 @@ class TcpBackend(ProcessBackend):
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
         child = self._start_child(self._command, environment, streams)
-        assert child.popen.stdout is not None
-        self._read(child, {child.popen.stdout.fileno(): self._take_stderr})
         self._room.closing.wait(self._config.delay)
         deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
         while self._socket is None:
             self._socket = self._connect()
             if self._socket is None:
                 self._check_patience(child, deadline)
-        self._input = self._socket.fileno()
-        self._read(child, {self._input: self._take_output})
+        self._input = self._output = self._socket.fileno()
 
     def _connect(self) -> socket.socket | None:
         """Return a connection to the child, or None if it does not listen yet."""
@@ -238,7 +235,7 @@ class PtyBackend(ProcessBackend):
         import termios
 
         master, slave = pty.openpty()
-        self._input = master
+        self._input = self._output = master
         self._set_size()
         modes = termios.tcgetattr(slave)
         modes[0] |= _IUTF8
@@ -246,10 +243,10 @@ class PtyBackend(ProcessBackend):
         environment.setdefault("TERM", "xterm-256color")
         command = [sys.executable, "-IS", "-c", _LAUNCHER, *self._config.command]
         try:
-            child = self._start_child(command, environment, (slave, slave, slave))
+            self._start_child(command, environment, (slave, slave, slave))
         finally:
             os.close(slave)
-        self._read(child, {master: self._take_output})
+        os.set_blocking(master, False)
         self._room.closing.wait(self._config.delay)
 
     def _encode(self, event: RoomEvent) -> bytes:
@@ -296,4 +293,4 @@ class PtyBackend(ProcessBackend):
     def _detach(self) -> None:
         if self._input >= 0:
             os.close(self._input)
-            self._input = -1
+            self._input = self._output = -1

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -24,7 +21,6 @@ from scalesocket.net.lines import LINES
 import scalesocket
 from scalesocket import (
     PLAIN,
-    ChildProcess,
     ConnectionClosed,
     Ended,
     Exited,
@@ -565,40 +561,3 @@ def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
     assert told[:2] == ["the members", "the room"]
     assert not registry.release(member, scalesocket.Left(member, 1000))
     assert told.count("the room") == 1
-
-
-# ==== What a child writes =================================================
-
-WRITER = """
-import os, subprocess, sys
-subprocess.Popen(["sleep", "60"])  # it holds both open
-for number in range(40):
-    os.write(1, b"o" * 50_000)
-    os.write(2, b"e" * 10_000)
-{end}
-"""
-
-
-@pytest.mark.parametrize(
-    ("end", "left"), [("os.close(1); os.write(2, b'more')", 4), ("os._exit(3)", 0)]
-)
-def test_all_that_a_child_wrote_is_read_from_both_pipes_at_once(end: str, left: int) -> None:
-    pipe = subprocess.PIPE
-    for _ in range(20):
-        command = [sys.executable, "-c", WRITER.format(end=end)]
-        child = ChildProcess(command, dict(os.environ), (pipe, pipe, pipe), grace=0.0)
-        assert child.popen.stdout is not None and child.popen.stderr is not None
-        stdout, stderr = child.popen.stdout.fileno(), child.popen.stderr.fileno()
-        read = {stdout: 0, stderr: 0}
-        ended = []
-        for descriptor, data in child.read(stdout, stderr):
-            assert descriptor not in ended, "nothing comes behind the end"
-            read[descriptor] += len(data)
-            if not data:
-                ended.append(descriptor)
-        assert read == {stdout: 2_000_000, stderr: 400_000 + left}
-        assert sorted(ended) == [stdout, stderr]
-        assert child._has_exited()
-        child.signal_group(signal.SIGKILL)
-        child.wait(PATIENCE)
-        child.close()
