@@ -27,7 +27,7 @@ import pytest
 from tests.support import ROOT, ServerProcess, require_tool
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
 
 PAGES = ROOT / "client" / "web"
 PATIENCE = 40_000  # milliseconds that a test waits for a condition
@@ -46,6 +46,14 @@ PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
 MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room or a player
 
 OpenTab = Callable[..., "Page"]  # open_tab(path="/", **options of a Playwright context)
+
+
+def expect(found: Locator, message: str | None = None) -> LocatorAssertions:
+    """Wait until something holds of an element; for what has not come, or has just changed."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
+    return expect(found, message)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from scalesocket import (
     encode_frame,
 )
 from tests import browser as in_browser
-from tests.browser import MARKUP, PHONE, OpenTab, sticking_out
+from tests.browser import MARKUP, PHONE, OpenTab, expect, sticking_out
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -468,7 +468,7 @@ def test_the_handshake_is_drawn_and_its_accept_value_worked_out(open_tab: OpenTa
     answered = drawn_fields(page)
     assert answered["status"] == "HTTP/1.1 101 Switching Protocols"
     assert answered["in base64"] == answered["Sec-WebSocket-Accept"]
-    assert "✓" in page.locator("#drawing").inner_text()
+    expect(page.locator("#drawing")).to_contain_text("✓")
     choose(page, "sent", "handshake")
     asked = drawn_fields(page)
     assert asked["GET"] == "GET /two%20words HTTP/1.1"
@@ -514,7 +514,7 @@ def test_bytes_are_sent_from_hex_and_nonsense_is_refused(open_tab: OpenTab) -> N
     page = connect(open_tab)
     page.locator("#type").select_option("hex")
     send_text(page, "c3 28 0")
-    assert "5 digits" in page.locator("#message-problem").inner_text()
+    expect(page.locator("#message-problem")).to_contain_text("5 digits")
     assert entries(page, "sent") == []
     send_text(page, "c3 28 00 0a")
     await_entries(page, "sent", "binary")
@@ -581,11 +581,11 @@ def test_wrong_frames_are_answered_by_a_close(
     page.locator("body[data-state=closed]").wait_for()
     await_drawn(page, "Received: close frame")
     assert drawn_bytes(page)[0] == 0x88
-    assert f"code {code}" in page.locator("#drawing .fields").inner_text()
+    expect(page.locator("#drawing .fields")).to_contain_text(f"code {code}")
     page.locator("#log .sent:has(.wrong)").first.click()
     await_drawn(page, "Sent")
     assert page.locator("#drawing .faults a").all_text_contents() == [f"§ {section}"]
-    assert f"{code}" in page.locator("#answer").inner_text()
+    expect(page.locator("#answer")).to_contain_text(f"{code}")
 
 
 def test_the_request_can_be_spoilt_to_see_the_refusal(open_tab: OpenTab) -> None:
@@ -596,7 +596,7 @@ def test_the_request_can_be_spoilt_to_see_the_refusal(open_tab: OpenTab) -> None
     await_said(page, "Handshake failed: the server answers 426, not 101.")
     await_drawn(page, "Received: response")
     assert drawn_fields(page)["Sec-WebSocket-Version"] == "13"
-    assert "version 13" in page.locator("#drawing pre").first.inner_text()
+    expect(page.locator("#drawing pre").first).to_contain_text("version 13")
 
 
 def test_a_subprotocol_and_a_query_reach_the_program(visit: Visit) -> None:
@@ -624,7 +624,7 @@ def test_a_compressed_message_is_shown_as_it_was(visit: Visit) -> None:
         send_text(page, "fish and " * 30 + "chips")
         await_drawn(page, "Received: text frame")
         assert drawn_bytes(page)[0] == 0xC1
-        assert page.locator("#drawing .faults").count() == 0
+        expect(page.locator("#drawing .faults")).to_have_count(0)
         page.locator("#drawing pre", has_text="fish and chips").wait_for()
 
 
@@ -633,7 +633,7 @@ def test_a_message_over_the_limit_is_answered_by_1009(visit: Visit) -> None:
         page = connect(functools.partial(visit, server))
         send_text(page, "x" * 101)
         await_drawn(page, "Received: close frame")
-        assert "code 1009" in page.locator("#drawing .fields").inner_text()
+        expect(page.locator("#drawing .fields")).to_contain_text("code 1009")
 
 
 def test_dropping_the_connection_is_no_closing_handshake(open_tab: OpenTab) -> None:
@@ -641,7 +641,7 @@ def test_dropping_the_connection_is_no_closing_handshake(open_tab: OpenTab) -> N
     page.get_by_role("button", name="Drop").click()
     page.locator("body[data-state=closed]").wait_for()
     await_said(page, "with no closing handshake")
-    assert page.get_by_role("button", name="Send message").is_disabled()
+    expect(page.get_by_role("button", name="Send message")).to_be_disabled()
 
 
 def test_a_server_that_stops_says_so_with_a_close(visit: Visit) -> None:
@@ -649,7 +649,7 @@ def test_a_server_that_stops_says_so_with_a_close(visit: Visit) -> None:
         page = connect(functools.partial(visit, server))
         server.stop()
         await_drawn(page, "Received: close frame")
-        assert "1001" in page.locator("#drawing .fields").inner_text()
+        expect(page.locator("#drawing .fields")).to_contain_text("1001")
 
 
 def test_the_browsers_own_websocket_shows_messages_only(open_tab: OpenTab) -> None:
@@ -659,14 +659,14 @@ def test_the_browsers_own_websocket_shows_messages_only(open_tab: OpenTab) -> No
     assert page.get_by_label("Address", exact=True).input_value().endswith("/lobby")
     page.get_by_role("button", name="Connect", exact=True).click()
     page.locator("body[data-state=open]").wait_for()
-    assert page.get_by_role("button", name="Ping", exact=True).is_disabled()
-    assert page.get_by_label("Frames", exact=True).is_disabled()
+    expect(page.get_by_role("button", name="Ping", exact=True)).to_be_disabled()
+    expect(page.get_by_label("Frames", exact=True)).to_be_disabled()
     page.get_by_label("Message", exact=True).fill("Hello")
     page.get_by_role("button", name="Send message").click()
     await_drawn(page, "Received: text message, 5 bytes")
     page.get_by_label("Code", exact=True).fill("1002")
     page.get_by_role("button", name="Close", exact=True).click()
-    assert "1000" in page.locator("#close-problem").inner_text()  # what else a browser may send
+    expect(page.locator("#close-problem")).to_contain_text("1000")  # what else a browser may send
     page.get_by_label("Code", exact=True).fill("3999")
     page.get_by_role("button", name="Close", exact=True).click()
     await_said(page, "code 3999")
@@ -679,8 +679,8 @@ def test_what_comes_over_the_wire_is_never_markup(open_tab: OpenTab, server: Ser
     assert entries(page, "received") == [("text", MARKUP)]
     page.get_by_role("link", name="Rooms").click()
     page.locator("#room-rows button").click()
-    assert page.locator("#detail-title").inner_text() == f"Clients of {MARKUP}"
-    assert page.locator("main img").count() == 0
+    expect(page.locator("#detail-title")).to_have_text(f"Clients of {MARKUP}")
+    expect(page.locator("main img")).to_have_count(0)
     assert page.title() == "Console · ScaleSocket"
 
 
@@ -690,13 +690,13 @@ def test_a_flood_keeps_the_newest_entries(open_tab: OpenTab, server: ServerProce
         for number in range(700):
             other.send_text(f"message {number}")
         page.locator("#log").get_by_text("message 699", exact=True).wait_for()
-    assert page.locator("#log li").count() == 500
-    assert "older ones are gone" in page.locator("#passed").inner_text()
-    assert page.get_by_text("every frame gets a line above").count() == 0
+    expect(page.locator("#log li")).to_have_count(500)
+    expect(page.locator("#passed")).to_contain_text("older ones are gone")
+    expect(page.get_by_text("every frame gets a line above")).to_have_count(0)
     page.get_by_role("button", name="Clear").click()
     page.locator("#drawn-title", has_text="Nothing yet").wait_for()
     page.get_by_text("every frame gets a line above").wait_for()
-    assert page.locator("#log li").count() == 0
+    expect(page.locator("#log li")).to_have_count(0)
 
 
 def shown_entries(page: Page) -> list[str]:
@@ -811,10 +811,10 @@ def test_rooms_clients_and_rates_are_shown_as_they_change(
 
         wait_until(shows_both_and_more_out_than_in)
         wait_until(lambda: ink_of(page, "#messages-chart") > empty)
-        assert page.locator("#messages-now").inner_text().startswith("in ")
-        assert "127.0.0.1:" in page.locator("#client-rows").inner_text()
+        expect(page.locator("#messages-now")).to_contain_text("in ")
+        expect(page.locator("#client-rows")).to_contain_text("127.0.0.1:")
     page.get_by_text("There is no room").wait_for()
-    assert page.locator("#room-detail").is_hidden()
+    expect(page.locator("#room-detail")).to_be_hidden()
 
 
 def test_a_room_of_the_list_can_be_joined(open_tab: OpenTab, server: ServerProcess) -> None:
@@ -848,7 +848,7 @@ def test_it_says_when_there_is_no_news_and_asks_again(visit: Visit) -> None:
     page.locator("#countdown", has_text="Next try in").wait_for()
     with serve("--console", "cat", addr=f"127.0.0.1:{server.port}"):
         page.locator("body[data-server=live]").wait_for()
-        assert page.locator("#silence").is_hidden()
+        expect(page.locator("#silence")).to_be_hidden()
 
 
 def test_nothing_is_asked_while_nobody_looks(open_tab: OpenTab) -> None:

@@ -19,6 +19,7 @@ from tests.browser import (
     PHONE,
     PHONE_ON_ITS_SIDE,
     OpenTab,
+    expect,
     sticking_out,
     wait_for,
 )
@@ -84,8 +85,8 @@ def test_two_tabs_see_two_players(open_tab: OpenTab) -> None:
     assert me(a) != me(b)
     assert a.evaluate("game.players") == b.evaluate("game.players")
     assert set(a.evaluate("game.players")) == {me(a), me(b)}
-    assert a.locator("#status").inner_text() == "Connected"
-    assert a.locator("#headcount").inner_text() == "with 1 more."
+    expect(a.locator("#status")).to_have_text("Connected")
+    expect(a.locator("#headcount")).to_have_text("with 1 more.")
 
 
 def test_when_one_clicks_the_other_sees_it_hop_there(open_tab: OpenTab) -> None:
@@ -157,7 +158,7 @@ def test_who_closes_the_tab_is_gone(open_tab: OpenTab) -> None:
     wait_for_players(b, 1)
     wait_for(b, "game.sprites.length === 1")
     assert list(b.evaluate("game.players")) == [me(b)]
-    assert b.locator("#headcount").inner_text() == "all alone."
+    expect(b.locator("#headcount")).to_have_text("all alone.")
 
 
 def test_the_canvas_shows_a_picture_that_moves(open_tab: OpenTab) -> None:
@@ -190,7 +191,7 @@ def test_another_room_is_another_meadow(open_tab: OpenTab) -> None:
     wait_for_players(b, 1)
     assert b.evaluate("game.room") == "burrow"
     assert b.url.endswith("/bunny/?room=burrow")
-    assert b.locator("[data-room-name]").inner_text() == "burrow"
+    expect(b.locator("[data-room-name]")).to_have_text("burrow")
     b.go_back()
     wait_for_players(a, 2)
     wait_for_players(b, 2)
@@ -223,9 +224,9 @@ def test_a_room_may_have_any_name_and_it_is_shown_as_text(open_tab: OpenTab, roo
     b.goto(a.url)  # the link leads to the same room
     wait_for_players(b, 2)
     wait_for(b, "document.querySelector('[data-rooms] [aria-current]') !== null")
-    assert b.locator("[data-room-name]").inner_text() == room
-    assert b.locator("[data-rooms] [aria-current] span").first.text_content() == room
-    assert b.locator("aside img").count() == 0
+    expect(b.locator("[data-room-name]")).to_have_text(room)
+    expect(b.locator("[data-rooms] [aria-current] span").first).to_have_text(room)
+    expect(b.locator("aside img")).to_have_count(0)
     assert b.title() != "gotcha"
 
 
@@ -245,7 +246,7 @@ def test_a_name_that_no_room_can_have_is_refused_in_words(
     page = open_tab()
     wait_for_players(page, 1)
     go_to_room(page, room)
-    assert words in page.get_by_role("alert").inner_text()
+    expect(page.get_by_role("alert")).to_contain_text(words)
     assert page.evaluate("game.room") == "meadow"
     assert page.evaluate("game.state") == "connected"
 
@@ -256,7 +257,7 @@ def test_a_link_to_an_impossible_room_leads_to_the_usual_one_and_says_why(
     page = open_tab("a/b")
     wait_for_players(page, 1)
     assert page.evaluate("game.room") == "meadow"
-    assert "no slash" in page.get_by_role("alert").inner_text()
+    expect(page.get_by_role("alert")).to_contain_text("no slash")
 
 
 def test_the_link_is_copied_also_where_browsers_hide_the_clipboard(open_tab: OpenTab) -> None:
@@ -295,7 +296,7 @@ def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list
         wait_for_players(b, 2)
         note = a.locator("[data-rooms-note]")
         wait_for(a, "document.querySelector('[data-rooms-note]').textContent !== ''")
-        assert note.inner_text() == "This server keeps its list of rooms to itself."
+        expect(note).to_have_text("This server keeps its list of rooms to itself.")
         go_to_room(a, "burrow")
         wait_for_players(a, 1)
 
@@ -340,7 +341,7 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
         with serve("game.py") as server:
             page.goto(server.http("/bunny/?room=pond"))
             wait_for_players(page, 1)
-            assert not page.locator("#note").is_visible()
+            expect(page.locator("#note")).to_be_hidden()
         wait_for(page, "document.body.dataset.status === 'waiting'")
         # All at one moment: it tries again from time to time.
         wait_for(
@@ -349,14 +350,14 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
             && document.querySelector("#status").textContent === "Offline"
             && /^Next try in \\d+ s\\.$/.test(document.querySelector("#countdown").textContent)""",
         )
-        assert page.locator("#note").is_visible()
+        expect(page.locator("#note")).to_be_visible()
         assert page.evaluate("Object.keys(game.players).length") == 1, "the last picture stays"
         with serve("game.py", addr=f"127.0.0.1:{server.port}"):
             wait_for(
                 page, "document.querySelector('#note-text').textContent === 'Connected again.'"
             )
             wait_for_players(page, 1)
-            assert page.locator("#status").inner_text() == "Connected"
+            expect(page.locator("#status")).to_have_text("Connected")
             assert page.evaluate("game.room") == "pond"
             page.locator("#note").wait_for(state="hidden")
             page.goto("about:blank")
@@ -487,5 +488,5 @@ def test_every_control_has_a_name(open_tab: OpenTab) -> None:
         ("heading", "Meadow"),
     ]:
         found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
-        assert found.count() == 1, (role, name)
+        expect(found, str((role, name))).to_have_count(1)
     assert page.locator("html").get_attribute("lang") == "en"

@@ -19,6 +19,7 @@ from tests.browser import (
     PHONE,
     PHONE_ON_ITS_SIDE,
     OpenTab,
+    expect,
     sticking_out,
     wait_for,
 )
@@ -101,8 +102,8 @@ def test_two_play_a_whole_game_of_tictactoe_by_clicks(open_tab: OpenTab) -> None
     wait_for(bob, verdict, "Ann wins.")
     for page in (ann, bob):
         assert board(page) == "OOX.X.X.."
-        assert page.locator(".winning path").count() == 1
-        assert page.locator(".cell.won").count() == 3
+        expect(page.locator(".winning path")).to_have_count(1)
+        expect(page.locator(".cell.won")).to_have_count(3)
         assert cell(page, 4).get_attribute("aria-label") == "centre, X"
         assert cell(page, 0).get_attribute("aria-label") == "top left, O"
         assert cell(page, 3).get_attribute("aria-label") == "middle left, empty"
@@ -112,7 +113,7 @@ def test_a_rematch_at_tictactoe_begins_when_both_have_asked_and_swaps_the_marks(
     open_tab: OpenTab,
 ) -> None:
     ann, bob = two_players(open_tab)
-    assert not ann.get_by_role("button", name="Rematch").is_visible()
+    expect(ann.get_by_role("button", name="Rematch")).to_be_hidden()
     play((ann, bob), [4, 0, 2, 1, 6])
     ann.get_by_role("button", name="Rematch").click()
     ann.get_by_role("button", name="Waiting for Bob").wait_for()
@@ -121,8 +122,8 @@ def test_a_rematch_at_tictactoe_begins_when_both_have_asked_and_swaps_the_marks(
     for page in (ann, bob):
         wait_for(page, "game.table.board === '.........' && game.table.result === null")
     assert bob.evaluate("game.table.you") == "X"
-    assert ann.locator(".winning path").count() == 0
-    assert ann.locator(".seat.O .about").inner_text() == "O · you"
+    expect(ann.locator(".winning path")).to_have_count(0)
+    expect(ann.locator(".seat.O .about")).to_have_text("O · you")
     play((bob, ann), [0, 1, 2, 4, 3, 5, 7, 6, 8])
     wait_for(ann, "document.querySelector('#verdict').textContent === 'A draw.'")
 
@@ -151,7 +152,7 @@ def test_digits_typed_into_a_tictactoe_name_are_no_moves(open_tab: OpenTab) -> N
     page = open_tab(TABLE)
     wait_for(page, "game.table !== null")
     page.get_by_label("Your name").press_sequentially("R2D2")
-    assert page.locator("#problem").inner_text() == ""
+    expect(page.locator("#problem")).to_have_text("")
     assert page.get_by_label("Your name").input_value() == "R2D2"
 
 
@@ -171,11 +172,11 @@ def test_who_comes_third_watches_tictactoe(open_tab: OpenTab) -> None:
     ann, bob = two_players(open_tab)
     third = open_tab(TABLE)
     wait_for(third, "game.table?.spectators === 1")
-    assert third.locator("#company").inner_text() == "You are watching."
-    assert third.locator("#verdict").inner_text() == "Ann’s turn."
+    expect(third.locator("#company")).to_have_text("You are watching.")
+    expect(third.locator("#verdict")).to_have_text("Ann’s turn.")
     wait_for(ann, "document.querySelector('#company').textContent === '1 watching.'")
     cell(third, 0).click()
-    assert "watching" in third.locator("#problem").inner_text()
+    expect(third.locator("#problem")).to_contain_text("watching")
     play((ann, bob), [4, 0])
     wait_for(third, "game.table.board === 'O...X....'")
 
@@ -185,7 +186,7 @@ def test_a_name_taken_at_the_tictactoe_table_is_refused_in_words(open_tab: OpenT
     sit_down(ann, "Ann")
     wait_for(other, "game.table !== null")
     give_name(other, "")
-    assert other.get_by_role("alert").first.inner_text() == "Please give a name."
+    expect(other.get_by_role("alert").first).to_have_text("Please give a name.")
     give_name(other, "ann")
     wait_for(other, "/taken/.test(document.querySelector('#name-problem').textContent)")
     sit_down(other, "Bob")
@@ -206,7 +207,7 @@ def test_a_tictactoe_player_who_loads_the_page_anew_comes_back_to_the_seat(
     ann.go_back()
     wait_for(bob, "game.table.away === null")
     wait_for(ann, "game.table?.you === 'X'")
-    assert not ann.get_by_label("Your name").is_visible()
+    expect(ann.get_by_label("Your name")).to_be_hidden()
     play_on = cell(ann, 8)
     play_on.click()
     wait_for(bob, "game.table.board === 'O...X...X'")
@@ -234,7 +235,8 @@ def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab)
     page.goto(page.url.replace("parlour", "salon"))
     wait_for(page, "game.table !== null && game.room === 'salon'")
     field = page.get_by_label("Your name")
-    assert field.is_visible() and field.input_value() == "Ann"
+    expect(field).to_be_visible()
+    expect(field).to_have_value("Ann")
     assert page.evaluate("game.table.name") is None
     page.goto(f"{page.url}&name=Zo%C3%AB")
     wait_for(page, "game.table !== null")
@@ -293,9 +295,9 @@ def test_names_and_rooms_of_tictactoe_are_shown_as_text(open_tab: OpenTab) -> No
     name = "<b>Ann</b><img>"
     page = open_tab(f"/tictactoe/?room={MARKUP}")
     sit_down(page, name)
-    assert page.locator(".seat.X .who").inner_text() == name
-    assert page.locator("#room-name").inner_text() == MARKUP
-    assert page.locator("main img, header img").count() == 0
+    expect(page.locator(".seat.X .who")).to_have_text(name)
+    expect(page.locator("#room-name")).to_have_text(MARKUP)
+    expect(page.locator("main img, header img")).to_have_count(0)
     assert page.title() == "Tic-tac-toe · ScaleSocket"
 
 
@@ -307,12 +309,12 @@ def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: 
             page.goto(first.http(TABLE))
             sit_down(page, "Ann")
         wait_for(page, "document.body.dataset.status === 'waiting'")
-        assert page.locator(".seat.X .who").inner_text() == "Ann", "the last picture stays"
+        expect(page.locator(".seat.X .who"), "the last picture stays").to_have_text("Ann")
         assert float(page.evaluate("getComputedStyle(board).opacity")) < 0.7
-        assert not page.locator("#verdict").is_visible()
+        expect(page.locator("#verdict")).to_be_hidden()
         cell(page, 0).click()
-        assert page.locator("#problem").inner_text() == ""
-        assert page.locator("#note").is_visible()
+        expect(page.locator("#problem")).to_have_text("")
+        expect(page.locator("#note")).to_be_visible()
         wait_for(page, "/^No connection: ./.test(document.querySelector('#note-text').textContent)")
         with serve("tictactoe", addr=f"127.0.0.1:{first.port}"):
             wait_for(
@@ -361,9 +363,9 @@ def test_two_snakes_live_in_the_same_world(open_tab: OpenTab) -> None:
     wait_for(ann, "document.body.dataset.players === '2'")
     names = "game.world.players.map(({ name }) => name)"
     assert ann.evaluate(names) == bob.evaluate(names) == ["Ann", "Bob"]
-    assert sorted(ann.locator("#scores .name").all_inner_texts()) == ["Ann", "Bob"]
-    assert ann.locator("#scores .mine .name").inner_text() == "Ann"
-    assert bob.locator("#scores .mine .name").inner_text() == "Bob"
+    wait_until(lambda: sorted(ann.locator("#scores .name").all_inner_texts()) == ["Ann", "Bob"])
+    expect(ann.locator("#scores .mine .name")).to_have_text("Ann")
+    expect(bob.locator("#scores .mine .name")).to_have_text("Bob")
 
 
 def test_a_snake_that_eats_grows_and_scores(open_tab: OpenTab) -> None:
@@ -594,7 +596,7 @@ def test_after_a_restart_the_snake_page_comes_back_with_its_player(browser: Brow
         assert "brightness" in page.evaluate("getComputedStyle(stage).filter")
         with serve("snake", addr=f"127.0.0.1:{first.port}"):
             wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
-            assert not page.get_by_label("Your name").is_visible()
+            expect(page.get_by_label("Your name")).to_be_hidden()
             page.goto("about:blank")
 
 
@@ -622,7 +624,7 @@ def test_nothing_of_snake_sticks_out(open_tab: OpenTab, size: dict[str, int]) ->
     play_snake(page, "A name of length")
     assert sticking_out(page) == []
     pad = page.get_by_role("button", name="Left", exact=True)
-    assert pad.is_visible() == touch
+    expect(pad).to_be_visible(visible=touch)
     box = page.locator("#stage").bounding_box()
     assert box is not None
     assert box["height"] >= 300 and box["width"] >= 350

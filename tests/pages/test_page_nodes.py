@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import browser as in_browser
-from tests.browser import OpenTab, wait_for
+from tests.browser import OpenTab, expect, wait_for
 from tests.net.test_peers import free_port
 from tests.pages.test_page_games import AUTOPILOT
 from tests.pages.test_page_seats import BACK, MINE, STATE, play_snake
@@ -85,4 +85,4 @@ def test_a_snake_goes_on_at_another_node_when_its_own_is_killed(
     )
     assert page.evaluate("game.me") == me
     assert page.evaluate("window.wasLoadedOnce"), "it is the same page"
-    assert not page.get_by_label("Your name").is_visible()
+    expect(page.get_by_label("Your name")).to_be_hidden()

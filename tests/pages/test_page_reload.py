@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import browser as in_browser
-from tests.browser import OpenTab, wait_for
+from tests.browser import OpenTab, expect, wait_for
 from tests.support import ServerProcess, http_request, run_cli, serve
 
 pytestmark = pytest.mark.browser
@@ -50,7 +50,7 @@ def test_a_page_goes_on_through_new_code_and_the_console_tells_of_wrong_code(
     console = open_tab("/console/")
     console.locator("body[data-server=live]").wait_for()
     told = console.locator("#old-code")
-    assert told.is_hidden()
+    expect(told).to_be_hidden()
 
     good = file.read_text()
     file.write_text(f"{good}def wrong(:\n")
@@ -65,5 +65,5 @@ def test_a_page_goes_on_through_new_code_and_the_console_tells_of_wrong_code(
     assert page.evaluate(f"window.isTheSame && {LEFT} < 20")  # it has begun nowhere anew
     field.click(position={"x": 30, "y": 30})
     wait_for(page, f"{SCORE} > value", before)
-    assert "Ann: " in str(page.locator("#scores").text_content())
+    expect(page.locator("#scores")).to_contain_text("Ann: ")
     told.wait_for(state="hidden")

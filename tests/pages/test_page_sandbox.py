@@ -24,6 +24,7 @@ from tests.browser import (
     PHONE,
     PHONE_ON_ITS_SIDE,
     OpenTab,
+    expect,
     sticking_out,
     wait_for,
 )
@@ -434,11 +435,11 @@ def test_who_gives_a_name_is_born_with_it_and_a_colour(open_tab: OpenTab) -> Non
     spawn(page, "Ann")
     player = own(page)
     assert (player["name"], player["skin"], player["health"]) == ("Ann", 2, 100)
-    assert not page.get_by_label("Your name").is_visible()
-    assert page.locator("#bar button").count() == 5
-    assert page.get_by_role("button", name="wall: 10 wood").is_visible()
+    expect(page.get_by_label("Your name")).to_be_hidden()
+    expect(page.locator("#bar button")).to_have_count(5)
+    expect(page.get_by_role("button", name="wall: 10 wood")).to_be_visible()
     assert page.evaluate("game.amounts.wood") == 20
-    assert page.locator("[data-resource=wood]").inner_text() == "20"
+    expect(page.locator("[data-resource=wood]")).to_have_text("20")
     wait_for(page, "/^\\d+ ms$/.test(document.querySelector('#ping').textContent)")
 
 
@@ -511,7 +512,7 @@ def test_letters_typed_into_a_field_move_nobody(open_tab: OpenTab) -> None:
     wait_for(page, f"{ME}.words === 'wasd e 123'")
     after = own(page)
     assert (after["x"], after["y"], after["build"]) == (before["x"], before["y"], None)
-    assert not page.locator("#chat").is_visible()
+    expect(page.locator("#chat")).to_be_hidden()
 
 
 def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> None:
@@ -540,7 +541,7 @@ def test_a_newcomer_is_shown_the_controls_once_and_again_when_asked(open_tab: Op
     before = own(page)
     page.keyboard.down("s" if before["y"] < 3000 else "w")
     wait_for(page, f"Math.abs({ME}.y - value) > 40", before["y"])  # it is in nobody's way
-    assert panel.is_visible()
+    expect(panel).to_be_visible()
     page.get_by_role("button", name="Got it").click()
     panel.wait_for(state="hidden")
     page.keyboard.press("?")
@@ -551,7 +552,7 @@ def test_a_newcomer_is_shown_the_controls_once_and_again_when_asked(open_tab: Op
     panel.wait_for()
     page.reload()
     wait_for(page, f"window.game && {ME}?.name === 'Ann'")
-    assert not panel.is_visible(), "who has seen it is not shown it again"
+    expect(panel, "who has seen it is not shown it again").to_be_hidden()
 
 
 @pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE], ids=str)
@@ -559,7 +560,7 @@ def test_a_phone_is_shown_how_thumbs_play(open_tab: OpenTab, size: dict[str, int
     page = open_tab(ISLAND, viewport=size, has_touch=True, is_mobile=True)
     spawn(page, "Ann")
     page.get_by_text("Left stick").wait_for()
-    assert not page.get_by_text("W A S D").is_visible()
+    expect(page.get_by_text("W A S D")).to_be_hidden()
     assert sticking_out(page) == []
     box = page.locator("#help").bounding_box()
     assert box and box["y"] >= 0 and box["y"] + box["height"] <= size["height"]
@@ -633,8 +634,8 @@ def test_on_an_island_what_one_says_the_other_reads(open_tab: OpenTab) -> None:
     ann.keyboard.type(MARKUP)
     ann.keyboard.press("Enter")
     wait_for(bob, f"{seen(me(ann))}.words === value", MARKUP)
-    assert bob.locator("#log p").all_inner_texts() == [f"Ann: {MARKUP}"]
-    assert bob.locator("main img").count() == 0
+    expect(bob.locator("#log p")).to_have_text([f"Ann: {MARKUP}"])
+    expect(bob.locator("main img")).to_have_count(0)
     assert bob.title() == "Sandbox · ScaleSocket"
 
 
@@ -694,12 +695,12 @@ def test_on_an_island_who_is_struck_down_sees_it_and_lives_again(open_tab: OpenT
     wait_for(bob, "game.me === null")
     ann.keyboard.up(" ")
     bob.locator("#join:not([hidden])").wait_for()
-    assert bob.locator("#join-title").inner_text() == "You have died"
+    expect(bob.locator("#join-title")).to_have_text("You have died")
     assert bob.evaluate("document.body.classList.contains('alive')") is False
     wait_for(ann, f"{seen(victim)} === undefined")
     ann.locator("#toast.shown", has_text="Ann has beaten Bob").wait_for()
     wait_for(bob, "game.leaders[0]?.name === 'Ann' && game.leaders[0].score >= 50")
-    assert bob.locator("#leaders li").first.inner_text().split() == ["Ann", "50"]
+    expect(bob.locator("#leaders li").first.locator("span")).to_have_text(["Ann", "50"])
     bob.keyboard.type("wasd")  # whoever dies is still pressing keys
     assert bob.get_by_label("Your name").input_value() == "Bob"
     bob.keyboard.press("Enter")
@@ -739,7 +740,7 @@ def test_on_an_island_thumbs_walk_and_strike(open_tab: OpenTab) -> None:
     page.evaluate(touch, ["strike-stick", "pointerdown", 0.5, 0.02])
     wait_for(other, f"Math.abs({seen(me(page))}.dir + Math.PI / 2) < 0.05")
     page.evaluate(touch, ["strike-stick", "pointerup", 0.5, 0.02])
-    assert page.get_by_role("button", name="Talk").is_visible()
+    expect(page.get_by_role("button", name="Talk")).to_be_visible()
 
 
 # ==== 4. Coming back =======================================================
@@ -750,7 +751,7 @@ def test_who_loads_the_page_anew_is_born_again_under_the_same_name(open_tab: Ope
     spawn(page, "Ann")
     page.reload()
     wait_for(page, f"window.game && {ME}?.name === 'Ann'")
-    assert not page.get_by_label("Your name").is_visible()
+    expect(page.get_by_label("Your name")).to_be_hidden()
 
 
 def test_after_a_restart_the_page_comes_back_with_its_player(browser: Browser) -> None:
@@ -788,7 +789,7 @@ def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int
     spawn(page, "A name of length")
     wait_for(page, "document.querySelectorAll('#leaders li').length === 1")
     assert sticking_out(page) == []
-    assert page.locator("#move-stick").is_visible() == touch
+    expect(page.locator("#move-stick")).to_be_visible(visible=touch)
 
 
 def test_the_parts_of_a_phones_page_do_not_cover_each_other(open_tab: OpenTab) -> None:
@@ -878,4 +879,4 @@ def test_every_control_has_a_name(open_tab: OpenTab) -> None:
         ("log", "What is said"),
     ]:
         found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
-        assert found.count() == 1, (role, name)
+        expect(found, str((role, name))).to_have_count(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser as in_browser
-from tests.browser import PAGES, OpenTab, wait_for
+from tests.browser import PAGES, OpenTab, expect, wait_for
 from tests.support import ServerProcess, serve, wait_until
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def test_a_snake_stands_still_while_its_player_is_away(open_tab: OpenTab, wire: 
     assert page.evaluate("JSON.stringify(game.world.players[0].body)") == watcher.evaluate(
         "JSON.stringify(game.world.players[0].body)"
     )
-    assert not page.get_by_label("Your name").is_visible()
+    expect(page.get_by_label("Your name")).to_be_hidden()
 
 
 def test_a_snake_outlives_the_reload_of_its_page(open_tab: OpenTab) -> None:
@@ -156,8 +156,8 @@ def test_a_snake_outlives_the_reload_of_its_page(open_tab: OpenTab) -> None:
     page.reload()
     wait_for(page, f"{MINE}?.name === 'Ann' && {MINE}.body.length >= 3")
     assert page.evaluate("game.me") == me
-    assert not page.get_by_label("Your name").is_visible()
-    assert page.locator("#name-problem").inner_text() == ""
+    expect(page.get_by_label("Your name")).to_be_hidden()
+    expect(page.locator("#name-problem")).to_have_text("")
 
 
 TICK_FIRST = """
@@ -235,7 +235,7 @@ def test_a_life_in_the_sandbox_outlives_connection_and_page(open_tab: OpenTab, w
     page.reload()
     wait_for(page, "game.me === value && game.players[game.me]?.at !== undefined", me)
     wait_for(page, "game.amounts.wood === value", amounts["wood"])
-    assert not page.get_by_label("Your name").is_visible()
+    expect(page.get_by_label("Your name")).to_be_hidden()
 
 
 def test_a_bunny_of_game_py_stays_while_its_connection_is_lost(

@@ -16,7 +16,7 @@ import pytest
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
-from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, wait_for
+from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, expect, wait_for
 from tests.support import ROOT, RawClient, ServerProcess, http_request, serve, wait_until
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ def test_two_talk_to_a_program_in_text_and_json(folder: Path, tabs: Any) -> None
         ann.press("#text", "Enter")
         wait_until(lambda: lines(ann, "come")[2:] == ['it is {"to":[1,2]}'])
         ann.get_by_text("Invite").click()
-        assert "room=lobby" in ann.locator("#link").inner_text()
-        assert ann.locator("#socket").inner_text() == f"ws://127.0.0.1:{server.port}/lobby"
+        expect(ann.locator("#link")).to_contain_text("room=lobby")
+        expect(ann.locator("#socket")).to_have_text(f"ws://127.0.0.1:{server.port}/lobby")
         bob = tabs(server, "/")  # who comes later sees what was said
         wait_until(lambda: lines(bob, "come")[:3] == lines(ann, "come")[:3])
         ann.fill("#room", "a/b")
@@ -208,11 +208,11 @@ def test_a_phone_has_room_name_and_invitation_in_a_row_and_is_told_what_comes_he
         shown = [page.locator(f".where {part}").bounding_box() for part in ("#room", "summary")]
         assert shown[0]["y"] < shown[1]["y"] + shown[1]["height"] / 2 < bottom_of(shown[0])
         hint = page.get_by_text("What you send goes to the program")
-        assert hint.is_visible()
+        expect(hint).to_be_visible()
         page.fill("#text", "hello")
         page.press("#text", "Enter")
         wait_until(lambda: lines(page, "sent") == ["hello"])
-        assert not hint.is_visible()
+        expect(hint).to_be_hidden()
 
 
 def bottom_of(box: dict[str, float]) -> float:
@@ -229,7 +229,7 @@ def test_the_lobby_of_ones_own_game_leads_to_its_page(folder: Path, browser: Bro
         page = context.new_page()
         page.goto(server.http("/lobby/"))
         wait_for(page, "document.querySelector('#title').textContent === 'Treasure'")
-        assert page.locator("#sentence").inner_text() == "Dig!"
+        expect(page.locator("#sentence")).to_have_text("Dig!")
         wait_for(page, "document.querySelectorAll('#rooms li').length === 1")
         page.locator("#rooms a").click()
         page.wait_for_url(server.http("/?room=cave"))

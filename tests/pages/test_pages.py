@@ -19,6 +19,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    expect,
     sticking_out,
     wait_for,
 )
@@ -73,15 +74,15 @@ def test_the_lobby_shows_what_is_served_and_who_is_where(visit: Visit) -> None:
     with serve("game.py") as server:
         first = visit(server)
         wait_for(first, "document.querySelector('#title').textContent === 'Meadow'")
-        assert "bunny" in first.locator("#sentence").inner_text()
-        assert first.locator("#none").is_visible()
+        expect(first.locator("#sentence")).to_contain_text("bunny")
+        expect(first.locator("#none")).to_be_visible()
         a, b = (visit(server, "/bunny/?room=pond") for _ in range(2))
         with RawClient.connect(server, "burrow"):
             wait_for_rooms(first, 2)
             wait_for(first, "document.querySelector('#summary').textContent.includes('3 players')")
             assert texts(first, "#rooms .name") == ["pond", "burrow"]
             assert texts(first, "#rooms .crowd") == ["2 players", "1 player"]
-            assert not first.locator("#none").is_visible()
+            expect(first.locator("#none")).to_be_hidden()
         for page in (a, b):
             page.close()
         wait_for_rooms(first, 0)
@@ -109,7 +110,7 @@ def test_a_room_has_a_name_before_one_thinks_of_any(visit: Visit) -> None:
         page.get_by_role("button", name="Another name").click()
         assert field.input_value() != suggested or page.locator("#suggest").click() is None
         name = field.input_value()
-        assert page.locator("#link").inner_text() == server.http(f"/bunny/?room={name}")
+        expect(page.locator("#link")).to_have_text(server.http(f"/bunny/?room={name}"))
         field.press("Enter")
         page.wait_for_url(server.http(f"/bunny/?room={name}"))
         wait_for(page, "game.me !== null")
@@ -144,9 +145,9 @@ def test_the_lobby_refuses_a_name_that_no_room_can_have(
         page = visit(server)
         page.get_by_label("Name of the room").fill(room)
         page.get_by_role("button", name="Enter").click()
-        assert words in page.locator("#problem").inner_text()
+        expect(page.locator("#problem")).to_contain_text(words)
         assert page.url == server.http("/")
-        assert page.get_by_role("button", name="Copy link").is_disabled()
+        expect(page.get_by_role("button", name="Copy link")).to_be_disabled()
 
 
 def test_what_is_wrong_with_a_name_touches_neither_field_nor_button(visit: Visit) -> None:
@@ -167,7 +168,7 @@ def test_a_link_with_a_room_leads_on_to_the_game(visit: Visit) -> None:
         wait_for(page, "window.game?.room === 'old pond' && game.me !== null")
         lost = visit(server, "/?room=a%2Fb")
         wait_for(lost, "document.querySelector('#title').textContent === 'Meadow'")
-        assert "no slash" in lost.locator("#problem").inner_text()
+        expect(lost.locator("#problem")).to_contain_text("no slash")
 
 
 def test_names_of_rooms_are_shown_as_text(visit: Visit) -> None:
@@ -175,9 +176,9 @@ def test_names_of_rooms_are_shown_as_text(visit: Visit) -> None:
         page = visit(server)
         wait_for_rooms(page, 1)
         assert texts(page, "#rooms .name") == ["<img src=x>"]
-        assert page.locator("#rooms img").count() == 0
+        expect(page.locator("#rooms img")).to_have_count(0)
         page.get_by_label("Name of the room").fill(MARKUP)
-        assert page.locator("#link img").count() == 0
+        expect(page.locator("#link img")).to_have_count(0)
         page.locator("#rooms a").click()
         wait_for(page, "window.game?.room === '<img src=x>'")
 
@@ -229,7 +230,7 @@ def test_a_server_with_no_list_of_rooms_explains_itself(visit: Visit) -> None:
         page = visit(server)
         page.get_by_text("This server was started without --api").wait_for()
         page.get_by_label("What is served here").select_option("Chat")
-        assert page.locator("#title").inner_text() == "Chat"
+        expect(page.locator("#title")).to_have_text("Chat")
         page.get_by_label("Name of the room").fill("attic")
         page.get_by_role("button", name="Enter").click()
         page.wait_for_url(server.http("/chat/?room=attic"))
@@ -250,7 +251,7 @@ def test_the_lobby_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> 
         page.get_by_role("button", name="Try now").click()
         wait_for(page, "document.querySelector('#title').textContent === 'Chat'")
         page.get_by_text("The server does not answer.").wait_for(state="hidden")
-        assert page.locator("#state").inner_text() == "Live"
+        expect(page.locator("#state")).to_have_text("Live")
 
 
 @pytest.mark.parametrize("page_name", ["snake", "tictactoe", "sandbox", "chat", "terminal"])
@@ -259,11 +260,11 @@ def test_a_page_of_something_else_says_what_the_server_runs(visit: Visit, page_n
     with serve("game.py") as server:
         page = visit(server, f"/{page_name}/?room=old+pond")
         page.get_by_text("This server runs Meadow").wait_for()
-        assert page.locator("#join:visible, #compose:visible").count() == 0
+        expect(page.locator("#join:visible, #compose:visible")).to_have_count(0)
         page.get_by_role("link", name="Go to Meadow").click()
         page.wait_for_url(server.http("/bunny/?room=old+pond"))
         wait_for(page, "window.game?.room === 'old pond' && game.me !== null")
-        assert page.locator(".elsewhere").count() == 0
+        expect(page.locator(".elsewhere")).to_have_count(0)
 
 
 def test_a_program_that_nobody_knows_may_speak_the_language_of_a_page(
@@ -284,7 +285,7 @@ def test_a_program_that_nobody_knows_may_speak_the_language_of_a_page(
         wait_for(page, "window.game?.me !== null")
         page.evaluate("window.since = performance.now()")
         wait_for(page, "performance.now() - since > 3000")
-        assert page.locator(".elsewhere").count() == 0
+        expect(page.locator(".elsewhere")).to_have_count(0)
 
 
 def test_a_page_that_is_refused_does_not_say_that_nobody_is_there(visit: Visit) -> None:
@@ -371,7 +372,7 @@ def test_two_people_talk(visit: Visit, chat_server: ServerProcess) -> None:
         assert texts(page, ".bubble") == ["Hello!", "Hello, Ada.\nHow are you?"]
         assert texts(page, ".mine .bubble") == mine
     assert texts(grace, "li.chat:not(.mine) .author") == ["Ada"]
-    assert re.search(r"\d:\d\d", grace.locator("time").first.inner_text())
+    expect(grace.locator("time").first).to_have_text(re.compile(r"\d:\d\d"))
     own = grace.locator(".mine .bubble").bounding_box()
     other = grace.locator("li.chat:not(.mine) .bubble").bounding_box()
     assert own and other and own["x"] > other["x"] + other["width"]
@@ -396,7 +397,7 @@ def test_after_a_reload_one_is_the_same_person(visit: Visit, chat_server: Server
         ada.reload()
         wait_for_said(ada, 1)
         assert texts(ada, ".mine .bubble") == ["mine"]
-        assert ada.locator("#me").inner_text() == "Ada"
+        expect(ada.locator("#me")).to_have_text("Ada")
 
 
 def test_what_strangers_send_is_text(visit: Visit, chat_server: ServerProcess) -> None:
@@ -417,7 +418,7 @@ def test_what_strangers_send_is_text(visit: Visit, chat_server: ServerProcess) -
         assert texts(page, ".line .bubble") == foreign
         assert texts(page, ".author") == ["<b>x</b>"]
         assert texts(page, "li.chat .bubble") == ["<i>y</i>"]
-        assert page.locator("#messages :is(b, i, img)").count() == 0
+        expect(page.locator("#messages :is(b, i, img)")).to_have_count(0)
         assert page.title() != "gotcha"
 
 
@@ -449,11 +450,11 @@ def test_who_reads_further_up_is_left_there_and_told_of_news(
     jump.wait_for()
     assert ada.evaluate("document.querySelector('#log').scrollTop") == 0
     assert ada.title() == "(1) attic · Chat"
-    assert ada.locator(".unread + li .bubble").inner_text() == "news"
+    expect(ada.locator(".unread + li .bubble")).to_have_text("news")
     jump.click()
     wait_for(ada, "document.title === 'attic · Chat'")
     wait_for(ada, f"(log => {bottom})(document.querySelector('#log'))")
-    assert not jump.is_visible()
+    expect(jump).to_be_hidden()
 
 
 def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visit) -> None:
@@ -469,14 +470,14 @@ def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visi
     say(ada, "into the void")
     ada.get_by_label("Message", exact=True).fill("half a sentence")
     ada.get_by_text("Not sent yet.").wait_for()
-    assert ada.locator("[data-state=waiting] .bubble").inner_text() == "into the void"
+    expect(ada.locator("[data-state=waiting] .bubble")).to_have_text("into the void")
     with serve(*SITE, "--cache", "100", "cat", addr=f"127.0.0.1:{server.port}"):
         for page in (ada, grace):
             page.evaluate("document.querySelector('#retry').click()")
             wait_for_said(page, 3)
             assert texts(page, ".bubble") == ["before", "a line", "into the void"]
         assert ada.get_by_label("Message", exact=True).input_value() == "half a sentence"
-        assert not ada.get_by_text("Not sent yet.").is_visible()
+        expect(ada.get_by_text("Not sent yet.")).to_be_hidden()
         for page in (ada, grace):
             page.close()
 
@@ -528,12 +529,12 @@ def test_a_program_that_reads_lines_gets_lines(visit: Visit, tmp_path: Path) -> 
     with serve(*SITE, str(script)) as server:
         page = enter_chat(visit, server, "Ada")
         page.get_by_label("plain text").wait_for()
-        assert page.locator("h1").inner_text() == "example"
+        expect(page.locator("h1")).to_have_text("example")
         say(page, "world")
         wait_for_said(page, 2)
         assert texts(page, ".bubble") == ["world", "hello world"]
         page.wait_for_timeout(4_000)  # the time after which a page that fits nothing says so
-        assert page.locator(".elsewhere").count() == 0
+        expect(page.locator(".elsewhere")).to_have_count(0)
         say(page, "again")
         wait_for_said(page, 4)
 
@@ -551,7 +552,7 @@ def test_enter_sends_and_shift_enter_does_not(visit: Visit, chat_server: ServerP
     field.press("Enter")  # nothing to say
     say(page, "🐢")
     wait_for_said(page, 2)
-    assert page.locator(".jumbo").inner_text() == "🐢"
+    expect(page.locator(".jumbo")).to_have_text("🐢")
 
 
 @pytest.mark.parametrize("key", ["Enter", "a line break alone"])
@@ -661,7 +662,7 @@ def test_the_first_sets_the_size_and_a_button_changes_it(
     wait_for(wide, "vt.size[0] < 60")
     enter(narrow, "clear; stty size")
     wait_for(wide, "vt.text.includes(`${vt.size[1]} ${vt.size[0]}`)")
-    assert wide.get_by_role("button", name="Fit").is_enabled()
+    expect(wide.get_by_role("button", name="Fit")).to_be_enabled()
 
 
 def test_who_comes_late_sees_the_program_that_runs(
@@ -733,6 +734,7 @@ def test_python_and_top_feel_at_home(visit: Visit, shell_server: ServerProcess) 
     wait_for_screen(page, r"PID\s+USER")
     page.locator("#grid span", has_text="COMMAND").first.wait_for()  # in reverse
     page.keyboard.press("q")
+    wait_for_screen(page, r"^\$ *$")  # before that, top throws away what is typed
     enter(page, "echo back")
     wait_for_screen(page, "^back$")
 
@@ -813,7 +815,7 @@ def test_the_terminal_scrolls_back_and_names_itself(
     wait_for(page, "document.title === '<b>title</b> · desk'")
     wait_for(page, "document.querySelectorAll('#history div').length > 100")
     assert texts(page, "#history div")[1] == "1"
-    assert page.locator("h1").inner_text() == "<b>title</b>"
+    expect(page.locator("h1")).to_have_text("<b>title</b>")
     page.keyboard.press("Shift+PageUp")
     scroller = "document.querySelector('#scroller')"
     wait_for(
@@ -1058,7 +1060,7 @@ def test_every_control_of_the_pages_has_a_name(visit: Visit) -> None:
             for role, wanted in names.items():
                 for name in wanted:
                     found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
-                    assert found.count() == 1, (path, role, name)
+                    expect(found, str((path, role, name))).to_have_count(1)
             assert page.locator("html").get_attribute("lang") == "en"
 
 
