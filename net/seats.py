@@ -169,14 +169,12 @@ class Once:
     """Remembers the last answer, as what is sent to all seats is the same bytes each time."""
 
     def __init__(self) -> None:
-        self._counted = (b"", 0)
+        self.counted = (b"", 0)  # plain frames, and how many messages they hold
         self._translated: tuple[bytes, Encoding | None, bytes] = (b"", None, b"")
 
-    def piece(self, data: bytes) -> tuple[bytes, int]:
+    def count(self, data: bytes) -> tuple[bytes, int]:
         """Return plain frames, and how many messages they hold, in one tuple for all seats."""
-        counted = self._counted
-        if counted[0] is not data:
-            counted = self._counted = (data, len(find_frames(data)) - 1)
+        counted = self.counted = (data, len(find_frames(data)) - 1)
         return counted
 
     def translate(self, data: bytes, encoding: Encoding) -> bytes:
@@ -369,20 +367,22 @@ class Seat:
     def send(self, data: bytes) -> bool:
         """Keep frames, and send them if there is a connection."""
         once = self._seats.once
-        piece = once.piece(data)
+        piece = once.counted  # of the last seat that was sent it, most often
+        if piece[0] is not data:
+            piece = once.count(data)
         with self._lock:
             if self._is_over:
                 return False
             self._kept.append(piece)
             self._sent += piece[1]
-            self._size += len(data) + PIECE_COST
-            while self._size > self._limit:
-                self._forget_piece()
+            size = self._size = self._size + len(data) + PIECE_COST
+            if size > self._limit:
+                self._forget_pieces()
             connection = self._connection
             if connection is not None:
                 encoding = connection.encoding
                 connection.send(data if encoding is PLAIN else once.translate(data, encoding))
-                if self._size >= ACK_SIZE and self._asked < 0:
+                if size >= ACK_SIZE and self._asked < 0:
                     self._ask(connection)
             return True
 
@@ -612,10 +612,12 @@ class Seat:
             self._size -= cut
             self._first = seen
 
-    def _forget_piece(self) -> None:
-        data, count = self._kept.popleft()
-        self._first += count
-        self._size -= len(data) + PIECE_COST
+    def _forget_pieces(self) -> None:
+        """Drop what is too much to be kept."""
+        while self._size > self._limit:
+            data, count = self._kept.popleft()
+            self._first += count
+            self._size -= len(data) + PIECE_COST
 
 
 class Seats:

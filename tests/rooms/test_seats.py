@@ -557,5 +557,5 @@ def test_frames_are_found_whatever_their_length() -> None:
     starts = seats.find_frames(data)
     assert len(starts) == len(runs) + 1 and starts[-1] == len(data)
     assert seats.translate(data, seats.SEAT) == data
-    assert seats.Once().piece(data) == (data, len(runs))
+    assert seats.Once().count(data) == (data, len(runs))
     assert seats.TEXT_SEAT.encode_run(BINARY, runs) == b""
