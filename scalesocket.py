@@ -107,6 +107,7 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
+    Sized,
 )
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -1298,9 +1299,13 @@ def poll_end(sock: socket.socket) -> int:
 # and a fan-out of `send`s, none of which blocks, hold this lock for their whole length. Who waits
 # for it sleeps in the kernel. It is taken after the locks of registry and room, and before that of
 # a connection. Without the interpreter lock there is nothing to take turns for.
-TURN: contextlib.AbstractContextManager[object] = threading.Lock()
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    TURN = contextlib.nullcontext()
+NO_TURN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+TURN = threading.Lock() if getattr(sys, "_is_gil_enabled", lambda: True)() else NO_TURN
+
+
+def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContextManager[object]:
+    """Return the turn for a fan-out; to few it goes without, or they would queue behind floods."""
+    return TURN if len(items) >= CROWD or any(len(to) >= CROWD for to, _ in items) else NO_TURN
 
 
 class Timer:
@@ -3799,8 +3804,8 @@ class Members:
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
         full = []
-        with self._lock, TURN:
-            for clients, data in self._address(outputs):
+        with self._lock, take_turn(items := list(self._address(outputs))):
+            for clients, data in items:
                 for client in clients:
                     connection = client.connection
                     connection.send(data)
@@ -4067,8 +4072,8 @@ class Room:
         if not self._outbox:
             return
         slow = []
-        with TURN:
-            for clients, data in self._outbox.take():
+        with take_turn(items := self._outbox.take()):
+            for clients, data in items:
                 self.traffic.bytes_out += len(data) * len(clients)
                 for client in clients:
                     connection = client.connection
@@ -5386,8 +5391,8 @@ class Reader(Poller):
 
     # -- sessions in a room --
 
-    def _read_round(self, sessions: Iterable[Session]) -> None:
-        with TURN:
+    def _read_round(self, sessions: Collection[Session]) -> None:
+        with TURN if len(sessions) >= CROWD else NO_TURN:
             heard = [(session, self._receive(session)) for session in sessions]
         batches: dict[Room, list[Received]] = {}
         for session, events in heard:

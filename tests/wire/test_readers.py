@@ -21,7 +21,17 @@ from unittest.mock import Mock, patch
 import pytest
 
 import scalesocket
-from scalesocket import Inbox, Joined, Readers, Want, parse_command_line
+from scalesocket import (
+    CROWD,
+    NO_TURN,
+    TURN,
+    Inbox,
+    Joined,
+    Readers,
+    Want,
+    parse_command_line,
+    take_turn,
+)
 from tests.certificates import Certificates
 from tests.support import (
     PATIENCE,
@@ -527,3 +537,15 @@ def test_events_without_hurry_wait_for_the_next_but_not_for_ever() -> None:
     inbox.put(joined, urgent=False)
     thread.join(30)
     assert [len(events) for events in taken] == [101]
+
+
+# ==== Turns ==================================================================
+
+
+def test_only_a_fan_out_to_several_clients_takes_turns() -> None:
+    """One for few would wait for all that a flood is sent."""
+    one, crowd = [object()], [object()] * CROWD
+    for items in ([], [(one, b"x")], [(one, b"x"), (one, b"y")]):
+        assert take_turn(items) is NO_TURN
+    for items in ([(crowd, b"x")], [(one, b"x")] * CROWD, [(one, b"x"), (crowd, b"y")]):
+        assert take_turn(items) is TURN
