@@ -280,7 +280,7 @@ class SqliteFile:
                     if fresh is not None:
                         seat = name, number, merge_facts(before, fresh), missed
                         db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
-                    elif before is not None and json.loads(before)["late"]:
+                    elif before is not None and json.loads(before).get("late"):
                         db.execute(f"DELETE FROM seats {where}", (name, number))
             db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
 
@@ -557,8 +557,11 @@ def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str | None
     for number, seat in seats.items():
         if seat.is_stored:  # its room's last record says all of it
             continue
-        facts = seat.describe_token() | {"taken": 0, "late": True, **describe_client(seat.client)}
-        yield number, None if seat.client.departed else json.dumps(facts)
+        if seat.client.departed:
+            yield number, None
+        else:
+            facts = seat.describe_token() | describe_client(seat.client)
+            yield number, json.dumps(facts | {"taken": 0, "late": True})
 
 
 # ==== Rooms ==============================================================================

@@ -19,7 +19,9 @@ export class RoomsView {
   /** `join(name)` is called to connect to a room. */
   constructor(join) {
     $("join").addEventListener("click", () => join(this.#chosen));
-    $("room-rows").addEventListener("pointerdown", () => (this.#isPressed = true));
+    $("room-rows").addEventListener("pointerdown", ({ button }) => {
+      this.#isPressed = button === 0; // no other one is a click
+    });
     for (const end of ["pointerup", "pointercancel"]) {
       window.addEventListener(end, () => (this.#isPressed = false));
     }

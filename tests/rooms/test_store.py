@@ -18,10 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net.seats import digest
+from scalesocket.net.store import Store
 
 from tests.support import (
     PATIENCE,
@@ -711,6 +714,33 @@ def test_who_gives_a_seat_back_leaves_nothing_in_the_store(folder: Path) -> None
 
     with stored(folder, "games:Tally", "--resume", "60", "--saveevery", "0") as server:
         take_and_give_back_seats(server, count_stored)
+
+
+def test_a_store_that_cannot_be_written_keeps_nothing_of_who_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scalesocket.net.store.RETRY_PAUSE", 0.0)
+    tries: list[object] = []
+    recovered = threading.Event()
+
+    def write(_batch: object, _highest: int, latest: object) -> None:
+        tries.append(latest)
+        if not recovered.is_set():
+            raise OSError("no space left on device")
+
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    client = SimpleNamespace(departed=True)
+    never = SimpleNamespace(client=client, is_stored=False, in_store=False)
+    stored_before = SimpleNamespace(client=client, is_stored=False, in_store=True)
+    with store._changed:  # both at once
+        store._expect()
+        store._given["den"] = cast(Any, {1: never, 2: stored_before})
+    wait_until(lambda: len(tries) >= 2)
+    recovered.set()
+    store.stop()
+    assert tries[0] == {"den": {1: None, 2: None}}
+    assert tries[-1] == {"den": {2: None}}, "what was never written need not be removed"
 
 
 def test_who_leaves_after_a_save_comes_back_with_it_if_the_server_crashes(folder: Path) -> None:
