@@ -5738,8 +5738,6 @@ class Server:
 
     def prepare(self, listeners: Sequence[socket.socket], lines: Sequence[socket.socket]) -> None:
         """Do what is to be done between listening and `run`; see `listen`."""
-        if (threads := find_feature("threads")) is not None:
-            threads.set_stack_size(self.config.game)
         if self.config.pcap or self.config.trace is not None:
             tap = load_feature("tap", "--pcap" if self.config.pcap else "--trace")
             self.taps = tap.make_taps(self.config, self.tls_context)
@@ -5752,6 +5750,9 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
+        if (threads := find_feature("threads")) is not None:
+            threads.set_stack_size(self.config.game)
+            threads.return_memory()
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._timer.start()
         self._sender.start()
@@ -6336,7 +6337,10 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         ConfigError: they cannot work.
         SystemExit: help or version was asked for, and printed.
     """
-    words, target_arguments = split_arguments(arguments)
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    target_arguments = words[at + 1 :]
+    words = [BARE.get(word, word) for word in words[:at]]  # a bare one never takes the next word
     given = build_parser(words).parse_options(words)
     target = given.pop("target", None)
     if target is None:
@@ -6351,13 +6355,6 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     command = () if game else (*describe_command(what), *target_arguments)
     name = what.stem if isinstance(what, Path) else target
     return replace(combine_options(own, given, command, game), target=name)
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split at the first `--`; a bare `--frame` or `--trace` never takes the next word."""
-    words = list(arguments)
-    at = words.index("--") if "--" in words else len(words)
-    return [BARE.get(word, word) for word in words[:at]], words[at + 1 :]
 
 
 def combine_options(

@@ -2,7 +2,7 @@
 
 `threading` waits without end for a thread that finds no memory for its first steps; here, whoever
 starts one is told. A game's threads have as much stack as a main thread, all others little. Where
-there are many, they interrupt one another less often.
+there are many, they interrupt one another less often. What they have freed is the system's again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ CHECKED_AT_ONCE = 16  # threads that memory is looked for in one go, as many sta
 CHECK_AGE = 0.05  # seconds for which it is taken to be there
 BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
 FEW_THREADS = 20  # that may interrupt one another each SWITCH_INTERVAL
+UNUSED_HEAP = 2 * MIB  # bytes that the C library may keep for each of its heaps
 LONGEST_SWITCH = 0.005  # seconds after which a thread may be interrupted, however many there are
 
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
@@ -58,6 +59,23 @@ def set_stack_size(game: type[Game] | None) -> None:
             if limit != resource.RLIM_INFINITY:
                 size = min(max(size, limit // MIB * MIB), 8 * GAME_STACK)
     threading.stack_size(size)
+
+
+def return_memory() -> None:
+    """Have memory that is freed given back to the system from now on.
+
+    The C library of most Linux systems has several heaps, threads sharing them, and keeps the more
+    for each the larger the blocks are that have been freed: tens of MB, where a room sent a lot to
+    somebody slow (mallopt(3), M_MMAP_THRESHOLD). Others have no such call.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
+        import ctypes
+
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(-1, UNUSED_HEAP)  # M_TRIM_THRESHOLD
+        set_option(-3, UNUSED_HEAP // 2)  # M_MMAP_THRESHOLD: larger blocks are in no heap
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def test_memory_of_slow_clients_is_given_back_when_they_are_gone(say: Path) -> N
         wait_until(lambda: server.rss() > before + 100 * MIB)
         for client in slow:
             client.reset()
-        wait_until(lambda: server.rss() < before + 70 * MIB)
+        wait_until(lambda: server.rss() < before + 40 * MIB)
         assert b"backlog_bytes 0" in http_request(server, "GET", "/metrics").body
 
 
