@@ -1022,21 +1022,17 @@ class Handshake:
             raise HandshakeError(
                 426, "WebSocket version 13 is spoken here", ("Sec-WebSocket-Version", "13")
             )
-        self.key = self._check_key(request.headers.get("Sec-WebSocket-Key"))
+        self.key = request.headers.get("Sec-WebSocket-Key")
+        try:
+            nonce = base64.b64decode(self.key, validate=True)
+        except ValueError:
+            nonce = b""
+        if len(nonce) != 16:  # two keys are joined, and none either (11.3.1)
+            raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
         self.subprotocol = next((p for p in offered if p in subprotocols), "")  # 4.2.2
         offers = parse_extensions(request.headers.get("Sec-WebSocket-Extensions"))
         self.encoding, self.extension = negotiate(offers) if negotiate else (PLAIN, "")
-
-    @staticmethod
-    def _check_key(key: str) -> str:
-        try:
-            nonce = base64.b64decode(key, validate=True)
-        except ValueError:
-            nonce = b""
-        if len(nonce) != 16:  # 4.2.1; two keys are joined, and none either (11.3.1)
-            raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-        return key
 
     def encode_response(self, extra: Iterable[tuple[str, str]] = ()) -> bytes:
         """Return the 101 response that opens the WebSocket (4.2.2), with `extra` header fields."""
@@ -3894,6 +3890,7 @@ class Room:
         self._outbox = Outbox()  # what a game has said since its hook was called
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
+        self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # for its clients, when its backend has ended
         self._is_cut = False  # nobody hears any more what its backend says
         self._lost = 0  # messages of it
@@ -4367,23 +4364,24 @@ class RoomRegistry:
 
     def _let_go(self, room: Room) -> None:
         """End an empty room, at once or after --linger."""
-        linger = self._config.linger
         room.empty_since = time.monotonic()
-        if linger:
-            self._timer.call_later(linger, lambda: self._collect(room))
-        elif self._rooms.get(room.name) is room:
-            self._remove(room)
-            room.expire()
+        if self._config.linger:
+            self._timer.call_later(self._config.linger, lambda: self._collect(room))
+        else:
+            self._abandon(room)
+
+    def _abandon(self, room: Room) -> None:
+        room.is_abandoned = True
+        self._remove(room)
+        room.expire()
 
     # -- the timer --
 
     def _collect(self, room: Room) -> None:
         """End a room if it has been empty for --linger seconds."""
         with self._lock:
-            lingered = time.monotonic() - room.empty_since >= self._config.linger
-            if not room.seats and lingered and self._rooms.get(room.name) is room:
-                self._remove(room)
-                room.expire()
+            if not room.seats and time.monotonic() - room.empty_since >= self._config.linger:
+                self._abandon(room)
 
 
 # ==== 12. Plain HTTP =====================================================================

@@ -708,7 +708,7 @@ class StoredRoom(Room):
 
     def _finish(self) -> None:
         """Save it for the last time, or remove what is stored of it."""
-        outlives = self.farewell is not None or self.keeps
+        outlives = self.keeps or (self.farewell is not None and not self.is_abandoned)
         failed = self._code in (CloseCode.INTERNAL_ERROR, CloseCode.TRY_AGAIN_LATER)
         if self._is_complete and outlives:
             self.is_left = True
