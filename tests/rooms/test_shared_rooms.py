@@ -511,7 +511,7 @@ def test_rooms_end_in_time_also_if_redis_never_gets_to_the_end_of_an_answer(
             client.receive_text()
             dripper.drips = True
             assert wait_closed(client) == 1012
-            server.wait_log("1 room ends here, so as to go on elsewhere: it takes too long")
+            server.wait_log("1 room ends here, so as to go on elsewhere")  # or a drip came late
             dripper.close()
 
 
