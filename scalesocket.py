@@ -3017,7 +3017,7 @@ class ProcessBackend(Backend):
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
+            return  # what is left of it is heard, and no more written
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
@@ -4906,6 +4906,7 @@ class Session:
         self.held: list[Received] = []  # its room's inbox is full
         self._crowded = crowded
         self.client: Client | None = None  # from when it wants MESSAGES
+        self.vouched = 0  # the number by which the parent of workers knows its client
         self._counted_by = ""  # its address, if a proxy has told that
         # Takes back the word to other nodes that it opens its room (net/relay.py).
         self.end_opening: Callable[[], None] = lambda: None
@@ -4991,7 +4992,7 @@ class Session:
         self.end_opening()
         client.connection.open()
         if worker is not None:  # not before: a Close must not come before the response
-            worker.vouch(client)
+            worker.vouch(self, client.id)
 
     def leave(self, client: Client, closing: Closing) -> Life:
         """Give back the seat, if it has one, and answer how the connection has ended."""
@@ -5022,8 +5023,8 @@ class Session:
             server.dismiss(self.connection)
         else:
             self.sock.close()
-        if client is not None and server.worker is not None:
-            server.worker.release(client)
+        if server.worker is not None:
+            server.worker.release(self)
 
     # -- for whoever runs it --
 
@@ -5436,7 +5437,7 @@ class Reader(Poller):
                 closing = event
         room = client.room
         if received and room is not None:
-            if room.inbox.is_full and closing is None and self._is_there(client):
+            if room.inbox.is_full and closing is None and self._is_there(session):
                 self._pause(session, room, received)
                 return
             batches.setdefault(room, []).extend(received)
@@ -5449,8 +5450,9 @@ class Reader(Poller):
             self._ready[session] = None
 
     @staticmethod
-    def _is_there(client: Client) -> bool:
-        return not client.departed and client.connection.is_alive()
+    def _is_there(session: Session) -> bool:
+        client = session.client
+        return client is not None and not client.departed and session.connection.is_alive()
 
     def _pause(self, session: Session, room: Room, received: list[Received]) -> None:
         self._unwatch(session)
@@ -5484,7 +5486,7 @@ class Reader(Poller):
         """Read on from those who have been closed meanwhile, or have gone."""
         self._looked_at = time.monotonic()
         for room, paused in self._paused.items():
-            for session in [s for s in paused if s.client and not self._is_there(s.client)]:
+            for session in [s for s in paused if not self._is_there(s)]:
                 paused.remove(session)
                 self._resume(session, room)
 

@@ -103,7 +103,7 @@ class RateReader(Reader):
             return
         client = session.client
         assert client is not None
-        if not self._is_there(client):  # it says nothing more, and its end is to be heard
+        if not self._is_there(session):  # it says nothing more, and its end is to be heard
             super()._take(session, events, batches)
             return
         now = time.monotonic()

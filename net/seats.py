@@ -448,9 +448,11 @@ class Seat:
             if not anew:
                 self._tell(is_back=True, restored=restored)
             # Whoever has put messages of the old connection into the inbox is done with that.
+            with room.inbox.lock:
+                taken = self.taken
             token, self._key = self._seats.give_token(self, asked.token)
             self.client.dropped = False
-            counts = {"taken": self.taken, "seen": seen}
+            counts = {"taken": taken, "seen": seen}
             facts = {"token": token, "id": self.client.id, **counts, "resumed": not anew}
             connection.send(connection.encoding.encode_message(json.dumps({"_seat": facts})))
             self._forget(seen)
@@ -665,6 +667,8 @@ class Seats:
         connection.protocol = protocol  # type: ignore[assignment]  # it has the methods of one
         session.client = client  # for its reader; what it says is for no room yet
         connection.open()
+        if (worker := session.server.worker) is not None:
+            worker.vouch(session, client.id)
         self.registry.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
         event = yield Want.MESSAGES
         seat = None

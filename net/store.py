@@ -79,6 +79,7 @@ VERSION = 1  # its `user_version`
 BUSY_TIMEOUT = 2.0  # seconds for another process to end its transaction
 GATHER_TIME = 0.1  # seconds for which what is to be written waits for more of it
 RETRY_PAUSE = 1.0  # seconds until a file that could not be written is tried again
+LAST_PATIENCE = 5.0  # seconds at the end, in which the last save is tried again and again
 SLOW_WRITE = 5.0  # seconds from which writing is worth a line of the log
 LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
@@ -388,6 +389,7 @@ class Store:
         self._hurried = False  # it is due now
         self._questions: list[Question] = []
         self._stopping = False
+        self._give_up_at = 0.0  # from then on, it has been tried often enough
         self.highest = 0  # ID of a client; written under the registry's lock
         self._failing = self._was_slow = False  # the thread's alone
 
@@ -402,6 +404,7 @@ class Store:
     def stop(self) -> None:
         """Write what waits, and end the thread; wait for that, but not for ever."""
         with self._changed:
+            self._give_up_at = time.monotonic() + LAST_PATIENCE
             self._stopping = True
             self._changed.notify()
         self._thread.join(DRAIN_TIMEOUT)
@@ -495,7 +498,10 @@ class Store:
                     self._given[room] = {number: seats[number] for number in filter_needed(seats)}
         for question in questions:
             self._answer(question)
-        return not stopping or bool(written and self._pending)
+        if stopping and not written:
+            time.sleep(GATHER_TIME)
+            return time.monotonic() < self._give_up_at
+        return not stopping or bool(self._pending)
 
     def _write(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> bool:
         latest = {room: dict(describe_latest(seats)) for room, seats in given.items()}
@@ -630,8 +636,7 @@ class StoredRoom(Room):
             return
         assert isinstance(self.backend, GameBackend)
         game, room = self.backend.game, self.backend.game_room
-        with self.registry.lock:
-            clients = [client for client in self.returned if not client.departed]
+        clients = list(self.returned)
         text = record.state
         late = self.late if text is not None else set()
         for client in clients:

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from scalesocket import Client, Endpoint, HttpSite, Life, Server
+    from scalesocket import Endpoint, HttpSite, Life, Server
 
 KINDS = ("http", "lines", "question")  # of what comes through a channel
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
@@ -265,18 +265,26 @@ class Worker:
 
         start_thread("parent", watch)
 
-    def vouch(self, client: Client) -> None:
-        """Have the parent say farewell to a client if this process ends before `release`."""
-        lines = client.connection.encoding is LINES  # it knows no Close frames
-        close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
-        message = b"%d\n%b" % (client.id, b"" if lines else close)
-        with contextlib.suppress(OSError):  # the parent has gone, and this process will
-            socket.send_fds(self._parent, [message], [client.connection.fileno()])
+    def vouch(self, session: Session, number: int) -> None:
+        """Have the parent say farewell to a client if this process ends before `release`.
 
-    def release(self, client: Client) -> None:
-        """Have the parent forget a client, which has gone."""
-        with contextlib.suppress(OSError):
-            self._parent.send(b"%d" % client.id)
+        Args:
+            session: whose connection has been opened.
+            number: of a client; the parent lets none come again that it has heard of.
+        """
+        session.vouched = number
+        connection = session.connection
+        lines = connection.encoding is LINES  # it knows no Close frames
+        close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
+        message = b"%d\n%b" % (number, b"" if lines else close)
+        with contextlib.suppress(OSError):  # the parent has gone, and this process will
+            socket.send_fds(self._parent, [message], [connection.fileno()])
+
+    def release(self, session: Session) -> None:
+        """Have the parent forget a client, which has gone, if it knows of it."""
+        if session.vouched:
+            with contextlib.suppress(OSError):
+                self._parent.send(b"%d" % session.vouched)
 
     # -- questions --
 
