@@ -8,17 +8,28 @@ import json
 import re
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import seats
 from scalesocket.net.per_address import AddressLimits
 
-from scalesocket import Proxies, parse_command_line
+from scalesocket import (
+    PLAIN,
+    Client,
+    Headers,
+    Inbox,
+    Messages,
+    Proxies,
+    Received,
+    Request,
+    parse_command_line,
+)
 from tests.support import (
     PATIENCE,
     PONG,
@@ -512,6 +523,79 @@ def test_one_address_has_no_more_dropped_seats_than_it_may_have_connections() ->
                 client.reset()
                 assert watcher.receive_json() == {"t": "Drop", "_from": number}
             assert watcher.receive_json() == {"t": "Leave", "_from": 2}
+
+
+def test_a_connection_that_has_lost_its_seat_goes_also_while_its_room_takes_nothing() -> None:
+    """Who came back again and again to a program that reads nothing filled the server up."""
+    with (
+        serve("--resume", "600", "sleep", "--", "1000") as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(5):  # the first four have readers of their own
+            stack.enter_context(RawClient.connect(server, "den"))
+        client, seat = sit(server, "den")
+        flood(client)
+        before = server.descriptors()
+        for _ in range(6):
+            client.reset()
+            client, seat = sit(server, "den", seat["token"], 0)
+            flood(client)
+        stack.enter_context(client)
+        wait_until(lambda: server.descriptors() <= before)
+
+
+def flood(client: RawClient) -> None:
+    """Send more than inbox and kernel hold, as far as it is taken."""
+    client.sock.settimeout(0.3)
+    with contextlib.suppress(OSError):
+        for _ in range(60):
+            client.sock.sendall(encode_client_frame(1, b"x" * 60_000))
+
+
+def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
+    """The client was told of less than there was, and said it again."""
+    config = parse_command_line(["--resume", "60", "--json", "cat"])
+    registry = Mock(recall=None, note_token=None)
+    every = seats.Seats(config, registry, AddressLimits(config, Proxies()))
+    request = Request("GET", "/den?_seat", "HTTP/1.1", Headers())
+    nobody: Any = None
+    place = ("127.0.0.1", 1)
+    client = Client(1, "den", request, nobody, peer=place, local=place)
+    client.room = Mock(inbox=Inbox())
+    seat = client.seat = seats.Seat(client, "http", every, 1 << 20)
+    client.connection = cast(Any, seat)
+    first, second = (Mock(encoding=PLAIN) for _ in range(2))
+
+    def attach(connection: Mock, **wish: Any) -> dict[str, Any]:
+        asked = seats.Asked(1000, "", failed=False, **wish)
+        assert seat.attach(connection, asked, 1, anew=not wish)
+        (frame,) = connection.send.call_args_list[0].args
+        told: dict[str, Any] = json.loads(frame[frame.index(b"{") :])["_seat"]
+        return told
+
+    token = attach(first)["token"]
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(list[bytes]):
+        def __len__(self) -> int:
+            begun.set()
+            go_on.wait(PATIENCE)
+            return super().__len__()
+
+    run = Messages(TEXT, Slow([b"1", b"2", b"3"]), 3, first)
+    told: list[dict[str, Any]] = []
+    putting = threading.Thread(
+        target=client.room.inbox.put_messages, args=([Received(client, run)],)
+    )
+    taking = threading.Thread(target=lambda: told.append(attach(second, token=token, seen=0)))
+    putting.start()
+    begun.wait(PATIENCE)
+    taking.start()
+    taking.join(0.2)  # it waits
+    go_on.set()
+    putting.join()
+    taking.join()
+    assert told[0]["taken"] == 3
 
 
 def test_however_often_seats_are_dropped_one_timed_call_waits_for_their_end(

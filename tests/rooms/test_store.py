@@ -41,6 +41,7 @@ from tests.support import (
 )
 
 GAMES = '''
+import os
 import time
 from scalesocket import Game
 
@@ -140,6 +141,28 @@ class Thorough(Tally):
 
     def on_dispose(self):
         time.sleep(1)
+
+
+class Strict(Tally):
+    """Begins when it is let, and knows all of whom it hears."""
+
+    def on_create(self, room):
+        super().on_create(room)
+        self.players = set()
+        while not os.path.exists("begin"):
+            time.sleep(0.01)
+
+    def on_restore(self, state):
+        super().on_restore(state)
+        self.players.update(self.room.clients)
+
+    def on_join(self, client):
+        self.players.add(client.id)
+        super().on_join(client)
+
+    def on_leave(self, client, code):
+        self.players.remove(client.id)
+        super().on_leave(client, code)
 
 
 class Ticking(Tally):
@@ -302,6 +325,76 @@ def test_a_room_that_all_have_left_is_not_back_because_the_server_stopped_just_t
         ann.receive_text()
         ann.close()
     assert rooms(folder) == []
+
+
+def test_who_comes_back_and_leaves_before_his_room_is_there_again_ends_it_for_nobody(
+    folder: Path,
+) -> None:
+    """A game was told that somebody had left of whom it had never heard: 1011 for all."""
+    begin = folder / "begin"
+    begin.touch()
+    with stored(folder, "games:Strict", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        bob, other = sit(server, "den")
+        ann.receive_text()
+        server.process.send_signal(signal.SIGTERM)
+        assert wait_closed(ann) == wait_closed(bob) == 1012
+        assert server.wait() == 0
+    begin.unlink()
+    with stored(folder, "games:Strict", "--resume", "60", "--api") as server:
+        ann, again = sit(server, "den", seat["token"], 1)
+        bob, _ = sit(server, "den", other["token"], 1)
+        bob.send_close(1000)
+        wait_until(lambda: http_request(server, "GET", "/api/den/connections").body == b"1")
+        begin.touch()
+        assert again["resumed"] and ann.receive_json()["restored"] is False  # type: ignore[call-overload,index]
+        assert ann.receive_text() == f"left {other['id']}"
+        say(ann, seat, "still here")
+        bob.wait_close()
+        ann.close()
+
+
+def test_a_stop_while_a_program_waits_to_be_started_again_keeps_what_it_has_saved(
+    folder: Path,
+) -> None:
+    """The record and all seats were removed, as if the room had ended by itself."""
+    (folder / "failing.py").write_text(
+        "import json, os, sys\n"
+        "if os.path.exists('broken'): sys.exit(3)\n"
+        "for line in sys.stdin:\n"
+        "    if 'save' in line: print(json.dumps({'_save': 42}), flush=True)\n"
+        "    if 'fail' in line: open('broken', 'w'), sys.exit(3)\n"
+    )
+    options = ("--json", "--respawn", "--resume", "60", "--saveevery", "0.1", "failing.py")
+    with stored(folder, *options) as server:
+        client, seat = sit(server, "den")
+        client.send_json({"save": True})
+        wait_saved(folder, "42")
+        client.send_json({"fail": True})
+        wait_until(lambda: sum("status 3" in line for line in server.log()) >= 4)
+        assert stop(server, client) == 1012
+    assert [state for (state,) in read(folder, "SELECT state FROM rooms")] == ["42"]
+    (folder / "broken").unlink()
+    with stored(folder, *options) as server:
+        client, again = sit(server, "den", seat["token"])
+        assert again["resumed"] and again["id"] == seat["id"]
+        client.close()
+
+
+def test_the_last_save_is_tried_again_for_a_while() -> None:
+    """A file that was locked at the moment of a SIGTERM lost all since the save before."""
+    tries = []
+
+    def write(batch: object, _highest: int, _latest: object) -> None:
+        tries.append(batch)
+        if len(tries) < 3:
+            raise sqlite3.OperationalError("database is locked")
+
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    store.put("den", None)
+    store.stop()
+    assert tries == [{"den": None}] * 3
 
 
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
@@ -808,6 +901,28 @@ def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
     assert least > 20
     assert read(folder, "PRAGMA integrity_check") == [("ok",)]
     assert rooms(folder) == ["den"]
+
+
+def test_clients_with_seats_are_told_of_the_end_of_their_worker_and_their_numbers_stay_theirs(
+    folder: Path,
+) -> None:
+    """They saw a cut; newcomers got their numbers, and with two of one no save was possible."""
+    options = ("--workers", "2", "--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Tally", *options) as server:
+        ann, seat = sit(server, "den")
+        bob, other = sit(server, "den")
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        say(ann, seat, "one")
+        wait_saved(folder, "one")
+        wait_until(lambda: len(read(folder, "SELECT id FROM seats")) == 2)
+        for pid in server.children():
+            os.kill(pid, signal.SIGKILL)
+        assert wait_closed(ann) == wait_closed(bob) == 1012
+        for one, token in ((seat, seat["token"]), (other, other["token"])):
+            with sit(server, "den", token, 2)[0]:
+                newcomer, new = sit(server, "den")
+                assert new["id"] > max(seat["id"], other["id"]), one
+                newcomer.close()
 
 
 def test_rooms_of_a_worker_that_is_killed_come_back_in_the_next(folder: Path) -> None:
