@@ -6549,11 +6549,7 @@ def escape_controls(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`[INFO] joined from 127.0.0.1  room=lobby client=7`; coloured on a terminal."""
-
-    def __init__(self, *, colour: bool) -> None:
-        super().__init__()
-        self._colour = colour
+    """`[INFO] joined from 127.0.0.1  room=lobby client=7`; net/logs.py has it in colour."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record, and its traceback if it has one."""
@@ -6562,28 +6558,23 @@ class TextFormatter(logging.Formatter):
         for name in ("room", "client"):
             value = getattr(record, name, None)
             where += f" {name}={value}" if value is not None else ""
-        head, message = f"[{level}]", escape_controls(record.getMessage())
         where = " " + escape_controls(where) if where else ""
-        if self._colour:
-            code = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}.get(level, 0)
-            head = f"\x1b[{code}m{head}\x1b[0m"
-            where = f"\x1b[2m{where}\x1b[0m" if where else ""
-        line = f"{head} {message}{where}"
+        line = self.join(level, escape_controls(record.getMessage()), where)
         if record.exc_info:
             for more in self.formatException(record.exc_info).split("\n"):
                 line += f"\n  | {escape_controls(more)}"  # indented, as it may quote a client
         return line
+
+    def join(self, level: str, message: str, where: str) -> str:
+        """Return what a line says as the line."""
+        return f"[{level}] {message}{where}"
 
 
 def set_up_logging(config: Config) -> None:
     """Log to stderr as the options say; with net/logs.py nobody waits for whoever reads it."""
     logs = find_feature("logs")
     handler = logs.make_handler(sys.stderr) if logs else logging.StreamHandler()
-    if config.log == "json":
-        handler.setFormatter(logs.JsonFormatter())
-    else:
-        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        handler.setFormatter(TextFormatter(colour=colour))
+    handler.setFormatter(logs.make_formatter(config.log) if logs else TextFormatter())
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])

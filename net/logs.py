@@ -1,4 +1,4 @@
-"""The log: as JSON (`--log=json`), and so that nobody waits for whoever reads it.
+"""The log: as JSON (`--log=json`), in colour, and so that nobody waits for whoever reads it.
 
 A log that goes into a pipe which nobody reads would stop the server, since every thread logs. So
 the handler is used whenever it is there.
@@ -14,12 +14,13 @@ import logging
 import os
 import socket
 import stat
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from scalesocket import MIB, JsonValue, log, wait_writable
+from scalesocket import MIB, JsonValue, TextFormatter, log, wait_writable
 
 OPTIONS = (("--log", "FMT", ("text", "json"), "log as text (default) or json"),)
 MAX_LOG_WAITING = 1 * MIB  # bytes of the log that nobody has read yet
@@ -44,6 +45,25 @@ class JsonFormatter(logging.Formatter):
             entry["traceback"] = self.formatException(record.exc_info)
         text = json.dumps(entry, ensure_ascii=False)
         return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+class ColourFormatter(TextFormatter):
+    """Lines as `TextFormatter` has them, for a terminal."""
+
+    def join(self, level: str, message: str, where: str) -> str:
+        """Return what a line says as the line."""
+        code = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}.get(level, 0)
+        return f"\x1b[{code}m[{level}]\x1b[0m {message}" + (
+            f"\x1b[2m{where}\x1b[0m" if where else ""
+        )
+
+
+def make_formatter(kind: str) -> logging.Formatter:
+    """Return what makes a line of a record, as `--log` says."""
+    if kind == "json":
+        return JsonFormatter()
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return ColourFormatter() if colour else TextFormatter()
 
 
 def open_without_waiting(descriptor: int) -> Callable[[bytes], int] | None:

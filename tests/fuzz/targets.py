@@ -1020,7 +1020,7 @@ def log_lines(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     record = logging.LogRecord("scalesocket", logging.INFO, "", 0, "%s", (text,), None)
     record.room, record.client = text, 7
-    line = scalesocket.TextFormatter(colour=False).format(record)
+    line = scalesocket.TextFormatter().format(record)
     assert line.isprintable() and line.startswith("[INFO] ")
     entry = scalesocket.net.logs.JsonFormatter().format(record)
     assert entry.isprintable(), ascii(entry)
@@ -1030,7 +1030,7 @@ def log_lines(data: bytes) -> None:
         raise ValueError(text)
     except ValueError as error:
         record.exc_info = (ValueError, error, error.__traceback__)
-    first, *more = scalesocket.TextFormatter(colour=False).format(record).split("\n")
+    first, *more = scalesocket.TextFormatter().format(record).split("\n")
     assert first == line
     assert all(part.startswith("  | ") and part.isprintable() for part in more)
     assert scalesocket.net.logs.JsonFormatter().format(record).isprintable()
