@@ -53,9 +53,8 @@ class ColourFormatter(TextFormatter):
     def join(self, level: str, message: str, where: str) -> str:
         """Return what a line says as the line."""
         code = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}.get(level, 0)
-        return f"\x1b[{code}m[{level}]\x1b[0m {message}" + (
-            f"\x1b[2m{where}\x1b[0m" if where else ""
-        )
+        where = f"\x1b[2m{where}\x1b[0m" if where else ""
+        return f"\x1b[{code}m[{level}]\x1b[0m {message}{where}"
 
 
 def make_formatter(kind: str) -> logging.Formatter:
