@@ -6,14 +6,13 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from scalesocket.net.proxy_configs import print_config
 
-from tests.support import PATIENCE, find_tool, http_request, wait_until
+from tests.support import PATIENCE, find_tool, free_port, http_request, wait_until
 
 PROXY = "127.0.0.1"  # nodes see it come from there
 
@@ -27,13 +26,6 @@ def find(name: str) -> str:
     path = find_tool(name)
     assert path, f"{name} is not installed"
     return path
-
-
-def free_port(host: str) -> int:
-    """Return a port that nobody listens at."""
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def write_haproxy(folder: Path, nodes: list[str], port: int) -> list[str]:

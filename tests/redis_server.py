@@ -11,8 +11,7 @@ from typing import Any
 
 import redis
 
-from tests.net.test_peers import free_port
-from tests.support import require_tool, wait_until
+from tests.support import free_port, require_tool, wait_until
 
 
 class RedisServer:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -85,6 +86,22 @@ def slowness() -> float:
         sum(range(1_000_000))
         time.sleep(0.001)  # how soon one is woken counts, too
     return max(1.0, (time.monotonic() - begin) / QUIET)
+
+
+_ports = itertools.count(random.randrange(1000))
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens at, below those that the kernel gives out itself.
+
+    One of those may be somebody else's by the time that it is listened at, or is so again.
+    """
+    begin = 10_000 + worker_number() % 10 * 1000
+    for _ in range(1000):
+        port = begin + next(_ports) % 1000
+        with suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise AssertionError(f"no free port was found on {host}")
 
 
 # ==== 2. Tools of other people =============================================

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.proxies import free_port, proxy
+from tests.proxies import proxy
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_shared_rooms import come
 from tests.support import (
@@ -29,6 +29,7 @@ from tests.support import (
     RawClient,
     ServerProcess,
     descendants,
+    free_port,
     http_request,
     processes,
     require_tool,

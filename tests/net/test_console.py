@@ -30,6 +30,7 @@ from tests.support import (
     ROOT,
     RawClient,
     ServerProcess,
+    free_port,
     http_request,
     require_tool,
     serve,
@@ -841,7 +842,7 @@ def test_a_row_that_is_pressed_stays_until_it_is_let_go_of(
 
 
 def test_it_says_when_there_is_no_news_and_asks_again(visit: Visit) -> None:
-    with serve("--console", "cat") as server:
+    with serve("--console", "cat", addr=f"127.0.0.1:{free_port()}") as server:
         page = visit(server, "/console/#rooms")
         page.get_by_text("There is no room").wait_for()
     page.get_by_text("The server does not tell: it cannot be reached.").wait_for()

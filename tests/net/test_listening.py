@@ -14,7 +14,7 @@ import pytest
 
 import scalesocket
 from scalesocket import parse_command_line
-from tests.support import PATIENCE, RawClient, http_request, serve
+from tests.support import PATIENCE, RawClient, free_port, http_request, serve
 
 pytestmark = pytest.mark.slow  # servers are started here; --quick leaves them out
 
@@ -40,11 +40,6 @@ def listening(host: str, port: int) -> Iterator[list[tuple[str, int]]]:
     with ExitStack() as opened:
         listeners = scalesocket.open_listeners(opened, [(host, port)])
         yield [listener.getsockname() for listener in listeners]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def test_a_name_is_listened_at_where_this_machine_has_it(

@@ -127,24 +127,17 @@ def test_who_is_one_too_many_is_told_so_and_a_place_that_is_given_back_is_free()
         wait_until(try_again)
 
 
-def test_lines_of_text_are_counted_too(free_port: int) -> None:
-    with serve("--maxperaddr", "1", "--tcplisten", f"127.0.0.1:{free_port}", "cat") as server:
-        with open_from(server, "127.0.0.1", free_port) as first:
+def test_lines_of_text_are_counted_too() -> None:
+    with serve("--maxperaddr", "1", "--tcplisten", "127.0.0.1:0", "cat") as server:
+        port = int(server.wait_log(r"lines of text at \S+ on port (\d+)")[1])
+        with open_from(server, "127.0.0.1", port) as first:
             first.sendall(b"room\nhello\n")
             assert first.recv(100) == b"hello\n"
-            with open_from(server, "127.0.0.1", free_port) as second:
+            with open_from(server, "127.0.0.1", port) as second:
                 assert b"--maxperaddr" in json.loads(second.recv(1000))["error"].encode()
-            with open_from(server, "127.0.0.2", free_port) as other:
+            with open_from(server, "127.0.0.2", port) as other:
                 other.sendall(b"room\nhi\n")
                 assert other.recv(100) == b"hi\n"
-
-
-@pytest.fixture
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-    return port
 
 
 def test_behind_a_proxy_its_clients_are_counted_and_not_the_proxy() -> None:

@@ -20,11 +20,12 @@ from scalesocket.net.proxy_configs import CONFIGS, DRAIN, haproxy_ids, print_con
 import scalesocket
 from scalesocket import ConfigError
 from tests.bench.scenarios import SCENARIOS
-from tests.proxies import PROXY, free_port, write_haproxy
+from tests.proxies import PROXY, write_haproxy
 from tests.support import (
     ROOT,
     SCRIPT,
     RawClient,
+    free_port,
     http_request,
     require_tool,
     run_cli,

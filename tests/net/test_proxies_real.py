@@ -19,7 +19,7 @@ import pytest
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.websocket import connect
 
-from tests.proxies import PROXY, free_port, proxy
+from tests.proxies import PROXY, proxy
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -28,6 +28,7 @@ from tests.support import (
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    free_port,
     http_request,
     open_socket,
     serve,
@@ -268,6 +269,7 @@ def test_a_node_that_ends_moves_its_own_rooms_only(kind: str, end: str, tmp_path
         moved = [player for room in doomed for player in players[room]]
         wait_until(lambda: all(len(player.played_at) > 1 for player in moved))
         back = [player.played_at[-1] - ended_at for player in moved]
+        slow = max(slow, slowness())  # it may have become busy since
         assert statistics.median(back) < RETURN * slow, back
         for room in others:
             assert [player.lost_at for player in players[room]] == [[], []]

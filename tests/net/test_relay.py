@@ -30,7 +30,7 @@ from scalesocket import (
 )
 from tests.capture import find_faults, read_fields
 from tests.certificates import Certificates
-from tests.net.test_peers import free_port, ok, stand_in
+from tests.net.test_peers import ok, stand_in
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -38,14 +38,19 @@ from tests.support import (
     RawClient,
     ServerProcess,
     encode_client_frames,
+    free_port,
     http_request,
     open_socket,
     request_head,
     serve,
     wait_until,
+    with_constants,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
+# A busy machine answers late; a node that is not there refuses at once.
+PATIENT = with_constants("scalesocket.net.relay", ASK_TIMEOUT=PATIENCE, AGREE_TIMEOUT=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -65,7 +70,8 @@ def cluster(
             others = [one for one in addresses if same or one != address]
             listed = ("--api", "--metrics", "--peers", ",".join([*others, *peers]))
             name = ("--header", f"X-Node: {number}", "--trustproxy", "127.0.0.1")
-            nodes.append(stack.enter_context(serve(*name, *listed, *options, addr=address)))
+            node = serve(*name, *listed, *options, addr=address, command=PATIENT)
+            nodes.append(stack.enter_context(node))
         yield nodes
 
 
@@ -187,10 +193,13 @@ def test_rooms_are_found_on_nodes_that_speak_tls_and_by_them(
 ) -> None:
     ports = free_port(), free_port()
     peers = ("--api", "--peers", f"https://localhost:{ports[0]},127.0.0.1:{ports[1]}")
+    addresses = [f"127.0.0.1:{port}" for port in ports]
     env = {"SSL_CERT_FILE": certs.cert("authority")}
     with (
-        serve(*certs.options(), *peers, "cat", addr=f"127.0.0.1:{ports[0]}", env=env) as secure,
-        serve(*peers, "cat", addr=f"127.0.0.1:{ports[1]}", env=env) as plain,
+        serve(
+            *certs.options(), *peers, "cat", addr=addresses[0], env=env, command=PATIENT
+        ) as secure,
+        serve(*peers, "cat", addr=addresses[1], env=env, command=PATIENT) as plain,
     ):
         ways = [
             functools.partial(
@@ -234,7 +243,7 @@ def test_lines_of_text_are_told_where_the_room_is() -> None:
     port = free_port()
     with cluster("cat", count=1) as (one,):
         listed = ("--api", "--peers", f"{one.host}:{one.port}", "--tcplisten", f"127.0.0.1:{port}")
-        with serve(*listed, "cat"), RawClient.connect(one, "lobby"):
+        with serve(*listed, "cat", command=PATIENT), RawClient.connect(one, "lobby"):
             with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
                 sock.sendall(b"lobby\n")
                 answer = json.loads(sock.makefile().readline())
@@ -246,7 +255,7 @@ def test_what_is_passed_through_is_recorded_as_its_client_sees_it(tmp_path: Path
     file = tmp_path / "play.pcapng"
     with cluster("cat", count=1) as (one,), RawClient.connect(one, "lobby") as ann:
         options = ("--api", "--peers", f"{one.host}:{one.port}", "--pcap", str(file), "cat")
-        with serve(*options) as two, RawClient.connect(two, "lobby") as bob:
+        with serve(*options, command=PATIENT) as two, RawClient.connect(two, "lobby") as bob:
             exchange(bob, "through")
             assert ann.receive_text() == "through"
             bob.close()
@@ -393,7 +402,10 @@ def test_a_peer_that_says_opening_for_ever_is_not_waited_for_for_ever(
         assert seeker._openings == {}
 
 
-def test_a_peer_that_has_a_room_and_lets_nobody_in_is_left_out() -> None:
+def test_a_peer_that_has_a_room_and_lets_nobody_in_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "ASK_TIMEOUT", PATIENCE)
     body = json.dumps([{"name": "lobby", "connections": 1}]).encode()
     with stand_in(ok(body)) as address, contextlib.ExitStack() as stack:
         relays = Relays(Peers([address], lambda line: None), lambda name: False, 0)

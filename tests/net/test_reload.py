@@ -425,7 +425,7 @@ def test_a_change_while_new_code_loads_is_loaded_in_its_place(folder: Path) -> N
         server.wait_log(NEW_CODE)
         assert about(server)["helper"] == "helper 3"
         assert (times(server, "changed:"), times(server, NEW_CODE)) == (2, 1)
-        (_child,) = server.children()  # the other one has not been left to wait
+        wait_until(lambda: len(server.children()) == 1)  # the other one has not been left to wait
 
 
 def test_a_change_while_the_old_code_saves_is_loaded_afterwards(folder: Path) -> None:

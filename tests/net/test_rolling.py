@@ -17,19 +17,23 @@ from pathlib import Path
 import pytest
 
 from tests.net.test_proxies_real import node_of
-from tests.proxies import PROXY, free_port, running_proxy, write_haproxy
+from tests.proxies import PROXY, running_proxy, write_haproxy
 from tests.support import (
     PATIENCE,
     Closed,
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    free_port,
     serve,
     wait_until,
+    with_constants,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
+# A busy machine answers late; a node that is not there refuses at once.
+PATIENT = with_constants("scalesocket.net.relay", ASK_TIMEOUT=PATIENCE, AGREE_TIMEOUT=PATIENCE)
 HOSTS = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"]
 ROOMS = [f"play-{number}" for number in range(60)]
 
@@ -47,7 +51,7 @@ class Farm:
         options = ("--header", f"X-Node: {host}", "--trustproxy", PROXY, "--drain", "1")
         peers = ("--api", "--peers", ",".join(self.addresses))
         self.nodes[address] = self._stack.enter_context(
-            serve(*options, *peers, "cat", addr=address)
+            serve(*options, *peers, "cat", addr=address, command=PATIENT)
         )
 
 

@@ -318,11 +318,15 @@ def test_a_port_in_use_is_said_in_one_line(echo: ServerProcess) -> None:
 # ==== Who has only half-closed =============================================
 
 
+UNHURRIED = with_constants("scalesocket.net.lines", ANSWER_PAUSE=4.0)  # on a busy machine, too
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_who_has_said_all_still_hears_the_answers(workers: str) -> None:
     """`printf 'lobby\\nhi\\n' | nc localhost 9001` printed nothing (case 13)."""
     options = ("--tcplisten", "127.0.0.1:0", "--workers", workers)
-    with serve(*options, "sh", "--", "-c", "sleep 0.5; exec cat") as server:
+    program = ("sh", "--", "-c", "sleep 0.5; exec cat")
+    with serve(*options, *program, command=UNHURRIED) as server:
         with LineClient(server) as client:
             client.send("one\ntwo")
             client.sock.shutdown(socket.SHUT_WR)
@@ -331,7 +335,7 @@ def test_who_has_said_all_still_hears_the_answers(workers: str) -> None:
 
 def test_nc_prints_the_answer() -> None:
     nc = require_tool("nc")
-    with serve("--tcplisten", "127.0.0.1:0", "cat") as server:
+    with serve("--tcplisten", "127.0.0.1:0", "cat", command=UNHURRIED) as server:
         done = subprocess.run(
             [nc, "-N", "127.0.0.1", str(line_port(server))],
             input="lobby\nhi\n",
@@ -344,7 +348,7 @@ def test_nc_prints_the_answer() -> None:
 
 def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None:
     """It is a member of its room until then, and leaves it as others do."""
-    soon = with_constants("scalesocket.net.lines", ANSWER_TIMEOUT=2.0)
+    soon = with_constants("scalesocket.net.lines", ANSWER_PAUSE=3.0, ANSWER_TIMEOUT=5.0)
     tick = "while sleep 0.1; do echo tick; done & cat"
     options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
     with serve(*options, "sh", "--", "-c", tick, command=soon) as server:

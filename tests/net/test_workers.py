@@ -15,14 +15,16 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from scalesocket.net.workers import RESTART_PAUSE, merge_metrics
 
+from tests.children.test_tcp import free_ports, spell
 from tests.support import (
+    PATIENCE,
     SCRIPT,
     Closed,
     HandshakeRefused,
@@ -61,8 +63,10 @@ def workers_of(server: ServerProcess) -> dict[int, int]:
 
 
 @contextlib.contextmanager
-def spread(*options: str, count: int = 2) -> Iterator[ServerProcess]:
-    with serve(f"--workers={count}", "-v", *options) as server:
+def spread(
+    *options: str, count: int = 2, command: Sequence[str] | None = None
+) -> Iterator[ServerProcess]:
+    with serve(f"--workers={count}", "-v", *options, command=command) as server:
         wait_until(lambda: len(workers_of(server)) == count)
         yield server
 
@@ -191,11 +195,12 @@ def test_each_worker_has_its_own_ports_for_children() -> None:
         "sock.sendall(b'%d\\n' % port)\n"
         "sock.recv(1)\n"
     )
-    options = ("--tcp", "--delay=0", "--tcpports=21000:21019", "python3", "--", "-c", program)
+    ports = free_ports(20)
+    options = ("--tcp", "--delay=0", "--tcpports", spell(ports), "python3", "--", "-c", program)
     with spread(*options) as server, contextlib.ExitStack() as opened:
         for number in range(8):
             client = opened.enter_context(RawClient.connect(server, f"room-{number}"))
-            first = 21000 + 10 * owner(f"room-{number}")
+            first = ports[0] + 10 * owner(f"room-{number}")
             assert first <= int(client.receive_text()) < first + 10
 
 
@@ -203,7 +208,11 @@ def test_each_worker_has_its_own_ports_for_children() -> None:
 
 
 def test_the_api_and_the_metrics_answer_for_all_workers() -> None:
-    with spread("--api", "--metrics", "cat", count=3) as server, contextlib.ExitStack() as opened:
+    patient = with_constants("scalesocket.net.workers", ANSWER_TIMEOUT=PATIENCE)
+    with (
+        spread("--api", "--metrics", "cat", count=3, command=patient) as server,
+        contextlib.ExitStack() as opened,
+    ):
         names = {f"room-{number}" for number in range(9)}
         for name in names:
             say(opened.enter_context(RawClient.connect(server, name)), "hello")
@@ -329,7 +338,7 @@ def test_clients_of_crashing_workers_get_back_and_nothing_is_mixed_up() -> None:
             except Closed as closed:
                 if (closed.code, closed.reason) != CRASHED:
                     trouble.append(f"{number} was closed with {closed}")
-            except (OSError, EOFError):  # cut in the middle of its handshake
+            except (OSError, EOFError, HandshakeRefused):  # cut in the middle of its handshake
                 time.sleep(0.01)
 
     with spread("cat") as server:
@@ -386,9 +395,10 @@ def test_a_signal_at_any_moment_of_the_start_ends_it() -> None:
 
 
 def test_all_workers_drain() -> None:
-    with spread("--drain=20", "cat") as server, contextlib.ExitStack() as opened:
+    with spread("--drain=600", "cat") as server, contextlib.ExitStack() as opened:
         clients = [opened.enter_context(RawClient.connect(server, room_of(n))) for n in range(2)]
         os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: sum("draining for" in line for line in server.log()) == 2)
         wait_until(lambda: http_request(server, path="/health").status == 503)
         for client in clients:
             say(client, "still playing")

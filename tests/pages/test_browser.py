@@ -23,7 +23,7 @@ from tests.browser import (
     sticking_out,
     wait_for,
 )
-from tests.support import ROOT, ServerProcess, serve
+from tests.support import ROOT, ServerProcess, free_port, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -338,7 +338,7 @@ def test_after_a_restart_the_page_comes_back_by_itself_and_says_so(browser: Brow
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        with serve("game.py") as server:
+        with serve("game.py", addr=f"127.0.0.1:{free_port()}") as server:
             page.goto(server.http("/bunny/?room=pond"))
             wait_for_players(page, 1)
             expect(page.locator("#note")).to_be_hidden()

@@ -23,7 +23,7 @@ from tests.browser import (
     sticking_out,
     wait_for,
 )
-from tests.support import ServerProcess, serve, wait_until
+from tests.support import ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -305,7 +305,7 @@ def test_after_a_restart_the_tictactoe_page_comes_back_with_its_player(browser: 
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        with serve("tictactoe") as first:
+        with serve("tictactoe", addr=f"127.0.0.1:{free_port()}") as first:
             page.goto(first.http(TABLE))
             sit_down(page, "Ann")
         wait_for(page, "document.body.dataset.status === 'waiting'")
@@ -586,7 +586,7 @@ def test_after_a_restart_the_snake_page_comes_back_with_its_player(browser: Brow
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        with serve("snake") as first:
+        with serve("snake", addr=f"127.0.0.1:{free_port()}") as first:
             page.goto(first.http(GARDEN))
             play_snake(page, "Ann")
         wait_for(page, "document.body.dataset.status === 'waiting'")

@@ -11,12 +11,19 @@ import pytest
 
 from tests import browser as in_browser
 from tests.browser import OpenTab, expect, wait_for
-from tests.net.test_peers import free_port
 from tests.pages.test_page_games import AUTOPILOT
 from tests.pages.test_page_seats import BACK, MINE, STATE, play_snake
 from tests.proxies import proxy
 from tests.redis_server import RedisServer, running_redis
-from tests.support import ServerProcess, http_request, serve, wait_until
+from tests.support import (
+    PATIENCE,
+    ServerProcess,
+    free_port,
+    http_request,
+    serve,
+    wait_until,
+    with_constants,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -31,8 +38,9 @@ class Nodes:
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
         stored = ("--store", self.store.url, "--saveevery", "0.1")
         known = ("--peers", ",".join(addresses), "--trustproxy", "127.0.0.1")
+        patient = with_constants("scalesocket.net.relay", ASK_TIMEOUT=PATIENCE)
         self.nodes: list[ServerProcess] = [
-            stack.enter_context(serve(*stored, *known, "snake", addr=address))
+            stack.enter_context(serve(*stored, *known, "snake", addr=address, command=patient))
             for address in addresses
         ]
         for node in self.nodes:

@@ -23,7 +23,7 @@ from tests.browser import (
     sticking_out,
     wait_for,
 )
-from tests.support import ROOT, RawClient, ServerProcess, serve, wait_until
+from tests.support import ROOT, RawClient, ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -238,7 +238,7 @@ def test_a_server_with_no_list_of_rooms_explains_itself(visit: Visit) -> None:
 
 
 def test_the_lobby_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> None:
-    with serve("game.py") as server:
+    with serve("game.py", addr=f"127.0.0.1:{free_port()}") as server:
         page = visit(server)
         wait_for(page, "document.querySelector('#state').textContent === 'Live'")
     page.get_by_text("The server does not answer.").wait_for()
@@ -311,7 +311,7 @@ def test_a_page_of_ones_own_includes_the_connection_by_one_line(
 ) -> None:
     program, pages = readme_page(tmp_path)
     options = ("--json", "--staticdir", pages, program)
-    with serve(*options) as server:
+    with serve(*options, addr=f"127.0.0.1:{free_port()}") as server:
         ann = visit(server, "/?room=den&name=Ann")
         bob = visit(server, "/?room=den&name=Bob")
         for page in (ann, bob):
@@ -458,7 +458,8 @@ def test_who_reads_further_up_is_left_there_and_told_of_news(
 
 
 def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visit) -> None:
-    with serve(*SITE, "--cache", "100", "cat") as server:
+    address = f"127.0.0.1:{free_port()}"
+    with serve(*SITE, "--cache", "100", "cat", addr=address) as server:
         ada, grace = (enter_chat(visit, server, name) for name in ("Ada", "Grace"))
         say(ada, "before")
         wait_for_said(grace, 1)
@@ -471,7 +472,7 @@ def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visi
     ada.get_by_label("Message", exact=True).fill("half a sentence")
     ada.get_by_text("Not sent yet.").wait_for()
     expect(ada.locator("[data-state=waiting] .bubble")).to_have_text("into the void")
-    with serve(*SITE, "--cache", "100", "cat", addr=f"127.0.0.1:{server.port}"):
+    with serve(*SITE, "--cache", "100", "cat", addr=address):
         for page in (ada, grace):
             page.evaluate("document.querySelector('#retry').click()")
             wait_for_said(page, 3)
@@ -657,7 +658,7 @@ def test_the_first_sets_the_size_and_a_button_changes_it(
     fit = narrow.get_by_role("button", name="Fit")
     fit.click()
     wait_for(wide, "vt.size[0] < 80")
-    assert wide.evaluate("vt.size") == narrow.evaluate("vt.size")
+    wait_until(lambda: wide.evaluate("vt.size") == narrow.evaluate("vt.size"))
     narrow.set_viewport_size({"width": 560, "height": 400})  # whose size it is, follows
     wait_for(wide, "vt.size[0] < 60")
     enter(narrow, "clear; stty size")
@@ -678,7 +679,8 @@ def test_who_comes_late_sees_the_program_that_runs(
     # A passing size made less draw; while it learns of the lasting one, it loses a key.
     for each in (page, late):
         wait_for(each, "vt.text.trimEnd().split('\\n').length === value", size[1])
-    assert late.evaluate("[vt.size, vt.text]") == [size, page.evaluate("vt.text")]
+    shown = "[vt.size, vt.text]"
+    wait_until(lambda: late.evaluate(shown) == [size, page.evaluate("vt.text")])
     late.keyboard.type("q")
     wait_for_screen(page, r"^\$ less ")  # the screen is again what it was
     enter(page, "echo out")

@@ -15,7 +15,7 @@ from scalesocket.client.terminal import App, Canvas
 from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake
 
 from tests.pages.test_page_seats import Wire
-from tests.support import ServerProcess, http_request, serve, wait_until
+from tests.support import ServerProcess, free_port, http_request, serve, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_who_takes_the_seat_elsewhere_ends_the_first_one(server: ServerProcess) 
 
 
 def test_a_server_that_is_started_anew_without_seats_gets_none(server: ServerProcess) -> None:
-    with serve("--resume", "60", "cat") as old:
+    with serve("--resume", "60", "cat", addr=f"127.0.0.1:{free_port()}") as old:
         talker = Talker(old.url("anew"))
         wait_until(lambda: talker.opened)
     wait_until(lambda: talker.lost)

@@ -42,7 +42,7 @@ from scalesocket.client.websocket import ConnectionClosed, Stream, WebSocket, ma
 from scalesocket.game import snake_rules
 from scalesocket.game.tictactoe_rules import Table as ServerTable
 
-from tests.support import PATIENCE, ROOT, ServerProcess, require_tool, serve, wait_until
+from tests.support import PATIENCE, ROOT, ServerProcess, free_port, require_tool, serve, wait_until
 
 # ==== The canvas ==========================================================
 
@@ -897,7 +897,7 @@ def test_a_third_player_watches_tic_tac_toe(
 @slow
 def test_a_server_that_restarts_is_found_again(open_terminal: Callable[[], Terminal]) -> None:
     screen = open_terminal()
-    with serve("snake") as first:
+    with serve("snake", addr=f"127.0.0.1:{free_port()}") as first:
         screen.start(*client("snake", first, "ann", "back"))
         screen.wait_for("place 1 of 1")
         first.kill()

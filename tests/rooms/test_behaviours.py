@@ -402,7 +402,7 @@ def test_35_a_wrong_mask_or_length_is_closed(cat: ServerProcess, wrong: bytes, c
 
 
 def test_36_a_silent_peer_is_dropped_and_one_that_answers_pings_stays() -> None:
-    with serve("--ping", "1", "cat") as server:
+    with serve("--ping", "2", "cat") as server:
         with RawClient.connect(server) as lively, RawClient.connect(server) as silent:
             frames = []
             while not frames or frames[-1][0] != CLOSE:

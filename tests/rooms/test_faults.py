@@ -211,7 +211,8 @@ def test_a_program_that_closed_its_stdout_is_over_and_is_stopped() -> None:
 
 def test_a_program_that_takes_long_to_exit_has_failed_all_the_same() -> None:
     """On a busy machine the end of an interpreter takes a while: its clients were told 1000."""
-    with serve(*shell("echo bye; exec 1>&-; sleep 0.6; exit 3")) as server:
+    lasting = with_constants(EXIT_TIME=PATIENCE)
+    with serve(*shell("echo bye; exec 1>&-; sleep 0.6; exit 3"), command=lasting) as server:
         with RawClient.connect(server, "room") as client:
             assert client.receive_text() == "bye"
             assert client.wait_close() == (1011, "the program has ended with status 3")
@@ -302,7 +303,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_playing(tmp_path: Path, 
     options = ["--unixsocket", os.fspath(path), "-vv", *(["--log", log] if log else [])]
     script = "echo complaint >&2; read line; kill -9 $$"
     with serve(*options, *shell(script), command=command, ready=False) as server:
-        wait_until(lambda: path.exists() or server.process.poll() is not None)
+        wait_until(lambda: listens(path) or server.process.poll() is not None)
         with bystander(server, connect_to_unix(path, "steady")) as other:
             for _ in range(20):
                 with connect_to_unix(path, "room") as client:
@@ -311,6 +312,12 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_playing(tmp_path: Path, 
             other.go_on()
             assert server.peak_rss() < 64 * MIB
         assert server.stop() == 0
+
+
+def listens(path: Path) -> bool:
+    """Whether a server does at a Unix socket; its file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(os.fspath(path)) == 0
 
 
 def connect_to_unix(path: Path, room: str) -> RawClient:

@@ -35,7 +35,7 @@ from scalesocket import (
 )
 from tests.certificates import Certificates
 from tests.rooms.test_inbox import Worker
-from tests.rooms.test_lossless import assert_same, deaf_client, metric, numbered
+from tests.rooms.test_lossless import PATIENT, assert_same, deaf_client, metric, numbered
 from tests.support import (
     PATIENCE,
     Closed,
@@ -355,8 +355,8 @@ def test_the_others_play_on_while_a_newcomer_reads_nothing_of_a_long_history(
 
 def test_a_newcomer_that_reads_nothing_at_all_is_closed_and_bounded(tmp_path: Path) -> None:
     """Case 35: 20 that answered pings and read nothing held 50 MiB each, for ever."""
-    options = ("--cache", "all:50", "--backlog", "1M", "--stall", "2", "--metrics")
-    with serve(*options, "cat") as server, RawClient.connect(server) as first:
+    options = ("--cache", "all:50", "--backlog", "1M", "--stall", "2", "--metrics", "cat")
+    with serve(*options, command=PATIENT) as server, RawClient.connect(server) as first:
         for message in numbered(50, 1_000_000):
             first.send_text(message)
             first.receive_many(1)
@@ -407,7 +407,10 @@ def test_a_newcomer_that_reads_steadily_gets_all_of_a_history_over_the_backlog(
 def test_what_is_kept_for_a_newcomer_alone_is_bounded_by_the_backlog(talker: str) -> None:
     """And nobody waits for that: it could last for as long as its history takes."""
     options = ("--json", "--cache", "tagged:9", "--backlog", "1M", "--stall", "3600", "--metrics")
-    with serve(*options, talker) as server, RawClient.connect(server) as first:
+    with (
+        serve(*options, talker, command=PATIENT) as server,
+        RawClient.connect(server) as first,
+    ):
         read_until(first, "again")
         fill = {"_cache": True, "fill": "x" * 900_000}
         first.send_json({"t": "say", "with": fill, "times": 9})

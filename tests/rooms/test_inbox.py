@@ -38,7 +38,7 @@ from scalesocket import (
     WebSocketProtocol,
     parse_command_line,
 )
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 PATIENCE = 30  # seconds that a wait may take on a busy machine
 
@@ -345,12 +345,18 @@ def timer() -> Iterator[Timer]:
     running.stop()
 
 
-def test_calls_come_in_the_order_of_their_times(timer: Timer) -> None:
+def test_calls_come_in_the_order_of_their_times(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[str] = []
     done = threading.Event()
+    real = scalesocket.time.monotonic
+    now = real()
+    monkeypatch.setattr(scalesocket.time, "monotonic", lambda: now)  # all are asked for at once
     for seconds, name in ((0.15, "late"), (0.05, "early"), (0.1, "between"), (0.0, "at once")):
         timer.call_later(seconds, lambda name=name: called.append(name))
     timer.call_later(0.2, done.set)
+    monkeypatch.setattr(scalesocket.time, "monotonic", real)
     assert done.wait(PATIENCE)
     assert called == ["at once", "early", "between", "late"]
 
@@ -404,7 +410,7 @@ def test_a_stopped_timer_calls_nothing_and_ends() -> None:
     timer = Timer()
     timer.start()
     called: list[int] = []
-    timer.call_later(0.2, lambda: called.append(1))
+    timer.call_later(2 * PATIENCE, lambda: called.append(1))
     timer.stop()
     timer.call_later(0, lambda: called.append(2))
     wait_until(lambda: not [t for t in threading.enumerate() if t.name == "timer"], PATIENCE)
@@ -412,13 +418,6 @@ def test_a_stopped_timer_calls_nothing_and_ends() -> None:
 
 
 # ==== Ports ===============================================================
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_each_port_is_given_to_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_a_child_is_asked_to_stop_more_and_more_firmly(
     notes = tmp_path / "notes"
     steps = [*STEPS, "SIGKILL"]
     # Long enough for a slow machine to take note of one step before the next.
-    with serve("--closegrace", "1", stubborn, "--", os.fspath(notes), gives_up_at) as server:
+    with serve("--closegrace", "4", stubborn, "--", os.fspath(notes), gives_up_at) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "ready"
             (child,) = server.children()
@@ -374,8 +374,10 @@ def test_a_signal_drains_every_room(tmp_path: Path, number: int) -> None:
 
 
 def test_a_signal_stops_children_that_heed_nothing(stubborn: str, tmp_path: Path) -> None:
-    options = ("--closegrace", "1")  # so that a slow machine has time to take note of each step
-    with serve(*options, stubborn, "--", os.fspath(tmp_path / "notes"), "never") as server:
+    options = ("--closegrace", "4")  # so that a slow machine has time to take note of each step
+    lasting = with_constants(DRAIN_TIMEOUT=PATIENCE)  # that may take longer than a stop otherwise
+    notes = os.fspath(tmp_path / "notes")
+    with serve(*options, stubborn, "--", notes, "never", command=lasting) as server:
         with ExitStack() as stack:
             clients = []
             for index in range(3):

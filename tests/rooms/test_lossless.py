@@ -39,6 +39,8 @@ FREE = not getattr(sys, "_is_gil_enabled", lambda: True)()
 # The most that a server of one room may ever hold, in bytes. A Python without the interpreter lock
 # keeps a heap for each thread, and gives less of it back.
 MEMORY = (192 if FREE else 64) * 1024 * 1024
+# For a test that reads late why it was closed: it has more time than a client has otherwise.
+PATIENT = with_constants(CLOSE_TIMEOUT=PATIENCE)
 
 
 def numbered(count: int, size: int) -> list[bytes]:
@@ -198,9 +200,9 @@ def test_clients_that_come_during_a_flood_miss_nothing_that_follows() -> None:
 
 def test_a_client_that_stops_reading_is_closed_and_the_others_lose_nothing() -> None:
     messages = numbered(16_000, 1024)
-    options = ("--stall", "1", "--backlog", "256K", "--metrics")
+    options = ("--stall", "4", "--backlog", "256K", "--metrics")  # nobody else pauses for so long
     with (
-        serve(*options, "cat") as server,
+        serve(*options, "cat", command=PATIENT) as server,
         RawClient.connect(server) as sender,
         RawClient.connect(server) as other,
         deaf_client(server) as stopped,
@@ -228,7 +230,7 @@ def test_a_client_that_stops_reading_for_good_is_cut_off() -> None:
     messages = numbered(16_000, 1024)
     soon = with_constants(CLOSE_TIMEOUT=1.0)
     with (
-        serve("--stall", "1", "--backlog", "256K", "cat", command=soon) as server,
+        serve("--stall", "4", "--backlog", "256K", "cat", command=soon) as server,
         RawClient.connect(server) as sender,
     ):
         sender.send_text("ready")
@@ -247,7 +249,7 @@ def test_a_reader_slower_than_the_stall_time_in_all_but_never_stopped_is_kept() 
     """What counts is progress, not being behind."""
     messages = numbered(4_000, 2048)
     with (
-        serve("--stall", "2", "--backlog", "64K", "cat") as server,
+        serve("--stall", "4", "--backlog", "64K", "cat") as server,
         RawClient.connect(server) as sender,
         deaf_client(server) as slow,
     ):
@@ -260,7 +262,7 @@ def test_with_stall_0_a_full_backlog_closes_at_once() -> None:
     chunk = numbered(64, 4096)
     options = ("--stall", "0", "--backlog", "1M", "--metrics")
     with (
-        serve(*options, "cat") as server,
+        serve(*options, "cat", command=PATIENT) as server,
         RawClient.connect(server) as sender,
         deaf_client(server) as stopped,
     ):
@@ -279,10 +281,10 @@ def test_with_stall_0_a_full_backlog_closes_at_once() -> None:
 
 @pytest.mark.slow
 def test_many_stopped_clients_cost_the_room_one_stall_and_not_one_each() -> None:
-    """Their time runs out together; one after the other it would take 80 s."""
+    """Their time runs out together; one after the other it would take 160 s."""
     messages = numbered(10_000, 1024)
     with (
-        serve("--stall", "2", "--backlog", "64K", "cat") as server,
+        serve("--stall", "4", "--backlog", "64K", "cat") as server,
         RawClient.connect(server) as sender,
         ExitStack() as stack,
     ):
@@ -475,9 +477,9 @@ class Flood(Game):
 def test_a_slow_client_of_a_game_is_closed_and_never_slows_a_tick(tmp_path: Path) -> None:
     """With an hour of --stall, a tick that waited for it would not come within this test."""
     (tmp_path / "flood.py").write_text(FLOOD_GAME)
-    options = ("--stall", "3600", "--backlog", "512K", "--metrics")
+    options = ("--stall", "3600", "--backlog", "2M", "--metrics")  # 4 s of ticks for the watcher
     with (
-        serve(*options, "flood:Flood", cwd=tmp_path) as server,
+        serve(*options, "flood:Flood", cwd=tmp_path, command=PATIENT) as server,
         RawClient.connect(server) as watcher,
         deaf_client(server) as stopped,
     ):

@@ -26,14 +26,21 @@ from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_store import (
     ask,
     crash_between_saves,
-    free_port,
     metric,
     say,
     sit,
     take_and_give_back_seats,
     wait_closed,
 )
-from tests.support import RawClient, ServerProcess, require_tool, run_cli, serve, wait_until
+from tests.support import (
+    RawClient,
+    ServerProcess,
+    free_port,
+    require_tool,
+    run_cli,
+    serve,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 

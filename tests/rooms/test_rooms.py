@@ -1014,9 +1014,10 @@ def test_respawn_waits_longer_each_time() -> None:
 
 
 def test_passstderr_sends_both_streams_by_name() -> None:
-    script = r"""echo 'oh "no"' >&2; sleep 0.2; echo é; exec cat"""
+    script = r"""echo 'oh "no"' >&2; read line; echo é; exec cat"""
     with serve("--passstderr", *shell(script)) as server, RawClient.connect(server) as client:
         assert client.receive_json() == {"stream": "stderr", "data": 'oh "no"'}
+        client.send_text("now the other one")
         assert client.receive_json() == {"stream": "stdout", "data": "é"}
         assert json.loads(echo(client, "in")) == {"stream": "stdout", "data": "in"}
         server.wait_log('stderr: oh "no"')  # an operator who lets players see it wants it, too

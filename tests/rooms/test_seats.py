@@ -498,7 +498,7 @@ def test_a_program_is_told_and_a_seat_expires() -> None:
 
 
 def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_closed() -> None:
-    command = with_constants("scalesocket.net.seats", MAX_DROPPED=1, OPENING_TIMEOUT=0.5)
+    command = with_constants("scalesocket.net.seats", MAX_DROPPED=1)
     with serve("--resume", "600", "--json", "cat", command=command) as server:
         with RawClient.connect(server, "cat") as watcher:
             assert watcher.receive_json() == {"t": "Join", "_from": 1}
@@ -507,8 +507,10 @@ def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_close
                 assert watcher.receive_json() == {"t": "Join", "_from": number}
                 client.reset()
             assert watcher.receive_json() == {"t": "Leave", "_from": 2}
-            silent = RawClient.connect(server, "cat?_seat")
-            assert wait_closed(silent) == (1008, "no message for 0.5 s")
+    command = with_constants("scalesocket.net.seats", OPENING_TIMEOUT=0.5)
+    with serve("--resume", "600", "cat", command=command) as server:
+        silent = RawClient.connect(server, "cat?_seat")
+        assert wait_closed(silent) == (1008, "no message for 0.5 s")
 
 
 def test_one_address_has_no_more_dropped_seats_than_it_may_have_connections() -> None:

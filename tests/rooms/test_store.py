@@ -33,6 +33,7 @@ from tests.support import (
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    free_port,
     http_request,
     run_cli,
     serve,
@@ -445,13 +446,6 @@ class Player:
 
 def wait_for_players(players: list[Player], reached: Any, how: Any) -> None:
     wait_until(lambda: how(reached(player) or player.error for player in players))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow

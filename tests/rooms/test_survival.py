@@ -447,7 +447,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_play_nor_signals(
                 client.send_text("hello")
                 assert client.receive_text() == "hello"
         assert http_request(server, "GET", "/health").status == 200
-        assert dropped_lines(server) > 0
+        wait_until(lambda: dropped_lines(server) > 0)  # a worker may be too late to tell
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
 
@@ -519,7 +519,7 @@ def test_a_log_that_is_read_is_complete_and_in_order() -> None:
 def test_a_stop_of_the_machine_closes_nobody_who_was_sending() -> None:
     """Case 38: after SIGSTOP for longer than two pings 26 of 30 clients that had sent all the time
     were closed as silent."""
-    with serve("--ping", "1", "cat") as server, contextlib.ExitStack() as stack:
+    with serve("--ping", "2", "cat") as server, contextlib.ExitStack() as stack:
         rooms = [f"room{number}" for number in range(10)]
         clients = [stack.enter_context(RawClient.connect(server, room)) for room in rooms]
         for _ in range(3):
@@ -528,7 +528,7 @@ def test_a_stop_of_the_machine_closes_nobody_who_was_sending() -> None:
                 assert client.receive_text() == "before"
             server.process.send_signal(signal.SIGSTOP)
             begin = time.monotonic()
-            wait_until(lambda begin=begin: time.monotonic() > begin + 3.0)
+            wait_until(lambda begin=begin: time.monotonic() > begin + 5.0)
             server.process.send_signal(signal.SIGCONT)
             for client in clients:
                 client.send_text("after")

@@ -617,7 +617,7 @@ def test_whoever_does_not_speak_tls_is_let_go(echo: ServerProcess, trust: ssl.SS
 @pytest.mark.slow
 def test_a_client_that_says_nothing_is_let_go(certs: Certificates, trust: ssl.SSLContext) -> None:
     """Others come in meanwhile."""
-    soon = with_constants(HEAD_TIMEOUT=2.0)
+    soon = with_constants(HEAD_TIMEOUT=4.0)
     with serve(*certs.options(), "cat", command=soon) as server, ExitStack() as stack:
         silent = [stack.enter_context(open_socket(server)) for _ in range(20)]
         silent[0].sendall(b"\x16\x03")  # it begins, and stops
@@ -794,9 +794,9 @@ def test_a_refused_client_is_told_why(
 def test_a_client_that_stops_reading_does_not_hold_up_others(
     certs: Certificates, trust: ssl.SSLContext
 ) -> None:
-    """20 MB for everyone; who takes nothing for a second is closed, the others lose nothing."""
+    """20 MB for everyone; who takes nothing for a while is closed, the others lose nothing."""
     count, line = 20_000, b"x" * 1000
-    with serve(*certs.options(), "--stall", "1", "cat") as server:
+    with serve(*certs.options(), "--stall", "4", "cat") as server:
         with join(server, trust) as slow, join(server, trust) as client:
             assert_echoes(client)
             assert slow.receive_text() == "hello"
@@ -822,7 +822,7 @@ def test_who_is_closed_for_being_slow_can_read_what_it_has_got(
 ) -> None:
     """No record is missing before its end, or it would be a broken connection to the client."""
     script = "read x; seq -f %0400.0f 100001 150000; exec cat"
-    with serve(*certs.options(), "--stall", "1", "sh", "--", "-c", script) as server:
+    with serve(*certs.options(), "--stall", "4", "sh", "--", "-c", script) as server:
         with join(server, trust) as slow, join(server, trust) as client:
             client.send_text("go")
             assert int(client.receive_many(50_000)[-1]) == 150_000
