@@ -36,7 +36,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scalesocket import (
@@ -59,9 +59,11 @@ from scalesocket import (
     RoomEvent,
     RoomRegistry,
     Unwritten,
+    insist,
     log,
     parse_seconds,
     refuse_if,
+    report_failure,
     start_thread,
     write_json,
 )
@@ -250,6 +252,7 @@ class SqliteFile:
 
     def open(self) -> dict[str, bool]:
         """Connect; see `Database`."""
+        self.close()  # if that has failed before
         self._connect()
         assert self._db is not None
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -382,7 +385,7 @@ class Store:
     def __init__(self, database: Database, count: Any) -> None:
         self._database = database
         self._count = count
-        self._changed = threading.Condition()  # guards all below but the last
+        self._changed = threading.Condition()  # guards all below but the last three
         self._pending: dict[str, Record | None] = {}
         self._given: dict[str, dict[int, Seat]] = {}  # tokens; to which seats of rooms
         self._write_at = 0.0  # when what waits is due
@@ -390,16 +393,20 @@ class Store:
         self._questions: list[Question] = []
         self._stopping = False
         self._give_up_at = 0.0  # from then on, it has been tried often enough
+        self.is_open = False  # it is known which rooms are stored; written by the thread
         self.highest = 0  # ID of a client; written under the registry's lock
         self._failing = self._was_slow = False  # the thread's alone
 
-    def start(self) -> dict[str, bool]:
-        """Start the thread; return what `Database.open` does, or nothing if that fails."""
-        self._opened = threading.Event()
-        self.rooms: dict[str, bool] = {}
+    def start(self, tell: Callable[[dict[str, bool]], None] = lambda _rooms: None) -> None:
+        """Start the thread, and wait until it has tried to open the store.
+
+        Args:
+            tell: is told what `Database.open` returns, on that thread, and later if that fails.
+        """
+        self._tell = tell
+        self._tried = threading.Event()
         self._thread = start_thread("store", self._run)
-        self._opened.wait()
-        return self.rooms
+        self._tried.wait()
 
     def stop(self) -> None:
         """Write what waits, and end the thread; wait for that, but not for ever."""
@@ -454,7 +461,7 @@ class Store:
             self._changed.notify()
 
     def _waits(self) -> bool:
-        return bool(self._pending or self._given)
+        return bool(self._pending or self._given or not self.is_open)
 
     def _is_due(self) -> bool:
         is_hurried = self._hurried and not self._failing
@@ -463,57 +470,63 @@ class Store:
     # -- its thread --
 
     def _run(self) -> None:
-        try:
-            self.rooms = self._database.open()
-        except (OSError, sqlite3.Error) as error:
-            self._fail(error)
-        finally:
-            self._opened.set()
-        while self._do_round():
-            pass
-        self._database.close()
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = self._do_round()
+            except BaseException as error:
+                insist(self._fail, error)
+                time.sleep(GATHER_TIME)
+                goes_on = not self._stopping or time.monotonic() < self._give_up_at
+            self._tried.set()
+        self._try(self._database.close)
 
     def _do_round(self) -> bool:
         """Write and read what waits; return False at the end."""
+        batch: dict[str, Record | None] = {}
+        given: dict[str, dict[int, Seat]] = {}
+        questions: list[Question] = []
         with self._changed:
             if not self._questions and not (self._waits() and self._is_due()):
                 if self._stopping:
                     return False
                 patience = max(self._write_at - time.monotonic(), 0) if self._waits() else None
                 self._changed.wait(patience)
-            batch: dict[str, Record | None] = {}
-            given: dict[str, dict[int, Seat]] = {}
             is_due, stopping = self._is_due(), self._stopping
             if is_due:
                 batch, self._pending = self._pending, batch
                 given, self._given = self._given, given
                 self._hurried = False
-            questions, self._questions = self._questions, []
-        written = self._write(batch, given)
+            questions, self._questions = self._questions, questions
+        written = not is_due or self._try(self._write, batch, given)
         if not written:
-            with self._changed:
-                self._pending = batch | self._pending
-                for room, seats in given.items():
-                    seats |= self._given.get(room, {})
-                    self._given[room] = {number: seats[number] for number in filter_needed(seats)}
+            insist(self._put_back, batch, given)
         for question in questions:
-            self._answer(question)
+            self._try(self._answer, question)
         if stopping and not written:
             time.sleep(GATHER_TIME)
-            return time.monotonic() < self._give_up_at
+            return bool(self._pending or self._given) and time.monotonic() < self._give_up_at
         return not stopping or bool(self._pending)
 
-    def _write(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> bool:
+    def _try(self, function: Callable[..., None], *args: Any) -> bool:
+        """Call a function; return whether it has done all it should, or else say so."""
+        try:
+            function(*args)
+        except BaseException as error:  # neither a bug nor a lack of memory may end the thread
+            insist(self._fail, error)
+            return False
+        return True
+
+    def _write(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> None:
+        if not self.is_open:
+            self._tell(self._database.open())
+            self.is_open = True
         latest = {room: dict(describe_latest(seats)) for room, seats in given.items()}
         latest = {room: said for room, said in latest.items() if said}
         if not batch and not latest:
-            return True
+            return
         began = time.monotonic()
-        try:
-            self._database.write(batch, self.highest, latest)
-        except (OSError, sqlite3.Error, OverflowError, MemoryError) as error:
-            self._fail(error)
-            return False
+        self._database.write(batch, self.highest, latest)
         if self._failing:
             self._failing = False
             log.warning("rooms are saved again")
@@ -525,15 +538,27 @@ class Store:
             for seat in seats.values():
                 seat.in_store = True
         self._count("rooms_saved", len(batch))
-        return True
 
-    def _fail(self, error: Exception) -> None:
-        self._count("store_failures")
+    def _put_back(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> None:
+        """Let wait again what has not been written, unless there is something later."""
+        with self._changed:
+            self._pending = batch | self._pending
+            for room, seats in given.items():
+                seats |= self._given.get(room, {})
+                self._given[room] = {number: seats[number] for number in filter_needed(seats)}
+                if not self._given[room]:
+                    del self._given[room]
+
+    def _fail(self, error: BaseException) -> None:
+        """Note what has been raised, which is said once; what waits is tried again in a while."""
         with self._changed:
             self._write_at = time.monotonic() + RETRY_PAUSE
         if not self._failing:
+            log.error("rooms cannot be saved, and play goes on: %s", str(error) or repr(error))
+            if not isinstance(error, OSError | sqlite3.Error | OverflowError):
+                report_failure()
             self._failing = True
-            log.error("rooms cannot be saved, and play goes on: %s", error)
+        self._count("store_failures")
 
     def _answer(self, question: Question) -> None:
         try:
@@ -545,8 +570,6 @@ class Store:
             if not waiting:
                 question.record = self._database.read(question.room)
             question.failed = False
-        except (OSError, sqlite3.Error, MemoryError) as error:
-            self._fail(error)
         finally:
             question.answered.set()
 
@@ -859,13 +882,16 @@ class StoredRooms(RoomRegistry):
 
     def start(self) -> None:
         """Start the writer, and look up which rooms are stored."""
-        rooms = self._store.start()
+        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
+        self._store.start(self._note_stored)
+
+    def _note_stored(self, rooms: dict[str, bool]) -> None:
+        """Note which rooms are stored, before any is made; on the writer's thread."""
         with self._lock:
             self._dormant = {
                 name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
             }
             first = list(self._dormant.items())
-        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
         self._back_until = time.monotonic() + self._patience
         self.call_later(self._patience, lambda: self._give_up(first))
         if first:
@@ -1038,6 +1064,8 @@ class StoredRooms(RoomRegistry):
                 if patience <= 0:
                     raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room is being saved")
                 self._idle.wait(patience)
+            if not self._store.is_open:  # it is not known what is stored of it
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the store cannot be opened")
             if name in self._rooms or not self.must_be_read(name):
                 return False
             self._find_place(name)  # or there is no need to read it

@@ -24,7 +24,7 @@ from unittest.mock import Mock
 
 import pytest
 from scalesocket.net.seats import digest
-from scalesocket.net.store import Store
+from scalesocket.net.store import NOTHING, Store, StoreError
 
 from tests.support import (
     PATIENCE,
@@ -1178,6 +1178,80 @@ def test_a_record_that_cannot_be_read_stays(folder: Path) -> None:
         client = RawClient.connect(server, "den")
         assert client.receive_text().endswith(" 1")
         client.close()
+
+
+OPENS_LATE = f"""
+import os, sqlite3, sys
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net import store
+
+open_now = store.SqliteFile.open
+
+def open_late(self):
+    if not os.path.exists("go"):
+        raise sqlite3.OperationalError("unable to open database file")
+    return open_now(self)
+
+store.SqliteFile.open = open_late
+store.RETRY_PAUSE = 0.05
+sys.exit(scalesocket.main())
+"""
+
+
+def test_a_store_that_cannot_be_opened_at_first_loses_no_room_and_no_seat(folder: Path) -> None:
+    """Stored rooms were taken for absent: each began anew, and its record was overwritten."""
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        stop(server, ann)
+    command = [sys.executable, "-c", OPENS_LATE]
+    with stored(folder, "games:Tally", "--resume", "60", command=command) as server:
+        for room in ("den", "another"):
+            with pytest.raises(Closed, match="1013"):
+                sit(server, room, seat["token"], 2)
+        (folder / "go").touch()
+        server.wait_log("1 room is stored")
+        answers: list[tuple[RawClient, dict[str, Any]]] = []
+
+        def is_let_in() -> bool:
+            with contextlib.suppress(Closed):
+                answers.append(sit(server, "den", seat["token"], 2))
+            return bool(answers)
+
+        wait_until(is_let_in)
+        ann, again = answers[0]
+        assert again["resumed"] and again["id"] == seat["id"]
+        ann.receive_json()
+        say(ann, seat, "two")
+        stop(server, ann)
+    assert "two" in read(folder, "SELECT state FROM rooms")[0][0]
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyError])
+def test_neither_a_lack_of_memory_nor_a_bug_ends_the_writer(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Nothing was saved any more, nobody was told, and who wanted a room waited for 10 s."""
+    monkeypatch.setattr("scalesocket.net.store.RETRY_PAUSE", 0.0)
+    monkeypatch.setattr("scalesocket.net.store.describe_client", lambda _client: {})
+    describe, find = Mock(side_effect=[error, {"keys": []}]), Mock(side_effect=[error, NOTHING])
+    write = Mock()
+    store = Store(Mock(open=dict, write=write, read=find), Mock())
+    store.start()
+    client = SimpleNamespace(departed=False, id=1)
+    seat = SimpleNamespace(client=client, is_stored=False, in_store=False, describe_token=describe)
+    with store._changed:  # both at once
+        store.put_token("den", cast(Any, seat))
+        store.put("attic", NOTHING)
+    wait_until(lambda: write.call_args)
+    with pytest.raises(StoreError):
+        store.read("cellar")
+    assert store.read("cellar") == NOTHING
+    store.stop()
+    (batch, _, latest), _ = write.call_args
+    assert batch == {"attic": NOTHING} and set(latest) == {"den"}
 
 
 def refused(folder: Path, path: str) -> tuple[int, str]:
