@@ -924,23 +924,17 @@ class StoredRooms(RoomRegistry):
             return
         try:
             record, is_lost = self.read(name)
-        except ConnectionClosed:
+            with self._lock:
+                room, seats = self._make_again(opener, record, is_lost=is_lost)
+        except BaseException:
+            made = self.find(name)
+            if made is not None:  # it will never run
+                made.end(CloseCode.TRY_AGAIN_LATER, "the room could not be brought back")
+                self.forget(made)
+            raise
+        finally:
             with self._lock:
                 self._end_recall(name)
-            raise
-        with self._lock:
-            try:
-                self._find_place(name)
-            except ConnectionClosed:
-                self.put_back(name, record)
-                raise
-            finally:
-                self._end_recall(name)
-            self.note_read(name)
-            room = self._make_room(opener)
-            assert isinstance(room, StoredRoom)
-            room.is_lost = room.is_left = is_lost
-            seats = self._bring_back(room, record) if record is not None else []
         self._start(room)
         now = time.monotonic()
         for seat in seats:
@@ -1075,6 +1069,25 @@ class StoredRooms(RoomRegistry):
     def _end_recall(self, name: str) -> None:
         self._recalled.discard(name)
         self._idle.notify_all()
+
+    def _make_again(
+        self, opener: Client, record: Record | None, *, is_lost: bool
+    ) -> tuple[StoredRoom, list[Seat]]:
+        """Make a room that has been read; if that fails, all is as it was but for the room."""
+        name = opener.room_name
+        dormant = self._dormant.get(name)
+        try:
+            self._find_place(name)
+            self.note_read(name)
+            room = self._make_room(opener)
+            assert isinstance(room, StoredRoom)
+            room.is_lost = room.is_left = is_lost
+            return room, self._bring_back(room, record) if record is not None else []
+        except BaseException:
+            if dormant is not None:
+                self._dormant[name] = dormant
+            self.put_back(name, record)
+            raise
 
     def _is_ending(self, name: str) -> bool:
         room = self._owners.get(name)

@@ -1254,6 +1254,49 @@ def test_neither_a_lack_of_memory_nor_a_bug_ends_the_writer(
     assert batch == {"attic": NOTHING} and set(latest) == {"den"}
 
 
+FAILS_ONCE = f"""
+import sys
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net import seats, store
+
+def fail_once(owner, name):
+    function = getattr(owner, name)
+
+    def fail(*args, **more):
+        setattr(owner, name, function)
+        function(*args, **more)
+        raise MemoryError
+
+    setattr(owner, name, fail)
+
+fail_once(store.Store, "read")
+fail_once(store.StoredRooms, "_make_room")
+fail_once(seats.Seats, "revive")
+sys.exit(scalesocket.main())
+"""
+
+
+def test_a_room_comes_back_also_if_there_was_no_memory_for_it_before(folder: Path) -> None:
+    """It was "being saved" for ever, or open with nobody who ran it, and the stop took 15 s."""
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        stop(server, ann)
+    command = [sys.executable, "-c", FAILS_ONCE]
+    with stored(folder, "games:Tally", "--resume", "60", "--api", command=command) as server:
+        for _ in range(3):
+            with pytest.raises(EOFError):
+                sit(server, "den", seat["token"], 2)
+            assert json.loads(http_request(server, "GET", "/api/rooms/").body) == []
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"]
+        ann.receive_json()
+        assert ask(ann) == {"said": ["one"], "clients": [seat["id"]]}
+        assert stop(server, ann) == 1012
+
+
 def refused(folder: Path, path: str) -> tuple[int, str]:
     """Return the exit status of a server with that store, and what it says."""
     done = run_cli("--addr", "127.0.0.1:0", "--store", path, "cat", cwd=folder)
