@@ -34,7 +34,16 @@ from typing import Any, NamedTuple
 
 from scalesocket import ConfigError
 
-from .store import NOTHING, ONE_REDIS, Latest, Record, StoredSeat, StoreError, merge_facts
+from .store import (
+    NOTHING,
+    ONE_REDIS,
+    Latest,
+    Record,
+    StoredSeat,
+    StoreError,
+    check_seats,
+    merge_facts,
+)
 
 try:
     import redis
@@ -483,7 +492,9 @@ class RedisDatabase:
             raise OSError("this node has not said in time that it is alive")
         latest, *values = found
         try:
-            return decode(values, latest)
+            record = decode(values, latest)
+            check_seats(record.seats if record is not None else ())
+            return record
         except ValueError as error:
             raise OSError(f"the record of room {room} is none: {error}") from None
 

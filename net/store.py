@@ -36,7 +36,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scalesocket import (
@@ -141,14 +141,50 @@ class StoredSeat(NamedTuple):
     missed: bytes  # plain frames
 
 
+# What is known of a seat: see `Seat.describe` and `describe_client`.
+FACTS = {
+    "kind": str, "keys": list, "sent": int, "pieces": list, "stale": bool, "dropped": bool,
+    "taken": int, "user": str, "claims": dict, "name": object, "target": str, "base": str,
+    "peer": list, "local": list, "secure": bool,
+}  # fmt: skip
+
+
+def check_seats(seats: Iterable[StoredSeat]) -> None:
+    """See that seats can be brought back.
+
+    Raises:
+        ValueError: what is stored of one is damaged.
+    """
+    for seat in seats:
+        try:
+            facts = json.loads(seat.facts)
+            wrong = [name for name, kind in FACTS.items() if not isinstance(facts[name], kind)]
+            for key in facts["keys"]:
+                bytes.fromhex(key)
+            for size, count in facts["pieces"]:
+                wrong += [] if type(size) is type(count) is int else ["pieces"]
+        except KeyError as error:
+            wrong = [error.args[0]]
+        except (TypeError, ValueError):
+            wrong = ["facts"]
+        if wrong:
+            raise ValueError(f"what is stored of seat {seat.id} is damaged: {wrong[0]}")
+
+
 def merge_facts(stored: str | None, latest: str) -> str:
     """Return the facts of a seat that has got a token since its room was saved.
 
     The rest of what is stored is as of that save, as is what the room will be.
+
+    Raises:
+        ValueError: what is stored is damaged.
     """
     if stored is None:
         return latest
-    return json.dumps(json.loads(stored) | {"keys": json.loads(latest)["keys"]})
+    try:
+        return json.dumps(json.loads(stored) | {"keys": json.loads(latest)["keys"]})
+    except (KeyError, TypeError):
+        raise ValueError("what is stored of a seat is damaged") from None
 
 
 class Record(NamedTuple):
@@ -168,7 +204,8 @@ class Database(Protocol):
     A file is of one server at a time. Redis may be of many nodes (net/shared_rooms.py); whoever has
     a room has read it, which takes possession of it.
 
-    All but `claim` is called on the writer's thread; it raises OSError or `sqlite3.Error`.
+    All but `claim` is called on the writer's thread; it raises OSError or `sqlite3.Error`, and
+    `read` ValueError if what is stored of the room is damaged.
     """
 
     def claim(self) -> int:
@@ -297,6 +334,7 @@ class SqliteFile:
                 return None
             rows = db.execute("SELECT id, facts, missed FROM seats WHERE room = ?", (room,))
             seats = tuple(StoredSeat(*seat) for seat in rows)
+            check_seats(seats)
             db.execute("UPDATE rooms SET whole = 0 WHERE name = ?", (room,))
         whole, kept, state, metadata, history = row
         return Record(bool(whole), bool(kept), state, metadata, history, seats)
@@ -570,6 +608,9 @@ class Store:
             if not waiting:
                 question.record = self._database.read(question.room)
             question.failed = False
+        except ValueError as error:  # that is of this room alone
+            log.error("room %s: %s", question.room, error)
+            self._count("store_failures")
         finally:
             question.answered.set()
 

@@ -24,7 +24,14 @@ from unittest.mock import Mock
 
 import pytest
 from scalesocket.net.seats import digest
-from scalesocket.net.store import NOTHING, Store, StoreError
+from scalesocket.net.store import (
+    NOTHING,
+    Store,
+    StoredSeat,
+    StoreError,
+    check_seats,
+    merge_facts,
+)
 
 from tests.support import (
     PATIENCE,
@@ -1295,6 +1302,64 @@ def test_a_room_comes_back_also_if_there_was_no_memory_for_it_before(folder: Pat
         ann.receive_json()
         assert ask(ann) == {"said": ["one"], "clients": [seat["id"]]}
         assert stop(server, ann) == 1012
+
+
+def write_facts(folder: Path, facts: str) -> None:
+    """Have every seat stored so."""
+    with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db, db:
+        db.execute("UPDATE seats SET facts = ?", (facts,))
+
+
+def test_a_damaged_seat_counts_as_a_record_that_cannot_be_read_and_stays(folder: Path) -> None:
+    """Its room was listed, and let clients in, but nothing ran it."""
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        stop(server, ann)
+    ((whole,),) = read(folder, "SELECT facts FROM seats")
+    damaged = whole.replace('"claims"', '"something"')
+    write_facts(folder, damaged)
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        for _ in range(2):
+            since = len(server.log())
+            client = RawClient.connect(server, "den")
+            assert client.receive_text().endswith(" 0")
+            what = f"room den: what is stored of seat {seat['id']} is damaged: claims"
+            server.wait_log(what, since=since)
+            server.wait_log("room den begins anew and is not saved", since=since)
+            client.close()
+            server.wait_log("room closed", since=since)
+    assert read(folder, "SELECT facts FROM seats") == [(damaged,)]
+    write_facts(folder, whole)
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"]
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is False, "its record is as whole as it was"
+        ann.close()
+
+
+FACTS = {
+    "kind": "http", "keys": ["0a"], "sent": 1, "pieces": [[3, 1]], "stale": False, "dropped": False,
+    "taken": 0, "user": "", "claims": {}, "name": None, "target": "/den", "base": "",
+    "peer": ["::1", 1], "local": ["::1", 2], "secure": False,
+}  # fmt: skip
+
+
+def test_of_a_seat_that_is_stored_nothing_may_be_missing() -> None:
+    check_seats([StoredSeat(1, json.dumps(FACTS), b"")])
+    wrong: list[object] = [{**FACTS, "keys": [1]}, {**FACTS, "pieces": [3]}, [], 7, None]
+    wrong += [{**FACTS, "keys": ["x"]}, {**FACTS, "pieces": [["3", 1]]}]
+    wrong += [{**FACTS, name: None} for name in FACTS if name != "name"]
+    wrong += [{key: value for key, value in FACTS.items() if key != name} for name in FACTS]
+    texts: list[Any] = [json.dumps(facts) for facts in wrong]
+    for facts in [*texts, "", "{", None]:
+        with pytest.raises(ValueError, match="what is stored of seat 1 is damaged"):
+            check_seats([StoredSeat(1, facts, b"")])
+    for facts in ("[]", "7", "{"):
+        with pytest.raises(ValueError):
+            merge_facts(facts, '{"keys":[]}')
 
 
 def refused(folder: Path, path: str) -> tuple[int, str]:
