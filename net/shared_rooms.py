@@ -172,7 +172,6 @@ class SharedRooms(StoredRooms):
         super().__init__(config, timer)
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
-        self._back_until = float("inf")
         # The lease, as this node knows it, and since when Redis has been asked to renew it, if it
         # is now; written by the thread "lease".
         self._valid_until = 0.0

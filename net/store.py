@@ -880,6 +880,7 @@ class Dormant:
 
     def __init__(self, *, kept: bool) -> None:
         self.kept = kept
+        self.since = time.monotonic()
 
 
 def make_rooms(config: Config, timer: Timer) -> StoredRooms:
@@ -933,7 +934,6 @@ class StoredRooms(RoomRegistry):
                 name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
             }
             first = list(self._dormant.items())
-        self._back_until = time.monotonic() + self._patience
         self.call_later(self._patience, lambda: self._give_up(first))
         if first:
             log.info("%d %s stored", len(first), "room is" if len(first) == 1 else "rooms are")
@@ -1123,7 +1123,11 @@ class StoredRooms(RoomRegistry):
             room = self._make_room(opener)
             assert isinstance(room, StoredRoom)
             room.is_lost = room.is_left = is_lost
-            return room, self._bring_back(room, record) if record is not None else []
+            if record is None:
+                return room, []
+            # To seats that have waited for so long nobody comes back.
+            is_late = dormant is not None and time.monotonic() > dormant.since + self._patience
+            return room, self._bring_back(room, record._replace(seats=()) if is_late else record)
         except BaseException:
             if dormant is not None:
                 self._dormant[name] = dormant
@@ -1155,7 +1159,7 @@ class StoredRooms(RoomRegistry):
         room.bring_back(record)
         is_game = isinstance(room.backend, GameBackend)
         holder, seats = self.holder, []
-        for stored in record.seats if time.monotonic() < self._back_until else ():
+        for stored in record.seats:
             if holder is None:  # --resume is no longer given
                 break
             facts = json.loads(stored.facts)

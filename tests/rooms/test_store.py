@@ -1077,6 +1077,42 @@ def test_a_seat_ends_with_a_room_that_fails_unless_that_is_kept(folder: Path) ->
             assert any(what in line for line in server.log()) == is_kept
 
 
+LONG_AFTER = f"""
+import os, sys, time, types
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net import store
+
+def monotonic():
+    return time.monotonic() + 1000 * os.path.exists("later")
+
+store.time = types.SimpleNamespace(sleep=time.sleep, time=time.time, monotonic=monotonic)
+sys.exit(scalesocket.main())
+"""
+
+
+def test_a_kept_room_that_fails_long_after_the_start_has_its_seats_back(folder: Path) -> None:
+    """From a minute after the start on everybody began anew, though all had just been saved."""
+    options, command = ("--resume", "60", "--saveevery", "0.05"), [sys.executable, "-c", LONG_AFTER]
+    with stored(folder, "games:Kept", *options) as server:
+        ann, seat = sit(server, "den")
+        stop(server, ann)
+    with stored(folder, "games:Kept", *options, command=command, allow_traceback=True) as server:
+        server.wait_log("1 room is stored")
+        (folder / "later").touch()
+        ann, other = sit(server, "den", seat["token"])
+        assert not other["resumed"], "nobody has come for so long"
+        assert ann.receive_text() == f"joined {other['id']} 0"
+        say(ann, other, "one")
+        wait_saved(folder, "one")
+        ann.send_text("fail")
+        assert wait_closed(ann) == 1011
+        server.wait_log("room closed")
+        ann, again = sit(server, "den", other["token"], 2)
+        assert again["resumed"] and again["id"] == other["id"]
+        ann.close()
+
+
 def test_a_kept_room_that_fails_goes_on_as_last_saved(folder: Path) -> None:
     with stored(folder, "games:Kept", "--saveevery", "0.05", allow_traceback=True) as server:
         client = RawClient.connect(server, "den")
