@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -35,6 +34,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -641,7 +641,7 @@ class StoredRoom(Room):
     """A room that is saved; see `Room`."""
 
     registry: StoredRooms
-    record: Record | None = None  # that it is brought back from
+    is_back = False  # it is brought back from a record
     is_due = False  # it is to be saved when what has happened has been dealt with
     is_lost = False  # what is stored could not be read: it must stay
     _is_too_long = False  # what its game says now: the record before stays
@@ -655,6 +655,7 @@ class StoredRoom(Room):
     _is_finished = False
     _code = 0  # how it has ended for its clients
     _state: str | bytes | None = None
+    _past: str | bytes | None = None  # the state from which its game is about to go on
 
     @property
     def keeps(self) -> bool:
@@ -676,7 +677,7 @@ class StoredRoom(Room):
     @property
     def has_record(self) -> bool:
         """Whether it has been saved."""
-        return self.saved_at is not None or self.record is not None
+        return self.saved_at is not None or self.is_back
 
     @property
     def progress(self) -> object:
@@ -695,13 +696,13 @@ class StoredRoom(Room):
 
     def restore(self) -> None:
         """Bring the game back; each seat is there, and its client is not."""
-        record = self.record
-        if record is None:
+        if not self.is_back:
             return
         assert isinstance(self.backend, GameBackend)
         game, room = self.backend.game, self.backend.game_room
-        clients = list(self.returned)
-        text = record.state
+        returned, self.returned = self.returned, {}
+        clients = list(returned)
+        text, self._past = self._past, None
         late = self.late if text is not None else set()
         for client in clients:
             if client not in late:
@@ -714,17 +715,18 @@ class StoredRoom(Room):
             if client in late or text is None:
                 game.on_join(client)
         for client in clients:
-            if text is None or not self.returned[client]:
+            if text is None or not returned[client]:
                 game.on_drop(client)
         self._is_trusted = True
 
     def bring_back(self, record: Record) -> None:
         """Be what a record says, before it starts."""
-        self.record = record
-        self.is_left = True
+        self.is_back = self.is_left = True
         self._is_trusted = False
         self.metadata = record.metadata
-        if not isinstance(self.backend, GameBackend) and isinstance(record.state, str):
+        if isinstance(self.backend, GameBackend):
+            self._past = record.state
+        elif isinstance(record.state, str):
             self.saved = record.state
         history = self.members.history
         if history is None or history.bytes:
@@ -982,7 +984,7 @@ class StoredRooms(RoomRegistry):
             seat.lose(now)
         if not seats:  # whoever it is for may be refused
             wait = max(self._config.linger, RETURN_TIME)
-            self.call_later(wait, functools.partial(self._collect, room))
+            self._call_for(room, wait, self._collect)
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; see `RoomRegistry`. Its token is stored no longer."""
@@ -1151,7 +1153,7 @@ class StoredRooms(RoomRegistry):
         room.returned, room.late = {}, set()
         every = self._config.saveevery
         if every:  # not all of them at the same time
-            self.call_later(every * random.uniform(0.5, 1), lambda: self._remind(room))
+            self._call_for(room, every * random.uniform(0.5, 1), self._remind)
         return room
 
     def _bring_back(self, room: StoredRoom, record: Record) -> list[Seat]:
@@ -1167,16 +1169,29 @@ class StoredRooms(RoomRegistry):
             seats.append(holder.revive(client, facts, stored.missed, whole=record.whole))
             room.seats.add(client)
             room.members._members[client.id] = client
-            room.returned[client] = facts["dropped"]
-            if facts.get("late"):
-                room.late.add(client)
-            if not is_game:
-                room.inbox.put(Joined(client))
-                if data := holder.announce(client, is_back=False):
-                    room.inbox.put(Unwritten(client, data, whole=True))
+            if is_game:
+                room.returned[client] = facts["dropped"]
+                if facts.get("late"):
+                    room.late.add(client)
+                continue
+            room.inbox.put(Joined(client))
+            if data := holder.announce(client, is_back=False):
+                room.inbox.put(Unwritten(client, data, whole=True))
         return seats
 
     # -- the timer --
+
+    def _call_for(
+        self, room: StoredRoom, seconds: float, function: Callable[[StoredRoom], None]
+    ) -> None:
+        """Have the timer call a function for a room, which it does not keep in memory."""
+        find = weakref.ref(room)
+
+        def call() -> None:
+            if (there := find()) is not None:
+                function(there)
+
+        self.call_later(seconds, call)
 
     def _remind(self, room: StoredRoom) -> None:
         """Have a room saved if something has happened."""
@@ -1185,7 +1200,7 @@ class StoredRooms(RoomRegistry):
         if room.progress != room.saved_at:
             room.is_due = True
             room.inbox.put(Called(lambda: None, ()))
-        self.call_later(self._config.saveevery, lambda: self._remind(room))
+        self._call_for(room, self._config.saveevery, self._remind)
 
     def _give_up(self, first: list[tuple[str, Dormant]]) -> None:
         """Remove what is stored of rooms to which nobody has come back."""
