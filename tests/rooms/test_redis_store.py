@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from scalesocket.net import redis_store
-from scalesocket.net.redis_store import decode, encode, parse_url
+from scalesocket.net.redis_store import RedisDatabase, decode, encode, parse_url
 from scalesocket.net.seats import digest
 from scalesocket.net.store import NOTHING, ONE_REDIS, Record, StoredSeat
 
@@ -96,6 +96,20 @@ def test_seats_that_came_after_a_save_are_added_and_of_others_only_the_tokens() 
     alone = decode(nothing, latest[2:])
     assert alone == NOTHING._replace(seats=(StoredSeat(2, latest[3].decode(), b""),))
     assert decode(nothing, []) is None
+
+
+@pytest.mark.parametrize("late", [[], [b"1", b"[]"]])
+def test_a_damaged_seat_is_a_record_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, late: list[bytes]
+) -> None:
+    """It ended the thread that asks Redis: nothing was saved any more, and no room came back."""
+    record = Record(False, False, "1", "null", b"", (StoredSeat(1, '{"keys":[]}', b""),))
+    database = RedisDatabase("redis://nowhere")
+    answer = [b"ok", late, *encode(record)[1::2]]
+    monkeypatch.setattr(database, "_client", None, raising=False)
+    monkeypatch.setattr(database, "_call", lambda *_: answer)
+    with pytest.raises(OSError, match="the record of room den is none: what is stored of a? ?seat"):
+        database.read("den")
 
 
 @pytest.mark.parametrize(
