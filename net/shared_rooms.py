@@ -35,6 +35,7 @@ from scalesocket import (
 
 from .redis_store import RENEWALS, HeldError, RedisDatabase
 from .store import (
+    BEGINS_ANEW,
     MAX_DORMANT,
     NOTHING,
     RETURN_TIME,
@@ -149,6 +150,9 @@ class SharedStore(Store):
                 return
             waits = name in self._pending
             self._released.discard(name)
+        if waits and self._shared.alone:  # then nobody else has written of it
+            super()._answer(question)
+            return
         try:
             if not waits:
                 question.record = self._database.read(name)
@@ -224,7 +228,8 @@ class SharedRooms(StoredRooms):
             question = self._store.ask(name)
             if question.failed:
                 if self._database.alone:
-                    return super().read(name)
+                    log.error(BEGINS_ANEW, name)
+                    return None, True
                 raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
             if question.held is None:
                 if self._is_late():  # rooms end just now

@@ -87,6 +87,7 @@ LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
+BEGINS_ANEW = "room %s begins anew and is not saved: what is stored stays"
 CURE = 'README.md, "Rooms that outlive their process", says how to begin anew'
 ONE_REDIS = "no Sentinel and no Cluster will do, but one Redis or Valkey: redis://HOST:PORT/0"
 MAX_STATE = 16 << 20  # bytes, or characters, that a room may save
@@ -1064,7 +1065,7 @@ class StoredRooms(RoomRegistry):
         try:
             return self._store.read(name), False
         except StoreError:
-            log.error("room %s begins anew and is not saved: what is stored stays", name)
+            log.error(BEGINS_ANEW, name)
             return None, True
 
     def note_read(self, name: str) -> None:

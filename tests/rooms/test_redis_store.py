@@ -453,6 +453,33 @@ def test_play_goes_on_while_redis_is_away_and_is_saved_afterwards(
         client.close()
 
 
+def test_rooms_begin_and_go_on_while_redis_is_away_from_a_node_that_is_alone(
+    folder: Path, store: RedisServer
+) -> None:
+    """A new room ended the thread that writes: from then on nothing was saved or read."""
+    with stored(folder, store, "games:Kept", query="?nodes=1") as server:
+        client = RawClient.connect(server, "den")
+        number = int(client.receive_text().split()[1])
+        store.stop()
+        client.send_text("one")
+        assert client.receive_text() == f"{number}:one"
+        client.close()
+        server.wait_log("rooms cannot be saved, and play goes on: Redis: ")
+        with RawClient.connect(server, "den") as client:  # its record waits in memory
+            assert client.receive_text().endswith(" 1")
+            client.close()
+        with RawClient.connect(server, "new") as client:
+            assert client.receive_text().endswith(" 0")
+            server.wait_log("room new begins anew and is not saved")
+            client.close()
+        store.start()
+        server.wait_log("rooms are saved again")
+        with RawClient.connect(server, "next") as client:
+            client.receive_text()
+            client.close()
+        wait_until(lambda: rooms(store) == ["den", "next"] and "one" in state(store, "den"))
+
+
 def test_a_node_that_wants_to_be_alone_is_let_in_once_the_other_one_has_ended(
     folder: Path, store: RedisServer
 ) -> None:
