@@ -30,6 +30,7 @@ from scalesocket import (
     HandshakeError,
     Room,
     log,
+    report_failure,
     start_thread,
 )
 
@@ -133,7 +134,7 @@ class SharedStore(Store):
         if names:
             try:
                 self._shared.release(names)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._fail(error)
                 with self._changed:
                     self._released.update(names)
@@ -176,8 +177,8 @@ class SharedRooms(StoredRooms):
         super().__init__(config, timer)
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
-        # The lease, as this node knows it, and since when Redis has been asked to renew it, if it
-        # is now; written by the thread "lease".
+        # The lease, as this node knows it, and since when Redis is being asked to renew it, if it
+        # is; written by the thread "lease".
         self._valid_until = 0.0
         self._asked_at: float | None = None
         # These are that thread's alone.
@@ -279,7 +280,11 @@ class SharedRooms(StoredRooms):
 
     def _run(self) -> None:
         while not self._ending.wait(self._database.lease / RENEWALS):
-            self._keep()
+            try:
+                self._keep()
+            except BaseException:  # the lease depends on this thread; see `_watch`
+                self._is_known = False
+                report_failure()
 
     def _watch(self, suspected: float | None = None) -> None:
         """End rooms in time also if Redis, or the name of its host, is asked without end; a timer.
@@ -293,14 +298,15 @@ class SharedRooms(StoredRooms):
         asked_at = self._asked_at
         if asked_at is not None and time.monotonic() < asked_at + 2 * pause:
             asked_at = None
-        if asked_at is not None and asked_at == suspected:
-            self._end_in_time("it takes too long")
         if not self._ending.is_set():
             self.call_later(pause, functools.partial(self._watch, asked_at))
+        if asked_at is not None and asked_at == suspected:
+            self._end_in_time("it takes too long")
 
     def _keep(self) -> None:
         """Say that this node is alive, and look after what depends on it."""
-        self._asked_at = time.monotonic()
+        if self._asked_at is None:  # or the last time has raised what nobody expects
+            self._asked_at = time.monotonic()
         try:
             was_alive = self._renew()
             if not was_alive or not self._is_known:
@@ -315,8 +321,7 @@ class SharedRooms(StoredRooms):
             self.add_count("store_failures")
             self._is_known = False
             self._end_in_time(str(error))
-        finally:
-            self._asked_at = None
+        self._asked_at = None
 
     def _renew(self) -> bool:
         sent = time.monotonic()

@@ -6,6 +6,7 @@ import contextlib
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from tests.rooms.test_store import (
 )
 from tests.support import (
     PATIENCE,
+    ROOT,
     Closed,
     HandshakeRefused,
     RawClient,
@@ -521,6 +523,35 @@ def test_rooms_end_in_time_also_if_redis_never_gets_to_the_end_of_an_answer(
             assert wait_closed(client) == 1012
             server.wait_log("1 room ends here, so as to go on elsewhere")  # or a drip came late
             dripper.close()
+
+
+def test_a_node_that_is_out_of_memory_ends_its_rooms_in_time_and_has_a_lease_again_later(
+    folder: Path, store: RedisServer
+) -> None:
+    """One such moment ended its lease, and another node took rooms that it played on in."""
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import scalesocket\n"
+        "from scalesocket.net.redis_store import RedisDatabase\n"
+        "def renew(self, *, again=False):\n"
+        "    if os.path.exists('short'):\n"
+        "        raise MemoryError\n"
+        "    return usual(self, again=again)\n"
+        "usual, RedisDatabase.renew = RedisDatabase.renew, renew\n"
+        "sys.exit(scalesocket.main())"
+    )
+    command = [sys.executable, "-c", code]
+    options = ("--store", store.url, "--resume", "60", "games:Tally")
+    with serve(*options, cwd=folder, command=command) as server:
+        client, _ = come(server, "den")
+        client.receive_text()
+        (folder / "short").touch()
+        server.wait_log("the system is out of memory")
+        assert wait_closed(client) == 1012
+        wait_until(lambda: not owner(store, "den"))
+        (folder / "short").unlink()
+        wait_until(lambda: alive(store))
+        client, _ = come(server, "den")
+        client.close()
 
 
 def test_a_program_that_takes_its_time_keeps_no_client_beyond_the_lease(
