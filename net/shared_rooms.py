@@ -97,6 +97,7 @@ class SharedQuestion(Question):
     """What is asked of the writer's thread: to take a room."""
 
     held: HeldError | None = None  # by another node
+    given_up = False  # nobody waits for the answer any more; written under the store's lock
 
 
 class SharedStore(Store):
@@ -111,6 +112,8 @@ class SharedStore(Store):
         """Return what has become of a question for a room."""
         question = SharedQuestion(room)
         self.put_question(question)
+        with self._changed:
+            question.given_up = not question.answered.is_set()
         return question
 
     def release(self, room: str) -> None:
@@ -144,6 +147,8 @@ class SharedStore(Store):
         assert isinstance(question, SharedQuestion)
         name = question.room
         with self._changed:
+            if question.given_up:
+                return
             # What waits of it is written first: then it is clear whether it still counts.
             if name in self._pending and not self._failing and not self._stopping:
                 self._questions.append(question)
@@ -163,7 +168,10 @@ class SharedStore(Store):
         except (OSError, MemoryError) as error:
             self._fail(error)
         finally:
-            question.answered.set()
+            with self._changed:
+                if question.failed or question.given_up:
+                    self._released.add(name)  # Redis may have given it to this node
+                question.answered.set()
 
 
 class SharedRooms(StoredRooms):
@@ -227,7 +235,7 @@ class SharedRooms(StoredRooms):
         seen: object = None
         while True:
             question = self._store.ask(name)
-            if question.failed:
+            if question.failed or question.given_up:
                 if self._database.alone:
                     log.error(BEGINS_ANEW, name)
                     return None, True

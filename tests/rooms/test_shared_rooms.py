@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from scalesocket.net.redis_store import LEASE, HeldError, RedisDatabase
-from scalesocket.net.shared_rooms import NOTHING, ClientIds
+from scalesocket.net.shared_rooms import NOTHING, ClientIds, SharedStore
 from scalesocket.net.store import Record
 
 from scalesocket import HandshakeError
@@ -468,6 +468,60 @@ def test_rooms_end_before_the_lease_does_and_go_on_when_redis_is_back_with_nothi
         heard: Any = ann.receive_json()
         assert heard["restored"] is False and ask(ann)["said"] == ["one", "two"]
         ann.close()
+
+
+def test_a_room_that_redis_gave_away_too_late_is_nobodys(folder: Path, store: RedisServer) -> None:
+    """The node that had asked for it let no other one have it, and did not run it."""
+    with cluster(folder, store, "games:Tally", "--resume", "60", query=STEADY) as (one, two):
+        ann, _ = come(one, "pit")  # it has a connection to Redis
+        store.freeze()
+        assert wait_closed(RawClient.connect(one, "den")) == 1013
+        store.thaw()
+        bob, _ = come(two, "den")
+        for client in (ann, bob):
+            client.close()
+
+
+class SlowDatabase:
+    """Has a room read when a test says so."""
+
+    alone = False
+
+    def __init__(self) -> None:
+        self.asked, self.answers = threading.Event(), threading.Event()
+        self.read_rooms: list[str] = []
+        self.released: list[str] = []
+
+    def open(self) -> dict[str, bool]:
+        return {}
+
+    def read(self, room: str) -> Record | None:
+        self.asked.set()
+        assert self.answers.wait(PATIENCE)
+        self.read_rooms.append(room)
+        return None
+
+    def release(self, names: list[str]) -> None:
+        self.released += names
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scalesocket.net.store.LOAD_TIMEOUT", 0.01)
+    database: Any = SlowDatabase()
+    store = SharedStore(database, lambda _name, _number=1: None)
+    store.start()
+    assert store.ask("den").given_up
+    assert database.asked.wait(PATIENCE)
+    assert store.ask("pit").given_up
+    database.answers.set()
+    wait_until(lambda: database.released == ["den"])
+    store.stop()
+    assert database.read_rooms == ["den"]
 
 
 class Dripper:
