@@ -7,8 +7,9 @@ What there is, each key behind a prefix (`?prefix=`, or "scalesocket"):
     …:nodes       by ID of a node, until when it is taken to be alive: its lease
     …:fenced      nodes that others have taken rooms from, and when
     …:since       since when there has been a node
-    …:room:NAME   a record, the node that has the room: its `owner`, and, as `seat:ID`, seats that
-                  have got a token since
+    …:turns       how often a room has been taken
+    …:room:NAME   a record, the node that has the room: its `owner`, in which `turn` it was taken,
+                  and, as `seat:ID`, seats that have got a token since
     …:rooms       by name, when a room was saved: those that go if nobody comes back
     …:kept        likewise, those that stay
 
@@ -18,18 +19,20 @@ A node has a lease, not each of its rooms: one word every half second is enough 
 room is its owner's for as long as that is alive; then whoever wants it first takes it. Each record
 that is written names its writer, and the same script looks up whether the room is still its own
 (a fence): a node that has been frozen for an hour, while another one has got its rooms, changes
-nothing of them.
+nothing of them. Nor does one that writes again what it was not told has been written, when another
+one has had the room in between, and has ended it: that one's turn was a later one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scalesocket import ConfigError
@@ -175,11 +178,13 @@ local function is_live(node)
     local till = node and redis.call('ZSCORE', nodes, node)
     return till and tonumber(till) > now
 end
--- Whether a room is mine. One that has vanished is, if nobody can have taken it: then Redis has
--- lost what it had.
-local function is_mine(name)
-    local owner = redis.call('HGET', key(name), 'owner')
-    return owner == me or (not owner and not redis.call('ZSCORE', fenced, me))
+-- Whether a room is mine that I took in this turn. One that nobody has is, if nobody has taken it
+-- since. One that has vanished is, if nobody can have taken it: then Redis has lost what it had.
+local function is_mine(name, turn)
+    local owner, last = unpack(redis.call('HMGET', key(name), 'owner', 'turn'))
+    if owner then return owner == me end
+    if last == turn then return true end
+    return tonumber(last or 0) < tonumber(turn) and not redis.call('ZSCORE', fenced, me)
 end
 """
 # The marker, the version, ms of the lease, 1 if no other node may be there.
@@ -211,12 +216,13 @@ local was_live = is_live(me)
 redis.call('ZADD', nodes, now + ARGV[5], me)
 return was_live and 1 or 0
 """
-# Names of rooms; answers which of them are not this node's, and takes what has vanished.
+# Names of rooms, each before its turn; answers which of them are not this node's, and takes what
+# has vanished.
 CHECK = """
 local lost = {}
-for at = 3, #ARGV do
-    local name = ARGV[at]
-    if is_mine(name) then redis.call('HSET', key(name), 'owner', me)
+for at = 3, #ARGV, 2 do
+    local name, turn = ARGV[at], ARGV[at + 1]
+    if is_mine(name, turn) then redis.call('HSET', key(name), 'owner', me, 'turn', turn)
     else lost[#lost + 1] = name end
 end
 return lost
@@ -240,35 +246,37 @@ for _, field in ipairs(redis.call('HKEYS', room)) do
         latest[#latest + 1] = redis.call('HGET', room, field)
     end
 end
-redis.call('HSET', room, 'owner', me)
+local turn = redis.call('INCR', prefix .. ':turns')
+redis.call('HSET', room, 'owner', me, 'turn', turn)
 if found[1] then redis.call('HSET', room, 'whole', 0)
 else redis.call('ZADD', rooms, now, name) end
-return {'ok', latest, unpack(found)}
+return {'ok', turn, latest, unpack(found)}
 """
-# The name of a room, the fields of its record; without any it is removed. A whole one has ended.
+# The name of a room, its turn, the fields of its record; without any it is removed. A whole one has
+# ended.
 WRITE = """
-local name, room = ARGV[3], key(ARGV[3])
-if not is_mine(name) then return 0 end
+local name, room, turn = ARGV[3], key(ARGV[3]), ARGV[4]
+if not is_mine(name, turn) then return 0 end
 redis.call('DEL', room)
 redis.call('ZREM', rooms, name)
 redis.call('ZREM', kept, name)
-if #ARGV > 3 then
-    redis.call('HSET', room, 'owner', me, unpack(ARGV, 4))
+if #ARGV > 4 then
+    redis.call('HSET', room, 'owner', me, 'turn', turn, unpack(ARGV, 5))
     local whole, stays = unpack(redis.call('HMGET', room, 'whole', 'kept'))
     if whole == '1' then redis.call('HDEL', room, 'owner') end
     redis.call('ZADD', stays == '1' and kept or rooms, now, name)
 end
 return 1
 """
-# The name of a room, fields `seat:ID` with the facts of seats that have got a token since; without
-# any of one that has ended.
+# The name of a room, its turn, fields `seat:ID` with the facts of seats that have got a token since;
+# without any of one that has ended.
 ADD = """
-local name, room = ARGV[3], key(ARGV[3])
-if not is_mine(name) then return 0 end
-for at = 4, #ARGV, 2 do
+local name, room, turn = ARGV[3], key(ARGV[3]), ARGV[4]
+if not is_mine(name, turn) then return 0 end
+for at = 5, #ARGV, 2 do
     local field, facts = ARGV[at], ARGV[at + 1]
     if facts == '' then redis.call('HDEL', room, field)
-    else redis.call('HSET', room, 'owner', me, field, facts) end
+    else redis.call('HSET', room, 'owner', me, 'turn', turn, field, facts) end
 end
 local is_new = redis.call('HEXISTS', room, 'whole') == 0
 if is_new and redis.call('EXISTS', room) == 1 then redis.call('ZADD', rooms, now, name) end
@@ -280,7 +288,10 @@ for at = 3, #ARGV do
     local name, room = ARGV[at], key(ARGV[at])
     if redis.call('HGET', room, 'owner') == me then
         redis.call('HDEL', room, 'owner')
-        if redis.call('EXISTS', room) == 0 then redis.call('ZREM', rooms, name) end
+        if redis.call('HLEN', room) <= 1 then  -- nothing of it is stored
+            redis.call('DEL', room)
+            redis.call('ZREM', rooms, name)
+        end
     end
 end
 return 'ok'
@@ -292,7 +303,10 @@ local long_ago = now - ARGV[3]
 local function look(index, name)
     local owner = redis.call('HGET', key(name), 'owner')
     if owner then
-        if not is_live(owner) then redis.call('HDEL', key(name), 'owner') end
+        if not is_live(owner) then
+            redis.call('HDEL', key(name), 'owner')
+            redis.call('ZADD', fenced, now, owner)
+        end
         redis.call('ZADD', index, now, name)  -- it waits from now on
     else
         redis.call('DEL', key(name))
@@ -412,6 +426,7 @@ class RedisDatabase:
         self._node = secrets.token_hex(8)  # all workers have the same: none has another's rooms
         self._claimed_by = 0  # process
         self._lease = MARK, VERSION, int(self.lease * 1000)
+        self._turns: dict[str, int] = {}  # of this node's rooms; written on the writer's thread
 
     def claim(self) -> int:
         """See that the keys are ours; if there may be one node only, wait for the end of another.
@@ -470,7 +485,7 @@ class RedisDatabase:
             pipe = self._client.pipeline(transaction=False)
             size = 0
             for script, name, fields in list_calls(batch, latest):
-                self._call(pipe, script, name, *fields)
+                self._call(pipe, script, name, self._turns.get(name, 0), *fields)
                 names.append(name)
                 size += sum(map(len, fields))
                 if size > BATCH_SIZE:
@@ -490,7 +505,7 @@ class RedisDatabase:
             raise HeldError(*found)
         if status == b"late":
             raise OSError("this node has not said in time that it is alive")
-        latest, *values = found
+        self._turns[room], latest, *values = found
         try:
             record = decode(values, latest)
             check_seats(record.seats if record is not None else ())
@@ -498,10 +513,12 @@ class RedisDatabase:
         except ValueError as error:
             raise OSError(f"the record of room {room} is none: {error}") from None
 
-    def release(self, names: Iterable[str]) -> None:
+    def release(self, names: Sequence[str]) -> None:
         """Let others have rooms."""
         with as_oserror():
             self._call(self._client, RELEASE, *names)
+        for name in names:
+            self._turns.pop(name, None)
 
     def close(self) -> None:
         """End."""
@@ -526,9 +543,11 @@ class RedisDatabase:
     def find_lost(self, names: Sequence[str]) -> list[str]:
         """Return which of these rooms others have taken meanwhile."""
         lost: list[bytes] = []
+        turns = [(name, turn) for name in names if (turn := self._turns.get(name)) is not None]
         with as_oserror():
-            for at in range(0, len(names), MOST_AT_ONCE):
-                lost += self._call(self._own, CHECK, *names[at : at + MOST_AT_ONCE])
+            for at in range(0, len(turns), MOST_AT_ONCE):
+                pairs = turns[at : at + MOST_AT_ONCE]
+                lost += self._call(self._own, CHECK, *itertools.chain.from_iterable(pairs))
         return [name.decode() for name in lost]
 
     def take_ids(self) -> range:

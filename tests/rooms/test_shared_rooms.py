@@ -164,6 +164,47 @@ def test_a_node_whose_lease_ran_out_writes_nothing_of_what_another_has_taken(
         assert state(store, "pit") == "q"
 
 
+def test_a_last_save_that_is_tried_again_changes_nothing_of_what_another_node_has_saved_since(
+    store: RedisServer,
+) -> None:
+    """The first answer had been lost, and the room went back to what it was before."""
+    with nodes(store, 60, 60) as (one, two):
+        refused: list[str] = []
+        one.refuse = refused.append
+        one.read("den")
+        one.write({"den": record("old", whole=True, kept=True)}, 0, {})
+        one.write({"den": record("old", whole=True, kept=True)}, 0, {})
+        assert refused == []  # nobody has had it
+        assert two.read("den") == record("old", whole=True, kept=True)
+        two.write({"den": record("new", whole=True, kept=True)}, 0, {})
+        one.write({"den": record("old", whole=True, kept=True)}, 0, {})
+        assert refused == ["den"] == one.find_lost(["den"]) and state(store, "den") == "new"
+        one.release(["den"])
+        assert one.read("den") == record("new", whole=True, kept=True)
+        one.write({"den": record("newer")}, 0, {})
+        assert state(store, "den") == "newer"
+
+
+def test_a_node_that_was_frozen_until_its_room_was_given_up_writes_nothing_of_the_next_one(
+    store: RedisServer,
+) -> None:
+    """Nobody had taken it from that node, so it was not known to have lost it."""
+    with nodes(store, 1, 60) as (one, two):
+        refused: list[str] = []
+        one.refuse = refused.append
+        one.read("den")
+        one.write({"den": record("old")}, 0, {})
+        wait_until(lambda: (two.sweep(0, 10), not owner(store, "den"))[1])
+        assert two.read("den") == record("old")
+        two.write({"den": record("new", whole=True)}, 0, {})
+        one.write({"den": record("old")}, 0, {})
+        assert refused == ["den"] and state(store, "den") == "new"
+        two.read("den")
+        two.write({"den": None}, 0, {})
+        one.write({"den": record("old")}, 0, {})
+        assert refused == ["den", "den"] and rooms(store) == []
+
+
 def test_if_redis_loses_all_the_nodes_that_have_rooms_still_have_them(store: RedisServer) -> None:
     with nodes(store, 60, 60) as (one, two):
         one.read("den")
