@@ -4,7 +4,7 @@ What there is, each key behind a prefix (`?prefix=`, or "scalesocket"):
 
     …:about       "scalesocket 1": whose keys these are, and how they are written
     …:clients     up to which IDs of clients have been given out, in blocks
-    …:nodes       by ID of a node, until when it is taken to be alive: its lease
+    …:nodes       by ID of a node, or a worker of one, until when it is taken to be alive: its lease
     …:fenced      nodes that others have taken rooms from, and when
     …:since       since when there has been a node
     …:turns       how often a room has been taken
@@ -423,8 +423,8 @@ class RedisDatabase:
         self.place = parse_url(url)
         self.lease, self.alone = self.place.lease, self.place.alone
         self.refuse: Callable[[str], None] = lambda _room: None  # is told which are not ours
-        self._node = secrets.token_hex(8)  # all workers have the same: none has another's rooms
-        self._claimed_by = 0  # process
+        self._node = secrets.token_hex(8)
+        self._id_of = 0  # the process whose ID that is
         self._lease = MARK, VERSION, int(self.lease * 1000)
         self._turns: dict[str, int] = {}  # of this node's rooms; written on the writer's thread
 
@@ -451,7 +451,7 @@ class RedisDatabase:
                 raise ConfigError(f"--store {shown} has keys of something else")
             case b"later":
                 raise ConfigError(f"--store {shown} is of a later version of this server")
-        self._claimed_by = os.getpid()
+        self._id_of = os.getpid()
         return 0
 
     def _ask_for_place(self) -> bytes:
@@ -471,7 +471,12 @@ class RedisDatabase:
     # -- on the writer's thread --
 
     def open(self) -> dict[str, bool]:
-        """Begin; which rooms there are is asked when somebody wants one. See `Database`."""
+        """Begin; which rooms there are is asked when somebody wants one. See `Database`.
+
+        A worker is a node of its own, so that others may have its rooms if it alone crashes.
+        """
+        if self._id_of != os.getpid() and not self.alone:
+            self._node, self._id_of = secrets.token_hex(8), os.getpid()
         self._client = connect(self.place, TIMEOUT)
         return {}
 
@@ -564,7 +569,7 @@ class RedisDatabase:
     def leave(self) -> None:
         """End; nobody need wait until it is clear that this node has."""
         with contextlib.suppress(redis.RedisError), self._own as client, self._other:
-            if self._claimed_by == os.getpid():  # or other workers of this node may go on
+            if self._id_of == os.getpid():  # or other workers of this node may go on
                 client.zrem(f"{self.place.prefix}:nodes", self._node)
 
     # -- both --

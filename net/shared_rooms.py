@@ -332,14 +332,17 @@ class SharedRooms(StoredRooms):
         self._asked_at = None
 
     def _renew(self) -> bool:
+        """Renew the lease; return whether others have thought all the time that this is alive."""
         sent = time.monotonic()
         try:
             was_alive = self._database.renew()
         except OSError:
             sent = time.monotonic()
             was_alive = self._database.renew(again=True)
+        # Redis may have said before that the lease had run out, in an answer that was lost.
+        is_in_time = sent < self._valid_until
         self._valid_until = sent + self._database.lease
-        return was_alive
+        return was_alive and is_in_time
 
     def _is_late(self) -> bool:
         """Whether so little of the lease is left that no room may be here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 from scalesocket.net.redis_store import LEASE, HeldError, RedisDatabase
-from scalesocket.net.shared_rooms import NOTHING, ClientIds, SharedStore
+from scalesocket.net.shared_rooms import NOTHING, ClientIds, SharedRooms, SharedStore
 from scalesocket.net.store import Record
 
 from scalesocket import HandshakeError
+from tests.net.test_workers import crash, room_of, workers_of
 from tests.proxies import proxy
 from tests.redis_server import RedisServer
 from tests.rooms.test_redis_store import rooms, state
@@ -92,6 +94,10 @@ def come(
 
 def owner(store: RedisServer, room: str) -> str:
     return store.ask("HGET", f"scalesocket:room:{room}", "owner") or ""
+
+
+def stored_seats(store: RedisServer, room: str) -> str:
+    return str(store.ask("HGETALL", f"scalesocket:room:{room}"))
 
 
 # ==== Leases, without a server ============================================================
@@ -480,6 +486,71 @@ class Seated:
         self.client.send_text(text)
         while self.client.receive_text() != f"{self.seat['id']}:{text}":
             pass
+
+
+@contextlib.contextmanager
+def two_nodes_with_workers(
+    folder: Path, store: RedisServer
+) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Run them; of the first one it is known which processes there are."""
+    options = ("--resume", "60", "--saveevery", "0.05", "--workers", "2", "-v")
+    with cluster(folder, store, "games:Tally", *options) as (one, two):
+        wait_until(lambda: len(workers_of(one)) == 2)
+        yield one, two
+
+
+def test_all_workers_of_a_node_that_was_frozen_end_what_another_one_has_taken(
+    folder: Path, store: RedisServer
+) -> None:
+    """The second one that woke heard that the node was alive: the first one had just said so."""
+    names = [room_of(worker) for worker in (0, 1)]
+    with two_nodes_with_workers(folder, store) as (one, two):
+        before = [come(one, name) for name in names]
+        wait_until(lambda: all("keys" in stored_seats(store, name) for name in names))
+        pids = [one.pid, *workers_of(one).values()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            after = [
+                come(two, name, seat["token"], 99)
+                for name, (_, seat) in zip(names, before, strict=True)
+            ]
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        for (client, seat), (_, again) in zip(before, after, strict=True):
+            assert wait_closed(client) == 1012 and again["id"] == seat["id"]
+        for client, _ in after:
+            client.close()
+
+
+def test_rooms_of_a_worker_that_is_killed_go_on_at_another_node(
+    folder: Path, store: RedisServer
+) -> None:
+    """The other workers kept the lease, and so the room from everybody."""
+    with two_nodes_with_workers(folder, store) as (one, two):
+        client, seat = come(one, room_of(1))
+        wait_until(lambda: "keys" in stored_seats(store, room_of(1)))
+        crash(one, 1)
+        assert wait_closed(client) == 1012
+        client, again = come(two, room_of(1), seat["token"], 99)
+        assert again["resumed"] and again["id"] == seat["id"]
+        client.close()
+
+
+def test_a_lease_that_ran_out_is_noticed_also_if_the_answer_that_says_so_is_lost() -> None:
+    class Lossy:
+        lease = 60.0
+
+        def renew(self, *, again: bool = False) -> bool:
+            if not again:
+                raise OSError("the answer was lost")
+            return True  # as it has just been renewed
+
+    found: Any = SharedRooms.__new__(SharedRooms)
+    found._database, found._valid_until = Lossy(), time.monotonic()
+    assert not found._renew()
+    assert found._renew()
 
 
 # ==== Redis that ends =====================================================================
