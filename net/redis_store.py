@@ -268,8 +268,8 @@ if #ARGV > 4 then
 end
 return 1
 """
-# The name of a room, its turn, fields `seat:ID` with the facts of seats that have got a token since;
-# without any of one that has ended.
+# The name of a room, its turn, fields `seat:ID` with the facts of seats that have got a token
+# since; without any of one that has ended.
 ADD = """
 local name, room, turn = ARGV[3], key(ARGV[3]), ARGV[4]
 if not is_mine(name, turn) then return 0 end

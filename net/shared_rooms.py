@@ -355,6 +355,10 @@ class SharedRooms(StoredRooms):
             names = list(self._owners)
         for name in self._database.find_lost(names):
             self._lose(name)
+        with self._lock:  # one that has ended meanwhile may have been taken back
+            for name in names:
+                if self.must_be_read(name) and name not in self._recalled:
+                    self._store.release(name)
 
     def _end_in_time(self, why: str) -> None:
         """End all rooms before others may have them."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +242,32 @@ def test_rooms_that_nobody_wants_go_and_those_of_a_node_that_is_alive_stay(
         one.write({name: record("d", whole=True, kept=True) for name in ("open", "stub")}, 0, {})
         one.sweep(60, 2)
         assert rooms(store) == ["open", "stub"]
+
+
+def test_a_room_that_ends_while_it_is_asked_whether_it_was_lost_stays_nobodys(
+    store: RedisServer,
+) -> None:
+    """It was taken once more, and no other node had it until this one ended."""
+    with nodes(store, 60) as (one,):
+        found: Any = SharedRooms.__new__(SharedRooms)
+        found._store = SimpleNamespace(release=lambda name: one.release([name]))
+        found._database = one
+        found._lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
+        found._owners = dict.fromkeys(("left", "gone", "open"))
+        for name in (*found._owners, "new"):
+            one.read(name)
+        find_lost = one.find_lost
+
+        def end_meanwhile(names: list[str]) -> list[str]:
+            one.write({"left": record("a", whole=True), "gone": None}, 0, {})
+            del found._owners["left"], found._owners["gone"]
+            return find_lost(names)
+
+        one.find_lost = end_meanwhile  # type: ignore[method-assign,assignment]
+        found._give_up_lost()
+        assert owner(store, "left") == "" and state(store, "left") == "a"
+        assert rooms(store) == ["left", "new", "open"] and store.ask("KEYS", "*gone*") == []
+        assert owner(store, "new") == owner(store, "open") != ""
 
 
 def test_no_two_nodes_give_out_the_same_id(store: RedisServer) -> None:
