@@ -13,6 +13,7 @@ back, to where the rooms go on. What was to be saved last waits in memory, and i
 node has taken the room until Redis is back.
 
 With `?nodes=1` no other node is let in, and play goes on however long Redis is away.
+Otherwise each of `--workers` is a node here: who wants a room of one that has crashed waits, too.
 """
 
 from __future__ import annotations
@@ -185,8 +186,8 @@ class SharedRooms(StoredRooms):
         super().__init__(config, timer)
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
-        # The lease, as this node knows it, and since when Redis is being asked to renew it, if it
-        # is; written by the thread "lease".
+        # The lease, as this node knows it, and since when Redis has been asked to renew it, if it
+        # is now; written by the thread "lease".
         self._valid_until = 0.0
         self._asked_at: float | None = None
         # These are that thread's alone.
