@@ -105,7 +105,7 @@ def test_a_damaged_seat_is_a_record_that_cannot_be_read(
     """It ended the thread that asks Redis: nothing was saved any more, and no room came back."""
     record = Record(False, False, "1", "null", b"", (StoredSeat(1, '{"keys":[]}', b""),))
     database = RedisDatabase("redis://nowhere")
-    answer = [b"ok", late, *encode(record)[1::2]]
+    answer = [b"ok", 7, late, *encode(record)[1::2]]
     monkeypatch.setattr(database, "_client", None, raising=False)
     monkeypatch.setattr(database, "_call", lambda *_: answer)
     with pytest.raises(OSError, match="the record of room den is none: what is stored of a? ?seat"):
