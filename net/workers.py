@@ -97,6 +97,7 @@ FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
 RESTART_PAUSE = 1.0  # seconds between two starts of a worker
 NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
+OVER = b"over"  # of what a worker says to the parent: it takes no connection any more
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -190,6 +191,7 @@ class Worker:
         config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
         server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
+        server.before_end.insert(0, self._say_over)
         self._site = server.site
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
@@ -285,6 +287,11 @@ class Worker:
         if session.vouched:
             with contextlib.suppress(OSError):
                 self._parent.send(b"%d" % session.vouched)
+
+    def _say_over(self) -> None:
+        """Have nobody wait for this process, which has closed its listeners, but may end late."""
+        with contextlib.suppress(OSError):  # the parent has gone
+            self._parent.send(OVER)
 
     # -- questions --
 
@@ -418,6 +425,7 @@ class WorkerProcess:
         line: what the worker says of its clients; at its end the process has ended.
         started: when, on the monotonic clock.
         clients: of each client a second descriptor, and its farewell.
+        is_over: it takes no connection any more.
     """
 
     def __init__(self, pid: int, line: socket.socket) -> None:
@@ -425,6 +433,7 @@ class WorkerProcess:
         self.line = line
         self.started = time.monotonic()
         self.clients: dict[int, tuple[socket.socket, bytes]] = {}
+        self.is_over = False
 
 
 class Supervisor:
@@ -502,6 +511,7 @@ class Supervisor:
                 log.info("stopping")
                 self._due.clear()
                 self._server.opened.close()
+                self._refuse_for_ended()
             for process in self._processes.values():
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
 
@@ -571,10 +581,15 @@ class Supervisor:
         self._selector.close()
 
     def _listen(self, index: int, process: WorkerProcess) -> None:
-        """Note what a worker says: a client that has come or gone; or its end."""
+        """Note what a worker says: a client that has come or gone; that it is over; or its end."""
         data, descriptors, _, _ = socket.recv_fds(process.line, 256, 1)
         if not data:
             self._reap(index, process)
+            return
+        if data == OVER:
+            process.is_over = True
+            self._refuse_for_ended()
+            log.debug("worker %d takes no more connections", index)
             return
         number, _, farewell = data.partition(b"\n")
         client = int(number)
@@ -595,7 +610,7 @@ class Supervisor:
             self._dismiss(sock, farewell)
         if self._stopping:
             self._failed = self._failed or status != 0
-            self._close_channels([index])  # who hands something over gets to know
+            self._refuse_for_ended()
             return
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"status {code}"
@@ -604,6 +619,13 @@ class Supervisor:
             index, process.pid, how, len(process.clients),
         )  # fmt: skip
         self._due[index] = process.started + RESTART_PAUSE
+
+    def _refuse_for_ended(self) -> None:
+        """While all end, close the channels that nobody reads: who hands over gets to know."""
+        if not self._stopping:  # the next worker will read them
+            return
+        taking = {index for index, process in self._processes.items() if not process.is_over}
+        self._close_channels(index for index in range(len(self._channels)) if index not in taking)
 
     def _close_channels(self, indices: Iterable[int]) -> None:
         for index in indices:

@@ -15,9 +15,10 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scalesocket.net.workers import RESTART_PAUSE, merge_metrics
@@ -63,10 +64,8 @@ def workers_of(server: ServerProcess) -> dict[int, int]:
 
 
 @contextlib.contextmanager
-def spread(
-    *options: str, count: int = 2, command: Sequence[str] | None = None
-) -> Iterator[ServerProcess]:
-    with serve(f"--workers={count}", "-v", *options, command=command) as server:
+def spread(*options: str, count: int = 2, **more: Any) -> Iterator[ServerProcess]:
+    with serve(f"--workers={count}", "-v", *options, **more) as server:
         wait_until(lambda: len(workers_of(server)) == count)
         yield server
 
@@ -372,6 +371,18 @@ def settled(server: ServerProcess) -> int:
 
 # ==== 4. The end =========================================================================
 
+WAITS = """
+import os
+import time
+from scalesocket import Game
+
+class Waits(Game):
+    def on_dispose(self):
+        while not os.path.exists("gate"):
+            time.sleep(0.01)
+"""
+
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_workers_and_their_clients_are_told(number: signal.Signals) -> None:
@@ -414,6 +425,37 @@ def test_all_workers_drain() -> None:
         with RawClient.connect(server, room_of(1)) as late:
             say(late, "there is room")
             clients[1].close()
+        assert server.wait() == 0
+
+
+def test_who_comes_for_a_worker_that_waits_to_be_started_again_is_refused_at_the_end() -> None:
+    """It waited in the channel of a worker that was never started."""
+    command = with_constants("scalesocket.net.workers", RESTART_PAUSE=1000.0)
+    with spread("--drain=100", "cat", command=command) as server:
+        with RawClient.connect(server, room_of(1)) as client:
+            say(client, "hello")
+            os.kill(workers_of(server)[0], signal.SIGKILL)
+            server.wait_log("worker 0 .* has ended with signal 9")
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until(lambda: http_request(server, path="/health").status == 503)
+            with pytest.raises(HandshakeRefused, match="503"):
+                RawClient.connect(server, room_of(0))
+        assert server.wait() == 0
+
+
+def test_who_comes_for_a_worker_that_has_drained_but_not_ended_is_refused(tmp_path: Path) -> None:
+    """It waited in the channel until the last room of that worker had been disposed of."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    with spread("--drain=100", "waits:Waits", cwd=tmp_path) as server:
+        clients = [RawClient.connect(server, room_of(n)) for n in range(2)]
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: http_request(server, path="/health").status == 503)
+        clients[0].close()
+        server.wait_log("worker 0 takes no more connections")
+        with pytest.raises(HandshakeRefused, match="503"):
+            RawClient.connect(server, room_of(0))
+        (tmp_path / "gate").touch()
+        clients[1].close()
         assert server.wait() == 0
 
 
