@@ -510,7 +510,6 @@ class Supervisor:
                 self._stopping = True
                 log.info("stopping")
                 self._due.clear()
-                self._server.opened.close()
                 self._refuse_for_ended()
             for process in self._processes.values():
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
@@ -621,11 +620,16 @@ class Supervisor:
         self._due[index] = process.started + RESTART_PAUSE
 
     def _refuse_for_ended(self) -> None:
-        """While all end, close the channels that nobody reads: who hands over gets to know."""
+        """While all end, close what nobody takes connections from: who comes there gets to know.
+
+        Those are the channels of workers that take no more, and in the end the listeners.
+        """
         if not self._stopping:  # the next worker will read them
             return
         taking = {index for index, process in self._processes.items() if not process.is_over}
         self._close_channels(index for index in range(len(self._channels)) if index not in taking)
+        if not taking:
+            self._server.opened.close()
 
     def _close_channels(self, indices: Iterable[int]) -> None:
         for index in indices:

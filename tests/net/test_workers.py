@@ -428,6 +428,26 @@ def test_all_workers_drain() -> None:
         assert server.wait() == 0
 
 
+def test_a_unix_socket_can_be_joined_while_workers_drain(tmp_path: Path) -> None:
+    """Its file was removed when that began."""
+    path = tmp_path / "socket"
+    with spread("--drain=100", f"--unixsocket={path}", "cat") as server:
+        clients = [RawClient.connect(server, room_of(n)) for n in range(2)]
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: http_request(server, path="/health").status == 503)
+        for number in range(2):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(os.fspath(path))
+            with RawClient(sock) as late:
+                late.upgrade("localhost", f"/{room_of(number)}", {})
+                say(late, "there is room")
+        for number in range(2):
+            clients[number].close()
+            server.wait_log(f"worker {number} takes no more connections")
+        wait_until(lambda: not path.exists())
+        assert server.wait() == 0
+
+
 def test_who_comes_for_a_worker_that_waits_to_be_started_again_is_refused_at_the_end() -> None:
     """It waited in the channel of a worker that was never started."""
     command = with_constants("scalesocket.net.workers", RESTART_PAUSE=1000.0)
