@@ -422,7 +422,7 @@ class WorkerProcess:
 
     Attributes:
         pid: of the process.
-        line: what the worker says of its clients; at its end the process has ended.
+        line: what the worker says of its clients. What a game has forked may hold it, too.
         started: when, on the monotonic clock.
         clients: of each client a second descriptor, and its farewell.
         is_over: it takes no connection any more.
@@ -480,6 +480,7 @@ class Supervisor:
         for number in SIGNALS:
             if handlers[number] == handlers[signal.SIGTERM]:  # or it is ignored (`nohup`)
                 signal.signal(number, lambda number, _frame: self._signals.append(number))
+        handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         if not self._server.stopping:  # a signal was faster
             self._due = dict.fromkeys(range(len(self._channels)), 0.0)
             log.info("%d workers share the rooms", len(self._channels))
@@ -488,6 +489,7 @@ class Supervisor:
                 self._start_due(handlers)
                 for key, _ in self._selector.select(self._find_patience()):
                     key.data()
+                self._reap()
                 self._pass_signals()
                 self._forget_leaving()
             signal.set_wakeup_fd(-1)
@@ -528,6 +530,7 @@ class Supervisor:
 
     def _start(self, index: int, handlers: Mapping[int, Any]) -> None:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        here.setblocking(False)
         # Until it has its own handlers, a signal must wait: ours would lose it.
         with there, blocked(SIGNALS):
             try:
@@ -580,10 +583,10 @@ class Supervisor:
         self._selector.close()
 
     def _listen(self, index: int, process: WorkerProcess) -> None:
-        """Note what a worker says: a client that has come or gone; that it is over; or its end."""
+        """Note what a worker says: a client that has come or gone; that it is over."""
         data, descriptors, _, _ = socket.recv_fds(process.line, 256, 1)
-        if not data:
-            self._reap(index, process)
+        if not data:  # it is about to end
+            self._hang_up(process)
             return
         if data == OVER:
             process.is_over = True
@@ -599,12 +602,24 @@ class Supervisor:
         elif client in process.clients:  # it is not if there was no descriptor left for it
             process.clients.pop(client)[0].close()
 
-    def _reap(self, index: int, process: WorkerProcess) -> None:
+    def _hang_up(self, process: WorkerProcess) -> None:
+        if process.line.fileno() >= 0:
+            self._selector.unregister(process.line)
+            process.line.close()
+
+    def _reap(self) -> None:
+        """Go on without the workers that have ended; other children need nothing more."""
+        with contextlib.suppress(ChildProcessError):  # there is none any more
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                for index in [i for i, p in self._processes.items() if p.pid == ended[0]]:
+                    self._bury(index, self._processes.pop(index), ended[1])
+
+    def _bury(self, index: int, process: WorkerProcess, status: int) -> None:
         """Say farewell to the clients of a worker that has ended, and have it replaced."""
-        self._selector.unregister(process.line)
-        process.line.close()
-        _, status = os.waitpid(process.pid, 0)
-        del self._processes[index]
+        with contextlib.suppress(BlockingIOError):  # nothing is left, though somebody holds it
+            while process.line.fileno() >= 0:
+                self._listen(index, process)
+        self._hang_up(process)
         for sock, farewell in process.clients.values():
             self._dismiss(sock, farewell)
         if self._stopping:
@@ -627,7 +642,11 @@ class Supervisor:
         if not self._stopping:  # the next worker will read them
             return
         taking = {index for index, process in self._processes.items() if not process.is_over}
-        self._close_channels(index for index in range(len(self._channels)) if index not in taking)
+        for index in set(range(len(self._channels))) - taking:
+            for inside, _ in self._channels[index].values():
+                with contextlib.suppress(OSError):  # it is closed already
+                    inside.shutdown(socket.SHUT_RDWR)  # what a game has forked may hold it
+            self._close_channels([index])
         if not taking:
             self._server.opened.close()
 

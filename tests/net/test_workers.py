@@ -369,6 +369,47 @@ def settled(server: ServerProcess) -> int:
     return before if server.descriptors() == before else 0
 
 
+FORKS = """
+import os
+import time
+from scalesocket import Game
+
+class Forks(Game):
+    def on_create(self, room):
+        self.room = room
+        if os.fork() == 0:
+            while not os.path.exists("gate"):
+                time.sleep(0.01)
+            os._exit(0)
+
+    def on_message(self, client, message):
+        self.room.broadcast(message)
+"""
+
+
+def test_what_a_game_has_forked_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It holds all that its worker had open, so its crash, and its end, were not noticed."""
+    (tmp_path / "forks.py").write_text(FORKS)
+    with spread("--drain=100", "forks:Forks", cwd=tmp_path) as server:
+        clients = [RawClient.connect(server, room_of(n)) for n in range(2)]
+        say(clients[0], "hello")
+        crash(server, 0)
+        assert clients[0].wait_close() == CRASHED
+        clients[0] = RawClient.connect(server, room_of(0))
+        say(clients[0], "hello again")
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: http_request(server, path="/health").status == 503)
+        clients[0].reset()  # it has the connections, too, so the server cannot end them
+        pid = workers_of(server)[0]
+        wait_until(lambda: is_gone(pid))
+        with pytest.raises(HandshakeRefused, match="503"):
+            RawClient.connect(server, room_of(0))
+        say(clients[1], "alone")
+        clients[1].reset()
+        wait_until(lambda: server.process.poll() == 0)
+        (tmp_path / "gate").touch()
+
+
 # ==== 4. The end =========================================================================
 
 WAITS = """
