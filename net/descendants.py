@@ -25,16 +25,22 @@ _lock = threading.Lock()  # who holds it may reap and signal orphans: their numb
 _elder: frozenset[int] | None = None  # children that we had before; None: we adopt nobody
 
 
+def adopt() -> bool:
+    """Have what children leave behind left to us; return whether that can be had."""
+    global _elder
+    if sys.platform == "linux" and POSIX:
+        with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
+            import ctypes
+
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+            _elder = frozenset(list_orphans())
+    return _elder is not None
+
+
 def adopt_orphans(timer: Timer) -> None:
     """Have what children leave behind left to us, and reap it from now on."""
-    global _elder
-    if sys.platform != "linux" or not POSIX:
+    if not adopt():
         return
-    with contextlib.suppress(ImportError, OSError, AttributeError):  # Python or libc without it
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-        _elder = frozenset(list_orphans())
 
     def reap() -> None:
         timer.call_later(REAP_INTERVAL, reap)

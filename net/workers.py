@@ -18,7 +18,8 @@ worker that has just crashed waits there for the next one.
 
 The parent serves nobody. It forks workers before it has any thread, forks one anew in the place of
 each that ends, and passes signals on. It also holds a second descriptor of each client, so that
-those of a worker that has crashed get a Close (1012), which nobody else could send any more.
+those of a worker that has crashed get a Close (1012), which nobody else could send any more. Linux
+leaves it the programs of such a worker, and it stops them.
 
 A connection under TLS cannot be handed over: its keys and sequence numbers are inside of the
 OpenSSL of the process that shook hands, and before that handshake nobody can know the room.
@@ -46,6 +47,7 @@ from scalesocket import (
     MAX_HEAD,
     MIB,
     RECEIVE_SIZE,
+    STOP_STEPS,
     CloseCode,
     Config,
     ConfigError,
@@ -71,6 +73,7 @@ from scalesocket import (
     start_thread,
 )
 
+from .descendants import adopt, list_orphans
 from .lines import LINES, LineSession
 from .logs import finish_log
 from .peers import receive_all
@@ -463,6 +466,9 @@ class Supervisor:
         self._processes: dict[int, WorkerProcess] = {}  # by index
         self._due: dict[int, float] = {}  # when a worker is to be started, by index
         self._leaving: dict[socket.socket, float] = {}  # clients, and when patience with them ends
+        self._adopts = False  # programs of a worker that has ended are left to this process
+        self._orphans: dict[int, list[tuple[float, int]]] = {}  # those, and what is to be done
+        self._steps: tuple[tuple[int, float], ...] = STOP_STEPS  # to stop them
         self._signals: list[int] = []  # to be passed on
         self._stopping = False
         self._failed = False
@@ -484,12 +490,14 @@ class Supervisor:
         if not self._server.stopping:  # a signal was faster
             self._due = dict.fromkeys(range(len(self._channels)), 0.0)
             log.info("%d workers share the rooms", len(self._channels))
+        self._adopts = bool(self._server.config.command) and adopt()
         with woken, signal_end, self._selector:
-            while self._processes or self._due or self._leaving:
+            while self._processes or self._due or self._leaving or any(self._orphans.values()):
                 self._start_due(handlers)
                 for key, _ in self._selector.select(self._find_patience()):
                     key.data()
-                self._reap()
+                if self._reap() or self._orphans:
+                    self._stop_orphans()
                 self._pass_signals()
                 self._forget_leaving()
             signal.set_wakeup_fd(-1)
@@ -502,7 +510,8 @@ class Supervisor:
         return int(self._failed)
 
     def _find_patience(self) -> float | None:
-        times = [*self._due.values(), *self._leaving.values()]
+        steps = [plan[0][0] for plan in self._orphans.values() if plan]
+        times = [*self._due.values(), *self._leaving.values(), *steps]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _pass_signals(self) -> None:
@@ -513,6 +522,9 @@ class Supervisor:
                 log.info("stopping")
                 self._due.clear()
                 self._refuse_for_ended()
+            elif number != signal.SIGHUP:  # no more patience
+                self._steps, self._orphans = STOP_STEPS[-1:], {}
+                self._stop_orphans()
             for process in self._processes.values():
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
 
@@ -607,12 +619,34 @@ class Supervisor:
             self._selector.unregister(process.line)
             process.line.close()
 
-    def _reap(self) -> None:
-        """Go on without the workers that have ended; other children need nothing more."""
+    def _reap(self) -> bool:
+        """Go on without the workers that have ended; return whether any child has."""
+        reaped = False
         with contextlib.suppress(ChildProcessError):  # there is none any more
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                reaped = True
                 for index in [i for i, p in self._processes.items() if p.pid == ended[0]]:
                     self._bury(index, self._processes.pop(index), ended[1])
+        return reaped
+
+    def _stop_orphans(self) -> None:
+        """Stop what workers that have ended left behind, step by step, as rooms stop programs.
+
+        Each has a plan from when it is first seen: when to send it which signal. Who outlives that
+        cannot be stopped, and is not waited for. There are new ones only after a child has ended.
+        """
+        now, grace = time.monotonic(), self._server.config.closegrace
+        workers = {process.pid for process in self._processes.values()}
+        before, self._orphans = self._orphans, {}
+        for pid in set(list_orphans()) - workers if self._adopts else ():
+            if (plan := before.get(pid)) is None:
+                log.debug("process %d is left of a worker, and is stopped", pid)
+                ends = itertools.accumulate((p + grace for _, p in self._steps), initial=now)
+                plan = list(zip(ends, (*(number for number, _ in self._steps), 0), strict=True))
+            while plan and plan[0][0] <= now:
+                with contextlib.suppress(OSError):  # it is another user's
+                    os.kill(pid, plan.pop(0)[1])
+            self._orphans[pid] = plan
 
     def _bury(self, index: int, process: WorkerProcess, status: int) -> None:
         """Say farewell to the clients of a worker that has ended, and have it replaced."""

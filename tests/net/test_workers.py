@@ -369,6 +369,37 @@ def settled(server: ServerProcess) -> int:
     return before if server.descriptors() == before else 0
 
 
+def test_programs_of_a_crashed_worker_are_stopped() -> None:
+    """Those that do not heed the end of their stdin ran on, also after the server had ended."""
+    script = "trap '' INT TERM; echo $$; sleep 1000"
+    with spread("sh", "--", "-c", script) as server:
+        with RawClient.connect(server, room_of(0)) as client:
+            pid = int(client.receive_text())
+            crash(server, 0)
+            wait_until(lambda: is_gone(pid))
+            assert client.wait_close() == CRASHED
+        with RawClient.connect(server, room_of(1)) as client:
+            pid = int(client.receive_text())
+            os.kill(server.pid, signal.SIGTERM)
+            os.kill(workers_of(server)[1], signal.SIGKILL)
+            wait_until(lambda: server.process.poll() is not None)
+            assert is_gone(pid)
+
+
+def test_a_second_signal_ends_what_crashed_workers_have_left_at_once() -> None:
+    script = "trap '' INT TERM; echo $$; sleep 1000"
+    with spread("--closegrace=1000", "sh", "--", "-c", script) as server:
+        with RawClient.connect(server, room_of(0)) as client:
+            pid = int(client.receive_text())
+            crash(server, 0)
+            server.wait_log(f"process {pid} is left of a worker, and is stopped")
+            os.kill(server.pid, signal.SIGTERM)
+            server.wait_log(r"\] stopping")
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until(lambda: server.process.poll() is not None)
+            assert is_gone(pid)
+
+
 FORKS = """
 import os
 import time
@@ -422,7 +453,6 @@ class Waits(Game):
         while not os.path.exists("gate"):
             time.sleep(0.01)
 """
-
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
