@@ -551,7 +551,9 @@ class Supervisor:
                 here.close()
                 raise
             if pid == 0:
-                os.setpgid(0, 0)  # ^C in a terminal goes to the parent alone, which passes it on
+                # ^C in a terminal goes to the parent alone, which passes it on. A group of its own
+                # in the same session would be stopped as it logs (`stty tostop`).
+                os.setsid()
                 here.close()
                 first = self._next_client[index]
                 worker = Worker(index, self._channels, there, first, self._shared_ids)

@@ -561,6 +561,45 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         wait_until(lambda: all(map(is_gone, pids)))
 
 
+# Logs on a terminal that stops what is in the background and writes, as the leader of its session.
+IN_TERMINAL = """
+import os, sys, termios
+terminal = os.open(sys.argv[1], os.O_RDWR)
+modes = termios.tcgetattr(terminal)
+modes[3] |= termios.TOSTOP
+termios.tcsetattr(terminal, termios.TCSANOW, modes)
+os.dup2(terminal, 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_workers_are_in_no_background_of_a_terminal_and_get_no_ctrl_c() -> None:
+    """With `stty tostop` they were stopped at their first line of the log."""
+    screen, terminal = os.openpty()
+    server = [sys.executable, str(SCRIPT), "--addr=127.0.0.1:0", "--workers=2", "-v", "cat"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, os.ttyname(terminal), *server], start_new_session=True
+    )
+    try:
+        log = ""
+        while "worker 1 is process" not in log:
+            log += os.read(screen, 4096).decode()
+        match = re.search(r"running at (\S+) on port (\d+)", log)
+        assert match
+        address = (match[1], int(match[2]))
+        clients = [RawClient.connect(address, room_of(number)) for number in range(2)]
+        for client in clients:
+            say(client, "hello")
+        os.write(screen, b"\x03")  # ^C
+        assert [client.wait_close()[0] for client in clients] == [1001, 1001]
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(screen)
+
+
 # ==== 5. Options =========================================================================
 
 
