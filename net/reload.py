@@ -85,6 +85,7 @@ LOOK_FOR_MODULES = 1.0  # seconds between two looks at what a game has imported
 SEATS = 30.0  # seconds of --resume, unless that is given
 CLOCK_STEP = 20_000_000  # nanoseconds that the times of files may be behind the clock
 LOAD_TIME = 10.0  # seconds to load the code before that is told of
+TRY_AGAIN = 1.0  # seconds until a process is started that could not be
 KILL_AFTER = 3.0  # seconds for a process to end that has nothing more to do
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BEGIN = (
@@ -259,7 +260,11 @@ class Files:
         self._folders.clear()
 
     def _find_neighbours(self) -> list[str]:
-        return [str(path) for folder in self._folders for path in Path(folder).glob("*.py")]
+        found: list[str] = []
+        for folder in self._folders:
+            with contextlib.suppress(OSError):  # there is no descriptor left; later there may be
+                found += map(str, Path(folder).glob("*.py"))
+        return found
 
     def look(self) -> set[str]:
         """Return what has changed, once that has come to an end; it is known from then on."""
@@ -517,6 +522,7 @@ class Overseer(Server):
         self._current: Version | None = None  # what serves
         self._next: Version | None = None  # what is to serve
         self._is_changing = False  # the current one has been told to stop, for the next one
+        self._due = math.inf  # when to start a process that could not be started
         self._wanted: list[int] = []  # signals that have come
         self._starts = 0
 
@@ -563,7 +569,7 @@ class Overseer(Server):
         status = 0
         if not self.stopping:  # a signal was faster
             self._begin()
-        while self._current or self._next:
+        while self._current or self._next or self._due < math.inf:
             for key, _ in self._selector.select(POLL):
                 key.data()
             self._heed_signals()
@@ -571,16 +577,31 @@ class Overseer(Server):
                 if self._has_ended(version):
                     status = self._bury(version)
             self._tell_if_late()
-            if not self.stopping and not self._is_changing and (changed := self._files.look()):
-                log.info("changed: %s", name_files(changed))
-                self._begin()
+            if not self.stopping and not self._is_changing:
+                if changed := self._files.look():
+                    log.info("changed: %s", name_files(changed))
+                if changed or self._due <= time.monotonic():
+                    self._begin()
         return status
 
     # -- children --
 
     def _begin(self) -> None:
-        """Start a process with the code as it is now, in place of one that has not got to serve."""
+        """Start a process with the code as it is now, in place of one that has not got to serve.
+
+        If something has run out for that, it is tried again.
+        """
         self._drop_next()
+        try:
+            self._start()
+        except OSError as error:
+            if self._due == math.inf:  # the first time
+                self._report(f"cannot start a process: {error.strerror}")
+            self._due = time.monotonic() + TRY_AGAIN
+        else:
+            self._due = math.inf
+
+    def _start(self) -> None:
         here, there = socket.socketpair()
         listeners = [sock.fileno() for sock, _ in self._listeners]  # those of lines come last
         facts = {
@@ -593,12 +614,16 @@ class Overseer(Server):
         words = [*words_for("succeed"), json.dumps(facts), *self._arguments]
         started = time.time_ns()
         with there:
-            process = subprocess.Popen(
-                [sys.executable, *words],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[there.fileno(), *listeners],
-                start_new_session=True,  # or `stty tostop` would stop it
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, *words],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[there.fileno(), *listeners],
+                    start_new_session=True,  # or `stty tostop` would stop it
+                )
+            except OSError:
+                here.close()
+                raise
         version = self._next = Version(process, Line(here), started)
         self._selector.register(here, selectors.EVENT_READ, lambda: self._hear(version))
         self._starts += 1
@@ -723,6 +748,7 @@ class Overseer(Server):
             is_first, self.stopping = not self.stopping, True
             if is_first:
                 log.info("stopping")
+                self._due = math.inf
                 self._drop_next()
             if not (is_first and self._is_changing):  # or it has been told
                 self._pass(number)

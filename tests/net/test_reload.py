@@ -557,6 +557,43 @@ def is_serving(pid: int) -> bool:
     return b"import succeed" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_a_process_that_cannot_be_started_is_tried_again(folder: Path) -> None:
+    """The server ended when a file changed, and there was no descriptor left to start another."""
+    import resource
+
+    with reloading(folder, "games:Tally") as server:
+        ann, _ = sit(server, "den")
+        limit = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+        change(folder / "games.py", "game 1", "game 2")
+        server.wait_log("the old code goes on: cannot start a process: Too many open files")
+        ann.send_text("about")
+        told: Any = ann.receive_json()
+        assert told["game"] == "game 1"
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limit)
+        assert wait_closed(ann) == 1012
+        server.wait_log(NEW_CODE)
+        assert times(server, "cannot start") == 1
+        assert about(server)["game"] == "game 2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_missing_modules_are_looked_for_also_after_descriptors_have_run_out(folder: Path) -> None:
+    import resource
+
+    with reloading(folder, "games:Tally") as server:
+        change(folder / "games.py", "import helper\n", "import helper, absent\n")
+        server.wait_log("the old code goes on: .*absent")
+        limit = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+        change(folder / "games.py", "game 1", "game 2")
+        server.wait_log("the old code goes on: cannot start a process: Too many open files")
+        (folder / "absent.py").touch()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limit)
+        server.wait_log(NEW_CODE)
+
+
 def test_what_cannot_end_is_killed_and_new_code_runs(folder: Path) -> None:
     """Also if that is a thread of the game's own, and the first process has loaded the game."""
     endless = "import threading; threading.Thread(target=threading.Event().wait).start()\n"
