@@ -71,6 +71,7 @@ from scalesocket import (
     start_thread,
 )
 
+from .file_limit import raise_file_limit, restore_file_limit
 from .logs import finish_log
 from .standard_streams import open_standard_streams
 
@@ -409,6 +410,7 @@ def succeed() -> int:
     The command line is that of the server, behind what it takes over, as JSON.
     """
     open_standard_streams()
+    raise_file_limit()
     facts = json.loads(sys.argv.pop(1))
     for number in SIGNALS:  # until the server heeds them
         signal.signal(number, lambda _number, _frame: sys.exit(0))
@@ -768,6 +770,7 @@ def oversee(config: Config, arguments: Sequence[str]) -> NoReturn:
     own = {field.name: getattr(config, field.name) for field in fields(config)}
     own |= {"game": None, "store": "", "pcap": "", "trace": None, "drain": 0.0}
     facts = base64.b64encode(pickle.dumps(own)).decode()
+    restore_file_limit(os.getpid())  # or a child would take the raised one for what it was given
     os.execv(sys.executable, [sys.executable, *words_for("lead"), facts, *arguments])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from scalesocket.net.reload import Files, find_program
 from scalesocket import ConfigError
 from tests.rooms.test_store import Player, sit, wait_closed, wait_for_players
 from tests.support import (
+    SCRIPT,
     Closed,
     RawClient,
     ServerProcess,
@@ -614,6 +616,21 @@ def test_a_program_gets_no_socket_of_the_server_s(folder: Path) -> None:
             while True:
                 lines.append(client.receive_text())
         assert len(lines) > 3 and not any("socket" in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program gets the server's limit")
+def test_a_program_gets_the_file_limit_that_the_server_was_given(folder: Path) -> None:
+    """It got the one that the server has raised for itself; select() takes no more than 1024."""
+    limited = ["sh", "-c", 'ulimit -S -n 512; exec "$@"', "sh"]
+    program = ["sh", "--", "-c", "while read line; do ulimit -n; done"]
+    command = [*limited, sys.executable, str(SCRIPT)]
+    with reloading(folder, *program, command=command) as server:
+        with RawClient.connect(server, "den") as client:
+            client.send_text("how many?")
+            assert client.receive_text() == "512"
+        child = next(pid for pid in server.children() if is_serving(pid))
+        match = re.search(r"Max open files +(\d+)", Path(f"/proc/{child}/limits").read_text())
+        assert match and int(match[1]) > 512
 
 
 # ==== What is looked after ============================================================
