@@ -251,7 +251,7 @@ class PtyBackend(ProcessBackend):
 
     def _encode(self, event: RoomEvent) -> bytes:
         if isinstance(event, Joined) and self._size:
-            self._room.members.send([Route(Opcode.TEXT, [self._size], (event.client.id,))])
+            self._tell_size((event.client.id,))
         if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
             sender = event.client.id
             keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
@@ -275,8 +275,17 @@ class PtyBackend(ProcessBackend):
         if message != self._size:
             self._size = message
             self._set_size()
-            self._room.members.send([Route(Opcode.TEXT, [message], tuple(self._present))])
+            self._tell_size(tuple(self._present))
         return True
+
+    def _tell_size(self, to: tuple[int, ...]) -> None:
+        """Tell clients the terminal's size. Nobody is waited for: see `Room.flush`."""
+        room = self._room
+        for client in room.members.send([Route(Opcode.TEXT, [self._size], to)]):
+            if client.connection.overflows(0) or room.is_stuck(client):
+                room.drop_slow(client)
+            else:
+                room.watch(client)
 
     def _set_size(self) -> None:
         import fcntl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support import (
     RawClient,
     ServerProcess,
     encode_client_frame,
+    encode_client_frames,
     processes,
     run_cli,
     serve,
@@ -181,6 +183,21 @@ def test_everyone_in_the_room_is_told_the_size() -> None:
             second.send_text('{ "resize" : [ 70 , 10 ] }')
             for client in (first, second):
                 assert client.receive_text() == '{"resize":[70,10]}'
+
+
+def test_who_does_not_read_the_sizes_that_others_set_is_let_go(tmp_path: Path) -> None:
+    """What waited for such a client grew without end."""
+    path, sizes = tmp_path / "socket", [f'{{"resize":[{80 + n % 2},24]}}' for n in range(500)]
+    options = ("--pty", "--backlog=16K", "--stall=1000", f"--unixsocket={path}")
+    with serve(*options, *shell("stty -echo; exec sleep 1000")) as server:
+        sock = socket.socket(socket.AF_UNIX)  # which takes but a few hundred messages
+        sock.connect(str(path))
+        with RawClient(sock) as deaf, RawClient.connect(server) as other:
+            deaf.upgrade("localhost", "/room", {})
+            for _ in range(20):
+                other.send_bytes(encode_client_frames(sizes))
+                other.receive_many(len(sizes))
+            server.wait_log("does not read")
 
 
 @pytest.mark.parametrize("text", ['{"resize":', '{"resize":' + "[" * 100_000, '{"resize":[1,1,'])
