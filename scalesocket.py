@@ -4198,15 +4198,14 @@ class RoomRegistry:
         return room
 
     def may_wait(self, name: str) -> bool:
-        """Whether to `join` that room may take long: others have the locks, or all rooms are taken.
+        """Whether to `join` that room may take long: others have the locks, places, or the room.
 
         That is as of now, so nothing more than a good guess.
         """
         room = self._rooms.get(name)
-        if self._lock.locked() or (room is not None and room.members.is_busy):
-            return True
-        limit = self._config.maxrooms
-        return room is None and bool(limit) and len(self._running) >= limit
+        is_full = 0 < self._config.maxrooms <= len(self._running)
+        is_asked_for = is_full or self.relays is not None
+        return self._lock.locked() or (is_asked_for if room is None else room.members.is_busy)
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; return False if that was done before.
@@ -4908,7 +4907,8 @@ class Session:
         self.client: Client | None = None  # from when it wants MESSAGES
         self.vouched = 0  # the number by which the parent of workers knows its client
         self._counted_by = ""  # its address, if a proxy has told that
-        # Takes back the word to other nodes that it opens its room (net/relay.py).
+        # Gives the word to other nodes that it opens its room, and takes it back (net/relay.py).
+        self.begin_opening: Callable[[], None] = lambda: None
         self.end_opening: Callable[[], None] = lambda: None
         self._life = self.live()
 
@@ -4926,6 +4926,7 @@ class Session:
                     yield from self.leave(client, closing)
                 yield Want.END
         except HandshakeError as refusal:
+            self.end_opening()
             yield Want.HELPER
             self.refuse(refusal)
         finally:
@@ -4983,6 +4984,7 @@ class Session:
         registry, worker = self.server.registry, self.server.worker
         if registry.may_wait(client.room_name):
             yield Want.HELPER
+            self.begin_opening()
         self.client = client
         try:
             registry.join(client)

@@ -213,9 +213,12 @@ class LineSession(Session):
         if server.worker is not None and (yield from server.worker.hand_over(self, name, came)):
             return None
         relays = server.registry.relays
-        if relays is not None and relays.may_find(name, server):
-            yield Want.HELPER
-            self.end_opening = relays.claim(name).end
+        if relays is not None:
+            opening = None
+            if relays.may_find(name, server):
+                yield Want.HELPER
+                opening = relays.claim(name)
+            relays.entrust(self, name, opening)
         protocol = LineProtocol(max_message=server.config.maxmsg)
         connection = server.connect(self.sock, protocol, LineConnection, early=self.rest)
         request = Request("GET", target, "TCP", Headers())

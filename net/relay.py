@@ -57,7 +57,7 @@ from .peers import parse_list, take_body
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from scalesocket import Endpoint, HttpSession, Request, Server
+    from scalesocket import Endpoint, HttpSession, Request, Server, Session
 
     from .peers import Peer, Peers
     from .tls import TlsTransport
@@ -91,6 +91,11 @@ class Opening:
 
     def __init__(self, end: Callable[[], None]) -> None:
         self._end: Callable[[], None] | None = end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been taken back."""
+        return self._end is None
 
     def end(self) -> None:
         """Take it back: the room is open, or will not be."""
@@ -584,6 +589,29 @@ class Relays:
             return found
         raise HandshakeError(503, f"the room is on another node, {found.name}", RETRY)
 
+    def entrust(self, session: Session, name: str, opening: Opening | None = None) -> None:
+        """Have a session see to the word that this node opens a room.
+
+        It keeps the room shut on all other nodes. So none is given while somebody is waited for,
+        who may take long: that is --auth, or a client that is to say which seat it wants. It is
+        given anew behind that, as another node may have opened the room.
+
+        Args:
+            opening: has been given already.
+        """
+
+        def begin() -> None:
+            nonlocal opening
+            if opening is None or opening.has_ended:
+                opening = self.claim(name)
+                session.end_opening = opening.end
+
+        session.begin_opening = begin
+        if opening is not None:
+            session.end_opening = opening.end
+            if session.server.asks:
+                opening.end()
+
     @staticmethod
     def may_find(name: str, server: Server) -> bool:
         """Whether a room is not here, and might be on another node."""
@@ -605,6 +633,7 @@ class Relays:
         except HandshakeError:  # no room; it may be the console's tunnel
             return False
         if not self.may_find(name, server):
+            self.entrust(session, name)
             return False
         yield Want.HELPER
         host = find_forwarded_host(server.proxies, session.peer, request)
@@ -612,7 +641,7 @@ class Relays:
             request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
         )
         if opening is not None:
-            session.end_opening = opening.end
+            self.entrust(session, name, opening)
         return opening is None
 
     def receive(

@@ -39,6 +39,7 @@ from scalesocket import (
     ConnectionClosed,
     Encoding,
     GameBackend,
+    HandshakeError,
     Left,
     Messages,
     Opcode,
@@ -670,18 +671,22 @@ class Seats:
         if (worker := session.server.worker) is not None:
             worker.vouch(session, client.id)
         self.registry.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
+        session.end_opening()  # nobody is kept out of a room by who says nothing
         event = yield Want.MESSAGES
         seat = None
         if isinstance(event, Asked):
-            if self.registry.may_wait(client.room_name):
-                yield Want.HELPER
             try:
+                if self.registry.may_wait(client.room_name):
+                    yield Want.HELPER
+                    session.begin_opening()
                 if self.recall is not None and event.token:
                     self.recall(client)
                 seat = self._take_back(session, client, event) or self._take(session, client, event)
-            except ConnectionClosed as refusal:  # the room is full, or it comes too late
+            except (ConnectionClosed, HandshakeError) as refusal:
+                # The room is full, or is on another node now, or it comes too late.
+                code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
                 log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-                connection.close(refusal.code, refusal.reason)
+                connection.close(code, refusal.reason)
                 session.end_opening()
             if seat is None:
                 event = yield Want.MESSAGES

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -34,6 +36,7 @@ from tests.net.test_peers import ok, stand_in
 from tests.support import (
     PATIENCE,
     ROOT,
+    HandshakeRefused,
     HttpResponse,
     RawClient,
     ServerProcess,
@@ -294,6 +297,70 @@ def test_nodes_that_are_asked_for_a_room_at_the_same_moment_open_it_once(
             assert len({node_of(client) for client in found}) == 1, name
             for client in found:
                 client.reset()
+
+
+def state_of(node: ServerProcess, name: str) -> str:
+    """Return what another node would be told of a room."""
+    (said,) = json.loads(http_request(node, path=f"/api/rooms/?local=x&room={name}").body)
+    return str(said["state"])
+
+
+def test_who_asks_for_a_seat_and_says_nothing_keeps_no_room_shut() -> None:
+    """A connection to /lobby?_seat kept all others out of that room, at every other node."""
+    with cluster("--resume", "60", "cat") as (one, two):
+        with RawClient.connect(one, path="/lobby?_seat") as late:
+            assert state_of(one, "lobby") == "none"
+            with RawClient.connect(two, "lobby") as ann:
+                assert node_of(ann) == "1"
+                exchange(ann, "in")
+                late.send_text('{"_seat":{}}')
+                code, reason = late.wait_close()
+                assert code == 1013 and reason.startswith("the room is on another node")
+                with RawClient.connect(one, path="/lobby?_seat") as again:
+                    assert node_of(again) == "1"
+        wait_until(lambda: metric(two, "rooms") == 0)
+        with RawClient.connect(one, path="/lobby?_seat") as late:
+            late.send_text('{"_seat":{}}')
+            assert json.loads(late.receive_text())["_seat"]["resumed"] is False
+            with RawClient.connect(two, "lobby") as bob:
+                assert node_of(late) == node_of(bob) == "0"
+
+
+def test_whom_auth_takes_long_to_let_in_keeps_no_room_shut(tmp_path: Path) -> None:
+    """While --auth looked at one client, be it to refuse it, all others got 503 elsewhere."""
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    os.mkfifo(gate)
+    look = f'test "$QUERY_STRING" != slow || {{ touch {begun}; read answer < {gate}; }}'
+    with cluster("--auth", shlex.join(["sh", "-c", look]), "cat") as (one, two):
+        refusals: list[str] = []
+
+        def come_slowly() -> None:
+            with RawClient(open_socket(one)) as client:
+                try:
+                    client.upgrade("localhost", "/lobby?slow", {})
+                except HandshakeRefused as refusal:
+                    refusals.append(str(refusal))
+
+        slow = threading.Thread(target=come_slowly)
+        slow.start()
+        wait_until(begun.exists)
+        assert state_of(one, "lobby") == "none"
+        with RawClient.connect(two, "lobby") as ann:
+            assert node_of(ann) == "1"
+            exchange(ann, "in")
+            gate.write_text("yes\n")
+            slow.join(PATIENCE)
+            (refusal,) = refusals
+            assert "503" in refusal and "on another node" in refusal
+
+
+def test_whose_handshake_is_refused_keeps_no_room_shut() -> None:
+    """Who did not take the refusal, or went on sending, kept the room shut for many seconds."""
+    with cluster("cat") as (one, _), open_socket(one) as sock:
+        fields = {"Host": "x", "Upgrade": "websocket", "Connection": "Upgrade"}
+        sock.sendall(request_head("GET", "/lobby", fields | {"Sec-WebSocket-Version": "8"}))
+        assert sock.recv(100).startswith(b"HTTP/1.1 4")
+        assert state_of(one, "lobby") == "none"
 
 
 # ==== Nodes that end ======================================================
