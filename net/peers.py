@@ -32,6 +32,7 @@ from scalesocket import (
     ConfigError,
     ShortageError,
     check_nesting,
+    report_failure,
     start_thread,
 )
 
@@ -309,19 +310,23 @@ class Peers:
                     return  # what is known stands
 
     def _ask(self, one: Answers) -> None:
-        complaint = ""
+        complaint = f"peer {one.peer.name} does not tell its rooms"
         rooms: list[str] = []
         try:
             rooms = one.peer.ask(self.id)
+            complaint = ""
         except (OSError, ValueError) as error:
-            complaint = f"peer {one.peer.name} does not tell its rooms: {error}"
-        with self._answered:
-            one.asking = False
-            one.trusted = not complaint
-            if not complaint:
-                one.rooms, one.came_at = rooms, time.monotonic()
-            news = complaint and not one.complaint
-            one.complaint = complaint
-            self._answered.notify_all()
+            complaint += f": {error}"
+        except BaseException:  # memory has run out, or it is a bug of ours
+            report_failure()
+        finally:  # or it would never be asked again
+            with self._answered:
+                one.asking = False
+                one.trusted = not complaint
+                if not complaint:
+                    one.rooms, one.came_at = rooms, time.monotonic()
+                news = complaint and not one.complaint
+                one.complaint = complaint
+                self._answered.notify_all()
         if news:
             self._warn(complaint)

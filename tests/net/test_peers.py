@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from scalesocket.client.websocket import connect
+from scalesocket.net import peers
 from scalesocket.net.peers import FRESH, PATIENCE, Peer, Peers, parse_listing, take_body
 
 from scalesocket import ConfigError
@@ -212,6 +213,26 @@ def test_nobody_waits_a_second_time_for_a_name_that_takes_long(
 
 
 @pytest.mark.slow
+def test_a_peer_is_asked_again_after_memory_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken to be asked still, for as long as the server ran."""
+    monkeypatch.setattr(peers, "FRESH", 0.0)
+    warned: list[str] = []
+    nodes = Peers(["127.0.0.1:1"], warned.append)
+    (peer,) = nodes.all
+    answers = iter([MemoryError(), ["a room"]])
+
+    def ask(_asker: str) -> list[str]:
+        answer = next(answers, ["a room"])
+        if isinstance(answer, MemoryError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(peer, "ask", ask)
+    assert nodes.rooms() == []
+    wait_until(lambda: nodes.rooms() == ["a room"])
+    wait_until(lambda: warned == ["peer 127.0.0.1:1 does not tell its rooms"])
+
+
 def test_what_a_peer_said_stands_for_a_while_after_its_death() -> None:
     body = json.dumps([{"name": "a", "connections": 1}]).encode()
     complaints: list[str] = []
