@@ -15,6 +15,8 @@ has opened. IDs are random, as nodes need no names of their own.
 A client that comes through a node carries a mark. It is never passed through a second time: if its
 room has gone elsewhere meanwhile, it is told 503, and comes again.
 
+If this node lacks threads, descriptors or memory to ask, nothing is known: the client is told 503.
+
 A peer is waited for `ASK_TIMEOUT` seconds. One that did not answer in time is left out for
 `LEFT_OUT` seconds, or until any peer asks us something; one that refuses the connection costs
 nothing, and is asked each time.
@@ -34,8 +36,10 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
+    _SHORTAGES,
     CLOSE_TIMEOUT,
     MAX_HEAD,
+    OUT_OF_MEMORY,
     RECEIVE_SIZE,
     RESTARTING,
     UNIX_PEER,
@@ -77,6 +81,9 @@ REPLACED = frozenset(
 )
 RETRY = ("Retry-After", "1")
 GONE = "the node that has this room has ended"
+CANNOT_ASK = "this node cannot reach the others for now"
+# `poll` takes no descriptor, which `epoll` does: for each client that is passed through.
+Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 # ==== 1. Who has a room ==================================================================
@@ -130,6 +137,14 @@ class Question:
 
 
 STATES = ("none", "opening", "open")  # of a room on a node; a later one counts
+UNKNOWN = "unknown"  # this node could not ask, and the other one may well have the room
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether it is this node that lacks something, and not a peer that has failed."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    return isinstance(error, MemoryError | ShortageError)
 
 
 def parse_state(body: bytes, name: str) -> tuple[str, str]:
@@ -195,7 +210,8 @@ class Seeker:
         May take ASK_TIMEOUT seconds, and AGREE_TIMEOUT if another node is opening it.
 
         Raises:
-            HandshakeError: 503, another node does not get to the end of that, or too many ask.
+            HandshakeError: 503, another node does not get to the end of that, too many ask, or
+                this node lacks what it needs for asking.
         """
         if not self._turns.acquire(timeout=AGREE_TIMEOUT):
             raise HandshakeError(503, "too many look for a room", RETRY)
@@ -257,22 +273,30 @@ class Seeker:
     # -- asking --
 
     def _ask(self, name: str) -> dict[Peer, tuple[str, str]]:
-        """Return what the peers say that answer in time."""
+        """Return what the peers say that answer in time.
+
+        Raises:
+            HandshakeError: 503, not all could be asked, and of the others none has the room.
+        """
         now = time.monotonic()
         with self._lock:
             others = [peer for peer in self._peers.all if peer not in self._self]
             asked = [peer for peer in others if self._left_out.get(peer, now) <= now]
         question = Question()
-        begun = []
         for peer in asked:
-            with contextlib.suppress(ShortageError):  # then it is not asked
+            try:
                 start_thread(f"peer {peer.name}", self._ask_one, question, peer, name)
-                begun.append(peer)
-        answers = question.wait(len(begun), ASK_TIMEOUT)
-        if "open" not in [state for state, _ in answers.values()]:
-            for peer in begun:
+            except ShortageError as error:
+                self._complain(peer, str(error))
+                question.answer(peer, UNKNOWN, "")
+        answers = question.wait(len(asked), ASK_TIMEOUT)
+        states = [state for state, _ in answers.values()]
+        if "open" not in states:
+            for peer in asked:
                 if peer not in answers:
                     self._complain(peer, f"it takes over {ASK_TIMEOUT:g} s", left_out=True)
+            if UNKNOWN in states:
+                raise HandshakeError(503, CANNOT_ASK, RETRY)
         return answers
 
     def _ask_one(self, question: Question, peer: Peer, name: str) -> None:
@@ -282,9 +306,9 @@ class Seeker:
             state, node = parse_state(body, name)
         except TimeoutError:
             return  # whoever asks has noticed
-        except (OSError, ValueError) as error:
-            self._complain(peer, str(error))
-            state, node = "none", ""
+        except (OSError, ValueError, MemoryError) as error:
+            self._complain(peer, str(error) or OUT_OF_MEMORY)
+            state, node = UNKNOWN if is_shortage(error) else "none", ""
         else:
             with self._lock:
                 self._complained.discard(peer)
@@ -476,7 +500,7 @@ class Relay:
         """Pass on, until both have ended, or one has and the other does not follow."""
         client, node = self._client, self._node
         node.write(self._request)
-        with selectors.DefaultSelector() as selector:
+        with Selector() as selector:
             watched = {side: 0 for side in (client, node)}
             while not (client.ended and node.ended and not client.is_busy):
                 while self._move():
@@ -683,6 +707,8 @@ class Relays:
             try:
                 return found, found.connect(ASK_TIMEOUT)
             except OSError as error:
+                if is_shortage(error):
+                    raise HandshakeError(503, CANNOT_ASK, RETRY) from None
                 log.warning("peer %s has a room and does not let in: %s", found.name, error)
                 self._seeker.leave_out(found)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from scalesocket.client.websocket import connect
 from scalesocket.net import relay
-from scalesocket.net.peers import Peers
+from scalesocket.net.peers import Peer, Peers
 from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_request, parse_state
 
 from scalesocket import (
@@ -27,6 +28,7 @@ from scalesocket import (
     Headers,
     Opcode,
     Request,
+    ShortageError,
     encode_close,
     encode_frame,
 )
@@ -479,6 +481,73 @@ def test_a_peer_that_has_a_room_and_lets_nobody_in_is_left_out(
         assert relays._seeker.seek("lobby") is relays._seeker._peers.all[0]
         stack.close()
     assert isinstance(relays._find("lobby"), Opening)  # nobody is there any more
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "none left"), OSError(errno.ENOBUFS, "none"), MemoryError()]
+)
+def test_who_lacks_what_it_needs_to_ask_a_peer_opens_no_room(error: Exception) -> None:
+    """A node that was out of descriptors opened rooms that were open on another one."""
+    seeker = Seeker(Peers(["127.0.0.1:1"], lambda line: None), lambda name: False)
+    (peer,) = seeker._peers.all
+
+    def fail(target: str, timeout: float) -> bytes:
+        raise error
+
+    peer.fetch = fail  # type: ignore[method-assign]
+    with pytest.raises(HandshakeError, match="cannot reach the others") as refusal:
+        seeker.seek("lobby")
+    assert refusal.value.status == 503
+    assert seeker._openings == seeker._left_out == {}
+
+
+def test_who_has_no_thread_to_ask_a_peer_opens_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_none(*_arguments: object) -> None:
+        raise ShortageError("no thread")
+
+    seeker = Seeker(Peers(["127.0.0.1:1"], lambda line: None), lambda name: False)
+    monkeypatch.setattr(relay, "start_thread", start_none)
+    with pytest.raises(HandshakeError, match="cannot reach the others"):
+        seeker.seek("lobby")
+    assert seeker._openings == {}
+
+
+def test_who_lacks_a_descriptor_to_pass_a_client_through_opens_no_room() -> None:
+    body = json.dumps([{"name": "lobby", "connections": 1}]).encode()
+    with stand_in(ok(body)) as address:
+        relays = Relays(Peers([address], lambda line: None), lambda name: False, 0)
+        (peer,) = relays._seeker._peers.all
+        assert relays._seeker.seek("lobby") is peer
+
+        def fail(timeout: float) -> socket.socket:
+            raise OSError(errno.EMFILE, "none left")
+
+        found: Iterator[Peer | Opening] = iter([peer, Opening(lambda: None)])
+        peer.connect = fail  # type: ignore[method-assign]
+        relays._seeker.seek = lambda name: next(found)  # type: ignore[method-assign]
+        with pytest.raises(HandshakeError, match="cannot reach the others"):
+            relays._find("lobby")
+        assert relays._seeker._left_out == {}
+
+
+def count_selectors(node: ServerProcess) -> int:
+    """Return how many descriptors it has that are no sockets, but wait for them."""
+    kinds = []
+    for entry in Path(f"/proc/{node.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            kinds.append(str(entry.readlink()))
+    return kinds.count("anon_inode:[eventpoll]")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_client_that_is_passed_through_takes_no_descriptor_but_its_two_sockets() -> None:
+    """It took three, and a node that passed many on was out of them before --maxconns."""
+    with cluster("cat") as (one, two), RawClient.connect(one, "lobby"):
+        before = count_selectors(two)
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                exchange(stack.enter_context(RawClient.connect(two, "lobby")), "in")
+            assert count_selectors(two) == before > 0
 
 
 def test_a_client_is_passed_through_but_once() -> None:
