@@ -413,7 +413,7 @@ class Seat:
     def attach(
         self, connection: Connection, asked: Asked, number: int = 0, *, anew: bool = False
     ) -> bool:
-        """Take a connection, and send it the answer and what it lacks.
+        """Take a connection, and send it the answer and what it lacks; or end if that is gone.
 
         Args:
             connection: the new one; nothing has been taken of it yet.
@@ -422,7 +422,7 @@ class Seat:
             anew: nobody had the seat before.
 
         Returns:
-            Whether it has; otherwise its time is over, or something that it lacks is gone.
+            Whether it has; otherwise it is over.
 
         Raises:
             ConnectionClosed: it was opened before the one that has, or had, the seat. It was cut
@@ -431,42 +431,33 @@ class Seat:
         room = self.client.room
         assert room is not None
         with self._lock:
-            seen = 0 if anew else self._sent if asked.seen is None else asked.seen
-            restored = self._is_stale or asked.seen is None
-            if self._is_stale and not self._is_over:
-                self._is_stale = False
-                self._empty()
-                self._first = self._sent = seen
-            if self._is_over or not self._first <= seen <= self._sent:
+            if self._is_over:
                 return False
             if self.is_stored:  # nobody would know of the token that is given now
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
             if number < self._number:
                 raise ConnectionClosed(RESUMED_ELSEWHERE, "resumed elsewhere")
-            old, self._connection = self._connection, connection
-            self._number = number
-            self.source = connection
-            if not anew:
-                self._tell(is_back=True, restored=restored)
-            # Whoever has put messages of the old connection into the inbox is done with that.
-            with room.inbox.lock:
-                taken = self.taken
-            token, self._key = self._seats.give_token(self, asked.token)
-            self.client.dropped = False
-            counts = {"taken": taken, "seen": seen}
-            facts = {"token": token, "id": self.client.id, **counts, "resumed": not anew}
-            connection.send(connection.encoding.encode_message(json.dumps({"_seat": facts})))
-            self._forget(seen)
-            rest = b"".join(data for data, _ in self._kept)
-            if rest:
-                connection.send(translate(rest, connection.encoding))
-            self._ask(connection)
-        if (note_token := self._seats.note_token) is not None:
+            seen = 0 if anew else self._sent if asked.seen is None else asked.seen
+            restored = self._is_stale or asked.seen is None
+            if self._is_stale:
+                self._is_stale = False
+                self._empty()
+                self._first = self._sent = seen
+            goes_on = self._first <= seen <= self._sent
+            if goes_on:
+                old, self._connection = self._connection, connection
+                self._number = number
+                self.source = connection
+                self._welcome(connection, asked, seen, anew=anew, restored=restored)
+            else:
+                self.source = None
+                old = self._end()
+        if goes_on and (note_token := self._seats.note_token) is not None:
             note_token(self)
         if old is not None:
             room.log.info("resumed elsewhere", client=self.client.id)
             old.close(RESUMED_ELSEWHERE, "resumed elsewhere", discard=True)
-        return True
+        return goes_on
 
     def detach(self, connection: Connection, code: int) -> None:
         """Note that a connection has ended; if it is the latest, the time of the seat runs."""
@@ -569,6 +560,28 @@ class Seat:
                 self._forget(max(number, self._first))
 
     # -- under the lock --
+
+    def _welcome(
+        self, connection: Connection, asked: Asked, seen: int, *, anew: bool, restored: bool
+    ) -> None:
+        """Send a new connection the answer, and what it lacks from the message `seen` on."""
+        room = self.client.room
+        assert room is not None
+        if not anew:
+            self._tell(is_back=True, restored=restored)
+        # Whoever has put messages of the old connection into the inbox is done with that.
+        with room.inbox.lock:
+            taken = self.taken
+        token, self._key = self._seats.give_token(self, asked.token)
+        self.client.dropped = False
+        counts = {"taken": taken, "seen": seen}
+        facts = {"token": token, "id": self.client.id, **counts, "resumed": not anew}
+        connection.send(connection.encoding.encode_message(json.dumps({"_seat": facts})))
+        self._forget(seen)
+        rest = b"".join(data for data, _ in self._kept)
+        if rest:
+            connection.send(translate(rest, connection.encoding))
+        self._ask(connection)
 
     def _end(self) -> Connection | None:
         self._is_over = True
@@ -681,7 +694,7 @@ class Seats:
                     session.begin_opening()
                 if self.recall is not None and event.token:
                     self.recall(client)
-                seat = self._take_back(session, client, event) or self._take(session, client, event)
+                seat = self._find_seat(session, client, event)
             except (ConnectionClosed, HandshakeError) as refusal:
                 # The room is full, or is on another node now, or it comes too late.
                 code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
@@ -715,38 +728,66 @@ class Seats:
                 CloseCode.POLICY_VIOLATION, f"no message for {OPENING_TIMEOUT:g} s"
             )
 
-    def _take_back(self, session: Session, client: Client, asked: Asked) -> Seat | None:
-        """Return the seat that a token is for, if it can be taken back, and it has been."""
+    def _find_seat(self, session: Session, client: Client, asked: Asked) -> Seat | None:
+        """Return the seat that a token is for, or a new one; None if that is gone at once.
+
+        Raises:
+            ConnectionClosed: the room takes none more, or a later connection has the seat.
+        """
         with self._lock:
             seat = self._by_key.get(digest(asked.token))
         if seat is None or seat.kind != session.KIND:
-            return None
+            return self._take(session, client, asked)
         owner = seat.client
         if (owner.room_name, owner.user) != (client.room_name, client.user):
-            return None
+            return self._take(session, client, asked)
         if not seat.attach(session.connection, asked, client.id):
-            return None
+            return self._take(session, client, asked, owner)
         owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
         session.end_opening()
         return seat
 
-    def _take(self, session: Session, client: Client, asked: Asked) -> Seat | None:
-        """Return a new seat; None if it is gone at once.
-
-        Raises:
-            ConnectionClosed: the room takes none more.
-        """
+    def _take(
+        self, session: Session, client: Client, asked: Asked, before: Client | None = None
+    ) -> Seat | None:
+        """Return a new seat, in the place of the client that it was `before`; see `_find_seat`."""
         seat = Seat(client, session.KIND, self, self._limit)
         connection, client.seat = session.connection, seat
         client.connection = seat  # type: ignore[assignment]  # it has what rooms use of one
         try:
-            self.registry.join(client)
+            if before is None or not self._replace(before, client):
+                self.registry.join(client)
         finally:
             session.end_opening()
         if not seat.attach(connection, asked, client.id, anew=True):
             connection.close(*seat.farewell)
             return None
         return seat
+
+    def _replace(self, old: Client, client: Client) -> bool:
+        """Give a client the place of one whose seat has ended; False if that has left already.
+
+        In one step, or the room could end in between, or take somebody else. It hears first that
+        the old one has left.
+        """
+        registry, room = self.registry, old.room
+        assert room is not None and old.seat is not None
+        room.members.dismiss(old)
+        with registry._lock:
+            if old.departed:
+                return False
+            room.inbox.put(Left(old, CloseCode.ABNORMAL))
+            old.departed = True
+            room.seats.discard(old)
+            room.seats.add(client)
+            client.room = room
+            registry._visits[room.name] = registry._visits.pop(room.name, 0) + 1
+            room.join(client)
+        room.members.dismiss(old)  # if it was only just let in
+        if self.note_token is not None:
+            self.note_token(old.seat)
+        room.log.debug("in the place of %d, who lacks too much", old.id, client=client.id)
+        return True
 
     def revive(self, client: Client, facts: dict[str, Any], missed: bytes, *, whole: bool) -> Seat:
         """Return a seat that was stored, which `lose` is to be called for; see `Seat.describe`."""

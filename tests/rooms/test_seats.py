@@ -57,14 +57,18 @@ class Echo(Game):
 
     def on_create(self, room):
         self.room = room
+        self.joined = 0
 
     def on_join(self, client):
         client.data["at"] = 0
+        self.joined += 1
 
     def on_message(self, client, message):
         if message == "many":
             for number in range(40):
                 self.room.broadcast(f"{number}:" + "x" * 1000)
+        elif message == "who":
+            client.send(f"{self.joined} joined, {len(self.room.clients)} there")
         elif message == "end":
             self.room.close(4321, "it is over")
         elif message == "kick":
@@ -429,13 +433,56 @@ def test_who_has_missed_too_much_begins_anew(server: ServerProcess) -> None:
         assert not answer["resumed"] and answer["id"] != seat["id"]
         fresh.close()
         other.receive_text()
+        client, seat = sit(server, "much")
         ahead, answer = sit(server, "much", seat["token"], 10_000)  # it cannot have seen that
         assert not answer["resumed"]
+        assert wait_closed(client) == (4001, "resumed elsewhere")
         ahead.close()
-        reloaded, answer = sit(server, "much", seat["token"])  # that one needs nothing of it
-        assert answer["resumed"]
+
+
+def test_who_has_missed_too_much_and_needs_nothing_of_it_has_its_seat(
+    server: ServerProcess,
+) -> None:
+    client, seat = sit(server, "reload")
+    with RawClient.connect(server, "reload") as other:
+        client.reset()
+        assert other.receive_text() == f"drop {seat['id']}"
+        other.send_text("many")
+        other.receive_many(40)
+        reloaded, answer = sit(server, "reload", seat["token"])
+        assert answer["resumed"] and answer["id"] == seat["id"]
         say(reloaded, "two")
         reloaded.close()
+
+
+def test_who_has_missed_too_much_is_not_kept_out_by_its_old_seat(server: ServerProcess) -> None:
+    """That counted for --maxclients until its time was over: "the room is full"."""
+    client, seat = sit(server, "own")
+    other, _ = sit(server, "own")
+    third, _ = sit(server, "own")  # as many as may be there
+    client.reset()
+    assert other.receive_text() == third.receive_text() == f"drop {seat['id']}"
+    other.send_text("many")
+    other.receive_many(40)
+    fresh, answer = sit(server, "own", seat["token"], 0)
+    assert not answer["resumed"] and answer["id"] != seat["id"]
+    assert other.receive_text() == f"leave {seat['id']} 1006"
+    say(fresh, "one")
+    for each in (fresh, other, third):
+        each.close()
+
+
+def test_a_room_goes_on_whose_only_player_has_missed_too_much(server: ServerProcess) -> None:
+    """Its old seat ends before it has a new one, which is no reason for the room to end."""
+    client, seat = sit(server, "alone")
+    client.send_text("many")
+    client.receive_many(40)
+    fresh, answer = sit(server, "alone", seat["token"], 0)
+    assert not answer["resumed"]
+    assert wait_closed(client) == (4001, "resumed elsewhere")
+    fresh.send_text("who")
+    assert fresh.receive_text() == "2 joined, 1 there"
+    fresh.close()
 
 
 def test_a_seat_that_is_kicked_or_whose_room_ends_is_gone(server: ServerProcess) -> None:
