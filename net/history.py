@@ -12,7 +12,6 @@ All histories together are bounded in bytes, so they have one lock: the archive'
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import math
 import queue
@@ -20,7 +19,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from scalesocket import (
@@ -373,6 +372,14 @@ class LongHistory(ShortHistory):
                 self.drop()
 
 
+class WholeHistory(LongHistory):
+    """A history of which a newcomer is sent all at once, as its seat must be; so it is short."""
+
+    def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
+        """Send a newcomer what is kept."""
+        return ShortHistory.begin(self, client, members)
+
+
 class Replay:
     """Sends a newcomer the history of its room, and then makes it a member like the others.
 
@@ -636,23 +643,23 @@ class Histories:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._kept: dict[str, ShortHistory] = {}  # with --cachepersist; the latest room's last
-        self.archive: Archive | None = None
-        self._make: Callable[..., ShortHistory] = ShortHistory
-        self._limit = min(config.cachebytes, config.backlog // 2)
-        if not (config.resume or config.store):
-            self._limit = config.cachebytes
-            self.archive = Archive(HISTORIES * config.cachebytes)
-            self._make = functools.partial(LongHistory, archive=self.archive)
+        self._kept: dict[str, LongHistory] = {}  # with --cachepersist; the latest room's last
+        self.archive = Archive(HISTORIES * config.cachebytes)
+        self._limit, self._kind = config.cachebytes, LongHistory
+        if config.resume or config.store:
+            self._limit, self._kind = min(config.cachebytes, config.backlog // 2), WholeHistory
 
-    def open(self, name: str) -> ShortHistory:
+    def open(self, name: str) -> LongHistory:
         """Return the history of a new room; with --cachepersist, that of the last of this name.
 
         That room's program may still be at its last words, which belong there, too.
         """
         config = self._config
-        history = self._kept.pop(name, None) or self._make(
-            config.cache_size, tagged=config.cache_tagged, limit=self._limit
+        history = self._kept.pop(name, None) or self._kind(
+            config.cache_size,
+            tagged=config.cache_tagged,
+            limit=self._limit,
+            archive=self.archive,
         )
         if config.cachepersist and config.cache_size:
             history.persists = True

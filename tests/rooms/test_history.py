@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from scalesocket.net import deflate
-from scalesocket.net.history import Archive, LongHistory
+from scalesocket.net.history import Archive, Histories, LongHistory
 from scalesocket.net.lines import LINES
 
 import scalesocket
@@ -300,6 +300,22 @@ def test_all_histories_together_have_a_bound_and_the_longest_silent_room_loses_f
     assert kept == [[b"1", b"2", b"3"], [b"2"], [b"1", b"2"]]
     assert archive.size == sum(history.bytes for history in rooms) <= 3000
     assert archive.dropped == 1
+
+
+@pytest.mark.parametrize("seats", [(), ("--resume", "60"), ("--store", "rooms.db")])
+def test_the_histories_of_a_server_have_a_bound_together_whatever_its_rooms_are(
+    seats: tuple[str, ...],
+) -> None:
+    """With --resume or --store each room's had one, and all together had none."""
+    options = ("--cache", "1000", "--cachepersist", "--cachebytes", "64K", *seats, "cat")
+    histories = Histories(scalesocket.parse_command_line(options))
+    rooms = [histories.open(f"room{number}") for number in range(10)]
+    for room in rooms:
+        room.add(Opcode.TEXT, [b"x" * 1000] * 55)
+    sizes = [room.bytes for room in rooms]
+    assert histories.archive.size == sum(sizes) <= 4 * 64 * 1024
+    assert sizes[0] == 0 and sizes[-1] > 55_000  # who was silent for longest loses first
+    assert len(texts(rooms[-1])) == 55
 
 
 def test_a_history_that_nobody_can_ask_for_is_not_counted() -> None:
