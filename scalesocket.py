@@ -1194,7 +1194,9 @@ class WebSocketProtocol:
             events.append(Closing(code, reason, failed=False))
 
     def finish(self) -> list[Event] | None:
-        """Return what the end of the bytes means; here, that a Close is missing."""
+        """Return what the end of the bytes means; here, that a Close is missing. Keep no more."""
+        self._parser.feed(b"")
+        self._assembler = MessageAssembler(max_message=0, encoding=self.encoding)
         return None
 
     @staticmethod
@@ -1624,7 +1626,7 @@ class Connection:
         lose our Close frame (7.1.1). After CLOSE_TIMEOUT it is cut off.
         """
         if not self._leaving:
-            self._leaving = True
+            self._leaving, self._early = True, b""
             self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
         try:
             return bool(self._take_bytes())
@@ -5861,6 +5863,7 @@ class Server:
     def dismiss(self, connection: Connection) -> None:
         """Give back what a connection has held."""
         connection.dispose()
+        connection.protocol.finish()  # a timed call may have hold of it for a while
         self.connections.discard(connection)
         if self._only_shot.locked():
             self.stop()

@@ -261,6 +261,8 @@ class SeatProtocol:
 
     def finish(self) -> list[Event] | None:
         """Return what the end of the bytes means: a cut, also in the middle of a line."""
+        self._behind = []
+        self._protocol.finish()
         return None
 
     def _open(self, events: list[Event]) -> list[Event]:

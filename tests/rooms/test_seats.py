@@ -560,6 +560,27 @@ def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_close
         assert wait_closed(silent) == (1008, "no message for 0.5 s")
 
 
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("den?_seat", with_constants("scalesocket.net.seats", OPENING_TIMEOUT=3600)),
+        ("den", with_constants(CLOSE_TIMEOUT=3600)),
+    ],
+    ids=["seat", "room"],
+)
+def test_an_unfinished_message_of_who_has_gone_is_not_kept(path: str, command: list[str]) -> None:
+    """A timed call had hold of it: so --maxconns times --maxmsg was no bound."""
+    with serve("--resume", "60", "--maxmsg", "16M", "cat", command=command) as server:
+        before = server.rss()
+        clients = [RawClient.connect(server, path) for _ in range(4)]
+        for client in clients:
+            client.send_bytes(encode_client_frame(TEXT, b"x" * 15_000_000)[:-100])
+        wait_until(lambda: server.rss() > before + 40_000_000)
+        for client in clients:
+            client.reset()
+        wait_until(lambda: server.rss() < before + 20_000_000)
+
+
 def test_one_address_has_no_more_dropped_seats_than_it_may_have_connections() -> None:
     """Coming and going was enough to fill a room for --resume seconds, with no connection left."""
     options = ("--resume", "600", "--maxperaddr", "3", "--json")
