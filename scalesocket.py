@@ -6072,11 +6072,7 @@ class OptionParser(argparse.ArgumentParser):
         print(text, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Raise as ConfigError what argparse would print."""
         raise ConfigError(message)
 
 
@@ -6127,11 +6123,10 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def parse_text(text: str) -> str:
     """Return text that can be written as UTF-8."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
     return text
 
 
@@ -6596,10 +6591,8 @@ def heed_signals(server: Server, config: Config) -> None:
     reload: Callable[[bool], bool] | None = tls and tls.make_reloader(server)
 
     def on_signal(number: int, _frame: object) -> None:
-        if number == hangup and reload is not None and reload(False):
-            pass
-        elif server.stopping and number == hangup:
-            pass  # a shell sends it again to its jobs
+        if number == hangup and ((reload is not None and reload(False)) or server.stopping):
+            pass  # in the latter case, a shell sends it again to its jobs
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)

@@ -626,7 +626,7 @@ class Relays:
 
         def begin() -> None:
             nonlocal opening
-            if opening is None or opening.has_ended:
+            if (opening is None or opening.has_ended) and self.may_find(name, session.server):
                 opening = self.claim(name)
                 session.end_opening = opening.end
 
