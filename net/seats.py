@@ -682,11 +682,11 @@ class Seats:
         protocol = SeatProtocol(connection.protocol, connection)
         connection.protocol = protocol  # type: ignore[assignment]  # it has the methods of one
         session.client = client  # for its reader; what it says is for no room yet
+        session.end_opening()  # nobody is kept out of a room by who says nothing
         connection.open()
         if (worker := session.server.worker) is not None:
             worker.vouch(session, client.id)
         self.registry.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
-        session.end_opening()  # nobody is kept out of a room by who says nothing
         event = yield Want.MESSAGES
         seat = None
         if isinstance(event, Asked):
