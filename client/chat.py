@@ -23,14 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .terminal import RIVALS, Canvas, GameView, Style, fit, main, text_width
+from .terminal import RIVALS, Canvas, GameView, Style, character_width, fit, main, text_width
 
 ECHOES = ("cat", "chat")  # programs that say to all what one has said
 ECHO_WITHIN = 5.0  # seconds; a program that has said nothing by then never will
 REPEATS_WITHIN = 1.5  # seconds after coming back in which the server repeats itself (--cache)
 MOST_MESSAGES = 1000  # that are kept
 LONGEST_NAME = 40  # characters
-LONGEST_TEXT = 8000
+LONGEST_TEXT = 8000  # to be written; of a longer one that comes, so much is shown
+LAST_TIME = 3e13  # milliseconds: the year 2920, and some systems tell no time after 3000
 MIN_COLUMNS, MIN_ROWS = 20, 4  # below there is one row more
 INDENT = 18  # columns before the second line of a message, at the most
 
@@ -73,19 +74,25 @@ def read_message(raw: str, now: float) -> Message:
         return Message(f"{number} {news}", at=now, is_news=True)
     if event.get("t") != "chat" or not isinstance(event.get("text"), str):
         return Message(raw, at=now)
-    name, at, made_up = event.get("name"), event.get("at"), event.get("id")
+    name, made_up = event.get("name"), event.get("id")
     return Message(
         event["text"],
         clean(name) if isinstance(name, str) else "Somebody",
-        at / 1000 if isinstance(at, int | float) else now,
+        read_time(event.get("at"), now),
         made_up if isinstance(made_up, str) else "",
         number,
     )
 
 
+def read_time(at: object, now: float) -> float:
+    """Return the seconds in a time in milliseconds, or `now` if a clock cannot show it."""
+    return at / 1000 if isinstance(at, int | float) and 0 <= at <= LAST_TIME else now
+
+
 def clean(name: str) -> str:
-    """Return a name in one line, and not too long."""
-    return " ".join(name.split())[:LONGEST_NAME] or "Somebody"
+    """Return a name in one line, and not too long; half a character of UTF-16 is none."""
+    words = name.encode(errors="replace").decode().split()
+    return " ".join(words)[:LONGEST_NAME] or "Somebody"
 
 
 class Chat:
@@ -175,10 +182,10 @@ class Field:
 
     def draw(self, canvas: Canvas, x: int, y: int) -> None:
         """Draw the part around the cursor; it is never out of sight."""
-        width = canvas.columns - x - 1
-        start = 0
-        while text_width(self.text[start : self.cursor]) >= width:
-            start += 1
+        left = canvas.columns - x - 2
+        start = self.cursor
+        while start > 0 and (left := left - character_width(self.text[start - 1])) >= 0:
+            start -= 1
         canvas.put(x, y, self.text[start:])
         at = x + text_width(self.text[start : self.cursor])
         canvas.put(at, y, self.text[self.cursor : self.cursor + 1] or " ", Style.CURSOR)
@@ -192,14 +199,28 @@ Row = list[tuple[str, Style]]
 def wrap(text: str, width: int) -> Iterator[str]:
     """Give out a text in lines of so many columns at the most, broken between words if possible."""
     for line in text.split("\n"):
-        while text_width(line) > width:
-            end = 1
-            while text_width(line[: end + 1]) <= width:
-                end += 1
-            space = line.rfind(" ", 0, end + 1)
-            yield line[: space if space > 0 else end]
-            line = line[space + 1 if space > 0 else end :]
-        yield line
+        start = 0
+        while (end := find_end(line, start, width)) < len(line):
+            space = line.rfind(" ", start + 1, end + 1)
+            yield line[start : space if space > 0 else end]
+            start = space + 1 if space > 0 else end
+        yield line[start:]
+
+
+def find_end(text: str, start: int, width: int) -> int:
+    """Return where the part of a text ends that fits into a row; it has one character at least."""
+    for end in range(start, len(text)):
+        width -= character_width(text[end])
+        if width < 0 and end > start:
+            return end
+    return len(text)
+
+
+def shorten(text: str) -> str:
+    """Return what is shown of a text: to lay out a mebibyte, which anybody may send, takes long."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"{text[:LONGEST_TEXT]} ... ({len(text)} characters)"
 
 
 def lay_out(message: Message, columns: int, *, own: bool, state: str = "") -> list[Row]:
@@ -213,8 +234,9 @@ def lay_out(message: Message, columns: int, *, own: bool, state: str = "") -> li
     indent = min(sum(text_width(text) for text, _ in head), INDENT, columns // 2)
     text_style = Style.DIM if state else Style.TEXT
     first_width = max(columns - sum(text_width(text) for text, _ in head), columns - INDENT - 24, 8)
-    first, *_ = wrap(message.text, first_width)
-    rest = message.text[len(first) :]
+    whole = shorten(message.text)
+    first = next(wrap(whole, first_width))
+    rest = whole[len(first) :]
     rest = rest[1:] if rest[:1] in ("\n", " ") else rest
     rows: list[Row] = [[*head, (first, text_style)]]
     if rest:

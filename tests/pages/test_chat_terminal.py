@@ -153,6 +153,35 @@ def test_what_strangers_send_steers_no_terminal() -> None:
     assert "\x1b" not in "".join(drawn(view)) and "\r" not in "".join(drawn(view))
 
 
+@pytest.mark.parametrize("at", ["1e999", "NaN", "-Infinity", f"1{'0' * 400}", "1e30", "-1e17"])
+def test_a_time_that_no_clock_can_show_ends_no_terminal(at: str) -> None:
+    """One such message, from anybody, ended the chat of everyone at a terminal."""
+    view = chatting(f'{{"t":"chat","name":"Bob","text":"hello","at":{at}}}')
+    assert "Bob: hello" in drawn(view)[-3]
+
+
+def test_half_a_character_in_a_name_ends_no_terminal() -> None:
+    """A name with a lone surrogate, which JSON can hold, ended the chat of everyone."""
+    view = chatting('{"t":"chat","name":"B\\ud800b","text":"hell\\udc00o"}')
+    assert "B?b: hello" in drawn(view)[-3]
+
+
+@pytest.mark.parametrize("text", ["ab " * 300_000, "\u0301" * 100_000 + "a" * 200, "\n" * 100_000])
+def test_a_huge_text_is_cut_and_does_not_hold_up_the_terminal(text: str) -> None:
+    """Text was laid out in square time, and all of it: 60 KB took 12 seconds at each drawing."""
+    view = chatting(json.dumps({"t": "chat", "text": text}), text.replace("\n", "x"))
+    assert f"({len(text)} characters)" in " ".join(drawn(view))
+
+
+def test_a_long_line_can_be_written() -> None:
+    field = Field()
+    field.text, field.cursor = "x" * 8000, 8000
+    canvas = Canvas(20, 1)
+    for _ in range(20):
+        field.draw(canvas, 5, 0)
+    assert canvas.text() == ["     " + "x" * 13]
+
+
 @given(
     st.lists(st.text(max_size=200), max_size=6),
     st.text(max_size=30),
