@@ -146,9 +146,12 @@ class Seat:
 
         Returns:
             Whether it is sent or kept; there is a bound to what waits.
+
+        Raises:
+            UnicodeEncodeError, TypeError: it can never be sent, so it is not kept, either.
         """
+        size = size_of(message)
         with self._lock:
-            size = size_of(message)
             if self._ws is None:
                 if not self._token or self._waiting + size > MOST_KEPT:
                     return False
@@ -178,5 +181,5 @@ class Seat:
 
 
 def size_of(message: str | bytes) -> int:
-    """Return about how many bytes a message is."""
-    return len(message)
+    """Return how many bytes a message is. Raises UnicodeEncodeError or TypeError if it is none."""
+    return len(message.encode()) if isinstance(message, str) else memoryview(message).nbytes

@@ -126,6 +126,39 @@ def test_what_waits_is_bounded() -> None:
     assert not seat.send("x")
 
 
+class Script:
+    """A WebSocket whose server gives seats back as the test says."""
+
+    def __init__(self, taken: int, *, resumed: bool) -> None:
+        self._answer = {"token": "t", "taken": taken, "resumed": resumed, "seen": 0}
+        self.sent: list[str] = []
+
+    def send(self, message: str, timeout: float | None = None) -> None:
+        message.encode()
+        self.sent.append(message)
+
+    def receive(self, timeout: float | None = None) -> str:
+        return json.dumps({"_seat": self._answer})
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_what_can_never_be_sent_is_not_kept(online: bool) -> None:
+    """It was counted as said, so that after a loss the message behind it was said twice; or else
+    each attempt to come back ended with its error."""
+    seat = Seat()
+    seat.take(Script(0, resumed=False))  # type: ignore[arg-type]
+    if not online:
+        seat.lose()
+    for message, error in ("half \ud800", UnicodeEncodeError), ({"t": "x"}, TypeError):
+        with pytest.raises(error):
+            seat.send(message)  # type: ignore[arg-type]
+    assert seat.send("one")
+    seat.lose()
+    back = Script(1 if online else 0, resumed=True)
+    assert seat.take(back)  # type: ignore[arg-type]
+    assert back.sent[1:] == ([] if online else ["one"])
+
+
 def test_a_terminal_says_that_nothing_was_missed_and_what_was_written_is_on_its_way() -> None:
     class Link:
         sent: list[str] = []
