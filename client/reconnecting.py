@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import RemoteDisconnected
 from typing import Any
 
 from scalesocket import CloseCode
@@ -184,7 +185,13 @@ class Reconnecting:
         seat = Seat()
 
         def open_connection() -> WebSocket:
-            if "unix_path" not in options and keeps_seats(url, **asked):
+            try:
+                seated = "unix_path" not in options and keeps_seats(url, **asked)
+            except RemoteDisconnected:  # a proxy whose server restarts, or one that knows no HTTP
+                if seat.is_taken:
+                    raise
+                seated = False
+            if seated:
                 link._seat = seat
                 return connect(name_seat(url), **options)
             seat.forget()

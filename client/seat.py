@@ -46,7 +46,7 @@ def keeps_seats(
     Raises:
         InvalidURL: the address is wrong.
         InvalidHandshake: a proxy says that the server is not there (502, 503, …).
-        OSError: it cannot be reached.
+        OSError: it cannot be reached; RemoteDisconnected if it closes without an answer.
     """
     address = parse_url(url)
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
@@ -62,6 +62,8 @@ def keeps_seats(
         if response.status >= 500:
             raise InvalidHandshake(response.status, f"the server answered {response.status}")
         about = json.loads(response.read(MOST_ABOUT)) if response.status == 200 else None
+    except http.client.RemoteDisconnected:
+        raise
     except (http.client.HTTPException, ValueError, RecursionError):
         return False  # it is another kind of server
     finally:
@@ -93,6 +95,11 @@ class Seat:
         self._size = 0  # bytes of these
         self._first = 0  # number of the first
         self._waiting = 0  # bytes of what was said while there is no connection
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is one to come back to."""
+        return self._token != ""
 
     def take(self, ws: WebSocket, timeout: float | None = OPEN_TIMEOUT) -> bool:
         """Sit down on a new connection, and say again what the server lacks.

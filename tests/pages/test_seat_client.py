@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +79,47 @@ def test_nothing_is_lost_and_nothing_comes_twice_however_often_it_is_cut(
     wire.cut()
     assert talker.heard == list(range(said))
     assert talker.opened == [False] + [True] * 8
+
+
+def test_a_proxy_that_closes_without_an_answer_costs_nobody_the_seat(
+    server: ServerProcess,
+) -> None:
+    """Docker's proxy does so while its container restarts: what was said meanwhile was lost."""
+    wire = Wire(server.port)
+    talker = Talker(f"ws://127.0.0.1:{wire.port}/proxied")
+    wait_until(lambda: talker.opened)
+    wire.cut()
+    with socket.create_server(("127.0.0.1", wire.port)) as listener:
+        assert talker.link.send("1")
+        for _ in range(3):
+            connection = listener.accept()[0]
+            connection.recv(4096)
+            connection.close()
+    wire.mend()
+    wait_until(lambda: talker.heard == [1])
+    talker.stop()
+    wire.cut()
+    assert talker.opened == [False, True]
+
+
+def test_a_server_that_closes_without_an_answer_is_asked_for_no_seat() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/room"
+        requests: list[bytes] = []
+
+        def close_all() -> None:
+            for _ in range(2):
+                connection = listener.accept()[0]
+                requests.append(connection.recv(4096))
+                connection.close()
+
+        thread = threading.Thread(target=close_all)
+        thread.start()
+        with pytest.raises(InvalidHandshake):
+            next(Reconnecting.to(url).events())
+        thread.join()
+    assert requests[0].startswith(b"GET /lobby/about.json ")
+    assert requests[1].startswith(b"GET /room ")
 
 
 def test_who_takes_the_seat_elsewhere_ends_the_first_one(server: ServerProcess) -> None:
