@@ -17,6 +17,7 @@ after a loss, and what was said meanwhile is sent then.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
 import threading
@@ -132,7 +133,8 @@ def probe(ws: WebSocket, probe_after: float, probed_at: float | None) -> float |
     if ws.silence < probe_after:
         return None
     if probed_at is None:
-        ws.ping()
+        with contextlib.suppress(TimeoutError):  # much waits to go out, and the peer takes none
+            ws.ping(timeout=0)
         return now
     if now - probed_at > probe_after:
         raise ConnectionClosed(CloseCode.ABNORMAL, "the server does not answer a ping")

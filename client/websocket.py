@@ -390,6 +390,7 @@ class Stream:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.broken = False  # nothing can be sent any more
+        self.moved_at = 0.0  # when the peer has last made room for what waited to be sent
         self._socket = sock
         # Guards all of these and every call on the socket, none of which waits.
         self._lock = threading.Condition(threading.Lock())
@@ -397,6 +398,7 @@ class Stream:
         self._answer = b""  # to be sent as soon as nothing else is
         self._sent = 0  # bytes, ever
         self._ended = False  # nothing may be added to `_outgoing`
+        self._is_full = False  # the kernel has last taken nothing
         self._waiting = 0  # threads that wait for the socket
 
     def send(self, data: bytes, deadline: Deadline, *, last: bool = False) -> None:
@@ -495,12 +497,15 @@ class Stream:
             try:
                 sent = self._socket.send(self._outgoing[:CHUNK])
             except (BlockingIOError, ssl.SSLWantWriteError):
+                self._is_full = True
                 return _WRITE
             except ssl.SSLWantReadError:
                 return _READ
             except OSError:
                 self.broken = True
             else:
+                if self._is_full:
+                    self._is_full, self.moved_at = False, time.monotonic()
                 self._sent += sent
                 del self._outgoing[:sent]
         self._outgoing.clear()
@@ -586,8 +591,11 @@ class WebSocket:
 
     @property
     def silence(self) -> float:
-        """Seconds since anything came, a pong for example; known only while someone receives."""
-        return time.monotonic() - self._heard_at
+        """Seconds since anything came, a pong for example; known only while someone receives.
+
+        Or since the peer made room for what waited to be sent: who takes that is there.
+        """
+        return time.monotonic() - max(self._heard_at, self._stream.moved_at)
 
     # ---- sending
 
@@ -615,21 +623,23 @@ class WebSocket:
             rsv, payload = shorten(payload, 15)
         self._send_frame(opcode, payload, deadline_after(timeout), rsv=rsv)
 
-    def ping(self, payload: bytes = b"") -> None:
+    def ping(self, payload: bytes = b"", timeout: float | None = None) -> None:
         """Send a ping; its pong is noticed, and `latency` set, while someone receives.
 
         Args:
             payload: up to 125 bytes; random if empty.
+            timeout: as of `send`.
 
         Raises:
             ConnectionClosed: the WebSocket is closed.
+            TimeoutError: as of `send`.
             ValueError: the payload is too long.
         """
         payload = payload or secrets.token_bytes(4)
         if len(payload) > 125:
             raise ValueError(f"ping of {len(payload)} bytes; 125 is the most")
         self._pinged = (payload, time.monotonic())
-        self._send_frame(Opcode.PING, payload, None)
+        self._send_frame(Opcode.PING, payload, deadline_after(timeout))
 
     def _send_frame(self, opcode: int, payload: bytes, deadline: Deadline, *, rsv: int = 0) -> None:
         try:

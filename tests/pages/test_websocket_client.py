@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -972,6 +973,41 @@ def test_a_peer_that_falls_silent_is_pinged_and_then_given_up() -> None:
         assert peer.receive()[0] == PING
         link.stop()
         assert list(events) == []
+
+
+def test_a_peer_that_does_not_read_is_given_up_while_another_thread_sends() -> None:
+    """The ping waited behind what was sent, for as long as that: nobody came back."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        link = Reconnecting(lambda: WebSocket(Stream(ours), close_timeout=0.1), probe_after=0.1)
+        events = link.events()
+        opened = next(events)
+        assert isinstance(opened, Opened)
+        sent: list[bool] = []
+        thread = in_thread(lambda: sent.append(link.send(b"x" * 4_000_000)))
+        wait_until(lambda: opened.ws._stream._waiting)
+        lost = next(events)
+        assert isinstance(lost, Lost) and "does not answer a ping" in str(lost.error)
+        thread.join(PATIENCE)
+        assert sent == [False]
+        link.stop()
+        assert list(events) == []
+
+
+def test_a_peer_that_takes_what_is_sent_is_not_silent() -> None:
+    """It may take minutes to send much over a slow network, and nobody answers before the end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ws = WebSocket(Stream(ours), close_timeout=0.1)
+        thread = in_thread(lambda: ws.send(b"x" * 4_000_000))
+        wait_until(lambda: ws._stream._is_full)
+        before = time.monotonic()
+        received = 0
+        while received < 4_000_000:
+            received += len(theirs.recv(1 << 20))
+        thread.join(PATIENCE)
+        assert ws._stream.moved_at > before and ws.silence < time.monotonic() - before
+        ws.abort()
 
 
 @pytest.mark.slow
