@@ -18,6 +18,7 @@ after a loss, and what was said meanwhile is sent then.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import ssl
 import threading
@@ -38,8 +39,7 @@ COME_BACK = (
     CloseCode.SERVICE_RESTART,
     CloseCode.TRY_AGAIN_LATER,
 )
-
-
+STEADY_AFTER = 5.0  # seconds: a connection this old was a good one, and delays begin anew
 ASKED_WITH = ("timeout", "headers", "ssl_context")  # options of `connect`
 
 
@@ -59,7 +59,7 @@ class Backoff:
         return delay * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin with the first delay again: an attempt has succeeded."""
+        """Begin with the first delay again: a connection has been a good one."""
         self._failures = 0
 
 
@@ -243,10 +243,12 @@ class Reconnecting:
         """
         opened = False
         while not self._stopped.is_set():
+            steady_at = math.inf
             try:
                 with self._open() as ws:
                     resumed = self._seat is not None and self._seat.take(ws)
                     opened, self._ws = True, ws
+                    steady_at = time.monotonic() + STEADY_AFTER
                     yield Opened(ws, resumed)
                     yield from self._receive(ws)
             except (ConnectionClosed, InvalidHandshake, OSError) as error:
@@ -255,13 +257,14 @@ class Reconnecting:
                     self._seat.lose()
                 if not opened or not may_come_back(error):
                     raise
+                if time.monotonic() >= steady_at:
+                    self._backoff.reset()
                 delay = self._backoff.next_delay()
                 yield Lost(error, delay)
                 self._stopped.wait(delay)
 
     def _receive(self, ws: WebSocket) -> Iterator[Received]:
         for message in listen(ws, self._probe_after, self._stopped.is_set):
-            self._backoff.reset()
             if self._seat is not None:
                 self._seat.count()
             yield Received(message)

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.client import websocket_command
+from scalesocket.client import reconnecting, websocket_command
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.websocket import (
     ConnectionClosed,
@@ -914,20 +914,36 @@ def test_a_connection_that_is_lost_comes_back(code: int) -> None:
     assert isinstance(lost, Lost) and "restarting" in str(lost.error) and lost.delay <= 0.01
 
 
-def test_delays_begin_anew_once_something_has_come() -> None:
+def delays_of_eight_losses() -> list[float]:
+    """Return how long a client waits for a server that greets it, and then ends."""
+
     def handler(connection: ServerConnection) -> None:
         connection.send("hello")
         connection.close(1012)
 
     with websockets_server(handler) as url:
-        link = Reconnecting(lambda: connect(url), backoff=Backoff(0.01))
+        link = Reconnecting(lambda: connect(url), backoff=Backoff(0.002))
         delays: list[float] = []
         for event in link.events():
             if isinstance(event, Lost):
                 delays.append(event.delay)
             if len(delays) == 8:
                 link.stop()
-    assert max(delays) <= 0.01
+    return delays
+
+
+def test_delays_begin_anew_after_a_good_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnecting, "STEADY_AFTER", 0.0)
+    assert max(delays_of_eight_losses()) <= 0.002
+
+
+def test_a_server_that_greets_and_then_ends_is_asked_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its greeting counted as a success: each client came back every half second, for ever."""
+    monkeypatch.setattr(reconnecting, "STEADY_AFTER", 3600.0)
+    for number, delay in enumerate(delays_of_eight_losses()):
+        assert 0.002 * 2**number / 2 <= delay <= 0.002 * 2**number
 
 
 def test_a_connection_that_is_closed_for_good_does_not_come_back() -> None:
