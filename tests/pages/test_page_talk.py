@@ -200,6 +200,44 @@ def test_two_talk_to_a_program_in_text_and_json(folder: Path, tabs: Any) -> None
 
 @pytest.mark.browser
 @pytest.mark.slow
+def test_lists_in_lists_are_not_made_longer_than_they_are(tabs: Any) -> None:
+    """Each line of 8 KB of brackets was indented: 32 MB, on the page of everybody in the room."""
+    said = ["[" * 4000 + "]" * 4000, f"{'[' * 40}{'1,' * 9900}1{']' * 40}", '{"a": [1]}']
+    with serve("cat") as server, RawClient.connect(server, "lobby") as stranger:
+        page = tabs(server, "/")
+        for text in said:
+            stranger.send_text(text)
+        wait_until(lambda: len(page.locator("#messages .come").all()) == len(said))
+        shown = page.locator("#messages .come pre").all_text_contents()
+        assert shown == said
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_an_attempt_that_fails_again_is_no_news(tabs: Any) -> None:
+    """Every attempt was told: after hours without a server nothing else was on the page."""
+    with serve("cat") as server:
+        page = tabs(server, "/")
+    page.evaluate(
+        """() => new Promise((done) => {
+            const [retry, { body }] = [document.querySelector("#retry"), document];
+            let attempts = 0;
+            const look = () => {
+                if (body.dataset.status !== "waiting") return;
+                attempts += 1;
+                if (attempts > 4) done();
+                else retry.click();
+            };
+            new MutationObserver(look).observe(body, { attributeFilter: ["data-status"] });
+            look();
+        })"""
+    )
+    news = page.locator("#messages .news").all_inner_texts()
+    assert sum("cannot be reached" in line for line in news) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 def test_a_phone_has_room_name_and_invitation_in_a_row_and_is_told_what_comes_here(
     folder: Path, tabs: Any
 ) -> None:

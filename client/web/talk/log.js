@@ -3,6 +3,7 @@
 const MOST_LINES = 1_000; // that are kept on the page
 const MOST_BYTES = 64; // that are shown of a binary message
 const MOST_CHARACTERS = 20_000; // … and of a text
+const DEEPEST = 40; // lists in lists: each line of them begins with twice as many blanks
 const NARROW = 60; // characters: JSON that is longer is shown in several lines
 const NEAR_END = 40; // pixels
 
@@ -66,9 +67,15 @@ export class Log {
 export function describe(data) {
   if (typeof data !== "string") return { text: inHex(new Uint8Array(data)), kind: "bytes" };
   const value = data.length <= MOST_CHARACTERS ? parseObject(data) : null;
-  if (value === null) return { text: cut(data), kind: "text" };
+  if (value === null || isDeep(value)) return { text: cut(data), kind: "text" };
   const flat = data.trim().length <= NARROW;
-  return { text: flat ? data.trim() : indent(value), kind: "json" };
+  const text = flat ? data.trim() : indent(value);
+  return text.length > 5 * MOST_CHARACTERS ? { text: data, kind: "text" } : { text, kind: "json" };
+}
+
+function isDeep(value, left = DEEPEST) {
+  if (typeof value !== "object" || value === null) return false;
+  return left === 0 || Object.values(value).some((inner) => isDeep(inner, left - 1));
 }
 
 /** JSON in several lines; a short list, or object, stays in one. A line break in a string is `\n`

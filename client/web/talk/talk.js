@@ -18,6 +18,7 @@ const asIs = { encode: (data) => data, decode: (data) => data };
 const log = new Log({ root: $("log"), list: $("messages") });
 const sent = []; // by this page, the oldest first
 let recalled = 0; // where in it the field is
+let ending = ""; // why the connection has ended, once that is told
 let about = {}; // what the server says of itself
 let room = currentRoom(USUAL_ROOM);
 
@@ -105,7 +106,10 @@ connection.addEventListener("state", () => {
   const { state, reason } = connection;
   if (state === "connected" && connection.resumed) log.tell("You are back, and have missed nothing.");
   else if (state === "connected") log.tell(`You are in “${room}”.`);
-  if (state === "waiting") log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
+  if (state === "connected" || state === "closed") ending = "";
+  if (state !== "waiting" || reason === ending) return; // one more attempt is no news
+  ending = reason;
+  log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
 });
 
 /** What is to be sent; an empty string, and a word about it, if it is no JSON. */
