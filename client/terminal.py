@@ -40,6 +40,7 @@ from .websocket import (
     InvalidHandshake,
     InvalidURL,
     WebSocket,
+    escaped,
     explain,
     make_url,
     own_command,
@@ -703,11 +704,11 @@ def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:
     except ConnectionClosed as error:
         message = f"the room has ended: {error.reason or explain(error, url)}"
         if error.code == CloseCode.NORMAL:
-            print(message)
+            print(escaped(message))
             return 0
     except (InvalidURL, InvalidHandshake, OSError) as error:
         message = explain(error, url)
     else:
         return 0
-    print(f"client.{program}: {message}", file=sys.stderr)
+    print(f"client.{program}: {escaped(message)}", file=sys.stderr)
     return 1

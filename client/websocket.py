@@ -125,7 +125,12 @@ def explain(error: Exception, url: str) -> str:
             return f"no TLS with {place}: {error.reason or error}"
         case OSError():
             return f"no connection to {place}: {error.strerror or error}"
-    return str(error)
+    return escaped(str(error))
+
+
+def escaped(text: str, but: str = "") -> str:
+    """Return a text with escapes in place of all that could steer a terminal, `but` for some."""
+    return "".join(c if c.isprintable() or c in but else repr(c)[1:-1] for c in text)
 
 
 # ==== 2. Addresses =======================================================================

@@ -33,6 +33,7 @@ from .websocket import (
     StreamLost,
     WebSocket,
     connect,
+    escaped,
     explain,
     make_url,
     own_command,
@@ -154,7 +155,7 @@ def printable(message: str | bytes) -> str:
         return f"<{len(message)} bytes> {message.hex(' ')}"
     if not sys.stdout.isatty():
         return message
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
+    return escaped(message, "\n\t")
 
 
 def show(message: str | bytes) -> None:
@@ -195,7 +196,8 @@ def talk(url: str, arguments: argparse.Namespace, context: ssl.SSLContext | None
         except ConnectionClosed as closed:
             if closed.code not in GOOD_ENDS:
                 raise
-        print(f"closed with {ws.close_code} {ws.close_reason}".rstrip(), file=sys.stderr)
+        reason = escaped(ws.close_reason)
+        print(f"closed with {ws.close_code} {reason}".rstrip(), file=sys.stderr)
     if speaker.failure is not None:
         raise speaker.failure
 

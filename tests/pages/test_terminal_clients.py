@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import json
@@ -16,12 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.client import snake, tictactoe
+from scalesocket.client import snake, terminal, tictactoe
 from scalesocket.client.reconnecting import Lost, Opened, Received, Reconnecting
 from scalesocket.client.snake import SnakeView
 from scalesocket.client.terminal import (
@@ -1018,3 +1020,25 @@ def test_the_view_of_the_readme_shows_a_leaderboard() -> None:
     view.world = make_snake_world()  # type: ignore[attr-defined]
     lines = ["".join(text for text, _ in line).rstrip() for line in app.draw(Canvas(30, 4))]
     assert lines == ["     6 bob", "     5 ann", "", " q quits"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConnectionClosed(1000, "\x1b[2J"), 0), (WrongGame("it begins with \x1b[2J"), 1)],
+)
+def test_the_last_words_of_a_room_steer_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    status: int,
+) -> None:
+    def play(*_: object) -> None:
+        raise error
+
+    arguments = argparse.Namespace(address="localhost", room="den", name="ann")
+    monkeypatch.setattr(terminal, "parse_arguments", lambda *_: arguments)
+    monkeypatch.setattr(terminal, "Link", lambda *_, **__: SimpleNamespace(stop=lambda: None))
+    monkeypatch.setattr(terminal, "play", play)
+    monkeypatch.setattr(terminal.signal, "signal", lambda *_: None)
+    assert terminal.main(SnakeView) == status
+    assert "\\x1b[2J" in "".join(capsys.readouterr())

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from scalesocket.client import reconnecting, websocket_command
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.websocket import (
+    ClientHandshake,
     ConnectionClosed,
     InvalidHandshake,
     InvalidURL,
@@ -1275,6 +1276,21 @@ def test_letters_that_the_locale_does_not_have_are_written_as_escapes(
 def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert websocket_command.printable("a\x1b[2J\tß\x9b") == "a\\x1b[2J\tß\\x9b"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [1000, 4000])
+def test_the_reason_of_a_close_steers_no_terminal(code: int) -> None:
+    """What a server gives as its reason went to the terminal as it was."""
+    with websockets_server(lambda ws: ws.close(code, "\x1b[2J\x07bye")) as url:
+        _, _, err = run_client(url)
+    assert err.splitlines()[-1].endswith("\\x1b[2J\\x07bye")
+
+
+def test_the_status_line_of_a_refusal_steers_no_terminal() -> None:
+    with pytest.raises(InvalidHandshake) as caught:
+        ClientHandshake(parse_url("ws://host/")).accept(b"HTTP/1.1 404 \x9b2J")
+    assert explain(caught.value, "ws://host/").endswith(" 404 \\x9b2J")
 
 
 # ==== The README ==========================================================
