@@ -105,8 +105,9 @@ class Snake(Game):
         self._tell_lobby()
 
     def on_drop(self, client: Client) -> None:
-        """Let the client's snake stand still until somebody steers it again."""
-        self.world.halt(client.id)
+        """Let the client's snake, if it has one, stand still until somebody steers it again."""
+        if "name" in client.data:
+            self.world.halt(client.id)
 
     def on_resume(self, client: Client) -> None:
         """Let it go on; a page that was loaded anew has to see the world first."""

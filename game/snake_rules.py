@@ -111,6 +111,8 @@ class World:
             "food": sorted(self.food),
             "joining": list(self._joining.items()),
             "leaving": self._leaving,
+            "away": sorted(self._away),
+            "back": self._back,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -122,6 +124,8 @@ class World:
         self.food = {(x, y) for x, y in state["food"]}
         self._joining = {player_id: name for player_id, name in state["joining"]}
         self._leaving = list(state["leaving"])
+        self._away = set(state.get("away", ()))  # what older versions have saved lacks both
+        self._back = list(state.get("back", ()))
 
     def names(self) -> dict[int, str]:
         """Return the names of those who play, or will from the next tick on, by ID."""

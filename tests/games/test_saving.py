@@ -73,6 +73,48 @@ def test_a_snake_whose_player_does_not_come_back_leaves_and_its_name_is_free() -
     assert [player.name for player in after.world.players.values()] == ["ann", "bob"]
 
 
+def test_a_snake_whose_player_was_away_when_it_was_saved_still_stands() -> None:
+    """It set out by itself after the restart, and had died before its player was back."""
+    game = Snake()
+    room = FakeRoom(game)
+    ann = room.join("ann")
+    game.on_tick(0.125)
+    room.say(ann, {"t": "turn", "dir": game.world.players[1].direction})
+    game.on_tick(0.125)
+    room.drop(ann)
+    after = Snake()
+    other = bring_back(room, after)  # the server says only of others that they are away
+    body = [*after.world.players[1].body]
+    for _ in range(100):
+        after.on_tick(0.125)
+    assert after.world.players[1].body == body
+    other.resume(other.clients[1])
+    after.on_tick(0.125)
+    assert after.world.players[1].waits is not None
+
+
+def test_a_snake_that_an_older_version_has_saved_comes_back() -> None:
+    game, after = Snake(), Snake()
+    room = FakeRoom(game)
+    room.join("ann")
+    game.on_tick(0.125)
+    state = game.world.save()
+    del state["away"], state["back"]
+    FakeRoom(after)
+    after.world.restore(over_the_wire(state))
+    assert over_the_wire(after.world.describe()) == over_the_wire(game.world.describe())
+
+
+def test_spectators_who_have_gone_leave_nothing_in_the_world() -> None:
+    game = Snake()
+    room = FakeRoom(game)
+    for _ in range(3):
+        watcher = room.join()
+        room.drop(watcher)
+        room.leave(watcher)
+    assert not game.world._away
+
+
 @pytest.mark.parametrize("moves", range(10))
 def test_a_table_is_as_it_was(moves: int) -> None:
     game = TicTacToe()
