@@ -38,6 +38,7 @@ from scalesocket import (
     Config,
     ConfigError,
     __version__,
+    is_memory_error,
     parse_list,
     parse_size,
     parser_of,
@@ -189,6 +190,12 @@ class Tape:
             if len(self._records) == 1:
                 self._changed.notify()
 
+    def miss(self, flow: Flow, event: Event, size: int) -> None:
+        """Count a record of so many bytes as lost, for which there is no memory."""
+        with self._lock:
+            if not self._stopping:
+                self._lose(flow, event, size)
+
     def stop(self) -> bool:
         """Take no more; return whether all that waited was consumed, in good time."""
         with self._lock:
@@ -280,6 +287,10 @@ class Flow:
         """Note any other event."""
         self._tape.put(self, event, b"")
 
+    def miss(self, event: Event, size: int) -> None:
+        """Count so many bytes as lost, which cannot be noted."""
+        self._tape.miss(self, event, size)
+
 
 class TappedSocket(socket.socket):
     """A socket that puts what passes through it on tapes, once `listen_in` has been called.
@@ -330,15 +341,14 @@ class TappedSocket(socket.socket):
         with self._order:
             count = super().send(data, flags)
             if count:
-                sent = data if isinstance(data, bytes) else memoryview(data)
-                self._note_sent(bytes(sent[:count]))  # of whole bytes this makes no copy
+                self._note_sent((data,), count)
         return count
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Send as a socket does. If that fails, it is not known how much of it has been sent."""
         with self._order:
             super().sendall(data, flags)
-            self._note_sent(bytes(data))
+            self._note_sent((data,), memoryview(data).nbytes)
 
     def sendmsg(  # type: ignore[override]  # no ancillary data, no address: it is a stream
         self, buffers: Iterable[ReadableBuffer], ancillary: tuple[()] = (), flags: int = 0, /
@@ -348,7 +358,7 @@ class TappedSocket(socket.socket):
         with self._order:
             count = super().sendmsg(pieces, ancillary, flags)
             if count:
-                self._note_sent(b"".join(pieces)[:count])
+                self._note_sent(pieces, count)
         return count
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
@@ -389,9 +399,30 @@ class TappedSocket(socket.socket):
             for flow in self._flows:
                 flow.received(data)
 
-    def _note_sent(self, data: bytes) -> None:
+    def _note_sent(self, pieces: Sequence[ReadableBuffer], size: int) -> None:
+        """Note the bytes that pieces begin with.
+
+        They are on their way: an error would have them sent once more. So if there is no memory for
+        a record, it is lost, and counted.
+        """
         for flow in self._flows:
-            flow.sent(data)
+            try:
+                flow.sent(take_start(pieces, size))
+            except (MemoryError, RuntimeError) as error:
+                if not is_memory_error(error):
+                    raise
+                flow.miss(_SENT, size)
+
+
+def take_start(pieces: Sequence[ReadableBuffer], size: int) -> bytes:
+    """Return so many bytes from the front of pieces; of whole `bytes` this makes no copy."""
+    start = []
+    for piece in pieces:
+        if size <= 0:
+            break
+        start.append((piece if isinstance(piece, bytes) else memoryview(piece))[:size])
+        size -= len(start[-1])
+    return b"".join(start)
 
 
 class TappedTls(TlsTransport):

@@ -744,6 +744,30 @@ def test_only_what_the_kernel_took_is_recorded(ends: Ends) -> None:
     assert read_stream(ends.finish(), OUTBOUND) == received
 
 
+def test_without_memory_for_a_record_nothing_is_sent_twice(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error came when the kernel had the bytes already, and so they were sent once more."""
+    ends.begin()
+    put, failures = Tape.put, iter((MemoryError, None, RuntimeError("can't allocate lock")))
+
+    def put_later(tape: Tape, flow: Flow, event: Event, data: bytes) -> None:
+        if event is Event.SENT and (failure := next(failures, None)) is not None:
+            raise failure
+        put(tape, flow, event, data)
+
+    monkeypatch.setattr(Tape, "put", put_later)
+    assert ends.server.sendmsg([memoryview(b"one "), bytearray(b"two ")], (), 0) == 8
+    assert ends.server.send(b"three ") == 6
+    ends.server.sendall(b"four ")
+    assert ends.server.send(b"five ") == 5
+    assert ends.client.recv(100) == b"one two three four five "
+    packets = [packet for packet in ends.finish() if packet.payload]
+    assert [packet.payload for packet in packets] == [b"three ", b"five "]
+    assert [packet.dropped for packet in packets] == [1, 1]
+    assert packets[1].number - packets[0].number == len(b"three four ")
+
+
 def test_an_answer_stands_behind_what_it_answers_however_fast_it_comes(ends: Ends) -> None:
     """Case 22: what one thread sends is answered before that thread has noted what it has sent."""
     ends.begin()
