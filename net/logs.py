@@ -18,9 +18,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
-from scalesocket import MIB, JsonValue, TextFormatter, log, wait_writable
+from scalesocket import (
+    MIB,
+    OUT_OF_MEMORY_PAUSE,
+    JsonValue,
+    T,
+    TextFormatter,
+    log,
+    wait_writable,
+)
 
 OPTIONS = (("--log", "FMT", ("text", "json"), "log as text (default) or json"),)
 MAX_LOG_WAITING = 1 * MIB  # bytes of the log that nobody has read yet
@@ -55,6 +63,15 @@ class ColourFormatter(TextFormatter):
         code = {"ERROR": 31, "WARN": 33, "INFO": 32, "DEBUG": 36}.get(level, 0)
         where = f"\x1b[2m{where}\x1b[0m" if where else ""
         return f"\x1b[{code}m[{level}]\x1b[0m {message}{where}"
+
+
+def keep_trying(function: Callable[..., T], *args: Any) -> T:
+    """Call a function until there is memory for it; as `insist`, but that logs."""
+    while True:
+        try:
+            return function(*args)
+        except MemoryError:
+            time.sleep(OUT_OF_MEMORY_PAUSE)
 
 
 def make_formatter(kind: str) -> logging.Formatter:
@@ -162,10 +179,10 @@ class LogHandler(logging.Handler):
         """Say how many lines are missing here, if any are."""
         if self._missing:
             text = f"{self._missing} lines of the log were dropped here, as nobody read them"
-            self._missing = 0
             self._append(
                 self._encode(log.makeRecord(log.name, logging.WARNING, "", 0, text, (), None))
             )
+            self._missing = 0
 
     def _write(self, data: bytes) -> int:
         """Write what can be written now; return how much that was."""
@@ -178,21 +195,24 @@ class LogHandler(logging.Handler):
         except OSError:  # whoever read it has gone, or the disk is full
             return len(data)
 
-    # -- its thread --
+    # -- its thread: as none would replace it, it does not end when memory runs out --
 
     def _write_waiting(self) -> None:
-        while (data := self._first()) is not None:
-            if self._write_now is None:
-                try:
-                    size = os.write(self._descriptor, data[:512])
-                except OSError:
-                    size = len(data)
-            else:
-                wait_writable(self._descriptor, 1.0)
-                size = self._write(data)
-                if not size:
-                    time.sleep(0.01)
-            self._advance(size)
+        while (data := keep_trying(self._first)) is not None:
+            keep_trying(self._advance, keep_trying(self._write_patiently, data))
+
+    def _write_patiently(self, data: bytes) -> int:
+        """Wait until something can be written, and write it; return how much that was."""
+        if self._write_now is None:
+            try:
+                return os.write(self._descriptor, data[:512])
+            except OSError:
+                return len(data)
+        wait_writable(self._descriptor, 1.0)
+        size = self._write(data)
+        if not size:
+            time.sleep(0.01)
+        return size
 
     def _first(self) -> bytes | None:
         """Return what comes next; None: nothing does, and the thread ends."""
@@ -204,10 +224,12 @@ class LogHandler(logging.Handler):
 
     def _advance(self, size: int) -> None:
         with self._locked():
-            self._size -= size
-            data = self._waiting.popleft()
+            data = self._waiting[0]
             if len(data) > size:
-                self._waiting.appendleft(data[size:])
+                self._waiting[0] = data[size:]
+            else:
+                self._waiting.popleft()
+            self._size -= size
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

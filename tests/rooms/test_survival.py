@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -509,6 +510,36 @@ def test_a_log_that_is_read_is_complete_and_in_order() -> None:
     handler.finish()
     assert data.decode().splitlines() == wanted
     assert handler.dropped == 0
+    for descriptor in (inside, outside):
+        os.close(descriptor)
+
+
+def test_a_log_whose_thread_finds_no_memory_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that writes what waits ended, no other was started, and the log was silent from
+    then on, for as long as the server ran."""
+    inside, outside = os.pipe()
+    handler = LogHandler(outside, "utf-8")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    failures = {"_first": 1, "_write_patiently": 2, "_advance": 1}
+    for name in list(failures):
+        inner = getattr(handler, name)
+
+        def fail_first(*args: Any, name: str = name, inner: Callable[..., Any] = inner) -> Any:
+            failures[name] -= 1
+            if failures[name] >= 0:
+                raise MemoryError
+            return inner(*args)
+
+        monkeypatch.setattr(handler, name, fail_first)
+    wanted = [f"{number} " + "x" * 500 for number in range(400)]
+    for line in wanted:
+        logger.warning("%s", line)
+    data = b""
+    while data.count(b"\n") < len(wanted):
+        data += os.read(inside, 65536)
+    assert data.decode().splitlines() == wanted
+    assert max(failures.values()) < 0, "it has not failed"
     for descriptor in (inside, outside):
         os.close(descriptor)
 
