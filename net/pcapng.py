@@ -44,6 +44,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
+from scalesocket import OUT_OF_MEMORY
+
 from .tap import PATIENCE, TAPE_SIZE, Address, Event, Flow, Lost, Record, Tape
 
 try:
@@ -399,7 +401,7 @@ class CaptureFile:
         try:
             while written < len(data):  # a pipe may take it in parts
                 written += os.write(self._descriptor, data[written:])
-        except OSError:
+        except (OSError, MemoryError):
             if written and self._is_regular():
                 os.ftruncate(self._descriptor, self._size)
             raise
@@ -690,10 +692,10 @@ class Recorder:
             for record in records:
                 self._record(record)
             self._file.flush()
-        except (CaptureFull, OSError) as error:
-            log.error("the recording ends: %s", error)
+        except (CaptureFull, OSError, MemoryError) as error:
             self._failed = True
             self._tape.stop()
+            log.error("the recording ends: %s", str(error) or OUT_OF_MEMORY)
             if isinstance(error, CaptureFull):
                 with contextlib.suppress(OSError):
                     self._finish("The file is full: the recording ends here, the traffic did not.")

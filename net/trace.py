@@ -27,7 +27,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from scalesocket import ACCEPT_GUID, MAX_HEAD, CloseCode, Opcode, apply_mask, may_be_sent
+from scalesocket import (
+    ACCEPT_GUID,
+    MAX_HEAD,
+    OUT_OF_MEMORY,
+    CloseCode,
+    Opcode,
+    apply_mask,
+    may_be_sent,
+)
 
 from .deflate import RSV1
 from .tap import Address, Event, Flow, Record, Tape
@@ -633,26 +641,29 @@ class Tracer:
         if not self._tape.stop():
             log.error("the trace breaks off: whoever takes it has stopped doing so")
             return
+        if self._failed:
+            return
         self._printer.hurried = False
-        self._write(last=True)
+        try:
+            self._printer.flush(last=True)
+        except OSError as error:
+            self._fail(error)
 
     def _consume(self, records: list[Record]) -> None:
         if self._failed:
             return
         self._printer.hurried = self._tape.is_behind
         self._printer.set_clock()
-        for record in records:
-            flow = record[1]
-            assert isinstance(flow, TracedFlow)
-            flow.take(record)
-        self._write()
-
-    def _write(self, *, last: bool = False) -> None:
-        if self._failed:
-            return
         try:
-            self._printer.flush(last=last)
-        except OSError as error:
-            log.error("the trace ends: %s", error)
-            self._failed = True
-            self._tape.stop()
+            for record in records:
+                flow = record[1]
+                assert isinstance(flow, TracedFlow)
+                flow.take(record)
+            self._printer.flush()
+        except (OSError, MemoryError) as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._tape.stop()
+        log.error("the trace ends: %s", str(error) or OUT_OF_MEMORY)

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -595,6 +596,27 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(
     recorder.close()
     told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(told) == 1 and "No space left" in told[0]
+
+
+def test_without_memory_the_recording_ends_and_nobody_waits_for_it(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread was gone, play stood still for the disk, and what was lost was told as nothing."""
+    recorder = Recorder(str(path), tape_size=100_000)
+    session = open_session(recorder)
+    session.send(b"recorded")
+    wait_until(lambda: len(read_packets(path)) == 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptureFile, "write", Mock(side_effect=MemoryError))
+        session.send(b"not recorded")
+        wait_until(lambda: recorder._tape._stopping)
+    for _ in range(100):
+        session.send(bytes(10_000))
+    assert recorder._tape.lost_records == 0, "it was still put on the tape, or waited for"
+    recorder.close()
+    assert [packet.payload for packet in read_packets(path)[3:]] == [b"recorded"]
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert told == ["the recording ends: the system is out of memory"]
 
 
 def run_recorder(path: str, code: str, **options: object) -> subprocess.Popen[bytes]:

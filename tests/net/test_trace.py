@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from scalesocket.net.trace import (
     Filter,
     FrameReader,
     SeenFrame,
+    TracedFlow,
     Tracer,
     draw_header,
     draw_text,
@@ -542,6 +545,22 @@ def test_when_the_reader_of_the_trace_has_gone_it_ends_and_that_is_said_once() -
         told = process.stderr.read()
     assert process.returncode == 0
     assert told.count(b"\n") == 1 and b"the trace ends" in told
+
+
+def test_without_memory_the_trace_ends_and_that_is_said(
+    trace: Trace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread was gone, and nobody was told why nothing was shown any more."""
+    session = trace.open()
+    session.upgrade()
+    with monkeypatch.context() as patch:
+        patch.setattr(TracedFlow, "take", Mock(side_effect=MemoryError))
+        session.send(encode_frame(Opcode.TEXT, b"not shown"))
+        wait_until(lambda: trace.tracer._failed)
+    session.send(encode_frame(Opcode.TEXT, b"nor this"))
+    assert "shown" not in trace.finish()
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert told == ["the trace ends: the system is out of memory"]
 
 
 def test_no_bytes_stop_the_trace_of_others(trace: Trace) -> None:
