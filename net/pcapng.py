@@ -37,6 +37,7 @@ import os
 import random
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -67,6 +68,7 @@ TRAILER_SIZE = 256  # bytes kept free for the last block
 MAX_HELD = 256 * 1024  # bytes of one TLS handshake that are held back
 MAX_HELD_TOGETHER = 8 * 1024 * 1024  # bytes, of all connections
 KEYS_SIZE = 1024 * 1024  # bytes of the key log after which it is emptied, when that is safe
+PUNCH_HOLE = 3  # fallocate(2): give back a part of a file, and let it keep its length
 
 UNIX_ADDRESS = "127.0.0.2"  # stands for a peer that came through a Unix socket
 UNIX_LOCAL = ("127.0.0.1", 9000)
@@ -505,6 +507,8 @@ class KeyLog:
         self._file = tempfile.TemporaryFile("ab+", buffering=0)  # noqa: SIM115  # closed by close
         self._lock = threading.Lock()  # guards all below
         self._taken = 0  # bytes
+        self._freed = 0  # of these, bytes that the disk has back
+        self._left = False  # nobody takes lines any more, but for the copy
         self._under_way = 0  # connections that may yet write
         self._copy: IO[bytes] | None = None
 
@@ -524,6 +528,13 @@ class KeyLog:
         """Note that a handshake is over, or given up."""
         with self._lock:
             self._under_way -= 1
+        if self._left:
+            self.take()
+
+    def leave(self) -> None:
+        """Have all lines go to SSLKEYLOGFILE alone, as the recording has ended."""
+        self._left = True
+        self.take()
 
     def take(self) -> bytes:
         """Return the lines that have been added since the last time."""
@@ -532,11 +543,24 @@ class KeyLog:
             data = os.pread(self._file.fileno(), size - self._taken, self._taken)
             data = data[: data.rfind(b"\n") + 1]
             self._taken += len(data)
-            if self._taken >= KEYS_SIZE and not self._under_way:
+            if self._taken - self._freed >= KEYS_SIZE or not self._under_way:
+                self._free()
+            lines = [line for line in data.splitlines(True) if not line.startswith(b"#")]
+            return self._pass_on(b"".join(lines))
+
+    def _free(self) -> None:
+        """Give the disk back what has been taken; while others write only Linux can do that."""
+        if not self._under_way:
+            if self._taken >= KEYS_SIZE:
                 os.ftruncate(self._file.fileno(), 0)
-                self._taken = 0
-        lines = [line for line in data.splitlines(True) if not line.startswith(b"#")]
-        return self._pass_on(b"".join(lines))
+                self._taken = self._freed = 0
+        elif sys.platform == "linux":
+            self._freed = self._taken
+            with contextlib.suppress(ImportError, AttributeError):  # Python or libc without it
+                import ctypes
+
+                size = ctypes.c_long(self._taken)
+                ctypes.CDLL(None).fallocate(self._file.fileno(), PUNCH_HOLE, ctypes.c_long(0), size)
 
     def _pass_on(self, lines: bytes) -> bytes:
         if self._copy is not None and lines:
@@ -696,6 +720,8 @@ class Recorder:
             self._failed = True
             self._tape.stop()
             log.error("the recording ends: %s", str(error) or OUT_OF_MEMORY)
+            if self._keys is not None:
+                self._keys.leave()
             if isinstance(error, CaptureFull):
                 with contextlib.suppress(OSError):
                     self._finish("The file is full: the recording ends here, the traffic did not.")

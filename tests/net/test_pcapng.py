@@ -1063,6 +1063,48 @@ def test_the_key_log_gives_each_key_once_and_is_emptied_when_nobody_writes(
     keys.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that can have holes")
+def test_the_key_log_does_not_grow_while_some_handshake_is_always_under_way(
+    certs: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files in turn (--pcapfiles) the keys of weeks filled the disk on a busy server."""
+    monkeypatch.setattr("scalesocket.net.pcapng.KEYS_SIZE", 20_000)
+    keys = KeyLog()
+    context = make_context(certs)
+    keys.watch(context)
+    keys.begin()
+    found = set()
+    for _ in range(80):
+        write_keys(context, certs)
+        found.add(keys.take())
+    facts = os.fstat(keys._file.fileno())
+    assert facts.st_size > 60_000 and facts.st_blocks * 512 < 40_000
+    assert len(found) == 80 and all(lines.count(b"\n") == 5 for lines in found)
+    keys.close()
+
+
+def test_when_the_recording_has_ended_keys_go_to_the_environments_file_alone(
+    path: Path, certs: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They went there no more, and filled a file without a name for as long as the server ran."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    context = make_context(certs)
+    monkeypatch.delenv("SSLKEYLOGFILE")  # which clients have, too
+    monkeypatch.setattr("scalesocket.net.pcapng.KEYS_SIZE", 3_000)
+    with recording(path, max_size=100_000) as recorder:
+        recorder.log_keys(context)
+        open_session(recorder).send(bytes(150_000))
+        wait_until(lambda: recorder._keys is not None and recorder._keys._left)
+        for number in range(20):
+            flow = recorder.open(("192.0.2.3", number + 1), SERVER, tls=True)
+            write_keys(context, certs)
+            flow.note(Event.SECURED)
+        assert recorder._keys is not None
+        assert os.fstat(recorder._keys._file.fileno()).st_size < 4_000
+    lines = [line for line in (tmp_path / "keys").read_bytes().splitlines() if line[:1] != b"#"]
+    assert len(lines) == len(set(lines)) == 20 * 5
+
+
 def test_the_key_log_leaves_no_file_behind(certs: Certificates, tmp_path: Path) -> None:
     previous, tempfile.tempdir = tempfile.tempdir, str(tmp_path)
     try:
