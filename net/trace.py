@@ -184,6 +184,7 @@ class MessageReader:
         self.compression = False  # has been negotiated
         self.opcode = Opcode.CONTINUATION.value  # of the message under way
         self._inflater: zlib._Decompress | None = None  # of a compressed message
+        self._cut = False  # not all of it has been looked at, which what follows would need
 
     def take(self, frame: SeenFrame) -> bytes | str | None:
         """Follow a data frame.
@@ -196,8 +197,11 @@ class MessageReader:
             self.opcode = frame.opcode
             compressed = self.compression and frame.rsv & RSV1
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if compressed else None
+            self._cut = False
         if self._inflater is None:
             return None
+        if self._cut:
+            return "it is not decompressed: what is before it was too much to look at"
         data = bytes(frame.payload)
         whole = len(data) == frame.length
         try:
@@ -206,8 +210,7 @@ class MessageReader:
             )
         except zlib.error as error:
             return f"it cannot be decompressed: {error}"
-        if not whole:
-            self._inflater = None  # what comes next needs what was not kept
+        self._cut = not whole or bool(self._inflater.unconsumed_tail)
         return plain
 
 
@@ -285,11 +288,10 @@ def draw_bytes(data: bytes, length: int) -> list[str]:
 
 def draw_text(data: bytes, length: int) -> list[str]:
     """Return a text in quotation marks; `length`: how many bytes there were."""
-    text = data.decode(errors="backslashreplace")
-    shown = text[:SHOWN_TEXT]
-    more = length - len(shown.encode())
-    elided = f" ... {more} bytes more" if len(text) > SHOWN_TEXT or length > len(data) else ""
-    return [f'"{escape(shown)}"{elided}']
+    begin = data.decode(errors="surrogateescape")[:SHOWN_TEXT]
+    shown = begin.encode(errors="surrogateescape")
+    elided = f" ... {length - len(shown)} bytes more" if length > len(shown) else ""
+    return [f'"{escape(shown.decode(errors="backslashreplace"))}"{elided}']
 
 
 def draw_close(payload: bytes) -> list[str]:

@@ -162,6 +162,12 @@ def test_a_long_text_is_elided_with_a_count(trace: Trace) -> None:
     assert trace.finish().endswith('x" ... 99520 bytes more\n')
 
 
+def test_what_is_left_out_of_a_text_that_is_not_utf_8_is_counted_in_bytes() -> None:
+    """Of 200 such bytes "-280 bytes more" were said to be left out."""
+    assert draw_text(b"\xff" * 100, 100) == ['"' + r"\xff" * 100 + '"']
+    assert draw_text(b"\xff" * 500, 500) == ['"' + r"\xff" * 480 + '" ... 20 bytes more']
+
+
 def test_a_fragment_is_shown_as_what_its_message_is(trace: Trace) -> None:
     session = trace.open()
     session.upgrade()
@@ -221,6 +227,20 @@ def test_a_compressed_message_in_fragments_is_decompressed_piece_by_piece(trace:
     assert '    decompressed (4 bytes):\n    "one "' in text
     assert '    decompressed (3 bytes):\n    "two"' in text
     assert "    ! it cannot be decompressed: " in text
+
+
+def test_behind_what_was_not_decompressed_to_the_end_no_fault_is_shown(trace: Trace) -> None:
+    """Fragments behind one that held more than is looked at were said to be corrupt."""
+    session = trace.open()
+    session.upgrade(extensions=DEFLATE)
+    data = compress(os.urandom(2 * KEPT_SIZE).hex().encode(), 15)
+    session.receive(from_client(Opcode.TEXT, data[:KEPT_SIZE], fin=False, rsv=RSV1))
+    session.receive(from_client(Opcode.CONTINUATION, data[KEPT_SIZE:]))
+    session.receive(from_client(Opcode.TEXT, compress(b"the next one", 15), rsv=RSV1))
+    text = trace.finish()
+    assert "cannot be decompressed" not in text
+    assert "    ! it is not decompressed: what is before it was too much to look at" in text
+    assert text.endswith('    "the next one"\n')
 
 
 def test_what_decompresses_to_very_much_is_not_decompressed_to_the_end(trace: Trace) -> None:
