@@ -138,6 +138,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
         raise ConfigError(f"{name} must be text or a number, not {value!r}")
     if name in _PATH_OPTIONS and value != "-":
         values = [folder / str(v) for v in values]
+    if name == "store":  # which may be a Redis
+        values = [v if "://" in str(v) or not v else folder / str(v) for v in values]
     if name == "auth":
         values = [relocate_command(str(v), folder) for v in values]
     if option in REPEATABLE:

@@ -460,6 +460,15 @@ def test_a_script_carries_its_own_options(tmp_path: Path) -> None:
     assert config.command == (sys.executable, "-u", str(tmp_path / "own.py"))
 
 
+def test_a_file_that_rooms_are_saved_in_is_beside_the_script(tmp_path: Path) -> None:
+    """It was where the server had been started, and so all was new when that was elsewhere."""
+    assert own(tmp_path, 'store = "rooms.db"').store == str(tmp_path / "rooms.db")
+    assert own(tmp_path, 'store = "redis://host/0"').store == "redis://host/0"
+    assert "no file" in refusal(write_script(tmp_path / "s.py", "[tool.scalesocket]", 'store = ""'))
+    script = write_script(tmp_path / "t.py", "[tool.scalesocket]", 'store = "rooms.db"')
+    assert parse("--store=own.db", script).store == "own.db"
+
+
 def test_the_command_line_wins_over_the_script(tmp_path: Path) -> None:
     script = write_script(
         tmp_path / "s.py",
