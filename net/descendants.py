@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from scalesocket import POSIX, STOP_STEPS, Timer
+from scalesocket import _SHORTAGES, POSIX, STOP_STEPS, Timer
 
 REAP_INTERVAL = 1.0  # seconds between two looks for orphans that have ended
 
@@ -51,24 +51,37 @@ def adopt_orphans(timer: Timer) -> None:
 
 def list_orphans() -> list[int]:
     """Return the children of the main thread, which starts none: what is there was left to us."""
-    path = f"/proc/self/task/{os.getpid()}/children"
     try:
-        with open(path) as file:
-            return [pid for pid in map(int, file.read().split()) if pid not in (_elder or ())]
+        return read_orphans()
     except OSError:  # a kernel that does not say
         return []
+
+
+def read_orphans() -> list[int]:
+    """Return the same.
+
+    Raises:
+        OSError: that cannot be read here, or not now.
+    """
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [pid for pid in map(int, file.read().split()) if pid not in (_elder or ())]
 
 
 def signal_orphans(marker: bytes, signal_number: int, told: set[int]) -> bool:
     """Reap orphans that have ended, and signal those with a marker in their environment, but each
     one once: those in `told`, to which they are added, have had their signal.
 
-    Return whether there may be any left with that marker.
+    Return whether there may be any left with that marker, as there may while the system is out of
+    descriptors.
     """
     found = False
     with _lock:
-        for pid in list_orphans() if _elder is not None else ():
-            with contextlib.suppress(OSError):  # of another user, or reaped elsewhere
+        try:
+            pids = read_orphans() if _elder is not None else []
+        except OSError as error:
+            return error.errno in _SHORTAGES
+        for pid in pids:
+            try:
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
                     found = True  # what it had started may have been left to us since the list
                 elif (environment := read_environment(pid)) is None:
@@ -78,6 +91,8 @@ def signal_orphans(marker: bytes, signal_number: int, told: set[int]) -> bool:
                     if pid not in told:
                         told.add(pid)
                         os.kill(pid, signal_number)
+            except OSError as error:  # of another user, or reaped elsewhere
+                found = found or error.errno in _SHORTAGES
     return found
 
 

@@ -172,6 +172,44 @@ def test_exit_statuses_are_not_stolen() -> None:
                 assert (code, "status 7" in reason) == (1011, True)
 
 
+STARVED = """
+import errno, os, subprocess, sys
+sys.path.insert(0, {root!r})
+import scalesocket
+from scalesocket.net import descendants
+
+assert descendants.adopt()
+environment = {{**os.environ, "UNIQUE_ID": "mine"}}
+command = ["sh", "-c", "setsid sleep 1000 > /dev/null 2>&1 &"]
+subprocess.run(command, env=environment)
+while not descendants.list_orphans():
+    pass
+failures, inner = 20, getattr(descendants, sys.argv[1])
+
+def read_later(*args):
+    global failures
+    failures -= 1
+    if failures >= 0:
+        raise OSError(errno.EMFILE, "Too many open files")
+    return inner(*args)
+
+setattr(descendants, sys.argv[1], read_later)
+descendants.stop_orphans(b"\\0UNIQUE_ID=mine\\0", 60)
+print(descendants.list_orphans(), failures < 0)
+descendants.kill_orphans()
+"""
+
+
+@pytest.mark.parametrize("function", ["read_orphans", "read_environment"])
+def test_what_cannot_be_looked_at_for_want_of_descriptors_is_not_left_behind(function: str) -> None:
+    """A look that failed passed for one that had found nothing, and it ran on with nobody to end
+    it before the server did."""
+    program = STARVED.format(root=os.fspath(ROOT))
+    run = [sys.executable, "-c", program, function]
+    told = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert told.stdout == "[] True\n"
+
+
 def test_as_the_first_process_of_a_container_it_leaves_no_zombies() -> None:
     """Case 14: nobody else would reap them there."""
     unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
