@@ -5595,8 +5595,8 @@ class Listener:
 
     def _open(self) -> None:
         if self._socket.fileno() >= 0 and not self._is_open:
-            self._is_open = True
             self._reader.watch(self._socket, selectors.EVENT_READ, self._accept_all)
+            self._is_open = True  # not before: without memory for that, it is tried again
 
     def _close(self) -> None:
         if self._is_open:
@@ -5620,7 +5620,7 @@ class Listener:
             pass
         except ShortageError:
             self._close()
-            self._server.readers.call_later(0.1, self._open)  # for others to end
+            insist(self._server.readers.call_later, 0.1, self._open)  # for others to end
             raise
 
     def _accept_one(self) -> None:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -628,6 +629,26 @@ def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPat
     poller.call(done.set)
     assert done.wait(PATIENCE)
     poller.stop()
+
+
+def test_a_listener_goes_on_though_memory_ran_out_as_it_was_opened_or_paused() -> None:
+    """The server went on with those who were there, and never accepted anybody again."""
+    server, sock = Mock(), Mock()
+    sock.fileno.return_value = 3
+    listener = scalesocket.Listener(sock, server, scalesocket.HttpSession)
+    watch = server.readers.shared.watch
+    watch.side_effect = [MemoryError, None]
+    poller = scalesocket.Poller("poller")
+    assert not poller._do(listener._open)  # it is tried again
+    assert poller._do(listener._open)
+    assert watch.call_count == 2
+
+    sock.accept.return_value = (Mock(), ("192.0.2.1", 1))
+    server.serve.side_effect = scalesocket.ShortageError("none left")
+    server.readers.call_later.side_effect = [MemoryError, None]
+    with pytest.raises(scalesocket.ShortageError):
+        listener._accept_all()
+    assert server.readers.call_later.call_count == 2  # the second time, it will be opened again
 
 
 def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
