@@ -1410,7 +1410,7 @@ class Poller:
         while not self._stopped:
             try:
                 self._do_round()
-            except MemoryError:
+            except BaseException:  # memory, or our bug: neither may take everyone's sockets along
                 report_failure()
                 time.sleep(OUT_OF_MEMORY_PAUSE)
         self._close()
@@ -5337,7 +5337,7 @@ class Reader(Poller):
         try:
             if sessions:
                 self._read_round(sessions)
-        except MemoryError:  # what some have said may be lost: they must not go on
+        except BaseException:  # what some have said may be lost: they must not go on
             for session in sessions:
                 session.connection.abort()
             raise

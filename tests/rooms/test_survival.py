@@ -651,6 +651,31 @@ def test_a_listener_goes_on_though_memory_ran_out_as_it_was_opened_or_paused() -
     assert server.readers.call_later.call_count == 2  # the second time, it will be opened again
 
 
+def test_a_bug_of_ours_ends_no_thread_that_reads_or_writes_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what a room raised when it took messages, only memory was survived."""
+    failures = iter([KeyError("a bug"), RuntimeError("can't allocate lock")])
+
+    def fail_twice(sessions: object) -> None:
+        for error in failures:
+            raise error
+
+    reader = scalesocket.Reader("reader", Mock())
+    monkeypatch.setattr(reader, "_read_round", fail_twice)
+    done = [threading.Event(), threading.Event()]
+    sessions = [Mock(), Mock()]
+    reader.start()
+    try:
+        for session, event in zip(sessions, done, strict=True):
+            reader.call(lambda session=session: reader._ready.update({session: None}))
+            wait_until(lambda session=session: session.connection.abort.called)
+            reader.call(event.set)
+            assert event.wait(PATIENCE)
+    finally:
+        reader.stop()
+
+
 def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
     """It was a zombie for as long as the server ran, and its pipes stayed open."""
     code = f"""if True:
