@@ -4181,20 +4181,22 @@ class RoomRegistry:
             ConnectionClosed: there are too many rooms, or clients in it (1013).
         """
         name = client.room_name
-        with self._lock:
-            room = self._find_place(name)
-            created = room is None
-            if room is None:
-                room = self._make_room(client)
-            self._check_seats(room)
-            room.seats.add(client)
-            client.room = room
-            self._visits[name] = self._visits.pop(name, 0) + 1
-            if len(self._visits) > MAX_REMEMBERED_ROOMS:
-                self._visits.pop(next(iter(self._visits)))
-            room.join(client)
-        if created:
-            self._start(room)
+        made: Room | None = None
+        try:
+            with self._lock:
+                room = self._find_place(name)
+                if room is None:
+                    room = made = self._make_room(client)
+                self._check_seats(room)
+                client.room = room  # first: by this it is let go, should memory run out below
+                room.seats.add(client)
+                self._visits[name] = self._visits.pop(name, 0) + 1
+                if len(self._visits) > MAX_REMEMBERED_ROOMS:
+                    self._visits.pop(next(iter(self._visits)))
+                room.join(client)
+        finally:
+            if made is not None:  # also then: a room that never runs would never end
+                self._start(made)
         known = f" as {client.user}" if client.user else ""
         room.log.debug("joined from %s%s", client.address, known, client=client.id)
         return room
@@ -4339,8 +4341,7 @@ class RoomRegistry:
                 return room
             patience = deadline - time.monotonic()
             if len(self._rooms) >= limit or patience <= 0:
-                reason = f"all {limit} rooms are in use"
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"all {limit} rooms are in use")
             self._idle.wait(patience)
 
     def _make_room(self, opener: Client) -> Room:
@@ -4356,8 +4357,7 @@ class RoomRegistry:
         limits = self._config.maxclients, game.max_clients if game else 0
         limit = min((n for n in limits if n), default=0)
         if limit and len(room.seats) >= limit:
-            reason = f"the room is full: {limit} clients"
-            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason)
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} clients")
 
     def _remove(self, room: Room) -> None:
         if self._rooms.get(room.name) is room:

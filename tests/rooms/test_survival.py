@@ -676,6 +676,30 @@ def test_a_bug_of_ours_ends_no_thread_that_reads_or_writes_for_all(
         reader.stop()
 
 
+def test_a_room_whose_first_client_finds_no_memory_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It never ran, so it kept its place in --maxrooms, and the server waited for it to end."""
+
+    class Quiet(scalesocket.Game):
+        pass
+
+    def run_out(room: scalesocket.Room, client: scalesocket.Client) -> None:
+        raise MemoryError
+
+    timer = scalesocket.Timer()
+    registry = scalesocket.RoomRegistry(scalesocket.Config(game=Quiet), timer)
+    request = scalesocket.Request("GET", "/lobby", "HTTP/1.1", scalesocket.Headers())
+    peer = ("192.0.2.1", 1)
+    client = scalesocket.Client(1, "lobby", request, Mock(), peer=peer, local=peer)
+    monkeypatch.setattr(scalesocket.Room, "join", run_out)
+    with pytest.raises(MemoryError):
+        registry.join(client)
+    assert client.room is not None
+    client.room.leave(client, scalesocket.Closing(1006, "", failed=False))  # as its session does
+    assert registry.wait_until_idle(PATIENCE)
+
+
 def test_a_program_is_not_left_behind_when_its_end_finds_no_memory() -> None:
     """It was a zombie for as long as the server ran, and its pipes stayed open."""
     code = f"""if True:
