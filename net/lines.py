@@ -51,6 +51,7 @@ OPTIONS = (
 ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-closed is let go
 ANSWER_TIMEOUT = 10.0  # … or after this
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
+MAX_KEEP_ALIVE = 32767  # seconds; Linux takes no more
 
 
 def check_options(config: Config) -> None:
@@ -73,7 +74,7 @@ def keep_alive(sock: socket.socket, interval: float) -> None:
     if not interval or sock.family == AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    seconds = max(1, round(interval))
+    seconds = min(max(1, round(interval)), MAX_KEEP_ALIVE)
     for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 2)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -206,6 +206,15 @@ def test_the_end_of_a_room_is_told_in_a_last_line() -> None:
             assert client.line() == ""
 
 
+@pytest.mark.parametrize("ping", ["0.1", "86400"])
+def test_any_interval_of_pings_lets_lines_in(ping: str) -> None:
+    """Beyond nine hours the system refuses it, and so every client was cut off at once."""
+    with serve("--tcplisten", "127.0.0.1:0", "--ping", ping, "cat") as server:
+        with LineClient(server) as client:
+            client.send("hello\n")
+            assert client.line() == "hello\n"
+
+
 def test_a_client_that_leaves_gives_its_seat_back(echo: ServerProcess) -> None:
     for _ in range(20):
         with LineClient(echo, "den") as client:
