@@ -250,6 +250,13 @@ def test_a_first_line_that_names_no_room_is_answered(
     assert echo.children() == []
 
 
+def test_who_is_refused_reads_why_to_its_end_whatever_else_it_has_sent(echo: ServerProcess) -> None:
+    """What it had sent and nobody had read made a reset of the end, which may take the answer."""
+    with LineClient(echo, "a/b\n" + "hello\n" * 2000) as client:
+        assert "one path segment" in json.loads(client.line())["error"]
+        assert client.line() == ""
+
+
 def test_a_first_line_without_an_end_is_answered(echo: ServerProcess) -> None:
     with LineClient(echo, "x" * 600, end="") as client:
         assert json.loads(client.line())["error"] == "the first line must be the name of a room"
