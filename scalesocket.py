@@ -1019,9 +1019,9 @@ class Handshake:
         if "upgrade" not in request.headers.tokens("Connection"):
             raise HandshakeError(400, "the Connection header must say Upgrade")
         if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:  # 4.4, 11.3.5
-            raise HandshakeError(
-                426, "WebSocket version 13 is spoken here", ("Sec-WebSocket-Version", "13")
-            )
+            own = ("Upgrade", "websocket"), ("Connection", "Upgrade")  # RFC 9110 section 15.5.22
+            version = ("Sec-WebSocket-Version", "13")
+            raise HandshakeError(426, "WebSocket version 13 is spoken here", version, *own)
         self.key = request.headers.get("Sec-WebSocket-Key")
         try:
             nonce = base64.b64decode(self.key, validate=True)

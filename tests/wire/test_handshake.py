@@ -250,7 +250,11 @@ def test_a_connection_header_without_upgrade_is_400(value: str | None) -> None:
 def test_other_versions_of_the_protocol_are_426_and_learn_ours(value: str | None) -> None:
     error = refused(upgrade(Sec_WebSocket_Version=value))
     assert error.status == 426
-    assert dict(error.headers) == {"Sec-WebSocket-Version": "13"}
+    assert dict(error.headers) == {
+        "Sec-WebSocket-Version": "13",
+        "Upgrade": "websocket",  # RFC 9110 section 15.5.22
+        "Connection": "Upgrade",
+    }
 
 
 BAD_KEYS = [

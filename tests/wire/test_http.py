@@ -592,10 +592,11 @@ def test_an_upgrade_with_a_bad_key_is_400(site: ServerProcess, key: str | None) 
 
 @pytest.mark.parametrize("version", [None, "8", "12", "14", "130", "13, 8", "x", ""])
 def test_another_version_of_websocket_is_426(site: ServerProcess, version: str | None) -> None:
-    """RFC 6455 section 4.4: the answer says which version is spoken."""
+    """RFC 6455 section 4.4: the answer says which version is spoken; RFC 9110 section 15.5.22."""
     answer = upgrade(site, Sec_WebSocket_Version=version)
     assert answer.status == 426
     assert answer.headers["sec-websocket-version"] == "13"
+    assert answer.headers["upgrade"] == "websocket"
 
 
 def test_an_upgrade_without_connection_upgrade_is_400(site: ServerProcess) -> None:
