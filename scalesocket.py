@@ -613,9 +613,8 @@ class FrameParser:
     @staticmethod
     def _check_length(length: int, extended: int) -> None:
         if length < (126 if extended == 2 else 0x10000):  # 5.2: the shortest form is a must
-            raise ProtocolError(
-                CloseCode.PROTOCOL_ERROR, f"length {length} in {extended} bytes is not minimal"
-            )
+            reason = f"length {length} in {extended} bytes is not minimal"
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
         if length >= 1 << 63:  # 5.2, too
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length has its top bit set")
 
@@ -1801,8 +1800,7 @@ class Connection:
     @property
     def is_lost(self) -> bool:
         """Whether it lags so far behind that nothing can be kept for it."""
-        replay = self._replay
-        return replay is not None and replay.is_lost
+        return (replay := self._replay) is not None and replay.is_lost
 
     # -- under the lock --
 
@@ -4443,8 +4441,10 @@ class StaticFiles:
             file = path.open("rb")
         except PermissionError:
             raise HandshakeError(403, "this file may not be read") from None
-        except OSError:  # it has gone just now
-            raise HandshakeError(404, "no such file") from None
+        except OSError as error:
+            if error.errno in _SHORTAGES:  # that will pass
+                raise HandshakeError(503, "too many files are open", ("Retry-After", "1")) from None
+            raise HandshakeError(404, "no such file") from None  # it has gone just now
         with contextlib.ExitStack() as opened:
             response = self._respond_with(opened.enter_context(file), path.name, request)
             if response.file is not None:

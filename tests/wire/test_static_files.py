@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 from collections.abc import Iterator
@@ -88,6 +89,22 @@ def get(server: ServerProcess, path: str, **headers: str) -> HttpResponse:
 
 
 # ==== Folders ==============================================================
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.EMFILE, 503), (errno.ENOENT, 404)])
+def test_where_files_run_out_no_page_is_said_not_to_exist(
+    folder: Path, number: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a 404, which pages and caches remember, and --spa had its one page sent instead."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "none")
+
+    monkeypatch.setattr(Path, "open", fail)
+    request = scalesocket.Request("GET", "/other.html", "HTTP/1.1", scalesocket.Headers())
+    with pytest.raises(scalesocket.HandshakeError) as caught:
+        WebFiles(folder).respond(request)
+    assert caught.value.status == status
 
 
 def test_the_redirect_of_a_folder_keeps_the_query(site: ServerProcess) -> None:
