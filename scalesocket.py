@@ -439,9 +439,8 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     if not payload:
         return CloseCode.NO_STATUS, ""  # 7.1.5
     if len(payload) == 1:
-        raise ProtocolError(
-            CloseCode.PROTOCOL_ERROR, "close payload of 1 byte; 0 or 2 is the least"
-        )
+        reason = "close payload of 1 byte; 0 or 2 is the least"
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
     code = int.from_bytes(payload[:2], "big")
     if not may_be_sent(code):
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"close code {code} must not be sent")
@@ -1130,9 +1129,7 @@ class WebSocketProtocol:
         self.pending = False  # `receive` has more to give from what it has got
         self.source: Connection | None = None  # of its messages, if they are a seat's
         self._parser = FrameParser(
-            masked=role is Role.SERVER,
-            max_length=max_message,
-            allowed_rsv=encoding.rsv,
+            masked=role is Role.SERVER, max_length=max_message, allowed_rsv=encoding.rsv
         )
         self._assembler = MessageAssembler(max_message=max_message, encoding=encoding)
         self._given = 0  # bytes of messages in this call's events
@@ -2174,10 +2171,8 @@ class Framing:
         self._rest.append(tail)
         self._rest_size += len(tail)
         if self._rest_size > MAX_OUTPUT_ITEM:
-            self.error = BackendError(
-                f"the child printed {self._rest_size} bytes without a delimiter; "
-                f"{MAX_OUTPUT_ITEM} is the most"
-            )
+            printed = f"the child printed {self._rest_size} bytes without a delimiter"
+            self.error = BackendError(f"{printed}; {MAX_OUTPUT_ITEM} is the most")
 
     def _to_text(self, item: bytes) -> bytes:
         """Return an item as valid UTF-8, as a text message must be."""
@@ -2390,8 +2385,7 @@ class JsonFraming(Framing):
         plain = payload.isascii()
         # Without an underscore, an escape or a character beyond ASCII nothing can be our own.
         if not (plain and self._marked and b"_" not in payload and b"\\" not in payload):
-            own = self._own.find(value)
-            if own:
+            if own := self._own.find(value):
                 payload = self._strip(text, own)
                 for name in own:
                     del value[name]
@@ -3883,6 +3877,7 @@ class Room:
         self.closing = threading.Event()  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
         self.since = self.empty_since = time.monotonic()  # the latter likewise
+        self.is_timed = False  # likewise: the timer will look whether it has been empty for long
         self.thread = threading.get_ident()  # its own, once that runs
         self.backend = backend
         self._opener = opener
@@ -4364,10 +4359,11 @@ class RoomRegistry:
     def _let_go(self, room: Room) -> None:
         """End an empty room, at once or after --linger."""
         room.empty_since = time.monotonic()
-        if self._config.linger:
-            self._timer.call_later(self._config.linger, lambda: self._collect(room))
-        else:
+        if not self._config.linger:
             self._abandon(room)
+        elif not room.is_timed:
+            self._timer.call_later(self._config.linger, lambda: self._collect(room))
+            room.is_timed = True
 
     def _abandon(self, room: Room) -> None:
         room.is_abandoned = True
@@ -4379,7 +4375,11 @@ class RoomRegistry:
     def _collect(self, room: Room) -> None:
         """End a room if it has been empty for --linger seconds."""
         with self._lock:
-            if not room.seats and time.monotonic() - room.empty_since >= self._config.linger:
+            rest = room.empty_since + self._config.linger - time.monotonic()
+            room.is_timed = rest > 0 and not (room.seats or room.closing.is_set())
+            if room.is_timed:  # somebody has been there meanwhile
+                self._timer.call_later(rest, lambda: self._collect(room))
+            elif not room.seats:
                 self._abandon(room)
 
 

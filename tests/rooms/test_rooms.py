@@ -8,12 +8,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalesocket import FieldNames
+from scalesocket import (
+    Client,
+    CloseCode,
+    Closing,
+    Config,
+    FieldNames,
+    Game,
+    Headers,
+    Request,
+    RoomRegistry,
+    Timer,
+)
 from tests.support import (
     BINARY,
     CLOSE,
@@ -969,6 +981,21 @@ def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
         assert api(server, "rooms/") == []
         with RawClient.connect(server) as client:
             assert echo(client, "who?") != pids[0]
+
+
+def test_however_often_a_lingering_room_is_left_one_timed_call_waits_for_its_end() -> None:
+    """Each who came and went left one behind, for all of --linger."""
+    timer = Timer()  # which does not run
+    registry = RoomRegistry(Config(game=Game, linger=3600), timer)
+    request = Request("GET", "/den", "HTTP/1.1", Headers())
+    peer = ("192.0.2.1", 1)
+    for number in range(5):
+        client = Client(number, "den", request, Mock(), peer=peer, local=peer)
+        room = registry.join(client)
+        room.leave(client, Closing(CloseCode.ABNORMAL, "", failed=False))
+        assert len(timer._heap) == 1
+    registry.end_all(CloseCode.NORMAL, "")
+    assert registry.wait_until_idle(PATIENCE)
 
 
 @pytest.mark.slow
