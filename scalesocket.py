@@ -4379,7 +4379,7 @@ class RoomRegistry:
             room.is_timed = rest > 0 and not (room.seats or room.closing.is_set())
             if room.is_timed:  # somebody has been there meanwhile
                 self._timer.call_later(rest, lambda: self._collect(room))
-            elif not room.seats:
+            elif rest <= 0 and not room.seats:
                 self._abandon(room)
 
 
