@@ -728,7 +728,8 @@ def test_a_game_that_ticks_can_be_held_and_looked_through(
         other.send_json({"t": "world"})
         page.locator("#log li:not([hidden])").nth(1).wait_for()
         page.locator("#log li:not([hidden])").first.click(position={"x": 5, "y": 5})
-        await_drawn(page, "Received: text frame")
+        await_drawn(page, "Received: text frame")  # also the newest is one, drawn before
+        expect(page.locator("#drawing pre").first).to_contain_text("full")
         indented = page.locator("#drawing pre").first.inner_text()
         assert indented.splitlines() == [
             "{",

@@ -596,9 +596,16 @@ def enter(page: Page, command: str) -> None:
 
 
 def sleep_in(page: Page, server: ServerProcess) -> None:
-    """Run `sleep` in a shell; a Ctrl-C before it runs may be the shell's."""
-    enter(page, "sleep 100")
+    """Run `sleep` in a shell; a Ctrl-C before it runs may be the shell's.
+
+    What is above it is drawn, and stays as it is: a selection there is lost by nothing.
+    """
+    enter(page, "echo begun; sleep 100")
     wait_until(lambda: any(process.command == "sleep" for process in server.survivors()))
+    wait_for_screen(page, "^begun$")
+    page.evaluate(
+        "new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+    )
 
 
 def wait_for_screen(page: Page, pattern: str) -> None:
