@@ -1302,67 +1302,20 @@ def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContex
     return TURN if len(items) >= CROWD or any(len(to) >= CROWD for to, _ in items) else NO_TURN
 
 
-class Timer:
-    """One thread that calls functions later; they must be short and must not block."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()  # guards the two below
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._stopped = False
-        self._order = itertools.count()  # calls of the same time keep their order
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread = start_thread("timer", self._run)
-
-    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function once, on the timer thread, after that many seconds."""
-        call = (time.monotonic() + seconds, next(self._order), function)
-        with self._changed:
-            heapq.heappush(self._heap, call)
-            if self._heap[0] is call:  # the thread waits for a later one
-                self._changed.notify()
-
-    def stop(self) -> None:
-        """End the thread; what has not been called will not be. Not for that thread itself."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped:
-            try:
-                self._call_next()
-            except BaseException:  # one caller's bug must not take everyone's deadlines along
-                report_failure()
-
-    def _call_next(self) -> None:
-        """Wait for the earliest call and make it; return without one when stopped."""
-        with self._changed:
-            while not self._stopped:
-                wait = self._heap[0][0] - time.monotonic() if self._heap else None
-                if wait is not None and wait <= 0:
-                    function = heapq.heappop(self._heap)[2]
-                    break
-                self._changed.wait(wait)
-            else:
-                return
-        try:
-            function()
-        except BaseException as error:
-            if is_memory_error(error):  # it must not be forgotten: most call themselves again
-                insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
-            raise
-
-
 class Poller:
-    """One thread that waits for many sockets, and calls functions, which must not block."""
+    """One thread that waits for sockets and for points in time, and then calls functions.
+
+    None of them may block. One caller's bug, or a lack of memory, must not take everyone's sockets
+    and deadlines along: it is logged.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
-        self._woken = False  # a byte is under way, and not read yet
+        self._lock = threading.Lock()  # guards the heap
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
+        self._order = itertools.count()  # calls of the same time keep their order
+        self._woken = True  # a byte is under way, and not read yet; or it has not started
         self.shortage = Shortage()
         self._stopped = False
 
@@ -1383,6 +1336,7 @@ class Poller:
             self._wake_up.close()
             self._waker.close()
             raise
+        self._wake()  # for what came before
 
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
@@ -1390,8 +1344,20 @@ class Poller:
         if not self._woken:
             self._wake()
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the thread call a function once, after that many seconds."""
+        call = (time.monotonic() + seconds, next(self._order), function)
+        with self._lock:
+            heapq.heappush(self._calls, call)
+            is_first = self._calls[0] is call
+        if is_first and not self._woken:  # the thread waits for a later one
+            self._wake()
+
     def stop(self) -> None:
-        """End the thread, and wait for that; not for that thread itself."""
+        """End the thread, and wait for that; not for that thread itself.
+
+        What has not been called by then will not be.
+        """
         self._stopped = True
         self._wake()
         self._thread.join()
@@ -1406,15 +1372,33 @@ class Poller:
         while not self._stopped:
             try:
                 self._do_round()
-            except BaseException:  # memory, or our bug: neither may take everyone's sockets along
+                self._call_due()
+            except BaseException:  # memory, or our bug
                 report_failure()
                 time.sleep(OUT_OF_MEMORY_PAUSE)
         self._close()
 
     def _do_round(self) -> None:
-        """Wait for something to be ready, and see to it."""
-        for key, _ in self._selector.select():
+        """Wait for something to be ready, or until a call is due, and see to what is ready."""
+        for key, _ in self._select():
             self._do(key.data)
+
+    def _select(self, longest: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready; wait for that until a call is due, or for so many seconds."""
+        with self._lock:
+            patience = max(0.0, self._calls[0][0] - time.monotonic()) if self._calls else longest
+        if patience is not None and longest is not None:
+            patience = min(patience, longest)
+        return self._selector.select(patience)
+
+    def _call_due(self) -> None:
+        while not self._stopped:
+            with self._lock:
+                if not self._calls or self._calls[0][0] > time.monotonic():
+                    return
+                function = heapq.heappop(self._calls)[2]
+            if not self._do(function):  # it must not be forgotten: most call themselves again
+                insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
 
     def _close(self) -> None:
         self._selector.close()
@@ -1440,7 +1424,7 @@ class Poller:
             function()
         except ShortageError as error:
             self.shortage.report(str(error))
-        except BaseException as error:  # one caller's bug must not take everyone's sockets along
+        except BaseException as error:
             report_failure()
             if is_memory_error(error):
                 time.sleep(OUT_OF_MEMORY_PAUSE)
@@ -1535,7 +1519,7 @@ class Connection:
         protocol: WebSocketProtocol | LineProtocol,
         *,
         sender: Poller,
-        timer: Timer,
+        timer: Poller,
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
@@ -4144,7 +4128,7 @@ class RoomRegistry:
 
     room_type: type[Room] = Room
 
-    def __init__(self, config: Config, timer: Timer) -> None:
+    def __init__(self, config: Config, timer: Poller) -> None:
         self._config = config
         self._timer = timer
         self.make_backend = choose_backend(config)
@@ -5320,8 +5304,7 @@ class Reader(Poller):
             session.descriptor = -1
 
     def _do_round(self) -> None:
-        wait = 0 if self._ready else 1.0 if self._paused else None
-        for key, _ in self._selector.select(wait):
+        for key, _ in self._select(0.0 if self._ready else 1.0 if self._paused else None):
             session = key.data
             if not isinstance(session, Session):
                 self._do(session)
@@ -5379,7 +5362,7 @@ class Reader(Poller):
         self._opening[session] = None
         if not self._is_timed:
             self._is_timed = True
-            self._readers.call_later(HEAD_TIMEOUT, self._check_deadlines)
+            self.call_later(HEAD_TIMEOUT, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -5390,7 +5373,7 @@ class Reader(Poller):
         if self._is_timed:
             soonest = min(session.deadline for session in self._opening)
             wait = min(max(soonest - now, 0.1), HEAD_TIMEOUT)  # none has a deadline before that
-            self._readers.call_later(wait, self._check_deadlines)
+            self.call_later(wait, self._check_deadlines)
 
     # -- sessions in a room --
 
@@ -5502,17 +5485,15 @@ class Readers:
     a room has a reader of its own. What may wait for somebody else is run by a helper for so long.
 
     Args:
-        timer: sees to deadlines.
         small: helpers get a small stack, though other threads get more.
     """
 
     kind: type[Reader] = Reader  # net/rate.py has another
 
-    def __init__(self, timer: Timer, *, small: bool = False) -> None:
+    def __init__(self, *, small: bool = False) -> None:
         self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
         self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
-        self._timer = timer
         # What helpers have been started for. A thread may end at once, where there is no memory
         # for it; what it was to do is then left for the next one.
         self._waiting: deque[Session] = deque()
@@ -5520,10 +5501,6 @@ class Readers:
         self._start_helper: Callable[..., object] = _thread.start_new_thread
         if (threads := find_feature("threads")) is not None:
             self._start_helper = functools.partial(threads.start_new_thread, small=small)
-
-    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Have the shared reader's thread call a function later."""
-        self._timer.call_later(seconds, lambda: self.shared.call(function))
 
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; `own` has been acquired for it."""
@@ -5620,7 +5597,7 @@ class Listener:
             pass
         except ShortageError:
             self._close()
-            insist(self._server.readers.call_later, 0.1, self._open)  # for others to end
+            insist(self._reader.call_later, 0.1, self._open)  # for others to end
             raise
 
     def _accept_one(self) -> None:
@@ -5655,7 +5632,7 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._timer = Timer()
+        self._timer = Poller("timer")
         self._sender = Poller("sender")
         make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
         self.registry: RoomRegistry = make_rooms(config, self._timer)
@@ -5701,7 +5678,7 @@ class Server:
         small = game is not None and asks_nobody  # nothing of it runs on a helper
         rated = config.maxrate or (game and game.max_rate)
         kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
-        self.readers: Readers = kind(self._timer, small=small)
+        self.readers: Readers = kind(small=small)
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket

@@ -26,8 +26,8 @@ from scalesocket import (
     Client,
     Config,
     HandshakeError,
+    Poller,
     ShortageError,
-    Timer,
     asks_game,
     build_environment,
     clean_name,
@@ -60,7 +60,7 @@ class AuthCommand:
         timer: ends commands that take too long.
     """
 
-    def __init__(self, config: Config, timer: Timer) -> None:
+    def __init__(self, config: Config, timer: Poller) -> None:
         self._config = config
         self._timer = timer
         self._turns = threading.Condition()  # guards the two below
@@ -232,7 +232,7 @@ OPTIONS = (
 # fmt: on
 
 
-def set_up(server: Server, timer: Timer) -> None:
+def set_up(server: Server, timer: Poller) -> None:
     """Have a server ask the command, also about what is for no room if that is wanted."""
     if server.config.auth:
         command = AuthCommand(server.config, timer)

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from scalesocket import _SHORTAGES, POSIX, STOP_STEPS, Timer
+from scalesocket import _SHORTAGES, POSIX, STOP_STEPS, Poller
 
 REAP_INTERVAL = 1.0  # seconds between two looks for orphans that have ended
 
@@ -37,7 +37,7 @@ def adopt() -> bool:
     return _elder is not None
 
 
-def adopt_orphans(timer: Timer) -> None:
+def adopt_orphans(timer: Poller) -> None:
     """Have what children leave behind left to us, and reap it from now on."""
     if not adopt():
         return

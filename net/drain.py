@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scalesocket import RESTARTING, CloseCode, Draining, parse_seconds
 
 if TYPE_CHECKING:
-    from scalesocket import Server, Timer
+    from scalesocket import Poller, Server
 
 # fmt: off
 OPTIONS = (
@@ -31,7 +31,7 @@ class Drain:
         seconds: that its rooms may go on at the most.
     """
 
-    def __init__(self, server: Server, timer: Timer, seconds: float) -> None:
+    def __init__(self, server: Server, timer: Poller, seconds: float) -> None:
         self._server = server
         self._timer = timer
         self._seconds = seconds

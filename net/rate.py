@@ -133,8 +133,7 @@ class RateReader(Reader):
         if session not in self._timed:
             self._timed.add(session)
             pause = min(max(seconds, MIN_PAUSE), MAX_PAUSE)
-            go_on = functools.partial(self.call, functools.partial(self._continue, session))
-            self._readers.call_later(pause, go_on)
+            self.call_later(pause, functools.partial(self._continue, session))
 
     def _continue(self, session: Session) -> None:
         self._timed.discard(session)

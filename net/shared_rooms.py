@@ -49,7 +49,7 @@ from .store import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Timer
+    from scalesocket import Config, Poller
 
 ELSEWHERE = "the room goes on elsewhere"
 NOT_NOW = "the room cannot be read now"
@@ -180,7 +180,7 @@ class SharedRooms(StoredRooms):
 
     _store: SharedStore
 
-    def __init__(self, config: Config, timer: Timer) -> None:
+    def __init__(self, config: Config, timer: Poller) -> None:
         # Guarded by the registry's lock: rooms that are this node's, and about to be made.
         self._taken: set[str] = set()
         super().__init__(config, timer)

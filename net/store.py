@@ -71,7 +71,7 @@ from scalesocket import (
 from .seats import find_frames
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Timer
+    from scalesocket import Config, Poller
 
     from .seats import Seat
 
@@ -886,7 +886,7 @@ class Dormant:
         self.since = time.monotonic()
 
 
-def make_rooms(config: Config, timer: Timer) -> StoredRooms:
+def make_rooms(config: Config, timer: Poller) -> StoredRooms:
     """Return the rooms, which are stored where --store says.
 
     Raises:
@@ -905,7 +905,7 @@ class StoredRooms(RoomRegistry):
     room_type = StoredRoom
     ending_time = ROOM_TIMEOUT  # seconds that a client waits for a room to be saved, or read
 
-    def __init__(self, config: Config, timer: Timer) -> None:
+    def __init__(self, config: Config, timer: Poller) -> None:
         super().__init__(config, timer)
         self._store = self.open_store(config.store)
         self.client_ids = itertools.count(self._store.highest + 1)

@@ -102,7 +102,7 @@ def frame_maker(server: Any) -> Work:
 def fan_out(server: Any, count: int) -> Work:
     """Return what delivers a message to so many clients, whose connections do nothing."""
     config = server.Config(command=("cat",))
-    registry = server.RoomRegistry(config, server.Timer())
+    registry = server.RoomRegistry(config, server.Poller("timer"))
     history = None
     if hasattr(server, "History"):  # an older version
         kept = (

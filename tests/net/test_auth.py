@@ -182,7 +182,7 @@ def test_no_more_than_16_run_at_once_and_all_get_their_turn(tmp_path: Path) -> N
 def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "AUTH_TIMEOUT", 1.0)
     monkeypatch.setattr(auth, "MAX_AUTH", 1)
-    timer = scalesocket.Timer()
+    timer = scalesocket.Poller("timer")
     timer.start()
     config = parse_command_line(["--auth", "sleep 12345", "cat"])
     command = auth.AuthCommand(config, timer)

@@ -238,7 +238,7 @@ def test_guessing_takes_its_time_and_only_the_guessers(monkeypatch: pytest.Monke
     """Each no costs its address one of its turns for a while."""
     monkeypatch.setattr(auth, "AUTH_TIMEOUT", 0.05)
     monkeypatch.setattr(auth, "AUTH_PENALTY", 60.0)
-    timer = scalesocket.Timer()
+    timer = scalesocket.Poller("timer")
     command = auth.AuthCommand(parse_command_line(["--auth", "false", "cat"]), timer)
     monkeypatch.setattr(command, "_run", lambda client: int(client.address != "192.0.2.2"))
     request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
@@ -259,7 +259,7 @@ def test_guessing_takes_its_time_and_only_the_guessers(monkeypatch: pytest.Monke
 def test_every_turn_comes_back_however_many_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "AUTH_TIMEOUT", PATIENCE)
     monkeypatch.setattr(auth, "AUTH_PENALTY", 0.0)
-    timer = scalesocket.Timer()
+    timer = scalesocket.Poller("timer")
     timer.start()
     command = auth.AuthCommand(parse_command_line(["--auth", "false", "cat"]), timer)
     running: list[int] = []

@@ -29,7 +29,6 @@ from scalesocket import (
     Role,
     RoomLog,
     Route,
-    Timer,
     Traffic,
     WebSocketProtocol,
 )
@@ -233,7 +232,7 @@ def test_a_history_goes_on_when_a_program_is_started_again(tmp_path: Path) -> No
 def test_an_empty_history_is_not_remembered() -> None:
     """Names that strangers make up would push out those that hold something."""
     registry = scalesocket.RoomRegistry(
-        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Timer()
+        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Poller("timer")
     )
     full, empty = registry.histories.open("full"), registry.histories.open("empty")
     full.add(Opcode.TEXT, [b"x"])
@@ -248,7 +247,7 @@ def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
 ) -> None:
     monkeypatch.setattr(scalesocket.net.history, "MAX_REMEMBERED_ROOMS", 2)
     registry = scalesocket.RoomRegistry(
-        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Timer()
+        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Poller("timer")
     )
     histories = {name: registry.histories.open(name) for name in "abc"}
     for name in "cba":
@@ -668,15 +667,15 @@ def sender() -> Iterator[Poller]:
 
 
 @pytest.fixture
-def timer() -> Iterator[Timer]:
-    running = Timer()
+def timer() -> Iterator[Poller]:
+    running = Poller("timer")
     running.start()
     yield running
     running.stop()
 
 
 def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
-    sender: Poller, timer: Timer, monkeypatch: pytest.MonkeyPatch
+    sender: Poller, timer: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 33: one upgrade with permessage-deflate held up all joins and /health for 2.8 s.
 

@@ -29,11 +29,11 @@ from scalesocket import (
     Left,
     Messages,
     Opcode,
+    Poller,
     ProcessBackend,
     Received,
     Role,
     Route,
-    Timer,
     Unwritten,
     WebSocketProtocol,
     parse_command_line,
@@ -338,15 +338,15 @@ def test_a_history_of_no_size_keeps_nothing(kind: type[ShortHistory]) -> None:
 
 
 @pytest.fixture
-def timer() -> Iterator[Timer]:
-    running = Timer()
+def timer() -> Iterator[Poller]:
+    running = Poller("timer")
     running.start()
     yield running
     running.stop()
 
 
 def test_calls_come_in_the_order_of_their_times(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch
+    timer: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
     done = threading.Event()
@@ -362,7 +362,7 @@ def test_calls_come_in_the_order_of_their_times(
 
 
 def test_calls_of_the_same_time_keep_their_order(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch
+    timer: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[int] = []
     real = scalesocket.time.monotonic
@@ -375,14 +375,14 @@ def test_calls_of_the_same_time_keep_their_order(
     assert called == list(range(20))
 
 
-def test_an_earlier_call_overtakes_the_one_that_is_waited_for(timer: Timer) -> None:
+def test_an_earlier_call_overtakes_the_one_that_is_waited_for(timer: Poller) -> None:
     called = threading.Event()
     timer.call_later(3600, lambda: None)
     timer.call_later(0, called.set)
     assert called.wait(PATIENCE)
 
 
-def test_a_call_may_ask_for_the_next(timer: Timer) -> None:
+def test_a_call_may_ask_for_the_next(timer: Poller) -> None:
     done = threading.Event()
 
     def count(left: int) -> None:
@@ -396,7 +396,7 @@ def test_a_call_may_ask_for_the_next(timer: Timer) -> None:
 
 
 def test_a_call_that_fails_takes_no_other_along(
-    timer: Timer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    timer: Poller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
     called = threading.Event()
@@ -407,7 +407,7 @@ def test_a_call_that_fails_takes_no_other_along(
 
 
 def test_a_stopped_timer_calls_nothing_and_ends() -> None:
-    timer = Timer()
+    timer = Poller("timer")
     timer.start()
     called: list[int] = []
     timer.call_later(2 * PATIENCE, lambda: called.append(1))
@@ -555,7 +555,7 @@ def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
         inbox=SimpleNamespace(put=lambda left: told.append("the room")),
         members=SimpleNamespace(dismiss=lambda client: told.append("the members")),
     )
-    registry = scalesocket.RoomRegistry(parse_command_line(["cat"]), Timer())
+    registry = scalesocket.RoomRegistry(parse_command_line(["cat"]), Poller("timer"))
     assert registry.release(member, scalesocket.Left(member, 1000))
     assert told[:2] == ["the members", "the room"]
     assert not registry.release(member, scalesocket.Left(member, 1000))

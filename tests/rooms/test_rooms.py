@@ -22,9 +22,9 @@ from scalesocket import (
     FieldNames,
     Game,
     Headers,
+    Poller,
     Request,
     RoomRegistry,
-    Timer,
 )
 from tests.support import (
     BINARY,
@@ -985,7 +985,7 @@ def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
 
 def test_however_often_a_lingering_room_is_left_one_timed_call_waits_for_its_end() -> None:
     """Each who came and went left one behind, for all of --linger."""
-    timer = Timer()  # which does not run
+    timer = Poller("timer")  # which does not run
     registry = RoomRegistry(Config(game=Game, linger=3600), timer)
     request = Request("GET", "/den", "HTTP/1.1", Headers())
     peer = ("192.0.2.1", 1)
@@ -993,7 +993,7 @@ def test_however_often_a_lingering_room_is_left_one_timed_call_waits_for_its_end
         client = Client(number, "den", request, Mock(), peer=peer, local=peer)
         room = registry.join(client)
         room.leave(client, Closing(CloseCode.ABNORMAL, "", failed=False))
-        assert len(timer._heap) == 1
+        assert len(timer._calls) == 1
     registry.end_all(CloseCode.NORMAL, "")
     assert registry.wait_until_idle(PATIENCE)
 

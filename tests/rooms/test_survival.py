@@ -606,7 +606,7 @@ def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPat
         raise MemoryError
 
     done = threading.Event()
-    timer = scalesocket.Timer()
+    timer = scalesocket.Poller("timer")
     timer.start()
     timer.call_later(0, fail)
     timer.call_later(0, done.set)
@@ -687,7 +687,7 @@ def test_a_room_whose_first_client_finds_no_memory_comes_to_its_end(
     def run_out(room: scalesocket.Room, client: scalesocket.Client) -> None:
         raise MemoryError
 
-    timer = scalesocket.Timer()
+    timer = scalesocket.Poller("timer")
     registry = scalesocket.RoomRegistry(scalesocket.Config(game=Quiet), timer)
     request = scalesocket.Request("GET", "/lobby", "HTTP/1.1", scalesocket.Headers())
     peer = ("192.0.2.1", 1)

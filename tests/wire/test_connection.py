@@ -26,7 +26,6 @@ from scalesocket import (
     Ping,
     Poller,
     Role,
-    Timer,
     WebSocketProtocol,
 )
 from tests.rooms.test_inbox import PATIENCE, Worker, in_rounds
@@ -52,7 +51,7 @@ class Engine:
     """What connections share in a server."""
 
     sender: Poller
-    timer: Timer
+    timer: Poller
 
     def watched(self) -> int:
         """Return how many connections the sender knows."""
@@ -62,7 +61,7 @@ class Engine:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """A sender and a timer, which must know nothing any more when the test is over."""
-    running = Engine(Poller("sender"), Timer())
+    running = Engine(Poller("sender"), Poller("timer"))
     running.sender.start()
     running.timer.start()
     yield running
@@ -657,7 +656,7 @@ def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
 
 def test_after_the_sender_has_stopped_sending_raises_nothing() -> None:
     """At shutdown a pump may be in the middle of a fan-out."""
-    engine = Engine(Poller("sender"), Timer())
+    engine = Engine(Poller("sender"), Poller("timer"))
     engine.sender.start()
     engine.timer.start()
     ours, theirs = socket.socketpair()

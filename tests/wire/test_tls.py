@@ -687,7 +687,7 @@ def test_sending_to_a_peer_whose_tls_has_failed_raises_nothing(
     tls, client = make_ends(certs, version)
     shake_hands(tls, client)
     ours, theirs = socket.socketpair()
-    timer, sender = scalesocket.Timer(), scalesocket.Poller("sender")
+    timer, sender = scalesocket.Poller("timer"), scalesocket.Poller("sender")
     timer.start()
     sender.start()
     protocol = scalesocket.WebSocketProtocol(scalesocket.Role.SERVER, max_message=1000)
