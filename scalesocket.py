@@ -4628,14 +4628,21 @@ def open_listeners(
         missing: list[tuple[str, OSError]] = []
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            both = len(addresses) == len(found) == 1
             for family, _, _, _, address in found:
+                alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
+                both = alone and socket.has_dualstack_ipv6()
                 try:
-                    here.append(opened.enter_context(listen_at(family, address, both)))
+                    listener = socket.create_server(
+                        address, family=family, backlog=4096, dualstack_ipv6=both
+                    )
                 except OSError as error:
+                    error.strerror = os.strerror(error.errno or 0)  # without the address
                     if error.errno not in _NOT_OURS:
                         raise
                     missing.append((str(address[0]), error))
+                    continue
+                listener.setblocking(False)
+                here.append(opened.enter_context(listener))
                 if here and not port:
                     break
             if missing and not here:
@@ -4652,54 +4659,12 @@ def open_listeners(
     return listeners
 
 
-def listen_at(family: int, address: Any, both: bool) -> socket.socket:
-    """Return a socket that listens at an address; `both`: for IPv6, also at that of IPv4.
-
-    Raises:
-        OSError: it cannot.
-    """
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if POSIX:  # on Windows it would let two servers share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if listener.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-        listener.bind(address)
-        listener.listen(4096)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
 def describe_listener(listener: socket.socket) -> str:
     """Return where it listens, for the log."""
     if listener.family == AF_UNIX:
         return str(listener.getsockname())
     host, port = listener.getsockname()[:2]
     return f"{host} on port {port}"
-
-
-def wait_for_end(wake_up: socket.socket, look: Callable[[], None]) -> None:
-    """Wait until the other end of a pair is shut down, and let signals have their handlers run.
-
-    `look` is called at first, and after each signal. Python runs handlers on the main thread only,
-    when it is between two calls; a signal that comes just before a blocking call, or to another
-    thread, would not end that call. The byte that is written for it does.
-    """
-    signalled, signal_end = socket.socketpair()
-    signal_end.setblocking(False)
-    on_main = threading.current_thread() is threading.main_thread()
-    if on_main:
-        signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
-    with signalled, signal_end:
-        look()
-        while wake_up not in insist(select.select, (wake_up, signalled), (), ())[0]:
-            insist(signalled.recv, 64)
-            look()
-        if on_main:
-            signal.set_wakeup_fd(-1)
 
 
 class ToldOnce:
@@ -5684,6 +5649,7 @@ class Server:
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._descendants = find_feature("descendants") if config.command else None
         self.stopping = False  # it has been told to end
+        self._stopped = False  # and that at once
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
         drain = load_feature("drain", "--drain") if config.drain else None
         self.drain: Drain | None = drain and drain.Drain(self, self._timer, config.drain)
@@ -5745,15 +5711,11 @@ class Server:
         if self._descendants is not None:
             self._descendants.adopt_orphans(self._timer)
         self.readers.shared.start()
-        # `stop` shuts the other end down, which makes this one readable. A signal handler may do
-        # that, but it may not take a lock, as an Event would.
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
-            if self.stopping and not (self.drain and self.drain.asked):  # a signal was faster
-                self.stop()
             listeners = self._start_listeners()
             accept_key("")  # loads what the first client would have to wait for
-            wait_for_end(wake_up, self.drain.look if self.drain else lambda: None)
+            self._wait_for_stop(wake_up, self._waker)
             closed = threading.Event()
             for listener in listeners:
                 listener.stop()
@@ -5762,6 +5724,26 @@ class Server:
         self.opened.close()
         self._end()
         self.readers.shared.stop()
+
+    def _wait_for_stop(self, wake_up: socket.socket, waker: socket.socket) -> None:
+        """Wait until `stop` is called, and let signals have their handlers run.
+
+        Python runs handlers on the main thread only, when it is between two calls; a signal that
+        comes just before a blocking call, or to another thread, would not end that call. The byte
+        that is written for it does.
+        """
+        waker.setblocking(False)
+        on_main = threading.current_thread() is threading.main_thread()
+        if on_main:
+            signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            while not self._stopped:
+                if self.drain is not None:
+                    self.drain.look()
+                insist(wake_up.recv, 64)
+        finally:
+            if on_main:
+                signal.set_wakeup_fd(-1)
 
     def _start_listeners(self) -> list[Listener]:
         """Accept from now on."""
@@ -5849,10 +5831,10 @@ class Server:
 
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
-        self.stopping = True
-        with contextlib.suppress(OSError):  # closed already
-            if self._waker is not None:
-                self._waker.shutdown(socket.SHUT_WR)
+        self.stopping = self._stopped = True
+        with contextlib.suppress(OSError):  # closed already, or full of such bytes
+            if self._waker is not None:  # an Event would take a lock, as no handler may
+                self._waker.send(b"\0")
 
     def kill(self) -> None:
         """End all children at once; for when draining takes too long."""
