@@ -4527,20 +4527,10 @@ class HttpSite:
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
         self._registry = registry
-        self._files: StaticFiles | None = None
-        if (pages := find_feature("pages")) is not None:
-            self._files = pages.make_files(config)
-        elif config.staticdir is not None:
-            self._files = StaticFiles(config.staticdir)
-        self._api: RoomsApi | None = None
-        if config.peers:
-            self._api = load_feature("peers_api", "--peers").PeersApi(registry, config)
-        elif config.api:
-            self._api = RoomsApi(registry, config)
-        metrics = load_feature("metrics", "--metrics") if config.metrics else None
-        self._metrics: Metrics | None = metrics and metrics.Metrics(registry)
-        console = load_feature("console", "--console") if config.console is not None else None
-        self.console: Console | None = console and console.Console(config, registry)
+        self.files = StaticFiles(config.staticdir) if config.staticdir else None
+        self.api = RoomsApi(registry, config) if config.api else None
+        self.metrics: Metrics | None = None
+        self.console: Console | None = None
         self.gather: Callable[[Request], Response] | None = None  # asks all of --workers
 
     def respond(self, request: Request, peer: Endpoint) -> Response:
@@ -4561,8 +4551,8 @@ class HttpSite:
             return (self.gather or part.respond)(request)
         if self.console and self.console.covers(path):
             return self.console.respond(request, peer)
-        if self._files:
-            return self._files.respond(request)
+        if self.files:
+            return self.files.respond(request)
         if path == "/":
             return Response(200, WELCOME.encode())
         raise HandshakeError(404, f"nothing here; rooms are at ws://…{request.base}/<room>")
@@ -4570,8 +4560,8 @@ class HttpSite:
     def find_part(self, path: str) -> RoomsApi | Metrics | None:
         """Return what answers for that path out of what this process knows, if anything does."""
         if path.rstrip("/") == "/metrics":
-            return self._metrics
-        return self._api if path.startswith("/api/") else None
+            return self.metrics
+        return self.api if path.startswith("/api/") else None
 
 
 # ==== 13. Server =========================================================================
@@ -5597,63 +5587,52 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._timer = Poller("timer")
+        self.timer = Poller("timer")
         self._sender = Poller("sender")
         make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
-        self.registry: RoomRegistry = make_rooms(config, self._timer)
+        self.registry: RoomRegistry = make_rooms(config, self.timer)
         proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
         self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
         self.limits = ConnectionLimits(config.maxconns)
-        if (per_address := find_feature("per_address")) is not None:
-            self.limits = per_address.AddressLimits(config, self.proxies, self.registry.count)
-        game = config.game
-        asks_nobody = game is None or not asks_game(game)
-        # Who say, one after the other, whether a client may come in; each may take long.
-        self.askers: list[Callable[[Client], bool]] = []
-        self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
-        if game is not None and not asks_nobody:
-            self.askers.append(functools.partial(ask_game, game))
-        # Asks whether a request that is for no room may be answered.
-        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = None
-        if config.auth or config.authall:
-            load_feature("auth", "--auth").set_up(self, self._timer)
-        self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
         self.site = HttpSite(config, self.registry)
-        # Who may take a connection over that asks for a WebSocket: also a worker (net/workers.py).
-        elsewhere = filter(None, (self.registry.relays, self.site.console))
-        self.takers: list[Callable[..., Generator[Want, Any, bool]]] = [x.take for x in elsewhere]
-        origins = find_feature("origins")
-        self.guard = origins.make_guard(config, self.proxies) if origins else LocalPages()
-        cors = load_feature("cors", "--cors") if config.cors else None
-        self.cors: Cors | None = cors and cors.Cors(config.cors)
-        base = load_feature("basepath", "--basepath") if config.basepath else None
-        self.enter_base: Callable[[Request, str], Request] | None = base and base.enter_base
-        deflate = load_feature("deflate", "--compress") if config.compress else None
-        self.negotiate: Negotiate | None = deflate and deflate.negotiate
-        seats = load_feature("seats", "--resume") if config.resume else None
-        self.seats: Seats | None = seats and seats.Seats(config, self.registry, self.limits)
-        self.registry.holder = self.seats
-        self.told = ToldOnce()
-        tls = load_feature("tls", "--sslcert") if config.sslcert else None
-        self.tls_context: ssl.SSLContext | None = tls and tls.load_certificates(config)
-        self.taps: Taps | None = None
-        self.worker: Worker | None = None  # which one this is, with --workers
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
+        self.told = ToldOnce()
         self.is_ending = False  # no client is let in any more
-        small = game is not None and asks_nobody  # nothing of it runs on a helper
-        rated = config.maxrate or (game and game.max_rate)
-        kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
-        self.readers: Readers = kind(small=small)
-        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
-        self._listeners: list[tuple[socket.socket, type[Session]]] = []
-        self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
-        self._descendants = find_feature("descendants") if config.command else None
         self.stopping = False  # it has been told to end
         self._stopped = False  # and that at once
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        drain = load_feature("drain", "--drain") if config.drain else None
-        self.drain: Drain | None = drain and drain.Drain(self, self._timer, config.drain)
+        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
+        self._listeners: list[tuple[socket.socket, type[Session]]] = []
+        self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
+        # What options hang on, by the `set_up` of their modules.
+        self.guard = LocalPages()
+        self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
+        # Asks whether a request that is for no room may be answered.
+        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = None
+        # Who may take a connection over that asks for a WebSocket.
+        self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []
+        self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
+        self.cors: Cors | None = None
+        self.enter_base: Callable[[Request, str], Request] | None = None
+        self.negotiate: Negotiate | None = None
+        self.seats: Seats | None = None
+        self.drain: Drain | None = None
+        self.tls_context: ssl.SSLContext | None = None
+        self.taps: Taps | None = None
+        self.worker: Worker | None = None  # which one this is, with --workers
+        self._descendants = find_feature("descendants") if config.command else None
+        game = config.game
+        if game is not None and asks_game(game):
+            self.askers.append(functools.partial(ask_game, game))
+        small = game is not None and not self.askers  # nothing of it runs on a helper
+        rated = config.maxrate or (game and game.max_rate)
+        kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
+        self.readers: Readers = kind(small=small)
+        for feature in config.find_features():
+            if hasattr(feature, "set_up"):
+                feature.set_up(self)
+        self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
 
     def listen(self) -> None:
         """Open the listening sockets, and then what listens in on connections.
@@ -5701,15 +5680,15 @@ class Server:
             threads.set_stack_size(self.config.game)
             threads.return_memory()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        self._timer.start()
+        self.timer.start()
         self._sender.start()
         for thread in self.registry.threads:
             thread.start()
         if self.config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
-            self._timer.call_later(self.config.ping / 4, self._check_peers)
+            self.timer.call_later(self.config.ping / 4, self._check_peers)
         if self._descendants is not None:
-            self._descendants.adopt_orphans(self._timer)
+            self._descendants.adopt_orphans(self.timer)
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
@@ -5794,7 +5773,7 @@ class Server:
             sock,
             protocol,
             sender=self._sender,
-            timer=self._timer,
+            timer=self.timer,
             max_backlog=self.config.backlog,
             **options,
         )
@@ -5870,7 +5849,7 @@ class Server:
         for thread in self.registry.threads:
             thread.stop()
         self._sender.stop()
-        self._timer.stop()
+        self.timer.stop()
         if self.taps is not None:
             self.taps.close()
         self.say("stopped")
@@ -5901,7 +5880,7 @@ class Server:
         for connection in self.connections.copy():
             connection.check_peer(interval, now, deaf)
         if not self.is_ending:
-            self._timer.call_later(interval / 4, self._check_peers)
+            self.timer.call_later(interval / 4, self._check_peers)
 
 
 # ==== 14. Command line ===================================================================
@@ -5994,6 +5973,22 @@ class Config:
     console: tuple[Network | str, ...] | None = None
     log: str = "text"
     verbose: int = 0
+
+    def find_features(self) -> list[Any]:
+        """Return the modules of net/ that every server has, and those whose options are given.
+
+        Raises:
+            ConfigError: one of the latter is not there, as this file has been copied alone.
+        """
+        found = {name: find_feature(name) for name in ALWAYS}
+        defaults = Config()
+        rows = [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]
+        for row in rows:
+            for option in row.names.split():
+                name = option[2:].replace("-", "_")
+                if getattr(self, name, None) != getattr(defaults, name, None):
+                    found[row.module] = load_feature(row.module, option)
+        return [module for module in found.values() if module is not None]
 
 
 JSON_JOIN = '{"t":"Join","_from":#ID}'
@@ -6124,7 +6119,11 @@ Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
 
 
 class OptionsOf(NamedTuple):
-    """Options of a module in net/: they are its OPTIONS, and its `check_options` checks them."""
+    """Options of a module in net/, which has them as its OPTIONS.
+
+    Its `check_options` is given the config, to refuse what cannot work, and its `set_up` the
+    server, to hang on what it needs there; it need not have both.
+    """
 
     module: str
     names: str
@@ -6139,6 +6138,8 @@ class OptionsOf(NamedTuple):
             module = load_feature(self.module, wanted[0]) if wanted else None
         return [option for option in module.OPTIONS if option[0] in names] if module else []
 
+
+ALWAYS = ("per_address", "origins", "pages")  # set up in every server, where they are there
 
 # By group, in the order of --help; a test holds README's tables to it.
 # fmt: off
@@ -6374,16 +6375,9 @@ def check_options(config: Config) -> None:
     Raises:
         ConfigError: they do, and it names them; or the module of one is not there.
     """
-    defaults = Config()
-    features = [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]
-    for feature in features:
-        for option in feature.names.split():
-            name = option[2:].replace("-", "_")
-            if getattr(config, name, None) != getattr(defaults, name, None):
-                module = load_feature(feature.module, option)
-                if hasattr(module, "check_options"):
-                    module.check_options(config)
-                break
+    for feature in config.find_features():
+        if hasattr(feature, "check_options"):
+            feature.check_options(config)
     framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")

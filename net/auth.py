@@ -232,10 +232,10 @@ OPTIONS = (
 # fmt: on
 
 
-def set_up(server: Server, timer: Poller) -> None:
+def set_up(server: Server) -> None:
     """Have a server ask the command, also about what is for no room if that is wanted."""
     if server.config.auth:
-        command = AuthCommand(server.config, timer)
+        command = AuthCommand(server.config, server.timer)
         server.askers.append(command.ask)
         server.before_end.append(command.stop)
     if server.config.authall:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scalesocket import SEGMENT, HandshakeError, parser_of
 
 if TYPE_CHECKING:
-    from scalesocket import Request
+    from scalesocket import Request, Server
 
 parse_basepath = parser_of(rf"/|(/{SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
 # fmt: off
@@ -33,3 +33,8 @@ def enter_base(request: Request, base: str) -> Request:
     if not request.path.startswith(f"{base}/"):
         raise HandshakeError(404, f"nothing here; all is below {base}/")
     return replace(request, target=request.target.removeprefix(base), base=base)
+
+
+def set_up(server: Server) -> None:
+    """Have a server look below the path only."""
+    server.enter_base = enter_base

@@ -35,6 +35,7 @@ from scalesocket import (
     Opcode,
     Proxies,
     Response,
+    Server,
     Want,
     __version__,
     encode_frame,
@@ -268,3 +269,10 @@ def _pass_back(sock: socket.socket, connection: Connection, stall: float) -> Non
                 connection.close(CloseCode.POLICY_VIOLATION, "too slow", discard=True)
                 return
     connection.close(CloseCode.NORMAL, "the connection has ended")
+
+
+def set_up(server: Server) -> None:
+    """Have a server show the console."""
+    console = Console(server.config, server.registry)
+    server.site.console = console
+    server.takers.append(console.take)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scalesocket import Request, Response
+from scalesocket import Request, Response, Server
 
 from .origins import is_listed, parse_origins
 
@@ -69,3 +69,8 @@ class Cors:
                 if origin != "null":  # which is anybody in a sandbox: it gets nobody's cookies
                     fields.append(("Access-Control-Allow-Credentials", "true"))
         return replace(response, headers=(*response.headers, *fields))
+
+
+def set_up(server: Server) -> None:
+    """Have a server's answers name who may read them."""
+    server.cors = Cors(server.config.cors)

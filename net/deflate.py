@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 
-from scalesocket import FLAG, PLAIN, CloseCode, Encoding, ProtocolError, encode_frame
+from scalesocket import FLAG, PLAIN, CloseCode, Encoding, ProtocolError, Server, encode_frame
 
 OPTIONS = (("--compress", "", FLAG, "permessage-deflate for clients that offer it"),)
 MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
@@ -158,3 +158,8 @@ class Inflater:
             extra = self._stream.decompress(_TAIL + _LAST_BLOCK)
             if extra or not self._stream.eof:
                 raise zlib.error("it breaks off")
+
+
+def set_up(server: Server) -> None:
+    """Have a server accept the extension."""
+    server.negotiate = negotiate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scalesocket import RESTARTING, CloseCode, Draining, parse_seconds
 
 if TYPE_CHECKING:
-    from scalesocket import Poller, Server
+    from scalesocket import Server
 
 # fmt: off
 OPTIONS = (
@@ -22,19 +22,21 @@ OPTIONS = (
 # fmt: on
 
 
+def set_up(server: Server) -> None:
+    """Have a server drain on SIGTERM."""
+    server.drain = Drain(server)
+
+
 class Drain:
     """Ends a server once its rooms are empty, or its time is over.
 
     Args:
         server: that is to end.
-        timer: of the server.
-        seconds: that its rooms may go on at the most.
     """
 
-    def __init__(self, server: Server, timer: Poller, seconds: float) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._timer = timer
-        self._seconds = seconds
+        self._seconds = server.config.drain  # that its rooms may go on at the most
         self._until = 0.0
         self.asked = False
 
@@ -60,7 +62,7 @@ class Drain:
         if self._is_empty() or time.monotonic() >= self._until:
             self._server.stop()
         else:
-            self._timer.call_later(0.1, self._check_rooms)
+            self._server.timer.call_later(0.1, self._check_rooms)
 
     def _is_empty(self) -> bool:
         """Whether no client is in any room, here or through here; one may linger."""

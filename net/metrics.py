@@ -16,6 +16,7 @@ from scalesocket import (
     Response,
     Room,
     RoomRegistry,
+    Server,
     Traffic,
     log,
 )
@@ -175,3 +176,8 @@ class Metrics:
                 label = room.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
                 lines.append(f'{sample}{{room="{label}"}} {number}')
         return "\n".join(lines) + "\n"
+
+
+def set_up(server: Server) -> None:
+    """Have a server answer `/metrics`."""
+    server.site.metrics = Metrics(server.registry)

@@ -23,7 +23,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Endpoint, Proxies, Request
+    from scalesocket import Config, Endpoint, Proxies, Request, Server
 
 _ORIGIN = re.compile(
     r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
@@ -296,3 +296,8 @@ OPTIONS = (
      "address, localhost or the machine's own name"),
 )
 # fmt: on
+
+
+def set_up(server: Server) -> None:
+    """Have a server look at where pages are from."""
+    server.guard = make_guard(server.config, server.proxies)

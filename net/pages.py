@@ -21,6 +21,7 @@ from scalesocket import (
     HandshakeError,
     Request,
     Response,
+    Server,
     StaticFiles,
     json_response,
     load_feature,
@@ -121,3 +122,8 @@ class Pages(WebFiles):
             own = (config.staticdir / "index.html").is_file()
             about["page"] = "" if own else "talk/"
         return about
+
+
+def set_up(server: Server) -> None:
+    """Have a server show the pages."""
+    server.site.files = make_files(server.config)

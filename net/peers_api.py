@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 
-from scalesocket import Config, RoomRegistry, RoomsApi, log, parse_names, refuse_if
+from scalesocket import Config, RoomRegistry, RoomsApi, Server, log, parse_names, refuse_if
 
 from .peers import Peers
 from .relay import Relays
@@ -59,3 +59,11 @@ class PeersApi(RoomsApi):
     def describe(self, name: str) -> dict[str, str]:
         """Return the metrics of a room here or, failing that, of one on a peer."""
         return super().describe(name) or self._peers.describe(name)
+
+
+def set_up(server: Server) -> None:
+    """Have a server list the rooms of its peers, too, and lead clients to them."""
+    server.site.api = PeersApi(server.registry, server.config)
+    relays = server.registry.relays
+    assert relays is not None
+    server.takers.append(relays.take)

@@ -23,7 +23,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Proxies
+    from scalesocket import Config, Proxies, Server
 
 # fmt: off
 OPTIONS = (
@@ -129,3 +129,8 @@ class AddressLimits(ConnectionLimits):
         if not self.of_one or address in ("", UNIX_PEER[0]) or address in self._proxies:
             return ""
         return "" if self._spares_own and is_loopback(address) else network_of(address)
+
+
+def set_up(server: Server) -> None:
+    """Have a server count connections by their address."""
+    server.limits = AddressLimits(server.config, server.proxies, server.registry.count)

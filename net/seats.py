@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         ConnectionLimits,
         Event,
         RoomRegistry,
+        Server,
         Session,
         WebSocketProtocol,
     )
@@ -905,3 +906,9 @@ class Seats:
 def digest(token: str) -> bytes:
     """Return by what a token is known."""
     return hashlib.sha256(token.encode(errors="replace")).digest()
+
+
+def set_up(server: Server) -> None:
+    """Have a server's clients take seats."""
+    seats = Seats(server.config, server.registry, server.limits)
+    server.seats = server.registry.holder = seats

@@ -401,3 +401,8 @@ def point_to_tls(session: HttpSession) -> Life:
                 where = f"{scheme}://{host}{request.target}"
     refusal = HandshakeError(400, f"this port speaks TLS: use {where}")
     session.send(describe_error(refusal), keep_alive=False)
+
+
+def set_up(server: Server) -> None:
+    """Have a server speak TLS."""
+    server.tls_context = load_certificates(server.config)

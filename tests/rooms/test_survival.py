@@ -648,7 +648,8 @@ def test_a_listener_goes_on_though_memory_ran_out_as_it_was_opened_or_paused() -
     server.readers.shared.call_later.side_effect = [MemoryError, None]
     with pytest.raises(scalesocket.ShortageError):
         listener._accept_all()
-    assert server.readers.shared.call_later.call_count == 2  # the second time, it will be opened again
+    # The second time, it will be opened again.
+    assert server.readers.shared.call_later.call_count == 2
 
 
 def test_a_bug_of_ours_ends_no_thread_that_reads_or_writes_for_all(
