@@ -44,10 +44,10 @@ With `--workers` there are several such processes, each with some of the rooms, 
 has no thread but its main one: see net/workers.py.
 
 Locks are taken in the order registry, room, turn (chapter 7), connection (that of all histories
-comes last), and none is held while waiting for a peer, a child or a disk. Every queue is bounded in
-bytes. Who has something for a full inbox is not read, so TCP slows it down; a full backlog makes
-the pump wait, so the child is slowed down. Nobody waits for a newcomer that is still being sent
-what was before its time.
+comes last), and none is held while waiting for a peer, a child or a disk. Every queue is bounded:
+in bytes, but joins and leaves in number. Who has something for a full inbox is not read, so TCP
+slows it down; a full backlog makes the pump wait, so the child is slowed down. Nobody waits for a
+newcomer that is still being sent what was before its time.
 
 Chapters:
 
@@ -166,11 +166,13 @@ JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
 MAX_UNHURRIED = 100  # events in a room that it need not know of at once
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
+MAX_DEPARTED = 4096  # clients that have gone and the backend does not know of, in a room
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 OWN_READERS = 4  # clients that have a reader each; all others share one
 CROWD = 3  # clients that speak at the same time, and not because they have just been answered
 ROUND_TIME = 0.005  # seconds between two rounds in which a crowd is read
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
+HELPER_PATIENCE = 0.05  # seconds that a helper waits for the next request
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
@@ -1354,10 +1356,7 @@ class Poller:
             self._wake()
 
     def stop(self) -> None:
-        """End the thread, and wait for that; not for that thread itself.
-
-        What has not been called by then will not be.
-        """
+        """End the thread, from another one; what it has not called by then will not be."""
         self._stopped = True
         self._wake()
         self._thread.join()
@@ -1383,13 +1382,11 @@ class Poller:
         for key, _ in self._select():
             self._do(key.data)
 
-    def _select(self, longest: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready; wait for that until a call is due, or for so many seconds."""
+    def _select(self, *, wait: bool = True) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready; wait for that, but not beyond when a call is due."""
         with self._lock:
-            patience = max(0.0, self._calls[0][0] - time.monotonic()) if self._calls else longest
-        if patience is not None and longest is not None:
-            patience = min(patience, longest)
-        return self._selector.select(patience)
+            patience = max(0.0, self._calls[0][0] - time.monotonic()) if self._calls else None
+        return self._selector.select(patience if wait else 0.0)
 
     def _call_due(self) -> None:
         while not self._stopped:
@@ -3518,6 +3515,7 @@ class Inbox:
         self._bell.acquire()
         self.events: list[RoomEvent] = []
         self.size = 0  # bytes of messages that wait
+        self.departed = 0  # clients whose leaving waits
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
@@ -3535,6 +3533,7 @@ class Inbox:
             if self._closed:
                 return False
             self.events.append(event)
+            self.departed += isinstance(event, Left)
             if urgent or len(self.events) > MAX_UNHURRIED:
                 self._ring()
             return True
@@ -3608,7 +3607,7 @@ class Inbox:
             self._wait(timeout)
         with self.lock:
             events, self.events = self.events, []
-            self.size = 0
+            self.size = self.departed = 0
             self._free()
             return events
 
@@ -4335,6 +4334,8 @@ class RoomRegistry:
         limit = min((n for n in limits if n), default=0)
         if limit and len(room.seats) >= limit:
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} clients")
+        if room.inbox.departed >= MAX_DEPARTED:  # its backend hangs: who comes and goes adds up
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room does not get on")
 
     def _remove(self, room: Room) -> None:
         if self._rooms.get(room.name) is room:
@@ -4995,15 +4996,20 @@ class Session:
             report_failure()
         return self.want
 
-    def read(self) -> Want | None:
-        """Wait for the bytes that it wants, and send them in; return as `resume`."""
+    def read(self) -> bool:
+        """Wait a little for the bytes that it wants, and send them in; False: none have come."""
+        patience = self.deadline - time.monotonic()
         try:
-            data = self.receive(self.deadline - time.monotonic())
+            data = self.receive(min(patience, HELPER_PATIENCE))
         except TimeoutError as error:
-            return self.fail(error)
+            if patience > HELPER_PATIENCE:
+                return False
+            self.fail(error)
+            return True
         except OSError:  # a reset, which is an end like any other
             data = b""
-        return self.resume(data)
+        self.resume(data)
+        return True
 
     def receive(self, patience: float) -> bytes:
         """Return what comes within so many seconds; no bytes at its end.
@@ -5093,10 +5099,9 @@ class HttpSession(Session):
         """
         self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
         self.deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
-        while b"\r\n\r\n" not in self.rest:
+        while (end := self.rest.find(b"\r\n\r\n")) < 0 and len(self.rest) <= MAX_HEAD:
             if self.rest.startswith(b"\x16\x03"):  # the record of a ClientHello
                 raise HandshakeError(400, NO_TLS)
-            check_head_size(self.rest)
             try:
                 data = yield Want.BYTES
             except TimeoutError:
@@ -5110,8 +5115,9 @@ class HttpSession(Session):
             self.rest += data if begun else data.lstrip(b"\r\n")
             if self.rest and not begun:
                 self.deadline = time.monotonic() + HEAD_TIMEOUT
-        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        check_head_size(self.head)
+        if not 0 <= end <= MAX_HEAD:
+            raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
+        self.head, self.rest = self.rest[:end], self.rest[end + 4 :]
         return True
 
     def send(self, response: Response, *, keep_alive: bool) -> bool:
@@ -5186,12 +5192,6 @@ class HttpSession(Session):
         )
 
 
-def check_head_size(head: bytes) -> None:
-    """Raise HandshakeError (431) if the head of a request is too long."""
-    if len(head) > MAX_HEAD:
-        raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
-
-
 class Reader(Poller):
     """One thread that reads connections: one of its own, or all that share it.
 
@@ -5215,9 +5215,8 @@ class Reader(Poller):
         # These are its thread's alone.
         self._ready: dict[Session, None] = {}  # in the order in which they are to be read
         self._paused: dict[Room, deque[Session]] = {}  # their room's inbox is full
-        self._looked_at = 0.0  # whether any of them has gone meanwhile
         self._opening: dict[Session, None] = {}  # those that have a deadline
-        self._is_timed = False  # `_check_deadlines` will be called
+        self._is_timed = False  # `_look_after` will be called
 
     # -- its thread --
 
@@ -5248,7 +5247,8 @@ class Reader(Poller):
             self._selector.register(session.sock, selectors.EVENT_READ, session)
             session.descriptor = session.sock.fileno()
         if session.want is Want.BYTES:
-            self._expect(session)
+            self._opening[session] = None
+            self._watch_over()
         elif session.want is Want.END or session.connection.has_more:
             self._ready[session] = None
 
@@ -5259,7 +5259,7 @@ class Reader(Poller):
             session.descriptor = -1
 
     def _do_round(self) -> None:
-        for key, _ in self._select(0.0 if self._ready else 1.0 if self._paused else None):
+        for key, _ in self._select(wait=not self._ready):
             session = key.data
             if not isinstance(session, Session):
                 self._do(session)
@@ -5281,8 +5281,6 @@ class Reader(Poller):
             raise
         if is_crowd:  # let more of them come together
             time.sleep(max(0.0, began + ROUND_TIME - time.monotonic()))
-        if self._paused and time.monotonic() - self._looked_at >= 1.0:
-            self._look_after_paused()
 
     @staticmethod
     def _is_crowd(sessions: Iterable[Session], now: float) -> bool:
@@ -5299,10 +5297,35 @@ class Reader(Poller):
             session.stop()
         super()._close()
 
+    def _watch_over(self) -> None:
+        """Look after those who wait, once a second as long as there are any."""
+        if not self._is_timed:
+            self._is_timed = True
+            self.call_later(1.0, self._look_after)
+
+    def _look_after(self) -> None:
+        """End who takes too long, and read on from those who have gone while they were paused."""
+        now = time.monotonic()
+        for session in [session for session in self._opening if session.deadline <= now]:
+            session.fail(TimeoutError("it took too long"))
+            self._do(functools.partial(self.attend, session))
+        for room, paused in self._paused.items():
+            for session in [s for s in paused if not self._is_there(s)]:
+                paused.remove(session)
+                self._resume(session, room)
+        self._is_timed = False
+        if self._opening or self._paused:
+            self._watch_over()
+
     # -- sessions that open --
 
     def _hear(self, session: Session) -> None:
-        """Send a session the bytes that it wants."""
+        """Send a session the bytes that it wants; under TLS, that is for a helper."""
+        if session.layer is not session.sock:
+            self._opening.pop(session, None)
+            self._unwatch(session)
+            self._readers.help(session)
+            return
         try:
             data = session.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
         except BlockingIOError:
@@ -5311,24 +5334,6 @@ class Reader(Poller):
             data = b""
         session.resume(data)
         self.attend(session)
-
-    def _expect(self, session: Session) -> None:
-        """See that it does not take longer than it may."""
-        self._opening[session] = None
-        if not self._is_timed:
-            self._is_timed = True
-            self.call_later(HEAD_TIMEOUT, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        now = time.monotonic()
-        for session in [session for session in self._opening if session.deadline <= now]:
-            session.fail(TimeoutError("it took too long"))
-            self._do(functools.partial(self.attend, session))
-        self._is_timed = bool(self._opening)
-        if self._is_timed:
-            soonest = min(session.deadline for session in self._opening)
-            wait = min(max(soonest - now, 0.1), HEAD_TIMEOUT)  # none has a deadline before that
-            self.call_later(wait, self._check_deadlines)
 
     # -- sessions in a room --
 
@@ -5403,6 +5408,7 @@ class Reader(Poller):
         if room not in self._paused:
             self._paused[room] = deque()
             self._wait_for(room)
+            self._watch_over()
         self._paused[room].append(session)
 
     def _wait_for(self, room: Room) -> None:
@@ -5423,14 +5429,6 @@ class Reader(Poller):
         room.receive(received)
         session.connection.resume()
         self.keep(session)
-
-    def _look_after_paused(self) -> None:
-        """Read on from those who have been closed meanwhile, or have gone."""
-        self._looked_at = time.monotonic()
-        for room, paused in self._paused.items():
-            for session in [s for s in paused if not self._is_there(s)]:
-                paused.remove(session)
-                self._resume(session, room)
 
 
 class Readers:
@@ -5491,12 +5489,13 @@ class Readers:
                 self.run(self._waiting.popleft())
 
     def run(self, session: Session) -> None:
-        """Run a session until it is in a room, or at its end; on a thread that may wait."""
+        """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
         while session.want is Want.HELPER or session.want is Want.BYTES:
             if session.want is Want.HELPER:
                 session.resume()
-            else:
-                session.read()
+            elif not session.read():
+                session.sock.settimeout(None)
+                break
         if session.want is not None:
             insist(self.shared.call, functools.partial(self.shared.attend, session))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import scalesocket
 from scalesocket import (
     Client,
     CloseCode,
     Closing,
     Config,
+    ConnectionClosed,
     FieldNames,
     Game,
     Headers,
@@ -994,6 +997,38 @@ def test_however_often_a_lingering_room_is_left_one_timed_call_waits_for_its_end
         room = registry.join(client)
         room.leave(client, Closing(CloseCode.ABNORMAL, "", failed=False))
         assert len(timer._calls) == 1
+    registry.end_all(CloseCode.NORMAL, "")
+    assert registry.wait_until_idle(PATIENCE)
+
+
+def test_who_comes_and_goes_while_a_hook_hangs_adds_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each left some 5 KB in the inbox, without end."""
+    monkeypatch.setattr(scalesocket, "MAX_DEPARTED", 50)
+    go_on = threading.Event()
+
+    class Hanging(Game):
+        def on_join(self, client: Client) -> None:
+            assert go_on.wait(PATIENCE)
+
+    registry = RoomRegistry(Config(game=Hanging), Poller("timer"))
+    request, peer = Request("GET", "/den", "HTTP/1.1", Headers()), ("192.0.2.1", 1)
+
+    def make_client(number: int) -> Client:
+        return Client(number, "den", request, Mock(), peer=peer, local=peer)
+
+    room = registry.join(make_client(0))
+    wait_until(lambda: not room.inbox.events)  # its hook hangs
+    for number in range(1, 51):
+        registry.join(client := make_client(number))
+        room.leave(client, Closing(CloseCode.ABNORMAL, "", failed=False))
+    with pytest.raises(ConnectionClosed, match="does not get on") as refused:
+        registry.join(make_client(51))
+    assert refused.value.code == CloseCode.TRY_AGAIN_LATER
+    go_on.set()
+    wait_until(lambda: not room.inbox.events)
+    assert registry.join(make_client(52)) is room
     registry.end_all(CloseCode.NORMAL, "")
     assert registry.wait_until_idle(PATIENCE)
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from unittest.mock import Mock, patch
 
@@ -94,6 +95,29 @@ def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> N
             assert client.receive_text() == "still here"
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_connections_kept_alive_cost_no_thread_while_nothing_is_asked(
+    secure: bool, certs: Certificates
+) -> None:
+    """Each of them held a thread for 15 s."""
+    trust, options = (certs.trust(), certs.options()) if secure else (None, ())
+    patient = with_constants(IDLE_TIMEOUT=3600.0)
+    with serve(*options, "cat", command=patient) as server, ExitStack() as stack:
+        connections: list[HTTPConnection] = []
+        for _ in range(30):
+            if trust:
+                connections.append(HTTPSConnection(server.host, server.port, context=trust))
+            else:
+                connections.append(HTTPConnection(server.host, server.port))
+            stack.callback(connections[-1].close)
+        for _ in range(3):
+            for connection in connections:
+                connection.request("GET", "/health")
+            for connection in connections:
+                assert connection.getresponse().read() == b'{"status": "ok"}'
+            wait_until(lambda: server.threads() == THREADS)
+
+
 def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not() -> None:
     reader = Readers().shared
     reader._selector = Mock()
@@ -104,7 +128,7 @@ def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not()
         reader.attend(session)
     assert len(reader._calls) == 1
     reader._calls.clear()  # it is called
-    reader._check_deadlines()
+    reader._look_after()
     session.want = Want.BYTES
     reader.keep(session)
     assert len(reader._calls) == 1
@@ -138,7 +162,7 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
         assert len(reader._opening) == len(peers)
         for session in reader._opening:
             session.deadline = 0.0
-        reader.call(reader._check_deadlines)  # the first that the selector tells of
+        reader.call(reader._look_after)  # the first that the selector tells of
         for theirs in peers:
             theirs.sendall(b"/1.1\r\n")
         reader._do_round()
