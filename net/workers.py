@@ -17,9 +17,10 @@ meet, and nobody has to keep a list. The parent holds the channels open, so what
 worker that has just crashed waits there for the next one.
 
 The parent serves nobody. It forks workers before it has any thread, forks one anew in the place of
-each that ends, and passes signals on. It also holds a second descriptor of each client, so that
-those of a worker that has crashed get a Close (1012), which nobody else could send any more. Linux
-leaves it the programs of such a worker, and it stops them.
+each that ends, and passes signals on; those that anybody else sends a worker are not heeded there.
+It also holds a second descriptor of each client, so that those of a worker that has crashed get a
+Close (1012), which nobody else could send any more. Linux leaves it the programs of such a worker,
+and it stops them.
 
 A connection under TLS cannot be handed over: its keys and sequence numbers are inside of the
 OpenSSL of the process that shook hands, and before that handshake nobody can know the room.
@@ -32,6 +33,7 @@ import itertools
 import json
 import os
 import re
+import select
 import selectors
 import signal
 import socket
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+    from types import FrameType
 
     from scalesocket import Endpoint, HttpSite, Life, Server
 
@@ -163,7 +166,8 @@ class Worker:
         index: from 0 on.
         channels: of all workers, by kind, each as its two ends: where to take from, and where to
             hand over.
-        parent: a socket to it; at its end, that process is gone.
+        parent: a socket to it, on which it says what signals it passes on; at its end, that process
+            is gone.
         first_client: the ID of the first client here; those of others lie between.
         client_ids: of many nodes, if there are (net/shared_rooms.py).
     """
@@ -183,6 +187,7 @@ class Worker:
         ]
         self._others = [other for other in range(len(channels)) if other != index]
         self._parent = parent
+        self._parent_pid = os.getppid()
         self.client_ids = client_ids or itertools.count(first_client, len(channels))
 
     def join(self, server: Server) -> None:
@@ -262,13 +267,32 @@ class Worker:
 
     def _watch_parent(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the parent has ended, however it did."""
+        end = select.poll()
+        end.register(self._parent, 0)  # what it says meanwhile is for the signal handler
 
         def watch() -> None:
-            with contextlib.suppress(OSError):
-                self._parent.recv(1)  # it never says anything
+            end.poll()
             stop()
 
         start_thread("parent", watch)
+
+    def heed(self, handler: Callable[[int, FrameType | None], object]) -> Callable[..., None]:
+        """Return a signal handler that calls another one for what the parent passes on, only.
+
+        Who stops all processes of a service or of a name (systemd, `pkill`) sends every worker a
+        signal, too. With the parent's that would be two, and a second one cuts all off. So the
+        parent says which it passes on, before it sends it.
+        """
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if os.getppid() != self._parent_pid:  # it is gone, or a game has forked this process
+                handler(number, frame)
+                return
+            with contextlib.suppress(OSError):  # that was all
+                while told := self._parent.recv(1, socket.MSG_DONTWAIT):
+                    handler(told[0], frame)
+
+        return on_signal
 
     def vouch(self, session: Session, number: int) -> None:
         """Have the parent say farewell to a client if this process ends before `release`.
@@ -425,7 +449,8 @@ class WorkerProcess:
 
     Attributes:
         pid: of the process.
-        line: what the worker says of its clients. What a game has forked may hold it, too.
+        line: what the worker says of its clients, and is told of signals. What a game has forked
+            may hold it, too.
         started: when, on the monotonic clock.
         clients: of each client a second descriptor, and its farewell.
         is_over: it takes no connection any more.
@@ -526,6 +551,8 @@ class Supervisor:
                 self._steps, self._orphans = STOP_STEPS[-1:], {}
                 self._stop_orphans()
             for process in self._processes.values():
+                with contextlib.suppress(OSError):  # it ends, or has not heard of many
+                    process.line.send(bytes([number]))
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
 
     # -- workers --
@@ -568,7 +595,8 @@ class Supervisor:
         try:
             self._close_all_but(index)
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                is_passed = handler == handlers[signal.SIGTERM]
+                signal.signal(number, worker.heed(handler) if is_passed else handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             worker.join(self._server)
             try:
@@ -598,7 +626,10 @@ class Supervisor:
 
     def _listen(self, index: int, process: WorkerProcess) -> None:
         """Note what a worker says: a client that has come or gone; that it is over."""
-        data, descriptors, _, _ = socket.recv_fds(process.line, 256, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(process.line, 256, 1)
+        except ConnectionResetError:  # it has ended without hearing of a signal; its words follow
+            return
         if not data:  # it is about to end
             self._hang_up(process)
             return

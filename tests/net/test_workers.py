@@ -464,6 +464,111 @@ def test_a_signal_ends_all_workers_and_their_clients_are_told(number: signal.Sig
         assert server.wait() == 0
 
 
+def signal_all(server: ServerProcess, number: signal.Signals) -> None:
+    """Send a signal to the workers, and then to their parent, as systemd and `pkill` do.
+
+    Each worker has got its own before the parent's.
+    """
+    for pid in workers_of(server).values():
+        os.kill(pid, number)
+        wait_until(functools.partial(has_taken, pid, number))
+    os.kill(server.pid, number)
+
+
+def has_taken(pid: int, number: signal.Signals) -> bool:
+    """Whether no such signal waits for a process any more."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"(?m)^(?:SigPnd|ShdPnd):\t(\w+)$", text)
+    return not any(int(mask, 16) & 1 << number - 1 for mask in masks)
+
+
+@contextlib.contextmanager
+def rooms_that_wait(folder: Path) -> Iterator[tuple[ServerProcess, list[RawClient]]]:
+    """Serve a room in each of two workers; they end when there is a file "gate", or are cut off."""
+    (folder / "waits.py").write_text(WAITS)
+    command = with_constants("scalesocket", DRAIN_TIMEOUT=1000.0)
+    with spread("waits:Waits", cwd=folder, command=command) as server:
+        with contextlib.ExitStack() as opened:
+            connect = functools.partial(RawClient.connect, server)
+            yield server, [opened.enter_context(connect(room_of(n))) for n in range(2)]
+
+
+def wait_until_over(server: ServerProcess) -> None:
+    """Wait until both workers have begun to stop, which their parent has told them by then."""
+    for number in range(2):
+        server.wait_log(f"worker {number} takes no more connections")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_at_once_is_one_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A worker counted its own and its parent's, and a second one cuts all off."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    with rooms_that_wait(tmp_path) as (server, clients):
+        signal_all(server, number)
+        wait_until_over(server)
+        (tmp_path / "gate").touch()
+        assert [client.wait_close()[0] for client in clients] == [1001, 1001]
+        assert server.wait() == 0
+        assert not any("has ended with" in line for line in server.log())
+
+
+def test_a_second_signal_to_all_processes_ends_them_at_once(tmp_path: Path) -> None:
+    with rooms_that_wait(tmp_path) as (server, _):
+        signal_all(server, signal.SIGTERM)
+        wait_until_over(server)
+        signal_all(server, signal.SIGTERM)
+        assert server.wait() == 1  # though the gate is shut
+
+
+def test_workers_drain_when_all_processes_get_the_signal_at_once() -> None:
+    with spread("--drain=600", "cat") as server, contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(RawClient.connect(server, room_of(n))) for n in range(2)]
+        signal_all(server, signal.SIGTERM)
+        wait_until(lambda: sum("draining for" in line for line in server.log()) == 2)
+        for client in clients:
+            say(client, "still playing")
+            client.close()
+        assert server.wait() == 0
+
+
+def test_a_worker_alone_does_not_heed_signals_until_its_parent_is_gone() -> None:
+    """Its parent would take it for crashed."""
+    with spread("cat") as server, RawClient.connect(server, room_of(0)) as client:
+        pid = workers_of(server)[0]
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(pid, number)
+            wait_until(functools.partial(has_taken, pid, number))
+        say(client, "hello")
+        assert workers_of(server)[0] == pid
+
+
+def test_orphaned_workers_heed_a_second_signal(tmp_path: Path) -> None:
+    """They stop by themselves, which takes its time."""
+    with rooms_that_wait(tmp_path) as (server, _):
+        pids = workers_of(server).values()
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: sum("] stopping" in line for line in server.log()) == 2)
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: all(map(is_gone, pids)))  # though the gate is shut
+
+
+def test_a_worker_that_crashes_before_it_hears_of_a_signal_stops_nobody(tmp_path: Path) -> None:
+    """What it has not read resets the line to its parent, which goes on."""
+    with rooms_that_wait(tmp_path) as (server, clients):
+        pid = workers_of(server)[0]
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(pid))
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait_log("worker 1 takes no more connections")  # so the other has been told, too
+        os.kill(pid, signal.SIGKILL)
+        assert clients[0].wait_close() == CRASHED
+        (tmp_path / "gate").touch()
+        assert server.wait() == 1  # as one has failed
+
+
 def test_a_signal_at_any_moment_of_the_start_ends_it() -> None:
     for number in range(20):
         with serve("--workers=3", "cat", ready=False) as server:
