@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
+import sys
 import time
 import urllib.parse
 from collections.abc import Generator, Sequence
@@ -53,6 +55,12 @@ ANSWER_PAUSE = 1.0  # seconds without an answer, after which who has only half-c
 ANSWER_TIMEOUT = 10.0  # … or after this
 ROOM_LINE_TIMEOUT = 60.0  # seconds for the first line at --tcplisten, which a person may type
 MAX_KEEP_ALIVE = 32767  # seconds; Linux takes no more
+UNANSWERED = 3  # attempts without an answer, before which no peer counts as gone
+# Of Linux's `struct tcp_info`, which other systems lay out in other ways: how often the oldest
+# bytes were sent again; probes of a peer that takes nothing (both: since an answer); segments on
+# their way; milliseconds since the last acknowledgement.
+TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_TCP_INFO = struct.Struct("=2xBB20xI28xI")
 
 
 def check_options(config: Config) -> None:
@@ -70,15 +78,58 @@ def check_options(config: Config) -> None:
 def keep_alive(sock: socket.socket, interval: float) -> None:
     """Let the system find out whether a silent peer is still there, after `interval` s; 0: never.
 
-    For peers whose protocol has no ping.
+    For peers whose protocol has no ping. While bytes are on their way, the system does not ask:
+    see `is_gone`.
     """
     if not interval or sock.family == AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    seconds = min(max(1, round(interval)), MAX_KEEP_ALIVE)
+    seconds = count_seconds(interval)
     for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 2)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def count_seconds(interval: float) -> int:
+    """Return the interval in seconds, as the system takes it to ask a silent peer."""
+    return min(max(1, round(interval)), MAX_KEEP_ALIVE)
+
+
+def is_gone(sock: socket.socket, interval: float) -> bool:
+    """Whether bytes are on their way, of which the peer has said nothing for two intervals.
+
+    TCP alone would try for a quarter of an hour. Its TCP_USER_TIMEOUT is no help, as that also
+    ends connections with who does not read for so long. On other systems than Linux nobody is
+    found to be gone here.
+
+    Args:
+        sock: of a connection; with `keep_alive`, or its last answer may be old by right.
+        interval: as for `keep_alive`; 0: never.
+    """
+    if TCP_INFO is None or not interval:
+        return False
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _TCP_INFO.size)
+    except OSError:  # it is no TCP, or closed
+        return False
+    return is_unanswered(info, 2 * count_seconds(interval))
+
+
+def is_unanswered(info: bytes, seconds: float) -> bool:
+    """Whether a peer's system has not answered for so long what we have sent again and again.
+
+    That of a peer which does not read goes on answering: that it has no room. It may have said so
+    of bytes that were on their way already, and then they stay unacknowledged, but no attempt to
+    send them counts.
+
+    Args:
+        info: a `struct tcp_info`, or its beginning.
+    """
+    if len(info) < _TCP_INFO.size:  # another system that only looks like Linux
+        return False
+    resent, probes, on_the_way, milliseconds = _TCP_INFO.unpack_from(info)
+    attempts = resent if on_the_way else probes
+    return bool(attempts >= UNANSWERED and milliseconds >= 1000 * seconds)
 
 
 class LineEncoding(Encoding):
@@ -161,7 +212,7 @@ class LineProtocol:
 
 
 class LineConnection(Connection):
-    """A connection that knows when it was last sent something."""
+    """A connection that knows when it was last sent something, and whose peer cannot be pinged."""
 
     sent_at = 0.0  # in monotonic seconds
 
@@ -170,6 +221,13 @@ class LineConnection(Connection):
         if data:
             self.sent_at = time.monotonic()
         return super().send(data)
+
+    def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
+        """End the connection if the peer's system does not answer any more."""
+        super().check_peer(interval, now, deaf)
+        if self.is_alive() and is_gone(self._socket, interval):
+            log.debug("a peer has not answered for two intervals, and is cut off")
+            self.abort()
 
     def await_answers(self, since: float) -> None:
         """Wait until no answer has come for a moment; on a thread that may wait.

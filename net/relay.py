@@ -30,6 +30,7 @@ import json
 import logging
 import selectors
 import socket
+import struct
 import threading
 import time
 import urllib.parse
@@ -54,7 +55,7 @@ from scalesocket import (
     start_thread,
 )
 
-from .lines import keep_alive
+from .lines import is_gone, keep_alive
 from .origins import find_forwarded_host
 from .peers import parse_list, take_body
 
@@ -450,6 +451,13 @@ class Side:
         self._waiting = self._waiting[sent:]
         return True
 
+    def cut(self) -> None:
+        """Expect nothing more of a peer that is gone; what it has not taken is lost."""
+        self.ended = self._shut = True
+        self._waiting = b""
+        with contextlib.suppress(OSError):  # or the system would try for minutes to send the rest
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def shut(self) -> None:
         """Send nothing more, once what waits has been sent."""
         if self._shut or self._waiting:
@@ -475,12 +483,15 @@ class Relay:
     Args:
         client, node: both ends.
         request: what the node is sent first.
+        ping: seconds; an end whose system has not answered for twice as long is gone; 0: never.
     """
 
-    def __init__(self, client: Side, node: Side, request: bytes) -> None:
+    def __init__(self, client: Side, node: Side, request: bytes, ping: float = 0.0) -> None:
         self._client = client
         self._node = node
         self._request = request
+        self._ping = ping
+        self._checked_at = time.monotonic()
         self._frames = Frames()
         self._farewell = GONE
 
@@ -514,8 +525,20 @@ class Relay:
                 ending = client.ended or node.ended
                 if not any(watched.values()):
                     return
-                if not selector.select(CLOSE_TIMEOUT if ending else None):
+                pause = self._ping / 2 or None
+                if not selector.select(CLOSE_TIMEOUT if ending else pause) and ending:
                     return
+                self._cut_gone()
+
+    def _cut_gone(self) -> None:
+        """Give up an end that is gone though something is on its way there, now and then."""
+        now = time.monotonic()
+        if not self._ping or now - self._checked_at < self._ping / 2:
+            return
+        self._checked_at = now
+        for side in (self._client, self._node):
+            if is_gone(side.sock, self._ping):
+                side.cut()
 
     def _move(self) -> bool:
         """Move what can be moved now; return whether that was anything."""
@@ -582,7 +605,7 @@ class Relays:
     Args:
         peers: the nodes.
         is_open: whether a room is open here.
-        ping: seconds after which the system sees whether a silent node is there; 0: never.
+        ping: seconds after which the system sees whether a silent end is there; 0: never.
     """
 
     def __init__(self, peers: Peers, is_open: Callable[[str], bool], ping: float) -> None:
@@ -717,8 +740,9 @@ class Relays:
         self, sock: socket.socket, tls: TlsTransport | None, node: socket.socket, request: bytes
     ) -> None:
         """Pass a connection through, to its end."""
-        keep_alive(node, self._ping)
-        relay = Relay(Side(sock, tls), Side(node), request)
+        for end in (sock, node):
+            keep_alive(end, self._ping)
+        relay = Relay(Side(sock, tls), Side(node), request, self._ping)
         self._running.add(relay)
         self.total = next(self._counter)
         try:

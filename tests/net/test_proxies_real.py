@@ -101,6 +101,10 @@ class Machine(NamedTuple):
     def pull_the_plug(self) -> None:
         run_ip("link", "set", self.cable, "down")
 
+    def vanish(self) -> None:
+        """Answer nothing any more, which nobody notices here."""
+        run_ip("-n", self.space, "address", "flush", "dev", "eth0")
+
 
 def run_ip(*arguments: str) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=PATIENCE)
@@ -126,14 +130,20 @@ def machine(number: int) -> Iterator[Machine]:
         yield made
 
 
-@pytest.fixture
-def machines() -> Iterator[list[Machine]]:
-    """Three machines, where this one may have them."""
+@contextlib.contextmanager
+def make_machines(*numbers: int) -> Iterator[list[Machine]]:
+    """Make machines, where this one may have them; a test is skipped where it may not."""
     with contextlib.ExitStack() as stack:
         try:
-            made = [stack.enter_context(machine(number)) for number in range(3)]
+            made = [stack.enter_context(machine(number)) for number in numbers]
         except OSError as error:
             pytest.skip(f"no network namespaces here: {error}")
+        yield made
+
+
+@pytest.fixture
+def machines() -> Iterator[list[Machine]]:
+    with make_machines(0, 1, 2) as made:
         yield made
 
 

@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import select
 import shlex
 import signal
 import socket
@@ -35,6 +36,7 @@ from scalesocket import (
 from tests.capture import find_faults, read_fields
 from tests.certificates import Certificates
 from tests.net.test_peers import ok, stand_in
+from tests.net.test_proxies_real import make_machines
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -565,6 +567,82 @@ def test_the_benchmark_of_what_finding_costs_runs() -> None:
 
 
 # ==== What is said ========================================================
+
+
+class Ends:
+    """Both ends of what is passed through, as those beyond see it; either may be told gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours_client, self.client = socket.socketpair()
+        ours_node, self.node = socket.socketpair()
+        self.ours = {"client": ours_client, "node": ours_node}
+        self.gone: set[socket.socket] = set()
+        monkeypatch.setattr(relay, "is_gone", lambda sock, _interval: sock in self.gone)
+        for sock in (self.client, self.node):
+            sock.settimeout(PATIENCE)
+        sides = relay.Side(ours_client), relay.Side(ours_node)
+        self.relay = relay.Relay(*sides, b"GET / HTTP/1.1\r\n\r\n", 0.1)
+        self.thread = threading.Thread(target=self.relay.run, daemon=True)
+        self.thread.start()
+
+    def __enter__(self) -> Ends:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.relay.abort()
+        self.thread.join(PATIENCE)
+        for sock in (self.client, self.node, *self.ours.values()):
+            sock.close()
+        assert not self.thread.is_alive()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def test_a_node_that_vanishes_is_given_up_and_its_client_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the client had sent something, TCP alone tried for a quarter of an hour."""
+    with Ends(monkeypatch) as ends:
+        head = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+        ends.node.sendall(head)
+        assert ends.client.recv(65536) == head
+        ends.gone.add(ends.ours["node"])
+        assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
+
+
+def test_a_client_that_vanishes_while_it_is_sent_much_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node that has its room could not tell: what it sent was not read any more."""
+    with Ends(monkeypatch) as ends:
+        ends.node.setblocking(False)
+        full = 0
+        while full < 20:  # all buffers on the way, as nobody reads
+            with contextlib.suppress(BlockingIOError):
+                ends.node.send(bytes(65536))
+                full = 0
+                continue
+            full += 1
+            select.select((), (ends.node,), (), 0.05)
+        ends.node.settimeout(PATIENCE)
+        ends.gone.add(ends.ours["client"])
+        assert read_all(ends.node) == b"GET / HTTP/1.1\r\n\r\n"
+
+
+def test_a_node_whose_machine_vanishes_is_noticed_while_something_is_on_its_way() -> None:
+    with make_machines(8) as (machine,):
+        address = f"{machine.ours}:{free_port()}"
+        options = ("--api", "--ping=1", "cat")
+        with serve("--peers", f"{machine.host}:9000", *options, addr=address) as near:
+            with machine.server("--peers", address, *options) as far:
+                with RawClient.connect(far, "lobby"), RawClient.connect(near, "lobby") as late:
+                    assert node_of(late) == machine.host
+                    exchange(late, "hello")
+                    machine.vanish()
+                    late.send_text("is anybody there?")
+                    assert late.wait_close() == (1012, relay.GONE)
 
 
 def test_what_a_peer_says_of_a_room_is_read_with_care() -> None:

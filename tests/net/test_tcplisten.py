@@ -5,17 +5,30 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.net.lines import LINES, LineProtocol
+from scalesocket.net import lines
+from scalesocket.net.lines import (
+    LINES,
+    LineConnection,
+    LineProtocol,
+    is_gone,
+    is_unanswered,
+    keep_alive,
+)
 
 from scalesocket import Closing, Event, Messages
+from tests.net.test_proxies_real import make_machines
 from tests.support import (
     PATIENCE,
     RawClient,
@@ -310,6 +323,132 @@ def test_a_client_that_does_not_read_is_let_go_and_others_play_on() -> None:
             server.wait_log("does not read")
             web.send_text("still here")
             assert web.receive_text() == "still here"
+
+
+# ==== Who has vanished =====================================================
+
+
+def tcp_info(*, resent: int = 0, probes: int = 0, on_the_way: int = 0, answered: int = 0) -> bytes:
+    """Return a `struct tcp_info` of Linux; `answered` milliseconds ago."""
+    info = bytearray(b"\xff" * 104)  # nothing else counts
+    info[2], info[3] = resent, probes
+    info[24:28], info[56:60] = struct.pack("=I", on_the_way), struct.pack("=I", answered)
+    return bytes(info)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"on_the_way": 1, "resent": 3, "answered": 2000}, True),
+        ({"on_the_way": 1, "resent": 9, "answered": 1999}, False),  # it may come back
+        ({"on_the_way": 1, "resent": 2, "answered": 9000}, False),  # sent a moment ago, after long
+        ({"on_the_way": 1, "probes": 9, "answered": 9000}, False),
+        ({"probes": 3, "answered": 2000}, True),  # it had no room for more when it vanished
+        ({"probes": 9, "answered": 1999}, False),
+        ({"probes": 2, "answered": 9000}, False),  # two are those of `keep_alive`, too
+        ({"resent": 9, "answered": 9000}, False),  # all has been acknowledged
+        ({"answered": 2**32 - 1}, False),
+    ],
+)
+def test_a_peer_is_gone_whose_system_answers_no_more(facts: dict[str, int], expected: bool) -> None:
+    info = tcp_info(**facts)
+    assert is_unanswered(info, 2.0) is expected
+    assert is_unanswered(info[:60], 2.0) is expected
+    assert not is_unanswered(info[:59], 2.0)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        return ours, listener.accept()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's TCP_INFO")
+def test_who_does_not_read_is_not_gone() -> None:
+    """Its system answers each probe, of which none is left unanswered however long it takes."""
+    ours, theirs = tcp_pair()
+    with ours, theirs:
+        keep_alive(ours, 1.0)
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                ours.send(bytes(65536))
+
+        def seen() -> bytes:
+            return ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+
+        wait_until(lambda: seen()[4] >= 4)  # the backoff, which grows with each probe
+        assert not is_unanswered(seen(), 0.0)
+        assert not is_gone(ours, 1.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's TCP_INFO")
+def test_what_tells_a_peer_gone_is_read_from_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = tcp_pair()
+    asked = []
+
+    def find(info: bytes, seconds: float) -> bool:
+        asked.append((len(info), seconds))
+        return True
+
+    monkeypatch.setattr(lines, "is_unanswered", find)
+    with ours, theirs:
+        assert is_gone(ours, 20.0) and is_gone(ours, 0.2) and not is_gone(ours, 0.0)
+        assert asked == [(60, 40.0), (60, 2.0)]
+        monkeypatch.setattr(lines, "TCP_INFO", None)  # as on other systems
+        assert not is_gone(ours, 20.0)
+
+
+def test_a_socket_without_tcp_is_never_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        assert not is_gone(ours, 1.0)
+        ours.close()
+        assert not is_gone(ours, 1.0)
+
+
+def test_who_is_gone_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    gone: list[float] = []
+    monkeypatch.setattr(lines, "is_gone", lambda _sock, interval: interval in gone)
+    nothing: dict[str, Any] = {"sender": None, "timer": None, "max_backlog": 1000}
+    connection = LineConnection(ours, LineProtocol(max_message=1000), **nothing)
+    with theirs:
+        connection.check_peer(7.0, time.monotonic())
+        assert connection.is_alive()
+        gone.append(7.0)
+        connection.check_peer(7.0, time.monotonic())
+        assert not connection.is_alive() and theirs.recv(1) == b""
+        connection.dispose()
+
+
+CLIENT = """
+import socket, sys
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+sock.sendall(b"room\\n")
+while sock.recv(65536):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_who_vanishes_while_something_is_on_the_way_is_noticed() -> None:
+    """TCP alone tried for a quarter of an hour."""
+    with make_machines(7) as (machine,):
+        options = ("--tcplisten", f"{machine.ours}:0", "--ping=1", "-v")
+        tick = "while sleep 0.1; do echo tick; done"
+        with serve(*options, "sh", "--", "-c", tick) as server:
+            inside = ("ip", "netns", "exec", machine.space)
+            words = (sys.executable, "-c", CLIENT, machine.ours, str(line_port(server)))
+            client = subprocess.Popen([*inside, *words])
+            try:
+                server.wait_log("joined from")
+                machine.vanish()
+                server.wait_log("has not answered for two intervals")
+                server.wait_log("left with")
+            finally:
+                client.kill()
+                client.wait()
 
 
 # ==== The option ===========================================================
