@@ -61,6 +61,8 @@ UNANSWERED = 3  # attempts without an answer, before which no peer counts as gon
 # their way; milliseconds since the last acknowledgement.
 TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _TCP_INFO = struct.Struct("=2xBB20xI28xI")
+TCP_RTO_MAX_MS = 44  # the most between two attempts, since Linux 6.15; Python has no name for it
+RTO_LIMITS = (1000, 120_000)  # milliseconds that it takes; the latter is what there is without it
 
 
 def check_options(config: Config) -> None:
@@ -78,8 +80,9 @@ def check_options(config: Config) -> None:
 def keep_alive(sock: socket.socket, interval: float) -> None:
     """Let the system find out whether a silent peer is still there, after `interval` s; 0: never.
 
-    For peers whose protocol has no ping. While bytes are on their way, the system does not ask:
-    see `is_gone`.
+    For peers whose protocol has no ping. While bytes are on their way, the system does not ask,
+    but sends them again, or asks whether there is room for them: see `is_gone`. A peer that has had
+    no room for long is asked so every two minutes, if not told otherwise.
     """
     if not interval or sock.family == AF_UNIX:
         return
@@ -88,6 +91,11 @@ def keep_alive(sock: socket.socket, interval: float) -> None:
     for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 2)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if TCP_INFO is not None:
+        least, most = RTO_LIMITS
+        with contextlib.suppress(OSError):  # this Linux is older
+            milliseconds = min(max(least, 1000 * seconds), most)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, milliseconds)
 
 
 def count_seconds(interval: float) -> int:

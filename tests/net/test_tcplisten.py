@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scalesocket.net import lines
 from scalesocket.net.lines import (
     LINES,
+    TCP_RTO_MAX_MS,
     LineConnection,
     LineProtocol,
     is_gone,
@@ -380,6 +381,22 @@ def test_who_does_not_read_is_not_gone() -> None:
         wait_until(lambda: seen()[4] >= 4)  # the backoff, which grows with each probe
         assert not is_unanswered(seen(), 0.0)
         assert not is_gone(ours, 1.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the number means that on Linux")
+@pytest.mark.parametrize(
+    ("interval", "most"), [(0.2, 1000), (20.0, 20_000), (120.0, 120_000), (1e6, 120_000)]
+)
+def test_a_peer_without_room_is_asked_in_each_interval(interval: float, most: int) -> None:
+    """Every two minutes was too seldom to tell within a few intervals that it is gone."""
+    ours, theirs = tcp_pair()
+    with ours, theirs:
+        try:
+            assert ours.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS) == 120_000
+        except OSError:
+            pytest.skip("this system has no TCP_RTO_MAX_MS")
+        keep_alive(ours, interval)
+        assert ours.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS) == most
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's TCP_INFO")
