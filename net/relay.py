@@ -28,6 +28,7 @@ import contextlib
 import itertools
 import json
 import logging
+import select
 import selectors
 import socket
 import struct
@@ -52,6 +53,7 @@ from scalesocket import (
     encode_close,
     encode_frame,
     parse_room_name,
+    poll_end,
     start_thread,
 )
 
@@ -83,6 +85,7 @@ REPLACED = frozenset(
 RETRY = ("Retry-After", "1")
 GONE = "the node that has this room has ended"
 CANNOT_ASK = "this node cannot reach the others for now"
+POLLERR = getattr(select, "POLLERR", 0)
 # `poll` takes no descriptor, which `epoll` does: for each client that is passed through.
 Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
@@ -492,6 +495,7 @@ class Relay:
         self._request = request
         self._ping = ping
         self._checked_at = time.monotonic()
+        self._is_broken = False  # one of them has been reset, and what came before may wait there
         self._frames = Frames()
         self._farewell = GONE
 
@@ -522,16 +526,20 @@ class Relay:
                     if wanted != watched[side]:
                         watch(selector, side.sock, watched[side], wanted)
                         watched[side] = wanted
-                ending = client.ended or node.ended
+                ending = client.ended or node.ended or self._is_broken
                 if not any(watched.values()):
                     return
                 pause = self._ping / 2 or None
                 if not selector.select(CLOSE_TIMEOUT if ending else pause) and ending:
                     return
-                self._cut_gone()
+                self._look()
 
-    def _cut_gone(self) -> None:
-        """Give up an end that is gone though something is on its way there, now and then."""
+    def _look(self) -> None:
+        """See now and then what does not show in what comes.
+
+        That is an end which is gone though something is on its way there: it is given up. And that
+        is one which has been reset, while it is not read as the other end takes nothing.
+        """
         now = time.monotonic()
         if not self._ping or now - self._checked_at < self._ping / 2:
             return
@@ -539,6 +547,8 @@ class Relay:
         for side in (self._client, self._node):
             if is_gone(side.sock, self._ping):
                 side.cut()
+            elif poll_end(side.sock) & POLLERR:
+                self._is_broken = True
 
     def _move(self) -> bool:
         """Move what can be moved now; return whether that was anything."""

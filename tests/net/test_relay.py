@@ -595,6 +595,16 @@ class Ends:
             sock.close()
         assert not self.thread.is_alive()
 
+    def fill(self) -> int:
+        """Have the node send until nothing more is taken, as the client does not read."""
+        self.node.setblocking(False)
+        sent = 0
+        while select.select((), (self.node,), (), 0.3)[1] or not self.relay._client.is_busy:
+            with contextlib.suppress(BlockingIOError):
+                sent += self.node.send(bytes(65536))
+        self.node.settimeout(PATIENCE)
+        return sent
+
 
 def read_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(65536), b""))
@@ -617,18 +627,30 @@ def test_a_client_that_vanishes_while_it_is_sent_much_is_given_up(
 ) -> None:
     """The node that has its room could not tell: what it sent was not read any more."""
     with Ends(monkeypatch) as ends:
-        ends.node.setblocking(False)
-        full = 0
-        while full < 20:  # all buffers on the way, as nobody reads
-            with contextlib.suppress(BlockingIOError):
-                ends.node.send(bytes(65536))
-                full = 0
-                continue
-            full += 1
-            select.select((), (ends.node,), (), 0.05)
-        ends.node.settimeout(PATIENCE)
+        ends.fill()
         ends.gone.add(ends.ours["client"])
         assert read_all(ends.node) == b"GET / HTTP/1.1\r\n\r\n"
+
+
+def test_who_takes_nothing_is_let_go_when_the_node_has_given_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is read from the node meanwhile, so its reset was not noticed."""
+    monkeypatch.setattr(relay, "CLOSE_TIMEOUT", 0.5)
+    with Ends(monkeypatch) as ends:
+        ends.fill()
+        ends.node.close()  # the request has not been read: a reset
+        ends.thread.join(PATIENCE)
+        assert not ends.thread.is_alive()
+
+
+def test_who_reads_on_gets_what_was_sent_before_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "CLOSE_TIMEOUT", PATIENCE)
+    with Ends(monkeypatch) as ends:
+        sent = ends.fill()
+        ends.node.close()
+        wait_until(lambda: ends.relay._is_broken)
+        assert len(read_all(ends.client)) == sent
 
 
 def test_a_node_whose_machine_vanishes_is_noticed_while_something_is_on_its_way() -> None:
