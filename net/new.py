@@ -5,6 +5,7 @@ Its files are those of `game/new/`, which run there as they stand, with another 
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import os
 import re
@@ -21,6 +22,13 @@ from .spelling import did_you_mean
 TEMPLATES = HERE / "game" / "new"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 COMMAND = "scalesocket mygame.py"  # in the templates' README
+# Packages that run a game or its tests, or that it may want, and would find its file in their
+# place: it stands in a folder that Python searches first.
+PACKAGES = frozenset(
+    ("pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "colorama", "msgpack", "redis")
+)
+# Modules of which unittest or pytest takes any for one with tests; pytest reads `conftest` first.
+TESTS = re.compile(r"test.*|.*_test|conftest")
 
 
 class Parser(OptionParser):
@@ -77,8 +85,12 @@ def words_for(name: str) -> dict[str, str]:
     module = re.sub("-", "_", name).lower()
     class_name = "".join(word[0].upper() + word[1:] for word in words)
     taken = {"scalesocket", *sys.stdlib_module_names, *keyword.kwlist}
-    if module in taken or class_name in taken:
+    if module in taken or class_name in {"RuleError", *taken, *dir(builtins)}:
         raise ConfigError(f"{name!r} is no name for a game: Python means something else by it")
+    if module in PACKAGES:
+        raise ConfigError(f"{name!r} is no name for a game: {module}.py would hide a package")
+    if TESTS.fullmatch(module):
+        raise ConfigError(f"{name!r} is no name for a game: {module}.py would be taken for a test")
     title = " ".join(words)
     return {
         COMMAND: shlex.join([*own_command(Path(name)), f"{module}.py"]),

@@ -126,6 +126,7 @@ def test_its_page_is_played_with_and_axe_finds_nothing(made: Path, browser: Brow
         ("MyGame", "mygame", "MyGame", "My Game"),
         ("tag_2", "tag_2", "Tag2", "Tag 2"),
         ("game", "game", "Game", "Game"),
+        ("contest", "contest", "Contest", "Contest"),
     ],
 )
 def test_a_name_is_one_of_a_module_a_class_and_a_page(
@@ -135,6 +136,17 @@ def test_a_name_is_one_of_a_module_a_class_and_a_page(
     found = (words["mygame"], words["MyGame"], words["My game"])
     assert found == (module, class_name, title)
     assert words[COMMAND].endswith(f" {module}.py")
+
+
+def test_what_runs_the_tests_of_a_game_is_no_name_for_it() -> None:
+    """Each package that pytest loads is one that a game of its name would be in the place of."""
+    script = "import sys, pytest; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", script], text=True).split()
+    assert "pytest" in loaded
+    for name in loaded:
+        if name[0] != "_" and name not in sys.stdlib_module_names:
+            with pytest.raises(ConfigError, match="no name for a game"):
+                words_for(name)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +165,24 @@ def test_a_name_is_one_of_a_module_a_class_and_a_page(
         "Random",
         "none",
         "IF",
+        "class",
+        "asyncio",
+        "scalesocket",
+        "pytest",
+        "Redis",
+        "test",
+        "Testament",
+        "hunt-test",
+        "conftest",
+        "rule-error",
+        "ValueError",
     ],
 )
 def test_what_is_no_name_is_named_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    """The folder `pytest` had tests that nobody could run; that of `test` had none that passed."""
     with pytest.raises(ConfigError, match="no name for a game"):
         words_for(name)
-    if name in ("../a", "json"):
+    if name in ("../a", "json", "pytest", "test"):
         done = run_cli("new", name, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert repr(name) in done.stderr and len(done.stderr.splitlines()) == 1
