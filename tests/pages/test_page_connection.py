@@ -27,6 +27,7 @@ open_tab = in_browser.open_tab
 
 GOING_AWAY = b"\x88\x02\x03\xe9"
 HELLO = b"\x81\x03[1]"
+SEATED = b'\x81\x42{"_seat":{"token":"Zx","id":7,"taken":0,"seen":0,"resumed":false}}'
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,10 @@ def read_all(sock: socket.socket) -> None:
             pass
 
 
-def texts(sock: socket.socket, count: int) -> list[str]:
+def texts(sock: socket.socket, count: int) -> list[object]:
     """Return the first short messages that come."""
     data = b""
-    found: list[str] = []
+    found: list[object] = []
     while len(found) < count:
         data += sock.recv(4096)
         while len(data) >= 6 and len(data) >= 6 + (data[1] & 0x7F):
@@ -93,10 +94,8 @@ def texts(sock: socket.socket, count: int) -> list[str]:
     return found
 
 
-def connect(
-    page: Page, listener: Listener, options: str = "{}", behind: bytes = b""
-) -> socket.socket:
-    """Have the page open a connection, `link`; return the other end of it."""
+def open_link(page: Page, listener: Listener, options: str = "{}") -> None:
+    """Have the page open a connection, `link`, and note what happens."""
     page.evaluate(
         f"""async (url) => {{
             const {{ Connection }} = await import("/shared/connection.js");
@@ -108,6 +107,13 @@ def connect(
         }}""",
         listener.url,
     )
+
+
+def connect(
+    page: Page, listener: Listener, options: str = "{}", behind: bytes = b""
+) -> socket.socket:
+    """Have the page open a connection, `link`; return the other end of it."""
+    open_link(page, listener, options)
     sock = listener.accept(behind)
     wait_for(page, "link.state === 'connected'")
     return sock
@@ -177,6 +183,37 @@ def test_what_has_never_said_anything_may_be_silent(open_tab: OpenTab, listener:
     connect(page, listener, "{ silence: 1 }")
     page.clock.run_for(10_000)
     assert page.evaluate("link.state") == "connected"
+
+
+def test_a_server_that_does_not_say_which_seat_a_page_has_is_given_up(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """The page waited for ever if whoever had taken its connection said nothing."""
+    page = open_tab()
+    page.clock.install()
+    open_link(page, listener, "{ seat: true }")
+    assert texts(listener.accept(), 1) == [{"_seat": {}}]
+    assert page.evaluate("link.state") == "connecting"
+    page.clock.run_for(10_000)
+    wait_for(page, "happened.includes('waiting')")
+    assert page.evaluate("link.reason") == "the server does not answer"
+    page.clock.run_for(500)
+    sock = listener.accept()
+    assert texts(sock, 1) == [{"_seat": {}}]
+    sock.sendall(SEATED)
+    wait_for(page, "link.state === 'connected'")
+    page.clock.run_for(60_000)
+    assert page.evaluate("happened") == ["connecting", "waiting", "connecting", "connected"]
+
+
+def test_a_page_that_has_left_waits_for_no_seat(open_tab: OpenTab, listener: Listener) -> None:
+    page = open_tab()
+    page.clock.install()
+    open_link(page, listener, "{ seat: true }")
+    assert texts(listener.accept(), 1) == [{"_seat": {}}]
+    page.evaluate("link.close()")
+    page.clock.run_for(60_000)
+    assert page.evaluate("happened") == ["connecting", "closed"]
 
 
 def test_a_page_knows_that_it_is_connected_before_it_gets_a_message(

@@ -32,6 +32,7 @@ const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off st
 const MOST_UNSENT = 2 ** 20; // bytes that may wait in the browser to go out
 const LOOK_EVERY = 1_000;
 const ASKED_FOR = 5_000; // milliseconds until a server that says nothing of seats cannot be reached
+const SEATED_WITHIN = 10_000; // milliseconds from when a connection is open, as in client/seat.py
 const ELSEWHERE = 4001; // close code: the seat has been taken back by another connection
 
 const JSON_TEXT = { encode: JSON.stringify, decode: JSON.parse };
@@ -55,7 +56,7 @@ export class Connection extends EventTarget {
   #silence;
   #failures = 0;
   #openedAt = 0;
-  #timer = 0;
+  #timer = 0; // of the next attempt, or of a server that is to say which seat this page has
   #draining = 0; // a timer: much waits to go out
   #silentFor = NaN; // milliseconds, counted once something has come
 
@@ -140,8 +141,12 @@ export class Connection extends EventTarget {
   #listenFor(milliseconds) {
     this.#silentFor += milliseconds;
     if (this.state !== "connected" || !(this.#silentFor > this.#silence)) return;
+    this.#giveUp("nothing has come any more");
+  }
+
+  #giveUp(reason) {
     this.#socket.close(); // it may be minutes before the browser says that it is
-    this.#ended({ code: 1006, reason: "nothing has come any more" });
+    this.#ended({ code: 1006, reason });
   }
 
   /** Send a message, and return how many milliseconds pass until one comes for which `isAnswer`
@@ -190,12 +195,19 @@ export class Connection extends EventTarget {
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
-    socket.onopen = ifCurrent(() => (seated ? socket.send(this.#seat.opening) : this.#opened(false)));
+    socket.onopen = ifCurrent(() => (seated ? this.#askForSeat() : this.#opened(false)));
     socket.onmessage = ifCurrent((event) => this.#heard(event.data));
     socket.onclose = ifCurrent((event) => this.#ended(event));
   }
 
+  /** A proxy may open a connection behind which nobody is. */
+  #askForSeat() {
+    this.#timer = setTimeout(() => this.#giveUp("the server does not answer"), SEATED_WITHIN);
+    this.#socket.send(this.#seat.opening);
+  }
+
   #opened(resumed) {
+    clearTimeout(this.#timer);
     this.#openedAt = performance.now();
     this.#silentFor = NaN;
     this.resumed = resumed;
@@ -237,6 +249,7 @@ export class Connection extends EventTarget {
   }
 
   #ended(event) {
+    clearTimeout(this.#timer);
     const steady =
       this.state === "connected" && performance.now() - this.#openedAt > STEADY_AFTER;
     this.#failures = steady ? 0 : this.#failures;
