@@ -29,6 +29,10 @@ ECHOES = ("cat", "chat")  # programs that say to all what one has said
 ECHO_WITHIN = 5.0  # seconds; a program that has said nothing by then never will
 REPEATS_WITHIN = 1.5  # seconds after coming back in which the server repeats itself (--cache)
 MOST_MESSAGES = 1000  # that are kept
+# What a server may repeat are the last messages of its room, as many as --cache says. No client is
+# told how many, so this is far beyond what is usual; of a longer history the oldest come again.
+MOST_TALLIED = 50_000  # lines, at the least, of which it is known that they were shown
+MOST_CHARACTERS = 1 << 23  # of these
 LONGEST_NAME = 40  # characters
 LONGEST_TEXT = 8000  # to be written; of a longer one that comes, so much is shown
 LAST_TIME = 3e13  # milliseconds: the year 2920, and some systems tell no time after 3000
@@ -95,20 +99,44 @@ def clean(name: str) -> str:
     return " ".join(words)[:LONGEST_NAME] or "Somebody"
 
 
+class Tally:
+    """How often lines were shown lately: the older half of them is forgotten at once."""
+
+    def __init__(self) -> None:
+        self._latest: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+        self._size = 0  # characters of the latest
+
+    def __contains__(self, line: str) -> bool:
+        return line in self._latest or line in self._before
+
+    def add(self, line: str) -> None:
+        """Note that a line is shown."""
+        if len(self._latest) >= MOST_TALLIED or self._size >= MOST_CHARACTERS:
+            self._before, self._latest, self._size = self._latest, Counter(), 0
+        if line not in self._latest:
+            self._size += len(line)
+        self._latest[line] += 1
+
+    def total(self) -> Counter[str]:
+        """Return how often each was shown, as far as that is known."""
+        return self._before + self._latest
+
+
 class Chat:
     """What was said, each message once, and what of ours the room has not heard yet."""
 
     def __init__(self) -> None:
         self.log: deque[Message] = deque(maxlen=MOST_MESSAGES)
         self.pending: dict[str, tuple[Message, float]] = {}  # by ID, with the time it was sent
-        self._ids: set[str] = set()
-        self._lines: Counter[str] = Counter()  # without an ID: how often they were shown
-        self._expected: Counter[str] = Counter()  # the same, less what has come again
+        self._ids = Tally()
+        self._lines = Tally()  # without an ID
+        self._expected: Counter[str] = Counter()  # these, less what has come again
         self._repeats_end = 0.0
 
     def opened(self, now: float) -> list[Message]:
         """The connection is there again; return what has to be said once more."""
-        self._expected = self._lines.copy()
+        self._expected = self._lines.total()
         self._repeats_end = now + REPEATS_WITHIN
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return [message for message, _ in self.pending.values()]
@@ -143,7 +171,7 @@ class Chat:
         if now < self._repeats_end and self._expected[message.text] > 0:
             self._expected[message.text] -= 1
             return True
-        self._lines[message.text] += 1
+        self._lines.add(message.text)
         return False
 
 
@@ -261,7 +289,7 @@ class ChatView(GameView):
         self.field = Field()
         self.plain = False  # the program wants lines of text
         self.room = ""
-        self._mine: set[str] = set()  # IDs
+        self._mine = Tally()  # IDs
         self._below = 0  # messages below those that are seen
         self._online = False
         self._news = 0  # of them, those that have come since

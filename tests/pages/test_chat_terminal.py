@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.client.chat import (
     ECHO_WITHIN,
+    MOST_CHARACTERS,
+    MOST_TALLIED,
     REPEATS_WITHIN,
     Chat,
     ChatView,
@@ -71,6 +73,28 @@ def test_what_the_server_repeats_after_a_loss_is_shown_once() -> None:
     again = [*said, Message("same"), Message("b", id="2")]
     assert [chat.hear(message, 10.1) for message in again] == [False, False, False, True, True]
     assert chat.hear(Message("same"), 11.0 + REPEATS_WITHIN), "later it is said anew"
+
+
+def test_what_no_server_repeats_any_more_is_forgotten() -> None:
+    """The IDs and texts of all that was ever shown were kept, for weeks."""
+    chat = Chat()
+    chat.opened(0.0)
+    later = REPEATS_WITHIN
+    said = [[Message("", id=str(n)), Message(str(n))] for n in range(2 * MOST_TALLIED + 1)]
+    assert all(chat.hear(message, later) for pair in said for message in pair)
+    chat.opened(later)
+    assert not any(chat.hear(message, later) for pair in said[-MOST_TALLIED:] for message in pair)
+    assert [chat.hear(message, later) for message in said[0]] == [True, True]
+
+
+def test_long_lines_are_not_remembered_without_end_either() -> None:
+    chat = Chat()
+    said = [Message(str(n) * (MOST_CHARACTERS // 2), at=n) for n in range(9)]
+    said += [Message("", id=message.text) for message in said]
+    assert all(chat.hear(message, 0.0) for message in said)
+    chat.opened(0.0)
+    heard = [chat.hear(message, 0.0) for message in (said[0], said[9], said[8], said[17])]
+    assert heard == [True, True, False, False]
 
 
 def test_what_nobody_repeats_counts_as_said_after_a_while() -> None:

@@ -510,6 +510,47 @@ def test_after_a_short_loss_nothing_is_shown_twice(
         assert said.index("mine") < said.index("interrupted")
 
 
+def test_a_chat_forgets_what_no_server_repeats_any_more(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    """The IDs and texts of all that was ever shown were kept, for weeks."""
+    page = visit(chat_server, "/chat/?room=attic")
+    known = page.evaluate(
+        """async () => {
+            const { Memory } = await import("./messages.js");
+            const memory = new Memory();
+            const said = (n) => [{ id: `${n}`, text: "" }, { id: "", kind: "line", text: `${n}` }];
+            const knows = (n) => said(n).map((message) => memory.knows(message));
+            const shown = 100_001;
+            for (let n = 0; n < shown; n += 1) knows(n);
+            memory.expectRepeats();
+            const again = [];
+            for (let n = shown - 50_000; n < shown; n += 1) again.push(...knows(n));
+            return [...knows(0), again.filter(Boolean).length];
+        }"""
+    )
+    assert known == [False, False, 100_000]
+
+
+def test_ones_own_words_come_once_also_if_they_come_late_or_again(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """They are heard, or given up for heard, before the room says them once more."""
+    program = "import sys\nfor line in sys.stdin:\n    print(line * 2, end='', flush=True)\n"
+    (tmp_path / "twice.py").write_text(program)
+    with serve(*SITE, "twice.py", cwd=tmp_path) as server:
+        ada = enter_chat(visit, server, "Ada")
+        ada.get_by_label("plain text").wait_for()
+        ada.get_by_label("plain text").uncheck()
+        say(ada, "one")
+        say(ada, "two")
+        wait_for_said(ada, 2)
+        with RawClient.connect(server, "attic") as stranger:
+            stranger.send_text("end")
+            wait_for(ada, "[...document.querySelectorAll('.bubble')].at(-1).textContent === 'end'")
+        assert [text for text in texts(ada, ".bubble") if text != "end"] == ["one", "two"]
+
+
 def test_with_json_framing_the_server_vouches_for_the_sender(visit: Visit) -> None:
     with serve(*SITE, "--json", "cat") as server:
         ada = enter_chat(visit, server, "Ada")

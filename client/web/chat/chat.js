@@ -14,7 +14,7 @@ import { Outbox } from "./outbox.js";
 const $ = (id) => document.getElementById(id);
 
 const SENT = "scalesocket.chat.sent"; // where this tab notes what it has said
-const MOST_SENT = 200;
+const MOST_SENT = 200; // of which it is known after the page was loaded anew
 const REPEATS_WITHIN = 1_500; // milliseconds after coming back
 const ECHOES = new Set(["cat", "chat", null]); // programs that say to all what one has said
 
@@ -25,8 +25,8 @@ const asText = {
 const { room, connection } = enterRoom("lounge", { codec: asText });
 const log = new Log({ root: $("log"), list: $("messages"), jump: $("jump") });
 const memory = new Memory();
-const mine = new Map(); // id → message, of what this page has sent
-const before = new Set(recall()); // IDs, from before this tab loaded the page anew
+const mine = new Map(); // id → message, of what this page has sent and the room has not heard yet
+const sent = new Set(recall()); // IDs of what this tab has said last
 const outbox = new Outbox({
   send: (raw) => connection.state === "connected" && connection.send(raw),
   changed: outboxChanged,
@@ -39,7 +39,7 @@ let repeatsEnd = 0;
 connection.addEventListener("message", ({ detail: raw }) => {
   const message = read(raw);
   if (mine.has(message.id)) outbox.heard(message.id);
-  else if (!memory.knows(message)) log.add(message, { mine: before.has(message.id) });
+  else if (!memory.knows(message)) log.add(message, { mine: sent.has(message.id) });
 });
 
 connection.addEventListener("state", () => {
@@ -60,17 +60,26 @@ function say(text) {
   const message = { kind: "chat", name: prompt.name, text, at: Date.now(), id: newId(), from: "" };
   const plain = $("plain").checked;
   mine.set(message.id, message);
-  note([...before, ...mine.keys()].slice(-MOST_SENT));
+  sent.add(message.id);
+  if (sent.size > MOST_SENT) sent.delete(sent.values().next().value);
+  note([...sent]);
   log.addPending(message);
   outbox.add(message.id, plain ? text : write(message), { echoed: !plain });
 }
 
 function outboxChanged(id, state) {
-  if (state === "done") log.confirm(mine.get(id));
+  if (state === "done") settle(id);
   else log.setState(id, state);
   $("unsent").textContent = outbox.size && connection.state !== "connected"
     ? "Not sent yet. It goes out as soon as the connection is back."
     : "";
+}
+
+function settle(id) {
+  const message = mine.get(id);
+  mine.delete(id);
+  memory.knows(message); // the room may say it once more, or only now
+  log.confirm(message);
 }
 
 $("compose").addEventListener("submit", (event) => {

@@ -8,6 +8,10 @@
 
 const LONGEST_NAME = 40;
 const FAR_FUTURE = 8.64e15; // the last millisecond that a Date can hold
+// What a server may repeat are the last messages of its room, as many as --cache says. No page is
+// told how many, so this is far beyond what is usual; of a longer history the oldest come again.
+const MOST_TALLIED = 50_000; // lines, at the least, of which it is known that they were shown
+const MOST_CHARACTERS = 2 ** 23; // of these
 
 /** Make of a received text {kind: "chat" | "news" | "line", …}. */
 export function read(raw, now = Date.now()) {
@@ -57,17 +61,45 @@ function timeOf(at, now) {
   return Number.isFinite(time) && Math.abs(time) <= FAR_FUTURE ? time : now;
 }
 
+/** How often lines were shown lately: the older half of them is forgotten at once. */
+class Tally {
+  #latest = new Map(); // line → how often
+  #before = new Map();
+  #size = 0; // characters of the latest
+
+  has(line) {
+    return this.#latest.has(line) || this.#before.has(line);
+  }
+
+  add(line) {
+    if (this.#latest.size >= MOST_TALLIED || this.#size >= MOST_CHARACTERS) {
+      this.#before = this.#latest;
+      this.#latest = new Map();
+      this.#size = 0;
+    }
+    if (!this.#latest.has(line)) this.#size += line.length;
+    this.#latest.set(line, (this.#latest.get(line) ?? 0) + 1);
+  }
+
+  /** How often each was shown, as far as that is known. */
+  total() {
+    const sum = new Map(this.#before);
+    for (const [line, count] of this.#latest) sum.set(line, (sum.get(line) ?? 0) + count);
+    return sum;
+  }
+}
+
 /** Tells what has been shown before: after a loss of the connection the server says again what
     it has kept (--cache). Messages with an ID are known by it. Of other lines as many are passed
     over as there were before, and only for the moment after the connection was made. */
 export class Memory {
-  #ids = new Set();
-  #lines = new Map(); // line → how often it was shown
-  #expected = new Map(); // the same, less what has come again since
+  #ids = new Tally();
+  #lines = new Tally();
+  #expected = new Map(); // line → how often it was shown, less what has come again since
 
   /** The connection was made anew: what comes now may be a repetition. */
   expectRepeats() {
-    this.#expected = new Map(this.#lines);
+    this.#expected = this.#lines.total();
   }
 
   /** From now on every line is a new one. */
@@ -88,7 +120,7 @@ export class Memory {
       this.#expected.set(key, due - 1);
       return true;
     }
-    this.#lines.set(key, (this.#lines.get(key) ?? 0) + 1);
+    this.#lines.add(key);
     return false;
   }
 }
