@@ -1,8 +1,9 @@
 """The pages that come with the server: for who has none, and the lobby for who has some.
 
 Without `--staticdir` the address of the server is a page on which one talks to whatever it runs.
-With it, that folder goes first. The lobby is at `/lobby/` in any case, with the title, the text and
-the picture that a script gives in its `[tool.scalesocket]`.
+With it, that folder goes first. The lobby is at `/lobby/`, with the title, the text and the picture
+that a script gives in its `[tool.scalesocket]`. An app with one page for all paths (`--spa`) has it
+there, too, as a room, or a part of the app, may have that name.
 """
 
 from __future__ import annotations

@@ -96,9 +96,11 @@ def test_a_file_of_ones_own_goes_first_and_one_page_takes_all(folder: Path) -> N
         assert "talk/talk.js" in get(server, "/")[1], "there is no page of one's own"
         assert json.loads(get(server, "/lobby/about.json")[1])["page"] == "talk/"
     with serve("--staticdir", "mine", "--spa=app.html", "program.py", cwd=folder) as server:
-        for path in ("/", "/talk/"):
+        (folder / "mine" / "lobby" / "index.html").unlink()
+        for path in ("/", "/talk/", "/lobby/"):
             response = http_request(server, path=path, headers={"Accept": "text/html"})
             assert response.body == b"app"
+        assert json.loads(get(server, "/lobby/about.json")[1])["page"] == "talk/"
 
 
 def test_a_shared_terminal_has_its_page(folder: Path) -> None:
