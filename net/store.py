@@ -229,6 +229,9 @@ class Database(Protocol):
     def read(self, room: str) -> Record | None:
         """Return the record of a room, which is not whole any more from now on."""
 
+    def may_hold(self, room: str) -> bool:
+        """Whether anything may be stored of a room; if not, there is nothing to remove."""
+
     def close(self) -> None:
         """End."""
 
@@ -262,6 +265,7 @@ class SqliteFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
+        self._names: set[str] | None = None  # of all rooms in it, at the least; None: not known
 
     def claim(self) -> int:
         """Lock the file, see that it is ours, and make it if it is not there."""
@@ -295,10 +299,29 @@ class SqliteFile:
         assert self._db is not None
         self._db.execute("PRAGMA synchronous = NORMAL")
         rows = self._db.execute("SELECT name, kept FROM rooms ORDER BY saved")
-        return {name: bool(kept) for name, kept in rows}
+        found = {name: bool(kept) for name, kept in rows}
+        self._names = set(found)
+        return found
 
     def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         """Write; see `Database`."""
+        assert self._names is not None
+        names = {name for name, record in batch.items() if record is not None}
+        names |= {name for name, said in latest.items() if any(said.values())}
+        fresh = names - self._names
+        self._names |= fresh
+        try:
+            self._write(batch, highest, latest)
+        except sqlite3.Error:  # it is undone; of what else fails nobody knows how far it has come
+            self._names -= fresh
+            raise
+        self._names -= batch.keys() - names
+
+    def may_hold(self, room: str) -> bool:
+        """Tell; see `Database`."""
+        return self._names is None or room in self._names
+
+    def _write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         now = time.time()
         insert = "INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)"
         with self._transaction() as db:
@@ -579,9 +602,15 @@ class Store:
         self._count("rooms_saved", len(batch))
 
     def _put_back(self, batch: dict[str, Record | None], given: dict[str, dict[int, Seat]]) -> None:
-        """Let wait again what has not been written, unless there is something later."""
+        """Let wait again what has not been written, unless there is something later.
+
+        A room of which nothing is stored need not be removed: of those that come and go while
+        nothing can be written there may be any number.
+        """
+        may_hold = self._database.may_hold
+        needed = {name: it for name, it in batch.items() if it is not None or may_hold(name)}
         with self._changed:
-            self._pending = batch | self._pending
+            self._pending = needed | self._pending
             for room, seats in given.items():
                 seats |= self._given.get(room, {})
                 self._given[room] = {number: seats[number] for number in filter_needed(seats)}

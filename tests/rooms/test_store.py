@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,6 +29,7 @@ import pytest
 from scalesocket.net.seats import digest
 from scalesocket.net.store import (
     NOTHING,
+    SqliteFile,
     Store,
     StoredRooms,
     StoredSeat,
@@ -859,6 +861,40 @@ def test_a_store_that_cannot_be_written_keeps_nothing_of_who_has_gone(
     store.stop()
     assert tries[0] == {"den": {1: None, 2: None}, "attic": {3: None}}
     assert tries[-1] == {"den": {2: None}}, "what was never written need not be removed"
+
+
+def test_rooms_that_come_and_go_while_nothing_can_be_written_leave_no_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was kept as one to be removed, though nothing of it had been stored."""
+    monkeypatch.setattr("scalesocket.net.store.RETRY_PAUSE", 0.05)
+    monkeypatch.setattr("scalesocket.net.store.BUSY_TIMEOUT", 0.0)
+    file = SqliteFile(str(folder / "play.sqlite"))
+    file.claim()
+    counted: Counter[str] = Counter()
+    store = Store(file, lambda name, number=1: counted.update({name: number}))
+    store.start()
+    for name in ("gone", "again", "stays"):
+        store.put(name, NOTHING)
+    wait_until(lambda: rooms(folder) == ["again", "gone", "stays"])
+    other = sqlite3.connect(folder / "play.sqlite", isolation_level=None)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        for name in ("gone", "again"):
+            store.put(name, None)
+        passing = [f"room {number}" for number in range(100)]
+        for name in [*passing, "again", "fresh"]:
+            store.put(name, NOTHING._replace(state="7"))
+        tried = counted["store_failures"]
+        wait_until(lambda: counted["store_failures"] > tried + 1)
+        for name in passing:
+            store.put(name, None)
+        wait_until(lambda: store._pending.keys() == {"gone", "again", "fresh"})
+        other.execute("ROLLBACK")
+    store.stop()
+    os.close(file._lock_file)
+    states = dict(read(folder, "SELECT name, state FROM rooms"))
+    assert states == {"again": "7", "fresh": "7", "stays": None}
 
 
 def test_who_leaves_after_a_save_comes_back_with_it_if_the_server_crashes(folder: Path) -> None:
