@@ -806,6 +806,7 @@ class Request:
     version: str  # "HTTP/1.1"
     headers: Headers
     base: str = ""  # what stood before the target, and means this server (--basepath)
+    from_here: bool = False  # its client is on this machine; known of what is no WebSocket
 
     @property
     def path(self) -> str:
@@ -4543,11 +4544,11 @@ class HttpSite:
         """
         if request.method not in ("GET", "HEAD"):
             raise HandshakeError(405, "only GET and HEAD are answered", ("Allow", "GET, HEAD"))
+        request = replace(request, from_here=is_loopback(peer[0]))
         path = request.path
         if path.rstrip("/") == "/health":
-            if self._registry.draining:
-                return json_response('{"status": "draining"}', status=503)
-            return json_response('{"status": "ok"}')
+            status, word = (503, "draining") if self._registry.draining else (200, "ok")
+            return json_response(f'{{"status": "{word}"}}', status)
         if (part := self.find_part(path)) is not None:
             return (self.gather or part.respond)(request)
         if self.console and self.console.covers(path):
@@ -5027,12 +5028,9 @@ class HttpSession(Session):
     """A connection that speaks HTTP: requests are answered until one asks for a WebSocket."""
 
     KIND = "http"
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.tls: TlsTransport | None = None
-        self.head = b""  # of the latest request, without its empty line
-        self.method = ""  # of that request
+    tls: TlsTransport | None = None
+    head = b""  # of the latest request, without its empty line
+    method = ""  # of that request
 
     def open(self) -> Opened:
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
@@ -5311,8 +5309,8 @@ class Reader(Poller):
             self._do(functools.partial(self.attend, session))
         for room, paused in self._paused.items():
             for session in [s for s in paused if not self._is_there(s)]:
-                paused.remove(session)
                 self._resume(session, room)
+                paused.remove(session)
         self._is_timed = False
         if self._opening or self._paused:
             self._watch_over()
@@ -5375,13 +5373,9 @@ class Reader(Poller):
         assert client is not None
         if events is None:
             events = [Closing(CloseCode.ABNORMAL, "connection lost", failed=False)]
-        closing: Closing | None = None
-        received = []
-        for event in events:
-            if isinstance(event, Messages):
-                received.append(Received(client, event))
-            elif isinstance(event, Closing):
-                closing = event
+        received = [Received(client, event) for event in events if isinstance(event, Messages)]
+        last = events[-1] if events else None
+        closing = last if isinstance(last, Closing) else None
         room = client.room
         if received and room is not None:
             if room.inbox.is_full and closing is None and self._is_there(session):
@@ -5418,7 +5412,8 @@ class Reader(Poller):
         """Let who waits for a room go on, as long as there is room in its inbox."""
         paused = self._paused[room]
         while paused and not room.inbox.is_full:
-            self._resume(paused.popleft(), room)
+            self._resume(paused[0], room)
+            paused.popleft()  # not before: without memory for that, it is tried again
         if paused:
             self._wait_for(room)
         else:
@@ -5426,7 +5421,12 @@ class Reader(Poller):
 
     def _resume(self, session: Session, room: Room) -> None:
         received, session.held = session.held, []
-        room.receive(received)
+        try:
+            if received:
+                room.receive(received)
+        except BaseException:  # what it has said may be lost: it must not go on
+            session.connection.abort()
+            raise
         session.connection.resume()
         self.keep(session)
 

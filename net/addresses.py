@@ -108,9 +108,13 @@ def terminal_columns() -> float:
 
 
 def tell_addresses(config: Config, request: Request) -> dict[str, list[str]]:
-    """Return what `/api/` adds for a page on this machine; nobody else is told."""
+    """Return what `/api/` adds for a page on this machine; nobody else is told.
+
+    Who asks at another name of it has a link that others can open, and any client may say
+    `Host: localhost`. A proxy on this machine is one, too, unless it says for whom it asks.
+    """
     name = request.headers.get("Host").rpartition(":")[0] or request.headers.get("Host")
-    is_here = name == "localhost" or is_loopback(name.strip("[]"))
+    is_here = request.from_here and (name == "localhost" or is_loopback(name.strip("[]")))
     if not is_here or any(request.headers.get(field) for field in _FORWARDED):
         return {}
     return {"addresses": reachable_addresses(config)}

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scalesocket import Request, Response, Server
+from scalesocket import HttpSite, Request, Response, Server
 
 from .origins import is_listed, parse_origins
 
@@ -33,9 +33,11 @@ class Cors:
 
     Args:
         allowed: origins as in `--origin`, or `any`.
+        site: what answers; it may have a console.
     """
 
-    def __init__(self, allowed: Sequence[str]) -> None:
+    def __init__(self, allowed: Sequence[str], site: HttpSite) -> None:
+        self._site = site
         self._allowed = allowed
         self._any = "any" in allowed
 
@@ -57,7 +59,8 @@ class Cors:
 
         The console is for nobody's pages but its own.
         """
-        if request.path.startswith("/console"):
+        console = self._site.console
+        if console is not None and console.covers(request.path):
             return response
         if self._any:
             fields = [("Access-Control-Allow-Origin", "*")]
@@ -73,4 +76,4 @@ class Cors:
 
 def set_up(server: Server) -> None:
     """Have a server's answers name who may read them."""
-    server.cors = Cors(server.config.cors)
+    server.cors = Cors(server.config.cors, server.site)

@@ -24,7 +24,7 @@ from scalesocket.net.qr import Modules, draw_in_terminal, make_code, penalty
 from scalesocket import Config
 from tests import browser as in_browser
 from tests.browser import PAGES, wait_for
-from tests.support import http_request, serve, wait_until
+from tests.support import PATIENCE, http_request, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -78,6 +78,20 @@ def test_only_a_page_on_this_machine_is_told(headers: dict[str, str], is_told: b
         about = json.loads(http_request(server, path="/api/", headers=headers).body)
         assert about["target"] == "cat"
         assert about.get("addresses") == ([] if is_told else None)
+
+
+@pytest.mark.parametrize("path", ["/api/", "/lobby/about.json"])
+def test_who_only_says_that_it_is_on_this_machine_is_not_told(path: str) -> None:
+    """`Host: localhost` was enough, from anywhere."""
+    with serve("--api", "--trustproxy", "127.0.0.1", "cat") as server:
+        for peer, is_told in ((b"192.0.2.1", False), (b"127.0.0.1", True)):
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+                sock.sendall(b"PROXY TCP4 %b 192.0.2.2 5000 80\r\n" % peer)
+                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode())
+                sock.sendall(b"Connection: close\r\n\r\n")
+                answer = sock.makefile("rb").read()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert (b'"addresses"' in answer) == is_told
 
 
 def open_page(browser: Browser, url: str) -> Page:

@@ -75,6 +75,18 @@ def test_case_20_listed_pages_may_read_files_and_the_api(shared: ServerProcess) 
     assert "access-control-allow-credentials" not in sandbox.headers
 
 
+def test_only_the_consoles_own_paths_are_its(folder: Path, shared: ServerProcess) -> None:
+    """A page `console-art.html`, or a folder `console` without --console, was not shared."""
+    (folder / "console-art.html").write_text("art")
+    (folder / "console").mkdir(exist_ok=True)
+    (folder / "console" / "a.json").write_text("[1]")
+    origin = "https://good.example"
+    assert allowed_origin(ask(shared, "/console-art.html", origin)) == origin
+    assert allowed_origin(ask(shared, "/console/", origin)) is None
+    with serve("--staticdir", str(folder), "--cors", origin, "cat") as server:
+        assert allowed_origin(ask(server, "/console/a.json", origin)) == origin
+
+
 def test_other_pages_may_not_and_caches_know_it(shared: ServerProcess) -> None:
     for origin in (
         "https://evil.example",

@@ -261,12 +261,11 @@ def test_what_was_refused_while_away_is_not_sent_on_coming_back(
 def test_who_has_come_back_hears_each_message_once(open_tab: OpenTab, listener: Listener) -> None:
     """After a reconnection by hand, each was heard twice (socketio/socket.io#1635)."""
     page = open_tab()
-    page.clock.install()
     connect(page, listener).close()
-    for _ in range(2):
+    for times in (1, 2):
         wait_for(page, "link.state === 'waiting'")
-        page.evaluate("happened.length = 0, link.retryNow(), link.retryNow()")
+        page.evaluate("link.retryNow(), link.retryNow()")  # it may have done so by itself
         sock = listener.accept(behind=HELLO)
-        wait_for(page, "happened.length === 3")
-        assert page.evaluate("happened") == ["connecting", "connected", [1]]
+        wait_for(page, "happened.filter(Array.isArray).length >= value", times)
+        assert page.evaluate("happened.filter(Array.isArray)") == [[1]] * times
         sock.close()

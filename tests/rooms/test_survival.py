@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -650,6 +651,21 @@ def test_a_listener_goes_on_though_memory_ran_out_as_it_was_opened_or_paused() -
         listener._accept_all()
     # The second time, it will be opened again.
     assert server.readers.shared.call_later.call_count == 2
+
+
+def test_who_waits_for_a_room_is_not_forgotten_though_memory_runs_out_as_it_goes_on() -> None:
+    """What it had said was lost, and it was never read again, not even its end."""
+    reader = scalesocket.Readers().shared
+    reader._selector = Mock()
+    room, session = Mock(), Mock(want=scalesocket.Want.MESSAGES, descriptor=-1, held=["said"])
+    room.inbox.is_full = session.connection.has_more = False
+    room.receive.side_effect = MemoryError
+    reader._paused[room] = deque([session])
+    assert not reader._do(lambda: reader._resume_all(room))  # it is tried again
+    assert session.connection.abort.called
+    assert reader._do(lambda: reader._resume_all(room))
+    assert room.receive.call_count == 1  # the rest of it may have arrived
+    assert reader._selector.register.called and not reader._paused
 
 
 def test_a_bug_of_ours_ends_no_thread_that_reads_or_writes_for_all(
