@@ -4,23 +4,23 @@
 
 serves `game.py` at `ws://host:9000/<room>`. All clients of a room share one backend: a child
 process that reads stdin and prints to stdout, or a Python `Game` inside this server. The file
-needs nothing but the standard library. What options add is in net/; copied alone, this file does
-without, and says which option cannot. It is written to be read from top to bottom: first bytes,
+needs nothing but the standard library. Most options have their code in net/; a copy of this
+file alone works without it, and refuses those options. Read it from top to bottom: first bytes,
 then messages, then threads, then rooms.
 
 The way of the data:
 
     client --TCP--> reader thread --batch--> room's inbox --> room thread --> child's stdin
-                    recv, parse, unmask      bounded          joins all       or Game hooks
-                                             in bytes         that waits
+                    recv, parse, unmask      bounded in       joins all       ProcessBackend
+                    Reader, Connection       bytes: Inbox     that waits      or GameBackend
     client <--send-- pump thread <-- child's stdout           (a Game answers from the room thread)
-                    split, route, encode once, one send to each client
+                    Framing splits and routes, Members encodes once, Connection sends
 
 Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all
 items that wait make one write, one read of the child's output makes one send for each client.
-Nothing waits in order to batch, but for one thing: a crowd that talks is heard every few
+Nothing waits to make a batch bigger, with one exception: a crowd that talks is read only every few
 milliseconds. So a quiet room answers at once, and a busy one costs less per message the busier it
-gets. While a room has nothing to do, a reader writes to its child itself. The first few clients
+gets. While a room has nothing to do, a reader writes to the child itself. The first few clients
 have a reader each; a crowd shares one thread, which takes one `recv` from each that is ready and
 gives each room what has come for it as one batch.
 
@@ -43,11 +43,11 @@ gives each room what has come for it as one batch.
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
 has no thread but its main one: see net/workers.py.
 
-Locks are taken in the order registry, room, turn (chapter 7), connection (that of all histories
-comes last), and none is held while waiting for a peer, a child or a disk. Every queue is bounded:
-in bytes, but joins and leaves in number. Who has something for a full inbox is not read, so TCP
-slows it down; a full backlog makes the pump wait, so the child is slowed down. Nobody waits for a
-newcomer that is still being sent what was before its time.
+Locks are taken in the order registry, room (`Members`), TURN (chapter 7), connection, histories;
+none is held while waiting for a peer, a child or a disk. Every queue is bounded: in bytes, but
+joins and leaves in number. A client with something for a full inbox is not read, so TCP slows it
+down; a full backlog makes the pump wait, so the child is slowed down. Nobody waits for a newcomer
+that is still being sent the history.
 
 Chapters:
 
@@ -133,9 +133,9 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.workers import Worker
 
 # A game that imports `scalesocket` gets this module, also when it runs as a script. What lies in
-# net/, game/ and client/ is imported by this one name, as in `scalesocket.net.pcapng`: those three
-# are names that a game's developer has, too. Where this is installed, they lie in a folder of that
-# name beside this file. A net/ that holds no scalesocket.lua is somebody else's.
+# net/, game/ and client/ is imported below this name, as in `scalesocket.net.pcapng`: a game's
+# developer may have folders of those names, too. Where this is installed, they lie in a folder
+# `scalesocket` beside this file. A net/ that holds no scalesocket.lua is somebody else's.
 sys.modules.setdefault("scalesocket", sys.modules[__name__])
 _here = os.path.dirname(os.path.realpath(__file__))
 _homes = (os.path.join(_here, "scalesocket"), _here)
@@ -163,13 +163,13 @@ MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 MAX_DIGITS = 1000  # of a number in a client's JSON message
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
-EVENTS_SIZE = 256 * KIB  # bytes of messages, and one more, that one call gives out
-MAX_UNHURRIED = 100  # events in a room that it need not know of at once
+EVENTS_SIZE = 256 * KIB  # bytes of messages after which one `receive` gives out no more
+MAX_UNHURRIED = 100  # non-urgent events that wait in an inbox before the room's thread is woken
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 MAX_DEPARTED = 4096  # clients that have gone and the backend does not know of, in a room
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 OWN_READERS = 4  # clients that have a reader each; all others share one
-CROWD = 3  # clients that speak at the same time, and not because they have just been answered
+CROWD = 3  # clients from which a round or a fan-out counts as a crowd (Reader._is_crowd, take_turn)
 ROUND_TIME = 0.005  # seconds between two rounds in which a crowd is read
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 HELPER_PATIENCE = 0.05  # seconds that a helper waits for the next request
@@ -225,7 +225,7 @@ class ScaleSocketError(Exception):
 
 
 class CodedError(ScaleSocketError):
-    """Base of the two that end a connection with a close code and a reason (7.4)."""
+    """Base of the two errors that end a connection with a close code and reason (RFC 6455, 7.4)."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{reason} ({code})")
@@ -452,7 +452,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         raise ProtocolError(CloseCode.INVALID_DATA, "close reason is not UTF-8") from None
 
 
-# By length, what repeats a number of 32 bits over so many bytes, and the largest number in them.
+# By payload length: the factor that repeats a 32-bit key over it, and the largest number it holds.
 _REPEAT = tuple(sum(1 << 32 * i for i in range(-(-length // 4))) for length in range(126))
 _LARGEST = tuple((1 << 8 * length) - 1 for length in range(126))
 
@@ -481,7 +481,7 @@ class FrameParser:
         self._taken = 0  # bytes of its payload already given out
 
     def feed(self, data: bytes) -> None:
-        """Add bytes that arrived; what is left over from before is at most a short frame."""
+        """Add bytes that arrived; of those before, only what could not be taken yet is kept."""
         rest = self._data[self._position :]
         self._data = rest + data if rest else data
         self._position = 0
@@ -690,9 +690,9 @@ class MessageAssembler:
         piece = frame.payload
         complete = frame.last and frame.header.fin
         if self._inflater is not None:
-            room = self.max_message - len(self._message) + 1  # a byte more shows that it is too big
-            piece = self._inflater.feed(piece, room, complete=complete)
-            if len(piece) == room:
+            space = self.max_message - len(self._message) + 1  # the one more shows: it is too big
+            piece = self._inflater.feed(piece, space, complete=complete)
+            if len(piece) == space:
                 self._fail_as_too_big(f"over {self.max_message}")
         if self._decoder is not None:
             self._check_text(piece, complete)
@@ -934,8 +934,8 @@ Negotiate = Callable[[list[Offer]], tuple[Encoding, str]]
 def parse_extensions(value: str) -> list[Offer]:
     """Return the offers of a Sec-WebSocket-Extensions header in their order (9.1).
 
-    An offer is a name and its parameters; a parameter without a value has an empty one. One
-    that has a parameter twice is left out, as nothing may say so.
+    An offer is a name and its parameters; a parameter without a value has an empty one. An
+    offer that has a parameter twice is left out: it is invalid (RFC 7692 section 7).
 
     Raises:
         HandshakeError: 400, it is malformed.
@@ -957,9 +957,9 @@ Endpoint = tuple[str, int]  # address and port
 
 
 class Proxies:
-    """Peers that may say which client they speak for: nobody, without --trustproxy.
+    """Peers that may say which client they speak for. Here, nobody may.
 
-    With it, `TrustedProxies` in net/proxies.py takes its place.
+    With --trustproxy, `TrustedProxies` in net/proxies.py takes the place of this class.
     """
 
     def __contains__(self, address: str) -> bool:
@@ -1076,7 +1076,7 @@ class Messages:
     opcode: int  # TEXT or BINARY
     payloads: list[bytes]
     size: int  # bytes of memory or wire that they took, for accounting
-    source: Connection | None = None  # of a seat, as which its connections come and go (--resume)
+    source: Connection | None = None  # with --resume: which of its connections they came by
 
 
 @dataclass(frozen=True, slots=True)
@@ -1122,7 +1122,7 @@ class WebSocketProtocol:
         encoding: of messages both ways, as negotiated.
     """
 
-    answers_close = True  # the peer sends a Close, too, before it is over
+    answers_close = True  # the peer sends a Close, too, before the connection is over
     ping = encode_frame(Opcode.PING, b"")  # asks the peer for a sign of life
     pong = encode_frame(Opcode.PONG, b"")  # asks for nothing
 
@@ -1193,7 +1193,7 @@ class WebSocketProtocol:
             events.append(Closing(code, reason, failed=False))
 
     def finish(self) -> list[Event] | None:
-        """Return what the end of the bytes means; here, that a Close is missing. Keep no more."""
+        """Return what the stream's end amounts to; None: a Close is missing. Free the buffers."""
         self._parser.feed(b"")
         self._assembler = MessageAssembler(max_message=0, encoding=self.encoding)
         return None
@@ -1219,7 +1219,7 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     """Start a daemon thread; whoever started it must see to its end.
 
     Raises:
-        ShortageError: the system has none left, or no memory for it (that says net/threads.py).
+        ShortageError: there is no thread left, or no memory for one (net/threads.py sees that).
     """
     try:
         threads = find_feature("threads")
@@ -1238,7 +1238,7 @@ class Shortage:
         self._reported_at = -math.inf  # by any thread; a line too many would do no harm
 
     def report(self, what: str) -> None:
-        """Log it, unless that was done already, and the shortage has lasted since."""
+        """Log it: as an error if it is new, at DEBUG while the shortage lasts."""
         now = time.monotonic()
         fresh = now - self._reported_at > SHORTAGE_PAUSE
         self._reported_at = now
@@ -1291,17 +1291,17 @@ def poll_end(sock: socket.socket) -> int:
     return dict(poller.poll(0)).get(sock.fileno(), 0)
 
 
-# One turn at a time. Each `recv` and `send` lets go of the interpreter lock, and whoever else runs
-# takes it: a fan-out to a thousand clients would lose it a thousand times. So a round of `recv`s
-# and a fan-out of `send`s, none of which blocks, hold this lock for their whole length. Who waits
-# for it sleeps in the kernel. It is taken after the locks of registry and room, and before that of
-# a connection. Without the interpreter lock there is nothing to take turns for.
+# Each `recv` and `send` lets go of the interpreter lock, and another thread takes it: a fan-out to
+# a thousand clients would lose it a thousand times. So a round of `recv`s or a fan-out of `send`s,
+# none of which blocks, first takes TURN and holds it to its end; other threads that want TURN sleep
+# in the kernel meanwhile. TURN is taken after the locks of registry and room, and before that of a
+# connection. A Python without the interpreter lock needs no turns.
 NO_TURN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 TURN = threading.Lock() if getattr(sys, "_is_gil_enabled", lambda: True)() else NO_TURN
 
 
 def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContextManager[object]:
-    """Return the turn for a fan-out; to few it goes without, or they would queue behind floods."""
+    """Return TURN for a fan-out to a crowd; one to few needs none, so it queues behind no flood."""
     return TURN if len(items) >= CROWD or any(len(to) >= CROWD for to, _ in items) else NO_TURN
 
 
@@ -1318,7 +1318,7 @@ class Poller:
         self._lock = threading.Lock()  # guards the heap
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
         self._order = itertools.count()  # calls of the same time keep their order
-        self._woken = True  # a byte is under way, and not read yet; or it has not started
+        self._woken = True  # a wake-up byte is on its way; or the thread has not started
         self.shortage = Shortage()
         self._stopped = False
 
@@ -1501,7 +1501,7 @@ class Connection:
     Args:
         sock: a connected stream socket; the opening handshake has been read from it. `dispose`
             gives it back.
-        protocol: the receiving half, and what ends the other.
+        protocol: the receiving half; it also makes our Close frame.
         sender: finishes what the socket does not take at once; what is left when it stops is lost.
         timer: ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
@@ -1534,17 +1534,17 @@ class Connection:
         self._leaving = False  # what comes is dropped
         self._disposed = False  # the reader is done with it
         self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
-        self._is_plain = False  # what is sent need not go through `_push`
+        self._is_plain = False  # open, direct, no replay: `send` itself may write to the socket
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._drained: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender knows it, and will close the socket
+        self._with_sender = False  # the sender has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
         self._corked: list[bytes] | None = [response] if response else None
         self._replay: Replay | None = None  # what goes before all that is sent (net/history.py)
-        self.is_following = False  # that feeds it
-        self._held = 0  # bytes that wait for the end of that
+        self.is_following = False  # the replay is feeding it
+        self._held = 0  # bytes that wait for the end of the replay
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
@@ -1750,8 +1750,8 @@ class Connection:
     def wait_until_drained(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
 
-        For the pump, which so slows its child down to the pace of the slowest client. It does not
-        wait for one who is still being sent what was before his time.
+        The pump calls it, and so slows its child down to the pace of the slowest client. A
+        newcomer that is still being sent the history is not waited for.
         """
         while True:
             with self._lock:
@@ -1781,8 +1781,6 @@ class Connection:
         """Whether it lags so far behind that nothing can be kept for it."""
         return (replay := self._replay) is not None and replay.is_lost
 
-    # -- under the lock --
-
     def _finish(self, code: int, reason: str, *, discard: bool = False) -> None:
         with self._lock:
             if not self._close_sent and not self._dead:
@@ -1792,6 +1790,8 @@ class Connection:
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
             self._on_drained()
+
+    # -- under the lock --
 
     def _push(self, data: bytes) -> None:
         if self._replay is None:
@@ -1925,9 +1925,9 @@ def check_thread(owner: int, call: str) -> None:
 
 
 class Client:
-    """A seat in a room: who a message is from, and whom one is for.
+    """A member of a room: messages come from one, and go to one.
 
-    It is not the socket: with --resume a seat outlives its connection. In-process games
+    It is not the socket: with --resume a client outlives its connection. In-process games
     get this object in their hooks; `id`, `request`, `data`, `send` and `close` are theirs.
 
     Args:
@@ -1942,8 +1942,8 @@ class Client:
 
     user: str = ""  # as --auth or `on_auth` has named it
     claims: Mapping[str, str] = MappingProxyType({})  # what else --auth has said of the user
-    seat: Seat | None = None  # what outlives its connection (--resume), and is its `connection`
-    dropped = False  # that has no connection now
+    seat: Seat | None = None  # with --resume: stands in for the socket, and is `connection`, too
+    dropped = False  # its seat has no connection now
     restored = False  # it came back, and has kept nothing of what it had been sent
 
     def __init__(
@@ -1967,7 +1967,7 @@ class Client:
         self.since = time.monotonic()
         self.data: dict[str, Any] = {}  # the game's own
         self.room: Room | None = None  # set when it joins
-        self.departed = False  # guarded by the registry's lock
+        self.departed = False  # its seat is taken back; guarded by the registry's lock
         self.kicked = False  # its backend wants no more of it
         self.left = False  # its game has been told that it has gone
         self.is_watched = False  # it will be asked soon whether it still reads
@@ -2053,8 +2053,8 @@ NameStream = Callable[[str, list[Output]], list[Output]]  # see net/streams.py
 Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
 
 
-# U+2028, U+2029 and U+0085, which JSON has only inside strings, and how it can spell them.
-JSON_SEPARATORS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
+# U+2028, U+2029 and U+0085: some take them for line breaks. Each with its escape in JSON.
+RARE_BREAKS = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u2028\u2029\x85")
 # What Python's `splitlines` takes for a line break beside those.
 _BREAKS_TO_SPACES = bytes.maketrans(b"\n\r\v\f\x1c\x1d\x1e", b" " * 7)
 
@@ -2105,7 +2105,7 @@ class Framing:
             payload = payload[: -2 if payload.endswith(b"\r\n") else -1]
         if self._one_line:
             payload = payload.translate(_BREAKS_TO_SPACES)
-            for separator, _ in () if payload.isascii() else JSON_SEPARATORS:
+            for separator, _ in () if payload.isascii() else RARE_BREAKS:
                 payload = payload.replace(separator, b" ")
         return payload
 
@@ -2225,7 +2225,7 @@ def check_nesting(text: str) -> None:
     brackets = _JSON_STRING.sub(b"", text.encode(errors="replace"))
     brackets = brackets.translate(_TO_SQUARE, _NO_BRACKETS)
     depth = 4
-    for _ in range(depth):  # most have a few levels, of which nothing is left then
+    for _ in range(depth):  # each takes off the innermost level; most JSON has no more
         brackets = brackets.replace(b"[]", b"")
     for start in range(0, len(brackets), 4 * KIB):
         steps = [1 if bracket == 0x5B else -1 for bracket in brackets[start : start + 4 * KIB]]
@@ -2375,13 +2375,13 @@ class JsonFraming(Framing):
         if b"\n" in payload or b"\r" in payload:
             payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
         if not plain:  # Node and Python take these for line breaks, too
-            for separator, escape in JSON_SEPARATORS:
+            for separator, escape in RARE_BREAKS:
                 payload = payload.replace(separator, escape)
         rest = payload[payload.index(b"{") + 1 :]
         return prefix + (b"," if value else b"") + rest + b"\n"
 
     def _strip(self, text: str, names: list[str]) -> bytes:
-        """Return a message without what is not its sender's to say."""
+        """Return a message without the members `names`; warn of the first that routes."""
         routing = next((name for name in names if name in ROUTING_FIELDS), None)
         if routing is not None and not self._told:
             self._told = True  # whoever comes from ScaleSocket may have relied on it
@@ -2458,10 +2458,10 @@ class JsonFraming(Framing):
         return Route(Opcode.TEXT, [], to, exclude, value.get("_cache") is True)
 
     def _is_addressed(self, text: str, is_json: bool) -> bool:
-        """Whether a line that is no JSON object was meant to be one, and for somebody.
+        """Whether a line that is no JSON object names a field that routes.
 
-        So is one that begins as JSON does, or as what some take for JSON (`{'_to':1}`), and names
-        a field that routes. All other lines are text, whatever they speak of.
+        The caller has seen that it begins as JSON, or as what some take for JSON (`{'_to':1}`).
+        So it was meant for somebody. All other lines are text, whatever they speak of.
         """
         return self._named.search(text) is not None
 
@@ -2612,7 +2612,7 @@ class Unwritten:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A client has gone; `reply` is what its Close, or its error, is yet to be answered by."""
+    """A client has gone; `reply`: its Close or error, which still has to be answered."""
 
     client: Client
     code: int
@@ -2650,15 +2650,15 @@ RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Called | 
 
 
 class Backend:
-    """What a room's clients talk to; all methods are called on the room's thread."""
+    """What a room's clients talk to; on the room's thread, but for `hand_over` and `kill`."""
 
-    # Whether answers are made while an event is handled. If so, joining, leaving and failing
-    # wait for their turn among the events; if not, the reader does its part at once.
+    # Whether it answers while it handles an event. If so, a client is admitted, and its Close
+    # answered, when that event is handled; if not, the reader does both at once.
     in_order = False
     # Whether a reader may `hand_over` messages while the room's thread has nothing to do.
     takes_directly = False
-    # Whether it does something when a client joins, but take note of it. Waking the room's thread
-    # for that took a fifth of the time of a connection storm.
+    # Whether it does more about a join than take note of it. If not, a join does not wake the
+    # room's thread, which took a fifth of the time of a connection storm.
     hears_joins = True
 
     def start(self, room: Room, opener: Client) -> None:
@@ -2759,7 +2759,7 @@ class ChildProcess:
             raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
 
     def read(self, descriptor: int) -> Iterator[bytes]:
-        """Yield what the child writes to a descriptor until it closes it or exits.
+        """Yield what the child writes to a descriptor until the child closes it or exits.
 
         A child's own children may hold the descriptor open for longer; what the child itself
         wrote before it exited is all there by then, so nobody waits for them.
@@ -2772,7 +2772,7 @@ class ChildProcess:
         poller.register(descriptor, select.POLLIN)
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
-        exited, budget = False, 64  # reads until it is asked again whether the child has exited
+        exited, budget = False, 64  # reads until we ask if it has exited; after that, reads left
         drained = False  # nothing was left when it was last read: no need to try
         while budget:
             if drained and not exited:
@@ -2838,7 +2838,7 @@ class ChildProcess:
             self._last_read.close_input(stdin, self.wait, since=self._since, grace=self._grace)
 
     def close(self) -> None:
-        """Close what is open between us; nobody may be reading any more."""
+        """Close our ends of the pipes; no thread may be reading from them."""
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             if stream is not None:
                 stream.close()
@@ -2927,12 +2927,12 @@ class ProcessBackend(Backend):
                 exited = event
         if exited is not None:
             self._after_exit(exited)
-            # The next child knows who is there; what the last one did not get is for it.
+            # The next child has been told who is there; it also gets what the last one did not.
             events = [e for e in events if self._is_for_next(e)]
         self._write(b"".join(map(self._encode, events)))
 
     def _is_for_next(self, event: RoomEvent) -> bool:
-        """Whether an event is a message that no child has begun to read, of one who is there."""
+        """Whether an event is a present client's message that no child has begun to read."""
         if not isinstance(event, Received | Unwritten) or event.client.id not in self._present:
             return False
         return isinstance(event, Received) or event.whole
@@ -2993,7 +2993,7 @@ class ProcessBackend(Backend):
         self._room.closing.wait(self._backoff)
         self._backoff = min(self._backoff * 2, RESPAWN_LAST)
         if self._room.closing.is_set():
-            return  # what is left of it is heard, and no more written
+            return  # the room ends: its last events are taken, but nothing is written
         self._launch()
         known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
         self._write(b"".join(known))
@@ -3051,10 +3051,10 @@ class ProcessBackend(Backend):
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
         pipe = subprocess.PIPE
-        self._speak_with(self._start_child(self._command, environment, (pipe, pipe, pipe)))
+        self._take_pipes(self._start_child(self._command, environment, (pipe, pipe, pipe)))
 
-    def _speak_with(self, child: ChildProcess, terminal: int = -1) -> None:
-        """Speak with a child on pipes, or read what it prints to a pseudo-terminal."""
+    def _take_pipes(self, child: ChildProcess, terminal: int = -1) -> None:
+        """Note the descriptors of the child, or of its pseudo-terminal, then wait for --delay."""
         stdin, stdout = child.popen.stdin, child.popen.stdout
         assert stdin is not None
         self._input = stdin.fileno()
@@ -3182,7 +3182,7 @@ class Game:
         """A client has lost its connection; it stays in the room for --resume seconds."""
 
     def on_resume(self, client: Client) -> None:
-        """It is back, and is sent what it has missed; if `restored`, it needs everything."""
+        """A client is back, and gets what it missed; if `client.restored`, it needs everything."""
 
     def on_leave(self, client: Client, code: int) -> None:
         """A client has gone, with a close code (1006: without one)."""
@@ -3197,7 +3197,7 @@ class Game:
         """Return what `on_restore` needs: bytes or what JSON can hold; None: nothing (--store)."""
 
     def on_restore(self, state: JsonValue | bytes) -> None:
-        """Go on from that, after `on_create`; `room.clients` are those that may come back."""
+        """Go on from `state`, after `on_create`; `room.clients` are those that may come back."""
 
     def on_dispose(self) -> None:
         """The room ends; clients that are still there get no `on_leave`."""
@@ -3238,7 +3238,7 @@ class GameRoom:
         excluded = {client.id for client in exclude}
         if self._room.log.traces:
             self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
-        if not excluded:  # or it is not for everyone, and so not for those who come later
+        if not excluded:  # only what is for everyone is also for those who come later
             if self._room.members.newcomers:
                 self._room.flush()  # what they were sent before
             excluded = {client.id for client in self._room.members.remember(message)}
@@ -3363,7 +3363,7 @@ class GameBackend(Backend):
         return max(0.0, due - time.monotonic()) if due < math.inf else None
 
     def stop(self) -> None:
-        """Tell the game that the room ends; who is still there gets what it says to that."""
+        """Tell the game that the room ends; clients still there get what `on_dispose` sends."""
         try:
             self.game.on_dispose()
             self._flush()
@@ -3503,7 +3503,7 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
 
 
 class Inbox:
-    """A queue of room events, bounded in bytes: who reads clients stops while it is full.
+    """A queue of room events, bounded in bytes; the clients that would overfill it are not read.
 
     Args:
         limit: bytes of messages that may wait; what comes in one `recv` may go beyond it.
@@ -3521,14 +3521,14 @@ class Inbox:
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
         self._asleep = False  # the room's thread waits for the bell
-        self._idle = False  # and for nothing else
+        self._idle = False  # it waits without a timeout: no tick is due
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
-        """Add an event; return whether it was added, as it is unless the room is over.
+        """Add an event; return False if the room is over.
 
         Args:
             event: what happened.
-            urgent: or it may wait for the next one, as long as there are few.
+            urgent: wake the room's thread now, not only at a later event (MAX_UNHURRIED).
         """
         with self.lock:
             if self._closed:
@@ -3540,9 +3540,9 @@ class Inbox:
             return True
 
     def put_patiently(self, event: RoomEvent, size: int) -> bool:
-        """Add an event that takes so many bytes, once there is room for it; not for a reader.
+        """Add an event that takes so many bytes, once it fits; may wait, so no reader calls this.
 
-        Return whether it was added, as it is unless the room is over.
+        Return False if the room is over.
         """
         while True:
             freed = threading.Event()
@@ -3701,8 +3701,8 @@ def group(clients: Iterable[Client]) -> dict[Encoding, list[Client]]:
 class Outbox:
     """What clients are to be sent, in one piece for each of them.
 
-    What is for the very same clients as all before it, like broadcasts one after the other, is kept
-    once for all of them. Anything else has each of them get a list of its own.
+    As long as every piece is for the same clients (the very same list, as in a row of broadcasts),
+    it is kept once. From the first other piece on, each client has a list of its own.
     """
 
     def __init__(self) -> None:
@@ -3855,7 +3855,7 @@ class Room:
         self.registry = registry
         self.inbox = Inbox()
         self.metadata = "null"  # JSON
-        self.saved = ""  # likewise, by a program for the one after it
+        self.saved = ""  # JSON that a child has left for the next child (`_save`)
         self.traffic = Traffic()
         self.log = RoomLog(name)
         self.closing = threading.Event()  # set when the end has been decided
@@ -3887,7 +3887,7 @@ class Room:
     def join(self, client: Client) -> None:
         """Let a client in who has got a seat; the registry's lock is held.
 
-        It is a member before the backend hears of it, or it could miss the answer to that; an
+        The client is a member before the backend hears of it, or it could miss the answer. An
         in-order backend admits it itself.
         """
         if not self.backend.in_order:
@@ -3922,16 +3922,13 @@ class Room:
 
     # -- any thread --
 
-    def restore(self) -> None:
-        """Bring a game back to where it was; see net/store.py. On the room's thread."""
-
     def admit(self, client: Client) -> None:
         """Make a client a member."""
         if self.members.admit(client):
             self.watch(client)
 
     def watch(self, client: Client) -> None:
-        """See that a client which lags behind goes on to read, as long as it does."""
+        """Look after a client while it lags behind: one that takes nothing is closed."""
         if not client.is_watched:
             client.is_watched = True
             period = min(max(self._stall, 0.1), 1.0)  # seconds
@@ -3939,7 +3936,7 @@ class Room:
 
     def _look_after(self, client: Client) -> None:
         connection = client.connection
-        client.is_watched = False  # before it is asked how it does, or that could change unseen
+        client.is_watched = False  # first: what changes from now on calls `watch` again
         if client.departed:
             if connection.is_lost:
                 connection.abort()
@@ -4009,18 +4006,18 @@ class Room:
         full: list[Client] = []
         if self._is_cut:
             self._lost += sum(len(o.payloads) for o in outputs if isinstance(o, Route))
-        for is_kick, group in itertools.groupby(outputs, lambda output: type(output) is Kick):
+        for is_kick, some in itertools.groupby(outputs, lambda output: type(output) is Kick):
             if is_kick:
-                for kick in group:
+                for kick in some:
                     assert isinstance(kick, Kick)
                     for client in self.members.find(kick.to, kick.exclude):
                         self.kick(client, kick.code, kick.reason)
             else:
-                full += self._send(list(group))
+                full += self._send(list(some))
         for client in full:
             if not client.connection.wait_until_drained(self._stall):
                 self.drop_slow(client)
-        while self.members.is_outrun():  # then it is for their sake that the child waits
+        while self.members.is_outrun():  # only newcomers, far behind: the child waits for them
             time.sleep(0.01)
 
     def _send(self, outputs: list[Output]) -> list[Client]:
@@ -4030,6 +4027,9 @@ class Room:
         return self.members.send(outputs)
 
     # -- the room's thread --
+
+    def restore(self) -> None:
+        """Bring a game back to where it was (net/store.py does)."""
 
     def post(self, clients: Sequence[Client], data: bytes) -> None:
         """Keep an encoded message of a game for some clients until its hook returns."""
@@ -4603,7 +4603,7 @@ _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 def open_listeners(
     opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
 ) -> list[socket.socket]:
-    """Listen at what hosts stand for, as far as this machine has that, and say what it lacks.
+    """Listen at all addresses of the hosts that this machine has; log those that it has not.
 
     Args:
         opened: closes them, unless they are taken from it.
@@ -4678,7 +4678,7 @@ _LOCAL = re.compile(
 
 
 class LocalPages:
-    """Keeps a server that only this machine reaches for the pages of this machine.
+    """Lets only pages of this machine in, if only this machine reaches the server.
 
     A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
@@ -4694,7 +4694,7 @@ class LocalPages:
         return self.is_local and peer != UNIX_PEER and is_loopback(peer[0])
 
     def check_host(self, request: Request, peer: Endpoint) -> None:
-        """Refuse a request that looks for somebody else: a page might read what it is answered.
+        """Refuse a request to a name that is not ours: a strange page could read the answer.
 
         A name without a dot passes: it leads nowhere but within one's own network, where
         containers know each other by it.
@@ -4755,11 +4755,11 @@ class ConnectionLimits:
         self._refused = 0  # those that are being told so
 
     def enter(self, address: str) -> str:
-        """Count one more; return why it is one too many, to be told so, or nothing.
+        """Count one more; return "", or, if it is one too many, the words to refuse it with.
 
         Raises:
-            ShortageError: so many are being told that there is no telling more.
-            ConnectionAbortedError: so many of its address are.
+            ShortageError: too many are being refused already; close it without a word.
+            ConnectionAbortedError: the same, for its address (--maxperaddr).
         """
         with self._lock:
             if self._served < self._limit:
@@ -4771,7 +4771,7 @@ class ConnectionLimits:
         return f"all {self._limit} connections are in use"
 
     def leave(self, address: str, crowded: str) -> None:
-        """Count one less of those for whom `enter` returned that."""
+        """Count one less; `crowded` is what `enter` has returned for it."""
         with self._lock:
             if crowded:
                 self._refused -= 1
@@ -4790,12 +4790,12 @@ class ConnectionLimits:
 
 
 class Want(enum.Enum):
-    """What a session waits for, and what is sent in when it has come."""
+    """What a session waits for -> what `resume` then gives it (a `yield` returns that)."""
 
-    BYTES = enum.auto()  # what the peer sends next; no bytes at its end
-    HELPER = enum.auto()  # a thread that may wait for somebody else; None
-    MESSAGES = enum.auto()  # its reader passes on what it says, to its end; the `Closing`
-    END = enum.auto()  # what still comes is dropped, to its end; None
+    BYTES = enum.auto()  # bytes from the peer -> them; b"" at the end
+    HELPER = enum.auto()  # to run on a thread that may block -> None
+    MESSAGES = enum.auto()  # its reader passes messages to the room until the end -> `Closing`
+    END = enum.auto()  # the reader drops what still comes, until the end -> None
 
 
 Life: TypeAlias = Generator[Want, Any, None]
@@ -4805,16 +4805,16 @@ Opened: TypeAlias = "Generator[Want, Any, Client | None]"
 class Session:
     """A connection, from its first byte to its last.
 
-    Its life is a generator: one function from top to bottom, whatever thread runs it. Where it
-    waits it yields what for. Whoever reads the connection (`Reader`) sends that in; what may wait
-    for somebody else a helper thread runs on. One thread at a time has it.
+    Its life is one generator, `live`. Where it must wait, it yields a `Want`, and some thread calls
+    `resume` when that has come: a `Reader` for bytes, messages and the end, a helper thread (see
+    `Readers`) for whatever may block. Only one thread at a time has a session.
 
     Args:
         server: what it came to.
         sock: has been accepted.
         address: of the peer.
         early: what has been read from it already.
-        crowded: it is to be told that there are too many, in these words. None: it is not counted.
+        crowded: what `ConnectionLimits.enter` returned for it. None: it is not counted.
 
     Raises:
         OSError: it has ended.
@@ -4839,8 +4839,8 @@ class Session:
         self.layer: socket.socket | TlsSocket = sock  # TLS's, if there is TLS
         self.address = address
         self.local: Endpoint = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
-        self.peer = address  # by the word of a proxy that is trusted
-        self.proxied = b""  # that word
+        self.peer = address  # or the client that a trusted proxy names (PROXY protocol)
+        self.proxied = b""  # what it said, as it came
         self.rest = early  # what has been read, and not been heeded yet
         self.deadline = time.monotonic() + HEAD_TIMEOUT  # of what it waits for
         self.want: Want | None = Want.HELPER
@@ -5191,14 +5191,14 @@ class HttpSession(Session):
 
 
 class Reader(Poller):
-    """One thread that reads connections: one of its own, or all that share it.
+    """A thread that reads one connection (`only`), or all that have no such thread.
 
     In each round it takes one `recv` from every connection that is ready, and gives each room what
-    has come for it as one batch. It waits for nothing but its selector: who has something for a
-    room whose inbox is full is left out of it until there is room again, and so slowed down by TCP.
+    has come for it as one batch. It waits for nothing but its selector. A session with something
+    for a full inbox is left out of the selector until the inbox has space: TCP slows its client.
 
-    When a crowd talks, its rounds are ROUND_TIME apart: each of them wakes rooms, which then
-    contend with it for the interpreter lock: a third less of the processor for 200 in a room.
+    When a crowd talks, rounds are ROUND_TIME apart: each round wakes rooms, whose threads then want
+    the interpreter lock, too. This saves a third of the processor time for 200 clients in a room.
 
     Args:
         name: of the thread.
@@ -5222,7 +5222,7 @@ class Reader(Poller):
         """Have a session get what it wants, here or on another thread.
 
         Raises:
-            ShortageError: there is no such thread, and it has been ended.
+            ShortageError: there is no such thread; the session has been ended.
         """
         want = session.want
         self._opening.pop(session, None)
@@ -5282,9 +5282,9 @@ class Reader(Poller):
 
     @staticmethod
     def _is_crowd(sessions: Iterable[Session], now: float) -> bool:
-        """Whether several speak who have not spoken a moment ago.
+        """Whether CROWD or more speak, and the first CROWD of them did not a moment ago.
 
-        Who has may be one who speaks whenever he is answered: he would speak less often.
+        One that did may be one that speaks as soon as it is answered: a pause would slow it.
         """
         some = list(itertools.islice(sessions, CROWD))
         before = now - 2 * ROUND_TIME
@@ -5434,8 +5434,8 @@ class Reader(Poller):
 class Readers:
     """The threads that run sessions.
 
-    One reader is there for all, and accepts them. Each of the first OWN_READERS clients that are in
-    a room has a reader of its own. What may wait for somebody else is run by a helper for so long.
+    One reader, `shared` (thread "acceptor"), accepts all, and reads all but those with a reader of
+    their own: the first OWN_READERS clients in rooms. A step that may block runs on a helper.
 
     Args:
         small: helpers get a small stack, though other threads get more.
@@ -5634,7 +5634,7 @@ class Server:
         self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
 
     def listen(self) -> None:
-        """Open the listening sockets, and then what listens in on connections.
+        """Open the listening sockets, and then the files of --pcap and --trace.
 
         Raises:
             OSError: see `open_listeners`. None stays open.
@@ -5883,13 +5883,13 @@ class Server:
 
 
 # ==== 14. Command line ===================================================================
-# Options come from three places, each before the next: the defaults here, the script's own
+# Options come from three places, and a later one wins: the defaults here, the script's own
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The options, with their defaults."""
+    """The options, with their defaults; the value of `--header-ws` is in `header_ws`."""
 
     target: str = ""  # its name, for a lobby to show
     command: tuple[str, ...] = ()  # program and arguments, unless `game` is set
@@ -6038,7 +6038,7 @@ def parse_size(text: str) -> int:
 
 
 def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[str], T]:
-    """Return what reads an option's value: text of this pattern, or else it is no such thing."""
+    """Return what reads an option's value; text of another pattern "is no" such thing (`what`)."""
 
     def parse(text: str) -> T:
         if re.fullmatch(pattern, text) is None:
@@ -6118,10 +6118,10 @@ Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
 
 
 class OptionsOf(NamedTuple):
-    """Options of a module in net/, which has them as its OPTIONS.
+    """Options of a module in net/, whose OPTIONS hold their rows.
 
-    Its `check_options` is given the config, to refuse what cannot work, and its `set_up` the
-    server, to hang on what it needs there; it need not have both.
+    The module may have `check_options(config)`, which refuses what cannot work, and
+    `set_up(server)`, which puts what it needs into attributes of the server.
     """
 
     module: str
@@ -6140,7 +6140,7 @@ class OptionsOf(NamedTuple):
 
 ALWAYS = ("per_address", "origins", "pages")  # set up in every server, where they are there
 
-# By group, in the order of --help; a test holds README's tables to it.
+# By group, in the order of --help. A new option: a row here, a field of Config, a row in README.
 # fmt: off
 OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
     "server": (
@@ -6561,8 +6561,8 @@ def heed_signals(server: Server, config: Config) -> None:
     for number in stop_signals:
         signal.signal(number, on_signal)
     if hangup is not None:
-        # `nohup` has it ignored. By a handler: programs would inherit SIG_IGN, and `--pty` hangs
-        # them up.
+        # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit
+        # SIG_IGN, and `--pty` stops them by SIGHUP.
         ignored = signal.getsignal(hangup) == signal.SIG_IGN
         signal.signal(hangup, on_ignored if ignored else on_signal)
 

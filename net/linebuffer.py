@@ -80,7 +80,7 @@ class LineBufferedBackend(ProcessBackend):
             child = self._start_child(self._command, environment, streams)
         finally:
             os.close(output)
-        self._speak_with(child, self._terminal)
+        self._take_pipes(child, self._terminal)
 
     def _detach(self) -> None:
         if self._terminal >= 0:

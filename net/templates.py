@@ -6,7 +6,7 @@ import json
 import re
 import urllib.parse
 
-from scalesocket import JSON_SEPARATORS, Client
+from scalesocket import RARE_BREAKS, Client
 
 _VARIABLE = re.compile(
     r"#(ID|ROOM|REMOTE_ADDR|RESTORED|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_\w+)",
@@ -40,7 +40,7 @@ def fill_in(template: str, client: Client) -> str:
             value = next((v for k, v in pairs if k.upper() == wanted.upper()), "")
             value = urllib.parse.quote(value, safe="") if form == "QUERY" else value
         text = json.dumps(value, ensure_ascii=False)
-        for separator, escape in JSON_SEPARATORS:
+        for separator, escape in RARE_BREAKS:
             text = text.replace(separator.decode(), escape.decode())
         return text if form == "JSON" else text[1:-1]
 

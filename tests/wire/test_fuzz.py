@@ -92,8 +92,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "decompression has no limit": (
         "frames",
-        "room = self.max_message - len(self._message) + 1",
-        "room = 1 << 30",
+        "space = self.max_message - len(self._message) + 1",
+        "space = 1 << 30",
     ),
     "the mask begins anew with each piece": (
         "conversations",
