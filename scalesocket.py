@@ -63,8 +63,9 @@ Chapters:
     10. Backends
     11. Rooms
     12. Plain HTTP
-    13. Server
-    14. Command line
+    13. Sessions and readers
+    14. Server
+    15. Command line
 """
 
 from __future__ import annotations
@@ -200,9 +201,7 @@ MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 UNIX_PEER = ("unix", 0)  # address and port of a peer that came through a Unix socket
 
-RESERVED_ROOMS = frozenset(
-    ("api", "metrics", "health", "static", "upload", "robots.txt", "favicon.ico")
-)
+RESERVED_ROOMS = frozenset("api metrics health static upload robots.txt favicon.ico".split())
 
 POSIX = os.name == "posix"
 HERE = Path(__path__[0])  # where net/, game/ and client/ are
@@ -781,9 +780,6 @@ class Headers:
         for name, value in self.fields:
             self._values.setdefault(name.lower(), []).append(value)
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self.fields)
-
     def get_all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""
         return self._values.get(name.lower(), [])
@@ -1062,13 +1058,6 @@ class Role(enum.Enum):
     CLIENT = "client"
 
 
-class State(enum.Enum):
-    """Where the receiving half stands (RFC 6455 section 7)."""
-
-    OPEN = "open"  # messages are given out
-    CLOSED = "closed"  # their Close, or their error, has come: nothing more is read (7.1.7)
-
-
 @dataclass(slots=True)  # like `Received`: one that is frozen takes three times as long to make
 class Messages:
     """A run of complete data messages of one type, in order; text has been checked as UTF-8."""
@@ -1128,7 +1117,9 @@ class WebSocketProtocol:
 
     def __init__(self, role: Role, *, max_message: int, encoding: Encoding = PLAIN) -> None:
         self.encoding = encoding
-        self.state = State.OPEN
+        self.is_open = (
+            True  # or their Close, or their error, has come: nothing more is read (7.1.7)
+        )
         self.pending = False  # `receive` has more to give from what it has got
         self.source: Connection | None = None  # of its messages, if they are a seat's
         self._parser = FrameParser(
@@ -1145,7 +1136,7 @@ class WebSocketProtocol:
         ones can, the rest is `pending` until the next call, which may bring no bytes.
         """
         events: list[Event] = []
-        if self.state is State.CLOSED:
+        if not self.is_open:
             return events
         self._given = 0
         self._parser.feed(data)
@@ -1153,9 +1144,9 @@ class WebSocketProtocol:
             while self._advance(events):
                 pass
         except ProtocolError as error:
-            self.state = State.CLOSED
+            self.is_open = False
             events.append(Closing(error.code, error.reason, failed=True))
-        self.pending = self._given >= EVENTS_SIZE and self.state is State.OPEN
+        self.pending = self._given >= EVENTS_SIZE and self.is_open
         return events
 
     def _advance(self, events: list[Event]) -> bool:
@@ -1174,7 +1165,7 @@ class WebSocketProtocol:
             return False
         if frame.header.opcode >= Opcode.CLOSE:  # 5.4: it may stand inside a message
             self._take_control(frame, events)
-            return self.state is State.OPEN
+            return self.is_open
         message = self._assembler.add(frame)
         if message is not None:
             size = len(message) + 64  # about what a bytes object costs beside its content
@@ -1189,7 +1180,7 @@ class WebSocketProtocol:
             events.append(Pong(frame.payload))
         else:
             code, reason = parse_close(frame.payload)
-            self.state = State.CLOSED
+            self.is_open = False
             events.append(Closing(code, reason, failed=False))
 
     def finish(self) -> list[Event] | None:
@@ -1308,8 +1299,7 @@ def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContex
 class Poller:
     """One thread that waits for sockets and for points in time, and then calls functions.
 
-    None of them may block. One caller's bug, or a lack of memory, must not take everyone's sockets
-    and deadlines along: it is logged.
+    None of them may block. A bug of one of them, or a lack of memory, is logged, and ends no other.
     """
 
     def __init__(self, name: str) -> None:
@@ -1789,7 +1779,7 @@ class Connection:
                 self._push(self.protocol.encode_close(code, reason))
                 self._close_sent = True
                 self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
-            self._on_drained()
+            self._end_if_closed()
 
     # -- under the lock --
 
@@ -1860,7 +1850,7 @@ class Connection:
         if self._replay is not None and self._backlog.size <= self._max_backlog // 4:
             self._replay.wake()
 
-    def _on_drained(self) -> None:
+    def _end_if_closed(self) -> None:
         """End our side when both Closes have passed; the server goes first (7.1.1)."""
         both = self._close_sent and self._close_received
         if both and not self._backlog and self._replay is None and not self._dead:
@@ -1904,12 +1894,20 @@ class Connection:
             if not self._backlog:
                 self._sender.forget(self._socket)
                 self._leave_sender()
-                self._on_drained()
+                self._end_if_closed()
 
     def _leave_sender(self) -> None:
         self._with_sender = False
         if self._disposed:
             self._socket.close()
+
+
+_LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def clean_name(text: str) -> str:
+    """Return what a user is called, or a fact about one, as one line of proper text."""
+    return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
 
 
 def check_thread(owner: int, call: str) -> None:
@@ -2176,7 +2174,9 @@ def _check_number(digits: str) -> str:
     return digits
 
 
-# A program's own parser may end the program on a longer number: Python's takes 4,300 digits, Java's
+# A program may parse JSON in other ways than we do. What a client could spell so that the program,
+# but not we, takes it for `_from` or `_to` would let it speak for another; so all spellings count.
+# And its parser may end the program on a longer number: Python's takes 4,300 digits, Java's
 # Jackson 1,000. A run of digits is found by making them all the same.
 _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
@@ -2566,7 +2566,7 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
 def _header_variables(headers: Headers) -> dict[str, str]:
     # RFC 3875 section 4.1.18. `Proxy` would become HTTP_PROXY, which many programs obey
     # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
-    names = dict.fromkeys(name.lower() for name, _ in headers)
+    names = dict.fromkeys(name.lower() for name, _ in headers.fields)
     return {
         "HTTP_" + name.upper().replace("-", "_"): _as_variable(headers.get(name).encode("latin-1"))
         for name in names
@@ -2772,19 +2772,17 @@ class ChildProcess:
         poller.register(descriptor, select.POLLIN)
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
-        exited, budget = False, 64  # reads until we ask if it has exited; after that, reads left
         drained = False  # nothing was left when it was last read: no need to try
-        while budget:
-            if drained and not exited:
+        for count in itertools.count(1):
+            ready = [descriptor]
+            if drained:
                 ready = [fd for fd, _ in poller.poll(None if self._pidfd >= 0 else 200)]
-                if ready != [descriptor]:
-                    exited = self._has_exited()
-                    budget = 16 if exited else 64  # 1 MiB: more does not fit into a pipe
+            # A child of the child may never pause, so it is also asked now and then.
+            if (ready != [descriptor] or not count % 64) and self._has_exited():
+                break
             try:
                 data = os.read(descriptor, RECEIVE_SIZE)
             except BlockingIOError:
-                if exited:
-                    return
                 drained = True
                 continue
             except OSError:  # EIO: the end of a pseudo-terminal
@@ -2793,10 +2791,11 @@ class ChildProcess:
                 return
             yield data
             drained = len(data) < select.PIPE_BUF
-            budget -= 1
-            if not budget and not exited:  # a child of the child may never pause
-                exited = self._has_exited()
-                budget = 16 if exited else 64  # 1 MiB: more does not fit into a pipe
+        with contextlib.suppress(OSError):  # nothing is left
+            for _ in range(16):  # 1 MiB: more does not fit into a pipe
+                if not (data := os.read(descriptor, RECEIVE_SIZE)):
+                    return
+                yield data
 
     def _has_exited(self) -> bool:
         """Whether the child has exited; it stays unreaped, so that its number stays taken."""
@@ -3520,7 +3519,7 @@ class Inbox:
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
-        self._asleep = False  # the room's thread waits for the bell
+        self._asleep = False  # the room's thread waits for the bell; nobody rang, or has its place
         self._idle = False  # it waits without a timeout: no tick is due
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
@@ -3540,10 +3539,7 @@ class Inbox:
             return True
 
     def put_patiently(self, event: RoomEvent, size: int) -> bool:
-        """Add an event that takes so many bytes, once it fits; may wait, so no reader calls this.
-
-        Return False if the room is over.
-        """
+        """Add an event of so many bytes once it fits; may wait. Return False: the room is over."""
         while True:
             freed = threading.Event()
             with self.lock:
@@ -4566,11 +4562,9 @@ class HttpSite:
         return self.api if path.startswith("/api/") else None
 
 
-# ==== 13. Server =========================================================================
-# Listens, reads request heads, and lets each connection become a file, an answer or a client.
-
-
-_LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# ==== 13. Sessions and readers ===========================================================
+# The life of a connection is one generator, from the first byte of its request to its last. Readers
+# are the threads that run such lives, thousands of them on one thread if need be.
 
 
 def parse_room_name(path: str) -> str:
@@ -4594,199 +4588,6 @@ def parse_room_name(path: str) -> str:
     if name in RESERVED_ROOMS:
         raise HandshakeError(400, f"{name!r} is reserved")
     return name
-
-
-# What is no fault of the operator's: `localhost` has an IPv6 address on machines without IPv6.
-_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
-
-
-def open_listeners(
-    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
-) -> list[socket.socket]:
-    """Listen at all addresses of the hosts that this machine has; log those that it has not.
-
-    Args:
-        opened: closes them, unless they are taken from it.
-        addresses: a name or an address each, and a port; 0 for any that is free, at the first of
-            the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
-        option: which chooses them.
-
-    Raises:
-        OSError: none of a host's can be had, or one is in use or forbidden: that of `filename`.
-    """
-    listeners: list[socket.socket] = []
-    for host, port in addresses:
-        here: list[socket.socket] = []
-        missing: list[tuple[str, OSError]] = []
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, address in found:
-                alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
-                both = alone and socket.has_dualstack_ipv6()
-                try:
-                    listener = socket.create_server(
-                        address, family=family, backlog=4096, dualstack_ipv6=both
-                    )
-                except OSError as error:
-                    error.strerror = os.strerror(error.errno or 0)  # without the address
-                    if error.errno not in _NOT_OURS:
-                        raise
-                    missing.append((str(address[0]), error))
-                    continue
-                listener.setblocking(False)
-                here.append(opened.enter_context(listener))
-                if here and not port:
-                    break
-            if missing and not here:
-                raise missing[-1][1]
-        except OSError as error:
-            at = f"[{host}]:" if ":" in host else f"{host}:"
-            error.filename = f"{at}{port}"
-            if error.errno == errno.EADDRINUSE:
-                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
-            raise
-        for name, why in missing:
-            log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
-        listeners += here
-    return listeners
-
-
-def describe_listener(listener: socket.socket) -> str:
-    """Return where it listens, for the log."""
-    if listener.family == AF_UNIX:
-        return str(listener.getsockname())
-    host, port = listener.getsockname()[:2]
-    return f"{host} on port {port}"
-
-
-class ToldOnce:
-    """Logs what strangers do wrong: each kind once, and not without end."""
-
-    def __init__(self) -> None:
-        self._told: set[str] = set()  # by any thread; a line too many would do no harm
-
-    def warn(self, text: str) -> None:
-        """Log it, unless that was done already."""
-        if text not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(text)
-            log.warning("%s", text)
-
-
-_LOCAL = re.compile(
-    r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
-)
-
-
-class LocalPages:
-    """Lets only pages of this machine in, if only this machine reaches the server.
-
-    A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
-    page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
-    can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names.)
-
-    Everywhere, `peer` is who has sent a request, be it a client or a proxy.
-    """
-
-    is_local = False  # only this machine reaches us, so only pages from here should
-
-    def is_careful(self, peer: Endpoint) -> bool:
-        """Whether only pages from here may come in."""
-        return self.is_local and peer != UNIX_PEER and is_loopback(peer[0])
-
-    def check_host(self, request: Request, peer: Endpoint) -> None:
-        """Refuse a request to a name that is not ours: a strange page could read the answer.
-
-        A name without a dot passes: it leads nowhere but within one's own network, where
-        containers know each other by it.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        named = request.headers.get("Host").lower()
-        if self.is_careful(peer) and "." in named and not _LOCAL.fullmatch(named):
-            raise HandshakeError(403, f"{named} is no name of this server")
-
-    def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
-        """Refuse a WebSocket to a page that may have none; `secure`: it came over TLS.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        origin = request.headers.get("Origin").lower()  # if there are two, it is none
-        is_ours = origin in ("", "file://") or _LOCAL.fullmatch(origin)
-        if self.is_careful(peer) and not is_ours:
-            raise HandshakeError(403, f"origin {origin} is not allowed")
-
-
-_LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
-
-
-def asks_game(game: type[Game] | None) -> bool:
-    """Whether a game has a word in who may come in."""
-    return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
-
-
-def ask_game(game: type[Game], client: Client) -> bool:
-    """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
-    try:
-        answer = game.on_auth(client.request)
-    except BaseException:
-        log.exception("the game failed in on_auth")
-        return False
-    client.user = clean_name(answer) if isinstance(answer, str) else ""
-    return bool(answer)
-
-
-def clean_name(text: str) -> str:
-    """Return what a user is called, or a fact about one, as one line of proper text."""
-    return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
-
-
-class ConnectionLimits:
-    """Counts connections of any kind against --maxconns.
-
-    Where net/per_address.py is there, its `AddressLimits` takes its place (--maxperaddr).
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()  # guards the two below
-        self._served = 0
-        self._refused = 0  # those that are being told so
-
-    def enter(self, address: str) -> str:
-        """Count one more; return "", or, if it is one too many, the words to refuse it with.
-
-        Raises:
-            ShortageError: too many are being refused already; close it without a word.
-            ConnectionAbortedError: the same, for its address (--maxperaddr).
-        """
-        with self._lock:
-            if self._served < self._limit:
-                self._served += 1
-                return ""
-            if self._refused >= MAX_REFUSED:
-                raise ShortageError(f"far over the {self._limit} connections of --maxconns")
-            self._refused += 1
-        return f"all {self._limit} connections are in use"
-
-    def leave(self, address: str, crowded: str) -> None:
-        """Count one less; `crowded` is what `enter` has returned for it."""
-        with self._lock:
-            if crowded:
-                self._refused -= 1
-            else:
-                self._served -= 1
-
-    def enter_behind(self, address: str) -> None:
-        """Count a client that a proxy has told of.
-
-        Raises:
-            HandshakeError: 503, there are too many of its address.
-        """
-
-    def leave_behind(self, address: str) -> None:
-        """Count one less of those that `enter_behind` has counted."""
 
 
 class Want(enum.Enum):
@@ -5500,6 +5301,197 @@ class Readers:
             insist(self.shared.call, functools.partial(self.shared.attend, session))
 
 
+# ==== 14. Server =========================================================================
+# Listens, and holds what sessions use: who may come in, how many, and how it all ends.
+
+# What is no fault of the operator's: `localhost` has an IPv6 address on machines without IPv6.
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
+
+def open_listeners(
+    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
+) -> list[socket.socket]:
+    """Listen at all addresses of the hosts that this machine has; log those that it has not.
+
+    Args:
+        opened: closes them, unless they are taken from it.
+        addresses: a name or an address each, and a port; 0 for any that is free, at the first of
+            the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
+        option: which chooses them.
+
+    Raises:
+        OSError: none of a host's can be had, or one is in use or forbidden: that of `filename`.
+    """
+    listeners: list[socket.socket] = []
+    for host, port in addresses:
+        here: list[socket.socket] = []
+        missing: list[tuple[str, OSError]] = []
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, address in found:
+                alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
+                both = alone and socket.has_dualstack_ipv6()
+                try:
+                    listener = socket.create_server(
+                        address, family=family, backlog=4096, dualstack_ipv6=both
+                    )
+                except OSError as error:
+                    error.strerror = os.strerror(error.errno or 0)  # without the address
+                    if error.errno not in _NOT_OURS:
+                        raise
+                    missing.append((str(address[0]), error))
+                    continue
+                listener.setblocking(False)
+                here.append(opened.enter_context(listener))
+                if here and not port:
+                    break
+            if missing and not here:
+                raise missing[-1][1]
+        except OSError as error:
+            at = f"[{host}]:" if ":" in host else f"{host}:"
+            error.filename = f"{at}{port}"
+            if error.errno == errno.EADDRINUSE:
+                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
+            raise
+        for name, why in missing:
+            log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
+        listeners += here
+    return listeners
+
+
+def describe_listener(listener: socket.socket) -> str:
+    """Return where it listens, for the log."""
+    if listener.family == AF_UNIX:
+        return str(listener.getsockname())
+    host, port = listener.getsockname()[:2]
+    return f"{host} on port {port}"
+
+
+class ToldOnce:
+    """Logs what strangers do wrong: each kind once, and not without end."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # by any thread; a line too many would do no harm
+
+    def warn(self, text: str) -> None:
+        """Log it, unless that was done already."""
+        if text not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(text)
+            log.warning("%s", text)
+
+
+_LOCAL = re.compile(
+    r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
+)
+
+
+class LocalPages:
+    """Lets only pages of this machine in, if only this machine reaches the server.
+
+    A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
+    page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
+    can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names.)
+
+    Everywhere, `peer` is who has sent a request, be it a client or a proxy.
+    """
+
+    is_local = False  # only this machine reaches us, so only pages from here should
+
+    def is_careful(self, peer: Endpoint) -> bool:
+        """Whether only pages from here may come in."""
+        return self.is_local and peer != UNIX_PEER and is_loopback(peer[0])
+
+    def check_host(self, request: Request, peer: Endpoint) -> None:
+        """Refuse a request to a name that is not ours: a strange page could read the answer.
+
+        A name without a dot passes: it leads nowhere but within one's own network, where
+        containers know each other by it.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        named = request.headers.get("Host").lower()
+        if self.is_careful(peer) and "." in named and not _LOCAL.fullmatch(named):
+            raise HandshakeError(403, f"{named} is no name of this server")
+
+    def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
+        """Refuse a WebSocket to a page that may have none; `secure`: it came over TLS.
+
+        Raises:
+            HandshakeError: 403.
+        """
+        origin = request.headers.get("Origin").lower()  # if there are two, it is none
+        is_ours = origin in ("", "file://") or _LOCAL.fullmatch(origin)
+        if self.is_careful(peer) and not is_ours:
+            raise HandshakeError(403, f"origin {origin} is not allowed")
+
+
+_LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
+
+
+def asks_game(game: type[Game] | None) -> bool:
+    """Whether a game has a word in who may come in."""
+    return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
+
+
+def ask_game(game: type[Game], client: Client) -> bool:
+    """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
+    try:
+        answer = game.on_auth(client.request)
+    except BaseException:
+        log.exception("the game failed in on_auth")
+        return False
+    client.user = clean_name(answer) if isinstance(answer, str) else ""
+    return bool(answer)
+
+
+class ConnectionLimits:
+    """Counts connections of any kind against --maxconns.
+
+    Where net/per_address.py is there, its `AddressLimits` takes its place (--maxperaddr).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # guards the two below
+        self._served = 0
+        self._refused = 0  # those that are being told so
+
+    def enter(self, address: str) -> str:
+        """Count one more; return "", or, if it is one too many, the words to refuse it with.
+
+        Raises:
+            ShortageError: too many are being refused already; close it without a word.
+            ConnectionAbortedError: the same, for its address (--maxperaddr).
+        """
+        with self._lock:
+            if self._served < self._limit:
+                self._served += 1
+                return ""
+            if self._refused >= MAX_REFUSED:
+                raise ShortageError(f"far over the {self._limit} connections of --maxconns")
+            self._refused += 1
+        return f"all {self._limit} connections are in use"
+
+    def leave(self, address: str, crowded: str) -> None:
+        """Count one less; `crowded` is what `enter` has returned for it."""
+        with self._lock:
+            if crowded:
+                self._refused -= 1
+            else:
+                self._served -= 1
+
+    def enter_behind(self, address: str) -> None:
+        """Count a client that a proxy has told of.
+
+        Raises:
+            HandshakeError: 503, there are too many of its address.
+        """
+
+    def leave_behind(self, address: str) -> None:
+        """Count one less of those that `enter_behind` has counted."""
+
+
 class Listener:
     """Accepts at one socket, on the thread of the shared reader.
 
@@ -5599,6 +5591,7 @@ class Server:
         self.is_ending = False  # no client is let in any more
         self.stopping = False  # it has been told to end
         self._stopped = False  # and that at once
+        self.has_ended = False  # and it has
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
         self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
@@ -5851,6 +5844,7 @@ class Server:
         self.timer.stop()
         if self.taps is not None:
             self.taps.close()
+        self.has_ended = True
         self.say("stopped")
 
     def _cut_short(self) -> None:
@@ -5882,7 +5876,7 @@ class Server:
             self.timer.call_later(interval / 4, self._check_peers)
 
 
-# ==== 14. Command line ===================================================================
+# ==== 15. Command line ===================================================================
 # Options come from three places, and a later one wins: the defaults here, the script's own
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
@@ -6543,8 +6537,9 @@ def heed_signals(server: Server, config: Config) -> None:
     reload: Callable[[bool], bool] | None = tls and tls.make_reloader(server)
 
     def on_signal(number: int, _frame: object) -> None:
-        if number == hangup and ((reload is not None and reload(False)) or server.stopping):
-            pass  # in the latter case, a shell sends it again to its jobs
+        is_reload = number == hangup and reload is not None and reload(False)
+        if is_reload or server.has_ended or (number == hangup and server.stopping):
+            pass  # in the last case, a shell sends it again to its jobs
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
@@ -6587,6 +6582,9 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     except KeyboardInterrupt:
         server.kill()
         return 1
+    finally:  # Python gives signals back to the system as it ends: one more would be the status
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def run(arguments: Sequence[str]) -> int:

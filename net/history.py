@@ -444,7 +444,7 @@ class Replay:
             connection._held = 0
             connection._is_plain = connection.IS_DIRECT and connection._corked is None
             connection._on_shrunk()
-            connection._on_drained()
+            connection._end_if_closed()
             return True
 
     def wake(self) -> None:

@@ -596,7 +596,8 @@ def encode_request(
     """
     address, port = client
     lines = [f"{request.method} {base}{request.target} HTTP/1.1"]
-    lines += [f"{key}: {value}" for key, value in request.headers if key.lower() not in REPLACED]
+    fields = request.headers.fields
+    lines += [f"{key}: {value}" for key, value in fields if key.lower() not in REPLACED]
     lines += [f"X-Forwarded-Proto: {'https' if secure else 'http'}", f"{MARK}: 1"]
     if host:
         lines.append(f"X-Forwarded-Host: {host}")

@@ -39,9 +39,9 @@ def test_the_list_of_chapters_is_what_the_banners_say() -> None:
     assert scalesocket.__doc__
     _, _, listing = scalesocket.__doc__.partition("\nChapters:\n")
     listed = re.findall(r"^ +(\d+)\. (.+?)\s*$", listing, re.MULTILINE)
-    assert len(listed) == 14
+    assert len(listed) == 15
     assert [(int(number), name) for number, name in listed] == [b[1:] for b in banners()]
-    assert [number for _, number, _ in banners()] == list(range(1, 15))
+    assert [number for _, number, _ in banners()] == list(range(1, 16))
 
 
 def test_every_banner_has_the_same_form() -> None:
@@ -59,7 +59,7 @@ def test_every_banner_is_followed_by_its_reason() -> None:
 # ==== Sizes ================================================================
 
 
-MOST_LINES = 6_627
+MOST_LINES = 6_625
 
 
 def test_the_server_does_not_grow() -> None:

@@ -197,7 +197,7 @@ def requests(data: bytes) -> None:
         return
     assert re.fullmatch(r"/[!-~]*", request.target)
     assert request.target in (request.path, f"{request.path}?{request.query}")
-    for name, value in request.headers:
+    for name, value in request.headers.fields:
         assert re.fullmatch(r"[!-~]+", name) and ":" not in name
         assert not set("\r\n\0") & set(value)
     try:
@@ -275,7 +275,8 @@ def environments(data: bytes) -> None:
     nobody: Any = None  # it has no connection
     client = scalesocket.Client(1, "r", request, nobody, peer=peer, local=local)
     made = scalesocket.build_environment(client, ())
-    given = {name.upper().replace("-", "_") for name, _ in request.headers if "_" not in name}
+    names = [name for name, _ in request.headers.fields]
+    given = {name.upper().replace("-", "_") for name in names if "_" not in name}
     assert made.keys() <= CGI | {f"HTTP_{name}" for name in given - {"PROXY"}}
     for name, value in made.items():
         assert re.fullmatch("[A-Z0-9_]+", name), name
@@ -458,7 +459,7 @@ def receive_all(
             assert more or not protocol.pending
             found += flatten(more, most, 0)
     closings = [event for event in found if isinstance(event, scalesocket.Closing)]
-    assert closings == (found[-1:] if protocol.state is scalesocket.State.CLOSED else [])
+    assert closings == (found[-1:] if not protocol.is_open else [])
     for closing in closings:
         assert scalesocket.may_be_sent(closing.code) or closing.code == 1005
         assert len(scalesocket.encode_close(closing.code, closing.reason)) <= 125

@@ -411,6 +411,18 @@ def test_a_second_signal_ends_at_once_with_status_1(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_server_that_has_stopped_is_not_its_status(number: int) -> None:
+    """Python gives signals back to the system as it ends, and one more ended it: status -15."""
+    for _ in range(5):
+        with serve("cat") as server:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: any("] stopped" in line for line in server.log()))
+            while server.process.poll() is None:
+                server.process.send_signal(number)
+            assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heeded_from_the_moment_it_says_that_it_runs(number: int) -> None:
     for _ in range(5):
         with serve("cat") as server:

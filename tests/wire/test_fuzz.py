@@ -87,7 +87,7 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "what is pending is forgotten": (
         "frames",
-        "self.pending = self._given >= EVENTS_SIZE and self.state is State.OPEN",
+        "self.pending = self._given >= EVENTS_SIZE and self.is_open",
         "self.pending = False",
     ),
     "decompression has no limit": (

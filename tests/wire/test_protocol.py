@@ -18,7 +18,6 @@ from scalesocket import (
     Ping,
     Pong,
     Role,
-    State,
     WebSocketProtocol,
 )
 
@@ -163,7 +162,7 @@ def test_a_failure_is_the_last_event_after_all_good_messages(what: str, role: Ro
     assert isinstance(last, Closing)
     assert (last.code, last.failed) == (code, True)
     assert last.reason
-    assert protocol.state is State.CLOSED
+    assert not protocol.is_open
     assert protocol.receive(good) == []
 
 
