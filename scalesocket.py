@@ -5619,8 +5619,8 @@ class Server:
             self.askers.append(functools.partial(ask_game, game))
         small = game is not None and not self.askers  # nothing of it runs on a helper
         rated = config.maxrate or (game and game.max_rate)
-        kind = load_feature("rate", "--maxrate").limit(config, self.registry) if rated else Readers
-        self.readers: Readers = kind(small=small)
+        rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
+        self.readers = (rate.limit(config, self.registry) if rate else Readers)(small=small)
         for feature in config.find_features():
             if hasattr(feature, "set_up"):
                 feature.set_up(self)
@@ -6129,7 +6129,7 @@ class OptionsOf(NamedTuple):
         else:
             wanted = [name for name in names if name in given]
             module = load_feature(self.module, wanted[0]) if wanted else None
-        return [option for option in module.OPTIONS if option[0] in names] if module else []
+        return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
 
 
 ALWAYS = ("per_address", "origins", "pages")  # set up in every server, where they are there
@@ -6377,7 +6377,7 @@ def check_options(config: Config) -> None:
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
     announces = config.joinmsg + config.leavemsg
     if "#" in announces.replace("#ID", ""):
-        load_feature("templates", "--joinmsg and --leavemsg with more than #ID")
+        load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
     refuse_if(
         config.multiline and (config.binary or config.clientframe or not announces),
         "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",

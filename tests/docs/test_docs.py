@@ -63,7 +63,8 @@ MOST_LINES = 6_625
 
 
 def test_the_server_does_not_grow() -> None:
-    assert len(LINES) <= MOST_LINES
+    more = len(LINES) - MOST_LINES
+    assert more <= 0, f"{more} lines too many: what comes takes the place of others (net/README.md)"
 
 
 def test_the_protocol_chapters_know_no_socket_thread_or_clock() -> None:
@@ -203,7 +204,7 @@ NOTHING = {"", "-", "–", "—", "off", "no", "none", "any", "all", "false"}
 def test_readme_tells_the_same_default_as_help(row: Option) -> None:
     told = told_default(row)
     for name in row[0].split():
-        for cells in readme_rows()[name]:
+        for cells in readme_rows().get(name, []):  # that it is there is another test's
             cell = plain(cells[0])
             if told is None:
                 word = (re.findall(r"[\w–—-]+", cell) or [""])[0]
@@ -284,4 +285,6 @@ def test_the_table_of_limits_is_true() -> None:
 def test_the_table_of_modules_has_each_of_them() -> None:
     guide = (ROOT / "net" / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", guide, re.MULTILINE)
-    assert listed == sorted(path.name for path in (ROOT / "net").glob("*.py"))
+    there = {path.name for path in (ROOT / "net").glob("*.py")}
+    assert not there ^ set(listed), "in net/ or in the table of net/README.md, but not in both"
+    assert listed == sorted(listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scalesocket.net.script_options as script_options
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -218,6 +220,34 @@ def test_no_option_is_left_without_an_example() -> None:
         names for names in known if not used & set(names.split()) and names not in elsewhere
     ]
     assert untested == []
+
+
+def test_the_table_names_all_options_of_each_module() -> None:
+    """One that it misspells would not exist, and be told as the cure of itself."""
+    named: dict[str, set[str]] = {}
+    for rows in scalesocket.OPTIONS.values():
+        for row in rows:
+            if isinstance(row, scalesocket.OptionsOf):
+                named.setdefault(row.module, set()).update(row.names.split())
+    for path in (ROOT / "net").glob("*.py"):
+        module = scalesocket.find_feature(path.stem)
+        if path.stem != "spelling":  # which looks at the table itself
+            options = {name for row in getattr(module, "OPTIONS", ()) for name in row[0].split()}
+            assert named.get(path.stem, set()) == options, path.name
+
+
+def test_each_option_has_a_default_by_its_name() -> None:
+    fields = {field.name for field in dataclasses.fields(Config)}
+    shorthands = {"null", "cache", "frame", "json", "print_config", "help", "version"}
+    rows = [row for rows in scalesocket.list_options().values() for row in rows]
+    names = {row[0].split()[0 if row[0].startswith("--") else -1] for row in rows}
+    assert {name[2:].replace("-", "_") for name in names} - fields == shorthands
+
+
+def test_a_file_in_a_scripts_own_options_is_relative_to_it() -> None:
+    rows = [row for rows in scalesocket.list_options().values() for row in rows]
+    files = {row[0][2:] for row in rows if row[2] in (Path, scalesocket.parse_folder)}
+    assert files <= script_options._PATH_OPTIONS
 
 
 REFERENCE = """--addr --binary --cache --cachepersist --delay --delimiters --null --joinmsg

@@ -289,7 +289,10 @@ def test_a_lone_copy_tells_who_comes_by_id_and_what_more_needs(copied_alone: Pat
     done = subprocess.run(
         [*command, "--leavemsg", "#ID left #ROOM", "cat"], capture_output=True, timeout=PATIENCE
     )
-    assert done.returncode == 2 and b"with more than #ID needs the folder net/" in done.stderr
+    assert (
+        done.returncode == 2
+        and b"more than #ID in --joinmsg or --leavemsg needs the folder net/" in done.stderr
+    )
 
 
 def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
