@@ -12,14 +12,12 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from scalesocket.net.pcapng import DECRYPTION_SECRETS, ENHANCED_PACKET, INTERFACE_STATISTICS
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from tests import browser as in_browser
 from tests.browser import PATIENCE, wait_for
@@ -57,6 +55,7 @@ from tests.support import (
     wait_until,
 )
 from tests.support import PATIENCE as WAIT
+from tests.wire.test_tls import join as join_securely
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -322,22 +321,10 @@ def test_routed_json_is_named_by_the_dissector(path: Path) -> None:
 # ==== 2. TLS ==============================================================
 
 
-@contextmanager
-def join_tls(
-    server: ServerProcess, trust: ssl.SSLContext, room: str = "room"
-) -> Iterator[ClientConnection]:
-    """Enter a room over TLS, without compression."""
-    sock = open_socket(server)
-    sock.settimeout(None)
-    url = f"wss://localhost:{server.port}/{room}"
-    with connect(url, sock=sock, ssl=trust, proxy=None, compression=None) as client:
-        yield client
-
-
 def echo_tls(server: ServerProcess, trust: ssl.SSLContext, text: str) -> None:
-    with join_tls(server, trust) as client:
-        client.send(text)
-        assert client.recv(WAIT) == text
+    with join_securely(server, trust) as client:
+        client.send_text(text)
+        assert client.receive_text() == text
 
 
 def secrets(path: Path) -> list[bytes]:
@@ -369,7 +356,7 @@ def test_tls_is_decrypted_by_the_file_alone(
 def test_a_tls_handshake_that_fails_is_recorded(path: Path, certs: Certificates) -> None:
     stranger = ssl.create_default_context(cafile=certs.cert("stranger"))
     with serve("--pcap", str(path), *certs.options(), "cat") as server:
-        with pytest.raises(ssl.SSLCertVerificationError), join_tls(server, stranger):
+        with pytest.raises(ssl.SSLCertVerificationError), join_securely(server, stranger):
             pass
         echo_tls(server, certs.trust(), "hidden")
     assert read_fields(path, "tls.handshake.type", wanted="tcp.stream == 0")[0] == "1"

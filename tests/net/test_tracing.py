@@ -31,6 +31,7 @@ from tests.support import (
     serve,
     wait_until,
 )
+from tests.wire.test_tls import join as join_securely
 
 pytestmark = pytest.mark.slow  # many servers are started here
 
@@ -152,12 +153,9 @@ def test_compressed_messages_are_shown_both_ways() -> None:
 
 def test_tls_is_traced_in_plain_text(certs: Certificates) -> None:
     with serve("--trace=text", *certs.options(), "cat") as server:
-        sock = open_socket(server)
-        sock.settimeout(None)
-        url = f"wss://localhost:{server.port}/lobby"
-        with connect(url, sock=sock, ssl=certs.trust(), proxy=None) as client:
-            client.send("hidden")
-            assert client.recv(PATIENCE) == "hidden"
+        with join_securely(server, certs.trust(), "lobby") as client:
+            client.send_text("hidden")
+            assert client.receive_text() == "hidden"
         server.stop()
     assert headings(server) == ["/lobby < text, 6 bytes", "/lobby > text, 6 bytes"]
     assert server.output().count('    "hidden"') == 2

@@ -531,8 +531,9 @@ def poor_server(limit: int, *arguments: str) -> Iterator[ServerProcess]:
     capabilities = "-all,+dac_override,+dac_read_search"  # this folder may be root's own
     become = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     become += [f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
-    # Connections that say nothing more stay for as long as the test needs them.
-    python = with_constants(HEAD_TIMEOUT=3 * PATIENCE, IDLE_TIMEOUT=3 * PATIENCE, OWN_READERS=2)
+    # Connections that say nothing more stay for as long as the test needs them, and keep a thread.
+    patience = {"HEAD_TIMEOUT": 3 * PATIENCE, "IDLE_TIMEOUT": 3 * PATIENCE}
+    python = with_constants(OWN_READERS=2, HELPER_PATIENCE=3 * PATIENCE, **patience)
     command = ["prlimit", f"--nproc={limit}", "setpriv", *become, *python]
     with serve(*arguments, command=command) as server:
         yield server

@@ -173,7 +173,12 @@ def assert_echoes(client: RawClient, text: str = "hello") -> None:
 def wss(
     server: ServerProcess, context: ssl.SSLContext, room: str = "room", **options: Any
 ) -> ClientConnection:
-    """Enter a room with somebody else's client."""
+    """Enter a room with somebody else's client; its context is this client's alone.
+
+    It reads and writes on two threads, for which Python's ssl is not made: what was said while it
+    read the session tickets of TLS 1.3 was lost now and then. In TLS 1.2 none come then.
+    """
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     url = f"wss://localhost:{server.port}/{room}"
     address = socket.create_connection((server.host, server.port), 20)
     address.settimeout(None)
@@ -400,15 +405,15 @@ def test_a_record_that_is_dribbled_does_not_outlast_the_time_for_a_head(
 # ==== Rooms ===============================================================
 
 
-def test_websockets_exchanges_text(echo: ServerProcess, trust: ssl.SSLContext) -> None:
-    with wss(echo, trust) as client:
+def test_websockets_exchanges_text(echo: ServerProcess, certs: Certificates) -> None:
+    with wss(echo, certs.trust()) as client:
         for text in ("hello", "", "日本語 🎮", "x" * 70_000, "0123456789abcdef" * (MIB // 16)):
             client.send(text)
             assert client.recv(PATIENCE) == text
 
 
-def test_websockets_exchanges_binary(certs: Certificates, trust: ssl.SSLContext) -> None:
-    with serve(*certs.options(), "--binary", "cat") as server, wss(server, trust) as client:
+def test_websockets_exchanges_binary(certs: Certificates) -> None:
+    with serve(*certs.options(), "--binary", "cat") as server, wss(server, certs.trust()) as client:
         payload = os.urandom(MIB)
         client.send(payload)
         received = b""
