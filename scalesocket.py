@@ -187,7 +187,7 @@ ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new 
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
 GAME_BACKLOGS = 8  # times --backlog that a game may have sent and a client has not taken
 CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 1024 fill it
-DRAIN_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
+END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 
@@ -5821,7 +5821,7 @@ class Server:
         for stop in self.before_end:
             stop()
         self.registry.end_all(*self.farewell)
-        deadline = time.monotonic() + DRAIN_TIMEOUT
+        deadline = time.monotonic() + END_TIMEOUT
         while not self.registry.wait_until_idle(0.2) and time.monotonic() < deadline:
             pass  # in short waits, after each of which a second signal can be heeded
         deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -5852,7 +5852,7 @@ class Server:
         rooms = self.registry.totals()[3]
         names = ", ".join(sorted(room.name for room in rooms)[:10])
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
-        log.warning("rooms that did not end within %g s: %s%s", DRAIN_TIMEOUT, names, more)
+        log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
         self.registry.wait_until_idle(ABANDON_TIMEOUT)
         for room in self.registry.totals()[3]:

@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scalesocket import (
-    DRAIN_TIMEOUT,
+    END_TIMEOUT,
     PLAIN,
     RESTARTING,
     ROOM_TIMEOUT,
@@ -476,7 +476,7 @@ class Store:
             self._give_up_at = time.monotonic() + LAST_PATIENCE
             self._stopping = True
             self._changed.notify()
-        self._thread.join(DRAIN_TIMEOUT)
+        self._thread.join(END_TIMEOUT)
         with self._changed:
             left = len(self._pending)
         if left or self._thread.is_alive():

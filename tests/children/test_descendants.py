@@ -120,7 +120,7 @@ def test_a_second_signal_kills_it_too(tmp_path: Path) -> None:
     ends = tmp_path / "the input has ended"
     script = "trap '' INT TERM; setsid sleep 1000 & echo $!"
     script += '; cat; touch "$1"; while :; do sleep 1; done'
-    lasting = with_constants(DRAIN_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
+    lasting = with_constants(END_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
     with serve("--closegrace", "3600", *shell(script, str(ends)), command=lasting) as server:
         with RawClient.connect(server) as client:
             pid = int(client.receive_text())

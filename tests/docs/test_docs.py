@@ -268,7 +268,7 @@ def test_the_table_of_limits_is_true() -> None:
         ],
         "start of a program": [f"{children.TCP_CONNECT_TIMEOUT:g} s"],
         "a game's": [f"{module.MAX_TICK_TIME:g} s", f"{module.LATE_TICK:g} s"],
-        "all rooms' end": [f"{module.DRAIN_TIMEOUT:g} s"],
+        "all rooms' end": [f"{module.END_TIMEOUT:g} s"],
     }
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     _, _, table = readme.partition("| limit | default |\n| --- | --- |\n")

@@ -203,7 +203,7 @@ def test_the_manifests_belong_together() -> None:
     assert "httpGet" not in container["livenessProbe"]
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     slack = pod["terminationGracePeriodSeconds"] - pause - DRAIN
-    assert slack >= scalesocket.DRAIN_TIMEOUT + scalesocket.CLOSE_TIMEOUT
+    assert slack >= scalesocket.END_TIMEOUT + scalesocket.CLOSE_TIMEOUT
     config = scalesocket.parse_command_line(container["args"])
     assert config.addr == (("0.0.0.0", port["containerPort"]),)
     assert config.drain == DRAIN and len(config.peers) == len(NODES)
@@ -226,7 +226,7 @@ def test_the_units_belong_together() -> None:
     assert units["scalesocket.socket"]["Socket"]["ListenStream"] == "9005"
     service = units["scalesocket.service"]["Service"]
     assert units["scalesocket.service"]["Unit"]["Requires"] == "scalesocket.socket"
-    assert int(service["TimeoutStopSec"]) > scalesocket.DRAIN_TIMEOUT + scalesocket.CLOSE_TIMEOUT
+    assert int(service["TimeoutStopSec"]) > scalesocket.END_TIMEOUT + scalesocket.CLOSE_TIMEOUT
     assert service["KillMode"] == "mixed"
     program, script, *options = service["ExecStart"].split()
     assert Path(program).name == "python3" and script == "scalesocket.py"

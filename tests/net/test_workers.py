@@ -486,7 +486,7 @@ def has_taken(pid: int, number: signal.Signals) -> bool:
 def rooms_that_wait(folder: Path) -> Iterator[tuple[ServerProcess, list[RawClient]]]:
     """Serve a room in each of two workers; they end when there is a file "gate", or are cut off."""
     (folder / "waits.py").write_text(WAITS)
-    command = with_constants("scalesocket", DRAIN_TIMEOUT=1000.0)
+    command = with_constants("scalesocket", END_TIMEOUT=1000.0)
     with spread("waits:Waits", cwd=folder, command=command) as server:
         with contextlib.ExitStack() as opened:
             connect = functools.partial(RawClient.connect, server)

@@ -428,7 +428,7 @@ def test_a_signal_ends_a_server_in_every_state(
     stubborn) trap '' INT TERM; echo up; while :; do sleep 1000; done;;
     *) exec "${ROOM%-*}";;
     esac"""
-    soon = with_constants(DRAIN_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
+    soon = with_constants(END_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
     command = ("--verbose", *options, *shell(script))
     with serve(*command, command=soon) as server, ExitStack() as stack:
         trouble(server, stack)
@@ -504,7 +504,7 @@ def test_a_signal_while_a_game_is_still_imported_ends_it_at_once(
 def test_many_signals_in_a_row_are_no_more_than_two(pause: float) -> None:
     """Somebody leans on Ctrl-C: no traceback, and no program is left behind."""
     script = "trap '' INT TERM; echo up; while :; do sleep 1000; done"
-    soon = with_constants(DRAIN_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
+    soon = with_constants(END_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
     options = ("--closegrace", "3600", *shell(script))
     with serve(*options, command=soon) as server, ExitStack() as stack:
         for room in ("one", "two"):

@@ -60,7 +60,7 @@ def assert_whole(found: list[str]) -> None:
 def test_sigterm_loses_nothing_that_a_program_had_printed(counter: str, pause: str) -> None:
     """Case 25: 0 to 2 messages of each room were dropped without a word, 600 under flood."""
     options = ("--closegrace", "2", counter, "--", pause)
-    lasting = with_constants(DRAIN_TIMEOUT=PATIENCE)  # a busy machine reads a flood slowly
+    lasting = with_constants(END_TIMEOUT=PATIENCE)  # a busy machine reads a flood slowly
     with serve(*options, command=lasting) as server, ExitStack() as stack:
         clients = [
             stack.enter_context(RawClient.connect(server, f"room{n}"))
@@ -118,7 +118,7 @@ def test_who_leaves_while_the_server_stops_is_answered(tmp_path: Path) -> None:
         "        while not os.path.exists('answered'):\n"
         "            time.sleep(0.01)\n"
     )
-    lasting = with_constants(DRAIN_TIMEOUT=2 * PATIENCE)
+    lasting = with_constants(END_TIMEOUT=2 * PATIENCE)
     with (
         serve("slow:Slow", cwd=tmp_path, command=lasting) as server,
         RawClient.connect(server) as client,
@@ -155,7 +155,7 @@ def echo(client: RawClient, text: str) -> str:
 def test_a_hook_that_hangs_holds_up_its_own_room_alone(tmp_path: Path) -> None:
     """Item 3 of the issue: not the acceptor, other rooms, timed calls, /health, nor shutdown."""
     hang(tmp_path)
-    soon = with_constants(DRAIN_TIMEOUT=5.0, CLOSE_TIMEOUT=1.0)
+    soon = with_constants(END_TIMEOUT=5.0, CLOSE_TIMEOUT=1.0)
     options = ("--ping", "3", "--linger", "0.1", "--api", "--metrics", "hang:Hang")
     with (
         serve(*options, cwd=tmp_path, command=soon) as server,
@@ -181,7 +181,7 @@ def test_a_hook_that_hangs_holds_up_its_own_room_alone(tmp_path: Path) -> None:
 
 def test_the_clients_of_a_room_that_hangs_get_their_close_when_time_is_over(tmp_path: Path) -> None:
     hang(tmp_path)
-    soon = with_constants(DRAIN_TIMEOUT=1.0, ABANDON_TIMEOUT=0.2)
+    soon = with_constants(END_TIMEOUT=1.0, ABANDON_TIMEOUT=0.2)
     with (
         serve("hang:Hang", cwd=tmp_path, command=soon) as server,
         RawClient.connect(server, "bad") as client,
@@ -193,7 +193,7 @@ def test_the_clients_of_a_room_that_hangs_get_their_close_when_time_is_over(tmp_
 
 
 def test_what_is_lost_because_a_client_does_not_take_it_in_time_is_counted(counter: str) -> None:
-    soon = with_constants(DRAIN_TIMEOUT=8.0, CLOSE_TIMEOUT=1.0, ABANDON_TIMEOUT=0.5)
+    soon = with_constants(END_TIMEOUT=8.0, CLOSE_TIMEOUT=1.0, ABANDON_TIMEOUT=0.5)
     options = ("--stall", "60", "--backlog", "64K", "--metrics", counter, "--", "0")
     with serve(*options, command=soon) as server, deaf_client(server, "deaf"):
         wait_until(lambda: metric(server, "scalesocket_backlog_bytes") > 64 * 1024)

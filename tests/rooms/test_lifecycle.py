@@ -375,7 +375,7 @@ def test_a_signal_drains_every_room(tmp_path: Path, number: int) -> None:
 
 def test_a_signal_stops_children_that_heed_nothing(stubborn: str, tmp_path: Path) -> None:
     options = ("--closegrace", "4")  # so that a slow machine has time to take note of each step
-    lasting = with_constants(DRAIN_TIMEOUT=PATIENCE)  # that may take longer than a stop otherwise
+    lasting = with_constants(END_TIMEOUT=PATIENCE)  # that may take longer than a stop otherwise
     notes = os.fspath(tmp_path / "notes")
     with serve(*options, stubborn, "--", notes, "never", command=lasting) as server:
         with ExitStack() as stack:
@@ -398,7 +398,7 @@ def test_a_second_signal_ends_at_once_with_status_1(
     """The child ignores all but SIGKILL, and would be given an hour for each step (case 28)."""
     notes = tmp_path / "notes"
     options = ("--closegrace", "3600", "--workers", workers, stubborn, "--", os.fspath(notes))
-    lasting = with_constants(DRAIN_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
+    lasting = with_constants(END_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
     with serve(*options, "never", command=lasting) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "ready"
@@ -467,7 +467,7 @@ def test_a_signal_ends_a_server_in_trouble(
 ) -> None:
     """The name of the room is the program that runs in it."""
     options = ("--stall", "600", "--respawn", "--verbose")
-    soon = with_constants(DRAIN_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
+    soon = with_constants(END_TIMEOUT=2.0, CLOSE_TIMEOUT=1.0)
     script = 'if [ "$ROOM" = sleep ]; then exec sleep 1000; fi; exec "$ROOM"'
     with serve(*options, *shell(script), command=soon) as server, ExitStack() as stack:
         trouble(server, stack)
