@@ -30,8 +30,8 @@ gives each room what has come for it as one batch.
                                  all clients without a reader
     reader      1 for each of    recv, parse, unmask, into the           its client has gone
                 the first 4      room's inbox
-    helper      on demand        what the acceptor would have to wait    the client is in, or the
-                                 for: TLS, --auth, plain HTTP            connection has ended
+    helper      on demand        what the acceptor would have to wait    the client is in, has gone,
+                                 for: TLS, --auth, plain HTTP            or asks for nothing
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
