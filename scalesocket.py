@@ -1523,35 +1523,32 @@ class Connection:
         self.since = time.monotonic()
         self._leaving = False  # what comes is dropped
         self._disposed = False  # the reader is done with it
-        self._lock = threading.Lock()  # guards all below, and the order of bytes on the wire
-        self._is_plain = False  # open, direct, no replay: `send` itself may write to the socket
+        self.lock = threading.Lock()  # guards all below, and the order of bytes on the wire
+        self._is_open = not response  # if not, the response is the first in the backlog
+        self._is_plain = self.IS_DIRECT  # direct, no replay: `send` itself may write to the socket
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._drained: threading.Event | None = None  # set when the backlog is no longer full
         self._with_sender = False  # the sender has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
-        self._corked: list[bytes] | None = [response] if response else None
-        self._replay: Replay | None = None  # what goes before all that is sent (net/history.py)
-        self.is_following = False  # the replay is feeding it
-        self._held = 0  # bytes that wait for the end of the replay
+        self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or waived: the peer broke it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
             sock.settimeout(patience)
+        if response:
+            self.transmit(response)
 
     # -- the reader's side --
 
     def open(self) -> None:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
-        with self._lock:
-            waiting, self._corked = self._corked, None
-            if waiting:
-                self._push_now(b"".join(waiting))
-            if self._replay is None:
-                self._is_plain = self.IS_DIRECT
-            else:
-                self._replay.wake()
+        with self.lock:
+            self._is_open, self._progress_at = True, time.monotonic()
+            self._write_backlog()
+            self._on_shrunk()
+            self._have_finished()
 
     @property
     def has_more(self) -> bool:
@@ -1579,13 +1576,9 @@ class Connection:
                 self.interject(encode_frame(Opcode.PONG, event.payload))
         return events
 
-    def pause(self) -> None:
-        """Note that nothing is taken for a while, so that silence is not the peer's fault."""
-        self.listening, self.since = False, time.monotonic()
-
-    def resume(self) -> None:
-        """Note that the peer is listened to again."""
-        self.listening, self.since = True, time.monotonic()
+    def listen(self, listening: bool) -> None:
+        """Note whether the peer is listened to; while it is not, silence is no fault of its."""
+        self.listening, self.since = listening, time.monotonic()
 
     def drop_input(self) -> bool:
         """Take what has come and drop it; return whether more may come.
@@ -1616,7 +1609,7 @@ class Connection:
 
     def dispose(self) -> None:
         """Give the socket back to the system, once the sender does not use it either."""
-        with self._lock:
+        with self.lock:
             self._disposed = True
             self._die()
             if not self._with_sender:
@@ -1632,13 +1625,18 @@ class Connection:
         """Whether bytes can still be sent."""
         return not self._dead
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether a Close frame has been sent, or the connection has ended."""
+        return self._close_sent or self._dead
+
     def send(self, data: bytes) -> bool:
         """Send whole frames, in order with all else; return False if they were dropped.
 
         They are dropped only if a Close frame has been sent (5.5.1), or the connection has ended.
         """
-        with self._lock:
-            if self._close_sent or self._dead:
+        with self.lock:
+            if self._close_sent or self._dead:  # as `is_closing`
                 return False
             if self._is_plain and not self._backlog.size:  # as `_push`, without its calls
                 try:
@@ -1653,9 +1651,9 @@ class Connection:
 
     def interject(self, frame: bytes) -> None:
         """Send a control frame, which need not wait for what is sent of the past (5.5)."""
-        with self._lock:
-            if not (self._close_sent or self._dead):
-                self._push_now(frame)
+        with self.lock:
+            if not self.is_closing:
+                self.transmit(frame)
 
     def close(self, code: int, reason: str = "", *, discard: bool = False) -> None:
         """Send a Close frame (7.1.2), unless one has been sent, and see the connection to its end.
@@ -1665,23 +1663,25 @@ class Connection:
             reason: at most 123 bytes of it are sent.
             discard: drop the backlog but for its first part, which may be on the wire in part.
         """
-        if discard and (replay := self._replay) is not None:  # it may end at any moment
-            replay.leave()
-        self._finish(code, reason, discard=discard)
+        with self.lock:
+            if discard and not self.is_closing:
+                self._discard()
+            self._close(code, reason)
 
     def answer(self, closing: Closing) -> None:
         """Send the Close frame that the peer's Close, or its error, asks for (5.5.1, 7.1.7)."""
         if closing.code == CloseCode.ABNORMAL:
             self.abort()
-        else:
-            if self.protocol.answers_close and (replay := self._replay) is not None:
-                replay.leave()  # it wants no more
+            return
+        with self.lock:
             self._close_received = True
-            self._finish(*closing.reply)
+            if self.protocol.answers_close and not self.is_closing:  # it wants no more
+                self.set_replay(None)
+            self._close(*closing.reply)
 
     def abort(self) -> None:
         """End the connection now, by a reset if bytes are under way; the reader wakes up."""
-        with self._lock:
+        with self.lock:
             with contextlib.suppress(OSError):  # or it would try for minutes to send what is left
                 linger = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -1724,7 +1724,7 @@ class Connection:
             return True
         if not self._backlog:
             self.interject(self.protocol.pong)
-        with self._lock:
+        with self.lock:
             seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:
                 self._die()
@@ -1735,7 +1735,12 @@ class Connection:
     @property
     def backlog_size(self) -> int:
         """Bytes that wait for the peer."""
-        return self._backlog.size + self._held
+        return self._backlog.size + (replay.held if (replay := self.replay) else 0)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a replay may send more now; if not, it will be woken."""
+        return self._is_open and self._backlog.size <= self._max_backlog // 4
 
     def wait_until_drained(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
@@ -1744,11 +1749,11 @@ class Connection:
         newcomer that is still being sent the history is not waited for.
         """
         while True:
-            with self._lock:
+            with self.lock:
                 if not self.is_full:
                     return True
-                if self.is_following:
-                    return self._held < self._max_backlog
+                if self.replay is not None:
+                    return self.replay.held < self._max_backlog
                 self._drained = self._drained or threading.Event()
                 self._drained.clear()
                 patience = self._progress_at + stall - time.monotonic()
@@ -1758,102 +1763,99 @@ class Connection:
 
     def overflows(self, size: int) -> bool:
         """Whether it is full, and so many bytes more are too many, whoever sends them."""
-        waiting = self._held if self.is_following else self._backlog.size
+        waiting = self._backlog.size if (replay := self.replay) is None else replay.held
         return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
 
     def has_stalled(self, stall: float) -> bool:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
-        with self._lock:
+        with self.lock:
             return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
 
     @property
     def is_lost(self) -> bool:
         """Whether it lags so far behind that nothing can be kept for it."""
-        return (replay := self._replay) is not None and replay.is_lost
-
-    def _finish(self, code: int, reason: str, *, discard: bool = False) -> None:
-        with self._lock:
-            if not self._close_sent and not self._dead:
-                if discard:
-                    self._discard()
-                self._push(self.protocol.encode_close(code, reason))
-                self._close_sent = True
-                self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
-            self._end_if_closed()
+        return (replay := self.replay) is not None and replay.is_lost
 
     # -- under the lock --
 
+    def set_replay(self, replay: Replay | None) -> None:
+        """Have a replay hold back what is sent from now on; None: and drop what one has held."""
+        if self.replay is not None:
+            self.replay.drop()
+        self.replay, self._is_plain = replay, self.IS_DIRECT and replay is None
+        self._on_shrunk()
+        self._end_if_closed()
+
+    def _close(self, code: int, reason: str) -> None:
+        if not self.is_closing:
+            self._push(self.protocol.encode_close(code, reason))
+            self._close_sent = True
+            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+        self._end_if_closed()
+
     def _push(self, data: bytes) -> None:
-        if self._replay is None:
-            self._push_now(data)
+        if self.replay is None:
+            self.transmit(data)
             return
-        self._replay.hold(data)
-        self._held += len(data)
+        self.replay.hold(data)
         self.is_full = self.backlog_size >= self._max_backlog
 
-    def _push_now(self, data: bytes) -> None:
-        """Push data before what a replay holds back."""
-        if self._corked is not None:
-            self._corked.append(data)
-        else:
-            self._transmit(data)
-
-    def _transmit(self, data: bytes) -> None:
-        """Hand bytes to the kernel, behind all others; what it does not take is the backlog."""
+    def transmit(self, data: bytes) -> None:
+        """Hand bytes to the kernel, before what a replay holds; what it does not take waits."""
         sent = 0
-        if not self._backlog.size:
-            sent = self._write(data)
+        if self._is_open and not self._backlog.size:
+            sent = self._write((data,))
+            self._progress_at = time.monotonic()
             if sent == len(data) or self._dead:
                 return
-            self._progress_at = time.monotonic()
         self._backlog.add(data, sent)
-        self.is_full = self.backlog_size >= self._max_backlog
-        if not self._with_sender:
+        if self._is_open:
+            self.is_full = self.backlog_size >= self._max_backlog
+            self._have_finished()
+
+    def _have_finished(self) -> None:
+        """Have the sender finish what waits, if it does not do so yet."""
+        if self._backlog and not self._with_sender:
             self._with_sender = True
             self._sender.call(self.watch_backlog)
 
-    def _write(self, data: bytes) -> int:
+    def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
-        if not _DONT_WAIT and not select.select((), (self._socket,), (), 0)[1]:  # Windows
-            return 0
         try:
-            return self._socket.send(data, _DONT_WAIT)
+            if _DONT_WAIT:
+                return self._socket.sendmsg(buffers, (), _DONT_WAIT)
+            can_write = select.select((), (self._socket,), (), 0)[1]  # Windows has no `sendmsg`
+            return self._socket.send(buffers[0]) if can_write else 0
         except BlockingIOError:
             return 0
         except OSError:
             self._die()
             return 0
 
-    def _write_backlog(self) -> int:
-        """Hand the kernel as much of the backlog as it takes; return how many bytes that was."""
-        buffers = self._backlog.buffers()
-        if not _DONT_WAIT:  # Windows has no `sendmsg`
-            return self._write(bytes(buffers[0]))
-        try:
-            return self._socket.sendmsg(buffers, (), _DONT_WAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._die()
-            return 0
+    def _write_backlog(self) -> None:
+        """Hand the kernel as much of the backlog as it takes."""
+        if self._backlog and (sent := self._write(self._backlog.buffers())):
+            self._progress_at = time.monotonic()
+            self._backlog.advance(sent)
+            self._on_shrunk()
 
     def _discard(self) -> None:
-        """Drop the backlog but for its first part, which may be on the wire in part."""
+        """Drop what waits, but for the first part of it, which may be on the wire in part."""
         self._backlog.discard()
-        self._on_shrunk()
+        self.set_replay(None)
 
     def _on_shrunk(self) -> None:
         """See whether the backlog is no longer full, and wake who waits for that."""
         self.is_full = self.backlog_size >= self._max_backlog
         if self._drained is not None and not self.is_full:
             self._drained.set()
-        if self._replay is not None and self._backlog.size <= self._max_backlog // 4:
-            self._replay.wake()
+        if self.replay is not None and self.has_room:
+            self.replay.wake()
 
     def _end_if_closed(self) -> None:
         """End our side when both Closes have passed; the server goes first (7.1.1)."""
         both = self._close_sent and self._close_received
-        if both and not self._backlog and self._replay is None and not self._dead:
+        if both and not self._backlog and self.replay is None and not self._dead:
             self._end_sending()
 
     def _end_sending(self) -> None:
@@ -1865,7 +1867,8 @@ class Connection:
             return
         self._dead = True
         self._backlog.clear()
-        self._held = 0
+        if self.replay is not None:
+            self.replay.drop()
         self._on_shrunk()
         with contextlib.suppress(OSError):  # it may be unconnected already
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -1874,7 +1877,7 @@ class Connection:
 
     def watch_backlog(self) -> None:
         """Have the rest written as the socket becomes writable; once for each backlog."""
-        with self._lock:
+        with self.lock:
             if self._dead:
                 self._leave_sender()
             else:
@@ -1886,11 +1889,8 @@ class Connection:
         That happens under the lock, so that no descriptor is closed, and its number used
         again, while the sender still knows it.
         """
-        with self._lock:
-            if self._backlog and (sent := self._write_backlog()):
-                self._progress_at = time.monotonic()
-                self._backlog.advance(sent)
-                self._on_shrunk()
+        with self.lock:
+            self._write_backlog()
             if not self._backlog:
                 self._sender.forget(self._socket)
                 self._leave_sender()
@@ -3936,9 +3936,9 @@ class Room:
         if client.departed:
             if connection.is_lost:
                 connection.abort()
-            elif connection.is_following:
+            elif connection.replay:
                 self.watch(client)
-        elif connection.is_following or connection.is_full:
+        elif connection.replay or connection.is_full:
             if self.is_stuck(client):
                 self.drop_slow(client)
             else:
@@ -3948,7 +3948,7 @@ class Room:
         """Whether a client that lags behind takes nothing, or lags too far."""
         connection = client.connection
         # With --stall 0 one who has only come need not have taken all of the past at once.
-        patience = self._stall or (1.0 if connection.is_following else 0.0)
+        patience = self._stall or (1.0 if connection.replay else 0.0)
         return connection.has_stalled(patience) or connection.is_lost
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
@@ -5199,7 +5199,7 @@ class Reader(Poller):
     def _pause(self, session: Session, room: Room, received: list[Received]) -> None:
         self._unwatch(session)
         session.held = received
-        session.connection.pause()
+        session.connection.listen(False)
         if room not in self._paused:
             self._paused[room] = deque()
             self._wait_for(room)
@@ -5228,7 +5228,7 @@ class Reader(Poller):
         except BaseException:  # what it has said may be lost: it must not go on
             session.connection.abort()
             raise
-        session.connection.resume()
+        session.connection.listen(True)
         self.keep(session)
 
 
@@ -6044,7 +6044,6 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
-SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
 
 
 def parse_list(text: str) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scalesocket import SEGMENT, HandshakeError, parser_of
+from scalesocket import HandshakeError, parser_of
 
 if TYPE_CHECKING:
     from scalesocket import Request, Server
+
+SEGMENT = r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"  # of a path, and no hidden one
 
 parse_basepath = parser_of(rf"/|(/{SEGMENT})+/?", "path such as /ws", lambda s: s.rstrip("/"))
 # fmt: off

@@ -16,9 +16,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from scalesocket.net.basepath import SEGMENT
+
 from scalesocket import (
     RESERVED_ROOMS,
-    SEGMENT,
     HandshakeError,
     Headers,
     Request,

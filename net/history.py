@@ -17,7 +17,6 @@ import math
 import queue
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -401,6 +400,7 @@ class Replay:
         self._history = history
         self._called = False  # the thread will go on with it; twice at the worst, which is no harm
         self.queue: deque[tuple[int, bytes]] = deque()  # guarded by the connection's lock
+        self.held = 0  # bytes of messages in it
         self._at, self._surplus = self._history.follow(self)
 
     @property
@@ -421,10 +421,8 @@ class Replay:
     def begin(self) -> None:
         """Feed the connection; what is sent meanwhile waits in the queue."""
         connection = self._client.connection
-        with connection._lock:
-            connection._replay = self
-            connection.is_following = True
-            connection._is_plain = False
+        with connection.lock:
+            connection.set_replay(self)
 
     def leave(self, *, if_done: bool = False) -> bool:
         """Feed it no more, and drop what waits for that; or only `if_done`. Return whether it is.
@@ -432,20 +430,10 @@ class Replay:
         What is sent from now on goes straight to the socket again.
         """
         connection = self._client.connection
-        with connection._lock:
-            if connection._replay is not self:
-                return True
-            if if_done and self.queue:
-                return False
-            self.queue.clear()
-            self.wake()
-            connection._replay = None
-            connection.is_following = False
-            connection._held = 0
-            connection._is_plain = connection.IS_DIRECT and connection._corked is None
-            connection._on_shrunk()
-            connection._end_if_closed()
-            return True
+        with connection.lock:
+            if connection.replay is self and not (if_done and self.queue):
+                connection.set_replay(None)
+            return connection.replay is not self
 
     def wake(self) -> None:
         """Have the archive's thread go on with it; under any lock but the archive's."""
@@ -456,9 +444,9 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
-        if self._is_over() or not self._client.connection.is_following:
+        if self._is_over() or not self._client.connection.replay:
             self._end()
-        elif self._may_feed():
+        elif self._client.connection.has_room:  # if not, it wakes us later
             data = self._take_piece()
             if data:
                 self._feed(data)
@@ -475,44 +463,35 @@ class Replay:
     def hold(self, data: bytes) -> None:
         """Have data wait until everything that has been kept so far has been sent."""
         self.queue.append((self._history.newest.end, data))
+        self.held += len(data)
         self.wake()
 
-    def is_due(self, position: int) -> bool:
-        """Whether the first in the queue is to be sent before what comes after this place."""
-        return bool(self.queue) and self.queue[0][0] <= position
+    def drop(self) -> None:
+        """Drop what waits."""
+        self.queue.clear()
+        self.held = 0
+        self.wake()
 
     # -- the archive's thread --
 
-    def _may_feed(self) -> bool:
-        """Whether the connection has room; if not, it wakes us later."""
-        connection = self._client.connection
-        with connection._lock:
-            ready = connection._corked is None and not connection._dead
-            return ready and connection._backlog.size <= connection._max_backlog // 4
-
     def _feed(self, data: bytes) -> None:
         connection = self._client.connection
-        with connection._lock:
-            if connection._replay is self and not connection._dead:
-                connection._push_now(data)
-                if not connection._backlog:
-                    connection._progress_at = time.monotonic()
+        with connection.lock:
+            if connection.replay is self and connection.is_alive():
+                connection.transmit(data)
 
     def _take_held(self) -> bytes | None:
         """Return what waits to be sent at this place of the past; None if that is nothing."""
-        connection = self._client.connection
-        with connection._lock:
-            if connection._replay is not self or not self.is_due(self._at.end):
+        with self._client.connection.lock:
+            if not self.queue or self.queue[0][0] > self._at.end:
                 return None
             _, data = self.queue.popleft()
-            connection._held -= len(data)
+            self.held -= len(data)
             return data
 
     def _is_over(self) -> bool:
         """Whether nothing more may be sent, nor waits in the queue."""
-        connection = self._client.connection
-        with connection._lock:
-            return connection._dead or (connection._close_sent and not self.queue)
+        return self._client.connection.is_closing and not self.queue
 
     def _take_piece(self) -> bytes:
         connection = self._client.connection

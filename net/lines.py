@@ -249,7 +249,7 @@ class LineConnection(Connection):
         now = time.monotonic()
         end = now + ANSWER_TIMEOUT
         self.sent_at, first = 0.0, max(now + ANSWER_PAUSE, since + FIRST_READ_TIMEOUT)
-        while not (self._close_sent or self._dead) and now < end:
+        while not self.is_closing and now < end:
             if now >= (self.sent_at + ANSWER_PAUSE if self.sent_at else first):
                 break
             time.sleep(0.02)

@@ -124,7 +124,7 @@ class RateReader(Reader):
         self._kept[session] = rest
         if session.connection.listening:
             self._unwatch(session)
-            session.connection.pause()
+            session.connection.listen(False)
             self.count("slowed_down")
             if session not in self._slowed and session.client and session.client.room:
                 self._slowed.add(session)
@@ -153,5 +153,5 @@ class RateReader(Reader):
         finally:
             is_over = session.want is not Want.MESSAGES
             if not (is_over or session in self._kept or session.held):
-                session.connection.resume()
+                session.connection.listen(True)
                 super().keep(session)

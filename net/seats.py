@@ -296,7 +296,8 @@ class Seat:
         limit: bytes of messages that are kept for it.
     """
 
-    is_following = is_lost = False
+    replay = None
+    is_lost = False
 
     def __init__(self, client: Client, kind: str, seats: Seats, limit: int) -> None:
         self.client = client

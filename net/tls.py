@@ -312,8 +312,8 @@ class TlsConnection(Connection):
     IS_DIRECT = False
 
     def __init__(self, *args: Any, tls: TlsTransport, **options: Any) -> None:
+        self._tls = tls  # before the response of the opening handshake, which is encrypted, too
         super().__init__(*args, **options)
-        self._tls = tls
 
     @property
     def has_more(self) -> bool:
@@ -327,7 +327,7 @@ class TlsConnection(Connection):
         if not data or self._leaving:
             return data
         self.since = time.monotonic()
-        with self._lock:
+        with self.lock:
             try:
                 plain, reply = self._tls.decrypt(data)
             except EOFError:
@@ -335,27 +335,28 @@ class TlsConnection(Connection):
             if reply and self.is_full:  # it makes us answer, and does not read
                 self._die()
             elif reply and not self._dead:
-                super()._transmit(reply)
+                super().transmit(reply)
         if not (plain or self._tls.ended):
             raise BlockingIOError  # the rest of a record is yet to come
         return plain
 
     # -- under the lock --
 
-    def _transmit(self, data: bytes) -> None:
+    def transmit(self, data: bytes) -> None:
         """Send data encrypted; one whose TLS has failed is dead."""
         try:
             data = self._tls.encrypt(data)
         except OSError:  # ssl.SSLError is one
             self._die()
         else:
-            super()._transmit(data)
+            super().transmit(data)
 
     def _discard(self) -> None:
-        """Drop nothing: a record that is missing breaks TLS."""
+        """Drop nothing that is encrypted: a record that is missing breaks TLS."""
+        self.set_replay(None)
 
     def _end_sending(self) -> None:
-        self._write(self._tls.close())
+        self._write((self._tls.close(),))
         super()._end_sending()
 
 

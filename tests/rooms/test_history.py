@@ -507,6 +507,21 @@ def test_a_kicked_newcomer_gets_the_past_and_then_its_close(talker: str) -> None
             assert outline(events)[:6] == ["ready", "here", "welcome", "here", "again", "bye"]
 
 
+def test_a_kicked_newcomer_that_closes_at_the_same_time_gets_its_close_too(talker: str) -> None:
+    """What it had asked for by then is on its way, and the Close is behind that."""
+    with (
+        serve("--json", "--cache", "200", talker) as server,
+        RawClient.connect(server) as first,
+    ):
+        read_until(first, "again")
+        with deaf_client(server) as slow:
+            assert "here" in read_until(first, "here")[-1]
+            first.send_json({"t": "kick", "who": 2})
+            first.send_json({"t": "say"})
+            read_until(first, "said")  # so it has been kicked
+            assert slow.close() == (4000, "kicked")
+
+
 def test_when_the_program_ends_a_newcomer_gets_the_past_and_then_its_close(tmp_path: Path) -> None:
     text = f"""
 for number in range({len(PAST)}):

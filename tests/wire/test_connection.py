@@ -156,7 +156,7 @@ def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
 def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None:
     """Its room's inbox is full; when it is read again, its silence begins anew."""
     with connected(engine) as (connection, client):
-        connection.pause()
+        connection.listen(False)
         connection.check_peer(20.0, time.monotonic() + 3600)
         connection.send(encode_message("still here"))
         assert client.receive_text() == "still here"
@@ -685,7 +685,7 @@ def test_a_peer_that_is_there_is_not_disturbed(
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
-        connection.pause()
+        connection.listen(False)
         for _ in range(3):
             assert connection.probe()
         connection.send(encode_message("x"))
@@ -699,7 +699,7 @@ def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
-        connection.pause()
+        connection.listen(False)
         client.send_text("unread")
         assert connection.probe()
         client.sock.close()
