@@ -5341,7 +5341,6 @@ def open_listeners(
                         raise
                     missing.append((str(address[0]), error))
                     continue
-                listener.setblocking(False)
                 here.append(opened.enter_context(listener))
                 if here and not port:
                     break
@@ -5496,12 +5495,13 @@ class Listener:
     """Accepts at one socket, on the thread of the shared reader.
 
     Args:
-        sock: listens, and does not block; closed at the end.
+        sock: listens; does not block from now on, and is closed at the end.
         server: what gets the connections.
         kind: of session that they become.
     """
 
     def __init__(self, sock: socket.socket, server: Server, kind: type[Session]) -> None:
+        sock.setblocking(False)
         self._socket = sock
         self._server = server
         self._kind = kind

@@ -393,7 +393,6 @@ class Successor(Server):
     def listen(self) -> None:
         """Take what is listened at already."""
         for sock in itertools.chain(*self._taken):
-            sock.setblocking(False)
             self.opened.enter_context(sock)
         self.prepare(*self._taken)
         if self._is_anew:

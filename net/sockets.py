@@ -76,7 +76,6 @@ def open_unix_listener(opened: contextlib.ExitStack, path: Path, mode: int) -> s
             os.umask(before)
         path.chmod(mode)
         listener.listen(4096)
-        listener.setblocking(False)
         opened.callback(SocketFile(path).remove)
         return listener
     except OSError as error:
@@ -142,4 +141,3 @@ def take_passed_listeners() -> Iterator[socket.socket]:
             error.filename = f"descriptor {number} of LISTEN_FDS"
             raise
         listener.set_inheritable(False)
-        listener.setblocking(False)

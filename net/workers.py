@@ -767,7 +767,6 @@ def make_channel() -> tuple[socket.socket, socket.socket]:
     Messages stay whole, however many processes send at a time.
     """
     inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    inside.setblocking(False)
     outside.settimeout(HAND_OVER_TIMEOUT)
     return inside, outside
 
