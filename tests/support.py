@@ -108,7 +108,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 # Some tests drive programs that pip cannot install.
 
 TOOLS: dict[str, tuple[str, ...]] = {  # what a test asks for: where it may be found
-    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "chromium": ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"),
     "node": ("node",),
     "ws": (str(NODE_FOLDER / "node_modules" / "ws" / "package.json"),),  # Node's `ws` package
     "curl": ("curl",),

@@ -154,7 +154,7 @@ def test_who_closes_the_tab_is_gone(open_tab: OpenTab) -> None:
     a, b = open_tab(), open_tab()
     wait_for_players(a, 2)
     wait_for_players(b, 2)
-    a.context.close()
+    a.close()
     wait_for_players(b, 1)
     wait_for(b, "game.sprites.length === 1")
     assert list(b.evaluate("game.players")) == [me(b)]
@@ -328,7 +328,7 @@ def test_the_name_of_a_room_that_the_lobby_suggests_is_not_cut_off(open_tab: Ope
         name.wait_for()
         assert name.evaluate("(name) => name.scrollWidth <= name.clientWidth")
         assert name.evaluate("(name) => name.scrollHeight <= name.clientHeight")
-        page.context.close()
+        page.close()
 
 
 # ==== 4. When the connection breaks ========================================

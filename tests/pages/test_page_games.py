@@ -277,7 +277,7 @@ def test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next(open_tab: OpenT
         page.get_by_text("Your turn.").wait_for()
         cell(page, at).click()
     ann.get_by_text("You win!").wait_for()
-    ann.context.close()
+    ann.close()
     wait_for(third, "game.table.you !== null")
 
 
@@ -568,7 +568,7 @@ def test_who_leaves_takes_the_snake_along(open_tab: OpenTab) -> None:
     play_snake(ann, "Ann")
     play_snake(bob, "Bob")
     wait_for(bob, "document.body.dataset.players === '2'")
-    ann.context.close()
+    ann.close()
     wait_for(bob, "document.body.dataset.players === '1'")
     wait_for(bob, "Object.keys(game.heads).every((id) => Number(id) === game.me)")
 

@@ -717,7 +717,7 @@ def test_on_an_island_who_is_struck_down_sees_it_and_lives_again(open_tab: OpenT
 def test_on_an_island_who_closes_the_tab_is_gone(open_tab: OpenTab) -> None:
     ann, bob = two_players(open_tab)
     wait_for(bob, "document.body.dataset.players === '2'")
-    ann.context.close()
+    ann.close()
     wait_for(bob, "Object.keys(game.players).length === 1")
     wait_for(bob, "document.body.dataset.players === '1'")
 
