@@ -50,22 +50,25 @@ def fuzz(
     targets: Sequence[Target],
     *,
     seconds: float,
+    inputs: int = -1,
     keep: Path | None = None,
     root: Path = ROOT,
     seed: int = 0,
 ) -> Iterator[tuple[Target, Run]]:
-    """Fuzz targets, each until it fails or its time is over, and yield how each went.
+    """Fuzz targets, each until it fails or has had enough, and yield how each went.
 
     Args:
         python: a Python that has atheris.
         targets: their seeds and corpora are what is begun with.
         seconds: how long, for each.
+        inputs: how many, for each; -1 is any number.
         keep: a folder for the inputs that reached something new, to go on from another time.
         root: where `scalesocket.py` and `tests` are.
         seed: of the random generator; 0 is a new one each time.
     """
     options = {
         "max_total_time": max(1, round(seconds)),
+        "runs": inputs,
         "timeout": INPUT_TIMEOUT,
         "rss_limit_mb": MEMORY,
         "max_len": MAX_SIZE,
