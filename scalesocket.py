@@ -1529,7 +1529,7 @@ class Connection:
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
-        self._drained: threading.Event | None = None  # set when the backlog is no longer full
+        self._freed: threading.Event | None = None  # set when the backlog is no longer full
         self._with_sender = False  # the sender has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
         self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
@@ -1742,7 +1742,7 @@ class Connection:
         """Whether a replay may send more now; if not, it will be woken."""
         return self._is_open and self._backlog.size <= self._max_backlog // 4
 
-    def wait_until_drained(self, stall: float) -> bool:
+    def wait_while_full(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
 
         The pump calls it, and so slows its child down to the pace of the slowest client. A
@@ -1754,12 +1754,12 @@ class Connection:
                     return True
                 if self.replay is not None:
                     return self.replay.held < self._max_backlog
-                self._drained = self._drained or threading.Event()
-                self._drained.clear()
+                self._freed = self._freed or threading.Event()
+                self._freed.clear()
                 patience = self._progress_at + stall - time.monotonic()
             if patience <= 0:
                 return False
-            self._drained.wait(patience)
+            self._freed.wait(patience)
 
     def overflows(self, size: int) -> bool:
         """Whether it is full, and so many bytes more are too many, whoever sends them."""
@@ -1847,8 +1847,8 @@ class Connection:
     def _on_shrunk(self) -> None:
         """See whether the backlog is no longer full, and wake who waits for that."""
         self.is_full = self.backlog_size >= self._max_backlog
-        if self._drained is not None and not self.is_full:
-            self._drained.set()
+        if self._freed is not None and not self.is_full:
+            self._freed.set()
         if self.replay is not None and self.has_room:
             self.replay.wake()
 
@@ -2772,10 +2772,10 @@ class ChildProcess:
         poller.register(descriptor, select.POLLIN)
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
-        drained = False  # nothing was left when it was last read: no need to try
+        emptied = False  # nothing was left when it was last read: no need to try
         for count in itertools.count(1):
             ready = [descriptor]
-            if drained:
+            if emptied:
                 ready = [fd for fd, _ in poller.poll(None if self._pidfd >= 0 else 200)]
             # A child of the child may never pause, so it is also asked now and then.
             if (ready != [descriptor] or not count % 64) and self._has_exited():
@@ -2783,14 +2783,14 @@ class ChildProcess:
             try:
                 data = os.read(descriptor, RECEIVE_SIZE)
             except BlockingIOError:
-                drained = True
+                emptied = True
                 continue
             except OSError:  # EIO: the end of a pseudo-terminal
                 return
             if not data:
                 return
             yield data
-            drained = len(data) < select.PIPE_BUF
+            emptied = len(data) < select.PIPE_BUF
         with contextlib.suppress(OSError):  # nothing is left
             for _ in range(16):  # 1 MiB: more does not fit into a pipe
                 if not (data := os.read(descriptor, RECEIVE_SIZE)):
@@ -4011,7 +4011,7 @@ class Room:
             else:
                 full += self._send(list(some))
         for client in full:
-            if not client.connection.wait_until_drained(self._stall):
+            if not client.connection.wait_while_full(self._stall):
                 self.drop_slow(client)
         while self.members.is_outrun():  # only newcomers, far behind: the child waits for them
             time.sleep(0.01)

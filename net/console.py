@@ -265,7 +265,7 @@ def _pass_back(sock: socket.socket, connection: Connection, stall: float) -> Non
     with contextlib.suppress(OSError):
         while data := sock.recv(RECEIVE_SIZE):
             connection.send(encode_frame(Opcode.BINARY, data))
-            if not connection.wait_until_drained(stall):
+            if not connection.wait_while_full(stall):
                 connection.close(CloseCode.POLICY_VIOLATION, "too slow", discard=True)
                 return
     connection.close(CloseCode.NORMAL, "the connection has ended")

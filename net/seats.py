@@ -340,12 +340,12 @@ class Seat:
         connection = self._connection
         return 0 if connection is None else connection.backlog_size
 
-    def wait_until_drained(self, stall: float) -> bool:
+    def wait_while_full(self, stall: float) -> bool:
         """As of a connection; one that is lost holds nobody up."""
         connection = self._connection
         return (
             connection is None
-            or connection.wait_until_drained(stall)
+            or connection.wait_while_full(stall)
             or connection is not self._connection
         )
 

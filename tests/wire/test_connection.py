@@ -332,8 +332,8 @@ def test_a_slow_client_does_not_hold_up_another(engine: Engine) -> None:
 def test_one_who_waits_is_woken_when_the_client_has_read_enough(engine: Engine) -> None:
     with connected(engine, max_backlog=1000) as (connection, client):
         connection.send(encode_message(bytes(BIG)))
-        waiter = Worker(connection.wait_until_drained, 3600.0)
-        wait_until(lambda: connection._drained is not None)
+        waiter = Worker(connection.wait_while_full, 3600.0)
+        wait_until(lambda: connection._freed is not None)
         assert waiter.busy
         client.receive_message(PATIENCE)
         assert waiter.join() is True
@@ -341,21 +341,21 @@ def test_one_who_waits_is_woken_when_the_client_has_read_enough(engine: Engine) 
 
 def test_nobody_waits_for_a_client_that_keeps_up(engine: Engine) -> None:
     with connected(engine, max_backlog=1000) as (connection, _):
-        assert connection.wait_until_drained(0) is True
+        assert connection.wait_while_full(0) is True
 
 
 @pytest.mark.parametrize("stall", [0, 0.1])
 def test_a_client_that_takes_nothing_is_given_up(engine: Engine, stall: float) -> None:
     with connected(engine, max_backlog=1000) as (connection, _):
         connection.send(bytes(BIG))
-        assert connection.wait_until_drained(stall) is False
+        assert connection.wait_while_full(stall) is False
 
 
 def test_several_may_wait_for_one_client(engine: Engine) -> None:
     """The pump and the stderr thread may, with --passstderr."""
     with connected(engine, max_backlog=1000) as (connection, client):
         connection.send(encode_message(bytes(BIG)))
-        waiters = [Worker(connection.wait_until_drained, 3600.0) for _ in range(3)]
+        waiters = [Worker(connection.wait_while_full, 3600.0) for _ in range(3)]
         client.receive_message(PATIENCE)
         assert [waiter.join() for waiter in waiters] == [True] * 3
 
@@ -368,8 +368,8 @@ def test_one_who_waits_is_woken_when_there_is_nothing_left_to_wait_for(
     with connected(engine, max_backlog=100_000) as (connection, client):
         while not connection.is_full:  # in small parts, of which a close may leave one
             connection.send(encode_message("x" * 1000))
-        waiter = Worker(connection.wait_until_drained, 3600.0)
-        wait_until(lambda: connection._drained is not None)
+        waiter = Worker(connection.wait_while_full, 3600.0)
+        wait_until(lambda: connection._freed is not None)
         if end == "abort":
             connection.abort()
         elif end == "dispose":
@@ -638,7 +638,7 @@ def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
         for _ in range(100_000):
             if not connection.send(frame):
                 return
-            connection.wait_until_drained(PATIENCE)
+            connection.wait_while_full(PATIENCE)
         raise AssertionError("the connection did not end")
 
     for number in range(40):
