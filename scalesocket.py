@@ -4130,10 +4130,8 @@ class RoomRegistry:
         self.make_backend = choose_backend(config)
         self.shortage = Shortage()
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
-        history = load_feature("history", "--cache") if config.cache_size else None
-        self.histories: Histories | None = history and history.Histories(config)
-        self.archive: Archive | None = self.histories and self.histories.archive
-        self.threads: list[Archive | StoredRooms] = [self.archive] if self.archive else []
+        self.histories: Histories | None = None  # what newcomers get (--cache)
+        self.threads: list[Archive | StoredRooms] = []
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
@@ -5933,8 +5931,7 @@ class Config:
     store: str = ""
     saveevery: float = 10.0  # seconds
     oneshot: bool = False
-    cache_size: int = 0
-    cache_tagged: bool = False
+    cache: tuple[int, bool] = (0, False)  # messages, and whether only those that are marked
     cachepersist: bool = False
     cachebytes: int = 64 * MIB
     binary: bool = False
@@ -6344,14 +6341,12 @@ def complete_passenv(names: tuple[str, ...], pty: bool) -> tuple[str, ...]:
 
 
 def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of one place with `--json`, `--null` and `--cache` spelled out."""
+    """Return options of one place with `--json` and `--null` spelled out."""
     options = dict(options)
     if options.pop("json", False):
         options = {"frame": "json", "joinmsg": JSON_JOIN, "leavemsg": JSON_LEAVE} | options
     if options.pop("null", False):
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
-    if "cache" in options:
-        options["cache_size"], options["cache_tagged"] = options.pop("cache")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 
 
@@ -6380,10 +6375,6 @@ def check_options(config: Config) -> None:
     refuse_if(
         config.multiline and (config.binary or config.clientframe or not announces),
         "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",
-    )
-    refuse_if(
-        config.cache_tagged and config.serverframe != "json",
-        "--cache=tagged needs JSON framing of what TARGET prints",
     )
 
 

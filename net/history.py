@@ -31,12 +31,13 @@ from scalesocket import (
     Opcode,
     Route,
     parse_size,
+    refuse_if,
     report_failure,
     start_thread,
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Output, RoomLog, Traffic
+    from scalesocket import Config, Output, RoomLog, Server, Traffic
 
 MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
@@ -69,6 +70,21 @@ OPTIONS = (
      "bytes of history that a room keeps; all together keep 4 times that (default 64M)"),
 )
 # fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse what cannot work together."""
+    is_marked = config.serverframe == "json"
+    refuse_if(
+        config.cache[1] and not is_marked, "--cache=tagged needs JSON framing of what TARGET prints"
+    )
+
+
+def set_up(server: Server) -> None:
+    """Have a server's rooms keep histories."""
+    if server.config.cache[0]:
+        server.registry.histories = histories = Histories(server.config)
+        server.registry.threads.insert(0, histories.archive)
 
 
 class Past:
@@ -633,14 +649,14 @@ class Histories:
 
         That room's program may still be at its last words, which belong there, too.
         """
-        config = self._config
+        size, tagged = self._config.cache
         history = self._kept.pop(name, None) or self._kind(
-            config.cache_size,
-            tagged=config.cache_tagged,
+            size,
+            tagged=tagged,
             limit=self._limit,
             archive=self.archive,
         )
-        if config.cachepersist and config.cache_size:
+        if self._config.cachepersist:
             history.persists = True
             self._kept[name] = history
             if len(self._kept) > MAX_REMEMBERED_ROOMS:

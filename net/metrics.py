@@ -128,7 +128,8 @@ class Metrics:
 
     def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
-        archive = self._registry.archive
+        histories = self._registry.histories
+        archive = None if histories is None else histories.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
         newcomers = [r for room in rooms for r in dict(room.members.newcomers).values()]
         left = sum(replay.left for replay in newcomers)

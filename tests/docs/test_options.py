@@ -53,8 +53,7 @@ DEFAULTS: dict[str, object] = {
     "linger": 0,
     "resume": 0,
     "oneshot": False,
-    "cache_size": 0,
-    "cache_tagged": False,
+    "cache": (0, False),
     "cachepersist": False,
     "cachebytes": 64 << 20,
     "binary": False,
@@ -157,11 +156,11 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
         {"dropmsg": "a", "resumemsg": "b", "resume": 1},
     ),
     (["--oneshot"], {"oneshot": True}),
-    (["--cache", "8"], {"cache_size": 8, "cache_tagged": False}),
-    (["--cache", "all:64"], {"cache_size": 64, "cache_tagged": False}),
-    (["--cache", "tagged:1", "--json"], {"cache_size": 1, "cache_tagged": True}),
-    (["--cache=1000", "--cachepersist"], {"cache_size": 1000, "cachepersist": True}),
-    (["--cache=8", "--cachebytes", "4K"], {"cache_size": 8, "cachebytes": 4096}),
+    (["--cache", "8"], {"cache": (8, False)}),
+    (["--cache", "all:64"], {"cache": (64, False)}),
+    (["--cache", "tagged:1", "--json"], {"cache": (1, True)}),
+    (["--cache=1000", "--cachepersist"], {"cache": (1000, False), "cachepersist": True}),
+    (["--cache=8", "--cachebytes", "4K"], {"cache": (8, False), "cachebytes": 4096}),
     (["-b"], {"binary": True}),
     (["--binary"], {"binary": True}),
     (["--delimiters=;"], {"delimiters": b";"}),
@@ -238,7 +237,7 @@ def test_the_table_names_all_options_of_each_module() -> None:
 
 def test_each_option_has_a_default_by_its_name() -> None:
     fields = {field.name for field in dataclasses.fields(Config)}
-    shorthands = {"null", "cache", "frame", "json", "print_config", "help", "version"}
+    shorthands = {"null", "frame", "json", "print_config", "help", "version"}
     rows = [row for rows in scalesocket.list_options().values() for row in rows]
     names = {row[0].split()[0 if row[0].startswith("--") else -1] for row in rows}
     assert {name[2:].replace("-", "_") for name in names} - fields == shorthands
@@ -476,7 +475,7 @@ def test_a_script_carries_its_own_options(tmp_path: Path) -> None:
         "api": False,
         "addr": (("127.0.0.1", 1), ("::1", 2)),
         "rooms": ("a", "b"),
-        "cache_size": 8,
+        "cache": (8, False),
         "ping": 2.5,
         "maxclients": 4,
         "maxmsg": 65536,

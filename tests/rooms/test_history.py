@@ -231,34 +231,30 @@ def test_a_history_goes_on_when_a_program_is_started_again(tmp_path: Path) -> No
 
 def test_an_empty_history_is_not_remembered() -> None:
     """Names that strangers make up would push out those that hold something."""
-    registry = scalesocket.RoomRegistry(
-        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Poller("timer")
-    )
-    full, empty = registry.histories.open("full"), registry.histories.open("empty")
+    histories = Histories(scalesocket.Config(cache=(5, False), cachepersist=True))
+    full, empty = histories.open("full"), histories.open("empty")
     full.add(Opcode.TEXT, [b"x"])
-    registry.histories.close("full", full)
-    registry.histories.close("empty", empty)
-    assert list(registry.histories._kept) == ["full"]
-    assert registry.histories.open("full") is full
+    histories.close("full", full)
+    histories.close("empty", empty)
+    assert list(histories._kept) == ["full"]
+    assert histories.open("full") is full
 
 
 def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scalesocket.net.history, "MAX_REMEMBERED_ROOMS", 2)
-    registry = scalesocket.RoomRegistry(
-        scalesocket.Config(command=("cat",), cache_size=5, cachepersist=True), Poller("timer")
-    )
-    histories = {name: registry.histories.open(name) for name in "abc"}
+    histories = Histories(scalesocket.Config(cache=(5, False), cachepersist=True))
+    rooms = {name: histories.open(name) for name in "abc"}
     for name in "cba":
-        histories[name].add(Opcode.TEXT, [b"x" * 100])
-        registry.histories.close(name, histories[name])
-    used = registry.histories.open("b")
-    registry.histories.open("d")
-    assert used is histories["b"]
-    assert "b" in registry.histories._kept
-    assert histories["a"].bytes == 0, "what is forgotten is not counted any more"
-    assert registry.archive.size == sum(history.bytes for history in histories.values())
+        rooms[name].add(Opcode.TEXT, [b"x" * 100])
+        histories.close(name, rooms[name])
+    used = histories.open("b")
+    histories.open("d")
+    assert used is rooms["b"]
+    assert "b" in histories._kept
+    assert rooms["a"].bytes == 0, "what is forgotten is not counted any more"
+    assert histories.archive.size == sum(history.bytes for history in rooms.values())
 
 
 # ==== 3. Bytes =============================================================
