@@ -22,6 +22,7 @@ from scalesocket import (
     HEAD_TIMEOUT,
     RECEIVE_SIZE,
     UNIX_PEER,
+    Backlog,
     ConfigError,
     Connection,
     HandshakeError,
@@ -312,8 +313,18 @@ class TlsConnection(Connection):
     IS_DIRECT = False
 
     def __init__(self, *args: Any, tls: TlsTransport, **options: Any) -> None:
-        self._tls = tls  # before the response of the opening handshake, which is encrypted, too
         super().__init__(*args, **options)
+        self._tls = tls
+
+    def open(self) -> None:
+        """Encrypt and send what has waited for this; see `Connection`."""
+        with self.lock:
+            waiting, self._backlog = self._backlog, Backlog()
+            self._is_open = True
+            while waiting:
+                self.transmit(piece := bytes(waiting.buffers()[0]))
+                waiting.advance(len(piece))
+        super().open()
 
     @property
     def has_more(self) -> bool:
@@ -343,9 +354,13 @@ class TlsConnection(Connection):
     # -- under the lock --
 
     def transmit(self, data: bytes) -> None:
-        """Send data encrypted; one whose TLS has failed is dead."""
+        """Send data encrypted; one whose TLS has failed is dead.
+
+        Before `open` it waits as it is: what is encrypted must be sent, and who is refused is sent
+        something else.
+        """
         try:
-            data = self._tls.encrypt(data)
+            data = self._tls.encrypt(data) if self._is_open else data
         except OSError:  # ssl.SSLError is one
             self._die()
         else:

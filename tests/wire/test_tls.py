@@ -560,6 +560,30 @@ def test_too_many_are_told_so_over_tls(certs: Certificates, trust: ssl.SSLContex
             assert_echoes(client)
 
 
+@pytest.mark.parametrize(
+    ("room", "headers", "status"),
+    [
+        ("two/segments", {}, 400),
+        ("elsewhere", {}, 404),
+        ("room", {"Origin": "https://evil.example"}, 403),
+        ("room", {}, 401),
+    ],
+)
+def test_who_is_refused_after_a_good_handshake_can_read_why(
+    certs: Certificates,
+    trust: ssl.SSLContext,
+    room: str,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    """A response that was encrypted and not sent would make a gap, which no TLS forgives."""
+    options = ("--rooms", "room", "--auth", "false", "--origin", "https://good.example")
+    with serve(*certs.options(), *options, "cat") as server:
+        with pytest.raises(HandshakeRefused) as refusal:
+            join(server, trust, room, {"Origin": "https://good.example"} | headers).sock.close()
+        assert refusal.value.status == status
+
+
 # ==== Versions, and who speaks something else ==============================
 
 
