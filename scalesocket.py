@@ -1117,9 +1117,7 @@ class WebSocketProtocol:
 
     def __init__(self, role: Role, *, max_message: int, encoding: Encoding = PLAIN) -> None:
         self.encoding = encoding
-        self.is_open = (
-            True  # or their Close, or their error, has come: nothing more is read (7.1.7)
-        )
+        self.is_open = True  # until their Close or their error: then nothing is read (7.1.7)
         self.pending = False  # `receive` has more to give from what it has got
         self.source: Connection | None = None  # of its messages, if they are a seat's
         self._parser = FrameParser(
@@ -1519,7 +1517,7 @@ class Connection:
         self._timer = timer
         self._max_backlog = max_backlog
         self._early = early
-        self.listening = True  # or its reader has paused it; both are written by that alone
+        self.listening = not response  # or its reader has paused it; that alone writes both
         self.since = time.monotonic()
         self._leaving = False  # what comes is dropped
         self._disposed = False  # the reader is done with it
@@ -1546,6 +1544,7 @@ class Connection:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
             self._is_open, self._progress_at = True, time.monotonic()
+            self.listen(True)  # what has come before, as --auth, was no silence of the peer
             self._write_backlog()
             self._on_shrunk()
             self._have_finished()
@@ -1769,7 +1768,8 @@ class Connection:
     def has_stalled(self, stall: float) -> bool:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
         with self.lock:
-            return bool(self._backlog) and time.monotonic() - self._progress_at >= stall
+            waits = self._is_open and bool(self._backlog)
+            return waits and time.monotonic() - self._progress_at >= stall
 
     @property
     def is_lost(self) -> bool:

@@ -162,6 +162,19 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
         assert client.receive_text() == "still here"
 
 
+def test_a_peer_that_waits_for_our_response_is_not_taken_for_silent(engine: Engine) -> None:
+    """It may wait for --auth for longer than two intervals of --ping."""
+    with connected(engine, response=b"101\r\n\r\n") as (connection, _):
+        connection.since -= 60
+        connection.check_peer(20.0, time.monotonic())
+        assert not connection.is_closing
+        connection.open()
+        connection.check_peer(20.0, time.monotonic())
+        assert not connection.is_closing
+        connection.check_peer(20.0, time.monotonic() + 60)
+        assert connection.is_closing
+
+
 def test_a_ping_is_answered_with_its_payload(engine: Engine) -> None:
     with connected(engine) as (connection, client):
         client.ping(b"abc")
@@ -349,6 +362,15 @@ def test_a_client_that_takes_nothing_is_given_up(engine: Engine, stall: float) -
     with connected(engine, max_backlog=1000) as (connection, _):
         connection.send(bytes(BIG))
         assert connection.wait_while_full(stall) is False
+
+
+def test_nobody_is_given_up_before_our_response(engine: Engine) -> None:
+    """A newcomer with a history is looked after from when it has its seat."""
+    with connected(engine, response=b"101\r\n\r\n") as (connection, _):
+        connection.send(bytes(BIG))
+        assert connection.has_stalled(0) is False
+        connection.open()
+        assert connection.has_stalled(0) is True
 
 
 def test_several_may_wait_for_one_client(engine: Engine) -> None:
