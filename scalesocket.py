@@ -1374,7 +1374,8 @@ class Poller:
     def _select(self, *, wait: bool = True) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready; wait for that, but not beyond when a call is due."""
         with self._lock:
-            patience = max(0.0, self._calls[0][0] - time.monotonic()) if self._calls else None
+            due = self._calls[0][0] if self._calls else math.inf
+        patience = max(0.0, min(due - time.monotonic(), 3600.0))  # epoll takes no 25 days
         return self._selector.select(patience if wait else 0.0)
 
     def _call_due(self) -> None:
@@ -5173,8 +5174,7 @@ class Reader(Poller):
         if events is None:
             events = [Closing(CloseCode.ABNORMAL, "connection lost", failed=False)]
         received = [Received(client, event) for event in events if isinstance(event, Messages)]
-        last = events[-1] if events else None
-        closing = last if isinstance(last, Closing) else None
+        closing = events[-1] if events and isinstance(events[-1], Closing) else None
         room = client.room
         if received and room is not None:
             if room.inbox.is_full and closing is None and self._is_there(session):

@@ -28,6 +28,7 @@ from scalesocket import (
     TURN,
     Inbox,
     Joined,
+    Poller,
     Readers,
     Want,
     parse_command_line,
@@ -546,6 +547,18 @@ def test_a_session_is_let_go_though_memory_ran_out_in_the_middle_of_that() -> No
 
 
 # ==== What a room need not know at once ===================================
+
+
+def test_a_thread_that_waits_for_years_still_does_what_comes() -> None:
+    """As the timer does with --linger and --ping 0: no system waits for so long in one piece."""
+    poller, done = Poller("timer"), threading.Event()
+    poller.call_later(999_999_999, done.clear)
+    poller.start()
+    try:
+        poller.call(done.set)
+        assert done.wait(PATIENCE)
+    finally:
+        poller.stop()
 
 
 def test_events_without_hurry_wait_for_the_next_but_not_for_ever() -> None:
