@@ -4870,9 +4870,9 @@ class HttpSession(Session):
         while (yield from self.read_head(patience)):
             self.method = ""
             request = parse_request(self.head)
+            self.method = request.method
             if self.server.enter_base is not None:
                 request = self.server.enter_base(request, self.server.config.basepath)
-            self.method = request.method
             if self._crowded:
                 raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
             if log.isEnabledFor(logging.DEBUG):

@@ -16,6 +16,7 @@ from tests.support import (
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    exchange,
     http_request,
     run_cli,
     serve,
@@ -56,6 +57,12 @@ def test_what_is_answered_over_http_is_below_it_too(server: ServerProcess) -> No
         assert http_request(server, path=path).status == 404, path
     for path in ("/health", "/ws/health", "/health/"):  # whoever watches a server knows no rooms
         assert http_request(server, path=path).body == b'{"status": "ok"}'
+
+
+def test_an_answer_to_head_has_no_body_there_either(server: ServerProcess) -> None:
+    for path in ("/elsewhere", "/ws", "/ws/elsewhere/"):
+        answer = exchange(server, f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+        assert answer.endswith(b"\r\n\r\n"), path
 
 
 @pytest.mark.parametrize(
