@@ -558,7 +558,7 @@ def make_taps(config: Config, context: ssl.SSLContext | None) -> Taps:
             from .trace import Tracer
 
             stream = sys.stderr if config.pcap == "-" else sys.stdout
-            tracer = Tracer(stream, config.trace)
+            tracer = Tracer(stream, config.trace, base=config.basepath)
     except OSError as error:
         raise ConfigError(f"--pcap {config.pcap}: {error.strerror or error}") from None
     taps = Taps(recorder=recorder, tracer=tracer)

@@ -386,10 +386,14 @@ class TracedFlow(Flow):
         number: the connection's, for the headings.
         peer: its address and port.
         printer: what prints.
+        base: what stands before a room in a path (--basepath).
     """
 
-    def __init__(self, tape: Tape, number: int, peer: Address, printer: Printer) -> None:
+    def __init__(
+        self, tape: Tape, number: int, peer: Address, printer: Printer, base: str = ""
+    ) -> None:
         super().__init__(tape)
+        self._base = base
         self._name = f"#{number} {peer[0]}:{peer[1]}"
         self._printer = printer
         self._room: str | None = None
@@ -433,8 +437,8 @@ class TracedFlow(Flow):
                 return
             self._requests.append(head)
             if head.is_upgrade:
-                path = urllib.parse.unquote(head.words[1].partition("?")[0])
-                self._room = path.strip("/")
+                path = head.words[1].partition("?")[0].removeprefix(self._base)
+                self._room = urllib.parse.unquote(path).strip("/")
             self._hidden = head.is_of_console
             self._show_head("<", head, head.is_upgrade)
 
@@ -622,12 +626,19 @@ class Tracer:
     Args:
         stream: a file or a terminal; it must have a descriptor.
         words: of the `Filter`.
+        base: what stands before a room in a path (--basepath).
         tape_size: bytes that may wait to be printed.
     """
 
     def __init__(
-        self, stream: TextIO, words: Iterable[str] = (), *, tape_size: int = TAPE_SIZE
+        self,
+        stream: TextIO,
+        words: Iterable[str] = (),
+        *,
+        base: str = "",
+        tape_size: int = TAPE_SIZE,
     ) -> None:
+        self._base = base
         self._numbers = itertools.count(1)  # `next` on it is atomic
         self._printer = Printer(stream, Filter(words))
         self._failed = False
@@ -636,7 +647,7 @@ class Tracer:
 
     def open(self, peer: Address) -> TracedFlow:
         """Return where to tell what a new connection receives and sends."""
-        return TracedFlow(self._tape, next(self._numbers), peer, self._printer)
+        return TracedFlow(self._tape, next(self._numbers), peer, self._printer, self._base)
 
     def close(self) -> None:
         """Print what is left."""

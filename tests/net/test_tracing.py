@@ -223,6 +223,13 @@ def test_of_a_room_everything_is_shown() -> None:
     assert len(found) == 10
 
 
+def test_a_room_is_called_what_it_is_called_also_below_a_base() -> None:
+    with serve("--trace=lobby,text", "--basepath", "/ws", "cat") as server:
+        with RawClient.connect(server, path="/ws/lobby") as client:
+            echo(client, "hello")
+    assert headings(server) == ["/lobby < text, 5 bytes", "/lobby > text, 5 bytes"]
+
+
 def test_a_room_and_a_kind_are_shown_together() -> None:
     with serve("--trace=attic,close", "cat") as server:
         play(server)
