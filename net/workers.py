@@ -78,7 +78,6 @@ from scalesocket import (
 from .descendants import adopt, list_orphans
 from .lines import LINES, LineSession
 from .logs import finish_log
-from .peers import receive_all
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -355,8 +354,7 @@ class Worker:
         raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1"))
 
     def _ask(self, workers: Sequence[int], target: str) -> dict[int, Response]:
-        """Return what each of these workers answers, if it does."""
-        deadline = time.monotonic() + ANSWER_TIMEOUT
+        """Return what each of these workers answers, if it does; none is waited for alone."""
         answers = {}
         with contextlib.ExitStack() as open_sockets:
             for index in workers:
@@ -366,9 +364,9 @@ class Worker:
                     self._pass(index, "question", there, ("", 0), target.encode())
                     answers[index] = here
             told = {}
-            for index, here in answers.items():
-                with contextlib.suppress(OSError, ValueError):
-                    told[index] = decode_answer(receive_all(here, deadline, MAX_ANSWER))
+            for index, data in receive_answers(answers, time.monotonic() + ANSWER_TIMEOUT):
+                with contextlib.suppress(ValueError):
+                    told[index] = decode_answer(data)
         return told
 
 
@@ -401,6 +399,26 @@ def tell(site: HttpSite, request: Request) -> Response:
     if (part := site.find_part(request.path)) is None:
         raise HandshakeError(404, "nothing here")
     return part.respond(request)
+
+
+def receive_answers(
+    sockets: Mapping[int, socket.socket], deadline: float
+) -> Iterator[tuple[int, bytes]]:
+    """Yield what comes of each up to its end, if that is in time, and not too much."""
+    answers = {index: bytearray() for index in sockets}
+    with selectors.PollSelector() as selector:
+        for index, sock in sockets.items():
+            selector.register(sock, selectors.EVENT_READ, index)
+        while selector.get_map() and (seconds := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(seconds):
+                index, data = key.data, b""
+                with contextlib.suppress(ConnectionError):
+                    data = sockets[index].recv(RECEIVE_SIZE)
+                answers[index] += data
+                if not data or len(answers[index]) > MAX_ANSWER:
+                    selector.unregister(sockets[index])
+                if not data:
+                    yield index, bytes(answers[index])
 
 
 def encode_answer(response: Response) -> bytes:

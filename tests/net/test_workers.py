@@ -21,8 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scalesocket.net.workers import RESTART_PAUSE, merge_metrics
+from scalesocket.net.workers import (
+    KINDS,
+    RESTART_PAUSE,
+    Worker,
+    encode_answer,
+    make_channel,
+    merge_metrics,
+)
 
+from scalesocket import json_response
 from tests.children.test_tcp import free_ports, spell
 from tests.support import (
     PATIENCE,
@@ -252,6 +260,30 @@ def test_a_worker_that_does_not_answer_is_left_out() -> None:
         assert wait_until(
             lambda: len(json.loads(http_request(server, path="/api/rooms/").body)) == 2
         )
+
+
+def test_who_does_not_answer_takes_no_answer_away_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were read one after the other, so that one took all the time that there was."""
+    monkeypatch.setattr("scalesocket.net.workers.ANSWER_TIMEOUT", 3.0)
+    channels = [{kind: make_channel() for kind in KINDS} for _ in range(3)]
+    here, there = socket.socketpair()
+
+    def answer() -> None:
+        _, (descriptor,), _, _ = socket.recv_fds(channels[2]["question"][0], 1000, 1)
+        with socket.socket(fileno=descriptor) as sock:
+            sock.sendall(encode_answer(json_response("[]")))
+
+    with contextlib.ExitStack() as opened:
+        for end in (here, there, *(end for pairs in channels for x in pairs.values() for end in x)):
+            opened.enter_context(end)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        worker = Worker(0, channels, there, 1, None)
+        told = worker._ask([1, 2], "/api/rooms/?local")  # the first takes the question, no more
+        thread.join()
+    assert {index: response.body for index, response in told.items()} == {2: b"[]"}
 
 
 def test_merged_metrics_keep_families_together() -> None:
