@@ -760,13 +760,14 @@ class Supervisor:
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._drain(sock))
 
     def _drain(self, sock: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            try:
-                if sock.recv(RECEIVE_SIZE):
-                    return
-            except ConnectionError:
-                pass
-            self._let_go(sock)
+        try:
+            if sock.recv(RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # a reset, or its machine cannot be reached any more
+            pass
+        self._let_go(sock)
 
     def _forget_leaving(self) -> None:
         now = time.monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
 import random
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -24,13 +26,14 @@ import pytest
 from scalesocket.net.workers import (
     KINDS,
     RESTART_PAUSE,
+    Supervisor,
     Worker,
     encode_answer,
     make_channel,
     merge_metrics,
 )
 
-from scalesocket import json_response
+from scalesocket import Server, json_response, parse_command_line
 from tests.children.test_tcp import free_ports, spell
 from tests.support import (
     PATIENCE,
@@ -315,6 +318,26 @@ def test_a_crashed_worker_is_replaced_and_its_clients_are_told_and_others_do_not
             with RawClient.connect(server, room_of(0, number)) as client:
                 say(client, "anew")
         assert server.wait_log(r"worker 0 \(process \d+\) has ended with signal 9 ")
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET])
+def test_a_client_whose_machine_is_gone_ends_nobody_but_itself(number: int) -> None:
+    """What TCP says of one that had its Close was an error of the parent, and ended the server."""
+
+    class Lost(socket.socket):
+        def recv(self, *_args: Any) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+    supervisor = Supervisor(Server(parse_command_line(["--workers=2", "cat"])), 2)
+    here, there = socket.socketpair()
+    with here, selectors.DefaultSelector() as supervisor._selector:
+        sock = Lost(fileno=there.detach())
+        supervisor._dismiss(sock, b"farewell")
+        here.sendall(b"x")  # wakes it up
+        for key, _ in supervisor._selector.select(PATIENCE):
+            key.data()
+        assert here.recv(100) == b"farewell"
+        assert (supervisor._leaving, sock.fileno()) == ({}, -1)
 
 
 def test_what_comes_while_a_worker_is_replaced_waits_for_the_next() -> None:
