@@ -104,7 +104,6 @@ NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
 OVER = b"over"  # of what a worker says to the parent: it takes no connection any more
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
 parse_workers = parser_of(r"0*([1-9]\d?|1[01]\d|12[0-8])", "whole number from 1 to 128", int)
 # fmt: off
@@ -437,6 +436,12 @@ def decode_answer(data: bytes) -> Response:
     return Response(int(status), body, content_type=content_type)
 
 
+def label_sample(line: str, worker: int) -> str:
+    """Return a sample with a label `worker`, before those that it has."""
+    name, mark, rest = re.split("([{ ])", line, maxsplit=1)
+    return f'{name}{{worker="{worker}"{"," if mark == "{" else "} "}{rest}'
+
+
 def merge_metrics(texts: dict[int, str]) -> str:
     """Return the metrics of all workers as one text, each sample with a label `worker`.
 
@@ -451,9 +456,7 @@ def merge_metrics(texts: dict[int, str]) -> str:
             lines = family.splitlines()
             head = "\n".join(line for line in lines if line.startswith("#"))
             families.setdefault(head, []).extend(
-                _SAMPLE.sub(rf'\1{{worker="{worker}",\2}} \3', line).replace(",}", "}")
-                for line in lines
-                if not line.startswith("#")
+                label_sample(line, worker) for line in lines if not line.startswith("#")
             )
     text = "".join("\n".join((head, *samples, "")) for head, samples in families.items())
     return f"{text}# EOF\n"

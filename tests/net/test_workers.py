@@ -300,6 +300,12 @@ def test_merged_metrics_keep_families_together() -> None:
     )
 
 
+def test_a_merged_sample_keeps_its_labels_as_they_are() -> None:
+    """A room `a,}` was told of as `a}`, which may be another one: a sample that is there twice."""
+    text = '# TYPE b gauge\nb{room="a,}"} 1\nb{room="a}"} 2\nb{room=",} 3"} 4\n# EOF\n'
+    assert merge_metrics({5: text}) == text.replace("{room", '{worker="5",room')
+
+
 # ==== 3. Crashes =========================================================================
 
 
