@@ -422,7 +422,8 @@ def receive_answers(
 
 def encode_answer(response: Response) -> bytes:
     """Return what one worker sends another as an answer."""
-    return b"%d %b\n%b" % (response.status, response.content_type.encode(), response.body)
+    kind, body = response.content_type.encode(), response.body
+    return b"%d %d %b\n%b" % (len(body), response.status, kind, body)
 
 
 def decode_answer(data: bytes) -> Response:
@@ -432,7 +433,9 @@ def decode_answer(data: bytes) -> Response:
         ValueError: it is cut off.
     """
     head, _, body = data.partition(b"\n")
-    status, _, content_type = head.decode().partition(" ")
+    size, status, content_type = head.decode().split(" ", 2)
+    if len(body) != int(size):  # that worker has ended, or it took too long
+        raise ValueError(f"{len(body)} bytes of {size}")
     return Response(int(status), body, content_type=content_type)
 
 

@@ -28,6 +28,7 @@ from scalesocket.net.workers import (
     RESTART_PAUSE,
     Supervisor,
     Worker,
+    decode_answer,
     encode_answer,
     make_channel,
     merge_metrics,
@@ -287,6 +288,15 @@ def test_who_does_not_answer_takes_no_answer_away_from_others(
         told = worker._ask([1, 2], "/api/rooms/?local")  # the first takes the question, no more
         thread.join()
     assert {index: response.body for index, response in told.items()} == {2: b"[]"}
+
+
+def test_an_answer_that_is_cut_off_is_none() -> None:
+    """What a worker had said before it crashed spoilt the list of all others."""
+    answer = encode_answer(json_response('[{"name": "a"}, {"name": "b"}]'))
+    assert decode_answer(answer).body == b'[{"name": "a"}, {"name": "b"}]'
+    for size in range(len(answer)):
+        with pytest.raises(ValueError):
+            decode_answer(answer[:size])
 
 
 def test_merged_metrics_keep_families_together() -> None:
