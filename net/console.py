@@ -46,6 +46,7 @@ from scalesocket import (
 
 from .files import WebFiles
 from .origins import is_own_page, make_guard
+from .peers import parse_json
 from .proxies import TrustedProxies, parse_proxies
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class Console:
             **counters(room.traffic),
             "inbox": room.inbox.size,
             "age": round(time.monotonic() - room.since, 3),
-            "metadata": json.loads(room.metadata),
+            "metadata": parse_json(room.metadata),
         }
 
 

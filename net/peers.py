@@ -17,6 +17,7 @@ apart and put together again, and where a room is, this node says.
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import threading
@@ -26,6 +27,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from scalesocket import (
+    MAX_DIGITS,
     MAX_ROOM_NAME,
     MIB,
     RECEIVE_SIZE,
@@ -61,14 +63,37 @@ def parse_list(body: bytes) -> list[JsonValue]:
         ValueError: it is none.
     """
     try:
-        text = body.decode()
-        check_nesting(text)
-        found = json.loads(text, parse_constant=_refuse_constant)
+        found = parse_json(body.decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, list):
         raise ValueError("it is no list")
     return found[:MAX_LISTED]
+
+
+def parse_json(text: str) -> JsonValue:
+    """Return a value in JSON, which can be written as JSON again.
+
+    A program may have put numbers into its room's metadata that no float can hold, or that have
+    more digits than Python takes: those become null, as JavaScript writes them.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    check_nesting(text)
+    return json.loads(
+        text, parse_int=_read_int, parse_float=_read_float, parse_constant=_refuse_constant
+    )
+
+
+def _read_int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_DIGITS else None
+
+
+def _read_float(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def parse_listing(body: bytes, node: str) -> list[str]:

@@ -308,6 +308,21 @@ def test_the_api_tells_of_rooms_and_clients() -> None:
         assert facts["totals"]["connections"] == 1
 
 
+@pytest.mark.parametrize("number", ["1e999", "9" * 5000])
+def test_a_number_that_python_cannot_hold_spoils_nothing(number: str) -> None:
+    """One room's metadata took all rooms from the console: `Infinity` is no JSON for a page."""
+    script = f'echo \'{{"_meta":true,"best":{number}}}\'; exec cat'
+    with (
+        serve("--console", "--serverframe=json", "sh", "--", "-c", script) as server,
+        RawClient.connect(server, "pond") as client,
+    ):
+        client.send_text("hi")
+        assert client.receive_text() == "hi"  # and what was printed before that has been read
+        response = http_request(server, path="/console/api")
+        assert b"Infinity" not in response.body
+        assert [room["metadata"] for room in json.loads(response.body)["rooms"]] == [{"best": None}]
+
+
 def test_without_the_option_there_is_no_console(tmp_path: Path) -> None:
     """Case 28: `game.py` served the page as a file of its folder, and it could do nothing."""
     for target in ("cat", "game.py"):

@@ -86,6 +86,14 @@ def test_a_room_is_taken_apart_and_put_together_again() -> None:
     assert json.loads(room) == wanted
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
+def test_numbers_that_python_cannot_hold_spoil_no_list(number: str) -> None:
+    """`Infinity` is no JSON for a page; of a number that long, nothing of the peer was listed."""
+    said = f'[{{"name":"a","connections":1,"metadata":{{"best":[{number},1.5,-7]}}}}]'.encode()
+    (room,) = parse_listing(said, "here:1")
+    assert '"best": [null, 1.5, -7]' in room
+
+
 @pytest.mark.parametrize(
     "entry",
     [
