@@ -97,6 +97,8 @@ def remove_stale_socket(path: Path) -> None:
             probe.connect(str(path))
         except FileNotFoundError:
             return
+        except (BlockingIOError, TimeoutError):  # its queue is full: somebody listens
+            pass
         except ConnectionRefusedError:
             if not path.is_socket():
                 raise OSError(errno.EEXIST, "there is a file that is no socket") from None

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
 from scalesocket import parse_command_line
@@ -115,6 +116,20 @@ def test_a_unix_socket_alone_opens_no_port(tmp_path: Path) -> None:
 
 def descriptors(pid: int) -> list[str]:
     return os.listdir(f"/proc/{pid}/fd")
+
+
+def test_a_unix_socket_of_a_busy_server_is_in_use(tmp_path: Path) -> None:
+    """Its queue was full, and the second server said "Resource temporarily unavailable"."""
+    door = tmp_path / "door"
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(door))
+        listener.listen(0)
+        waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(os.fspath(door))
+        with pytest.raises(OSError, match="in use"):
+            open_unix_listener(opened, door, 0o600)
+        assert door.is_socket()
 
 
 def test_with_addr_there_are_both(tmp_path: Path) -> None:
