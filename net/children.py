@@ -174,10 +174,10 @@ class PortPool:
 
     def _find(self) -> int | None:
         for _ in range(len(self._free)):
-            port = self._free.popleft()
+            port = self._free[0]
+            self._free.rotate(-1)
             if self._is_usable(port):
-                return port
-            self._free.append(port)
+                return self._free.pop()
         return None
 
     def give_back(self, port: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 import struct
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
+from scalesocket.net.children import PortPool
 
 from tests.support import (
     BINARY,
@@ -289,6 +292,23 @@ def test_a_port_goes_back_to_the_pool_after_every_kind_of_end() -> None:
                 end(client)
         with RawClient.connect(server, "echo") as client:
             assert client.receive_text().split()[0] == str(ports[0])
+
+
+def test_a_port_is_not_lost_while_there_are_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each room that was asked for meanwhile took one from the pool, for ever."""
+    ports = PortPool(9001, 9003)
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{CHILDREN}.socket.socket", fail)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Too many open files"):
+                ports.take()
+    monkeypatch.setattr(PortPool, "_is_usable", lambda *_: True)
+    assert sorted(ports.take() for _ in range(3)) == [9001, 9002, 9003]
+    assert len(ports) == 0
 
 
 def test_thirty_rooms_pass_through_a_pool_of_three_ports() -> None:
