@@ -108,7 +108,11 @@ class TcpBackend(ProcessBackend):
             sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
         except OSError:
             return None
-        if sock.getsockname() == sock.getpeername():  # TCP can connect a port to itself
+        try:
+            peer = sock.getpeername()
+        except OSError:  # the child has ended before it took the connection
+            peer = sock.getsockname()
+        if sock.getsockname() == peer:  # TCP can connect a port to itself
             sock.close()
             return None
         sock.setblocking(False)

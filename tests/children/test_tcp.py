@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import select
 import socket
 import struct
 import sys
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from scalesocket.net.children import PortPool
+from scalesocket.net.children import PortPool, TcpBackend
 
+from scalesocket import parse_command_line
 from tests.support import (
     BINARY,
     PATIENCE,
@@ -217,6 +219,22 @@ def test_a_child_that_ends_before_it_listens_ends_the_room_at_once() -> None:
         code, reason = client.wait_close()
         assert code == 1011
         assert "ended before it listened" in reason
+
+
+def test_a_child_that_resets_the_connection_at_once_has_not_listened_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had listened and ended: the room was refused as if the server lacked something (1013)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reset = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        select.select([reset], [], [], PATIENCE)
+    monkeypatch.setattr(f"{CHILDREN}.socket.create_connection", lambda *_, **__: reset)
+    backend = TcpBackend(parse_command_line(["--tcp", "cat"]), PortPool(9001, 9001))
+    assert backend._connect() is None
+    assert reset.fileno() == -1
 
 
 def test_what_a_child_prints_before_it_listens_is_in_the_log() -> None:
