@@ -497,14 +497,16 @@ class Supervisor:
         count: of workers.
 
     Raises:
-        ConfigError: the system has no sockets for that.
+        ConfigError: the system has no sockets for that, or not so many.
     """
 
     def __init__(self, server: Server, count: int) -> None:
         self._server = server
         try:
-            for sock in make_channel():  # whether there can be any is known before it listens
-                sock.close()
+            with contextlib.ExitStack() as opened:  # what can be had is known before it listens
+                for _ in range(len(KINDS) * count + 4):  # all channels, and some for the rest
+                    for sock in make_channel():
+                        opened.enter_context(sock)
         except OSError as error:
             raise ConfigError(f"--workers cannot be had here: {error.strerror}") from None
         self._channels: list[dict[str, tuple[socket.socket, socket.socket]]] = []

@@ -820,6 +820,14 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_stays_open() -> None:
     assert done.stderr == says
 
 
+def test_more_workers_than_there_are_descriptors_for_are_one_line() -> None:
+    options = ["--addr=127.0.0.1:0", "--workers=40", "cat"]
+    command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", sys.executable, str(SCRIPT), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert done.stderr == "scalesocket: --workers cannot be had here: Too many open files\n"
+
+
 # ==== A crash in the middle of a handshake ===============================================
 
 LINGERS = """
