@@ -3988,10 +3988,10 @@ class Room:
             self.end(*self.farewell)
 
     def end(self, code: int, reason: str) -> None:
-        """End the room for its clients, and for newcomers; its thread then stops the backend."""
+        """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         for client in self.registry.vacate(self):
             self.members.dismiss(client)
-            client.connection.close(code, reason)
+            client.connection.close(*(self.farewell or (code, reason)))
         self.expire()
 
     def deliver(self, outputs: list[Output]) -> None:
@@ -4070,15 +4070,15 @@ class Room:
                 pass
             if self.farewell is not None:
                 self._stop_backend()
-            self.end(*(self.farewell or (CloseCode.NORMAL, "the room has ended")))
+            self.end(CloseCode.NORMAL, "the room has ended")
         except ConnectionClosed as closed:
             self.log.info("%s", closed.reason)
-            self.end(*(self.farewell or (closed.code, closed.reason)))
+            self.end(closed.code, closed.reason)
         except BackendError as error:
             mistakes = find_feature("mistakes") if error.__cause__ is not None else None
             where = mistakes.explain_failure(error.__cause__) if mistakes is not None else ""
             self.log.error("%s%s", error, where, exc_info=error.__cause__)
-            self.end(*(self.farewell or (CloseCode.INTERNAL_ERROR, str(error))))
+            self.end(CloseCode.INTERNAL_ERROR, str(error))
         except ShortageError as error:
             self.registry.shortage.report(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))

@@ -143,6 +143,13 @@ class Long(Kept):
         return super().on_save() if self.said[-1:] != [[1, "long"]] else bytes(17 << 20)
 
 
+class Failing(Kept):
+    """Cannot be saved while there is a file."""
+
+    def on_save(self):
+        return {1, 2} if os.path.exists("fails") else super().on_save()
+
+
 class Picky(Tally):
     """Cannot go on from what it has saved."""
 
@@ -1183,6 +1190,28 @@ def test_a_kept_room_that_fails_goes_on_as_last_saved(folder: Path) -> None:
         client = RawClient.connect(server, "den")
         assert client.receive_text().endswith(" 1")
         client.close()
+
+
+def test_a_room_that_fails_as_the_server_stops_goes_on_as_last_saved(folder: Path) -> None:
+    """All that had been saved of it was removed."""
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Failing", *options, allow_traceback=True) as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        wait_saved(folder, "one")
+        (folder / "fails").touch()
+        assert stop(server, ann) == 1012
+        server.wait_log("set is not JSON serializable")
+        server.wait_log("the next one goes on from what this one has saved last")
+    (folder / "fails").unlink()
+    with stored(folder, "games:Failing", *options) as server:
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"]
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is True
+        assert ask(ann)["said"] == ["one"]
+        ann.close()
 
 
 def test_what_cannot_be_saved_ends_its_room_with_a_reason(folder: Path) -> None:
