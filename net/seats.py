@@ -572,6 +572,7 @@ class Seat:
         room = self.client.room
         assert room is not None
         if not anew:
+            self._is_known = True  # it has shown a token
             self._tell(is_back=True, restored=restored)
         # Whoever has put messages of the old connection into the inbox is done with that.
         with room.inbox.lock:

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,36 @@ def test_a_seat_that_nobody_may_have_heard_of_is_not_kept_for_long(game: Path) -
             back, again = sit(server, "ghost", seat["token"])
             assert again["resumed"]
             back.close()
+
+
+def test_who_has_shown_its_token_has_heard_of_its_seat(game: Path) -> None:
+    """One that only listened, and was cut off before its Pong came, lost its seat all the same."""
+    command = with_constants("scalesocket.net.seats", NEWEST_PATIENCE=0.3)
+    with serve("--resume", "600", "echo:Echo", cwd=game, command=command) as server:
+        with RawClient.connect(server, "quiet") as watcher:
+            say(watcher, "here")
+            wish: dict[str, object] = {}
+            clients = []
+            for _ in range(2):  # the second one takes the seat of the first
+                client = RawClient.connect(server, "quiet?_seat")
+                client.send_json({"_seat": wish})
+                answer: Any = client.receive_json()
+                wish = {"token": answer["_seat"]["token"], "seen": 0}
+                clients.append(client)
+            number = answer["_seat"]["id"]
+            assert watcher.receive_text() == f"resume {number} False"
+            clients[1].reset()
+            assert watcher.receive_text() == f"drop {number}"
+            ghost = RawClient.connect(server, "quiet?_seat")
+            ghost.send_json({"_seat": {}})
+            ghost.reset()
+            lines = [watcher.receive_text().split() for _ in range(2)]
+            assert [words[0] for words in lines] == ["drop", "leave"]
+            assert lines[0][1] == lines[1][1], "whose token nobody has shown"
+            back, again = sit(server, "quiet", str(wish["token"]))
+            assert again["resumed"]
+            for client in (back, clients[0]):
+                client.sock.close()
 
 
 # ==== By another process ====================================================
