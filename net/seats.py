@@ -110,6 +110,8 @@ def check_options(config: Config) -> None:
 def call_hook(backend: GameBackend, client: Client, *, is_back: bool, restored: bool) -> None:
     """Tell a game that a client has lost its connection, or is back, unless it has left."""
     if not client.left:
+        assert client.seat is not None
+        client.seat.was_told = not is_back
         client.restored = restored
         (backend.game.on_resume if is_back else backend.game.on_drop)(client)
 
@@ -314,6 +316,7 @@ class Seat:
         self._key = b""  # of the token that this one was given
         self._is_known = False  # to its client: a token is known to have come
         self.is_stored = False  # for good: its room has ended, and will be back
+        self.was_told = False  # its game knows that it has no connection; its room's thread's
         self.in_store = False  # something has been stored of it; the writer's thread's
         self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
         self._size = 0  # bytes of these
@@ -519,12 +522,12 @@ class Seat:
             "sent": self._sent,
             "pieces": [(len(data), count) for data, count in kept],
             "stale": self._is_stale,
-            "dropped": self._connection is None,
+            "dropped": self.was_told,
         }
 
     def revive(self, facts: dict[str, Any], missed: bytes, *, whole: bool) -> None:
         """Be as it was described, before anybody knows of it."""
-        self.in_store = True
+        self.in_store = self.was_told = True  # see `StoredRoom.restore`
         self.taken = facts["taken"]
         self._is_stale = facts["stale"] or not whole
         self._is_known = True

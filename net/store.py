@@ -661,7 +661,7 @@ def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str | None
             yield number, None
         else:
             facts = seat.describe_token() | describe_client(seat.client)
-            yield number, json.dumps(facts | {"taken": 0, "late": True})
+            yield number, json.dumps(facts | {"taken": 0, "late": True, "dropped": False})
 
 
 # ==== Rooms ==============================================================================
@@ -676,7 +676,7 @@ class StoredRoom(Room):
     is_lost = False  # what is stored could not be read: it must stay
     _is_too_long = False  # what its game says now: the record before stays
     is_left = False  # something is stored of it, for the next room of this name
-    returned: dict[Client, bool]  # who has come back with it, and whether they were dropped before
+    returned: dict[Client, bool]  # who has come back with it, and whether its game had lost them
     late: set[Client]  # those of them who came after the game had said what to save
     has_tokens = False  # some of its seats may have been stored since it began
     saved_at: object = None  # what `progress` was when it was last saved

@@ -150,6 +150,16 @@ class Failing(Kept):
         return {1, 2} if os.path.exists("fails") else super().on_save()
 
 
+class Slow(Tally):
+    """Takes its time to save."""
+
+    def on_save(self):
+        open("saving", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        return super().on_save()
+
+
 class Picky(Tally):
     """Cannot go on from what it has saved."""
 
@@ -541,6 +551,33 @@ def test_nobody_takes_a_seat_back_that_has_been_stored(folder: Path) -> None:
     with stored(folder, "games:Quiet", "--resume", "60") as server:
         ann, again = sit(server, "den", seat["token"], 1)
         assert again["resumed"] and again["id"] == seat["id"]
+        ann.close()
+
+
+def test_a_game_is_told_after_a_stop_what_has_become_of_seats_as_it_saved(folder: Path) -> None:
+    """Of whom it lost then it never heard, and of whom had come back it heard a second time."""
+    with stored(folder, "games:Slow", "--resume", "60", "--saveevery", "0", "-v") as server:
+        ann, ann_seat = sit(server, "den")
+        bob, bob_seat = sit(server, "den")
+        assert bob.receive_text() == f"joined {bob_seat['id']} 0"
+        bob.reset()
+        server.wait_log("dropped with")
+        back = RawClient.connect(server, "den?_seat")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until((folder / "saving").exists)
+        back.send_json({"_seat": {"token": bob_seat["token"], "seen": 1}})
+        answer: Any = back.receive_json()
+        assert answer["_seat"]["resumed"]
+        ann.reset()
+        wait_until(lambda: sum("dropped with" in line for line in server.log()) == 2)
+        (folder / "go").touch()
+        assert wait_closed(back) == 1012
+        assert server.wait() == 0
+    with stored(folder, "games:Slow", "--resume", "60") as server:
+        ann, again = sit(server, "den", ann_seat["token"])
+        assert again["resumed"]
+        heard: Any = ann.receive_json()
+        assert heard["dropped"] == [ann_seat["id"]]
         ann.close()
 
 
