@@ -773,7 +773,7 @@ class Seats:
         return seat
 
     def _replace(self, old: Client, client: Client) -> bool:
-        """Give a client the place of one whose seat has ended; False if that has left already.
+        """Give a client the place of one whose seat has ended; False if it, or the room, is gone.
 
         In one step, or the room could end in between, or take somebody else. It hears first that
         the old one has left.
@@ -782,9 +782,8 @@ class Seats:
         assert room is not None and old.seat is not None
         room.members.dismiss(old)
         with registry._lock:
-            if old.departed:
+            if old.departed or not room.inbox.put(Left(old, CloseCode.ABNORMAL)):
                 return False
-            room.inbox.put(Left(old, CloseCode.ABNORMAL))
             old.departed = True
             room.seats.discard(old)
             room.seats.add(client)

@@ -581,6 +581,27 @@ def test_a_game_is_told_after_a_stop_what_has_become_of_seats_as_it_saved(folder
         ann.close()
 
 
+def test_who_lacks_too_much_as_its_room_is_saved_joins_the_next_one(folder: Path) -> None:
+    """It was given a seat, and no game ever heard `on_join` of it."""
+    with stored(folder, "games:Slow", "--resume", "60", "--saveevery", "0") as server:
+        ann, seat = sit(server, "den")
+        assert ann.receive_text() == f"joined {seat['id']} 0"
+        back = RawClient.connect(server, "den?_seat")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until((folder / "saving").exists)
+        back.send_json({"_seat": {"token": seat["token"], "seen": 1000}})
+        with back, pytest.raises(Closed, match="1012"):
+            back.receive_message()
+        (folder / "go").touch()
+        assert wait_closed(ann) == 4001
+        assert server.wait() == 0
+    with stored(folder, "games:Slow", "--resume", "60") as server:
+        bob, again = sit(server, "den", seat["token"], 1)
+        assert not again["resumed"] and again["id"] != seat["id"]
+        assert bob.receive_text() == f"joined {again['id']} 0"
+        bob.close()
+
+
 def test_a_game_that_saves_nothing_begins_anew_with_its_seats(folder: Path) -> None:
     with stored(folder, "games:Forgetful", "--resume", "60") as server:
         ann, seat = sit(server, "den")
