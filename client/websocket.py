@@ -402,6 +402,7 @@ class Stream:
         self._outgoing = bytearray()  # to be sent, whole frames
         self._answer = b""  # to be sent as soon as nothing else is
         self._sent = 0  # bytes, ever
+        self._held = 0  # of the next ones, what TLS has taken in, and keeps until it is sent
         self._ended = False  # nothing may be added to `_outgoing`
         self._is_full = False  # the kernel has last taken nothing
         self._waiting = 0  # threads that wait for the socket
@@ -441,7 +442,7 @@ class Stream:
         """
         if self._ended or self._sent + len(self._outgoing) != goal:  # others have come behind it
             return
-        if self._sent <= goal - len(data):
+        if self._sent + self._held <= goal - len(data):
             del self._outgoing[-len(data) :]
 
     def answer(self, data: bytes) -> None:
@@ -501,17 +502,22 @@ class Stream:
                 return 0
             try:
                 sent = self._socket.send(self._outgoing[:CHUNK])
-            except (BlockingIOError, ssl.SSLWantWriteError):
+            except BlockingIOError:
                 self._is_full = True
                 return _WRITE
-            except ssl.SSLWantReadError:
-                return _READ
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                self._held = self._held or len(self._outgoing[:CHUNK])
+                if isinstance(error, ssl.SSLWantReadError):
+                    return _READ
+                self._is_full = True
+                return _WRITE
             except OSError:
                 self.broken = True
             else:
                 if self._is_full:
                     self._is_full, self.moved_at = False, time.monotonic()
                 self._sent += sent
+                self._held = 0
                 del self._outgoing[:sent]
         self._outgoing.clear()
         return 0

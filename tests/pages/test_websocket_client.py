@@ -864,6 +864,40 @@ def test_both_directions_of_tls_are_used_at_once(certs: Certificates) -> None:
         assert ws.close_code == 1000
 
 
+@contextlib.contextmanager
+def tls_pair(certs: Certificates) -> Iterator[tuple[WebSocket, Peer]]:
+    """Connect a client and a peer by TLS, with the opening handshake left out."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certs.cert("server"), certs.key("server"))
+    ours, theirs = socket.socketpair()
+    accepted: list[ssl.SSLSocket] = []
+    thread = in_thread(lambda: accepted.append(server.wrap_socket(theirs, server_side=True)))
+    client = certs.trust().wrap_socket(ours, server_hostname="localhost")
+    thread.join(PATIENCE)
+    with contextlib.closing(WebSocket(Stream(client), close_timeout=0.2)) as ws, accepted[0]:
+        yield ws, Peer(accepted[0])
+
+
+@pytest.mark.slow
+def test_what_tls_has_taken_in_is_sent_before_anything_else(certs: Certificates) -> None:
+    """OpenSSL keeps what the kernel would not take, and does not let go of it: what came in its
+    place would lose its beginning."""
+    with tls_pair(certs) as (ws, peer):
+        number = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                number += 1
+                ws.send(f"{number:01000}", timeout=0)
+        with pytest.raises(TimeoutError):
+            ws.send("late", timeout=0)
+        received: list[bytes] = []
+        thread = in_thread(lambda: received.extend(peer.receive()[1] for _ in range(number + 1)))
+        ws.send("in time", timeout=PATIENCE)
+        thread.join(PATIENCE)
+        numbers = [b"%01000d" % each for each in range(1, number + 1)]
+        assert received == [*numbers, b"in time"]
+
+
 @pytest.mark.slow
 def test_a_certificate_that_nobody_vouches_for_is_refused(certs: Certificates) -> None:
     with serve(*certs.options(), "cat") as server:
