@@ -329,8 +329,9 @@ class ChatView(GameView):
     def receive(self, event: str, now: float) -> None:
         """Take what the room says."""
         if self.chat.hear(read_message(event, time.time()), now) and self._below:
-            self._below += 1
-            self._news += 1
+            # The oldest are forgotten, also under the eyes of who reads them: one stays to be seen.
+            self._below = min(self._below + 1, len(self.chat.log) - 1)
+            self._news = min(self._news + 1, self._below)
 
     def press(self, key: str) -> Any:
         """Write, send, scroll."""

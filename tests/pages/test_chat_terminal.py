@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scalesocket.client.chat import (
     ECHO_WITHIN,
     MOST_CHARACTERS,
+    MOST_MESSAGES,
     MOST_TALLIED,
     REPEATS_WITHIN,
     Chat,
@@ -228,6 +229,16 @@ def test_who_reads_further_up_is_left_there_and_told_of_news() -> None:
     assert "1 new below: Page Down" in drawn(view)[-2]
     press(view, "", "page down", "page down")
     assert drawn(view)[-3].endswith("news") and "below" not in drawn(view)[-2]
+
+
+def test_who_reads_what_is_forgotten_meanwhile_sees_the_oldest_that_is_left() -> None:
+    view = chatting(*(f"line {n}" for n in range(MOST_MESSAGES)))
+    press(view, "", "up")
+    for number in range(MOST_MESSAGES + 100):
+        view.receive(f"news {number}", 0.0)
+    assert drawn(view)[-3].endswith("news 100")
+    press(view, "", "down")
+    assert drawn(view)[-3].endswith("news 101")
 
 
 def test_what_is_written_without_a_connection_goes_out_when_it_is_back() -> None:
