@@ -183,6 +183,8 @@ class Reconnecting:
             backoff, probe_after: see the class.
             options: of `connect`.
         """
+        if "headers" in options:
+            options["headers"] = tuple(options["headers"])  # they are read more than once
         asked = {name: options[name] for name in ASKED_WITH if name in options}
         seat = Seat()
 

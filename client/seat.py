@@ -55,7 +55,7 @@ def keeps_seats(
             address.host, address.port, timeout=timeout, context=ssl_context
         )
     folder = address.target.partition("?")[0].rpartition("/")[0]
-    fields = {"Host": address.authority, **dict(headers)}
+    fields = {name.lower(): value for name, value in [("Host", address.authority), *headers]}
     try:
         connection.request("GET", f"{folder}/lobby/about.json", headers=fields)
         response = connection.getresponse()
@@ -118,7 +118,7 @@ class Seat:
             facts = json.loads(answer)["_seat"]
             token, taken = str(facts["token"]), int(facts["taken"])
             resumed = bool(facts["resumed"])
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             raise InvalidHandshake(101, "the server does not say which seat it is") from None
         with self._lock:
             if not resumed:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from scalesocket.client import reconnecting
 from scalesocket.client.chat import ChatView
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.seat import Seat, keeps_seats
 from scalesocket.client.terminal import App, Canvas
-from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake
+from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake, WebSocket
 
 from tests.pages.test_page_seats import Wire
 from tests.support import ServerProcess, free_port, http_request, serve, wait_until
@@ -160,6 +161,33 @@ def test_a_server_says_whether_it_keeps_seats(server: ServerProcess) -> None:
         keeps_seats(plain.url("any"))
 
 
+@pytest.mark.parametrize("name", ["host", "HOST"])
+def test_a_server_is_asked_for_seats_by_the_host_that_is_given(
+    server: ServerProcess, name: str
+) -> None:
+    """There were two Hosts, which a server refuses; so nobody had a seat."""
+    assert keeps_seats(server.url("any"), headers=[(name, "localhost")])
+
+
+def test_headers_that_can_be_read_only_once_are_sent_each_time(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question about seats took them, and the connection had none."""
+    sent: list[Any] = []
+    opened = reconnecting.connect
+
+    def connect(url: str, **options: Any) -> WebSocket:
+        sent.append([*options["headers"]])
+        return opened(url, **options)
+
+    monkeypatch.setattr(reconnecting, "connect", connect)
+    fields = [("Cookie", "a=b")]
+    link = Reconnecting.to(server.url("once"), headers=iter(fields))
+    for _ in range(2):
+        next(link.events())
+    assert sent == [fields, fields]
+
+
 def test_what_waits_is_bounded() -> None:
     seat = Seat()
     assert not seat.send("nobody has a seat yet")
@@ -199,6 +227,17 @@ def test_what_can_never_be_sent_is_not_kept(online: bool) -> None:
     back = Script(1 if online else 0, resumed=True)
     assert seat.take(back)  # type: ignore[arg-type]
     assert back.sent[1:] == ([] if online else ["one"])
+
+
+@pytest.mark.parametrize("taken", ["1e999", "[" * 200_000])
+def test_an_answer_that_is_none_says_of_no_seat(taken: str) -> None:
+    """The thread of a terminal client ended in silence, and its screen stood still."""
+    script = Script(0, resumed=False)
+    script.receive = (  # type: ignore[method-assign]
+        lambda timeout=None: f'{{"_seat":{{"token":"t","resumed":false,"taken":{taken}}}}}'
+    )
+    with pytest.raises(InvalidHandshake):
+        Seat().take(script)  # type: ignore[arg-type]
 
 
 def test_a_terminal_says_that_nothing_was_missed_and_what_was_written_is_on_its_way() -> None:
