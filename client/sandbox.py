@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .chat import wrap
 from .terminal import (
     RIVALS,
     Canvas,
@@ -396,11 +397,12 @@ def describe_price(item: packets.ItemRow) -> str:
 
 def draw_said(world: World, board: Board, now: float, typing: str | None) -> None:
     """Draw what was said lately, and what is being written, in the corner of the board."""
-    lines = [(text, Style.TEXT) for at, text in world.said if now - at < SAID_TIME]
+    said = [(text, Style.TEXT) for at, text in world.said if now - at < SAID_TIME]
     if typing is not None:
-        lines.append((f"say: {typing}_", Style.CURSOR))
-    for y, (text, style) in enumerate(reversed(lines)):
-        board.put(1, board.rows - 1 - y, f" {text} "[: board.columns - 2], style)
+        said.append((f"say: {typing}_", Style.CURSOR))
+    lines = [(line, style) for text, style in said for line in wrap(text, board.columns - 4)]
+    for y, (line, style) in enumerate(reversed(lines)):
+        board.put(1, board.rows - 1 - y, f" {line} ", style)
 
 
 def draw_farewell(world: World, board: Board) -> None:

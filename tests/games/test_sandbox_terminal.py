@@ -131,6 +131,19 @@ def test_what_was_said_is_shown_for_a_while_and_the_latest_last() -> None:
     assert " say: yes_" in shown(world, typing="yes")[21]
 
 
+@pytest.mark.parametrize("letter", ["w", "日"])
+def test_a_long_line_is_seen_to_its_end_while_it_is_written_and_when_it_is_said(
+    letter: str,
+) -> None:
+    """What there was no room for, beside the leaderboard or in a small terminal, was cut off."""
+    text = " ".join([letter * 9] * 5 + [f"{letter * 6}end"])
+    assert len(text) < packets.MAX_CHAT
+    for columns in (30, 80, 120):
+        for world, typing in (make_world(packets.Said(BOB, text)), None), (make_world(), text):
+            written = "".join(shown(world, columns, typing=typing))
+            assert written.count(letter) >= 51 and f"{letter * 6}end" in written
+
+
 def test_the_end_of_the_server_is_said_beforehand() -> None:
     lines = shown(make_world(packets.ShutdownNotice(30)))
     assert " The server ends in 30 s at the latest. " in lines[21]
