@@ -236,7 +236,7 @@ class GameView:
     patient: ClassVar[bool] = False
 
     def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
+        self.wanted = wanted.encode(errors="replace").decode()  # bytes of argv may be no UTF-8
         self.notice = ""
         self.typing: str | None = None
         self.done = False
@@ -287,7 +287,7 @@ class GameView:
         """Take what `decode` returned; return what to answer, if anything; a list is several.
 
         Raises:
-            LookupError, TypeError, ValueError: the server speaks another language.
+            LookupError, TypeError, ValueError, OverflowError: the server speaks another language.
         """
         raise NotImplementedError
 
@@ -316,7 +316,7 @@ def read_event(message: str | bytes) -> Json:
     """Return the object in a message. Raises WrongGame if there is none."""
     try:
         event = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict) or not isinstance(event.get("t"), str):
         raise WrongGame(f"what it sends is {message[:30]!r}")
@@ -603,7 +603,7 @@ class App:
             case Received():
                 try:
                     self._send(self.game.receive(self.game.decode(event.message), self._clock()))
-                except (LookupError, TypeError, ValueError) as error:
+                except (LookupError, TypeError, ValueError, OverflowError) as error:
                     raise WrongGame(f"{error} ({type(error).__name__})") from error
             case Lost():
                 self._lost = event

@@ -174,7 +174,17 @@ def make_url(address: str, room: str) -> str:
         address: such as `localhost:9000`, `[::1]:9000` or `wss://example.com`; without a port
             it is 9000, and a path stands in place of `room`. The link of a page will do, too:
             `http://localhost:9000/chat/?room=den`.
+
+    Raises:
+        InvalidURL: it cannot be read.
     """
+    try:
+        return _complete(address, urllib.parse.quote(room, safe="", errors="surrogateescape"))
+    except ValueError as error:  # UnicodeError is one
+        raise InvalidURL(f"{address!r} is no address: {error}") from None
+
+
+def _complete(address: str, room: str) -> str:
     if address.startswith(("http://", "https://")):
         page = urllib.parse.urlsplit(address)
         rooms = urllib.parse.parse_qs(page.query).get("room", [])
@@ -190,7 +200,7 @@ def make_url(address: str, room: str) -> str:
         address = f"ws://{authority}{slash}{path}"
     parts = urllib.parse.urlsplit(address)
     if parts.path in ("", "/"):
-        return parts._replace(path=f"/{urllib.parse.quote(room, safe='')}").geturl()
+        return parts._replace(path=f"/{room}").geturl()
     return address
 
 

@@ -215,6 +215,13 @@ def test_it_spawns_as_soon_as_it_knows_the_world() -> None:
     assert packets.decode_from_client(view.encode(answer)) == answer
 
 
+def test_it_spawns_by_a_name_that_is_no_text() -> None:
+    """A byte of the command line that is no UTF-8 ended it: the room played something else."""
+    view = SandboxView("ann\udcff")
+    answer = view.receive(INIT, 0.0)
+    assert packets.decode_from_client(view.encode(answer)) == answer
+
+
 @pytest.mark.parametrize(
     ("key", "angle"), [("right", 0), ("page down", 45), ("down", 90), ("left", 180), ("up", -90)]
 )

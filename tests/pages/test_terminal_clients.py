@@ -154,8 +154,20 @@ def test_an_address_is_completed(address: str, url: str) -> None:
     assert make_url(address, "lobby") == url
 
 
+@pytest.mark.parametrize("address", ["[::1", "http://[::1/chat/?room=den", "ws://[x]/den"])
+def test_what_is_no_address_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    arguments = argparse.Namespace(address=address, room="den", name="ann")
+    monkeypatch.setattr(terminal, "parse_arguments", lambda *_: arguments)
+    assert terminal.main(SnakeView) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"client.snake: {address!r} is no address: ") and "\n" not in error[:-1]
+
+
 def test_a_room_may_have_any_name() -> None:
     assert make_url("localhost:1", "a/b #1") == "ws://localhost:1/a%2Fb%20%231"
+    assert make_url("localhost:1", "\udcff") == "ws://localhost:1/%FF", "a byte of argv"
 
 
 # ==== The game under the terminal =========================================
@@ -211,6 +223,10 @@ def message(**event: Any) -> Received:
         '{"t": "Welcome"}',
         '{"t": "welcome"}',
         '{"t": "state", "board": "XO"}',
+        "[" * 200_000,
+        '{"t": "welcome", "id": 1e999, "width": 9, "height": 9, "rate": 8}',
+        '{"t": "state", "board": ".........", "turn": null, "spectators": 1e999,'
+        ' "players": {"X": null, "O": null}, "you": null, "name": null, "result": null}',
     ],
 )
 @pytest.mark.parametrize("make_game", [SnakeView, TicTacToeView])
