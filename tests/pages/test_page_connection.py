@@ -240,6 +240,28 @@ def test_who_has_left_does_not_come_back_by_itself(open_tab: OpenTab, listener: 
     ]  # fmt: skip
 
 
+def test_who_gives_up_when_an_attempt_begins_is_not_connected_by_it(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """The attempt went on, and the page was connected though it had closed."""
+    page = open_tab()
+    page.evaluate(
+        """async (url) => {
+            const { Connection } = await import("/shared/connection.js");
+            const made = [];
+            const Native = WebSocket;
+            window.WebSocket = class extends Native {
+                constructor(...all) { super(...all); made.push(this); }
+            };
+            Object.assign(window, { link: new Connection(url), made });
+            link.addEventListener("state", () => link.state === "connecting" && link.close());
+            link.open();
+        }""",
+        listener.url,
+    )
+    assert page.evaluate("[link.state, made.length]") == ["closed", 0]
+
+
 def test_what_was_refused_while_away_is_not_sent_on_coming_back(
     open_tab: OpenTab, listener: Listener
 ) -> None:

@@ -172,10 +172,11 @@ export class Connection extends EventTarget {
   }
 
   #connect() {
-    this.#attempt += 1;
+    const attempt = (this.#attempt += 1);
     this.#enter("connecting");
+    if (attempt !== this.#attempt) return; // who was told has closed, or moved
     const isOwn = this.#url.startsWith(roomUrl("")); // a server that may say whether it keeps seats
-    if (this.#seated === undefined && isOwn) this.#askAndOpen(this.#attempt);
+    if (this.#seated === undefined && isOwn) this.#askAndOpen(attempt);
     else this.#open(Boolean(this.#seated));
   }
 
