@@ -112,8 +112,7 @@ class TicTacToe(Game):
         """Give a player who has lost the connection some time to come back."""
         name = name_of(client)
         if name is not None:
-            self.table.drop(name, time.monotonic() + self.patience)
-            self.room.call_later(self.patience, self._expire)
+            self.table.drop(name)
         self._tell()
 
     def on_resume(self, client: Client) -> None:
@@ -195,7 +194,10 @@ class TicTacToe(Game):
 
     def _tell(self) -> None:
         """Send everyone the whole state; the lobby gets what it shows."""
-        state = self.table.describe(time.monotonic())
+        now = time.monotonic()
+        if self.table.miss(now + self.patience):
+            self.room.call_later(self.patience, self._expire)
+        state = self.table.describe(now)
         clients = self.room.clients.values()
         names = [name_of(client) for client in clients]
         players = [name for name in names if name and self.table.seat_of(name)]

@@ -132,12 +132,22 @@ class Table:
             self.away.pop(mark, None)
         self._fill_seats()
 
-    def drop(self, name: str, until: float) -> None:
-        """Keep the seat of a player who has lost the connection; in a game that runs, so long."""
+    def drop(self, name: str) -> None:
+        """Keep the seat of a player who has lost the connection; `miss` says how long."""
         self.dropped.add(name)
-        mark = self.seat_of(name)
-        if mark is not None and self.is_running:
-            self.away[mark] = until
+
+    def miss(self, until: float) -> bool:
+        """In a game that runs, keep the seats of those without a connection only so long.
+
+        That of one who had none when the game began, too.
+
+        Returns:
+            Whether one more is away.
+        """
+        seats = self.seats.items() if self.is_running else ()
+        lost = [mark for mark, name in seats if name in self.dropped and mark not in self.away]
+        self.away |= dict.fromkeys(lost, until)
+        return bool(lost)
 
     def leave(self, name: str, now: float) -> None:
         """Keep the player's seat for a while if the game is running; give it up otherwise."""

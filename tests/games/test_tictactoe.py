@@ -560,6 +560,8 @@ def assert_is_consistent(room: FakeRoom) -> None:
     assert not present or len(sitting) == 2, "nobody waits beside an empty seat"
     assert table.dropped <= names
     assert not table.away or table.is_running
+    lost = {mark for mark, name in table.seats.items() if name in table.dropped}
+    assert not table.is_running or lost <= table.away.keys()
     counts = {mark: table.board.cells.count(mark) for mark in "XO"}
     assert counts["X"] - counts["O"] == (table.board.turn == "O")
     for client in room.clients.values():
@@ -603,6 +605,30 @@ def test_who_stays_away_forfeits_and_may_sit_down_again(room: FakeRoom) -> None:
     room.resume(ann)
     state = ann.take()[-1]
     assert (state["you"], state["rematch"]) == ("X", ["X"])
+
+
+@pytest.mark.parametrize("rematch", [False, True])
+def test_who_has_no_connection_when_a_game_begins_is_away(room: FakeRoom, rematch: bool) -> None:
+    """Nobody was told, and there was no end to it: the other waited as long as the seat lasted."""
+    ann = room.join("ann")
+    bob = room.join("bob") if rematch else None
+    if bob is not None:
+        for client, number in ((ann, 0), (bob, 3), (ann, 1), (bob, 4), (ann, 2)):
+            room.say(client, {"t": "move", "cell": number})
+        room.say(ann, {"t": "rematch"})
+    room.drop(ann)
+    if bob is not None:
+        room.say(bob, {"t": "rematch"})
+    else:
+        bob = room.join("bob")
+    state = bob.take()[-1]
+    mark = "O" if rematch else "X"
+    assert (state["players"][mark], state["away"], state["grace"]) == ("ann", mark, 30)
+    table = cast(TicTacToe, room.game).table
+    table.away = dict.fromkeys(table.away, 0.0)
+    room.calls[-1][1]()
+    state = bob.take()[-1]
+    assert (state["result"], state["forfeit"]) == (other(mark), True)
 
 
 @given(st.lists(st.integers(0, 8), max_size=30))
