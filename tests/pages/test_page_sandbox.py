@@ -752,6 +752,18 @@ def test_on_an_island_thumbs_walk_and_strike(open_tab: OpenTab) -> None:
 # ==== 4. Coming back =======================================================
 
 
+@pytest.mark.parametrize("letter", ["n", "🐰"])
+def test_a_name_that_a_link_or_another_page_has_made_too_long_is_cut(
+    open_tab: OpenTab, letter: str
+) -> None:
+    """The chat takes longer names, and remembers them for all pages; here the server closed the
+    connection for it (1008), and for the same name again at each attempt to come back."""
+    page = open_tab(f"/sandbox/?room=long&name={letter * 20}")
+    page.get_by_role("button", name="Play").click()
+    wait_for(page, "game.me !== null")
+    wait_for(page, f"Object.values(game.players).some(({{ name }}) => name === '{letter * 16}')")
+
+
 def test_who_loads_the_page_anew_is_born_again_under_the_same_name(open_tab: OpenTab) -> None:
     page = open_tab(ISLAND)
     spawn(page, "Ann")

@@ -20,9 +20,9 @@ export class NamePrompt {
     this.#input = form.querySelector("input");
     this.#problem = form.querySelector("[data-problem]");
     this.#place = `${KEY}:${location.pathname}${location.search}`;
-    this.#name = read("sessionStorage", this.#place);
+    this.#name = this.#cut(read("sessionStorage", this.#place));
     // What the link says, or else the name of last time.
-    this.#input.value = this.#name || fromUrl("name", read("localStorage", KEY));
+    this.#input.value = this.#name || this.#cut(fromUrl("name", read("localStorage", KEY)));
     this.#input.addEventListener("input", () => (this.#problem.textContent = ""));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -57,6 +57,13 @@ export class NamePrompt {
     this.#name = "";
     write("sessionStorage", this.#place, "");
     this.show(problem);
+  }
+
+  /** A field bounds only what is typed into it; a link, or a page that takes longer names, does not
+      know how long one may be here. */
+  #cut(name) {
+    const most = this.#input.maxLength;
+    return most < 0 ? name : [...name].slice(0, most).join("").trim();
   }
 
   #submitted(join) {
