@@ -537,17 +537,21 @@ class App:
             WrongGame: the room plays something else.
         """
         drawn_at = 0.0
+        changed, key = True, None
         while True:
-            changed = self._take_events()
-            if changed or self._clock() - drawn_at > REDRAW_TIME:
-                drawn_at = self._clock()
+            changed |= self._take_events()
+            since = self._clock() - drawn_at
+            # What is pasted comes as keys: to draw after each of them would take far too long.
+            due = key is None or since > FRAME_TIME / 1000
+            if (changed and due) or since > REDRAW_TIME:
                 screen.paint(self.draw(screen.canvas()))
+                changed, drawn_at = False, self._clock()
             key = screen.read_key(typing=self.game.typing is not None)
             if key == "quit":
                 return
             if key is not None:
                 self._send(self.game.press(key))
-                drawn_at = 0.0
+                changed = True
             if self.game.done:
                 return
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from scalesocket.client.chat import (
     wrap,
 )
 from scalesocket.client.reconnecting import Lost, Opened, Received
-from scalesocket.client.terminal import Canvas, Style, text_width
+from scalesocket.client.terminal import FRAME_TIME, App, Canvas, Style, text_width
 from scalesocket.client.websocket import ConnectionClosed
 
 from tests.pages import test_terminal_clients as in_terminal
@@ -229,6 +231,39 @@ def test_who_reads_further_up_is_left_there_and_told_of_news() -> None:
     assert "1 new below: Page Down" in drawn(view)[-2]
     press(view, "", "page down", "page down")
     assert drawn(view)[-3].endswith("news") and "below" not in drawn(view)[-2]
+
+
+class Typist:
+    """A screen at which somebody types so many keys at once, looks on for a moment, and leaves."""
+
+    unicode = True
+
+    def __init__(self, keys: str, clock: list[float]) -> None:
+        self._keys: list[str | None] = [*keys, *[None] * 20, "enter"]
+        self._clock = clock
+        self.painted: list[str] = []
+
+    def canvas(self) -> Canvas:
+        return Canvas(60, 8)
+
+    def paint(self, lines: Any) -> None:
+        self.painted.append("".join(text for text, _ in lines[-2]).rstrip())
+
+    def read_key(self, *, typing: bool) -> str | None:
+        key = self._keys.pop(0)
+        self._clock[0] += FRAME_TIME / 1000 if key is None else 0.0001
+        return key
+
+
+def test_what_is_pasted_is_not_drawn_character_by_character() -> None:
+    """Each of 8,000 characters cost a drawing, and all together half a minute."""
+    view, clock = chatting(), [100.0]
+    link = SimpleNamespace(events=SimpleQueue(), send=lambda message: setattr(view, "done", True))
+    app = App(view, link, "ws://host/room", clock=lambda: clock[0])  # type: ignore[arg-type]
+    screen = Typist("x" * 3000 + "end", clock)
+    app.run(screen)  # type: ignore[arg-type]
+    assert any(line.endswith("end") for line in screen.painted), "it is seen before it is sent"
+    assert 5 < len(screen.painted) < 40
 
 
 def test_who_reads_what_is_forgotten_meanwhile_sees_the_oldest_that_is_left() -> None:
