@@ -322,8 +322,8 @@ class TlsConnection(Connection):
             waiting, self._backlog = self._backlog, Backlog()
             self._is_open = True
             while waiting:
-                self.transmit(piece := bytes(waiting.buffers()[0]))
-                waiting.advance(len(piece))
+                self.transmit(data := b"".join(waiting.buffers()))
+                waiting.advance(len(data))
         super().open()
 
     @property
