@@ -3987,12 +3987,15 @@ class Room:
             self._is_cut = True
             self.end(*self.farewell)
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
-        for client in self.registry.vacate(self):
+        clients = self.registry.vacate(self)
+        self.expire()
+        if last_words:  # a game's come before the Close
+            self._stop_backend()
+        for client in clients:
             self.members.dismiss(client)
             client.connection.close(*(self.farewell or (code, reason)))
-        self.expire()
 
     def deliver(self, outputs: list[Output]) -> None:
         """Send what the child said to those it is for, then wait for who cannot keep up.
@@ -4071,9 +4074,9 @@ class Room:
             if self.farewell is not None:
                 self._stop_backend()
             self.end(CloseCode.NORMAL, "the room has ended")
-        except ConnectionClosed as closed:
-            self.log.info("%s", closed.reason)
-            self.end(closed.code, closed.reason)
+        except ConnectionClosed as over:
+            self.log.info("%s", over.reason)
+            self.end(over.code, over.reason, last_words=self.backend.in_order)
         except BackendError as error:
             mistakes = find_feature("mistakes") if error.__cause__ is not None else None
             where = mistakes.explain_failure(error.__cause__) if mistakes is not None else ""
@@ -4924,12 +4927,9 @@ class HttpSession(Session):
         with response.file or contextlib.nullcontext() as file:
             sock.settimeout(HEAD_TIMEOUT)
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
-            if self.method == "HEAD" or response.status == 304:
-                sock.sendall(head)
-            elif file is None or not response.length:
-                sock.sendall(head + response.body)
-            else:
-                sock.sendall(head)
+            is_bare = self.method == "HEAD" or response.status == 304
+            sock.sendall(head if is_bare else head + response.body)
+            if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)
                 keep_alive = keep_alive and sent == response.length
         if not keep_alive:  # read a little of what comes, or closing would reset what was sent

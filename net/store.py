@@ -766,10 +766,10 @@ class StoredRoom(Room):
             header = {126: 4, 127: 10}.get(record.history[start + 1], 2)
             history.add(record.history[start] & 0x0F, [record.history[start + header : end]])
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End it; see `Room`."""
         self._code = code
-        super().end(code, reason)
+        super().end(code, reason, last_words=last_words)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
         over = super()._handle(events)

@@ -107,6 +107,29 @@ def test_what_a_game_says_in_on_dispose_arrives(tmp_path: Path) -> None:
         assert server.wait() == 0
 
 
+def test_what_a_game_says_in_on_dispose_arrives_also_if_it_has_closed_its_room(
+    tmp_path: Path,
+) -> None:
+    """Its threads have heard by then that the room is over: on_dispose may wait for them."""
+    (tmp_path / "closing.py").write_text(
+        "from scalesocket import Game\n"
+        "class Closing(Game):\n"
+        "    def on_create(self, room):\n"
+        "        self.room = room\n"
+        "    def on_message(self, client, message):\n"
+        "        client.send('over')\n"
+        "        self.room.close(4000, 'game over')\n"
+        "    def on_dispose(self):\n"
+        "        try:\n"
+        "            self.room.call_soon(print)\n"
+        "        except RuntimeError:\n"
+        "            self.room.broadcast('farewell')\n"
+    )
+    with serve("closing:Closing", cwd=tmp_path) as server, RawClient.connect(server) as client:
+        client.send_text("end")
+        assert read_to_the_end(client) == (["over", "farewell"], 4000)
+
+
 def test_who_leaves_while_the_server_stops_is_answered(tmp_path: Path) -> None:
     """Its room takes no more events by then."""
     (tmp_path / "slow.py").write_text(
