@@ -495,6 +495,7 @@ class Relay:
         self._request = request
         self._ping = ping
         self._checked_at = time.monotonic()
+        self._until = 0.0  # when patience with the client ends; 0: the node has not ended
         self._is_broken = False  # one of them has been reset, and what came before may wait there
         self._frames = Frames()
         self._farewell = GONE
@@ -532,7 +533,16 @@ class Relay:
                 pause = self._ping / 2 or None
                 if not selector.select(CLOSE_TIMEOUT if ending else pause) and ending:
                     return
+                if self._is_overdue():
+                    return
                 self._look()
+
+    def _is_overdue(self) -> bool:
+        """Whether a client that has been sent its Close goes on talking, and does not end."""
+        if not self._node.ended or self._client.is_busy:
+            return False
+        self._until = self._until or time.monotonic() + CLOSE_TIMEOUT
+        return time.monotonic() >= self._until
 
     def _look(self) -> None:
         """See now and then what does not show in what comes.

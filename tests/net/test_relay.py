@@ -622,6 +622,22 @@ def test_a_node_that_vanishes_is_given_up_and_its_client_is_told(
         assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
 
 
+def test_a_client_that_talks_on_after_its_close_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had a thread and two descriptors for as long as it liked."""
+    monkeypatch.setattr(relay, "CLOSE_TIMEOUT", 0.5)
+    with Ends(monkeypatch) as ends:
+        ends.node.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        ends.node.close()
+        assert read_all(ends.client).endswith(encode_close(1012, relay.GONE))
+
+        def talk() -> bool:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                ends.client.sendall(b"more")
+            return not ends.thread.is_alive()
+
+        assert wait_until(talk)
+
+
 def test_a_client_that_vanishes_while_it_is_sent_much_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
