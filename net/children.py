@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import replace
 
 from scalesocket import (
+    _SHORTAGES,
     ABANDON_TIMEOUT,
     FLAG,
     POSIX,
@@ -103,10 +104,16 @@ class TcpBackend(ProcessBackend):
         self._input = self._output = self._socket.fileno()
 
     def _connect(self) -> socket.socket | None:
-        """Return a connection to the child, or None if it does not listen yet."""
+        """Return a connection to the child, or None if it does not listen yet.
+
+        Raises:
+            OSError: this server lacks something for that.
+        """
         try:
             sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
-        except OSError:
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
             return None
         try:
             peer = sock.getpeername()

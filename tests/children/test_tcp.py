@@ -237,6 +237,18 @@ def test_a_child_that_resets_the_connection_at_once_has_not_listened_yet(
     assert reset.fileno() == -1
 
 
+def test_a_lack_of_descriptors_is_no_fault_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten seconds the client was told, with 1011, that nothing listened on the port."""
+
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(f"{CHILDREN}.socket.create_connection", fail)
+    backend = TcpBackend(parse_command_line(["--tcp", "cat"]), PortPool(9001, 9001))
+    with pytest.raises(OSError, match="Too many open files"):  # which `_launch` tells (1013)
+        backend._connect()
+
+
 def test_what_a_child_prints_before_it_listens_is_in_the_log() -> None:
     source = "sys.exit('no luck today')"
     with serve(*tcp(), *child(source)) as server, RawClient.connect(server) as client:
