@@ -470,9 +470,9 @@ class Replay:
             elif self._members.promote(self._client, self):
                 self._end()
 
-    def has_caught_up(self) -> bool:
-        """Whether it has been sent all there is, and no earlier room can add to that."""
-        return self._at.next is None and self._history.writers <= 1
+    def has_caught_up(self, *, for_now: bool = False) -> bool:
+        """Whether it has been sent all there is, and, but `for_now`, no earlier room can add."""
+        return self._at.next is None and (for_now or self._history.writers <= 1)
 
     # -- under the connection's lock --
 
@@ -566,7 +566,8 @@ class HistoryMembers(Members):
     def promote(self, client: Client, replay: Replay) -> bool:
         """Let a newcomer be as all the others, if it has caught up; return whether it is."""
         with self._lock:
-            if client in self.newcomers and not replay.has_caught_up():
+            # One that has just been kicked gets what was said before, and then its Close.
+            if not replay.has_caught_up(for_now=client not in self.newcomers):
                 return False
             if not replay.leave(if_done=True):
                 return False

@@ -733,5 +733,44 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     assert len(threads) == 50, "each message once, for all three"
 
 
+def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
+    sender: Poller, timer: Poller
+) -> None:
+    """They were said, and it was off the members, before it was made one like the others."""
+    archive = Archive()  # its thread does not run: this one does what that would
+    history = LongHistory(100, tagged=False, archive=archive)
+    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history.open()
+    history.add(Opcode.TEXT, [b"x" * 20_000])
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
+    connection = Connection(ours, protocol, sender=sender, timer=timer, max_backlog=1 << 20)
+    client: Any = Seat(1, connection)
+    assert members.admit(client)
+    replay = members.newcomers[client]
+    replay.advance()
+    assert replay.has_caught_up()
+    promote = members.promote
+
+    def promote_late(*who: Any) -> bool:
+        members.promote = promote
+        members.send([Route(Opcode.TEXT, [b"last words"])])
+        members.dismiss(client)
+        return bool(promote(*who))
+
+    members.promote = promote_late
+    replay.advance()
+    connection.close(4000, "kicked")
+    while connection.replay is not None:
+        replay.advance()
+    with RawClient(theirs) as newcomer:
+        assert newcomer.receive_text() == "x" * 20_000
+        assert newcomer.receive_text() == "last words"
+        with pytest.raises(Closed, match="4000"):
+            newcomer.receive_text()
+    connection.dispose()
+    assert not history.followers
+
+
 if sys.platform != "linux":
     pytest.skip("memory and children are read from /proc", allow_module_level=True)
