@@ -216,6 +216,8 @@ class Reconnecting:
             Whether it is sent, or kept until the connection is back (a mebibyte at the most).
         """
         seat, ws = self._seat, self._ws
+        if self._stopped.is_set():
+            return False
         if seat is not None:
             return seat.send(message, timeout)
         if ws is None:
@@ -255,8 +257,10 @@ class Reconnecting:
                     yield from self._receive(ws)
             except (ConnectionClosed, InvalidHandshake, OSError) as error:
                 self._ws = None
-                if self._seat is not None:
+                if self._seat is not None and may_come_back(error):
                     self._seat.lose()
+                elif self._seat is not None:
+                    self._seat.forget()  # nothing waits for a connection that will not come
                 if not opened or not may_come_back(error):
                     raise
                 if time.monotonic() >= steady_at:

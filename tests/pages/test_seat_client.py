@@ -188,6 +188,21 @@ def test_headers_that_can_be_read_only_once_are_sent_each_time(
     assert sent == [fields, fields]
 
 
+def test_what_is_said_after_the_end_is_not_said_to_be_kept(server: ServerProcess) -> None:
+    """There is no connection that it could wait for."""
+    talker = Talker(server.url("over"))
+    wait_until(lambda: talker.opened)
+    talker.stop()
+    assert not talker.link.send('"after"')
+    with serve("--resume", "60", "head", "--", "-n1") as brief:
+        talker = Talker(brief.url("over"))
+        wait_until(lambda: talker.opened)
+        assert talker.link.send('"before"')
+        wait_until(lambda: talker.error)
+        assert not talker.link.send('"after"')
+        talker.stop()
+
+
 def test_what_waits_is_bounded() -> None:
     seat = Seat()
     assert not seat.send("nobody has a seat yet")
