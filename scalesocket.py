@@ -2492,6 +2492,7 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     if not isinstance(value, dict):
         return CloseCode.NORMAL, ""
     code = value.get("code", CloseCode.NORMAL)
+    code = int(code) if isinstance(code, float) and code.is_integer() else code  # as of `_to`
     if not (isinstance(code, int) and may_be_sent(code)):
         log.warning("the child asked for close code %r, which must not be sent; 1000 is", code)
         code = CloseCode.NORMAL
@@ -5591,7 +5592,7 @@ class Server:
         self._stopped = False  # and that at once
         self.has_ended = False  # and it has
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        self._only_shot = threading.Lock()  # held for ever by the client that --oneshot serves
+        self._only: dict[str, Connection] = {}  # that --oneshot serves; `setdefault` is atomic
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
@@ -5775,7 +5776,8 @@ class Server:
             HandshakeError: it may not come in.
         """
         self.authenticate(client)
-        if self.config.oneshot and not self._only_shot.acquire(blocking=False):
+        own = client.connection
+        if self.config.oneshot and self._only.setdefault("it", own) is not own:
             raise HandshakeError(503, "one client has been served already (--oneshot)")
 
     def authenticate(self, client: Client) -> None:
@@ -5793,7 +5795,7 @@ class Server:
         connection.dispose()
         connection.protocol.finish()  # a timed call may have hold of it for a while
         self.connections.discard(connection)
-        if self._only_shot.locked():
+        if connection in self._only.values():
             self.stop()
 
     # -- its end --
@@ -6315,9 +6317,7 @@ def combine_options(
         ConfigError: they contradict each other.
     """
     options = expand_shorthands(own) | expand_shorthands(given)
-    frame = options.pop("frame", "")
-    options.setdefault("clientframe", frame)
-    options.setdefault("serverframe", frame)
+    options = dict.fromkeys(("clientframe", "serverframe"), options.pop("frame", "")) | options
     if options.get("pty"):
         options["binary"] = True
     if options.get("tcp"):

@@ -515,6 +515,13 @@ def test_close_true_is_1000_and_takes_lists_and_except(
     assert echo(clients[0], "alone") == "alone"
 
 
+def test_a_close_code_may_be_a_float_as_ids_may(three: tuple[list[RawClient], list[int]]) -> None:
+    """Some languages have no other numbers."""
+    clients, ids = three
+    clients[0].send_json({"_to": float(ids[1]), "_close": {"code": 4001.0, "reason": "lua"}})
+    assert clients[1].wait_close() == (4001, "lua")
+
+
 def test_close_without_to_ends_all_and_a_forbidden_code_becomes_1000(
     routing: ServerProcess, three: tuple[list[RawClient], list[int]]
 ) -> None:
@@ -859,6 +866,17 @@ def test_oneshot_serves_one_client_and_exits_with_0() -> None:
             assert refused.value.status == 503
             assert echo(client, "mine") == "mine"
             client.close()
+        assert server.wait() == 0
+
+
+def test_oneshot_does_not_end_with_a_tunnel_of_the_console() -> None:
+    with serve("--oneshot", "--console", "cat") as server, RawClient.connect(server) as client:
+        assert echo(client, "mine") == "mine"
+        origin = {"Origin": server.http().rstrip("/")}
+        RawClient.connect(server, path="/console/tunnel", headers=origin).close()
+        for _ in range(100):
+            assert echo(client, "still mine") == "still mine"
+        client.close()
         assert server.wait() == 0
 
 
