@@ -683,6 +683,7 @@ class StoredRoom(Room):
     _is_complete = False  # all has been heard, to the end, and the game has said what to save
     _is_trusted = True  # what it was brought back from does not make it fail
     _is_finished = False
+    _cut_seats: Mapping[Client, tuple[dict[str, Any], bytes] | None] | None = None
     _code = 0  # how it has ended for its clients
     _state: str | bytes | None = None
     _past: str | bytes | None = None  # the state from which its game is about to go on
@@ -766,6 +767,17 @@ class StoredRoom(Room):
             header = {126: 4, 127: 10}.get(record.history[start + 1], 2)
             history.add(record.history[start] & 0x0F, [record.history[start + header : end]])
 
+    def cut(self) -> None:
+        """End it for its clients; see `Room`. Their seats are saved when it has ended by itself.
+
+        What it says from now on they lack, so they are to be told all anew.
+        """
+        if self.farewell is not None and self._cut_seats is None:
+            with self.registry.lock:
+                seats = {client: client.seat for client in self.seats if client.seat is not None}
+            self._cut_seats = {it: seat.describe(whole=True) for it, seat in seats.items()}
+        super().cut()
+
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End it; see `Room`."""
         self._code = code
@@ -846,8 +858,10 @@ class StoredRoom(Room):
             self.registry.save(self, record)
 
     def _describe_seats(self, *, whole: bool) -> Iterator[StoredSeat]:
+        cut = self._cut_seats  # looked at once: it may be cut while this runs
         with self.registry.lock:
-            clients = [client for client in self.seats if client.seat is not None]
+            those = self.seats if cut is None else cut
+            clients = [client for client in those if client.seat is not None]
         waiting: Counter[int] = Counter()  # messages that have come, and not been heard
         late = set()  # clients of whom it has not heard
         with self.inbox.lock:
@@ -859,9 +873,11 @@ class StoredRoom(Room):
             taken = [client.seat.taken - waiting[client.id] for client in clients if client.seat]
         for client, number in zip(clients, taken, strict=True):
             assert client.seat is not None
-            described = client.seat.describe(whole=whole)
+            described = client.seat.describe(whole=whole) if cut is None else cut[client]
             if described is not None:
                 facts, missed = described
+                if cut is not None:
+                    facts.update(stale=True, dropped=client.seat.was_told)
                 facts |= {"taken": number, "late": client in late, **describe_client(client)}
                 yield StoredSeat(client.id, json.dumps(facts), missed)
 

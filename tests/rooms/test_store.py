@@ -150,6 +150,13 @@ class Failing(Kept):
         return {1, 2} if os.path.exists("fails") else super().on_save()
 
 
+class Late(Tally):
+    """Ends so late that it is cut."""
+
+    def on_dispose(self):
+        self.room._room.cut()
+
+
 class Slow(Tally):
     """Takes its time to save."""
 
@@ -600,6 +607,24 @@ def test_who_lacks_too_much_as_its_room_is_saved_joins_the_next_one(folder: Path
         assert not again["resumed"] and again["id"] != seat["id"]
         assert bob.receive_text() == f"joined {again['id']} 0"
         bob.close()
+
+
+def test_a_room_that_is_cut_as_it_takes_too_long_to_end_is_saved_with_its_seats(
+    folder: Path,
+) -> None:
+    """They had been taken back by then, and everybody began anew in it."""
+    with stored(folder, "games:Late", "--resume", "60", "--saveevery", "0") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        assert stop(server, ann) == 1012
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"] and again["taken"] == 1
+        heard: Any = ann.receive_json()
+        assert heard["restored"] is True and heard["dropped"] == [seat["id"]]
+        assert ask(ann)["said"] == ["one"]
+        ann.close()
 
 
 def test_a_game_that_saves_nothing_begins_anew_with_its_seats(folder: Path) -> None:
