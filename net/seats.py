@@ -220,7 +220,7 @@ def parse_opening(payload: bytes) -> Closing:
                 return BAD_OPENING
     except (ValueError, RecursionError):
         return BAD_OPENING
-    is_number = seen is None or (type(seen) is int and seen >= 0)
+    is_number = seen is None or (type(seen) is int and 0 <= seen < 1 << 63)
     if wish or not isinstance(token, str) or not is_number:
         return BAD_OPENING
     return Asked(CloseCode.NORMAL, "", failed=False, token=token, seen=seen)

@@ -503,6 +503,7 @@ def test_a_seat_that_is_kicked_or_whose_room_ends_is_gone(server: ServerProcess)
 @pytest.mark.parametrize(
     "first",
     ["hello", "{}", '{"_seat":1}', '{"_seat":{},"more":1}', '{"_seat":{"seen":-1}}', "[" * 400]
+    + ['{"_seat":{"seen":1' + "0" * 130 + "}}"]
     + ['{"_seat":{"token":7}}', '{"_seat":{"x":1}}', '{"_seat":{"token":"' + "x" * 600 + '"}}'],
 )
 def test_a_first_message_that_asks_for_no_seat_is_refused(
