@@ -1544,11 +1544,13 @@ class Connection:
     def open(self) -> None:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
-            self._is_open, self._progress_at = True, time.monotonic()
+            waiting, self._backlog, self._is_open = self._backlog, Backlog(), True
             self.listen(True)  # what has come before, as --auth, was no silence of the peer
-            self._write_backlog()
-            self._on_shrunk()
-            self._have_finished()
+            while waiting:
+                self.transmit(data := b"".join(waiting.buffers()))
+                waiting.advance(len(data))
+            if self.replay is not None:
+                self.replay.wake()
 
     @property
     def has_more(self) -> bool:
@@ -1812,13 +1814,9 @@ class Connection:
         self._backlog.add(data, sent)
         if self._is_open:
             self.is_full = self.backlog_size >= self._max_backlog
-            self._have_finished()
-
-    def _have_finished(self) -> None:
-        """Have the sender finish what waits, if it does not do so yet."""
-        if self._backlog and not self._with_sender:
-            self._with_sender = True
-            self._sender.call(self.watch_backlog)
+            if not self._with_sender:
+                self._with_sender = True
+                self._sender.call(self.watch_backlog)
 
     def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""

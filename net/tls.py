@@ -22,7 +22,6 @@ from scalesocket import (
     HEAD_TIMEOUT,
     RECEIVE_SIZE,
     UNIX_PEER,
-    Backlog,
     ConfigError,
     Connection,
     HandshakeError,
@@ -315,16 +314,6 @@ class TlsConnection(Connection):
     def __init__(self, *args: Any, tls: TlsTransport, **options: Any) -> None:
         super().__init__(*args, **options)
         self._tls = tls
-
-    def open(self) -> None:
-        """Encrypt and send what has waited for this; see `Connection`."""
-        with self.lock:
-            waiting, self._backlog = self._backlog, Backlog()
-            self._is_open = True
-            while waiting:
-                self.transmit(data := b"".join(waiting.buffers()))
-                waiting.advance(len(data))
-        super().open()
 
     @property
     def has_more(self) -> bool:
