@@ -1475,6 +1475,12 @@ class Backlog:
         while len(self._pieces) > 1:
             self.size -= len(self._pieces.pop())
 
+    def take(self) -> bytes:
+        """Return all, of which nothing has been sent, and have nothing any more."""
+        data = b"".join(self._pieces)
+        self.clear()
+        return data
+
     def clear(self) -> None:
         """Drop everything."""
         self._pieces.clear()
@@ -1544,11 +1550,10 @@ class Connection:
     def open(self) -> None:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
-            waiting, self._backlog, self._is_open = self._backlog, Backlog(), True
+            self._is_open = True
             self.listen(True)  # what has come before, as --auth, was no silence of the peer
-            while waiting:
-                self.transmit(data := b"".join(waiting.buffers()))
-                waiting.advance(len(data))
+            if waiting := self._backlog.take():
+                self.transmit(waiting)
             if self.replay is not None:
                 self.replay.wake()
 
