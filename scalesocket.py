@@ -1524,7 +1524,7 @@ class Connection:
         self._timer = timer
         self._max_backlog = max_backlog
         self._early = early
-        self.listening = not response  # or its reader has paused it; that alone writes both
+        self.listening = not response  # or its reader has paused it; its session writes both
         self.since = time.monotonic()
         self._leaving = False  # what comes is dropped
         self._disposed = False  # the reader is done with it
@@ -3995,8 +3995,13 @@ class Room:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         clients = self.registry.vacate(self)
         self.expire()
-        if last_words:  # a game's come before the Close
+        if last_words:  # a game's come before the Close, if it does not take too long over them
+            close = functools.partial(self._close_all, clients, code, reason)
+            self.registry.call_later(CLOSE_TIMEOUT, close)
             self._stop_backend()
+        self._close_all(clients, code, reason)
+
+    def _close_all(self, clients: Iterable[Client], code: int, reason: str) -> None:
         for client in clients:
             self.members.dismiss(client)
             client.connection.close(*(self.farewell or (code, reason)))

@@ -130,6 +130,30 @@ def test_what_a_game_says_in_on_dispose_arrives_also_if_it_has_closed_its_room(
         assert read_to_the_end(client) == (["over", "farewell"], 4000)
 
 
+def test_on_dispose_that_never_returns_keeps_no_client_of_a_room_that_was_closed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hanging.py").write_text(
+        "import os, time\n"
+        "from scalesocket import Game\n"
+        "class Hanging(Game):\n"
+        "    def on_create(self, room):\n"
+        "        self.room = room\n"
+        "    def on_message(self, client, message):\n"
+        "        self.room.close(4000, 'game over')\n"
+        "    def on_dispose(self):\n"
+        "        self.room.broadcast('farewell')\n"
+        "        while not os.path.exists('go'):\n"
+        "            time.sleep(0.01)\n"
+    )
+    command = with_constants("scalesocket", CLOSE_TIMEOUT=0.5)
+    with serve("hanging:Hanging", cwd=tmp_path, command=command) as server:
+        with RawClient.connect(server) as client:
+            client.send_text("end")
+            assert client.wait_close() == (4000, "game over")
+        (tmp_path / "go").touch()
+
+
 def test_who_leaves_while_the_server_stops_is_answered(tmp_path: Path) -> None:
     """Its room takes no more events by then."""
     (tmp_path / "slow.py").write_text(
