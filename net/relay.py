@@ -50,6 +50,7 @@ from scalesocket import (
     Opcode,
     ShortageError,
     Want,
+    describe_error,
     encode_close,
     encode_frame,
     parse_room_name,
@@ -348,6 +349,7 @@ class Frames:
         self._head = b""  # of the response, or of a frame; it is not whole yet
         self._is_open = False  # the response was 101
         self._rest = 0  # bytes of a frame's payload that are yet to come
+        self.has_begun = False  # something of the response has been seen, or told in its place
         self.has_closed = False  # a Close frame has begun
 
     @property
@@ -357,6 +359,7 @@ class Frames:
 
     def feed(self, data: bytes) -> None:
         """Take what comes next."""
+        self.has_begun = True
         if not self._is_open:
             self._head += data
             head, end, data = self._head.partition(b"\r\n\r\n")
@@ -447,8 +450,8 @@ class Side:
             sent = self.sock.send(self._waiting)
         except self._later:
             return False
-        except OSError:
-            self.ended = self._shut = True
+        except OSError:  # what it has sent before may still be there to be read
+            self._shut = True
             self._waiting = b""
             return False
         self._waiting = self._waiting[sent:]
@@ -574,7 +577,11 @@ class Relay:
         if client.ended:
             node.shut()
         if node.ended:
-            if self._frames.may_be_closed:
+            if not self._frames.has_begun:
+                self._frames.has_begun = True
+                refusal = describe_error(HandshakeError(503, self._farewell, RETRY))
+                client.write(refusal.encode_head(keep_alive=False) + refusal.body)
+            elif self._frames.may_be_closed:
                 self._frames.has_closed = True
                 close = encode_close(CloseCode.SERVICE_RESTART, self._farewell)
                 client.write(encode_frame(Opcode.CLOSE, close))

@@ -623,9 +623,9 @@ class Supervisor:
             for number, handler in handlers.items():
                 is_passed = handler == handlers[signal.SIGTERM]
                 signal.signal(number, worker.heed(handler) if is_passed else handler)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            worker.join(self._server)
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                worker.join(self._server)
                 self._server.run()
                 status = 0
             except KeyboardInterrupt:  # a second signal

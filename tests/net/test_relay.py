@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -570,9 +570,17 @@ def test_the_benchmark_of_what_finding_costs_runs() -> None:
 
 
 class Ends:
-    """Both ends of what is passed through, as those beyond see it; either may be told gone."""
+    """Both ends of what is passed through, as those beyond see it; either may be told gone.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    Args:
+        before: called with the node's end before anything is passed on.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        before: Callable[[socket.socket], object] = lambda _node: None,
+    ) -> None:
         ours_client, self.client = socket.socketpair()
         ours_node, self.node = socket.socketpair()
         self.ours = {"client": ours_client, "node": ours_node}
@@ -580,6 +588,7 @@ class Ends:
         monkeypatch.setattr(relay, "is_gone", lambda sock, _interval: sock in self.gone)
         for sock in (self.client, self.node):
             sock.settimeout(PATIENCE)
+        before(self.node)
         sides = relay.Side(ours_client), relay.Side(ours_node)
         self.relay = relay.Relay(*sides, b"GET / HTTP/1.1\r\n\r\n", 0.1)
         self.thread = threading.Thread(target=self.relay.run, daemon=True)
@@ -606,6 +615,9 @@ class Ends:
         return sent
 
 
+ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
 def read_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
@@ -615,18 +627,42 @@ def test_a_node_that_vanishes_is_given_up_and_its_client_is_told(
 ) -> None:
     """While the client had sent something, TCP alone tried for a quarter of an hour."""
     with Ends(monkeypatch) as ends:
-        head = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
-        ends.node.sendall(head)
-        assert ends.client.recv(65536) == head
+        ends.node.sendall(ACCEPTED)
+        assert ends.client.recv(65536) == ACCEPTED
         ends.gone.add(ends.ours["node"])
         assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
+
+
+def test_what_a_node_has_sent_counts_though_it_takes_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request that could not be sent was taken for the end of all that the node says."""
+
+    def accept_and_end(node: socket.socket) -> None:
+        node.sendall(ACCEPTED)
+        node.close()
+
+    with Ends(monkeypatch, accept_and_end) as ends:
+        close = encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
+        assert read_all(ends.client) == ACCEPTED + close
+
+
+def test_a_node_that_ends_before_it_answers_is_told_as_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client saw a connection end, without a word."""
+    with Ends(monkeypatch, socket.socket.close) as ends:
+        head, _, body = read_all(ends.client).decode().partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 503 Service Unavailable\r\n")
+        assert "Retry-After: 1" in head.split("\r\n")
+        assert body == relay.GONE + "\n"
 
 
 def test_a_client_that_talks_on_after_its_close_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """It had a thread and two descriptors for as long as it liked."""
     monkeypatch.setattr(relay, "CLOSE_TIMEOUT", 0.5)
     with Ends(monkeypatch) as ends:
-        ends.node.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        ends.node.sendall(ACCEPTED)
         ends.node.close()
         assert read_all(ends.client).endswith(encode_close(1012, relay.GONE))
 

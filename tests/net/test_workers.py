@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net.workers import (
@@ -469,6 +470,25 @@ def test_a_second_signal_ends_what_crashed_workers_have_left_at_once() -> None:
             os.kill(server.pid, signal.SIGTERM)
             wait_until(lambda: server.process.poll() is not None)
             assert is_gone(pid)
+
+
+def test_a_second_signal_just_as_a_worker_starts_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where it came as signals were let through, the worker ended with a traceback."""
+
+    def be_told(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scalesocket.net.workers.signal.pthread_sigmask", be_told)
+    monkeypatch.setattr("scalesocket.net.workers.os._exit", sys.exit)
+    server = Mock()
+    supervisor = Supervisor(server, 2)
+    supervisor._channels, supervisor._selector = [], Mock()
+    with pytest.raises(SystemExit, match="1"):
+        supervisor._become(Mock(), 0, {})
+    server.kill.assert_called_once_with()
+    assert capfd.readouterr().err == ""
 
 
 FORKS = """

@@ -605,6 +605,7 @@ def test_a_connection_that_has_lost_its_seat_goes_also_while_its_room_takes_noth
         for _ in range(5):  # the first four have readers of their own
             stack.enter_context(RawClient.connect(server, "den"))
         client, seat = sit(server, "den")
+        wait_until(server.children)  # its pipes count, and it may start late
         flood(client)
         before = server.descriptors()
         for _ in range(6):
