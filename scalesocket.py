@@ -2532,18 +2532,15 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
         passed: names of variables to hand through; `*` stands for anything.
     """
     request = client.request
-    name = re.sub(r":\d+$", "", request.headers.get("Host"))
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in passed)
-    }
+    host = re.sub(r":\d+$", "", request.headers.get("Host"))
+    names = list(os.environ)
+    environment = {n: os.environ[n] for pattern in passed for n in fnmatch.filter(names, pattern)}
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": f"scalesocket/{__version__}",
         "SERVER_PROTOCOL": request.version,
-        "SERVER_NAME": name or client.local[0],
+        "SERVER_NAME": host or client.local[0],
         "SERVER_PORT": str(client.local[1]),
         "REQUEST_METHOD": request.method,
         "REQUEST_URI": request.base + request.target,
