@@ -30,6 +30,7 @@ from scalesocket import (
     ShortageError,
     asks_game,
     build_environment,
+    check_nesting,
     clean_name,
     describe_command,
     is_program,
@@ -183,6 +184,7 @@ def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
     text = printed.decode(errors="replace").strip()
     if text.startswith("{"):
         try:
+            check_nesting(text)
             found = json.loads(text)
         except (ValueError, RecursionError):
             return "", {}
