@@ -4839,7 +4839,7 @@ class HttpSession(Session):
     KIND = "http"
     tls: TlsTransport | None = None
     head = b""  # of the latest request, without its empty line
-    method = ""  # of that request
+    request: Request | None = None  # that one, if it can be read
 
     def open(self) -> Opened:
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
@@ -4875,17 +4875,16 @@ class HttpSession(Session):
 
     def _serve_requests(self) -> Generator[Want, Any, Request | None]:
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
-        patience = HEAD_TIMEOUT
+        server, patience = self.server, HEAD_TIMEOUT
         while (yield from self.read_head(patience)):
-            self.method = ""
-            request = parse_request(self.head)
-            self.method = request.method
-            if self.server.enter_base is not None:
-                request = self.server.enter_base(request, self.server.config.basepath)
+            self.request = None
+            self.request = request = parse_request(self.head)
+            if server.enter_base is not None:
+                self.request = request = server.enter_base(request, server.config.basepath)
             if self._crowded:
                 raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
             if log.isEnabledFor(logging.DEBUG):
-                address, _ = self.server.proxies.find_client(self.peer, request.headers)
+                address, _ = server.proxies.find_client(self.peer, request.headers)
                 log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
             if request.is_upgrade:
                 return request
@@ -4929,11 +4928,14 @@ class HttpSession(Session):
 
     def send(self, response: Response, *, keep_alive: bool) -> bool:
         """Send a response, and close its file; return whether another request may follow."""
+        request, cors = self.request, self.server.cors
+        if cors is not None and request is not None:
+            response = cors.mark(request, response)
         sock, extra = self.layer, self.server.config.header + self.server.config.header_http
         with response.file or contextlib.nullcontext() as file:
             sock.settimeout(HEAD_TIMEOUT)
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
-            is_bare = self.method == "HEAD" or response.status == 304
+            is_bare = response.status == 304 or (request is not None and request.method == "HEAD")
             sock.sendall(head if is_bare else head + response.body)
             if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)
@@ -4954,8 +4956,6 @@ class HttpSession(Session):
             response = self._respond(request)
         except HandshakeError as error:
             response = describe_error(error)
-        if server.cors is not None:
-            response = server.cors.mark(request, response)
         return self.send(response, keep_alive=keep_alive)
 
     def _respond(self, request: Request) -> Response:

@@ -396,11 +396,11 @@ def begin(session: HttpSession) -> Generator[Want, Any, bool]:
 
 def point_to_tls(session: HttpSession) -> Life:
     """Tell a client that speaks plain HTTP where to go: a browser shows no alert of TLS."""
-    session.method, where = "GET", "https:// and wss://"
+    where = "https:// and wss://"
     with contextlib.suppress(HandshakeError):
         if (yield from session.read_head(1.0)):
-            request = parse_request(session.head)
-            session.method, host = request.method, request.headers.get("Host")
+            session.request = request = parse_request(session.head)
+            host = request.headers.get("Host")
             scheme = "wss" if request.is_upgrade else "https"
             if split_origin(host)[1]:
                 where = f"{scheme}://{host}{request.target}"

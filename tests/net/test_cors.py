@@ -22,6 +22,7 @@ from tests.support import (
     http_request,
     run_cli,
     serve,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +74,19 @@ def test_case_20_listed_pages_may_read_files_and_the_api(shared: ServerProcess) 
     sandbox = ask(shared, "/api/", "null")
     assert allowed_origin(sandbox) == "null"
     assert "access-control-allow-credentials" not in sandbox.headers
+
+
+def test_listed_pages_are_told_that_the_server_is_full() -> None:
+    """Their browser said "network error", as if there were no server."""
+    options = ("--api", "--cors", "https://good.example", "--basepath", "/games")
+    with serve(*options, "--maxconns", "1", "cat") as server:
+        with RawClient.connect(server, path="/games/room"):
+            full = ask(server, "/games/api/", "https://good.example")
+            assert (full.status, allowed_origin(full)) == (503, "https://good.example")
+            assert allowed_origin(ask(server, "/games/api/", "https://bad.example")) is None
+            outside = ask(server, "/api/", "https://good.example")
+        wait_until(lambda: ask(server, "/games/api/", "https://good.example").status == 200)
+    assert allowed_origin(outside) == "https://good.example"
 
 
 def test_only_the_consoles_own_paths_are_its(folder: Path, shared: ServerProcess) -> None:
