@@ -39,6 +39,7 @@ class Wire:
     def __init__(self, port: int) -> None:
         self._target = port
         self.port = 0
+        self.swallows = False  # what clients send
         self._ends: list[socket.socket] = []
         self._lock = threading.Lock()  # guards `_ends`
         self.mend()
@@ -70,14 +71,15 @@ class Wire:
                 there = socket.create_connection(("127.0.0.1", self._target))
                 with self._lock:
                     self._ends += [here, there]
-                for one, other in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                for ends in ((here, there), (there, here)):
+                    passing = (*ends, ends[0] is here)
+                    threading.Thread(target=self._pass_on, args=passing, daemon=True).start()
 
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, of_client: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                target.sendall(data)
+                if not (of_client and self.swallows):
+                    target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
         source.close()
@@ -284,6 +286,34 @@ def test_in_a_chat_both_sides_hear_what_was_said_meanwhile_once(
         parts = ("before", "from Bob", "from Ann", "the end")
         assert [text.count(part) for part in parts] == [1] * 4
     wait_for(ann, "document.querySelector('#unsent').textContent === ''")
+
+
+def test_in_a_chat_what_a_seat_could_not_keep_is_said_again(open_tab: OpenTab, wire: Wire) -> None:
+    """It was shown as sent, and nobody had it: more than a seat keeps was on its way."""
+    ann = visit(open_tab, wire, "/chat/?room=lounge")
+    chat_as(ann, "Ann")
+    bob = open_tab("/chat/?room=lounge")
+    chat_as(bob, "Bob")
+    say(ann, "before")
+    bob.get_by_text("before").wait_for()
+    ann.evaluate("document.querySelector('#text').maxLength = 2 ** 20")  # so that four will do
+    wire.swallows = True
+    for number in range(4):
+        say(ann, f"lost {number} {'x' * 400_000}")
+    wire.cut()
+    wait_for(ann, f"{STATE} === 'waiting'")
+    wire.swallows = False
+    wire.mend()
+    wait_for(ann, f"{NOTE} === 'Back again, but not all that you did has arrived.'")
+    for page in (ann, bob):
+        for number in range(4):
+            page.get_by_text(f"lost {number} ").wait_for()
+    wait_for(ann, "document.querySelectorAll('[data-state=sent]').length === 0")
+    say(ann, "the end")
+    for page in (ann, bob):
+        page.get_by_text("the end").wait_for()
+        text = page.locator("#messages").inner_text()
+        assert [text.count(f"lost {number} ") for number in range(4)] == [1] * 4
 
 
 # ==== 2. The connection ====================================================

@@ -46,7 +46,7 @@ connection.addEventListener("state", () => {
   clearTimeout(repeatsEnd);
   if (connection.state === "waiting") outbox.interrupt();
   if (connection.state !== "connected") return;
-  if (connection.resumed) return outbox.flush({ resumed: true });
+  if (connection.resumed) return outbox.flush({ resumed: connection.lost === 0 });
   memory.expectRepeats();
   repeatsEnd = setTimeout(() => memory.expectNews(), REPEATS_WITHIN);
   outbox.flush();
