@@ -318,6 +318,7 @@ class Seat:
         self.is_stored = False  # for good: its room has ended, and will be back
         self.was_told = False  # its game knows that it has no connection; its room's thread's
         self.in_store = False  # something has been stored of it; the writer's thread's
+        self.has_left = False  # its client has, or lacks too much; or else its room may have ended
         self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many messages they are
         self._size = 0  # bytes of these
         self._first = 0  # number of the first message that is kept
@@ -457,7 +458,7 @@ class Seat:
                 self.source = connection
                 self._welcome(connection, asked, seen, anew=anew, restored=restored)
             else:
-                self.source = None
+                self.source, self.has_left = None, True
                 old = self._end()
         if goes_on and (note_token := self._seats.note_token) is not None:
             note_token(self)
@@ -845,9 +846,10 @@ class Seats:
                 self._keep(seat, [key] if key in seat.keys else [])
 
     def forget(self, seat: Seat) -> None:
-        """Let a seat be found no more."""
+        """Let a seat be found no more here; in a store it may be, so its keys stay known."""
         with self._lock:
-            self._keep(seat, [])
+            for key in seat.keys:
+                self._by_key.pop(key, None)
             self._remove(seat)
 
     def _keep(self, seat: Seat, keys: list[bytes]) -> None:

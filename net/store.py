@@ -237,7 +237,7 @@ class Database(Protocol):
 
 
 # The facts of seats that have got a token since their room was saved, by room and ID; None: of one
-# that has ended since.
+# whose client has left since.
 Latest = Mapping[str, Mapping[int, str | None]]
 NOTHING = Record(False, False, None, "null", b"", ())
 
@@ -488,9 +488,11 @@ class Store:
             self._expect()
             self._pending.pop(room, None)
             self._pending[room] = record
+            if is_removal(record):
+                self._given.pop(room, None)
 
     def put_token(self, room: str, seat: Seat) -> None:
-        """Have the tokens of a seat written, or that it has ended, unless its room has."""
+        """Have the tokens of a seat written, or that its client has left."""
         with self._changed:
             self._expect()
             self._given.setdefault(room, {})[seat.client.id] = seat
@@ -511,6 +513,7 @@ class Store:
         """Have a question answered, and wait for that, but not for ever."""
         with self._changed:
             self._questions.append(question)
+            self._hurried = self._hurried or question.room in self._given  # they belong to it
             self._changed.notify()
         question.answered.wait(LOAD_TIMEOUT)
 
@@ -610,6 +613,9 @@ class Store:
         may_hold = self._database.may_hold
         needed = {name: it for name, it in batch.items() if it is not None or may_hold(name)}
         with self._changed:
+            for room, record in self._pending.items():
+                if is_removal(record):
+                    given.pop(room, None)
             self._pending = needed | self._pending
             for room, seats in given.items():
                 seats |= self._given.get(room, {})
@@ -645,19 +651,24 @@ class Store:
             question.answered.set()
 
 
+def is_removal(record: Record | None) -> bool:
+    """Whether a room is to be removed with all its seats."""
+    return record is None or record is NOTHING
+
+
 def filter_needed(seats: Mapping[int, Seat]) -> Iterator[int]:
     """Return the IDs of seats of which something is to be written, though that has failed once."""
     for number, seat in seats.items():
-        if seat.in_store or not seat.client.departed:
+        if seat.in_store or not seat.has_left:
             yield number
 
 
 def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str | None]]:
-    """Return the facts of seats as if they were new, by ID; None: it has ended."""
+    """Return the facts of seats as if they were new, by ID; None: its client has left."""
     for number, seat in seats.items():
         if seat.is_stored:  # its room's last record says all of it
             continue
-        if seat.client.departed:
+        if seat.has_left:
             yield number, None
         else:
             facts = seat.describe_token() | describe_client(seat.client)
@@ -1036,6 +1047,7 @@ class StoredRooms(RoomRegistry):
         """Take back a seat; see `RoomRegistry`. Its token is stored no longer."""
         is_first = super().release(client, left)
         if is_first and client.seat is not None:
+            client.seat.has_left = True
             self.note_token(client.seat)
         return is_first
 
@@ -1074,7 +1086,7 @@ class StoredRooms(RoomRegistry):
                 self._store.put(room.name, None)
 
     def note_token(self, seat: Seat) -> None:
-        """Have a token written that a client has just been given, or that its seat has ended."""
+        """Have a token written that a client has just been given, or that it has left."""
         room = seat.client.room
         assert isinstance(room, StoredRoom)
         with self._lock:

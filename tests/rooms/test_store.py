@@ -939,9 +939,8 @@ def test_a_store_that_cannot_be_written_keeps_nothing_of_who_has_gone(
 
     store = Store(Mock(open=dict, write=write), Mock())
     store.start()
-    client = SimpleNamespace(departed=True)
-    never = SimpleNamespace(client=client, is_stored=False, in_store=False)
-    stored_before = SimpleNamespace(client=client, is_stored=False, in_store=True)
+    never = SimpleNamespace(has_left=True, is_stored=False, in_store=False)
+    stored_before = SimpleNamespace(has_left=True, is_stored=False, in_store=True)
     with store._changed:  # both at once
         store._expect()
         store._given["den"] = cast(Any, {1: never, 2: stored_before})
@@ -951,6 +950,33 @@ def test_a_store_that_cannot_be_written_keeps_nothing_of_who_has_gone(
     store.stop()
     assert tries[0] == {"den": {1: None, 2: None}, "attic": {3: None}}
     assert tries[-1] == {"den": {2: None}}, "what was never written need not be removed"
+
+
+@pytest.mark.parametrize("removal", [None, NOTHING])
+def test_tokens_that_could_not_be_written_do_not_outlive_their_room(
+    monkeypatch: pytest.MonkeyPatch, removal: Any
+) -> None:
+    monkeypatch.setattr("scalesocket.net.store.RETRY_PAUSE", 0.0)
+    monkeypatch.setattr("scalesocket.net.store.describe_client", lambda _client: {})
+    seat: Any = Mock(has_left=False, is_stored=False, in_store=False)
+    seat.describe_token.return_value = {"keys": []}
+    written: list[tuple[object, object]] = []
+
+    def write(batch: object, _highest: int, latest: dict[str, dict[int, object]]) -> None:
+        if not written:
+            store.put("den", removal)  # it ends meanwhile
+        written.append((batch, {room: len(said) for room, said in latest.items()}))
+        if len(written) == 1:
+            raise OSError("no space left on device")
+
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    with store._changed:  # both at once
+        store.put_token("den", seat)
+        store.put_token("attic", seat)
+    wait_until(lambda: len(written) == 2)
+    store.stop()
+    assert written == [({}, {"den": 1, "attic": 1}), ({"den": removal}, {"attic": 1})]
 
 
 def test_rooms_that_come_and_go_while_nothing_can_be_written_leave_no_names(
@@ -1262,6 +1288,45 @@ def test_a_kept_room_that_fails_long_after_the_start_has_its_seats_back(folder: 
         ann.close()
 
 
+def test_a_token_given_just_before_its_room_fails_finds_the_seat_again(folder: Path) -> None:
+    """It was not stored any more, nor looked for: whoever had it began anew."""
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Kept", *options, allow_traceback=True) as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        wait_saved(folder, "one")
+        ann.sock.close()
+        for _ in range(3):
+            ann, again = sit(server, "den", seat["token"])
+            bob, other = sit(server, "den")
+            ann.send_text("fail")
+            assert wait_closed(ann) == wait_closed(bob) == 1011
+            ann, seat = sit(server, "den", again["token"])
+            assert seat["resumed"] and seat["id"] == again["id"]
+            bob, last = sit(server, "den", other["token"])
+            assert last["resumed"] and last["id"] == other["id"]
+            bob.close()
+            ann.sock.close()
+
+
+def test_a_room_that_has_failed_leaves_no_seat_though_it_got_a_token_just_before(
+    folder: Path,
+) -> None:
+    options = ("--resume", "60", "--saveevery", "0.05")
+    with stored(folder, "games:Tally", *options, allow_traceback=True) as server:
+        for _ in range(3):
+            ann, seat = sit(server, "den")
+            ann.receive_text()
+            say(ann, seat, "one")
+            wait_saved(folder, "one")
+            bob, _ = sit(server, "den")
+            ann.send_text("fail")
+            assert wait_closed(ann) == wait_closed(bob) == 1011
+            wait_until(lambda: rooms(folder) == [])
+    assert rooms(folder) == read(folder, "SELECT * FROM seats") == []
+
+
 def test_a_kept_room_that_fails_goes_on_as_last_saved(folder: Path) -> None:
     with stored(folder, "games:Kept", "--saveevery", "0.05", allow_traceback=True) as server:
         client = RawClient.connect(server, "den")
@@ -1454,8 +1519,10 @@ def test_neither_a_lack_of_memory_nor_a_bug_ends_the_writer(
     write = Mock()
     store = Store(Mock(open=dict, write=write, read=find), Mock())
     store.start()
-    client = SimpleNamespace(departed=False, id=1)
-    seat = SimpleNamespace(client=client, is_stored=False, in_store=False, describe_token=describe)
+    client = SimpleNamespace(id=1)
+    seat = SimpleNamespace(
+        client=client, has_left=False, is_stored=False, in_store=False, describe_token=describe
+    )
     with store._changed:  # both at once
         store.put_token("den", cast(Any, seat))
         store.put("attic", NOTHING)
