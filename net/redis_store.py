@@ -499,10 +499,11 @@ class RedisDatabase:
             self._finish(pipe, names)
 
     def read(self, room: str) -> Record | None:
-        """Take possession of a room, and return its record; see `Database`.
+        """Take possession of a room, also if its record is damaged, and return that.
 
         Raises:
             HeldError: another node has it.
+            ValueError, OSError: see `Database`.
         """
         with as_oserror():
             status, *found = self._call(self._client, READ, room, *FIELDS)
@@ -511,12 +512,9 @@ class RedisDatabase:
         if status == b"late":
             raise OSError("this node has not said in time that it is alive")
         self._turns[room], latest, *values = found
-        try:
-            record = decode(values, latest)
-            check_seats(record.seats if record is not None else ())
-            return record
-        except ValueError as error:
-            raise OSError(f"the record of room {room} is none: {error}") from None
+        record = decode(values, latest)
+        check_seats(record.seats if record is not None else ())
+        return record
 
     def release(self, names: Sequence[str]) -> None:
         """Let others have rooms."""

@@ -98,6 +98,7 @@ class SharedQuestion(Question):
     """What is asked of the writer's thread: to take a room."""
 
     held: HeldError | None = None  # by another node
+    is_damaged = False  # it is this node's, and what is stored of it cannot be used
     given_up = False  # nobody waits for the answer any more; written under the store's lock
 
 
@@ -166,6 +167,9 @@ class SharedStore(Store):
                 question.failed = False
         except HeldError as error:
             question.held, question.failed = error, False
+        except ValueError as error:
+            question.is_damaged, question.failed = True, False
+            self._tell_damage(question, error)
         except (OSError, MemoryError) as error:
             self._fail(error)
         finally:
@@ -245,7 +249,9 @@ class SharedRooms(StoredRooms):
                 if self._is_late():  # rooms end just now
                     self.put_back(name, question.record)
                     raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
-                return question.record, False
+                if question.is_damaged:
+                    log.error(BEGINS_ANEW, name)
+                return question.record, question.is_damaged
             held = question.held
             if (seen is not None and held.lease != seen) or time.monotonic() > deadline:
                 raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, str(held))
@@ -378,7 +384,7 @@ class SharedRooms(StoredRooms):
         with self._lock:
             room = self._owners.get(name)
         log.warning("room %s is not saved from here: another node has it", name)
-        if room is not None and not room.is_lost:
+        if room is not None and (room.farewell is None or room.farewell[1] != ELSEWHERE):
             room.is_lost = True
             self._end(room, ELSEWHERE, time.monotonic())
 

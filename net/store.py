@@ -644,11 +644,15 @@ class Store:
             if not waiting:
                 question.record = self._database.read(question.room)
             question.failed = False
-        except ValueError as error:  # that is of this room alone
-            log.error("room %s: %s", question.room, error)
-            self._count("store_failures")
+        except ValueError as error:
+            self._tell_damage(question, error)
         finally:
             question.answered.set()
+
+    def _tell_damage(self, question: Question, error: ValueError) -> None:
+        """Say what is damaged of a room; that is of this room alone."""
+        log.error("room %s: %s", question.room, error)
+        self._count("store_failures")
 
 
 def is_removal(record: Record | None) -> bool:

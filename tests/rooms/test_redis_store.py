@@ -99,7 +99,7 @@ def test_seats_that_came_after_a_save_are_added_and_of_others_only_the_tokens() 
 
 
 @pytest.mark.parametrize("late", [[], [b"1", b"[]"]])
-def test_a_damaged_seat_is_a_record_that_cannot_be_read(
+def test_a_damaged_seat_is_a_damaged_record(
     monkeypatch: pytest.MonkeyPatch, late: list[bytes]
 ) -> None:
     """It ended the thread that asks Redis: nothing was saved any more, and no room came back."""
@@ -108,7 +108,7 @@ def test_a_damaged_seat_is_a_record_that_cannot_be_read(
     answer = [b"ok", 7, late, *encode(record)[1::2]]
     monkeypatch.setattr(database, "_client", None, raising=False)
     monkeypatch.setattr(database, "_call", lambda *_: answer)
-    with pytest.raises(OSError, match="the record of room den is none: what is stored of a? ?seat"):
+    with pytest.raises(ValueError, match="what is stored of a? ?seat"):
         database.read("den")
 
 

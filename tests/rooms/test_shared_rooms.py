@@ -31,6 +31,7 @@ from tests.rooms.test_store import (
     metric,
     say,
     sit,
+    stop,
     wait_closed,
     wait_for_players,
 )
@@ -621,6 +622,41 @@ def test_a_room_that_redis_gave_away_too_late_is_nobodys(folder: Path, store: Re
         bob, _ = come(two, "den")
         for client in (ann, bob):
             client.close()
+
+
+@pytest.mark.parametrize("query", [STEADY, "?nodes=1"])
+def test_a_damaged_record_is_named_and_stays_and_its_room_begins_anew(
+    folder: Path, store: RedisServer, query: str
+) -> None:
+    """It was tried again and again, as if Redis were away: nobody came into the room any more."""
+    key, options = "scalesocket:room:den", ("--resume", "60")
+    with cluster(folder, store, "games:Kept", *options, query=query, count=1) as (node,):
+        ann, seat = come(node, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        stop(node, ann)
+    seats = store.ask("HGET", key, "seats")
+    damaged = seats.replace('"claims"', '"something"')
+    store.ask("HSET", key, "seats", damaged)
+    with cluster(folder, store, "games:Kept", *options, query=query, count=1) as (node,):
+        for _ in range(2):
+            since = len(node.log())
+            client = RawClient.connect(node, "den")
+            assert client.receive_text().endswith(" 0")
+            what = f"room den: what is stored of seat {seat['id']} is damaged: claims"
+            node.wait_log(what, since=since)
+            node.wait_log("room den begins anew and is not saved", since=since)
+            assert owner(store, "den"), "no other node may have it meanwhile"
+            client.close()
+            node.wait_log("room closed", since=since)
+            wait_until(lambda: not owner(store, "den"))
+        assert not any("rooms cannot be saved" in line for line in node.log())
+    assert store.ask("HGET", key, "seats") == damaged
+    store.ask("HSET", key, "seats", seats)
+    with cluster(folder, store, "games:Kept", *options, query=query, count=1) as (node,):
+        ann, again = come(node, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"]
+        ann.close()
 
 
 class SlowDatabase:
