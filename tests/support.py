@@ -471,11 +471,18 @@ def with_constants(module: str = "scalesocket", /, **values: float) -> list[str]
 
     So a test need not be done within HEAD_TIMEOUT, and another one need not wait for so long.
     """
+    return with_constants_of({module: values})
+
+
+def with_constants_of(modules: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what `with_constants` does, for constants of several modules."""
     settings = "".join(
-        f"assert {module}.{name}; {module}.{name} = {value!r}; " for name, value in values.items()
+        f"import {module}; assert {module}.{name}; {module}.{name} = {value!r}; "
+        for module, values in modules.items()
+        for name, value in values.items()
     )
     path = f"sys.path.insert(0, {os.fspath(ROOT)!r})"
-    code = f"import sys; {path}; import {module}; {settings}sys.exit(scalesocket.main())"
+    code = f"import sys; {path}; import scalesocket; {settings}sys.exit(scalesocket.main())"
     return [sys.executable, "-W", "always::ResourceWarning", "-c", code]
 
 

@@ -51,13 +51,18 @@ from tests.support import (
     request_head,
     serve,
     wait_until,
-    with_constants,
+    with_constants_of,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
 
 # A busy machine answers late; a node that is not there refuses at once.
-PATIENT = with_constants("scalesocket.net.relay", ASK_TIMEOUT=PATIENCE, AGREE_TIMEOUT=PATIENCE)
+PATIENT = with_constants_of(
+    {
+        "scalesocket.net.relay": {"ASK_TIMEOUT": PATIENCE, "AGREE_TIMEOUT": PATIENCE},
+        "scalesocket.net.auth": {"AUTH_TIMEOUT": 3 * PATIENCE},
+    }
+)
 
 
 @contextlib.contextmanager
@@ -228,7 +233,10 @@ def test_rooms_are_found_on_nodes_that_speak_tls_and_by_them(
                 assert bob.receive() == ann.receive() == long[1:]
 
 
-def test_a_node_that_is_in_its_own_list_asks_itself_but_once() -> None:
+def test_a_node_that_is_in_its_own_list_asks_itself_but_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "ASK_TIMEOUT", PATIENCE)
     with cluster("cat", count=1) as (one,):
         with RawClient.connect(one, "first"), RawClient.connect(one, "second"):
             assert metric(one, "rooms") == 2
@@ -464,6 +472,7 @@ def test_a_peer_that_is_silent_is_waited_for_once(monkeypatch: pytest.MonkeyPatc
 def test_a_peer_that_says_opening_for_ever_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(relay, "ASK_TIMEOUT", PATIENCE)
     monkeypatch.setattr(relay, "AGREE_TIMEOUT", 0.2)
     body = json.dumps([{"name": "lobby", "state": "opening", "node": ""}]).encode()
     with stand_in(ok(body)) as address:
@@ -514,7 +523,10 @@ def test_who_has_no_thread_to_ask_a_peer_opens_no_room(monkeypatch: pytest.Monke
     assert seeker._openings == {}
 
 
-def test_who_lacks_a_descriptor_to_pass_a_client_through_opens_no_room() -> None:
+def test_who_lacks_a_descriptor_to_pass_a_client_through_opens_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "ASK_TIMEOUT", PATIENCE)
     body = json.dumps([{"name": "lobby", "connections": 1}]).encode()
     with stand_in(ok(body)) as address:
         relays = Relays(Peers([address], lambda line: None), lambda name: False, 0)
@@ -708,9 +720,10 @@ def test_who_reads_on_gets_what_was_sent_before_a_reset(monkeypatch: pytest.Monk
 def test_a_node_whose_machine_vanishes_is_noticed_while_something_is_on_its_way() -> None:
     with make_machines(8) as (machine,):
         address = f"{machine.ours}:{free_port()}"
-        options = ("--api", "--ping=1", "cat")
-        with serve("--peers", f"{machine.host}:9000", *options, addr=address) as near:
-            with machine.server("--peers", address, *options) as far:
+        options = ("--api", "--ping=1", "--peers", f"{machine.host}:9000", "cat")
+        with serve(*options, addr=address, command=PATIENT) as near:
+            # Its own pings come seldom: they are answered only by who reads.
+            with machine.server("--api", "--peers", address, "cat") as far:
                 with RawClient.connect(far, "lobby"), RawClient.connect(near, "lobby") as late:
                     assert node_of(late) == machine.host
                     exchange(late, "hello")
