@@ -27,13 +27,14 @@ import readline from "node:readline";
 import { Terminal } from "FOLDER/vt.js";
 import * as keys from "FOLDER/keys.js";
 
-function play({ columns, rows, chunks, resize }) {
+function play({ columns, rows, chunks, resize, then }) {
   const terminal = new Terminal(columns, rows, { colours: { ink: "#e8ebf4", paper: "#10151f" } });
   let replies = "", bells = 0;
   terminal.reply = (text) => (replies += text);
   terminal.bell = () => (bells += 1);
   for (const chunk of chunks) terminal.write(Buffer.from(chunk, "base64"));
   if (resize) terminal.resize(...resize);
+  terminal.write(then);
   const { x, y, wraps, lines } = terminal.screen;
   const sound = lines.length === terminal.rows && lines.every(({ cells }) =>
     cells.length === terminal.columns && cells.every(({ width }, i) =>
@@ -85,11 +86,16 @@ def play(node: Call) -> Call:
     """Write to a new terminal, in one piece or several, and tell what it then is like."""
 
     def write(
-        *written: str | bytes, columns: int = 10, rows: int = 4, resize: list[int] | None = None
+        *written: str | bytes,
+        columns: int = 10,
+        rows: int = 4,
+        resize: list[int] | None = None,
+        then: str = "",
     ) -> dict[str, Any]:
         raw = [part.encode() if isinstance(part, str) else part for part in written]
         chunks = [base64.b64encode(part).decode() for part in raw]
-        given = {"columns": columns, "rows": rows, "chunks": chunks, "resize": resize}
+        size = {"columns": columns, "rows": rows}
+        given = {**size, "chunks": chunks, "resize": resize, "then": then}
         return cast("dict[str, Any]", node("play", given))
 
     return write
@@ -212,6 +218,17 @@ def test_another_size_keeps_what_there_is_room_for(play: Call) -> None:
     larger = play("1\r\n2", resize=[20, 6])
     assert larger["lines"] == ["1", "2", "", "", "", ""] and larger["sound"]
     assert (larger["x"], larger["y"]) == (1, 1)
+
+
+@pytest.mark.parametrize("then", ["X", "\x1b8X", "\x1b[?1049lX"])
+def test_a_full_line_goes_on_where_there_is_room_after_a_resize(play: Call, then: str) -> None:
+    """A cursor that was restored wrapped in the middle of the line; one that stayed overwrote."""
+    saved = "\x1b7" if then != "\x1b[?1049lX" else "\x1b[?1049h"
+    wider = play("0123456789" + saved, resize=[12, 4], then=then)
+    assert (wider["lines"][:2], wider["x"], wider["y"]) == (["0123456789X", ""], 11, 0)
+    same = play("0123456789" + saved, then=then)
+    assert same["lines"][:2] == ["0123456789", "X"]
+    assert play("0123456789" + saved, resize=[5, 4], then=then)["sound"]
 
 
 # ==== 3. Colours and styles ================================================

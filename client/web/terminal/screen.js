@@ -233,7 +233,7 @@ export class Screen {
     this.columns = columns;
     this.rows = rows;
     this.setRegion(0, rows - 1);
-    this.moveTo(this.x, this.y);
+    this.moveTo(this.x + Number(this.wraps), this.y); // behind the last column there is room now
   }
 
   /** Take lines away at one end of a part of the screen, and put blank ones in at the other. */

@@ -263,8 +263,8 @@ export class Terminal {
   #restore() {
     const home = { x: 0, y: 0, wraps: false, pen: PLAIN, charsets: ["B", "B"], shift: 0 };
     const saved = this.#saved.get(this.#screen) ?? { ...home, origin: false };
-    this.#screen.moveTo(saved.x, saved.y);
-    this.#screen.wraps = saved.wraps;
+    this.#screen.moveTo(saved.x + Number(saved.wraps), saved.y);
+    this.#screen.wraps = saved.wraps && saved.x >= this.columns - 1; // it may be wider now
     this.#pen = saved.pen;
     this.#charsets = [...saved.charsets];
     this.#shift = saved.shift;
