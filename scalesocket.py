@@ -1907,11 +1907,13 @@ class Connection:
 
 
 _LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANK = re.compile("[\\s\u00ad\u115f\u1160\u200b-\u200f\u2060\u2800\u3164\ufeff\uffa0]*")
 
 
 def clean_name(text: str) -> str:
-    """Return what a user is called, or a fact about one, as one line of proper text."""
-    return _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
+    """Return what a user is called, or a fact about one, as one line of text that can be seen."""
+    line = _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
+    return "" if _BLANK.fullmatch(line) else line
 
 
 def check_thread(owner: int, call: str) -> None:
@@ -1982,7 +1984,7 @@ class Client:
     @functools.cached_property
     def name(self) -> str:
         """Its user, or else the `name` in its query, or `player 7`; a game may give another."""
-        asked = clean_name(self.request.parameters.get("name", ""))[:32]
+        asked = clean_name(self.request.parameters.get("name", "")[:32])
         return self.user or asked or f"player {self.id}"
 
     def send(self, message: str | bytes) -> None:
@@ -4419,8 +4421,7 @@ class StaticFiles:
         path = self._locate(request.path)
         if os.path.isdir(path):
             if not request.path.endswith("/"):
-                query = request.target.removeprefix(request.path)
-                target = f"{request.base}{request.path}/{query}"
+                target = f"{request.base}{request.path}/{request.target.removeprefix(request.path)}"
                 return Response(301, headers=(("Location", target),))
             path = self._inside(path / "index.html")
         elif request.path.endswith("/"):
@@ -4929,13 +4930,12 @@ class HttpSession(Session):
     def send(self, response: Response, *, keep_alive: bool) -> bool:
         """Send a response, and close its file; return whether another request may follow."""
         request, cors = self.request, self.server.cors
-        if cors is not None and request is not None:
-            response = cors.mark(request, response)
+        response = cors.mark(request, response) if cors and request else response
         sock, extra = self.layer, self.server.config.header + self.server.config.header_http
         with response.file or contextlib.nullcontext() as file:
             sock.settimeout(HEAD_TIMEOUT)
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
-            is_bare = response.status == 304 or (request is not None and request.method == "HEAD")
+            is_bare = response.status == 304 or (request and request.method == "HEAD")
             sock.sendall(head if is_bare else head + response.body)
             if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from scalesocket import clean_name
+
 from .terminal import RIVALS, Canvas, GameView, Style, character_width, fit, main, text_width
 
 ECHOES = ("cat", "chat")  # programs that say to all what one has said
@@ -37,6 +39,7 @@ LONGEST_NAME = 40  # characters
 LONGEST_TEXT = 8000  # to be written; of a longer one that comes, so much is shown
 LAST_TIME = 3e13  # milliseconds: the year 2920, and some systems tell no time after 3000
 MIN_COLUMNS, MIN_ROWS = 20, 4  # below there is one row more
+TAB = 4  # columns from one stop to the next
 INDENT = 18  # columns before the second line of a message, at the most
 
 
@@ -94,8 +97,8 @@ def read_time(at: object, now: float) -> float:
 
 
 def clean(name: str) -> str:
-    """Return a name in one line, and not too long; half a character of UTF-16 is none."""
-    words = name.encode(errors="replace").decode().split()
+    """Return a name in one line that can be seen, and not too long."""
+    words = clean_name(name).split()
     return " ".join(words)[:LONGEST_NAME] or "Somebody"
 
 
@@ -262,7 +265,7 @@ def lay_out(message: Message, columns: int, *, own: bool, state: str = "") -> li
     indent = min(sum(text_width(text) for text, _ in head), INDENT, columns // 2)
     text_style = Style.DIM if state else Style.TEXT
     first_width = max(columns - sum(text_width(text) for text, _ in head), columns - INDENT - 24, 8)
-    whole = shorten(message.text)
+    whole = shorten(message.text).expandtabs(TAB)
     first = next(wrap(whole, first_width))
     rest = whole[len(first) :]
     rest = rest[1:] if rest[:1] in ("\n", " ") else rest

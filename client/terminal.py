@@ -344,6 +344,7 @@ LOOKS: dict[Style, tuple[str, tuple[str, ...]]] = {
 LETTERS = {"w": "up", "a": "left", "s": "down", "d": "right", " ": "enter", "\n": "enter"}
 LETTERS |= {key: key for key in "123456789r"} | {"q": "quit"}
 EDITING = {"\n": "enter", "\r": "enter", "\x1b": "escape", "\x7f": "backspace", "\b": "backspace"}
+EDITING |= {"\t": " "}  # of what is pasted: nothing else would keep its words apart
 EDITING |= {"\x01": "home", "\x05": "end", "\x15": "escape", "\x04": "leave"}  # Ctrl-A, E, U, D
 
 

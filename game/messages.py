@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 
 MAX_NAME = 16  # characters
+BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that look like spaces
 
 
 class RuleError(ValueError):
@@ -51,7 +52,7 @@ def new_name(event: dict[str, object], taken: Iterable[str]) -> str:
 
 
 def clean_name(value: object) -> str:
-    """Return a name without what cannot be printed, and not longer than `MAX_NAME`.
+    """Return a name without what cannot be seen, and not longer than `MAX_NAME`.
 
     Raises:
         RuleError: nothing is left of it, or it is no string.
@@ -59,8 +60,8 @@ def clean_name(value: object) -> str:
     if isinstance(value, str):
         # NFKC, so that two names which look the same are the same.
         text = unicodedata.normalize("NFKC", value[: 10 * MAX_NAME])
-        words = "".join(c if c.isprintable() else " " for c in text).split()
-        name = " ".join(words)[:MAX_NAME].rstrip()
-        if name:
+        seen = (c if c.isprintable() and c not in BLANKS else " " for c in text)
+        name = " ".join("".join(seen).split())[:MAX_NAME].rstrip()
+        if any(unicodedata.category(c)[0] != "M" for c in name):  # marks need something to be on
             return name
     raise RuleError(f"a name is 1 to {MAX_NAME} printable characters")

@@ -810,6 +810,9 @@ def test_a_client_has_a_name_and_a_room_the_request_that_opened_it(tmp_path: Pat
             assert json.loads(second.receive_text()) == {"name": "player 2", "level": "7"}
             with RawClient.connect(server, path="/x?user=ann&name=bob") as third:
                 assert json.loads(third.receive_text())["name"] == "ann"
+            for unseen in ("%E3%85%A4", "%E2%80%8B", "%E2%A0%80+%00"):
+                with RawClient.connect(server, path=f"/y?name={unseen}") as fourth:
+                    assert "player" in json.loads(fourth.receive_text())["name"]
             first.send_text("Max")
             assert second.receive_text() == '["Max"]'
         for line in (""" > '["Max"]'  room=x client=all""", "player 2"):

@@ -292,6 +292,7 @@ def test_a_spectator_who_leaves_is_not_called() -> None:
         ("a\x00b\x1b[31m", "a b [31m"),
         ("\u202egnp", "gnp"),
         ("漢字", "漢字"),
+        ("\u3164ann\u2800lee\uffa0", "ann lee"),
         ("ａｎｎ", "ann"),
         ("x" * 100, "x" * MAX_NAME),
         ("x" * 15 + " yz", "x" * 15),
@@ -301,7 +302,11 @@ def test_a_name_is_cleaned(given_name: str, name: str) -> None:
     assert clean_name(given_name) == name
 
 
-@pytest.mark.parametrize("value", ["", "   ", "\x00\u200b\ud800", None, 5, ["ann"], {"a": 1}, True])
+@pytest.mark.parametrize(
+    "value",
+    ["", "   ", "\x00\u200b\ud800", "\u3164", "\u2800 \u115f", "\ufe0f\u0301",
+     None, 5, ["ann"], {"a": 1}, True],
+)  # fmt: skip
 def test_what_is_no_name_is_refused(value: object) -> None:
     with pytest.raises(RuleError, match="1 to 16"):
         clean_name(value)

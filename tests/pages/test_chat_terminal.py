@@ -26,7 +26,7 @@ from scalesocket.client.chat import (
     wrap,
 )
 from scalesocket.client.reconnecting import Lost, Opened, Received
-from scalesocket.client.terminal import FRAME_TIME, App, Canvas, Style, text_width
+from scalesocket.client.terminal import EDITING, FRAME_TIME, App, Canvas, Style, text_width
 from scalesocket.client.websocket import ConnectionClosed
 
 from tests.pages import test_terminal_clients as in_terminal
@@ -45,6 +45,7 @@ open_terminal = in_terminal.open_terminal
         ('{"t":"chat","text":7}', ("", '{"t":"chat","text":7}')),
         ('{"t":"chat","text":"hi"}', ("Somebody", "hi")),
         ('{"t":"chat","name":" A\\n B ","text":"hi","at":"never","id":{}}', ("A B", "hi")),
+        ('{"t":"chat","name":"\u3164 \u200b","text":"hi"}', ("Somebody", "hi")),
         ("[1,2", ("", "[1,2")),
         ("null", ("", "null")),
         ('{"t":"Join","_from":2}', ("", "#2 came in")),
@@ -185,6 +186,13 @@ def test_a_time_that_no_clock_can_show_ends_no_terminal(at: str) -> None:
     """One such message, from anybody, ended the chat of everyone at a terminal."""
     view = chatting(f'{{"t":"chat","name":"Bob","text":"hello","at":{at}}}')
     assert "Bob: hello" in drawn(view)[-3]
+
+
+def test_a_tab_keeps_words_apart_and_indents() -> None:
+    """What comes with tabs, such as a table or a program, ran together; so did what was pasted."""
+    view = chatting("a\tb\n\tc")
+    assert [line[6:] for line in drawn(view)[-4:-2]] == ["a   b", "    c"]
+    assert json.loads(press(view, "a", EDITING["\t"], "b", "enter")[0])["text"] == "a b"
 
 
 def test_half_a_character_in_a_name_ends_no_terminal() -> None:

@@ -185,8 +185,9 @@ def test_a_name_taken_at_the_tictactoe_table_is_refused_in_words(open_tab: OpenT
     ann, other = open_tab(TABLE), open_tab(TABLE)
     sit_down(ann, "Ann")
     wait_for(other, "game.table !== null")
-    give_name(other, "")
-    expect(other.get_by_role("alert").first).to_have_text("Please give a name.")
+    for unseen in ("", "\u3164", "\u2800\u200b"):
+        give_name(other, unseen)
+        expect(other.get_by_role("alert").first).to_have_text("Please give a name.")
     give_name(other, "ann")
     wait_for(other, "/taken/.test(document.querySelector('#name-problem').textContent)")
     sit_down(other, "Bob")

@@ -510,6 +510,21 @@ def test_after_a_short_loss_nothing_is_shown_twice(
         assert said.index("mine") < said.index("interrupted")
 
 
+@pytest.mark.parametrize("name", ["\u3164", "\u2800 \u115f", "\u200b\ufe0f", "\u0301"])
+def test_nobody_in_a_chat_has_a_name_that_cannot_be_seen(
+    visit: Visit, chat_server: ServerProcess, name: str
+) -> None:
+    page = visit(chat_server, "/chat/?room=attic")
+    shown = page.evaluate(
+        """async (name) => {
+            const { read } = await import("./messages.js");
+            return read(JSON.stringify({ t: "chat", name, text: "hi" })).name;
+        }""",
+        name,
+    )
+    assert shown == "Somebody"
+
+
 def test_a_chat_forgets_what_no_server_repeats_any_more(
     visit: Visit, chat_server: ServerProcess
 ) -> None:

@@ -6,6 +6,8 @@
 // the server adds `_from`, a number that nobody can forge. Any other text is shown as it is: it
 // comes from another kind of client, or from the program itself.
 
+import { isBlank } from "../shared/name.js";
+
 const LONGEST_NAME = 40;
 const FAR_FUTURE = 8.64e15; // the last millisecond that a Date can hold
 // What a server may repeat are the last messages of its room, as many as --cache says. No page is
@@ -53,7 +55,8 @@ function whoSent({ _from: from }) {
 
 function nameOf(name) {
   const words = typeof name === "string" ? name.trim().replace(/\s+/gu, " ") : "";
-  return [...words].slice(0, LONGEST_NAME).join("") || "Somebody";
+  const cut = [...words].slice(0, LONGEST_NAME).join("");
+  return isBlank(cut) ? "Somebody" : cut;
 }
 
 function timeOf(at, now) {

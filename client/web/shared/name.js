@@ -3,6 +3,12 @@
 import { fromUrl } from "./connection.js";
 
 const KEY = "scalesocket.name";
+const SEEN = /[^\s\p{Cc}\p{Cf}\p{M}\p{DI}\u2800]/u; // some letters look like nothing: they are in DI
+
+/** Whether nothing of a text can be seen. */
+export function isBlank(text) {
+  return !SEEN.test(text);
+}
 
 /** The form that asks who wants to play. It calls `join(name)`, and stays until hidden.
 
@@ -68,7 +74,7 @@ export class NamePrompt {
 
   #submitted(join) {
     const name = this.#input.value.trim().replace(/\s+/g, " ");
-    if (!name) {
+    if (isBlank(name)) {
       this.#problem.textContent = "Please give a name.";
       this.#input.focus();
       return;
