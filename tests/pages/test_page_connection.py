@@ -262,6 +262,65 @@ def test_who_gives_up_when_an_attempt_begins_is_not_connected_by_it(
     assert page.evaluate("[link.state, made.length]") == ["closed", 0]
 
 
+def test_who_moves_and_is_asked_to_open_again_is_at_the_new_address(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """A page that opened what it was told is closed stayed at the address that it had left."""
+    page = open_tab()
+    connect(page, listener)
+    gone = page.evaluate(
+        """() => {
+            const gone = [];
+            const Native = WebSocket;
+            window.WebSocket = class extends Native {
+                constructor(...all) { super(...all); gone.push(all[0]); }
+            };
+            link.addEventListener("state", () => link.state === "closed" && link.open());
+            link.moveTo("ws://127.0.0.1:1/elsewhere");
+            return gone;
+        }"""
+    )
+    assert gone == ["ws://127.0.0.1:1/elsewhere"]
+
+
+@pytest.mark.parametrize("answer", ["<html>Hello</html>", "null"])
+def test_who_had_a_seat_comes_back_where_another_server_answers(
+    open_tab: OpenTab, answer: str
+) -> None:
+    """It tried for ever: 200 and a page for whatever is asked is what many servers have to say."""
+    page = open_tab()
+    about = '{"resume": 30}'
+    page.route("**/lobby/about.json", lambda route: route.fulfill(body=about))
+    page.evaluate(
+        """async () => {
+            const { Connection, roomUrl } = await import("/shared/connection.js");
+            const Native = WebSocket;
+            window.opened = [];
+            window.WebSocket = class extends EventTarget {
+                constructor(url) { super(); opened.push([url, this]); }
+                send() {}
+                close() {}
+            };
+            window.link = new Connection(roomUrl("room"));
+            link.open();
+        }"""
+    )
+    wait_for(page, "opened.length === 1")
+    page.evaluate(
+        """(seat) => {
+            const [, socket] = opened[0];
+            socket.onopen();
+            socket.onmessage({ data: seat });
+        }""",
+        SEATED[2:].decode(),
+    )
+    assert page.evaluate("link.state") == "connected"
+    about = answer
+    page.evaluate("opened[0][1].onclose({ code: 1006, reason: '' }), link.retryNow()")
+    wait_for(page, "opened.length === 2")
+    assert "_seat" not in page.evaluate("opened[1][0]")
+
+
 def test_what_was_refused_while_away_is_not_sent_on_coming_back(
     open_tab: OpenTab, listener: Listener
 ) -> None:

@@ -87,11 +87,11 @@ export class Connection extends EventTarget {
 
   /** Leave where we are and go to another address, as if this page had just been opened. */
   moveTo(url) {
-    this.close();
-    this.#url = url;
+    this.#url = url; // all of it before `close`: whoever is told may open it again
     this.#failures = 0;
     this.reason = "";
     this.code = 0;
+    this.close();
     this.open();
   }
 
@@ -286,7 +286,16 @@ async function keepsSeats() {
   const signal = AbortSignal.timeout(ASKED_FOR);
   const response = await fetch(new URL("lobby/about.json", BASE), { cache: "no-store", signal });
   if (response.status >= 500) throw new Error("a proxy whose server restarts");
-  return response.ok && (await response.json()).resume > 0;
+  const text = await response.text();
+  return response.ok && resumes(text);
+}
+
+function resumes(about) {
+  try {
+    return JSON.parse(about)?.resume > 0;
+  } catch {
+    return false; // another kind of server
+  }
 }
 
 /** Where the server begins: the folder above this one, so that it may be below --basepath. */
