@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import sys
 import time
@@ -131,7 +132,8 @@ class Chat:
 
     def __init__(self) -> None:
         self.log: deque[Message] = deque(maxlen=MOST_MESSAGES)
-        self.pending: dict[str, tuple[Message, float]] = {}  # by ID, with the time it was sent
+        # By ID, with the time it was sent; infinity: it could not be.
+        self.pending: dict[str, tuple[Message, float]] = {}
         self._ids = Tally()
         self._lines = Tally()  # without an ID
         self._expected: Counter[str] = Counter()  # these, less what has come again
@@ -144,13 +146,24 @@ class Chat:
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return [message for message, _ in self.pending.values()]
 
-    def resumed(self, now: float) -> None:
-        """The connection is there again, and has kept all that was said."""
+    def resumed(self, now: float, lost: int) -> list[Message]:
+        """The connection is there again, with what was sent but for `lost` messages.
+
+        Return what has to be said: who has heard it already knows its ID.
+        """
+        unsaid = [one for one, sent in self.pending.values() if lost or sent == math.inf]
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
+        return unsaid
 
     def say(self, message: Message, now: float) -> None:
         """Note what is on its way."""
         self.pending[message.id] = (message, now)
+
+    def unsent(self) -> None:
+        """Note that what was said last is not on its way."""
+        if self.pending:
+            key, (message, _) = self.pending.popitem()
+            self.pending[key] = (message, math.inf)
 
     def hear(self, message: Message, now: float) -> bool:
         """Take what the room says; return whether it is new."""
@@ -324,10 +337,14 @@ class ChatView(GameView):
         """Keep what is written from now on."""
         self._online = False
 
-    def resumed(self) -> None:
-        """Go on; what was written meanwhile is on its way."""
+    def unsent(self) -> None:
+        """Say it when the connection is back."""
+        self.chat.unsent()
+
+    def resumed(self, lost: int) -> Any:
+        """Go on; what was written meanwhile is on its way, or is said now."""
         self._online = True
-        self.chat.resumed(time.monotonic())
+        return [self._write(message) for message in self.chat.resumed(time.monotonic(), lost)]
 
     def receive(self, event: str, now: float) -> None:
         """Take what the room says."""

@@ -69,10 +69,12 @@ class Opened:
 
     Attributes:
         resumed: nothing was missed, and the room goes on: it takes this for the same client.
+        lost: how many of its own messages nobody has any more, if it is resumed.
     """
 
     ws: WebSocket
     resumed: bool = False
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class Reconnecting:
                     resumed = self._seat is not None and self._seat.take(ws)
                     opened, self._ws = True, ws
                     steady_at = time.monotonic() + STEADY_AFTER
-                    yield Opened(ws, resumed)
+                    yield Opened(ws, resumed, self._seat.lost if self._seat is not None else 0)
                     yield from self._receive(ws)
             except (ConnectionClosed, InvalidHandshake, OSError) as error:
                 self._ws = None

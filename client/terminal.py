@@ -271,8 +271,18 @@ class GameView:
     def lost(self) -> None:
         """Take note that there is no connection; `opened` or `resumed` follows when it is back."""
 
-    def resumed(self) -> None:
-        """Go on: the connection is back, nothing was missed, and the room knows who this is."""
+    def unsent(self) -> None:
+        """Take note that what was to be sent was not, and is not kept."""
+
+    def resumed(self, lost: int) -> Any:
+        """Go on: the connection is back, nothing was missed, and the room knows who this is.
+
+        Args:
+            lost: how many of our messages the room has not got.
+
+        Returns:
+            What to send, if anything; a list is several.
+        """
 
     def refused(self, error: str, *, named: bool) -> Json | None:
         """Note an error; if it is that our name is taken, return a message that tries another."""
@@ -479,10 +489,13 @@ class Link:
         )
         self._thread.start()
 
-    def send(self, message: Any) -> None:
-        """Send a message, or drop it while there is no connection, unless it may wait."""
-        if self._is_open or self._patient:
-            self._reconnecting.send(self._encode(message), SEND_TIMEOUT)
+    def send(self, message: Any) -> bool:
+        """Send a message, or drop it while there is no connection, unless it may wait.
+
+        Return whether it is sent, or waits.
+        """
+        may_wait = self._is_open or self._patient
+        return may_wait and self._reconnecting.send(self._encode(message), SEND_TIMEOUT)
 
     def stop(self) -> None:
         """End the connection."""
@@ -601,7 +614,7 @@ class App:
             case Opened(resumed=True):
                 self._lost = None
                 self._back_at = self._clock()
-                self.game.resumed()
+                self._send(self.game.resumed(event.lost))
             case Opened():
                 self._lost = None
                 self._send(self.game.opened())
@@ -620,8 +633,8 @@ class App:
     def _send(self, message: Any) -> None:
         messages = message if isinstance(message, list) else [message]
         for one in messages:
-            if one is not None:
-                self._link.send(one)
+            if one is not None and not self._link.send(one):
+                self.game.unsent()
 
 
 # ==== 6. Beginning and end ===============================================================

@@ -299,6 +299,21 @@ def test_what_is_written_without_a_connection_goes_out_when_it_is_back() -> None
     assert "not sent" not in drawn(view)[-3]
 
 
+def test_what_a_seat_would_not_keep_is_said_when_the_connection_is_back() -> None:
+    """More than a mebibyte, written or on its way, was shown as said, and nobody had it."""
+    view = chatting()
+    app, link = start_app(view)
+    app.handle(Lost(ConnectionClosed(1006, "gone"), 1.0))
+    for text, link.takes in (("one", True), ("two", False)):
+        app._send(press(view, text, "enter"))
+    one, two = link.sent
+    link.takes = True
+    app.handle(Opened(None, resumed=True))  # type: ignore[arg-type]
+    assert link.sent == [one, two, two], "the seat has kept the first"
+    app.handle(Opened(None, resumed=True, lost=1))  # type: ignore[arg-type]
+    assert link.sent[3:] == [one, two]
+
+
 def test_a_name_can_be_changed_and_one_leaves_by_word_or_key() -> None:
     view = chatting()
     assert press(view, "/name  Ada  Lovelace", "enter") == []

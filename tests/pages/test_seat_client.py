@@ -259,8 +259,9 @@ def test_a_terminal_says_that_nothing_was_missed_and_what_was_written_is_on_its_
     class Link:
         sent: list[str] = []
 
-        def send(self, message: str) -> None:
+        def send(self, message: str) -> bool:
             self.sent.append(message)
+            return True
 
     now = 0.0
     game, link = ChatView("Ann"), Link()

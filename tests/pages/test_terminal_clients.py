@@ -176,11 +176,14 @@ def test_a_room_may_have_any_name() -> None:
 class FakeLink:
     """Takes what is sent; nothing comes."""
 
+    takes = True  # what it does not is lost
+
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Any) -> bool:
         self.sent.append(message)
+        return self.takes
 
 
 def test_a_server_that_takes_nothing_any_more_is_lost() -> None:
