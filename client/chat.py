@@ -375,7 +375,7 @@ class ChatView(GameView):
     def _enter(self, text: str) -> str | None:
         if text in ("/quit", "/q"):
             self.done = True
-        elif text.startswith("/name"):
+        elif text.split(maxsplit=1)[:1] == ["/name"]:
             self._rename(text.removeprefix("/name"))
         elif text:
             self._below = self._news = 0

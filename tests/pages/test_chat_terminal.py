@@ -319,6 +319,9 @@ def test_a_name_can_be_changed_and_one_leaves_by_word_or_key() -> None:
     assert press(view, "/name  Ada  Lovelace", "enter") == []
     assert "You are Ada Lovelace." in drawn(view)[-2]
     assert json.loads(press(view, "hi", "enter")[0])["name"] == "Ada Lovelace"
+    (sent,) = press(view, "/named pipes are in /tmp", "enter")  # it was a new name, and not said
+    assert json.loads(sent)["text"] == "/named pipes are in /tmp"
+    assert json.loads(sent)["name"] == "Ada Lovelace"
     press(view, "x", "leave")
     assert not view.done, "something is written"
     press(view, "", "backspace", "leave")
