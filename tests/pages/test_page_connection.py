@@ -163,6 +163,53 @@ def test_what_waits_to_go_out_has_a_bound_and_it_is_said_when_more_may_come(
     assert page.evaluate("link.send('more')")
 
 
+def test_who_waits_to_say_more_is_told_so_also_when_the_connection_was_lost_meanwhile(
+    open_tab: OpenTab,
+) -> None:
+    """What was pasted stopped in its middle: nobody said that the connection takes more again."""
+    page = open_tab()
+    page.clock.install()
+    said = page.evaluate(
+        """async (seated) => {
+            const { Connection } = await import("/shared/connection.js");
+            const opened = [];
+            window.WebSocket = class {
+                static OPEN = 1;
+                readyState = 1;
+                bufferedAmount = 0;
+                constructor() { opened.push(this); }
+                send() { this.bufferedAmount = 2 ** 21; }
+                close() {}
+            };
+            const sit = (answer) => {
+                opened.at(-1).onopen();
+                opened.at(-1).onmessage({ data: answer });
+            };
+            const link = new Connection("ws://127.0.0.1:1/room", { seat: true });
+            window.drained = 0;
+            link.addEventListener("drain", () => (drained += 1));
+            link.open();
+            sit(seated);
+            const said = [link.send("more")];
+            window.lose = () => opened[0].onclose({ code: 1006, reason: "" });
+            window.comeBack = () => {
+                link.retryNow();
+                sit(seated.replace("false", "true"));
+                opened[1].bufferedAmount = 0;
+            };
+            return said;
+        }""",
+        SEATED[2:].decode(),
+    )
+    assert said == [False]
+    page.evaluate("lose()")
+    page.clock.run_for(200)
+    assert page.evaluate("drained") == 0
+    page.evaluate("comeBack()")
+    page.clock.run_for(200)
+    assert page.evaluate("drained") == 1
+
+
 def test_a_connection_of_which_nothing_comes_any_more_is_given_up(
     open_tab: OpenTab, listener: Listener
 ) -> None:

@@ -132,6 +132,7 @@ export class Connection extends EventTarget {
 
   #drain() {
     if (this.#socket?.bufferedAmount > MOST_UNSENT / 2) return;
+    if (this.state !== "connected" && this.#seat?.isTaken) return; // when it is back
     clearInterval(this.#draining);
     this.#draining = 0;
     if (this.state === "connected") this.dispatchEvent(new Event("drain"));
