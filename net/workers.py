@@ -28,7 +28,9 @@ OpenSSL of the process that shook hands, and before that handshake nobody can kn
 
 from __future__ import annotations
 
+import array
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -38,6 +40,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import urllib.parse
@@ -100,6 +103,7 @@ ANSWER_TIMEOUT = 1.0  # seconds for all workers together
 MAX_ANSWER = 64 * MIB  # bytes of one worker
 FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
 RESTART_PAUSE = 1.0  # seconds between two starts of a worker
+UNTOLD_PAUSE = 0.1  # seconds until the parent is told again what it did not take
 NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
 OVER = b"over"  # of what a worker says to the parent: it takes no connection any more
@@ -143,14 +147,19 @@ class ChannelListener(Listener):
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return a socket, its peer's address, and what has been read from it already.
 
+        It is looked at before it is taken: without a descriptor left for it here, it waits.
+
         Raises:
             BlockingIOError: nothing waits.
-            OSError: it came without its descriptor, as this process may have no more.
+            OSError: this process may have no more descriptors.
         """
-        data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_HANDED, 1)
-        if not descriptors:
-            raise OSError("a connection was handed over, but there are no descriptors left")
-        sock = socket.socket(fileno=descriptors[0])
+        space = socket.CMSG_LEN(array.array("i").itemsize)  # `recv_fds` would take no flags
+        data, ancillary, _, _ = self._socket.recvmsg(MAX_HANDED, space, socket.MSG_PEEK)
+        if not ancillary:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        (descriptor,) = array.array("i", ancillary[0][2])
+        sock = socket.socket(fileno=descriptor)
+        self._socket.recv(1)  # the rest of it goes, too, and so does its second descriptor
         sock.setblocking(True)  # its mode is that of the process which had it
         address, _, early = data.partition(b"\n")
         host, port = json.loads(address)
@@ -185,7 +194,12 @@ class Worker:
         ]
         self._others = [other for other in range(len(channels)) if other != index]
         self._parent = parent
+        self._parent.setblocking(False)
         self._parent_pid = os.getppid()
+        self._lock = threading.Lock()  # guards all below, and the order of what the parent is told
+        # What it could not be told at once, each with a descriptor, or -1, by the client's number.
+        self._untold: dict[int, tuple[bytes, int]] = {}
+        self._is_timed = False  # it will be tried again
         self.client_ids = client_ids or itertools.count(first_client, len(channels))
 
     def join(self, server: Server) -> None:
@@ -198,7 +212,7 @@ class Worker:
         server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
         server.before_end.insert(0, self._say_over)
-        self._site = server.site
+        self._site, self._timer = server.site, server.timer
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""
@@ -304,19 +318,62 @@ class Worker:
         lines = connection.encoding is LINES  # it knows no Close frames
         close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
         message = b"%d\n%b" % (number, b"" if lines else close)
-        with contextlib.suppress(OSError):  # the parent has gone, and this process will
-            socket.send_fds(self._parent, [message], [connection.fileno()])
+        self._tell_parent(number, message, connection.fileno())
 
     def release(self, session: Session) -> None:
         """Have the parent forget a client, which has gone, if it knows of it."""
         if session.vouched:
-            with contextlib.suppress(OSError):
-                self._parent.send(b"%d" % session.vouched)
+            self._tell_parent(session.vouched, b"%d" % session.vouched)
 
     def _say_over(self) -> None:
         """Have nobody wait for this process, which has closed its listeners, but may end late."""
-        with contextlib.suppress(OSError):  # the parent has gone
-            self._parent.send(OVER)
+        self._tell_parent(0, OVER)
+
+    def _tell_parent(self, number: int, message: bytes, descriptor: int = -1) -> None:
+        """Tell the parent something of a client; if it takes nothing now, in a while.
+
+        It may be stopped, or slow, and nobody waits for it here. Of who has left before it could
+        be told of it, it hears nothing.
+        """
+        with self._lock:
+            if self._untold.get(number, (b"", -1))[1] >= 0:
+                os.close(self._untold.pop(number)[1])
+            elif self._untold or not self._send_parent(message, descriptor):
+                with contextlib.suppress(OSError):  # no descriptor is left: it is not to know
+                    kept = os.dup(descriptor) if descriptor >= 0 else descriptor
+                    self._untold[number] = message, kept
+                    self._try_later()
+
+    def _send_parent(self, message: bytes, descriptor: int) -> bool:
+        """Return whether the parent has taken a message; the lock is held."""
+        try:
+            if descriptor < 0:
+                self._parent.send(message)
+            else:
+                socket.send_fds(self._parent, [message], [descriptor])
+        except BlockingIOError:
+            return False
+        except OSError:  # it has gone, and this process will
+            pass
+        return True
+
+    def _try_later(self) -> None:
+        if not self._is_timed:
+            self._is_timed = True
+            self._timer.call_later(UNTOLD_PAUSE, self._tell_rest)
+
+    def _tell_rest(self) -> None:
+        """Tell the parent what it could not be told before; on the timer's thread."""
+        with self._lock:
+            self._is_timed = False
+            while self._untold:
+                number, (message, descriptor) = next(iter(self._untold.items()))
+                if not self._send_parent(message, descriptor):
+                    self._try_later()
+                    return
+                del self._untold[number]
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     # -- questions --
 

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import selectors
 import signal
 import socket
@@ -27,6 +28,7 @@ import pytest
 from scalesocket.net.workers import (
     KINDS,
     RESTART_PAUSE,
+    ChannelListener,
     Supervisor,
     Worker,
     decode_answer,
@@ -35,7 +37,7 @@ from scalesocket.net.workers import (
     merge_metrics,
 )
 
-from scalesocket import Server, json_response, parse_command_line
+from scalesocket import HttpSession, Server, json_response, parse_command_line
 from tests.children.test_tcp import free_ports, spell
 from tests.support import (
     PATIENCE,
@@ -289,6 +291,35 @@ def test_who_does_not_answer_takes_no_answer_away_from_others(
         told = worker._ask([1, 2], "/api/rooms/?local")  # the first takes the question, no more
         thread.join()
     assert {index: response.body for index, response in told.items()} == {2: b"[]"}
+
+
+def test_what_is_handed_over_waits_until_there_is_a_descriptor_for_it() -> None:
+    """It was taken without its descriptor: the client was cut off, and nobody told it why."""
+    inside, outside = make_channel()
+    client, served = socket.socketpair()
+    most, ceiling = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with inside, outside, client:
+        for word in (b"one", b"two"):
+            socket.send_fds(outside, [b'["::1", 7]\n' + word], [served.fileno()])
+        served.close()
+        listener = ChannelListener(inside, Mock(), HttpSession)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, ceiling))
+        try:
+            for _ in range(2):
+                with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                    listener.accept()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, ceiling))
+        for word in (b"one", b"two"):
+            sock, address, early = listener.accept()
+            assert (address, early) == (("::1", 7), word)
+            sock.sendall(word)
+            sock.close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        client.settimeout(PATIENCE)
+        heard = b"".join(iter(functools.partial(client.recv, 10), b""))
+        assert heard == b"onetwo"  # and that is the end: nobody has kept it open
 
 
 def test_an_answer_that_is_cut_off_is_none() -> None:
@@ -744,6 +775,29 @@ def test_who_comes_for_a_worker_that_has_drained_but_not_ended_is_refused(tmp_pa
         (tmp_path / "gate").touch()
         clients[1].close()
         assert server.wait() == 0
+
+
+def test_a_parent_that_stands_still_holds_nobody_up() -> None:
+    """Workers stood still, too, once it had not heard of some 280 who had come or gone."""
+    with spread("cat") as server, contextlib.ExitStack() as opened:
+        room, before = room_of(0), server.descriptors()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: is_stopped(server.pid))
+            clients = [opened.enter_context(RawClient.connect(server, room))]
+            for _ in range(300):
+                with RawClient.connect(server, room):
+                    pass
+            for _ in range(20):  # so many visitors it never knows at a time
+                clients.append(opened.enter_context(RawClient.connect(server, room)))
+            clients[0].send_text("hello")
+            assert [client.receive_text() for client in clients] == ["hello"] * 21
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        wait_until(lambda: server.descriptors() == before + len(clients))
+        crash(server, 0)
+        for client in clients:
+            assert client.wait_close() == CRASHED
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
