@@ -4069,7 +4069,7 @@ class Room:
                     connection.send(data)
                     if connection.is_full:
                         self.watch(client)
-        for client in slow:
+        for client in [it for it in slow if not it.departed]:  # or it is closed already
             self.drop_slow(client)
 
     def _run(self) -> None:

@@ -95,6 +95,39 @@ def test_a_client_is_closed_if_a_game_that_says_nothing_more_has_filled_its_back
         assert stopped.wait_close()[0] == 1008
 
 
+KICKER = """
+from scalesocket import Game
+
+class Kicker(Game):
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        for other in list(self.room.clients.values()):
+            if other is not client:
+                other.send("x" * 20_000_000)
+                other.close(4000, "bye")
+        self.room.broadcast("said")
+"""
+
+
+def test_whom_a_game_has_closed_is_not_called_too_slow(tmp_path: Path) -> None:
+    """It was counted, and the log said that it did not read, as the game spoke to all."""
+    (tmp_path / "kicker.py").write_text(KICKER)
+    options = ("--stall", "0", "--metrics", "kicker:Kicker")
+    with (
+        serve(*options, cwd=tmp_path) as server,
+        deaf_client(server) as closed,
+        RawClient.connect(server) as other,
+    ):
+        other.send_text("go")
+        assert other.receive_text() == "said"
+        assert len(closed.receive_text()) == 20_000_000
+        assert closed.wait_close() == (4000, "bye")
+        assert metric(server, "scalesocket_slow_clients_closed_total") == 0
+        assert not any("does not read" in line for line in server.log())
+
+
 def test_what_a_game_may_send_to_a_slow_reader_is_bounded(tmp_path: Path) -> None:
     """It trickles for ever, so it makes progress; its backlog must not grow for as long."""
     assert GAME_BACKLOGS == 8, "README says so"
