@@ -48,9 +48,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import scalesocket
@@ -335,6 +337,8 @@ class Ear:
         self.go = threading.Event()
         self.server: Successor | None = None
         self._told: set[str] = set()
+        self._signals: deque[int] = deque()  # that the first process has passed on
+        self._parent_pid = os.getppid()
         self._is_over = False
         self._thread = start_thread("reload", self._run)
 
@@ -345,12 +349,31 @@ class Ear:
             self.line.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
+    def heed(self, handler: Callable[[int, FrameType | None], object]) -> Callable[..., None]:
+        """Return a signal handler that calls another one only for what the first process passes on.
+
+        Who stops all processes of a name (`pkill`) sends one to this process, too. With the first
+        one's that would be two, and a second one cuts all off.
+        """
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if os.getppid() != self._parent_pid:  # it is gone, or a game has forked this process
+                handler(number, frame)
+                return
+            while self._signals:
+                handler(self._signals.popleft(), frame)
+
+        return on_signal
+
     def _run(self) -> None:
         self.line.sock.settimeout(LOOK_FOR_MODULES)
         while (messages := self._hear()) is not None:
             for message in messages:
                 if "go" in message:
                     self.go.set()
+                elif "signal" in message:
+                    self._signals.append(message["signal"])
+                    os.kill(os.getpid(), message["signal"])
                 elif self.server is not None and self.server.site.console is not None:
                     self.server.site.console.problem = message["problem"]
         if self.server is not None:
@@ -374,6 +397,7 @@ class Successor(Server):
     """A server that takes over sockets.
 
     Args:
+        ear: hears the first process.
         listeners, line_listeners: the sockets.
         is_anew: there was a server before it.
         config: the options.
@@ -381,17 +405,22 @@ class Successor(Server):
 
     def __init__(
         self,
+        ear: Ear,
         listeners: list[socket.socket],
         line_listeners: list[socket.socket],
         is_anew: bool,
         config: Config,
     ) -> None:
         super().__init__(config)
+        self._ear = ear
         self._is_anew = is_anew
         self._taken = listeners, line_listeners
 
     def listen(self) -> None:
-        """Take what is listened at already."""
+        """Take what is listened at already, and heed the first process."""
+        for number in (*SIGNALS, signal.SIGHUP):
+            handler: Any = signal.getsignal(number)
+            signal.signal(number, self._ear.heed(handler))
         for sock in itertools.chain(*self._taken):
             self.opened.enter_context(sock)
         self.prepare(*self._taken)
@@ -459,7 +488,7 @@ def take_over(
     set_up_logging(config)
 
     def make(config: Config) -> Server:
-        ear.server = Successor(listeners, line_listeners, facts["anew"], config)
+        ear.server = Successor(ear, listeners, line_listeners, facts["anew"], config)
         return ear.server
 
     try:
@@ -658,7 +687,7 @@ class Overseer(Server):
             self._promote()
         else:
             self._is_changing = True
-            self._current.process.send_signal(signal.SIGINT)  # which --drain does not delay
+            self._pass(signal.SIGINT)  # which --drain does not delay
 
     def _promote(self) -> None:
         assert self._next is not None
@@ -756,7 +785,7 @@ class Overseer(Server):
 
     def _pass(self, number: int) -> None:
         if self._current is not None:
-            self._current.process.send_signal(number)
+            self._current.line.tell(signal=number)
 
 
 def oversee(config: Config, arguments: Sequence[str]) -> NoReturn:

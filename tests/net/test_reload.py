@@ -19,6 +19,7 @@ import pytest
 from scalesocket.net.reload import Files, find_program
 
 from scalesocket import ConfigError
+from tests.net.test_workers import has_taken
 from tests.rooms.test_store import Player, sit, wait_closed, wait_for_players
 from tests.support import (
     SCRIPT,
@@ -539,6 +540,31 @@ def test_a_second_signal_waits_for_nothing(folder: Path) -> None:
         assert server.wait() == 1
         (folder / "gate").unlink()
         ann.sock.close()
+
+
+def test_a_signal_to_all_processes_at_once_is_one_signal(folder: Path) -> None:
+    """Who serves counted its own and the first one's: all was cut off, and nothing saved."""
+    waits = "import os\nimport time\nopen('saving', 'w').close()\n"
+    waits += "while os.path.exists('gate'):\n    time.sleep(0.01)\nreturn self.count"
+    change(folder / "games.py", "return self.count", waits.replace("\n", "\n        "))
+    (folder / "gate").touch()
+    with reloading(folder, "--saveevery", "0", "--store", "s", "games:Tally") as server:
+        ann, _ = sit(server, "den")
+        ann.send_text("one")
+        assert ann.receive_text()
+        (child,) = server.children()
+        os.kill(child, signal.SIGTERM)
+        wait_until(lambda: has_taken(child, signal.SIGTERM))
+        server.process.send_signal(signal.SIGTERM)
+        wait_until((folder / "saving").exists)
+        server.wait_log("stopping")
+        os.kill(child, signal.SIGTERM)
+        wait_until(lambda: has_taken(child, signal.SIGTERM))
+        (folder / "gate").unlink()
+        assert wait_closed(ann) == 1012
+        assert server.wait() == 0
+    with reloading(folder, "--store", "s", "games:Tally") as server:
+        assert about(server)["count"] == 1
 
 
 def test_what_a_game_has_forked_keeps_nobody_waiting(folder: Path) -> None:
