@@ -44,7 +44,7 @@ from .store import (
     Record,
     StoredSeat,
     StoreError,
-    check_seats,
+    check_record,
     merge_facts,
 )
 
@@ -513,7 +513,8 @@ class RedisDatabase:
             raise OSError("this node has not said in time that it is alive")
         self._turns[room], latest, *values = found
         record = decode(values, latest)
-        check_seats(record.seats if record is not None else ())
+        if record is not None:
+            check_record(record)
         return record
 
     def release(self, names: Sequence[str]) -> None:

@@ -59,6 +59,7 @@ from .per_address import AddressLimits
 
 if TYPE_CHECKING:
     from scalesocket.net.lines import LineProtocol
+    from scalesocket.net.store import StoredRoom
 
     from scalesocket import (
         Client,
@@ -418,6 +419,11 @@ class Seat:
         self.taken += len(run.payloads)
         return True
 
+    def may_be_taken(self, kind: str, client: Client) -> bool:
+        """Whether a client of that kind of session may have it, if it shows a token."""
+        owner = self.client
+        return (self.kind, owner.room_name, owner.user) == (kind, client.room_name, client.user)
+
     def attach(
         self, connection: Connection, asked: Asked, number: int = 0, *, anew: bool = False
     ) -> bool:
@@ -661,7 +667,8 @@ class Seats:
         self.registry = registry
         self._limits = limits
         # Brings a room back to which a client comes, if it is stored (net/store.py).
-        self.recall: Callable[[Client], None] | None = getattr(registry, "recall", None)
+        self.recall: Callable[[Client], StoredRoom | None] | None
+        self.recall = getattr(registry, "recall", None)
         # Has a new token stored there.
         self.note_token: Callable[[Seat], None] | None = getattr(registry, "note_token", None)
         self.once = Once()
@@ -701,9 +708,8 @@ class Seats:
                 if self.registry.may_wait(client.room_name):
                     yield Want.HELPER
                     session.begin_opening()
-                if self.recall is not None and event.token:
-                    self.recall(client)
-                seat = self._find_seat(session, client, event)
+                back = self.recall(client) if self.recall is not None and event.token else None
+                seat = self._find_seat(session, client, event, back)
             except (ConnectionClosed, HandshakeError) as refusal:
                 # The room is full, or is on another node now, or it comes too late.
                 code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
@@ -737,24 +743,30 @@ class Seats:
                 CloseCode.POLICY_VIOLATION, f"no message for {OPENING_TIMEOUT:g} s"
             )
 
-    def _find_seat(self, session: Session, client: Client, asked: Asked) -> Seat | None:
+    def _find_seat(
+        self, session: Session, client: Client, asked: Asked, back: StoredRoom | None
+    ) -> Seat | None:
         """Return the seat that a token is for, or a new one; None if that is gone at once.
 
+        Args:
+            back: the room, if it has been brought back for this client.
+
         Raises:
-            ConnectionClosed: the room takes none more, or a later connection has the seat.
+            ConnectionClosed: the room takes none more, or has failed, or a later connection has
+                the seat.
         """
         with self._lock:
             seat = self._by_key.get(digest(asked.token))
-        if seat is None or seat.kind != session.KIND:
-            return self._take(session, client, asked)
-        owner = seat.client
-        if (owner.room_name, owner.user) != (client.room_name, client.user):
-            return self._take(session, client, asked)
-        if not seat.attach(session.connection, asked, client.id):
-            return self._take(session, client, asked, owner)
-        owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
-        session.end_opening()
-        return seat
+        owner = None
+        if seat is not None and seat.may_be_taken(session.KIND, client):
+            owner = seat.client
+            if seat.attach(session.connection, asked, client.id):
+                owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
+                session.end_opening()
+                return seat
+        if back is not None and back.failure is not None:  # it would fail again
+            raise back.failure
+        return self._take(session, client, asked, owner)
 
     def _take(
         self, session: Session, client: Client, asked: Asked, before: Client | None = None

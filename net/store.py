@@ -199,6 +199,22 @@ class Record(NamedTuple):
     seats: tuple[StoredSeat, ...]
 
 
+def check_record(record: Record) -> None:
+    """See that a room can be brought back, and told of.
+
+    Raises:
+        ValueError: what is stored of it is damaged.
+    """
+    check_seats(record.seats)
+    damaged = "metadata"
+    with contextlib.suppress(IndexError, TypeError, ValueError):
+        json.loads(record.metadata)
+        damaged = "history"
+        if find_frames(record.history)[-1] == len(record.history):
+            return
+    raise ValueError(f"what is stored of its {damaged} is damaged")
+
+
 class Database(Protocol):
     """Where records are: what a kind of store has to do.
 
@@ -357,11 +373,12 @@ class SqliteFile:
             if row is None:
                 return None
             rows = db.execute("SELECT id, facts, missed FROM seats WHERE room = ?", (room,))
+            whole, kept, state, metadata, history = row
             seats = tuple(StoredSeat(*seat) for seat in rows)
-            check_seats(seats)
+            record = Record(bool(whole), bool(kept), state, metadata, history, seats)
+            check_record(record)
             db.execute("UPDATE rooms SET whole = 0 WHERE name = ?", (room,))
-        whole, kept, state, metadata, history = row
-        return Record(bool(whole), bool(kept), state, metadata, history, seats)
+        return record
 
     def close(self) -> None:
         """Close the connection; what is in the log of the last one that does goes to the file."""
@@ -700,6 +717,7 @@ class StoredRoom(Room):
     _is_finished = False
     _cut_seats: Mapping[Client, tuple[dict[str, Any], bytes] | None] | None = None
     _code = 0  # how it has ended for its clients
+    failure: ConnectionClosed | None = None  # likewise, if it has failed
     _state: str | bytes | None = None
     _past: str | bytes | None = None  # the state from which its game is about to go on
 
@@ -796,6 +814,8 @@ class StoredRoom(Room):
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End it; see `Room`."""
         self._code = code
+        if code == CloseCode.INTERNAL_ERROR:
+            self.failure = ConnectionClosed(code, reason)
         super().end(code, reason, last_words=last_words)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
@@ -1008,24 +1028,26 @@ class StoredRooms(RoomRegistry):
     def join(self, client: Client) -> Room:
         """Give a client a seat; see `RoomRegistry`. Its room may have to be brought back first."""
         while True:
-            self.recall(client)
+            back = self.recall(client)
             with contextlib.suppress(Again):
                 return super().join(client)
+            if back is not None and back.failure is not None:  # it would fail again
+                raise back.failure
 
     def may_wait(self, name: str) -> bool:
         """Whether to `join` that room may take long; see `RoomRegistry`."""
         is_stored = self.must_be_read(name) or name in self._owners
         return super().may_wait(name) or (is_stored and not self.is_open(name))
 
-    def recall(self, opener: Client) -> None:
-        """Bring a room back, if it is stored and not running; may wait for the store.
+    def recall(self, opener: Client) -> StoredRoom | None:
+        """Bring a room back if it is stored and not running, and return it; may wait for the store.
 
         Raises:
             ConnectionClosed: there are too many rooms, or it is still being saved (1013).
         """
         name = opener.room_name
         if not self._begin_recall(name):
-            return
+            return None
         try:
             record, is_lost = self.read(name)
             with self._lock:
@@ -1046,6 +1068,7 @@ class StoredRooms(RoomRegistry):
         if not seats:  # whoever it is for may be refused
             wait = max(self._config.linger, RETURN_TIME)
             self._call_for(room, wait, self._collect)
+        return room
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; see `RoomRegistry`. Its token is stored no longer."""

@@ -1213,6 +1213,46 @@ def test_a_room_that_fails_is_gone_but_not_what_it_could_not_go_on_from(folder: 
         client.close()
 
 
+FAILS_FIRST = f"""
+import sys, time
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net.store import StoredRooms
+
+recall = StoredRooms.recall
+
+def recall_and_wait(self, opener):
+    room = recall(self, opener)
+    while self.is_open(opener.room_name):
+        time.sleep(0.01)
+    return room
+
+StoredRooms.recall = recall_and_wait
+sys.exit(scalesocket.main())
+"""
+
+
+def test_a_room_that_fails_as_somebody_brings_it_back_is_not_made_again_for_the_same_client(
+    folder: Path,
+) -> None:
+    """It failed again and again, as long as it did so before the client was given its seat."""
+    with stored(folder, "games:Kept", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        stop(server, ann)
+    command = [sys.executable, "-c", FAILS_FIRST]
+    options = ("--resume", "60")
+    with stored(folder, "games:Picky", *options, command=command, allow_traceback=True) as server:
+        for token in (seat["token"], "another"):
+            back = RawClient.connect(server, "den?_seat")
+            back.send_json({"_seat": {"token": token}})
+            assert back.wait_close() == (1011, "the game failed")
+            back.sock.close()
+        with RawClient.connect(server, "den") as client:
+            assert client.wait_close() == (1011, "the game failed")
+        assert server.stop() == 0
+        assert sum("room opened" in line for line in server.log()) == 3
+
+
 def test_who_removes_a_record_that_makes_its_room_fail_has_it_begin_anew(folder: Path) -> None:
     with stored(folder, "games:Kept") as server:
         client = RawClient.connect(server, "den")
@@ -1612,6 +1652,34 @@ def test_a_damaged_seat_counts_as_a_record_that_cannot_be_read_and_stays(folder:
         heard: Any = ann.receive_json()
         assert heard["restored"] is False, "its record is as whole as it was"
         ann.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("history", b"\x81"), ("history", b"\x81\x05He"), ("metadata", "{")],
+    ids=["header", "payload", "metadata"],
+)
+def test_a_history_or_metadata_that_is_damaged_keeps_nobody_out(
+    folder: Path, column: str, value: object
+) -> None:
+    """All who came were cut off, without a word; or the list of rooms was no JSON any more."""
+    options = ("games:Kept", "--cache", "all:5", "--api")
+    with stored(folder, *options) as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        client.receive_text()
+        stop(server, client)
+    with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db, db:
+        db.execute(f"UPDATE rooms SET {column} = ?", (value,))
+    with stored(folder, *options) as server:
+        client = RawClient.connect(server, "den")
+        assert client.receive_text().endswith(" 0")
+        server.wait_log(f"room den: what is stored of its {column} is damaged")
+        server.wait_log("room den begins anew and is not saved")
+        assert json.loads(http_request(server, "GET", "/api/rooms/").body)
+        client.close()
+    assert read(folder, f"SELECT {column} FROM rooms") == [(value,)]
 
 
 FACTS = {
