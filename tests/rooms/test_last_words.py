@@ -59,7 +59,7 @@ def assert_whole(found: list[str]) -> None:
 @pytest.mark.parametrize("pause", ["0.005", "0"], ids=["200 a second", "flood"])
 def test_sigterm_loses_nothing_that_a_program_had_printed(counter: str, pause: str) -> None:
     """Case 25: 0 to 2 messages of each room were dropped without a word, 600 under flood."""
-    options = ("--closegrace", "2", counter, "--", pause)
+    options = ("--closegrace", f"{PATIENCE}", counter, "--", pause)
     lasting = with_constants(END_TIMEOUT=PATIENCE)  # a busy machine reads a flood slowly
     with serve(*options, command=lasting) as server, ExitStack() as stack:
         clients = [
@@ -79,7 +79,7 @@ def test_sigterm_loses_nothing_that_a_program_had_printed(counter: str, pause: s
 
 
 def test_the_end_of_a_drain_loses_nothing_either(counter: str) -> None:
-    options = ("--drain", "0.5", "--closegrace", "2", counter, "--", "0.005")
+    options = ("--drain", "0.5", "--closegrace", f"{PATIENCE}", counter, "--", "0.005")
     with serve(*options) as server, RawClient.connect(server) as client:
         first = client.receive_text()
         server.process.send_signal(signal.SIGTERM)
