@@ -525,6 +525,7 @@ def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None
     options = ("--tcplisten", "127.0.0.1:0", "--leavemsg", "left #ID")
     with serve(*options, "sh", "--", "-c", tick, command=soon) as server:
         with RawClient.connect(server) as other, LineClient(server) as client:
+            assert client.line() == "tick\n"  # its program has begun
             client.sock.shutdown(socket.SHUT_WR)
             lines = list(iter(client.line, ""))
             assert 2 <= lines.count("tick\n")
