@@ -920,7 +920,7 @@ def count_threads(pid: int) -> int:
 
 
 def settled_threads(pid: int) -> int:
-    """Return how many threads a worker has that serves somebody: the same for a while."""
+    """Return how many threads a worker has that has served somebody: the same for a while."""
     counts = [0]
     wait_until(lambda: counts.append(count_threads(pid)) or len({*counts[-30:]}) == 1 < len(counts))
     return counts[-1]
@@ -933,21 +933,23 @@ def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: P
     """
     (tmp_path / "lingers.py").write_text(LINGERS)
     options = ("--workers=2", "-vv", "--maxrooms=1", "lingers:Lingers")
-    with serve(*options, cwd=tmp_path, command=with_constants(ROOM_TIMEOUT=1000.0)) as server:
+    command = with_constants(ROOM_TIMEOUT=1000.0, OWN_READERS=0)  # a client costs no thread
+    with serve(*options, cwd=tmp_path, command=command) as server:
         wait_until(lambda: len(workers_of(server)) == 2)
         for number in range(3):
             name, pid = room_of(1, number), workers_of(server)[1]
-            with RawClient.connect(server, name):
-                count = settled_threads(pid)  # its reader and its room are two of them
+            with RawClient.connect(server, name) as client:
+                client.ping()
+                client.receive()
             server.wait_log(rf"left with .*room={name}\b")
-            wait_until(lambda count=count, pid=pid: count_threads(pid) == count - 1)  # no reader
+            count = settled_threads(pid)  # its room is one of them
             with open_socket(server) as sock:
                 sock.sendall(
                     b"GET /%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
                     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" % name.encode()
                 )
-                wait_until(lambda count=count, pid=pid: count_threads(pid) == count)
+                wait_until(lambda count=count, pid=pid: count_threads(pid) == count + 1)
                 crash(server, 1)
                 answer = drain(sock)
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 503 "), answer
