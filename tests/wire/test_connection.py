@@ -625,7 +625,7 @@ def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> No
                 client.reset()
             if number % 5 == 0:
                 wait_until(lambda: not engine.sender._errands)
-    assert descriptors() <= before
+    wait_until(lambda: descriptors() <= before)  # a socket has no number just before it is closed
 
 
 def test_descriptors_that_are_used_again_get_nobody_elses_bytes(engine: Engine) -> None:

@@ -384,7 +384,7 @@ def test_a_record_that_is_dribbled_does_not_outlast_the_time_for_a_head(
     certs: Certificates,
 ) -> None:
     """Each byte of it is no new beginning: the deadline is one for the whole head."""
-    brief = with_constants(HEAD_TIMEOUT=1.0)
+    brief = with_constants(HEAD_TIMEOUT=5.0)  # which the handshake must not take
     with serve(*certs.options(), "cat", command=brief) as server, open_socket(server) as sock:
         end = TlsEnd(sock, certs.trust())
         sock.sendall(end.handshake())
