@@ -6,10 +6,12 @@ everything is run as a reader would: by a shell, on port 5000.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -105,6 +107,21 @@ def port_is_free() -> bool:
     return True
 
 
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Let no other of these tests run: port and folder are the same for all of them."""
+    with (Path(tempfile.gettempdir()) / "scalesocket-test-seeds").open("w") as file:
+
+        def locked() -> bool:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            return False
+
+        wait_until(locked, 120, "the other tests of the documents' commands")
+        yield
+
+
 @contextmanager
 def run_command(command: str, folder: Path) -> Iterator[ServerProcess]:
     """Run a document's command line in a folder, with `scalesocket` on PATH.
@@ -126,7 +143,7 @@ def run_command(command: str, folder: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def public_folder() -> Iterator[Path]:
+def public_folder(alone: None) -> Iterator[Path]:
     """The folder that the game's command names; made if it is missing, and then removed."""
     folder = Path("/var/www/public")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
