@@ -96,6 +96,22 @@ def wait_for(page: Page, condition: str, value: object = None) -> None:
     page.wait_for_function(f"(value) => {condition}", arg=value)
 
 
+def note(element: Locator) -> None:
+    """Have a page note all that an element shows from now on, be it for a moment; for a page."""
+    element.evaluate(
+        """(element) => {
+            window.noted = [];
+            const note = () => noted.push(element.outerHTML);
+            new MutationObserver(note).observe(element, { childList: true });
+        }"""
+    )
+
+
+def wait_for_note(page: Page, pattern: str) -> None:
+    """Wait until what is noted of an element has been as a regular expression says."""
+    wait_for(page, "noted.some((html) => RegExp(value).test(html))", pattern)
+
+
 def sticking_out(page: Page) -> list[str]:
     """Return the beginnings of those elements that reach beyond the left or right edge."""
     script = """() => [...document.querySelectorAll("body *")]

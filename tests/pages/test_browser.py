@@ -20,8 +20,10 @@ from tests.browser import (
     PHONE_ON_ITS_SIDE,
     OpenTab,
     expect,
+    note,
     sticking_out,
     wait_for,
+    wait_for_note,
 )
 from tests.support import ROOT, ServerProcess, free_port, serve
 
@@ -98,7 +100,8 @@ def test_when_one_clicks_the_other_sees_it_hop_there(open_tab: OpenTab) -> None:
     click_at(a, 0.5, 0.5)
     wait_for(b, "game.players[value[0]].x !== value[1]", [me(a), before["x"]])
     after = place_of(b, me(a))
-    assert after == place_of(a, me(a))
+    here = "game.players[game.me].x === value.x && game.players[game.me].y === value.y"
+    wait_for(a, here, after)
     assert after["x"] == pytest.approx(600, abs=2)  # the middle of the world
     assert 300 < after["y"] < 500
     wait_for(
@@ -269,10 +272,12 @@ def test_the_link_is_copied_also_where_browsers_hide_the_clipboard(open_tab: Ope
             document.addEventListener("copy", () => (window.copied = String(getSelection())));
         }"""
     )
-    page.get_by_role("button", name="Copy link").click()
-    page.get_by_role("button", name="Copied!").wait_for()
+    button = page.get_by_role("button", name="Copy link")
+    note(button)
+    button.click()
+    wait_for_note(page, ">Copied!<")
     assert page.evaluate("copied") == page.url
-    page.get_by_role("button", name="Copy link").wait_for()
+    button.wait_for()
 
 
 def test_the_command_line_of_scalesocket_works_and_so_does_the_page_with_no_list_of_rooms(

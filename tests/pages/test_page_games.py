@@ -20,8 +20,10 @@ from tests.browser import (
     PHONE_ON_ITS_SIDE,
     OpenTab,
     expect,
+    note,
     sticking_out,
     wait_for,
+    wait_for_note,
 )
 from tests.support import ServerProcess, free_port, serve, wait_until
 
@@ -681,8 +683,10 @@ def test_a_game_asks_nobody_but_its_own_server(
 @pytest.mark.parametrize("path", [TABLE, GARDEN], ids=["tictactoe", "snake"])
 def test_the_link_of_a_game_is_copied(open_tab: OpenTab, path: str) -> None:
     page = open_tab(path, permissions=["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name="Copy link").click()
-    page.get_by_role("button", name="Copied!").wait_for()
+    button = page.get_by_role("button", name="Copy link")
+    note(button)
+    button.click()
+    wait_for_note(page, ">Copied!<")
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     page.get_by_role("link", name="All rooms").click()
     wait_for(page, "location.pathname === '/'")

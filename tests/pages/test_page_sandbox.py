@@ -25,8 +25,10 @@ from tests.browser import (
     PHONE_ON_ITS_SIDE,
     OpenTab,
     expect,
+    note,
     sticking_out,
     wait_for,
+    wait_for_note,
 )
 from tests.support import ServerProcess, free_port, serve, wait_until
 
@@ -520,8 +522,9 @@ def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> Non
     page = open_tab(ISLAND)
     spawn(page, "Ann")
     page.evaluate(SPY)
+    note(page.locator("#toast"))
     page.keyboard.type("hello qx u")
-    page.get_by_text("Enter to talk, ? for the keys.").wait_for()
+    wait_for_note(page, r"shown.*>Enter to talk, \? for the keys\.<")
     assert page.locator("#auto").get_attribute("aria-pressed") == "false"
     page.keyboard.press("0")
     wait_for(page, "sent.includes(value)", code_of(packets.AutoAttack))
@@ -696,6 +699,7 @@ def test_on_an_island_who_is_struck_down_sees_it_and_lives_again(open_tab: OpenT
     victim = me(bob)
     place = own(bob)
     walk_up_to(ann, place["x"], place["y"], 95)
+    note(ann.locator("#toast"))
     ann.keyboard.down(" ")
     wait_for(bob, f"{ME}?.health < 100")
     wait_for(bob, "game.me === null")
@@ -704,7 +708,7 @@ def test_on_an_island_who_is_struck_down_sees_it_and_lives_again(open_tab: OpenT
     expect(bob.locator("#join-title")).to_have_text("You have died")
     wait_for(bob, "!document.body.classList.contains('alive')")
     wait_for(ann, f"{seen(victim)} === undefined")
-    ann.locator("#toast.shown", has_text="Ann has beaten Bob").wait_for()
+    wait_for_note(ann, "shown.*>Ann has beaten Bob")
     wait_for(bob, "game.leaders[0]?.name === 'Ann' && game.leaders[0].score >= 50")
     expect(bob.locator("#leaders li").first.locator("span")).to_have_text(["Ann", "50"])
     bob.keyboard.type("wasd")  # whoever dies is still pressing keys

@@ -14,7 +14,7 @@ import pytest
 
 from tests import browser as in_browser
 from tests.browser import PAGES, OpenTab, expect, wait_for
-from tests.support import ServerProcess, serve, wait_until
+from tests.support import ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -38,7 +38,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self._target = port
-        self.port = 0
+        self.port = free_port()
         self.swallows = False  # what clients send
         self._ends: list[socket.socket] = []
         self._lock = threading.Lock()  # guards `_ends`
@@ -50,7 +50,6 @@ class Wire:
     def mend(self) -> None:
         """Let connections through (again)."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:

@@ -20,8 +20,10 @@ from tests.browser import (
     PHONE,
     PHONE_ON_ITS_SIDE,
     expect,
+    note,
     sticking_out,
     wait_for,
+    wait_for_note,
 )
 from tests.support import ROOT, RawClient, ServerProcess, free_port, serve, wait_until
 
@@ -127,8 +129,10 @@ def test_the_link_to_share_contains_the_room(visit: Visit) -> None:
                 document.addEventListener("copy", () => (window.copied = String(getSelection())));
             }"""
         )
-        page.get_by_role("button", name="Copy link").click()
-        page.get_by_role("button", name="Copied!").wait_for()
+        button = page.get_by_role("button", name="Copy link")
+        note(button)
+        button.click()
+        wait_for_note(page, ">Copied!<")
         link = server.http("/bunny/?room=two+words+%26+more")
         assert page.evaluate("copied") == link
         friend = visit(server, link.removeprefix(server.http("/")))
@@ -493,15 +497,17 @@ def test_after_a_short_loss_nothing_is_shown_twice(
         say(ada, "mine")
         wait_for_said(ada, 4)
         ada.evaluate(  # what a lost network looks like to the page
-            """() => {
+            """() => new Promise((lost) => {
+                const { body } = document;
+                const look = () => body.dataset.status === "waiting" && lost();
+                new MutationObserver(look).observe(body, { attributeFilter: ["data-status"] });
                 const { send } = WebSocket.prototype;
                 WebSocket.prototype.send = function () { this.close(); };
                 document.querySelector("#text").value = "interrupted";
                 document.querySelector("#compose").requestSubmit();
                 WebSocket.prototype.send = send;
-            }"""
+            })"""
         )
-        wait_for(ada, "document.body.dataset.status === 'waiting'")
         stranger.send_text("same")
         ada.evaluate("document.querySelector('#retry').click()")
         wait_for_said(ada, 6)

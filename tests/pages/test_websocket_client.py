@@ -1067,7 +1067,7 @@ def test_a_peer_that_answers_pings_is_kept() -> None:
     with theirs:
         peer = Peer(theirs)
         connections = iter([WebSocket(Stream(ours))])
-        link = Reconnecting(lambda: next(connections), probe_after=1.0)
+        link = Reconnecting(lambda: next(connections), probe_after=3.0)  # and to answer within
 
         def answer_two() -> None:
             for _ in range(2):
