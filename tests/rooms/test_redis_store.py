@@ -397,16 +397,14 @@ def test_over_tls_only_a_certificate_that_is_trusted_will_do(
                 client.close()
 
 
-def test_a_record_that_is_none_keeps_its_room_closed_and_stays(
-    folder: Path, store: RedisServer
-) -> None:
+def test_a_record_that_is_none_keeps_nobody_out_and_stays(folder: Path, store: RedisServer) -> None:
     store.ask("HSET", "scalesocket:room:den", "whole", "1", "kept", "x")
     with stored(folder, store, "games:Kept") as server:
-        assert wait_closed(RawClient.connect(server, "den")) == 1013
-        server.wait_log("the record of room den is none: a field is missing")
-        with RawClient.connect(server, "pit") as client:
-            client.receive_text()
+        with RawClient.connect(server, "den") as client:
+            assert client.receive_text().endswith(" 0")
+            server.wait_log("room den: a field is missing")
             client.close()
+        server.wait_log("room closed")
         assert store.ask("HGET", "scalesocket:room:den", "kept") == "x"
 
 
