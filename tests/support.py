@@ -466,6 +466,18 @@ def serve(
         server.fail(f"the log holds a traceback or a resource warning:\n{shown}\n")
 
 
+def settled(look: Callable[[], T]) -> T:
+    """Return what `look` returns once it has returned the same for half a second."""
+    seen: list[T] = []
+
+    def is_steady() -> bool:
+        seen.append(look())
+        return len(seen) > 50 and all(one == seen[-1] for one in seen[-50:])
+
+    wait_until(is_steady)
+    return seen[-1]
+
+
 def with_constants(module: str = "scalesocket", /, **values: float) -> list[str]:
     """Return a command for `serve` that gives constants of a module other values.
 

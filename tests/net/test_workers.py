@@ -52,6 +52,7 @@ from tests.support import (
     open_socket,
     run_cli,
     serve,
+    settled,
     wait_until,
     with_constants,
 )
@@ -411,7 +412,7 @@ def test_descriptors_and_processes_are_back_where_they_began() -> None:
     with spread("cat") as server:
         with RawClient.connect(server, room_of(0)) as client:
             say(client, "warm")
-        before = wait_until(lambda: settled(server))
+        before = settled(server.descriptors)
         for turn in range(200):
             with RawClient.connect(server, f"room-{turn}") as client:
                 say(client, "hello")
@@ -464,13 +465,6 @@ def test_clients_of_crashing_workers_get_back_and_nothing_is_mixed_up() -> None:
 
 def all_greater(these: list[int], those: list[int]) -> bool:
     return all(this > that for this, that in zip(these, those, strict=True))
-
-
-def settled(server: ServerProcess) -> int:
-    """Return the number of descriptors once it stays the same for a while; 0 until then."""
-    before = server.descriptors()
-    time.sleep(0.3)
-    return before if server.descriptors() == before else 0
 
 
 def test_programs_of_a_crashed_worker_are_stopped() -> None:
@@ -919,13 +913,6 @@ def count_threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
-def settled_threads(pid: int) -> int:
-    """Return how many threads a worker has that has served somebody: the same for a while."""
-    counts = [0]
-    wait_until(lambda: counts.append(count_threads(pid)) or len({*counts[-30:]}) == 1 < len(counts))
-    return counts[-1]
-
-
 def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: Path) -> None:
     """Case 24: it got a raw Close frame in the place of a response.
 
@@ -942,7 +929,7 @@ def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: P
                 client.ping()
                 client.receive()
             server.wait_log(rf"left with .*room={name}\b")
-            count = settled_threads(pid)  # its room is one of them
+            count = settled(lambda pid=pid: count_threads(pid))  # its room is one of them
             with open_socket(server) as sock:
                 sock.sendall(
                     b"GET /%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"

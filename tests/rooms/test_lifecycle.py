@@ -29,6 +29,7 @@ from tests.support import (
     read_process,
     run_cli,
     serve,
+    settled,
     wait_until,
     with_constants,
 )
@@ -301,18 +302,6 @@ def leaves_nothing(rooms: int) -> None:
             return all(line in text for line in counted)
 
         wait_until(all_counted)
-
-
-def settled(look: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """Return what `look` returns once it has returned the same for half a second."""
-    seen: list[tuple[int, int]] = []
-
-    def is_steady() -> bool:
-        seen.append(look())
-        return len(seen) > 50 and len(set(seen[-50:])) == 1
-
-    wait_until(is_steady)
-    return seen[-1]
 
 
 def test_60_rooms_that_come_and_go_leave_nothing_behind() -> None:
