@@ -882,7 +882,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_stays_open() -> None:
             address,
             "cat",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     hint = f"another port: --addr {server.host}:{server.port % 65535 + 1}"
     says = f"scalesocket: cannot listen at {address}: Address already in use; {hint}\n"
