@@ -68,6 +68,8 @@ TRAILER_SIZE = 256  # bytes kept free for the last block
 MAX_HELD = 256 * 1024  # bytes of one TLS handshake that are held back
 MAX_HELD_TOGETHER = 8 * 1024 * 1024  # bytes, of all connections
 KEYS_SIZE = 1024 * 1024  # bytes of the key log after which it is emptied, when that is safe
+RANDOM = slice(11, 43)  # of the first record of a client: what names its keys (RFC 8446, 4.1.2)
+MAX_KEYS = 1000  # connections whose keys are there, while their handshake is yet to be recorded
 PUNCH_HOLE = 3  # fallocate(2): give back a part of a file, and let it keep its length
 
 UNIX_ADDRESS = "127.0.0.2"  # stands for a peer that came through a Unix socket
@@ -598,6 +600,7 @@ class CapturedFlow(Flow):
         self.remark = remark
         self.missing = (0, 0)  # records and bytes that its next packet is to tell of
         self.is_tls = keys is not None
+        self.hello = b""  # the first bytes of TLS that have come
         self._keys = keys  # until the TLS handshake is over
         if keys is not None:
             keys.begin()
@@ -649,6 +652,7 @@ class Recorder:
         # The thread has these for itself, until it has ended.
         self._held: dict[CapturedFlow, list[bytes]] = {}  # TLS handshakes, as blocks
         self._held_size = 0
+        self._lines: dict[str, bytes] = {}  # of the key log, not written yet; by what names them
         self._offset = 0  # from the monotonic clock to the wall's, in nanoseconds
         self._last = 0  # the time of the last packet
         self._failed = False
@@ -695,6 +699,8 @@ class Recorder:
             if not self._failed:
                 for flow in list(self._held):
                     self._release(flow)
+                if self._lines:
+                    self._file.write(encode_secrets(b"".join(self._lines.values())))
                 self._finish(told if lost else "Nothing was lost.")
         except (CaptureFull, OSError) as error:
             log.error("the recording breaks off: %s", error)
@@ -746,9 +752,13 @@ class Recorder:
             blocks.append(encode_packet(packet, self._last, comment, dropped=dropped))
         if event is Event.OPENED and flow.is_tls:
             self._held[flow] = []
+        if flow.is_tls and event is Event.RECEIVED and len(flow.hello) < RANDOM.stop:
+            flow.hello += data[: RANDOM.stop]
         if flow in self._held:
             self._hold(flow, b"".join(blocks), event)
         else:
+            if event is Event.SECURED:  # its packets could not wait for its keys
+                self._write_with_keys(flow, b"")
             for block in blocks:
                 self._file.write(block)
 
@@ -782,7 +792,19 @@ class Recorder:
     def _release(self, flow: CapturedFlow) -> None:
         blocks = b"".join(self._held.pop(flow))
         self._held_size -= len(blocks)
-        lines = self._keys.take() if self._keys is not None else b""
+        self._write_with_keys(flow, blocks)
+
+    def _write_with_keys(self, flow: CapturedFlow, blocks: bytes) -> None:
+        """Write packets behind the keys of their connection, into the same file.
+
+        The keys of others are there, too. They wait for their own packets, but not for ever.
+        """
+        for line in self._keys.take().splitlines(True) if self._keys is not None else ():
+            name = line.decode().partition(" ")[2][:64]
+            self._lines[name] = self._lines.get(name, b"") + line
+        lines = self._lines.pop(flow.hello[RANDOM].hex(), b"")
+        while len(self._lines) > MAX_KEYS:
+            lines += self._lines.pop(next(iter(self._lines)))
         self._file.write((encode_secrets(lines) if lines else b"") + blocks)
 
 

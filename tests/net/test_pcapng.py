@@ -1025,16 +1025,63 @@ def test_what_is_held_back_at_the_end_is_written(path: Path) -> None:
     assert read_packets(path)[-1].payload == b"hello?"
 
 
-def write_keys(context: ssl.SSLContext, certs: Certificates) -> None:
-    """Make a TLS handshake in memory."""
+def write_keys(context: ssl.SSLContext, certs: Certificates) -> bytes:
+    """Make a TLS handshake in memory; return what the client sends first."""
     buffers = [ssl.MemoryBIO() for _ in range(4)]
     server = context.wrap_bio(buffers[0], buffers[1], server_side=True)
     client = certs.trust().wrap_bio(buffers[2], buffers[3], server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = buffers[3].read()
+    buffers[0].write(hello)
     for _ in range(3):
-        for side, output, peer in ((client, 3, 0), (server, 1, 2)):
+        for side, output, peer in ((server, 1, 2), (client, 3, 0)):
             with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
             buffers[peer].write(buffers[output].read())
+    return hello
+
+
+def test_in_each_file_stand_the_keys_of_the_handshakes_that_stand_there(
+    path: Path, certs: Certificates
+) -> None:
+    """Keys stood before the first handshake that ended, maybe in a file before that of their own:
+    whoever had that one alone could not decrypt it."""
+    context = make_context(certs)
+    with recording(path, max_size=100_000, max_files=3) as recorder:
+        recorder.log_keys(context)
+        early, late = (Session(recorder.open((CLIENT[0], n), SERVER, tls=True)) for n in (1, 2))
+        hellos = [write_keys(context, certs) for _ in range(2)]
+        for session, hello in zip((early, late), hellos, strict=True):
+            session.receive(hello)
+        early.flow.note(Event.SECURED)
+        early.send(bytes(60_000))
+        early.send(bytes(60_000))
+        wait_until(path.with_name("play.1.pcapng").exists)
+        late.flow.note(Event.SECURED)
+    for name, hello in zip(("play.1.pcapng", "play.pcapng"), hellos, strict=True):
+        blocks = read_blocks(path.with_name(name).read_bytes())
+        keys = b"".join(block.body[8:] for block in blocks if block.kind == SECRETS)
+        assert keys.count(hello[11:43].hex().encode()) == keys.count(b"\n") == 5
+
+
+def test_keys_that_come_too_late_for_their_packets_are_written_all_the_same(path: Path) -> None:
+    """They were left to the next handshake, and lost if there was none."""
+    hello = bytes(11) + bytes(range(32))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with recording(path) as recorder:
+        recorder.log_keys(context)
+        session = Session(recorder.open(CLIENT, SERVER, tls=True))
+        session.receive(hello + bytes(MAX_HELD))
+        wait_until(lambda: path.stat().st_size > MAX_HELD)
+        lines = [b"SECRET %b 00\n" % name for name in (hello[11:].hex().encode(), b"ab" * 32)]
+        with open(context.keylog_filename, "ab") as file:
+            file.write(b"".join(lines))
+        session.flow.note(Event.SECURED)
+        session.send(b"more")
+    blocks = read_blocks(path.read_bytes())
+    keys = [block.body[8:].rstrip(b"\0") for block in blocks if block.kind == SECRETS]
+    assert keys == lines
 
 
 def test_the_key_log_gives_each_key_once_and_is_emptied_when_nobody_writes(
