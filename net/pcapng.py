@@ -47,7 +47,17 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 
 from scalesocket import OUT_OF_MEMORY
 
-from .tap import PATIENCE, TAPE_SIZE, Address, Event, Flow, Lost, Record, Tape
+from .tap import (
+    PATIENCE,
+    TAPE_SIZE,
+    Address,
+    Event,
+    Flow,
+    Lost,
+    Record,
+    Tape,
+    write_patiently,
+)
 
 try:
     import fcntl
@@ -173,7 +183,7 @@ def encode_statistics(time_ns: int, dropped: int, comment: str) -> bytes:
 
 # ==== 2. Packets =========================================================================
 
-MAX_SEGMENT = 65535 - 20 - 20  # bytes: the longest IPv4 packet less both headers
+MAX_SEGMENT = 64_000  # bytes: what IP can carry, and the smallest file can hold
 WINDOW_SHIFT = 14  # RFC 7323: a window of 1 GiB, which nothing here fills
 ACK_AFTER = 64 * 1024  # bytes that are acknowledged without waiting for data to go back
 
@@ -353,13 +363,14 @@ class CaptureFile:
         self._size = 0  # bytes in the file
         self._add(self._header)
 
-    def _names(self) -> list[Path]:
-        """Return all files, the newest first."""
-        return [self._path, *map(self._older, range(1, self._max_files))]
+    def _older_ones(self) -> list[Path]:
+        """Return the older files that are there without a gap, the newest first."""
+        names = map(self._older, range(1, self._max_files))
+        return list(itertools.takewhile(os.path.lexists, names))
 
     def _check_older(self) -> None:
         """Raise an OSError if another server records into a file that is to be turned over."""
-        for path in self._names()[1:]:
+        for path in self._older_ones():
             try:
                 descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             except OSError:  # it is not there, or may not be read, so it is nothing of ours
@@ -404,7 +415,7 @@ class CaptureFile:
         written = 0
         try:
             while written < len(data):  # a pipe may take it in parts
-                written += os.write(self._descriptor, data[written:])
+                written += write_patiently(self._descriptor, data[written:])
         except (OSError, MemoryError):
             if written and self._is_regular():
                 os.ftruncate(self._descriptor, self._size)
@@ -420,9 +431,9 @@ class CaptureFile:
         self._check_older()
         full, fresh = self._descriptor, self._older(0)
         self._descriptor = open_capture(fresh)
-        for newer, older in reversed(list(itertools.pairwise(self._names()[1:]))):
+        for age in range(min(len(self._older_ones()), self._max_files - 2), 0, -1):
             with contextlib.suppress(FileNotFoundError):
-                newer.replace(older)
+                self._older(age).replace(self._older(age + 1))
         # Its name always leads to a file that we have locked, so that nobody else can take it.
         self._older(1).unlink(missing_ok=True)
         try:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import os
 import socket
 import struct
 import sys
@@ -43,6 +44,7 @@ from scalesocket import (
     parse_size,
     parser_of,
     refuse_if,
+    wait_writable,
 )
 
 from .tls import TlsTransport
@@ -101,6 +103,18 @@ def check_options(config: Config) -> None:
         "--pcapsize and --pcapfiles need --pcap with a FILE",
     )
     refuse_if(config.pcapfull != "wait" and not config.pcap, "--pcapfull needs --pcap")
+
+
+def write_patiently(descriptor: int, data: ReadableBuffer) -> int:
+    """Write some of the data, and return how much that was.
+
+    Standard output waits for its reader, also if whoever started us has made it non-blocking.
+    """
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            wait_writable(descriptor, PATIENCE)
 
 
 class Event(enum.Enum):

@@ -38,7 +38,7 @@ from scalesocket import (
 )
 
 from .deflate import RSV1
-from .tap import Address, Event, Flow, Record, Tape
+from .tap import Address, Event, Flow, Record, Tape, write_patiently
 
 log = logging.getLogger("scalesocket")
 
@@ -617,7 +617,7 @@ class Printer:
         self._waiting.clear()
         data = memoryview(text.encode(self._encoding, "backslashreplace"))
         while data:
-            data = data[os.write(self._stream.fileno(), data) :]
+            data = data[write_patiently(self._stream.fileno(), data) :]
 
 
 class Tracer:

@@ -4,6 +4,7 @@ the way."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import resource
@@ -14,10 +15,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from unittest.mock import Mock
 
 import pytest
@@ -690,6 +693,63 @@ def test_a_full_file_keeps_room_for_its_last_block(path: Path) -> None:
     file.close()
     assert path.stat().st_size == 100_000
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_of_many_files_only_those_that_are_there_are_turned_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --pcapfiles 100000, to keep all, each full file held up play for seconds."""
+    ages: list[int] = []
+    older = CaptureFile._older
+
+    def count(file: CaptureFile, age: int) -> Path:
+        ages.append(age)
+        return older(file, age)
+
+    monkeypatch.setattr(CaptureFile, "_older", count)
+    file = CaptureFile(str(path), b"header", max_size=MIN_FILE_SIZE, max_files=1000)
+    for number in range(1, 5):
+        file.write(bytes([number]) * (MIN_FILE_SIZE // 2 + 1))
+    file.flush()
+    file.close()
+    names = ["play.pcapng", "play.1.pcapng", "play.2.pcapng", "play.3.pcapng"]
+    assert [path.with_name(name).read_bytes()[6] for name in names] == [4, 3, 2, 1]
+    assert max(ages) < 10
+
+
+def test_no_file_is_larger_than_the_smallest_that_is_allowed(path: Path) -> None:
+    """One full packet was longer than that: alone in its file, it made that too large."""
+    with recording(path, max_size=MIN_FILE_SIZE, max_files=10) as recorder:
+        open_session(recorder, ("2001:db8::9", 1)).send(bytes(200_000))
+    files = list(path.parent.iterdir())
+    assert max(file.stat().st_size for file in files) <= MIN_FILE_SIZE
+    packets = [packet for file in sorted(files) for packet in read_packets(file)]
+    assert sum(len(packet.payload) for packet in packets) == 200_000
+
+
+def count_waiting(pipe: IO[bytes]) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_an_output_that_does_not_wait_is_waited_for() -> None:
+    """Who had started the server had made it so, and the recording ended as soon as it was full."""
+    code = (
+        "import logging, os\nlogging.basicConfig()\n"
+        "assert not os.get_blocking(recorder._file._descriptor)\n"
+        "session.send(b'x' * 300_000)\nrecorder.close()"
+    )
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = run_recorder("-", code, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert process.stderr is not None
+    with process.stderr, open(reader, "rb") as output:
+        wait_until(lambda: count_waiting(output) > 60_000)
+        data = output.read()
+        assert process.stderr.read() == b""
+    assert process.wait(PATIENCE) == 0
+    packets = [read_packet(block.body) for block in read_blocks(data) if block.kind == PACKET]
+    assert read_stream(packets, OUTBOUND) == b"x" * 300_000
 
 
 # ==== 4. Taps =============================================================

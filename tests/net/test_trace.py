@@ -516,6 +516,19 @@ def test_a_terminal_that_does_not_keep_up_is_never_waited_for() -> None:
     assert len(text) < 2_000_000
 
 
+def test_an_output_that_does_not_wait_is_waited_for() -> None:
+    """Who had started the server had made it so, and the trace ended as soon as it was full."""
+    pipe = Pipe()
+    os.set_blocking(pipe.stream.fileno(), False)
+    tracer = Tracer(pipe.stream)
+    session = Session(tracer.open(("192.0.2.1", 1)))
+    session.upgrade()
+    for _ in range(300):
+        session.send(encode_frame(Opcode.TEXT, b"x" * 400))
+    session.send(encode_frame(Opcode.TEXT, b"the last"))
+    assert pipe.read_all(tracer).endswith('    "the last"\n')
+
+
 def test_frames_that_come_too_fast_are_counted_and_what_follows_is_shown_again() -> None:
     pipe = Pipe()
     tracer = Tracer(pipe.stream, tape_size=1_000_000)
