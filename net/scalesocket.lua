@@ -426,7 +426,8 @@ end
 local function order(row, map)
   local by_name, nodes = {}, {}
   for index = 1, #map.items, 2 do
-    by_name[map.items[index].value or 0] = map.items[index + 1]
+    local key = map.items[index]
+    by_name[key.kind == "text" and key.value or 0] = map.items[index + 1]
   end
   for _, column in ipairs(row.columns) do
     nodes[#nodes + 1] = by_name[column.name]

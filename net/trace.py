@@ -109,6 +109,11 @@ class SeenFrame:
         return self.header[0] & 0xF
 
     @property
+    def begins_message(self) -> bool:
+        """Whether a message begins with it, which alone may be marked as compressed."""
+        return Opcode.CONTINUATION < self.opcode < Opcode.CLOSE
+
+    @property
     def masked(self) -> bool:
         """Whether there is a masking key."""
         return self.header[1] >= 0x80
@@ -185,6 +190,14 @@ class MessageReader:
         self.opcode = Opcode.CONTINUATION.value  # of the message under way
         self._inflater: zlib._Decompress | None = None  # of a compressed message
         self._cut = False  # not all of it has been looked at, which what follows would need
+        self._under_way = False
+
+    def find_disorder(self, frame: SeenFrame) -> Iterator[str]:
+        """Return what RFC 6455 forbids about the place of a frame that is taken next."""
+        if frame.opcode == Opcode.CONTINUATION and not self._under_way:
+            yield "there is no message that it continues (5.4)"
+        if frame.begins_message and self._under_way:
+            yield "the message before it is not finished (5.4)"
 
     def take(self, frame: SeenFrame) -> bytes | str | None:
         """Follow a data frame.
@@ -193,11 +206,12 @@ class MessageReader:
             What it decompresses to, up to KEPT_SIZE bytes; None if it is not compressed; a text
             that says why it cannot be done.
         """
-        if frame.opcode != Opcode.CONTINUATION:
+        if frame.begins_message or not self._under_way:
             self.opcode = frame.opcode
-            compressed = self.compression and frame.rsv & RSV1
+            compressed = self.compression and frame.begins_message and frame.rsv & RSV1
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if compressed else None
             self._cut = False
+        self._under_way = not frame.fin
         if self._inflater is None:
             return None
         if self._cut:
@@ -219,12 +233,14 @@ def find_faults(frame: SeenFrame, *, from_client: bool, compression: bool) -> It
     control = frame.opcode >= Opcode.CLOSE
     if frame.masked != from_client:
         yield "a client must mask, a server must not (5.1)"
-    if frame.rsv & ~(RSV1 if compression and not control else 0):
+    if frame.rsv & ~(RSV1 if compression and frame.begins_message else 0):
         yield "a reserved bit is set that no extension has given a meaning (5.2)"
     if frame.opcode not in OPCODES:
         yield "the opcode is reserved (5.2)"
     if frame.extended and frame.length < (126 if len(frame.extended) == 2 else 65536):
         yield "the length is not in its shortest form (5.2)"
+    if frame.length >= 1 << 63:
+        yield "the first bit of a length must be 0 (5.2)"
     if control and not frame.fin:
         yield "a control frame must not be fragmented (5.5)"
     if control and frame.length > 125:
@@ -501,12 +517,15 @@ class TracedFlow(Flow):
         for frame in self._frames[way].feed(data):
             messages = self._messages[way]
             control = frame.opcode >= Opcode.CLOSE
+            faults = list(messages.find_disorder(frame))
             plain = None if control else messages.take(frame)
             kinds = [frame.kind] if control else [frame.kind, OPCODES.get(messages.opcode, "")]
             if self._hidden or not self._printer.wants(self._room, *kinds):
                 continue
-            lines = draw_header(frame, bool(frame.rsv & RSV1 and messages.compression))
-            faults = find_faults(frame, from_client=way == "<", compression=messages.compression)
+            compression = messages.compression
+            compressed = compression and frame.begins_message and frame.rsv & RSV1
+            lines = draw_header(frame, bool(compressed))
+            faults += find_faults(frame, from_client=way == "<", compression=compression)
             lines += [f"! {fault}" for fault in faults]
             if plain is None:
                 lines += draw_payload(frame, messages.opcode)

@@ -255,6 +255,11 @@ FLAWED = [
         msgpack.packb(["sp", [{"name": "Ann", 1: 1}]]),
         "profile is map of 2; a map of Profile is wanted",
     ),
+    (
+        moo.TO_SERVER,
+        msgpack.packb(["sp", [{float("nan"): 1}]]),
+        "profile is map of 1; a map of Profile is wanted",
+    ),
 ]
 
 

@@ -270,6 +270,45 @@ def test_what_a_frame_must_not_be_is_said(data: str, from_us: bool, fault: str) 
     assert list(find_faults(frame, from_client=not from_us, compression=False)) == [fault]
 
 
+def test_a_length_beyond_all_that_are_allowed_is_a_fault() -> None:
+    frame = SeenFrame(bytes.fromhex("827f8000000000000000"))
+    (fault,) = find_faults(frame, from_client=False, compression=False)
+    assert fault == "the first bit of a length must be 0 (5.2)"
+
+
+def test_a_frame_out_of_place_is_a_fault_and_no_part_of_the_message_before(trace: Trace) -> None:
+    """A frame that continued nothing was drawn as more of a message that had ended."""
+    session = trace.open()
+    session.upgrade(extensions=DEFLATE)
+    session.receive(from_client(Opcode.TEXT, compress(b"whole", 15), rsv=RSV1))
+    session.receive(from_client(Opcode.CONTINUATION, b"\0stray"))
+    session.receive(from_client(Opcode.TEXT, b"begun", fin=False))
+    session.receive(from_client(Opcode.TEXT, b"next"))
+    lines = trace.finish().splitlines()
+    found = [line.strip() for line in lines if line[4:5] in ("!", '"')]
+    assert found == [
+        '"whole"',
+        "! there is no message that it continues (5.4)",
+        '"begun"',
+        "! the message before it is not finished (5.4)",
+        '"next"',
+    ]
+
+
+@pytest.mark.parametrize("opcode", [Opcode.CONTINUATION, Opcode.PING])
+def test_only_the_first_frame_of_a_message_may_say_that_it_is_compressed(
+    trace: Trace, opcode: Opcode
+) -> None:
+    """RFC 7692 section 6.1. It was refused, and the trace did not say what was wrong."""
+    session = trace.open()
+    session.upgrade(extensions=DEFLATE)
+    session.receive(from_client(Opcode.TEXT, b"begun", fin=False))
+    session.receive(from_client(opcode, b"x", rsv=RSV1))
+    text = trace.finish()
+    assert text.count("! a reserved bit is set that no extension has given a meaning (5.2)") == 1
+    assert "compressed" not in text.partition('"begun"')[2]
+
+
 def test_a_frame_with_nothing_wrong_has_no_faults() -> None:
     for opcode in Opcode:
         (frame,) = FrameReader().feed(from_client(opcode, b"x" * 100))
