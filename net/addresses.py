@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from scalesocket import FLAG, is_loopback, log
 
+from .origins import split_origin
+
 if TYPE_CHECKING:
     from scalesocket import Config, Request
 
@@ -96,7 +98,8 @@ def show_code(url: str, config: Config) -> None:
         text = "--qr: the code is %d columns wide, the terminal %d; other devices open %s"
         log.warning(text, width, columns, url)
     else:
-        print(draw_in_terminal(code, sys.stderr.encoding), end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever reads the log has gone, or the disk is full
+            print(draw_in_terminal(code, sys.stderr.encoding), end="", file=sys.stderr, flush=True)
 
 
 def terminal_columns() -> float:
@@ -113,7 +116,7 @@ def tell_addresses(config: Config, request: Request) -> dict[str, list[str]]:
     Who asks at another name of it has a link that others can open, and any client may say
     `Host: localhost`. A proxy on this machine is one, too, unless it says for whom it asks.
     """
-    name = request.headers.get("Host").rpartition(":")[0] or request.headers.get("Host")
+    name = split_origin(request.headers.get("Host"))[1]
     is_here = request.from_here and (name == "localhost" or is_loopback(name.strip("[]")))
     if not is_here or any(request.headers.get(field) for field in _FORWARDED):
         return {}

@@ -69,6 +69,7 @@ def test_the_address_towards_others_is_one_of_this_machine() -> None:
         ({"Host": "localhost"}, True),
         ({"Host": "127.0.0.1:9000"}, True),
         ({"Host": "[::1]:9000"}, True),
+        ({"Host": "[::1]"}, True),
         ({"Host": "192.168.1.5:9000"}, False),
         ({"Host": "localhost:9000", "X-Forwarded-For": "203.0.113.7"}, False),
     ],
@@ -280,6 +281,20 @@ def test_a_terminal_that_does_not_know_its_width_is_shown_the_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert "\x1b" in show_in_terminal(monkeypatch, 0, "utf-8", Config())
+
+
+def test_a_code_that_nobody_reads_keeps_no_server_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --qr a log whose reader had gone, or whose disk was full, ended the server."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w", encoding="utf-8")  # noqa: SIM115  # closing it fails
+    monkeypatch.setattr(sys, "stderr", stream)
+    addresses.show_code(URL, Config())
+    monkeypatch.undo()
+    with pytest.raises(BrokenPipeError):
+        stream.close()
 
 
 def test_no_code_stands_in_a_log_of_json() -> None:
