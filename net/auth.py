@@ -33,6 +33,7 @@ from scalesocket import (
     check_nesting,
     clean_name,
     describe_command,
+    insist,
     is_program,
     log,
     refuse_if,
@@ -110,8 +111,8 @@ class AuthCommand:
         with self._turns:
             if not self._turns.wait_for(is_free, AUTH_TIMEOUT):
                 return False
+            self._taken_by[network] += 1  # first, as there may be no memory for it
             self._taken += 1
-            self._taken_by[network] += 1
             return True
 
     def _end_turn(self, network: str, let_in: bool) -> None:
@@ -122,7 +123,7 @@ class AuthCommand:
         if let_in:
             self._forgive(network)
         else:
-            self._timer.call_later(AUTH_PENALTY, lambda: self._forgive(network))
+            insist(self._timer.call_later, AUTH_PENALTY, lambda: self._forgive(network))
 
     def _forgive(self, network: str) -> None:
         with self._turns:
@@ -143,10 +144,10 @@ class AuthCommand:
                 return None
             child = ChildProcess(self._config.auth, environment, streams, grace=0.0)
             self._running.add(child)
-        self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
         assert child.popen.stdout is not None and child.popen.stderr is not None
         printed = b""
         try:
+            self._timer.call_later(AUTH_TIMEOUT, lambda: self._expire(child))
             logger = start_thread("auth", self._log, child, child.popen.stderr.fileno())
             for data in child.read(child.popen.stdout.fileno()):
                 printed += data[: MAX_IDENTITY - len(printed)]

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import threading
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -179,6 +181,69 @@ def test_no_more_than_16_run_at_once_and_all_get_their_turn(tmp_path: Path) -> N
         assert 1 < max(counts) <= auth.MAX_AUTH
 
 
+def make_client() -> scalesocket.Client:
+    request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
+    nobody = cast(Any, None)  # no connection is needed to ask
+    return scalesocket.Client(
+        1, "room", request, nobody, peer=("127.0.0.1", 1), local=("127.0.0.1", 2)
+    )
+
+
+class Scarce(Counter[str]):
+    """Counts, but not at first."""
+
+    failures = 1
+
+    def __setitem__(self, name: str, number: int) -> None:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise MemoryError
+        super().__setitem__(name, number)
+
+
+class ScarceTimer(scalesocket.Poller):
+    """Calls nothing, and at first cannot even remember that it should."""
+
+    failures = 1
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise MemoryError
+        self.last = function
+
+
+def test_a_turn_for_which_there_is_no_memory_is_not_taken() -> None:
+    """After 16 of these nobody was let in any more."""
+    config = parse_command_line(["--auth", "true", "cat"])
+    command = auth.AuthCommand(config, ScarceTimer("timer"))
+    command._taken_by = Scarce()
+    with pytest.raises(MemoryError):
+        command.ask(make_client())
+    assert command._taken == 0
+
+
+def test_a_turn_is_given_back_also_if_there_is_no_memory_for_it_at_first() -> None:
+    """After 4 of these an address was refused for ever."""
+    config = parse_command_line(["--auth", "false", "cat"])
+    command = auth.AuthCommand(config, timer := ScarceTimer("timer"))
+    assert command._take_turn("192.0.2.1")
+    command._end_turn("192.0.2.1", let_in=False)
+    timer.last()
+    assert not command._taken_by
+
+
+def test_a_command_that_cannot_be_timed_is_ended() -> None:
+    """It ran on, for ever if it hung, and the server kept its pipes."""
+    config = parse_command_line(["--auth", "sleep 12345", "cat"])
+    command = auth.AuthCommand(config, ScarceTimer("timer"))
+    with pytest.raises(MemoryError):
+        command.ask(make_client())
+    left = set(command._running)
+    command.stop()
+    assert not left
+
+
 def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "AUTH_TIMEOUT", 1.0)
     monkeypatch.setattr(auth, "MAX_AUTH", 1)
@@ -186,11 +251,7 @@ def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPat
     timer.start()
     config = parse_command_line(["--auth", "sleep 12345", "cat"])
     command = auth.AuthCommand(config, timer)
-    request = parse_request(b"GET /room HTTP/1.1\r\nHost: x")
-    # No connection is needed to ask.
-    client = scalesocket.Client(
-        1, "room", request, cast(Any, None), peer=("127.0.0.1", 1), local=("127.0.0.1", 2)
-    )
+    client = make_client()
 
     def ask() -> int:
         try:
