@@ -377,7 +377,8 @@ class Head:
     @property
     def is_upgrade(self) -> bool:
         """Whether a request asks for a WebSocket."""
-        return self.fields.get("upgrade", "").lower() == "websocket"
+        protocols = self.fields.get("upgrade", "").lower().split(",")
+        return "websocket" in map(str.strip, protocols)
 
     @property
     def is_of_console(self) -> bool:

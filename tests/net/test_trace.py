@@ -330,6 +330,17 @@ def test_the_handshake_shows_how_the_accept_value_comes_about(trace: Trace) -> N
     assert "      in base64       s3pPLMBiTxaQ9kYGzzhZRbK+xOo=, as answered\n" in text
 
 
+def test_a_request_that_names_more_protocols_is_a_handshake_too(tmp_path: Path) -> None:
+    """It was taken for plain HTTP, so that nothing of its room was shown."""
+    trace = Trace(tmp_path / "trace", ["lobby"])
+    session = trace.open()
+    session.receive(b"GET /lobby HTTP/1.1\r\nUpgrade: h2c, WebSocket\r\n\r\n")
+    session.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    session.send(encode_frame(Opcode.TEXT, b"hello"))
+    assert trace.finish().count(" /lobby < opening handshake") == 1
+    assert trace.frames() == ["#1 > text, 5 bytes"]
+
+
 def test_a_wrong_accept_value_is_noticed(trace: Trace) -> None:
     session = trace.open()
     session.receive(b"GET /a HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n")
