@@ -857,10 +857,10 @@ class Response:
     def encode_head(self, *, keep_alive: bool, extra: Iterable[tuple[str, str]] = ()) -> bytes:
         """Return status line and headers as bytes, with `extra` fields."""
         extra = tuple(extra)
-        replaced = {name.lower() for name, _ in extra}
-        own = (item for item in self.headers if item[0].lower() not in replaced)
-        fields = [("Connection", "keep-alive" if keep_alive else "close"), *own, *extra]
-        fields.append(("X-Content-Type-Options", "nosniff"))  # no message is ever a script
+        replaced = {name.lower() for name, _ in extra} - {"vary"}  # each adds to the others
+        own = (*self.headers, ("X-Content-Type-Options", "nosniff"))  # no message is ever a script
+        fields = [("Connection", "keep-alive" if keep_alive else "close")]
+        fields += [*(item for item in own if item[0].lower() not in replaced), *extra]
         # RFC 9110 sections 8.6 and 15.4.5: what has no body says nothing about one.
         if self.status not in (204, 304):
             length = self.length if self.file else len(self.body)

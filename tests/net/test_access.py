@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -24,6 +25,7 @@ from scalesocket import (
     ConfigError,
     HandshakeError,
     Proxies,
+    Response,
     parse_command_line,
     parse_request,
 )
@@ -514,6 +516,20 @@ def test_the_headers_are_on_every_answer(tmp_path: Path) -> None:
         with pytest.raises(HandshakeRefused) as refusal:
             RawClient.connect(server)
         check(503, refusal.value.status, refusal.value.response.headers)
+
+
+def test_a_header_takes_the_place_of_ours_and_vary_adds_to_it() -> None:
+    """`X-Content-Type-Options` stood there twice. A cache that had not been told that a file is
+    packed only for some gave it to all."""
+    ours = (("Vary", "Accept-Encoding"), ("Cache-Control", "no-cache"))
+    added = (("vary", "Origin"), ("cache-control", "no-store"), ("X-Content-Type-Options", "none"))
+    head = Response(200, headers=ours).encode_head(keep_alive=True, extra=added).decode()
+    for name, values in (
+        ("vary", ["Accept-Encoding", "Origin"]),
+        ("cache-control", ["no-store"]),
+        ("x-content-type-options", ["none"]),
+    ):
+        assert re.findall(rf"(?im)^{name}: (\S+)\r$", head) == values
 
 
 @pytest.mark.parametrize(
