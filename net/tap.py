@@ -23,6 +23,7 @@ A connection that is not tapped costs nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import os
 import socket
@@ -31,7 +32,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scalesocket import (
@@ -317,7 +318,7 @@ class TappedSocket(socket.socket):
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._flows: Sequence[Flow] = ()
         self._watchers: Sequence[Flow] = ()
-        self._deaf = False  # we have shut the receiving side, which looks like the peer's end
+        self._deaf = False  # what looks like the peer's end is none: we shut it, or it was a reset
         # Held from before a `send` until that is noted, and while other things are: an answer,
         # which another thread may receive at once, is noted behind what it answers.
         self._order = threading.Lock()
@@ -341,7 +342,7 @@ class TappedSocket(socket.socket):
             data = super().recv(size, flags)
         except ConnectionResetError:
             with self._order:
-                self._note(Event.PEER_RESET)
+                self._note_reset()
             raise
         if data:
             self._note_received(data)
@@ -352,7 +353,7 @@ class TappedSocket(socket.socket):
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Send as a socket does."""
-        with self._order:
+        with self._in_order():
             count = super().send(data, flags)
             if count:
                 self._note_sent((data,), count)
@@ -360,7 +361,7 @@ class TappedSocket(socket.socket):
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Send as a socket does. If that fails, it is not known how much of it has been sent."""
-        with self._order:
+        with self._in_order():
             super().sendall(data, flags)
             self._note_sent((data,), memoryview(data).nbytes)
 
@@ -369,7 +370,7 @@ class TappedSocket(socket.socket):
     ) -> int:
         """Send several pieces as a socket does."""
         pieces = list(buffers)
-        with self._order:
+        with self._in_order():
             count = super().sendmsg(pieces, ancillary, flags)
             if count:
                 self._note_sent(pieces, count)
@@ -404,9 +405,23 @@ class TappedSocket(socket.socket):
             self._note(Event.RESET if linger == struct.pack("ii", 1, 0) else Event.CLOSED)
         super().close()
 
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """Send; the first who uses a connection learns that the peer has reset it, and no other."""
+        with self._order:
+            try:
+                yield
+            except ConnectionResetError:
+                self._note_reset()
+                raise
+
     def _note(self, event: Event) -> None:
         for flow in self._watchers:
             flow.note(event)
+
+    def _note_reset(self) -> None:
+        self._deaf = True
+        self._note(Event.PEER_RESET)
 
     def _note_received(self, data: bytes) -> None:
         with self._order:

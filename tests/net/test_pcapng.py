@@ -898,6 +898,19 @@ def test_a_peer_that_ends_is_told_from_one_that_resets(path: Path) -> None:
         assert (1, flag) in flags_of(ends.finish())
 
 
+@pytest.mark.parametrize("way", ["send", "sendall", "sendmsg"])
+def test_a_reset_of_which_sending_tells_is_recorded_as_one(ends: Ends, way: str) -> None:
+    """The kernel tells but once: to who received after that, the peer had closed its side."""
+    ends.begin()
+    ends.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ends.client.close()
+    with pytest.raises(ConnectionResetError):
+        getattr(ends.server, way)([b"x"] if way == "sendmsg" else b"x")
+    assert ends.server.recv(100) == b""
+    ends.server.close()
+    assert flags_of(ends.finish())[3:] == [(1, RST | ACK)]
+
+
 def test_our_own_end_is_not_taken_for_the_peers(ends: Ends) -> None:
     ends.begin()
     ends.server.shutdown(socket.SHUT_RDWR)
