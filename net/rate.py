@@ -121,6 +121,10 @@ class RateReader(Reader):
 
     def _wait(self, session: Session, rest: list[Event], seconds: float) -> None:
         """Keep what a client has said, and read no more of it for so long."""
+        if session not in self._timed:  # first, as there may be no memory for it
+            pause = min(max(seconds, MIN_PAUSE), MAX_PAUSE)
+            self.call_later(pause, functools.partial(self._continue, session))
+            self._timed.add(session)
         self._kept[session] = rest
         if session.connection.listening:
             self._unwatch(session)
@@ -130,14 +134,10 @@ class RateReader(Reader):
                 self._slowed.add(session)
                 text = "sends more than %d messages a second; it is read no faster (--maxrate)"
                 session.client.room.log.warning(text, self.rate, client=session.client.id)
-        if session not in self._timed:
-            self._timed.add(session)
-            pause = min(max(seconds, MIN_PAUSE), MAX_PAUSE)
-            self.call_later(pause, functools.partial(self._continue, session))
 
     def _continue(self, session: Session) -> None:
         self._timed.discard(session)
-        if not session.held:  # or its room's inbox is full: `keep` will be called
+        if session in self._kept and not session.held:  # else its room is full, which calls `keep`
             self._go_on(session)
 
     def _go_on(self, session: Session) -> None:

@@ -8,12 +8,23 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from scalesocket.net.rate import find_rate, split, take_first
+from scalesocket.net.rate import find_rate, limit, split, take_first
 
 import scalesocket
-from scalesocket import CloseCode, Closing, Config, ConfigError, Event, Game, Messages, Opcode
+from scalesocket import (
+    CloseCode,
+    Closing,
+    Config,
+    ConfigError,
+    Event,
+    Game,
+    Messages,
+    Opcode,
+    Want,
+)
 from tests.certificates import Certificates
 from tests.net.test_tcplisten import LineClient
 from tests.rooms.test_seats import sit
@@ -67,6 +78,23 @@ def test_what_is_passed_on_and_what_is_kept_are_all_there_was_in_order(count: in
     assert told == [b"a", b"b", b"c"]
     assert passed == min(count, 3) and left == count - passed
     assert (first if count >= 3 else rest)[-1] is closing
+
+
+def test_who_is_to_wait_when_memory_runs_out_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody read it any more, so that its end was not heard: it stayed in its room."""
+    reader = limit(Config(maxrate=1), Mock())().shared
+    session = Mock(want=Want.MESSAGES, held=[])
+    session.client.departed = False
+    monkeypatch.setattr(reader, "_unwatch", forgotten := Mock())
+    monkeypatch.setattr(reader, "call_later", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        reader._take(session, [make_run(b"one", b"two")], {})
+    assert not forgotten.called
+    monkeypatch.setattr(reader, "call_later", Mock())
+    reader._take(session, [make_run(b"one", b"two")], {})
+    assert forgotten.called
 
 
 class Calm(Game):
