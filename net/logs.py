@@ -152,7 +152,7 @@ class LogHandler(logging.Handler):
             self._process = os.getpid()
             self._waiting.clear()
             self._size, self._missing, self._has_thread = 0, 0, False
-        if not self._waiting:
+        if not self._waiting and not self._missing:
             line = line[self._write(line) :]
             if not line:
                 return
@@ -178,7 +178,8 @@ class LogHandler(logging.Handler):
     def _tell_missing(self) -> None:
         """Say how many lines are missing here, if any are."""
         if self._missing:
-            text = f"{self._missing} lines of the log were dropped here, as nobody read them"
+            reason = "nobody read them, or there was no memory"
+            text = f"{self._missing} lines of the log were dropped here: {reason}"
             self._append(
                 self._encode(log.makeRecord(log.name, logging.WARNING, "", 0, text, (), None))
             )

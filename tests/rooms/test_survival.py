@@ -516,6 +516,28 @@ def test_a_log_that_is_read_is_complete_and_in_order() -> None:
         os.close(descriptor)
 
 
+def test_a_line_for_which_there_is_no_memory_is_missed_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody was told of it, unless the log got so long that some of it had to wait."""
+    inside, outside = os.pipe()
+    handler = LogHandler(outside, "utf-8")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.warning("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(handler, "_encode", Mock(side_effect=MemoryError))
+        logger.warning("two")
+    logger.warning("three")
+    data = b""
+    while b"three\n" not in data:
+        data += os.read(inside, 65536)
+    told = "1 lines of the log were dropped here: nobody read them, or there was no memory"
+    assert data.decode().splitlines() == ["one", told, "three"]
+    for descriptor in (inside, outside):
+        os.close(descriptor)
+
+
 def test_a_log_whose_thread_finds_no_memory_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that writes what waits ended, no other was started, and the log was silent from
     then on, for as long as the server ran."""
