@@ -715,6 +715,7 @@ class Recorder:
                 self._finish(told if lost else "Nothing was lost.")
         except (CaptureFull, OSError) as error:
             log.error("the recording breaks off: %s", error)
+            self._tell_full(error)
         self._file.close()
         if self._keys is not None:
             self._keys.close()
@@ -722,6 +723,11 @@ class Recorder:
     def _finish(self, comment: str) -> None:
         statistics = encode_statistics(time.time_ns(), self._tape.lost_records, comment)
         self._file.write_trailer(statistics)
+
+    def _tell_full(self, error: Exception) -> None:
+        if isinstance(error, CaptureFull):
+            with contextlib.suppress(OSError):
+                self._finish("The file is full: the recording ends here, the traffic did not.")
 
     # -- the recorder's thread --
 
@@ -739,9 +745,7 @@ class Recorder:
             log.error("the recording ends: %s", str(error) or OUT_OF_MEMORY)
             if self._keys is not None:
                 self._keys.leave()
-            if isinstance(error, CaptureFull):
-                with contextlib.suppress(OSError):
-                    self._finish("The file is full: the recording ends here, the traffic did not.")
+            self._tell_full(error)
 
     def _set_clock(self) -> None:
         """Follow the wall's clock, so that packets get its time, but go back only if it was set."""

@@ -1098,6 +1098,19 @@ def test_what_is_held_back_at_the_end_is_written(path: Path) -> None:
     assert read_packets(path)[-1].payload == b"hello?"
 
 
+def test_what_is_held_back_at_the_end_and_does_not_fit_is_told_in_the_file(path: Path) -> None:
+    """The file broke off there, as if the server had been killed."""
+    with recording(path, max_size=MIN_FILE_SIZE) as recorder:
+        recorder.log_keys(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+        Session(recorder.open(CLIENT, SERVER, tls=True)).receive(bytes(10_000))
+        open_session(recorder).send(bytes(60_000))
+    last = read_blocks(path.read_bytes())[-1]
+    assert last.kind == STATISTICS
+    comment = read_options(last.body[12:])[1]
+    assert comment == b"The file is full: the recording ends here, the traffic did not."
+    assert path.stat().st_size <= MIN_FILE_SIZE
+
+
 def write_keys(context: ssl.SSLContext, certs: Certificates) -> bytes:
     """Make a TLS handshake in memory; return what the client sends first."""
     buffers = [ssl.MemoryBIO() for _ in range(4)]
