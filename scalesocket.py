@@ -4964,15 +4964,14 @@ class HttpSession(Session):
         Raises:
             HandshakeError: it may not, or there is none.
         """
-        server, peer, proxies = self.server, self.peer, self.server.proxies
-        client = proxies.find_client(peer, request.headers)
+        server, peer = self.server, self.peer
+        client = server.proxies.find_client(peer, request.headers)
         if request.path.rstrip("/") == "/health":  # it tells nothing, and probes ask anyhow
             return server.site.respond(request, client)
         server.guard.check_host(request, peer)
         if server.cors is not None and request.method == "OPTIONS":
             return server.cors.preflight(request)  # before anybody is asked who it is
-        of_node = client == peer and peer[0] in proxies and request.query.startswith("local=")
-        if not of_node and server.check_all is not None:  # a node of --peers speaks for itself
+        if server.check_all is not None:
             server.check_all(self, request, client)
         return server.site.respond(request, client)
 

@@ -19,6 +19,7 @@ from tests.support import (
     HttpResponse,
     RawClient,
     ServerProcess,
+    free_port,
     http_request,
     run_cli,
     serve,
@@ -223,6 +224,19 @@ def test_case_20_pages_and_the_api_may_be_behind_auth_too(tmp_path: Path, folder
             RawClient.connect(server, path=path, headers={**headers, **ann}).sock.close()
         asked = Path(f"{command}.log").read_text().splitlines()
         assert " /a.json" in asked and "room /room" in asked
+
+
+def test_authall_lets_a_trusted_address_ask_as_a_node_only_where_there_are_nodes(
+    folder: Path,
+) -> None:
+    """`?local=` went around --authall, at any path, for all of a network in --trustproxy."""
+    nodes = ("--peers", f"127.0.0.1:{free_port()}")
+    options = ("--auth", "false", "--authall", "--trustproxy", "127.0.0.0/8", "--api", "--metrics")
+    for more, expected in (((), 401), (nodes, 200)):
+        with serve(*options, *more, "--staticdir", str(folder), "cat") as server:
+            for path in ("/a.json?local=x", "/metrics?local=x", "/api/?local=x"):
+                assert http_request(server, path=path).status == 401
+            assert http_request(server, path="/api/rooms/?local=x").status == expected
 
 
 def test_without_authall_only_rooms_are_behind_auth(folder: Path) -> None:
