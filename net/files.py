@@ -144,6 +144,19 @@ def accepts_coding(headers: Headers, coding: str) -> bool:
     return not re.fullmatch(r"q=0(\.0*)?", weight)
 
 
+def split_tags(value: str) -> list[str]:
+    """Return the entity tags of a header, or `*`; ours hold no comma."""
+    return [tag.strip() for tag in value.split(",")]
+
+
+def parse_date(value: str) -> float | None:
+    """Return the point in Unix time that a header tells; None if it tells none."""
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def wants_page(request: Request) -> bool:
     """Whether a person has gone to this address, which a page's own script may know."""
     first = urllib.parse.unquote(request.path.split("/")[1])
@@ -190,6 +203,8 @@ class WebFiles(StaticFiles):
         etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}{coding and "-" + coding}"'
         modified = format_date(facts.st_mtime)
         fresh = (("ETag", etag), ("Last-Modified", modified), ("Cache-Control", "no-cache"), *vary)
+        if self._has_changed(wanted, etag, facts.st_mtime):
+            raise HandshakeError(412, "the file is another one by now", *fresh)
         if self._is_unchanged(wanted, etag, facts.st_mtime):
             return Response(304, headers=fresh)
         fields = (*fresh, ("Accept-Ranges", "bytes"), *encoded)
@@ -203,14 +218,20 @@ class WebFiles(StaticFiles):
         return Response(206, b"", (*fields, ("Content-Range", span)), kind, file, start, length)
 
     @staticmethod
+    def _has_changed(wanted: Headers, etag: str, modified: float) -> bool:
+        """Whether a client wants the rest of what the file was (RFC 9110 section 13.2.2)."""
+        known = wanted.get("If-Match")
+        if known:
+            return not {etag, "*"} & set(split_tags(known))
+        since = parse_date(wanted.get("If-Unmodified-Since"))
+        return since is not None and int(modified) > since
+
+    @staticmethod
     def _is_unchanged(wanted: Headers, etag: str, modified: float) -> bool:
         """Compare with what the client has (RFC 9110 section 13.2.2: the ETag goes first)."""
         known = wanted.get("If-None-Match")
         if known:
-            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+            tags = [tag.removeprefix("W/") for tag in split_tags(known)]
             return etag in tags or "*" in tags
-        try:
-            since = parsedate_to_datetime(wanted.get("If-Modified-Since"))
-            return int(modified) <= since.timestamp()
-        except (ValueError, TypeError, OverflowError):
-            return False
+        since = parse_date(wanted.get("If-Modified-Since"))
+        return since is not None and int(modified) <= since

@@ -288,6 +288,22 @@ def test_if_range_gives_the_part_only_of_the_same_file(site: ServerProcess) -> N
         assert (answer.status, answer.body) == (200, DIGITS)
 
 
+def test_the_rest_of_a_file_that_has_changed_is_412(site: ServerProcess) -> None:
+    """Firefox asks so for the rest of a download; it got that of another file (13.1.1, 13.1.4)."""
+    head = http_request(site, path="/digits.txt").headers
+    etag, modified = head["etag"], head["last-modified"]
+    same = ({"If-Match": etag}, {"If-Match": f'"x", {etag}'}, {"If-Match": "*"})
+    for fields in (*same, {"If-Unmodified-Since": modified}, {"If-Unmodified-Since": "yesterday"}):
+        response = http_request(site, path="/digits.txt", headers={"Range": "bytes=2-", **fields})
+        assert response.status == 206
+    before = "Mon, 01 Jan 2001 00:00:00 GMT"
+    for fields in ({"If-Match": '"x"'}, {"If-Match": f"W/{etag}"}, {"If-Unmodified-Since": before}):
+        response = http_request(site, path="/digits.txt", headers={"Range": "bytes=2-", **fields})
+        assert (response.status, response.headers["etag"]) == (412, etag)
+    fields = {"If-Match": etag, "If-Unmodified-Since": before}  # the former alone counts
+    assert http_request(site, path="/digits.txt", headers=fields).status == 200
+
+
 def test_an_unchanged_file_is_304(site: ServerProcess) -> None:
     facts = get(site, "/digits.txt").headers
     etag, modified = facts["etag"], facts["last-modified"]
