@@ -1708,8 +1708,9 @@ class Connection:
         Args:
             deaf: seconds before `now` in which the whole process stood still, and heard nobody.
         """
-        if deaf:
-            self.since = min(self.since + deaf, now)
+        # What it takes of a backlog shows that it is there: a ping would have to wait behind that.
+        since = max(self.since, self._progress_at) if self._backlog else self.since
+        self.since = min(since + deaf, now)
         silence = now - self.since
         if not self.listening:
             self.probe()

@@ -162,6 +162,26 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
         assert client.receive_text() == "still here"
 
 
+def test_a_slow_peer_that_takes_what_it_is_sent_is_not_taken_for_silent(engine: Engine) -> None:
+    """Who only listens was cut off after two intervals of --ping while there was a backlog."""
+    with connected(engine) as (connection, client):
+        client.sock.settimeout(PATIENCE)
+        connection.send(bytes(BIG))
+        left, waiting = BIG, connection.backlog_size
+        connection.since -= 60
+        while connection.backlog_size == waiting:
+            left -= len(client.sock.recv(64 * KIB))
+        connection.check_peer(20.0, time.monotonic())
+        assert connection.is_full and not connection.is_closing
+        while left:
+            left -= len(client.sock.recv(64 * KIB))
+        wait_until(lambda: not connection.backlog_size)
+        connection.check_peer(20.0, time.monotonic())
+        assert not connection.is_closing
+        connection.check_peer(20.0, time.monotonic() + 60)
+        assert connection.is_closing  # it was silent, and nothing waited for it
+
+
 def test_a_peer_that_waits_for_our_response_is_not_taken_for_silent(engine: Engine) -> None:
     """It may wait for --auth for longer than two intervals of --ping."""
     with connected(engine, response=b"101\r\n\r\n") as (connection, _):
