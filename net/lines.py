@@ -264,6 +264,7 @@ class LineSession(Session):
     def open(self) -> Opened:
         """Read the line that names the room."""
         server = self.server
+        self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
         yield from server.proxies.read_header(self)
         keep_alive(self.sock, server.config.ping)
         if server.taps is not None:
@@ -308,7 +309,6 @@ class LineSession(Session):
         Raises:
             HandshakeError: the line is too long, not UTF-8, or does not come.
         """
-        self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
         while b"\n" not in self.rest:
             if len(self.rest) > 4 * MAX_ROOM_NAME + 2:
                 raise HandshakeError(400, "the first line must be the name of a room")

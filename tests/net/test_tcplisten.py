@@ -35,6 +35,7 @@ from tests.support import (
     RawClient,
     ServerProcess,
     http_request,
+    open_socket,
     require_tool,
     run_cli,
     serve,
@@ -561,3 +562,13 @@ def test_who_has_gone_altogether_does_not_stay() -> None:
                 assert client.line() == "tick\n"
             while other.receive_text() != "left 2":
                 pass
+
+
+def test_behind_a_trusted_proxy_a_person_has_time_to_type_the_first_line_too() -> None:
+    """The PROXY header, which need not come, was waited for as long as a head of HTTP."""
+    options = ("--trustproxy", "127.0.0.1", "--tcplisten", "127.0.0.1:0")
+    with serve(*options, "cat", command=with_constants(HEAD_TIMEOUT=0.5)) as server:
+        with LineClient(server, "", "") as person, open_socket(server) as later:
+            assert later.recv(1) == b""  # its time is over, and it came last
+            person.send("den\nhello\n")
+            assert person.line() == "hello\n"
