@@ -4919,10 +4919,9 @@ class HttpSession(Session):
                 return False
             if not data:
                 return False
-            begun = bool(self.rest)
-            self.rest += data if begun else data.lstrip(b"\r\n")
-            if self.rest and not begun:
+            if not self.rest and (data := data.lstrip(b"\r\n")):
                 self.deadline = time.monotonic() + HEAD_TIMEOUT
+            self.rest += data
         if not 0 <= end <= MAX_HEAD:
             raise HandshakeError(431, f"request head over {MAX_HEAD} bytes")
         self.head, self.rest = self.rest[:end], self.rest[end + 4 :]
@@ -6065,7 +6064,8 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]*)):(\d{1,5})", text)
+    part = r"[^][:.]{1,63}"  # of a name: what Python cannot look up is no OSError
+    match = re.fullmatch(rf"(?:\[([0-9A-Fa-f:.%]+)\]|((?:{part}\.)*(?:{part})?)):(\d{{1,5}})", text)
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])

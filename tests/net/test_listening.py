@@ -15,7 +15,7 @@ from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
 from scalesocket import parse_command_line
-from tests.support import PATIENCE, RawClient, free_port, http_request, serve
+from tests.support import PATIENCE, RawClient, free_port, http_request, run_cli, serve
 
 pytestmark = pytest.mark.slow  # servers are started here; --quick leaves them out
 
@@ -90,6 +90,15 @@ def test_a_port_in_use_at_one_address_is_an_error_and_leaves_none_open(
             scalesocket.open_listeners(opened, [("both", port)])
         assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, f"both:{port}")
         socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("option", ["--addr", "--tcplisten"])
+@pytest.mark.parametrize("host", ["127.0.0..1", ".", 64 * "a", f"www.{64 * 'a'}.example"])
+def test_a_name_that_no_system_can_look_up_is_one_line(host: str, option: str) -> None:
+    """A slip of the finger, as in `127.0.0..1`, was answered with a traceback."""
+    done = run_cli(option, f"{host}:9000", "cat")
+    said = f"argument {option}: '{host}:9000' is no HOST:PORT with a port up to 65535"
+    assert (done.returncode, done.stderr) == (2, f"scalesocket: {said} (try --help)\n")
 
 
 # ==== A Unix socket, and no port ===========================================
