@@ -4490,13 +4490,11 @@ class RoomsApi:
         if request.path == "/api/":
             told = self._addresses.tell_addresses(self._config, request) if self._addresses else {}
             return json_response(json.dumps({**self._about, **told}))
-        parts = [urllib.parse.unquote(part) for part in request.path.strip("/").split("/")[1:]]
-        if parts == ["rooms"]:
+        name, _, metric = map(urllib.parse.unquote, request.path.strip("/")[4:].partition("/"))
+        if (name, metric) == ("rooms", ""):
             return json_response(f"[{', '.join(self.list_rooms(request.query))}]")
-        metrics = self.describe(parts[0]) if 1 <= len(parts) <= 2 else {}
-        if not metrics:
+        if not (metrics := self.describe(name)):
             raise HandshakeError(404, "no such room")
-        metric = parts[1] if len(parts) == 2 else ""
         if metric not in metrics:
             raise HandshakeError(404, "the metrics of a room are connections and metadata")
         return json_response(metrics[metric])
@@ -4936,7 +4934,9 @@ class HttpSession(Session):
             sock.settimeout(HEAD_TIMEOUT)
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
             is_bare = response.status == 304 or (request and request.method == "HEAD")
-            sock.sendall(head if is_bare else head + response.body)
+            data = head if is_bare else head + response.body
+            for at in range(0, len(data), RECEIVE_SIZE):  # who is slow has the time for each anew
+                sock.sendall(data[at : at + RECEIVE_SIZE])
             if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)
                 keep_alive = keep_alive and sent == response.length

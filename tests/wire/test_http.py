@@ -27,6 +27,7 @@ from tests.support import (
     open_socket,
     serve,
     wait_until,
+    with_constants,
 )
 
 PAGE = b"<!doctype html><title>Hello</title>\n"
@@ -717,3 +718,25 @@ def test_a_peer_that_comes_over_ipv6_is_served() -> None:
         with RawClient.connect(server) as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
+
+
+def test_a_slow_client_gets_a_long_answer_whole(tmp_path: Path) -> None:
+    """What was no file had to be taken in HEAD_TIMEOUT, however long it was."""
+    size, patience, door = 12 << 20, 2.0, str(tmp_path / "door")
+    program = f"head -c {size} /dev/zero | tr '\\0' a; echo '\"}}'; cat"
+    program = """printf '{"_meta":true,"x":"'; """ + program
+    options = ("--unixsocket", door, "--addr", "127.0.0.1:0", "--api", "--json", "sh")
+    brief = with_constants(HEAD_TIMEOUT=patience)
+    with serve(*options, "--", "-c", program, command=brief) as server:
+        with RawClient.connect(server, "room"), socket.socket(socket.AF_UNIX) as sock:
+            wait_until(lambda: len(http_request(server, path="/api/room/metadata").body) > size)
+            sock.connect(door)
+            sock.settimeout(PATIENCE)
+            sock.sendall(b"GET /api/room/metadata HTTP/1.0\r\n\r\n")
+            began, pieces = time.monotonic(), []
+            while data := sock.recv(32 * 1024):
+                pieces.append(data)
+                if time.monotonic() < began + 2 * patience:
+                    time.sleep(0.02)  # it is slow
+            answer = b"".join(pieces)
+            assert answer.endswith(b'a"}') and len(answer) > size
