@@ -192,6 +192,7 @@ class LineProtocol:
         """Return the last line, though it has no end, and that the peer has closed."""
         rest = b"".join(self._rest)
         self._rest.clear()
+        self._rest_size = 0
         events = self._take([rest], len(rest)) if rest else []
         return events or [Closing(CloseCode.NORMAL, "", failed=False)]
 

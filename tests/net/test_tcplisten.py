@@ -118,6 +118,13 @@ def test_the_last_line_needs_no_end_and_the_end_is_a_normal_close() -> None:
     assert sort(protocol.finish() or []) == ([], Closing(1000, "", failed=False))
 
 
+def test_the_last_line_may_be_as_long_as_any_other_with_its_carriage_return() -> None:
+    """It was taken, and then the client told that its line was a byte too long."""
+    protocol = LineProtocol(max_message=4)
+    assert take(protocol, b"abcd\r") == ([], None)
+    assert sort(protocol.finish() or []) == ([b"abcd"], None)
+
+
 @pytest.mark.parametrize("data", [b"x" * 11, b"x" * 11 + b"\n", b"a\n" + b"x" * 11])
 def test_a_line_too_long_fails_before_it_is_whole(data: bytes) -> None:
     lines, closing = take(LineProtocol(max_message=10), data)
