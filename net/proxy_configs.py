@@ -381,7 +381,7 @@ def haproxy_config(nodes: Sequence[str]) -> str:
     names = {node: re.sub("[^A-Za-z0-9.-]", "_", node) for node in nodes}
     rooms = [f"    server {names[node]} {node} id {ids[node]}" for node in nodes]
     pages = [f"    server {names[node]} {node} track rooms/{names[node]}" for node in nodes]
-    named = any(re.search("[g-zG-Z]", node) for node in nodes)  # no address has such a letter
+    named = any(re.match(r"[^\[]*[A-Za-z]", node) for node in nodes)  # and not by an address
     return fill(
         HAPROXY,
         ROOMS="\n".join(rooms),

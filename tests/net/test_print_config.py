@@ -102,6 +102,23 @@ def test_the_words_about_scaling_name_what_there_is() -> None:
 # ==== HAProxy and nginx ===================================================
 
 
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        ("cafe:9000", True),
+        ("db1.de:9000", True),
+        ("node-2.example:9000", True),
+        ("10.0.0.1:9000", False),
+        ("[2001:db8::cafe]:9000", False),
+    ],
+)
+def test_haproxy_looks_up_names_again_whatever_letters_they_have(node: str, named: bool) -> None:
+    """A name of hexadecimal digits passed for an address: a node that moved was never found."""
+    text = print_config("haproxy", [node])
+    assert ("none resolvers system " in text) is named
+    assert ("\nresolvers system\n" in text) is named
+
+
 def test_haproxy_finds_no_fault_with_it(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(
