@@ -3279,8 +3279,8 @@ class GameRoom:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.call_later")
-        period = max(seconds, 0.001) if repeat else 0.0
-        call = [time.monotonic() + seconds, next(self._order), function, period]
+        period = max(0.001, seconds) if repeat else 0.0
+        call = [time.monotonic() + max(0.0, seconds), next(self._order), function, period]
         heapq.heappush(self._calls, call)
         return functools.partial(self._cancel, call)
 
@@ -3348,11 +3348,7 @@ class GameBackend(Backend):
         """Make the game."""
         self._room = room
         self.game_room = GameRoom(room, opener.request)
-        self._guard(self._create)
-        self._guard(room.restore)
-        self._interval = 1 / self.game.tick_rate if self.game.tick_rate else 0.0
-        self._last_tick = time.monotonic()
-        self._next_tick = self._last_tick + self._interval if self._interval else math.inf
+        self._guard(self._begin)
 
     def handle(self, events: list[RoomEvent]) -> None:
         """Call the hooks for what happened; ticks and timed calls come between as they are due."""
@@ -3363,8 +3359,8 @@ class GameBackend(Backend):
 
     def wait_time(self) -> float | None:
         """Return the seconds until the next tick or timed call."""
-        due = min(self._next_tick, self.game_room.next_call)
-        return max(0.0, due - time.monotonic()) if due < math.inf else None
+        rest = min(self._next_tick, self.game_room.next_call) - time.monotonic()
+        return min(max(0.0, rest), threading.TIMEOUT_MAX) if rest < math.inf else None
 
     def stop(self) -> None:
         """Tell the game that the room ends; clients still there get what `on_dispose` sends."""
@@ -3374,9 +3370,13 @@ class GameBackend(Backend):
         except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
-    def _create(self) -> None:
+    def _begin(self) -> None:
         self.game = self._factory()
         self.game.on_create(self.game_room)
+        self._room.restore()
+        self._interval = 1 / rate if 0 < (rate := self.game.tick_rate) < math.inf else math.inf
+        self._last_tick = time.monotonic()
+        self._next_tick = self._last_tick + self._interval
 
     def _handle(self, events: list[RoomEvent]) -> None:
         self._run_due()

@@ -244,6 +244,33 @@ def test_without_a_tick_rate_nothing_is_waited_for() -> None:
         assert stage.backend.wait_time() == 0, "what is overdue is never waited for"
 
 
+@pytest.mark.parametrize("rate", [-5, 1e-11, 1e-320, math.nan, math.inf])
+def test_any_tick_rate_is_a_time_that_a_thread_can_wait(rate: float) -> None:
+    """A negative one was made up for without end; for a very small one the room ended."""
+
+    class Odd(Recorder):
+        tick_rate = rate
+
+    with Stage(Odd) as stage:
+        for _ in range(3):
+            stage.now += 1
+            stage.handle()
+        wait = stage.backend.wait_time()
+        assert wait is None or 0 <= wait <= threading.TIMEOUT_MAX
+        assert stage.diary("tick") == []
+
+
+def test_a_tick_rate_that_is_no_number_is_the_games_mistake() -> None:
+    """It was logged as our own bug."""
+
+    class Wrong(Recorder):
+        def on_create(self, room: GameRoom) -> None:
+            self.tick_rate: Any = "20"
+
+    with pytest.raises(BackendError, match="the game failed"), Stage(Wrong):
+        pass
+
+
 # ---- order
 
 
@@ -342,6 +369,48 @@ def test_however_late_they_are_calls_keep_their_order(seconds: list[int]) -> Non
         stage.handle()
         assert made == sorted(made)
         assert len(made) == len(seconds)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("seconds", [math.nan, -1.0, -math.inf])
+def test_what_is_no_time_to_come_is_now(seconds: float, repeat: bool) -> None:
+    """NaN held up all calls that were made later, or were there already."""
+    with Stage() as stage:
+        made: list[str] = []
+        stage.game.room.call_later(seconds, lambda: made.append("odd"), repeat=repeat)
+        stage.game.room.call_later(0.05, lambda: made.append("even"))
+        stage.handle()
+        assert made == ["odd"]
+        stage.now += 0.05
+        stage.handle()
+        assert made == ["odd", *(["odd"] * repeat), "even"]
+
+
+def test_a_call_without_time_that_asks_for_itself_holds_nobody_up() -> None:
+    with Stage() as stage:
+        room, times = stage.game.room, list(range(100))
+
+        def again() -> None:
+            stage.now += 0.0001  # it takes some time
+            if times:
+                times.pop()
+                room.call_later(-1.0, again)
+
+        again()
+        stage.now += 0.001
+        room.call_later(0.0, lambda: room.close(4000, "over"))
+        with pytest.raises(ConnectionClosed):
+            stage.handle()
+        assert times
+
+
+def test_a_call_may_be_as_far_away_as_one_likes() -> None:
+    """The room ended, as no thread can wait that long."""
+    with Stage() as stage:
+        stage.game.tick_rate = stage.backend._next_tick = math.inf
+        stage.game.room.call_later(1e18, lambda: None)
+        assert stage.backend.wait_time() == threading.TIMEOUT_MAX
+        assert threading.Lock().acquire(timeout=threading.TIMEOUT_MAX)
 
 
 def test_a_call_may_ask_for_another() -> None:
