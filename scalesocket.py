@@ -6428,14 +6428,14 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
         source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    own, game = {}, None
     has_own, scripts = b"# /// script" in source, find_feature("script_options")
     if has_own and (scripts or b"scalesocket" in source):
         scripts = load_feature("script_options", f"[tool.scalesocket] in {path}")
-        own: tuple[dict[str, Any], type[Game] | None] = scripts.read_script(path)
-        return own
-    if (mistakes := find_feature("mistakes")) is not None:
+        own, game = scripts.read_script(path)
+    if game is None and (mistakes := find_feature("mistakes")) is not None:
         mistakes.check_program(path)
-    return {}, None
+    return own, game
 
 
 def describe_command(what: Path | str) -> tuple[str, ...]:
