@@ -425,10 +425,12 @@ def encode_close(code: int, reason: str = "") -> bytes:
     return struct.pack("!H", code) + text.encode()
 
 
-def check_close_code(code: int) -> None:
-    """Raise ValueError if a close code must not be sent (7.4): that is the caller's fault."""
-    if not may_be_sent(code):
+def check_close_code(code: int, reason: str = "") -> None:
+    """Raise ValueError if a Close frame must not say that (7.4): that is the caller's fault."""
+    if not (isinstance(code, int) and may_be_sent(code)):
         raise ValueError(f"close code {code} must not be sent; 1000 and 3000 to 4999 are safe")
+    if not isinstance(reason, str):
+        raise ValueError(f"the reason of a close is str, not {type(reason).__name__}")
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
@@ -2009,12 +2011,12 @@ class Client:
         """Close the connection after what was sent before; for in-process games.
 
         Raises:
-            ValueError: the code must not be sent.
+            ValueError: the code must not be sent, or the reason is no text.
             RuntimeError: this is another thread; see `GameRoom.call_soon`.
         """
         assert self.room is not None
         check_thread(self.room.thread, "client.close")
-        check_close_code(code)
+        check_close_code(code, reason)
         self.room.flush()
         self.room.kick(self, code, reason)
 
@@ -2146,9 +2148,7 @@ class Framing:
 
     def finish(self) -> list[Output]:
         """Return what is left when the child has ended: its last line may have no newline."""
-        rest = b"".join(self._rest)
-        self._rest.clear()
-        return self.feed(rest + self._delimiter) if rest else []
+        return self.feed(self._delimiter) if any(self._rest) else []
 
     def route(self, items: list[bytes]) -> list[Output]:
         """Say where items go; here, to everyone."""
@@ -3261,11 +3261,11 @@ class GameRoom:
         """End the room when the hook returns; its clients get this code and reason.
 
         Raises:
-            ValueError: the code must not be sent.
+            ValueError: the code must not be sent, or the reason is no text.
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.close")
-        check_close_code(code)
+        check_close_code(code, reason)
         self.closing = ConnectionClosed(code, reason)
 
     def call_later(

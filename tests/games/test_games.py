@@ -466,6 +466,20 @@ def test_a_code_that_must_not_be_sent_is_the_games_mistake(code: int) -> None:
         assert stage.game.room.closing is None
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"), [(4000.0, ""), ("4000", ""), (None, ""), (4000, None), (4000, b"bye")]
+)
+def test_what_no_close_frame_can_hold_is_the_games_mistake(code: Any, reason: Any) -> None:
+    """The client, or all of the room, was let go and left waiting, with no Close frame."""
+    with Stage() as stage:
+        stage.room.thread = threading.get_ident()
+        with pytest.raises(ValueError):
+            stage.game.room.close(code, reason)
+        with pytest.raises(ValueError):
+            stage.client(1).close(code, reason)
+        assert stage.game.room.closing is None
+
+
 def test_metadata_is_any_json_and_nothing_else() -> None:
     with Stage() as stage:
         room = stage.game.room
