@@ -642,13 +642,13 @@ class Encoding:
         return encode_messages(opcode, payloads)
 
     def encode_message(self, message: object) -> bytes:
-        """Return one message: `str` is text.
+        """Return one message: `str` is text, in which half a surrogate pair becomes `?`.
 
         Raises:
             TypeError: it is neither text nor bytes.
         """
         if isinstance(message, str):
-            return self.encode_run(Opcode.TEXT, (message.encode(),))
+            return self.encode_run(Opcode.TEXT, (message.encode(errors="replace"),))
         if isinstance(message, bytes | bytearray | memoryview):
             return self.encode_run(Opcode.BINARY, (bytes(message),))
         kind = type(message).__name__

@@ -584,10 +584,10 @@ class HistoryMembers(Members):
         """Keep what an in-process game has broadcast; return who is sent it from there."""
         if not self.history.wants(Route(Opcode.TEXT, [])):
             return ()
-        opcode, payload = Opcode.BINARY, message
         if isinstance(message, str):
-            opcode, payload = Opcode.TEXT, message.encode()
-        assert isinstance(payload, bytes)
+            opcode, payload = Opcode.TEXT, message.encode(errors="replace")
+        else:
+            opcode, payload = Opcode.BINARY, bytes(memoryview(message))  # no number, or list
         with self._lock:
             self.history.add(opcode, [payload])
             return list(self.newcomers)

@@ -713,6 +713,58 @@ def test_messages_of_many_arrive_between_ticks_each_in_its_order(folder: Path) -
             client.sock.close()
 
 
+PARROT = """
+import json
+from scalesocket import Game
+
+class Parrot(Game):
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        if isinstance(message, bytes):
+            for kind in (bytes, bytearray, memoryview):
+                self.room.broadcast(kind(message))
+        else:
+            self.room.broadcast(json.loads(message)["text"])
+            client.send(json.loads(message)["text"])
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--cache=10",)])
+def test_no_text_that_a_game_has_from_a_client_ends_the_room(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """JSON can hold half of a surrogate pair; one client ended the room of all by it."""
+    (tmp_path / "parrot.py").write_text(PARROT)
+    with (
+        serve("parrot:Parrot", *options, cwd=tmp_path) as server,
+        RawClient.connect(server) as client,
+    ):
+        client.send_text(r'{"text":"a\ud800b"}')
+        assert [client.receive_text(), client.receive_text()] == ["a?b", "a?b"]
+        client.send_binary(b"\xff")  # with --cache only `bytes` could be sent to all
+        assert [client.receive_binary() for _ in range(3)] == [b"\xff"] * 3
+        with RawClient.connect(server) as late:
+            if options:
+                assert late.receive_text() == "a?b"
+                assert [late.receive_binary() for _ in range(3)] == [b"\xff"] * 3
+
+
+@pytest.mark.parametrize("options", [(), ("--cache=10",)])
+def test_what_is_neither_text_nor_bytes_is_not_sent_to_all(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "parrot.py").write_text(PARROT)
+    with (
+        serve("parrot:Parrot", *options, cwd=tmp_path, allow_traceback=True) as server,
+        RawClient.connect(server) as client,
+    ):
+        client.send_json({"text": 5})
+        assert client.wait_close() == (1011, "the game failed")
+        server.wait_log("TypeError: ")
+
+
 def visit(server: ServerProcess, room: str, rounds: int, seed: int) -> list[str]:
     """Come and go that often, in every way there is; return the rooms that were found."""
     chance = random.Random(seed)
