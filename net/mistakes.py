@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import os
 import re
 import sys
 import tomllib
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -23,6 +24,13 @@ from scalesocket import HERE, ConfigError, Game
 from .script_options import read_script_block
 from .spelling import did_you_mean
 
+# What other servers call a hook, where that is not like its name here.
+ELSEWHERE = {
+    "on_connect": ("on_join",),
+    "on_open": ("on_join",),
+    "on_disconnect": ("on_leave",),
+    "on_close": ("on_leave",),
+}
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 
@@ -186,6 +194,7 @@ def check_hooks(game: type[Game]) -> None:
     """
     own = [base for base in game.__mro__ if base not in Game.__mro__]
     used = {name for base in own for name in names_used(base)}
+    check_settings(game)
     for base in own:
         for name, value in vars(base).items():
             if hasattr(Game, name):
@@ -193,6 +202,7 @@ def check_hooks(game: type[Game]) -> None:
                     check_hook(game, base, name, value)
             elif not name.startswith("_") and name not in used:
                 check_spelling(game, base, name, value)
+    check_ticks(game, used)
     try:
         inspect.signature(game).bind()
     except TypeError:
@@ -200,6 +210,47 @@ def check_hooks(game: type[Game]) -> None:
             f"{where_is(game, game.__init__)}: {game.__name__}() is called without arguments; "
             "the room comes with on_create(self, room)"
         ) from None
+
+
+def check_settings(game: type[Game]) -> None:
+    """See that what a game says of itself is of a kind that the server can use.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    rate, names = game.tick_rate, game.subprotocols
+    is_rate = isinstance(rate, int | float) and 0 <= rate < math.inf
+    is_list = isinstance(names, Collection) and not isinstance(names, str)
+    for name, is_right, what in (
+        ("tick_rate", is_rate or isinstance(rate, property), "a number from 0 on"),
+        ("max_clients", is_count(game.max_clients), "a whole number from 0 on"),
+        ("max_rate", is_count(game.max_rate), "a whole number from 0 on"),
+        ("subprotocols", is_list and all(isinstance(n, str) for n in names), "a list of names"),
+    ):
+        if not is_right:
+            owner = next(base for base in game.__mro__ if name in vars(base))
+            value = getattr(game, name)
+            raise ConfigError(f"{where_is(owner, None)}: {name} is {what}, not {value!r}")
+
+
+def is_count(value: object) -> bool:
+    """Whether a value says how many there may be, or 0 for any number."""
+    return isinstance(value, int) and value >= 0
+
+
+def check_ticks(game: type[Game], used: set[str]) -> None:
+    """See that a game which wants ticks says how many, itself or in one of its functions.
+
+    Raises:
+        ConfigError: its `on_tick` would never be called.
+    """
+    own = [base for base in game.__mro__ if base is not Game]
+    says = any("tick_rate" in vars(base) for base in own) or "tick_rate" in used
+    if game.on_tick is not Game.on_tick and not says:
+        raise ConfigError(
+            f"{where_is(game, game.on_tick)}: nothing calls on_tick without a tick_rate, "
+            "so many times a second"
+        )
 
 
 def check_spelling(game: type[Game], base: type, name: str, value: object) -> None:
@@ -210,7 +261,7 @@ def check_spelling(game: type[Game], base: type, name: str, value: object) -> No
     """
     plain = re.sub(r"(?<=.)([A-Z])", r"_\1", name).lower()
     known = [word for word in vars(Game) if not word.startswith("_")]
-    for meant in get_close_matches(plain, known, 1, 0.85):
+    for meant in ELSEWHERE.get(plain) or get_close_matches(plain, known, 1, 0.85):
         if not any(meant in vars(other) for other in game.__mro__ if other is not Game):
             raise ConfigError(
                 f"{where_is(base, value)}: nothing calls {name}; did you mean {meant}?"

@@ -59,6 +59,17 @@ HOOKS = [
     ("def on_auth(self, request): return True", "@classmethod"),
     ("on_tick = 4", "on_tick is a hook, and no int"),
     ("def __init__(self, room): pass", "G() is called without arguments"),
+    ("def on_connect(self, client): pass", "nothing calls on_connect; did you mean on_join?"),
+    ("def onClose(self, client): pass", "nothing calls onClose; did you mean on_leave?"),
+    ("def on_tick(self, dt): pass", "nothing calls on_tick without a tick_rate"),
+    ("tick_rate = '20'", "tick_rate is a number from 0 on, not '20'"),
+    ("tick_rate = -1", "tick_rate is a number from 0 on, not -1"),
+    ("tick_rate = float('inf')", "tick_rate is a number from 0 on, not inf"),
+    ("max_clients = '5'", "max_clients is a whole number from 0 on, not '5'"),
+    ("max_rate = 2.5", "max_rate is a whole number from 0 on, not 2.5"),
+    ("subprotocols = 'chat'", "subprotocols is a list of names, not 'chat'"),
+    ("subprotocols = None", "subprotocols is a list of names, not None"),
+    ("subprotocols = [b'chat']", "subprotocols is a list of names, not [b'chat']"),
 ]
 
 
@@ -95,6 +106,7 @@ class G(Mixin, Game):
     def on_tickk(self): pass
     def on_joined(self): pass
     def on_joins(self): pass
+    def on_open(self, chest): pass
     on_auth = staticmethod(lambda request: True)
     on_leave = staticmethod(lambda client, code: None)
 """
@@ -102,6 +114,26 @@ class G(Mixin, Game):
 
 def test_whatever_can_be_called_is_right(here: Path) -> None:
     (here / "own.py").write_text(RIGHT)
+    assert parse_command_line(["own:G"]).game is not None
+
+
+TICKS = (
+    "tick_rate = 5",
+    "tick_rate = 0",
+    "tick_rate = property(lambda self: 5)",
+    "def on_create(self, room): self.tick_rate = 5",
+    "def __init__(self, rate=5): self.tick_rate = rate",
+)
+
+
+@pytest.mark.parametrize("rate", TICKS)
+def test_a_tick_rate_may_be_said_anywhere(here: Path, rate: str) -> None:
+    (here / "base.py").write_text(
+        f"from scalesocket import Game\n\nclass Base(Game):\n    {rate}\n"
+    )
+    (here / "own.py").write_text(
+        "from base import Base\n\nclass G(Base):\n    def on_tick(self, dt): pass\n"
+    )
     assert parse_command_line(["own:G"]).game is not None
 
 
