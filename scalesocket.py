@@ -2536,8 +2536,7 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
     """
     request = client.request
     host = re.sub(r":\d+$", "", request.headers.get("Host"))
-    names = list(os.environ)
-    environment = {n: os.environ[n] for pattern in passed for n in fnmatch.filter(names, pattern)}
+    environment = {n: os.environ[n] for glob in passed for n in fnmatch.filter(os.environ, glob)}
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
         "GATEWAY_INTERFACE": "CGI/1.1",
@@ -2554,17 +2553,18 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
         "REMOTE_HOST": client.address,
         "REMOTE_PORT": str(client.peer[1]),
         "UNIQUE_ID": os.urandom(16).hex(),
-        "ROOM": client.room_name,
+        "ROOM": _as_variable(client.room_name.encode()),
     }
     if client.secure:
         environment["HTTPS"] = "on"
     environment |= _header_variables(request.headers)
     if client.user:
-        environment["REMOTE_USER"] = client.user
+        environment["REMOTE_USER"] = _as_variable(client.user.encode())
         scheme = request.headers.get("Authorization").partition(" ")[0]
         if TOKEN.fullmatch(scheme):
             environment["AUTH_TYPE"] = scheme
-    environment |= {f"REMOTE_USER_{name.upper()}": value for name, value in client.claims.items()}
+    for name, value in client.claims.items():
+        environment[f"REMOTE_USER_{name.upper()}"] = _as_variable(value.encode())
     return {key: value.replace("\0", " ") for key, value in environment.items()}
 
 

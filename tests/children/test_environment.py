@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,21 @@ def test_a_server_without_a_locale_gives_its_programs_utf_8(locale: dict[str, st
     with serve("sh", "--", "-c", "locale charmap; exec cat", env=own) as server:
         with RawClient.connect(server) as client:
             assert client.receive_text() == "UTF-8"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an environment is text")
+def test_a_name_comes_in_utf_8_whatever_the_locale_of_the_server(tmp_path: Path) -> None:
+    """One that the locale could not hold ended its room as by our own bug."""
+    auth = tmp_path / "auth"
+    auth.write_text("#!/bin/sh\nprintf 'user=J\\303\\266rg\\ncity=K\\303\\266ln\\n'\n")
+    auth.chmod(0o755)
+    own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    show = 'echo "$ROOM $PATH_INFO $REMOTE_USER $REMOTE_USER_CITY"; exec cat'
+    with (
+        serve(f"--auth={auth}", "sh", "--", "-c", show, env=own) as server,
+        RawClient.connect(server, "caf%C3%A9-%E6%97%A5") as client,
+    ):
+        assert client.receive_text() == "café-日 /café-日 Jörg Köln"
 
 
 @settings(max_examples=100)
