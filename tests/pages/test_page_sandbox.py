@@ -445,6 +445,18 @@ def test_who_gives_a_name_is_born_with_it_and_a_colour(open_tab: OpenTab) -> Non
     wait_for(page, "/^\\d+ ms$/.test(document.querySelector('#ping').textContent)")
 
 
+def test_a_newcomer_has_a_colour_that_the_page_shows(open_tab: OpenTab) -> None:
+    """Each colour threw dice of its own: one newcomer in three had none."""
+    page = open_tab(ISLAND)
+    for first in (0, 1):
+        page.add_init_script(
+            f"let thrown = {first}; Math.random = () => ((thrown += 1) % 2 ? 0.7 : 0.6);"
+        )
+        page.reload()
+        wait_for(page, "document.querySelectorAll('#skins input').length === 8")
+        assert page.locator("#skins input:checked").count() == 1
+
+
 def test_the_keys_walk_in_eight_directions(open_tab: OpenTab) -> None:
     page = open_tab(ISLAND)
     spawn(page, "Ann")

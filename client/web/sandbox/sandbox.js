@@ -267,12 +267,13 @@ function myPlace() {
 
 // ---- The choice of a colour -----------------------------------------------
 
+const usual = remembered();
 SKINS.forEach(([, coat], skin) => {
   const choice = document.createElement("input");
   choice.type = "radio";
   choice.name = "skin";
   choice.value = skin;
-  choice.checked = skin === remembered();
+  choice.checked = skin === usual;
   choice.style.setProperty("--coat", coat);
   choice.setAttribute("aria-label", `Colour ${skin + 1}`);
   $("skins").append(choice);
