@@ -315,6 +315,24 @@ def test_in_a_chat_what_a_seat_could_not_keep_is_said_again(open_tab: OpenTab, w
         assert [text.count(f"lost {number} ") for number in range(4)] == [1] * 4
 
 
+def test_beside_a_chat_the_page_for_any_program_tells_what_has_not_arrived(
+    open_tab: OpenTab, wire: Wire
+) -> None:
+    """It said that nothing was missed, and showed as sent what nobody had."""
+    page = visit(open_tab, wire, "/talk/?room=lounge")
+    wait_for(page, f"{STATE} === 'connected'")
+    wire.swallows = True
+    for _ in range(4):
+        say(page, "x" * 400_000)
+    wire.cut()
+    wait_for(page, f"{STATE} === 'waiting'")
+    wire.swallows = False
+    wire.mend()
+    page.get_by_text("You are back, and have missed nothing.").wait_for()
+    told = page.locator("#messages .news").all_inner_texts()
+    assert told[-1] == "Not all that you have said has arrived."
+
+
 # ==== 2. The connection ====================================================
 
 

@@ -17,7 +17,15 @@ import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
 from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, expect, wait_for
-from tests.support import ROOT, RawClient, ServerProcess, http_request, serve, wait_until
+from tests.support import (
+    ROOT,
+    RawClient,
+    ServerProcess,
+    free_port,
+    http_request,
+    serve,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -236,6 +244,24 @@ def test_an_attempt_that_fails_again_is_no_news(tabs: Any) -> None:
     )
     news = page.locator("#messages .news").all_inner_texts()
     assert sum("cannot be reached" in line for line in news) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_was_said_to_a_server_that_was_started_again_has_not_arrived(tabs: Any) -> None:
+    """It was shown as sent, and no more was heard of it."""
+    with serve("--resume", "60", "cat", addr=f"127.0.0.1:{free_port()}") as first:
+        page = tabs(first, "/")
+    wait_for(page, "document.body.dataset.status === 'waiting'")
+    page.fill("#text", "hello")
+    page.press("#text", "Enter")
+    assert lines(page, "sent") == ["hello"]
+    with serve("--resume", "60", "cat", addr=f"127.0.0.1:{first.port}"):
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        told = page.locator("#messages .news").all_inner_texts()
+        assert told[-1] == "Not all that you have said has arrived."
+        assert lines(page, "come") == []
+        page.goto("about:blank")
 
 
 @pytest.mark.browser

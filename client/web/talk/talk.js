@@ -19,6 +19,7 @@ const log = new Log({ root: $("log"), list: $("messages") });
 const sent = []; // by this page, the oldest first
 let recalled = 0; // where in it the field is
 let ending = ""; // why the connection has ended, once that is told
+let waits = false; // something was said while there is no connection
 let about = {}; // what the server says of itself
 let room = currentRoom(USUAL_ROOM);
 
@@ -103,10 +104,12 @@ $("copy").addEventListener("click", async () => {
 
 connection.addEventListener("message", ({ detail }) => log.add("come", detail));
 connection.addEventListener("state", () => {
-  const { state, reason } = connection;
-  if (state === "connected" && connection.resumed) log.tell("You are back, and have missed nothing.");
-  else if (state === "connected") log.tell(`You are in “${room}”.`);
-  if (state === "connected" || state === "closed") ending = "";
+  const { state, reason, resumed, lost } = connection;
+  if (state === "connected") {
+    log.tell(resumed ? "You are back, and have missed nothing." : `You are in “${room}”.`);
+    if (resumed ? lost : waits) log.tell("Not all that you have said has arrived.");
+  }
+  if (state === "connected" || state === "closed") [ending, waits] = ["", false];
   if (state !== "waiting" || reason === ending) return; // one more attempt is no news
   ending = reason;
   log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
@@ -138,6 +141,7 @@ $("compose").addEventListener("submit", (event) => {
     $("text-problem").textContent = "Not sent: there is no connection.";
     return;
   }
+  waits ||= connection.state !== "connected";
   log.add("sent", message);
   sent.push($("text").value);
   sent.splice(0, sent.length - MOST_SENT);
