@@ -7,11 +7,14 @@ one who sent it; no other exception may come of a message, because that would en
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable
 
 MAX_NAME = 16  # characters
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that look like spaces
+# Marks that are not seen by themselves: the joiner, and those that choose a variant.
+UNSEEN = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 class RuleError(ValueError):
@@ -46,9 +49,14 @@ def new_name(event: dict[str, object], taken: Iterable[str]) -> str:
         RuleError: it is no name, or taken.
     """
     name = clean_name(event.get("name", event.get("username")))
-    if name.casefold() in map(str.casefold, taken):
+    if _look(name) in map(_look, taken):
         raise RuleError(f"the name {name!r} is taken")
     return name
+
+
+def _look(name: str) -> str:
+    """Return what two names have in common that look the same."""
+    return UNSEEN.sub("", name).casefold()
 
 
 def clean_name(value: object) -> str:

@@ -423,6 +423,9 @@ def test_two_with_the_same_name_are_told(room: FakeRoom) -> None:
     second.take()
     room.say(second, {"t": "name", "name": " ANN "})
     assert error_of(second) == "the name 'ANN' is taken"
+    for unseen in "\u034f\ufe0f\U000e0100":
+        room.say(second, {"t": "name", "name": f"an{unseen}n"})
+        assert error_of(second) == f"the name 'an{unseen}n' is taken", "they look the same"
     room.say(second, {"t": "name", "name": "bob"})
     assert state_of(second)["you"] == "O"
 
