@@ -344,7 +344,8 @@ class ChatView(GameView):
     def resumed(self, lost: int) -> Any:
         """Go on; what was written meanwhile is on its way, or is said now."""
         self._online = True
-        return [self._write(message) for message in self.chat.resumed(time.monotonic(), lost)]
+        again = 0 if self.plain else lost  # no ID tells a line that is said twice
+        return [self._write(message) for message in self.chat.resumed(time.monotonic(), again)]
 
     def receive(self, event: str, now: float) -> None:
         """Take what the room says."""

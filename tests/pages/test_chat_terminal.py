@@ -314,6 +314,19 @@ def test_what_a_seat_would_not_keep_is_said_when_the_connection_is_back() -> Non
     assert link.sent[3:] == [one, two]
 
 
+def test_a_line_for_a_program_is_said_once_also_when_older_ones_were_given_up() -> None:
+    """The seat had kept it and said it, and the chat said it once more."""
+    view = chatting()
+    view.plain = True
+    app, link = start_app(view)
+    app.handle(Lost(ConnectionClosed(1006, "gone"), 1.0))
+    for text, link.takes in (("one", True), ("two", False)):
+        app._send(press(view, text, "enter"))
+    link.takes = True
+    app.handle(Opened(None, resumed=True, lost=1))  # type: ignore[arg-type]
+    assert link.sent == ["one", "two", "two"], "the seat has kept the first"
+
+
 def test_a_name_can_be_changed_and_one_leaves_by_word_or_key() -> None:
     view = chatting()
     assert press(view, "/name  Ada  Lovelace", "enter") == []
