@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -429,6 +430,31 @@ def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int
     assert sticking_out(page) == []
     box = page.locator("#stage").bounding_box()
     assert box and box["height"] >= 250 and box["width"] >= 350
+
+
+def test_a_name_tag_is_seen_whole_after_many_visitors(browser: Browser, tmp_path: Path) -> None:
+    """At the edge of a phone the number of who came late was cut off."""
+    player = {"id": 123_456, "x": 1200, "y": 400}
+    world = {"width": 1200, "height": 800}
+    welcome = {"t": "Welcome", "data": {"you": 123_456, "world": world, "players": [player]}}
+    (tmp_path / "late.py").write_text(f"for _ in open(0):\n    print({json.dumps(welcome)!r})\n")
+    spy = """
+        window.tags = {};
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+            const half = this.measureText(text).width / 2;
+            const at = (x) => this.getTransform().transformPoint({ x, y }).x / this.canvas.width;
+            tags[text] = [at(x - half), at(x + half)];
+            fillText.call(this, text, x, y);
+        };"""
+    options = ("--json", "--staticdir", str(PAGES), str(tmp_path / "late.py"))
+    with serve(*options) as server, browser.new_context(viewport=PHONE) as context:
+        page = context.new_page()
+        page.add_init_script(spy)
+        page.goto(server.http("/bunny/"))
+        wait_for(page, "tags['You · Clover 123456']")
+        left, right = page.evaluate("tags['You · Clover 123456']")
+        assert 0 < left < right < 1
 
 
 def test_words_that_change_move_nothing(open_tab: OpenTab) -> None:

@@ -113,12 +113,13 @@ export class Bunny {
   drawTag(context, { size, me, dark, unit, edges }) {
     if (this.#leaving) return;
     const top = (100 + this.#lift * HOP_HEIGHT) * size * this.#presence();
-    const x = clamp(this.x, edges.left + 60 * unit, edges.right - 60 * unit);
+    const text = me ? `You · ${this.name}` : this.name;
+    const reach = (0.32 * text.length + 0.6) * 12.5 * unit; // about half as wide as it will be
+    const x = clamp(this.x, edges.left + reach, edges.right - reach);
     const y = Math.max(this.y - top - 8 * unit, edges.top + 12 * unit);
     const fur = `hsl(${this.hue} 60% ${dark ? 82 : 28}%)`;
     const usual = { ink: fur, paper: dark ? "hsl(220 30% 12% / .72)" : "hsl(0 0% 100% / .82)" };
     const mine = { ink: "hsl(30 80% 12%)", paper: "hsl(45 100% 66%)" };
-    const text = me ? `You · ${this.name}` : this.name;
     label(context, text, x, y, { size: 12.5 * unit, ...(me ? mine : usual) });
   }
 
