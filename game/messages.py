@@ -70,6 +70,11 @@ def clean_name(value: object) -> str:
         text = unicodedata.normalize("NFKC", value[: 10 * MAX_NAME])
         seen = (c if c.isprintable() and c not in BLANKS else " " for c in text)
         name = " ".join("".join(seen).split())[:MAX_NAME].rstrip()
-        if any(unicodedata.category(c)[0] != "M" for c in name):  # marks need something to be on
+        if is_seen(name):
             return name
     raise RuleError(f"a name is 1 to {MAX_NAME} printable characters")
+
+
+def is_seen(text: str) -> bool:
+    """Whether there is anything to see in a text; marks need something to be on."""
+    return any(c not in BLANKS and unicodedata.category(c)[0] not in "MCZ" for c in text)

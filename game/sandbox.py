@@ -47,6 +47,7 @@ from scalesocket.net.sandbox_packets import (
 from scalesocket import Client, CloseCode, Game, GameRoom
 
 from .grid import Thing
+from .messages import is_seen
 from .sandbox_items import (
     ITEMS,
     PLAYER_SCALE,
@@ -304,7 +305,9 @@ class Sandbox(Game):
     def _spawn(self, viewer: Viewer, profile: packets.Profile) -> None:
         if viewer.player is not None:
             return
-        name = clean(profile.name) or f"player {viewer.client.id}"[:MAX_NAME]
+        name = clean(profile.name)
+        if not is_seen(name):
+            name = f"player {viewer.client.id}"[:MAX_NAME]
         viewer.player = self.world.spawn(viewer.client.id, name, profile.skin)
         if viewer.player is None:
             viewer.send(packets.Said(0, "the world is full; try again later"))
@@ -337,7 +340,7 @@ class Sandbox(Game):
         if not viewer.lines.take(self.world.now):
             rule = f"{CHAT_BURST} lines, then one every {1 / CHAT_RATE:g} s"
             viewer.send(packets.Said(0, f"too fast: {rule}"))
-        elif text:
+        elif is_seen(text):
             self.world.chat(player, text)
 
     def _refuse(self, client: Client, code: int, reason: str) -> None:

@@ -294,6 +294,12 @@ def test_control_characters_are_dropped_from_names_and_an_empty_name_is_replaced
         assert nobody.known[nobody.sid].name == f"player {nobody.known[nobody.sid].id}"
 
 
+@pytest.mark.parametrize("name", ["\u3164", "\u2800 \u115f", "\ufe0f\u0301"])
+def test_a_name_that_nobody_could_see_is_replaced(arena: ServerProcess, name: str) -> None:
+    with Gamer(arena, name) as nobody:
+        assert nobody.known[nobody.sid].name == f"player {nobody.known[nobody.sid].id}"
+
+
 def test_the_lobby_is_told_how_many_play_and_how_many_watch(arena: ServerProcess) -> None:
     def metadata() -> object:
         return json.loads(http_request(arena, path="/api/arena/metadata").body)
