@@ -42,6 +42,7 @@ ARGUMENTS = [
 ]
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 360, "height": 640}
+NARROWEST = {"width": 320, "height": 568}  # also a desktop's page at 400 %
 PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
 MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room or a player
 

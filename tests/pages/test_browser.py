@@ -15,6 +15,7 @@ from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
     MARKUP,
+    NARROWEST,
     PAGES,
     PATIENCE,
     PHONE,
@@ -430,6 +431,13 @@ def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int
     assert sticking_out(page) == []
     box = page.locator("#stage").bounding_box()
     assert box and box["height"] >= 250 and box["width"] >= 350
+
+
+def test_the_narrowest_page_shows_how_the_connection_is(open_tab: OpenTab) -> None:
+    """It was cut off."""
+    page = open_tab(viewport=NARROWEST)
+    wait_for_players(page, 1)
+    assert sticking_out(page) == []
 
 
 def test_a_name_tag_is_seen_whole_after_many_visitors(browser: Browser, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
     MARKUP,
+    NARROWEST,
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
@@ -618,6 +619,14 @@ def test_nothing_of_tictactoe_sticks_out(open_tab: OpenTab, size: dict[str, int]
         assert box is not None
         assert box["width"] >= 60 and box["height"] >= 60  # large enough for a finger
         assert box["y"] + box["height"] <= size["height"]
+
+
+def test_the_narrowest_page_of_tictactoe_says_whom_one_waits_for(open_tab: OpenTab) -> None:
+    page = open_tab(TABLE, viewport=NARROWEST)
+    sit_down(page, "Ann")
+    verdict = page.get_by_text("Waiting for another player.")
+    verdict.wait_for()
+    assert verdict.evaluate("(verdict) => verdict.scrollWidth <= verdict.clientWidth")
 
 
 @pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)

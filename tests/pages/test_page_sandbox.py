@@ -19,6 +19,7 @@ from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
     MARKUP,
+    NARROWEST,
     PAGES,
     PATIENCE,
     PHONE,
@@ -824,6 +825,13 @@ def test_nothing_sticks_out_of_the_window(open_tab: OpenTab, size: dict[str, int
     wait_for(page, "document.querySelectorAll('#leaders li').length === 1")
     assert sticking_out(page) == []
     expect(page.locator("#move-stick")).to_be_visible(visible=touch)
+
+
+def test_on_the_narrowest_page_no_button_lies_on_its_title(open_tab: OpenTab) -> None:
+    page = open_tab(ISLAND, viewport=NARROWEST, has_touch=True, is_mobile=True)
+    page.locator("#join:not([hidden])").wait_for()
+    title = page.locator("h1")
+    assert title.evaluate("(title) => title.scrollWidth <= title.clientWidth")
 
 
 def test_the_parts_of_a_phones_page_do_not_cover_each_other(open_tab: OpenTab) -> None:
