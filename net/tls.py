@@ -45,6 +45,12 @@ OPTIONS = (
     ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
 )
 
+FAULTS = {  # what OpenSSL says of files, by the name of its reason
+    None: "a certificate and its private key are wanted, both in PEM form",
+    "KEY_VALUES_MISMATCH": "the private key is that of another certificate",
+    "NO_CERTIFICATE_OR_CRL_FOUND": "the authority's file has no certificate in PEM form",
+}
+
 
 def check_options(config: Config) -> None:
     """Refuse a key or an authority without a certificate.
@@ -81,9 +87,10 @@ def load_certificates(config: Config) -> ssl.SSLContext:
         if authority is not None:
             context.load_verify_locations(authority)
             context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:
         files = ", ".join(map(str, filter(None, (cert, key, authority))))
-        raise ConfigError(f"cannot use {files}: {error.strerror or error}") from None
+        words = FAULTS.get(error.reason) if isinstance(error, ssl.SSLError) else None
+        raise ConfigError(f"cannot use {files}: {words or error.strerror or error}") from None
     return context
 
 

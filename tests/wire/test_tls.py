@@ -945,6 +945,29 @@ def test_wrong_files_are_said_in_one_line(certs: Certificates, tmp_path: Path) -
     assert_one_line(["--sslcert", cert, "--sslkey", key, "--sslca", garbage], garbage)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--sslcert {cert}", "a certificate and its private key are wanted, both in PEM form"),
+        ("--sslcert {key}", "a certificate and its private key are wanted, both in PEM form"),
+        ("--sslcert {cert} --sslkey {other}", "the private key is that of another certificate"),
+        (
+            "--sslcert {cert} --sslkey {key} --sslca {key}",
+            "the authority's file has no certificate in PEM form",
+        ),
+    ],
+)
+def test_what_is_wrong_with_files_is_said_in_words(
+    certs: Certificates, options: str, words: str
+) -> None:
+    """The line said "[SSL] PEM lib (_ssl.c:3905)"."""
+    cert, key, other = certs.cert("server"), certs.key("server"), certs.key("client")
+    files = {"cert": cert, "key": key, "other": other}
+    done = run_cli(*(part.format_map(files) for part in options.split()), "cat")
+    assert done.returncode == 2
+    assert done.stderr.endswith(f": {words}\n")
+
+
 @pytest.mark.parametrize("option", ["--sslkey", "--sslca"])
 def test_options_that_need_a_certificate(certs: Certificates, option: str) -> None:
     done = run_cli(option, certs.key("server"), "cat")
