@@ -18,6 +18,7 @@ const log = new Log({
   passed: $("passed"), pause: $("pause"), only: $("only"), search: $("search"),
 });
 let link = null; // the connection, if there has been one
+let proposed = ""; // the address of the room that was typed, until somebody types an address
 
 /** Do something that may fail by what was typed, and say so beside it. */
 function attempt(problem, act) {
@@ -83,11 +84,11 @@ function showWay() {
   for (const element of document.querySelectorAll(".of-browser")) element.hidden = !browser;
   for (const element of document.querySelectorAll(".of-wire")) element.hidden = browser;
   $("room").disabled = browser;
-  if (!browser || $("address").value) return;
+  if (!browser || !["", proposed].includes($("address").value)) return;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const base = new URL("../", location.href).pathname;
   const room = encodeURIComponent($("room").value.trim());
-  $("address").value = `${scheme}//${location.host}${base}${room}`;
+  $("address").value = proposed = `${scheme}//${location.host}${base}${room}`;
 }
 
 onSubmit("connect", "connect-problem", connect);

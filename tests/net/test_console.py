@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from scalesocket import (
     encode_frame,
 )
 from tests import browser as in_browser
-from tests.browser import MARKUP, PHONE, OpenTab, expect, sticking_out
+from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, expect, sticking_out
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -686,6 +687,28 @@ def test_the_browsers_own_websocket_shows_messages_only(open_tab: OpenTab) -> No
     page.get_by_label("Code", exact=True).fill("3999")
     page.get_by_role("button", name="Close", exact=True).click()
     await_said(page, "code 3999")
+
+
+def test_the_browsers_own_websocket_goes_to_the_room_that_was_typed_last(open_tab: OpenTab) -> None:
+    """It went to the room of the first time, and the field said another."""
+    page = open_tab("/console/")
+    page.locator("summary", has_text="More").click()
+    how, room = page.locator("#how"), page.get_by_label("Room", exact=True)
+    address = page.get_by_label("Address", exact=True)
+    how.select_option("browser")
+    how.select_option("wire")
+    room.fill("attic")
+    how.select_option("browser")
+    expect(address).to_have_value(re.compile("/attic$"))
+    address.fill("wss://example.com/")
+    how.select_option("wire")
+    how.select_option("browser")
+    expect(address).to_have_value("wss://example.com/")
+
+
+def test_on_the_narrowest_page_the_state_is_seen_whole(open_tab: OpenTab) -> None:
+    page = open_tab("/console/", viewport=NARROWEST)
+    assert sticking_out(page) == []
 
 
 def test_what_comes_over_the_wire_is_never_markup(open_tab: OpenTab, server: ServerProcess) -> None:
