@@ -7,6 +7,7 @@ import itertools
 import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -297,12 +298,15 @@ def test_in_a_chat_what_a_seat_could_not_keep_is_said_again(open_tab: OpenTab, w
     bob.get_by_text("before").wait_for()
     ann.evaluate("document.querySelector('#text').maxLength = 2 ** 20")  # so that four will do
     wire.swallows = True
+    ann.clock.install()
+    ann.clock.pause_at(time.time() + 60)  # what has no echo for 5 s counts as said
     for number in range(4):
         say(ann, f"lost {number} {'x' * 400_000}")
     wire.cut()
     wait_for(ann, f"{STATE} === 'waiting'")
     wire.swallows = False
     wire.mend()
+    ann.clock.resume()
     wait_for(ann, f"{NOTE} === 'Back again, but not all that you did has arrived.'")
     for page in (ann, bob):
         for number in range(4):
