@@ -2536,7 +2536,8 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
     """
     request = client.request
     host = re.sub(r":\d+$", "", request.headers.get("Host"))
-    environment = {n: os.environ[n] for glob in passed for n in fnmatch.filter(os.environ, glob)}
+    names = list(os.environ)
+    environment = {n: os.environ[n] for pattern in passed for n in fnmatch.filter(names, pattern)}
     environment |= {
         "PYTHONUNBUFFERED": "1",  # so that three lines with print() work as they stand
         "GATEWAY_INTERFACE": "CGI/1.1",
@@ -5365,8 +5366,7 @@ def describe_listener(listener: socket.socket) -> str:
     """Return where it listens, for the log."""
     if listener.family == AF_UNIX:
         return str(listener.getsockname())
-    host, port = listener.getsockname()[:2]
-    return f"{host} on port {port}"
+    return "{} on port {}".format(*listener.getsockname())
 
 
 class ToldOnce:
@@ -5812,11 +5812,13 @@ class Server:
                 self._waker.send(b"\0")
 
     def kill(self) -> None:
-        """End all children at once; for when draining takes too long."""
+        """End all children at once; their rooms have a moment to tell clients, and to close."""
+        self.registry.end_all(*self.farewell)  # nor is one started again
         for room in self.registry.totals()[3]:
             room.backend.kill()
         if self._descendants is not None:
             self._descendants.kill_orphans()
+        self.registry.wait_until_idle(ABANDON_TIMEOUT)
 
     def _end(self) -> None:
         """Close every client, end every room, and wait for both (7.1.1)."""
@@ -5858,7 +5860,6 @@ class Server:
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
-        self.registry.wait_until_idle(ABANDON_TIMEOUT)
         for room in self.registry.totals()[3]:
             room.cut()
 
@@ -6056,8 +6057,7 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the members of a list that allows only these: it must not be empty by accident."""
-    names = parse_list(text)
-    if not names:
+    if not (names := parse_list(text)):
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names
 
