@@ -95,5 +95,7 @@ class IdFraming(JsonFraming):
     def _read_to(self, value: JsonValue) -> tuple[int, ...] | None:
         value = value.get(self.sender_field)
         ids = value if isinstance(value, list) else [value]
+        # Lua and PHP may have made it a float.
+        ids = [int(i) if isinstance(i, float) and i.is_integer() else i for i in ids]
         # Anything else in such a field may mean something else to the game.
         return tuple(ids) if all(type(client_id) is int for client_id in ids) else None

@@ -792,6 +792,8 @@ def test_a_private_message_that_is_nested_too_deeply_reaches_nobody_else(
         ('{"id":5}', (5,)),
         ('{"t":"x", "id" : 5}', (5,)),
         ('{"id":[5,6]}', (5, 6)),
+        ('{"id":5.0}', (5,)),  # went to everybody
+        ('{"id":[5e0,6]}', (5, 6)),
         ('{"\\u0069d":5}', (5,)),
         ('{"i\\u0064":5}', (5,)),
         ('{"id":null}', None),
