@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -110,7 +111,7 @@ class TcpBackend(ProcessBackend):
             OSError: this server lacks something for that.
         """
         try:
-            sock = socket.create_connection(("127.0.0.1", self._port), timeout=1.0)
+            sock = dial(self._port)
         except OSError as error:
             if error.errno in _SHORTAGES:
                 raise
@@ -155,6 +156,14 @@ class TcpBackend(ProcessBackend):
         if self._port:
             self._ports.give_back(self._port)
             self._port = 0
+
+
+def dial(port: int) -> socket.socket:
+    """Return a connection to a port of this machine: "localhost" is ::1 alone to some (Node)."""
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=1.0)
+    except ConnectionRefusedError:
+        return socket.create_connection(("::1", port), timeout=1.0)
 
 
 class PortPool:
@@ -202,12 +211,20 @@ class PortPool:
 
     @staticmethod
     def _is_usable(port: int) -> bool:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
+                probe = socket.socket(family)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # nobody can listen there
+                    continue
+                raise
+            with probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    if error.errno != errno.EADDRNOTAVAIL:  # likewise
+                        return False
         return True
 
 

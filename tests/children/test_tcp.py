@@ -168,10 +168,32 @@ def test_the_child_is_given_a_port_of_the_range_in_its_environment() -> None:
         assert sorted(seen) == list(ports)
 
 
-def test_a_port_that_somebody_else_uses_is_passed_over() -> None:
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+@IPV6
+def test_a_child_may_listen_at_the_loopback_of_ipv6_alone() -> None:
+    """That is what "localhost" is to Node; it was waited for in vain."""
+    source = ECHO.replace("accept()", "listener.accept()[0]")
+    listen = "socket.create_server(('::1', int(os.environ['PORT'])), family=socket.AF_INET6)"
+    with serve(*tcp(), *child(f"listener = {listen}\n{source}")) as server:
+        with RawClient.connect(server) as client:
+            client.send_text("there")
+            assert client.receive_text() == "there"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
+def test_a_port_that_somebody_else_uses_is_passed_over(host: str) -> None:
     ports = free_ports(2)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
-        socket.create_server(("127.0.0.1", ports[0])),
+        socket.create_server((host, ports[0]), family=family),
         serve(*tcp("--tcpports", spell(ports)), *child(ENDINGS)) as server,
     ):
         for number in range(3):
@@ -328,7 +350,7 @@ def test_a_port_is_not_lost_while_there_are_no_descriptors(monkeypatch: pytest.M
     """Each room that was asked for meanwhile took one from the pool, for ever."""
     ports = PortPool(9001, 9003)
 
-    def fail() -> None:
+    def fail(_family: int) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
