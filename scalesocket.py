@@ -2135,8 +2135,7 @@ class Framing:
             return []
         if self._rest:
             head = b"".join([*self._rest, head])
-            self._rest.clear()
-            self._rest_size = 0
+            self._rest, self._rest_size = [], 0
         if tail:
             self._keep(tail)
         if self._strip_cr and b"\r" in head:
@@ -2858,9 +2857,7 @@ class ChildProcess:
             return False
         try:
             os.killpg(self.pid, signal_number)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # macOS: all that is left are zombies
+        except (ProcessLookupError, PermissionError):  # macOS: all that is left are zombies
             return False
         return True
 
@@ -3124,8 +3121,7 @@ class ProcessBackend(Backend):
         for output in outputs:
             assert isinstance(output, Route)
             for line in output.payloads:
-                text = line[:MAX_LOG_LINE].decode(errors="replace")
-                self._room.log.info("stderr: %s", text)
+                self._room.log.info("stderr: %s", line[:MAX_LOG_LINE].decode(errors="replace"))
         if self._name_stream is not None:
             self._deliver("stderr", outputs)
 
