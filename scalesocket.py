@@ -3276,6 +3276,8 @@ class GameRoom:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._thread, "room.call_later")
+        if not callable(function):  # as of `self.step()` in place of `self.step`
+            raise TypeError(f"room.call_later wants a function, not {function!r}")
         period = max(0.001, seconds) if repeat else 0.0
         call = [time.monotonic() + max(0.0, seconds), next(self._order), function, period]
         heapq.heappush(self._calls, call)
@@ -3296,6 +3298,8 @@ class GameRoom:
         Raises:
             RuntimeError: the room has ended, and the function will not be called.
         """
+        if not callable(function):
+            raise TypeError(f"room.call_soon wants a function, not {function!r}")
         inbox, call = self._room.inbox, Called(function, arguments)
         own = threading.get_ident() == self._thread
         if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):

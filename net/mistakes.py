@@ -295,9 +295,14 @@ def check_hook(game: type[Game], base: type, name: str, value: object) -> None:
     try:
         inspect.signature(inner).bind(*wanted.parameters)
     except TypeError:
-        names = ", ".join(wanted.parameters)
-        own = ", ".join(inspect.signature(inner).parameters)
-        raise ConfigError(f"{where}: {name}({own}) must be {name}({names})") from None
+        own, right = map(strip_types, (inspect.signature(inner), wanted))
+        raise ConfigError(f"{where}: {name}{own} must be {name}{right}") from None
+
+
+def strip_types(signature: inspect.Signature) -> inspect.Signature:
+    """Return what a function takes, without the types of that."""
+    names = [it.replace(annotation=it.empty) for it in signature.parameters.values()]
+    return inspect.Signature(names)
 
 
 def names_used(owner: type) -> Iterator[str]:

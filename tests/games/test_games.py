@@ -404,6 +404,15 @@ def test_a_call_without_time_that_asks_for_itself_holds_nobody_up() -> None:
         assert times
 
 
+@pytest.mark.parametrize("call", ["call_later", "call_soon"])
+def test_what_is_no_function_is_refused_where_it_is_said(call: str) -> None:
+    """`self.step()` for `self.step`: the room ended later, and no line was named."""
+    with Stage() as stage:
+        arguments = [0.5] if call == "call_later" else []
+        with pytest.raises(TypeError, match=f"room.{call} wants a function, not None"):
+            getattr(stage.game.room, call)(*arguments, None)
+
+
 def test_a_call_may_be_as_far_away_as_one_likes() -> None:
     """The room ended, as no thread can wait that long."""
     with Stage() as stage:

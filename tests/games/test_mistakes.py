@@ -55,6 +55,10 @@ HOOKS = [
         "def on_leave(self, client): pass",
         "on_leave(self, client) must be on_leave(self, client, co",
     ),
+    (
+        "def on_leave(self, client: int, *, code: int): pass",
+        "on_leave(self, client, *, code) must be on_leave(self, client, code)",
+    ),
     ("def on_create(room): pass", "on_create(room) must be on_create(self, room)"),
     ("def on_auth(self, request): return True", "@classmethod"),
     ("on_tick = 4", "on_tick is a hook, and no int"),
