@@ -3322,7 +3322,7 @@ class GameRoom:
 
     def run_due_calls(self, now: float) -> None:
         """Make the calls that are due."""
-        while self.next_call <= now:
+        while self.next_call <= now and self.closing is None:
             due, _, function, period = call = heapq.heappop(self._calls)
             if period:  # what was missed is left out
                 call[0] = (due if due + period > now else now) + period
@@ -3420,7 +3420,7 @@ class GameBackend(Backend):
         is_due = now >= self._next_tick or now >= room.next_call
         if is_due:
             room.run_due_calls(now)
-            if now >= self._next_tick:
+            if now >= self._next_tick and room.closing is None:
                 self._tick(now)
         if room.closing is not None:
             raise room.closing

@@ -465,6 +465,18 @@ def test_after_a_room_has_been_closed_no_hook_but_the_last_is_called() -> None:
         assert stage.game.diary == [("message", 1, "one"), ("dispose",)]
 
 
+def test_after_a_timed_call_has_closed_the_room_no_other_is_made_and_no_tick() -> None:
+    with Stage() as stage:
+        room, made = stage.game.room, []
+        room.call_later(0.05, lambda: room.close(4000, "over"))
+        room.call_later(0.06, lambda: made.append("call"))
+        stage.now += 0.2
+        with pytest.raises(ConnectionClosed, match="over"):
+            stage.handle()
+        stage.backend.stop()
+        assert (made, stage.game.diary) == ([], [("dispose",)])
+
+
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2000, 2999, 5000, -1])
 def test_a_code_that_must_not_be_sent_is_the_games_mistake(code: int) -> None:
     with Stage() as stage:
