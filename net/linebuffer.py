@@ -21,12 +21,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from scalesocket import KIB, POSIX, Config, ProcessBackend, refuse_if
+from scalesocket import (
+    KIB,
+    POSIX,
+    BackendError,
+    ChildProcess,
+    Config,
+    ProcessBackend,
+    refuse_if,
+)
 
 # fmt: off
 OPTIONS = (
@@ -81,6 +89,14 @@ class LineBufferedBackend(ProcessBackend):
         finally:
             os.close(output)
         self._take_pipes(child, self._terminal)
+
+    def _start_child(
+        self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> ChildProcess:
+        try:
+            return super()._start_child(command, environment, streams)
+        except BackendError as error:
+            raise BackendError(f"{error}{explain_start(command[0])}") from None
 
     def _detach(self) -> None:
         if self._terminal >= 0:
@@ -137,6 +153,21 @@ def spell_interpreter(command: tuple[str, ...]) -> tuple[str, ...]:
             return command
         words[0] = str(found)
     return (*words, *command)
+
+
+def explain_start(path: str) -> str:
+    """Return what is wrong with the first line of a script that cannot be started, if that is."""
+    line = read_start(path).partition(b"\n")[0]
+    if not os.access(path, os.R_OK) or b"\0" in line:  # it is not there any more, or is no script
+        return ""
+    if not line.startswith(b"#!"):
+        return "; its first line must name what runs it, as in #!/bin/sh"
+    if line.endswith(b"\r"):
+        return "; its lines end with \\r\\n, as on Windows"
+    interpreter = os.fsdecode(line[2:].strip()).partition(" ")[0]
+    if not os.path.exists(interpreter):
+        return f"; its first line names {interpreter}, which is not there"
+    return ""
 
 
 def choose_line_buffer(path: str, program: str) -> str:

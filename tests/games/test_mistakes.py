@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import examples
+from scalesocket.net import examples, linebuffer
 
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
@@ -219,6 +219,32 @@ def test_whatever_python_runs_is_run(here: Path, recwarn: pytest.WarningsRecorde
         (here / "own.py").write_bytes(code)
         assert parse_command_line(["./own.py"]).command[-1].endswith("own.py")
     assert not recwarn.list
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the first line means nothing")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("#!/nowhere/python\n", "; its first line names /nowhere/python, which is not there"),
+        ("#!/bin/sh\r\ncat\r\n", "; its lines end with \\r\\n, as on Windows"),
+        ("cat\n", "; its first line must name what runs it, as in #!/bin/sh"),
+        ("", "; its first line must name what runs it, as in #!/bin/sh"),
+    ],
+)
+def test_a_script_that_cannot_be_started_is_told_why(here: Path, code: str, said: str) -> None:
+    """It was "No such file or directory", of a file that is there."""
+    (here / "own").write_bytes(code.encode())
+    (here / "own").chmod(0o755)
+    with serve("./own", cwd=here) as server, RawClient.connect(server) as client:
+        code_sent, reason = client.wait_close()
+        assert code_sent == 1011
+        assert reason.startswith("cannot start ./own: ") and reason.endswith(said)
+
+
+def test_of_a_program_that_is_no_script_nothing_is_said(here: Path) -> None:
+    (here / "binary").write_bytes(b"\x7fELF\x02\x01\0\n")
+    for name in (here / "binary", here / "gone", "/bin/sh"):
+        assert linebuffer.explain_start(str(name)) == ""
 
 
 def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
