@@ -39,7 +39,6 @@ from .spelling import did_you_mean, list_names
 
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
-_OPEN_BLOCK = re.compile(r"^# /// script *\n(#.*\n)*?# *\[tool\.scalesocket\]", re.MULTILINE)
 _PATH_OPTIONS = frozenset(("staticdir", "unixsocket", "sslcert", "sslkey", "sslca", "pcap"))
 
 
@@ -109,14 +108,12 @@ def read_script_block(path: Path) -> str:
     """Return the TOML of a script's inline metadata, empty if it has none.
 
     Raises:
-        ValueError: there are several blocks, or one with options for us has no end.
+        ValueError: there are several blocks.
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
     blocks = [match["content"] for match in _SCRIPT_BLOCK.finditer(text)]
     if len(blocks) > 1:  # PEP 723 makes this an error
         raise ValueError(f"there are {len(blocks)} script blocks; one is the most")
-    if not blocks and _OPEN_BLOCK.search(text):
-        raise ValueError("the script block has no end, which is a line `# ///`")
     return "\n".join(line[2:] for block in blocks for line in block.splitlines())
 
 

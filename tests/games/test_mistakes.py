@@ -205,15 +205,6 @@ def test_a_block_of_options_may_be_the_first_after_a_byte_order_mark(here: Path)
     assert parse_command_line(["own.py"]).clientframe == "json"
 
 
-@pytest.mark.parametrize("end", ["", "#///\n", "\n# ///\n", "# [tool.x]\n\n"])
-def test_a_block_of_options_that_has_no_end_is_not_passed_over(here: Path, end: str) -> None:
-    (here / "own.py").write_text(BLOCK.replace("# ///\n", end) + "print()\n")
-    assert "the script block has no end, which is a line `# ///`" in complaint("own.py")
-    foreign = BLOCK.replace("tool.scalesocket", "tool.x").replace("# ///\n", end)
-    (here / "own.py").write_text(foreign + "print()\n# [tool.scalesocket]\n")
-    assert parse_command_line(["own.py"]).command  # PEP 723: it is no block
-
-
 def test_whatever_python_runs_is_run(here: Path, recwarn: pytest.WarningsRecorder) -> None:
     for code in (b"", b"\xef\xbb\xbfx = 1\n", b"# coding: latin-1\nx = '\xe9'\n", b"x = '\\d'\n"):
         (here / "own.py").write_bytes(code)
