@@ -6,6 +6,7 @@ faults.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -106,13 +107,15 @@ class Stage:
         self._clock = mock.patch.object(scalesocket, "time", clock)
 
     def __enter__(self) -> Stage:
-        self._clock.start()
-        self.backend.start(self.room, self.client(0))
-        self.game: Any = self.backend.game
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._clock)
+            self.backend.start(self.room, self.client(0))
+            self.game: Any = self.backend.game
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._clock.stop()
+        self._stack.close()
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -518,6 +521,7 @@ def test_metadata_is_any_json_and_nothing_else() -> None:
 
 GAMES = r'''
 import itertools
+import contextlib
 import json
 import sys
 import time
@@ -735,6 +739,7 @@ def test_messages_of_many_arrive_between_ticks_each_in_its_order(folder: Path) -
 
 
 PARROT = """
+import contextlib
 import json
 from scalesocket import Game
 
