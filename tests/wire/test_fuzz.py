@@ -71,8 +71,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     "a window of 8 bits, which zlib cannot make": ("extensions", "range(9, 16)}", "range(8, 16)}"),
     "line breaks at the start of a read are dropped": (
         "heads",
-        r'data if begun else data.lstrip(b"\r\n")',
-        r'data.lstrip(b"\r\n")',
+        r'if not self.rest and (data := data.lstrip(b"\r\n")):',
+        r'if (data := data.lstrip(b"\r\n")) and not self.rest:',
     ),
     "a zone is part of an address": ("proxies", 'or "%" in address', "or False"),
     "a control frame that was cut is put back wrongly": (
@@ -160,7 +160,11 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
         "stop = min(int(last) + 1, size)",
         "stop = max(int(last) + 1, size)",
     ),
-    "an empty list is an IndexError": ("options", "    if not names:", "    if not names[0]:"),
+    "an empty list is an IndexError": (
+        "options",
+        "if not (names := parse_list(text)):",
+        "if not (names := parse_list(text))[0]:",
+    ),
     "a block that is no TOML is an error of its own": (
         "scripts",
         "except (OSError, ValueError, RecursionError) as error:",
