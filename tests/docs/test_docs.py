@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from scalesocket.net import auth, children, history, lines, logs, per_address, proxies, store
@@ -19,6 +20,7 @@ LINES = SOURCE.splitlines()
 
 Option = tuple[str, str, object, str]
 ROWS: list[Option] = [row for rows in scalesocket.list_options().values() for row in rows]
+PARTS = ("net", "game", "client", "tests")
 NAMES = sorted({name for row in ROWS for name in row[0].split()})
 
 
@@ -288,3 +290,29 @@ def test_the_table_of_modules_has_each_of_them() -> None:
     there = {path.name for path in (ROOT / "net").glob("*.py")}
     assert not there ^ set(listed), "in net/ or in the table of net/README.md, but not in both"
     assert listed == sorted(listed)
+
+
+PAGES = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *(p for d in PARTS for p in (ROOT / d).rglob("*.md")))
+    if "node_modules" not in path.parts
+)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what links may name of a page: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_something(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            if not other.exists() or (anchor and anchor not in anchors(other)):
+                broken.append(target)
+    assert not broken

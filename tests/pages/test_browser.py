@@ -27,6 +27,7 @@ from tests.browser import (
     wait_for,
     wait_for_note,
 )
+from tests.pages.picture import PICTURE, take_picture
 from tests.support import ROOT, ServerProcess, free_port, serve
 
 if TYPE_CHECKING:
@@ -529,3 +530,9 @@ def test_every_control_has_a_name(open_tab: OpenTab) -> None:
         found = page.get_by_role(cast(Any, role), name=re.compile(f"^{name}"))
         expect(found, str((role, name))).to_have_count(1)
     assert page.locator("html").get_attribute("lang") == "en"
+
+
+def test_the_picture_of_the_readme_can_be_taken_again(browser: Browser) -> None:
+    taken, kept = take_picture(browser), PICTURE.read_bytes()
+    assert taken.startswith(b"\xff\xd8\xff") and kept.startswith(b"\xff\xd8\xff")  # JPEG
+    assert len(kept) / 2 < len(taken) < len(kept) * 2, "it shows something else"
