@@ -356,15 +356,27 @@ class Frame:
     last: bool = True  # this piece ends the frame
 
 
+@functools.cache
+def _masked_by(key_byte: int) -> bytes:
+    """Return what each byte becomes, as `translate` wants it."""
+    return bytes(byte ^ key_byte for byte in range(256))
+
+
 def apply_mask(payload: bytes, masking_key: bytes) -> bytes:
     """Mask or unmask a payload: the same operation (RFC 6455 section 5.3).
 
-    One XOR of two long integers: 40 times faster than a loop over bytes.
+    A loop over bytes takes 12 to 70 times as long. A short payload and its mask are two integers
+    for one XOR. Of a longer one, all bytes under the same byte of the key are looked up at once.
     """
     length = len(payload)
-    mask = (masking_key * (length // 4 + 1))[:length]
-    masked = int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")
-    return masked.to_bytes(length, "little")
+    if length < 512:
+        mask = (masking_key * (length // 4 + 1))[:length]
+        number = int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")
+        return number.to_bytes(length, "little")
+    masked = bytearray(payload)
+    for start, key_byte in enumerate(masking_key):
+        masked[start::4] = masked[start::4].translate(_masked_by(key_byte))
+    return bytes(masked)
 
 
 def encode_header(first_byte: int, length: int, mask_bit: int = 0) -> bytes:
@@ -547,17 +559,13 @@ class FrameParser:
         missing = header.length - self._taken
         piece = self._data[self._position : self._position + missing]
         last = len(piece) == missing
-        if not last and header.opcode >= Opcode.CLOSE:
-            self._put_back(header)
+        if not last and header.opcode >= Opcode.CLOSE:  # it is short, and parsed again when whole
+            self._header = None
+            self._position -= 2 + len(header.masking_key)
             return None
         if not (piece or last or self._fresh):
             return None
         return self._take_piece(header, piece, last)
-
-    def _put_back(self, header: FrameHeader) -> None:
-        """Leave a control frame until it is whole: it is short, and quickly parsed again."""
-        self._header = None
-        self._position -= 2 + len(header.masking_key)
 
     def _take_piece(self, header: FrameHeader, piece: bytes, last: bool) -> Frame:
         first, self._fresh = self._fresh, False
@@ -696,7 +704,10 @@ class MessageAssembler:
             if len(piece) == space:
                 self._fail_as_too_big(f"over {self.max_message}")
         if self._decoder is not None:
-            self._check_text(piece, complete)
+            try:
+                self._decoder.decode(piece, complete)
+            except UnicodeDecodeError:
+                raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
         if not complete or self._message:
             self._message += piece
         if not complete:
@@ -728,13 +739,6 @@ class MessageAssembler:
     def _fail_as_too_big(self, size: str) -> NoReturn:
         reason = f"message of {size} bytes; {self.max_message} is the most"
         raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, reason)
-
-    def _check_text(self, piece: bytes, complete: bool) -> None:
-        assert self._decoder is not None
-        try:
-            self._decoder.decode(piece, complete)
-        except UnicodeDecodeError:
-            raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
 
 
 def valid_text_count(payloads: Sequence[bytes]) -> int:
@@ -1839,13 +1843,6 @@ class Connection:
             self._die()
             return 0
 
-    def _write_backlog(self) -> None:
-        """Hand the kernel as much of the backlog as it takes."""
-        if self._backlog and (sent := self._write(self._backlog.buffers())):
-            self._progress_at = time.monotonic()
-            self._backlog.advance(sent)
-            self._on_shrunk()
-
     def _discard(self) -> None:
         """Drop what waits, but for the first part of it, which may be on the wire in part."""
         self._backlog.discard()
@@ -1897,7 +1894,10 @@ class Connection:
         again, while the sender still knows it.
         """
         with self.lock:
-            self._write_backlog()
+            if self._backlog and (sent := self._write(self._backlog.buffers())):
+                self._progress_at = time.monotonic()
+                self._backlog.advance(sent)
+                self._on_shrunk()
             if not self._backlog:
                 self._sender.forget(self._socket)
                 self._leave_sender()
