@@ -3496,8 +3496,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
         kind = functools.partial(children.TcpBackend, ports=ports)
     elif config.pty:
         kind = load_feature("children", "--pty").PtyBackend
-    elif (lines := find_feature("linebuffer")) is not None and lines.is_wanted(config):
-        kind = lines.LineBufferedBackend  # without it, Python runs unbuffered anyhow
+    elif (lines := find_feature("linebuffer")) is not None:
+        kind = lines.choose_kind(config)  # without it, Python runs unbuffered anyhow
     return functools.partial(kind, config)
 
 

@@ -40,7 +40,7 @@ from scalesocket import (
     refuse_if,
 )
 
-from .linebuffer import is_wanted, plan_launch
+from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 
@@ -73,7 +73,7 @@ def check_options(config: Config) -> None:
     refuse_if(config.pty and not POSIX, "--pty needs a POSIX system")
 
 
-class TcpBackend(ProcessBackend):
+class TcpBackend(PipeBackend):
     """A child that listens on the TCP port in its variable PORT.
 
     Args:
@@ -235,13 +235,21 @@ _IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes wh
 # Takes its stdin as the terminal that controls its session, then becomes the program. It is a
 # Python of its own, as Python code between fork and exec could deadlock in a process with threads.
 # Signals that this server ignores (SIGPIPE), or whoever started it, have their usual effect again.
-_LAUNCHER = (
-    "import fcntl, os, signal, sys, termios;"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    "ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN];"
-    "[signal.signal(n, signal.SIG_DFL) for n in ignored];"
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
+# What keeps it from that is the operator's to see: its stderr is the log until it is the program.
+_LAUNCHER = """
+import fcntl, os, signal, sys, termios
+hint, *command = sys.argv[1:]
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
+[signal.signal(n, signal.SIG_DFL) for n in ignored]
+log = os.fdopen(os.dup(2), "w")  # which the program does not inherit
+os.dup2(0, 2)
+try:
+    os.execvp(command[0], command)
+except OSError as error:
+    print(f"cannot start {command[0]}: {error.strerror}{hint}", file=log)
+    sys.exit(1)
+"""
 
 
 class PtyBackend(ProcessBackend):
@@ -269,9 +277,10 @@ class PtyBackend(ProcessBackend):
         modes[0] |= _IUTF8
         termios.tcsetattr(slave, termios.TCSANOW, modes)
         environment.setdefault("TERM", "xterm-256color")
-        command = [sys.executable, "-IS", "-c", _LAUNCHER, *self._config.command]
+        hint = explain_start(self._config.command[0])
+        command = [sys.executable, "-IS", "-c", _LAUNCHER, hint, *self._config.command]
         try:
-            self._start_child(command, environment, (slave, slave, slave))
+            self._start_child(command, environment, (slave, slave, subprocess.PIPE))
         finally:
             os.close(slave)
         os.set_blocking(master, False)

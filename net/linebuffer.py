@@ -71,7 +71,19 @@ def is_wanted(config: Config) -> bool:
     return config.linebuffer != "off" and not config.binary and POSIX
 
 
-class LineBufferedBackend(ProcessBackend):
+class PipeBackend(ProcessBackend):
+    """A child on pipes; of a script that cannot be started it is said why."""
+
+    def _start_child(
+        self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> ChildProcess:
+        try:
+            return super()._start_child(command, environment, streams)
+        except BackendError as error:
+            raise BackendError(f"{error}{explain_start(command[0])}") from None
+
+
+class LineBufferedBackend(PipeBackend):
     """A child on pipes that prints line by line, some of them to a pseudo-terminal."""
 
     _terminal = -1
@@ -90,18 +102,15 @@ class LineBufferedBackend(ProcessBackend):
             os.close(output)
         self._take_pipes(child, self._terminal)
 
-    def _start_child(
-        self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
-    ) -> ChildProcess:
-        try:
-            return super()._start_child(command, environment, streams)
-        except BackendError as error:
-            raise BackendError(f"{error}{explain_start(command[0])}") from None
-
     def _detach(self) -> None:
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
+
+
+def choose_kind(config: Config) -> type[ProcessBackend]:
+    """Return the kind of backend that a program on pipes has."""
+    return LineBufferedBackend if is_wanted(config) else PipeBackend
 
 
 class Launch(NamedTuple):

@@ -232,6 +232,17 @@ def test_a_script_that_cannot_be_started_is_told_why(here: Path, code: str, said
         assert reason.startswith("cannot start ./own: ") and reason.endswith(said)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the first line means nothing")
+@pytest.mark.parametrize("option", ["--linebuffer=off", "--binary", "--tcp", "--pty"])
+def test_it_is_told_however_it_is_connected(here: Path, option: str) -> None:
+    """With --pty players saw a traceback of the server's own, and the log said "status 1"."""
+    (here / "own").write_bytes(b"#!/bin/sh\r\ncat\r\n")
+    (here / "own").chmod(0o755)
+    with serve(option, "./own", cwd=here) as server, RawClient.connect(server) as client:
+        assert client.wait_close()[0] == 1011
+        server.wait_log(r"cannot start ./own: .*; its lines end with \\r\\n, as on Windows")
+
+
 def test_of_a_program_that_is_no_script_nothing_is_said(here: Path) -> None:
     (here / "binary").write_bytes(b"\x7fELF\x02\x01\0\n")
     for name in (here / "binary", here / "gone", "/bin/sh"):
