@@ -2450,6 +2450,8 @@ class JsonFraming(Framing):
             if _JSON_BEGIN.match(text) is not None and self._is_addressed(text, is_json):
                 raise ValueError("it names a field that routes, and is no JSON object")
             return _TO_ALL
+        if odd := [key for key in value if key != key.lower() and self._named.fullmatch(key)]:
+            raise ValueError(f"{odd[0]} says nothing; {odd[0].lower()} does")
         if value.get("_meta") is True:
             _json_checker.decode(text)  # stricter, as the API must be able to show it
             return Metadata(remove_members(text, ("_meta",)))
@@ -2466,8 +2468,7 @@ class JsonFraming(Framing):
     def _is_addressed(self, text: str, is_json: bool) -> bool:
         """Whether a line that is no JSON object names a field that routes.
 
-        The caller has seen that it begins as JSON, or as what some take for JSON (`{'_to':1}`).
-        So it was meant for somebody. All other lines are text, whatever they speak of.
+        It begins as JSON, or as what some take for JSON (`{'_to':1}`): it was meant for somebody.
         """
         return self._named.search(text) is not None
 
@@ -2508,8 +2509,7 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
 def expand_template(template: str, client: Client) -> str:
     """Fill in a join or leave message: `#ID`, and with net/templates.py many more."""
     if (templates := find_feature("templates")) is not None:
-        text: str = templates.fill_in(template, client)
-        return text
+        return str(templates.fill_in(template, client))
     return template.replace("#ID", str(client.id))
 
 

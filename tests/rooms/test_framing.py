@@ -1005,6 +1005,19 @@ def test_a_private_line_that_cannot_be_read_goes_to_nobody(
     assert client is None and len(text) < 300
 
 
+@pytest.mark.parametrize("name", ["_TO", "_To", "_Except", "_CLOSE", "_Meta", "_Cache", "_Save"])
+def test_a_field_that_routes_in_another_case_is_told_and_goes_to_nobody(
+    name: str, reports: Reports
+) -> None:
+    """What a program printed for one client alone, as `{"_To":1}`, was sent to all."""
+    framing = json_framing("", reports)
+    inside = f'{{"n":1,"in":{{"{name}":1}},"of":"{name}"}}'
+    assert broadcasts(framing.feed(f'{{"{name}":1}}\n{inside}\n'.encode())) == [inside.encode()]
+    assert [text for _, text in reports.found] == [
+        f"message of the child was not sent: {name} says nothing; {name.lower()} does"
+    ]
+
+
 def test_outputs_keep_the_order_of_lines_and_broadcasts_stay_in_runs() -> None:
     data = b'{"n":1}\n{"n":2}\n{"n":3,"_to":1}\nplain\n{"_to":1,"_close":true}\n{"n":4}\n'
     assert json_framing().feed(data) == [
