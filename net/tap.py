@@ -77,10 +77,11 @@ def parse_capture_size(text: str) -> int:
     return size
 
 
+parse_file = parser_of(r"(?s:.+)", "FILE", str)
 parse_positive = parser_of(r"0*[1-9]\d{0,5}", "whole number from 1 on", int)
 # fmt: off
 OPTIONS = (
-    ("--pcap", "FILE", str, "record all traffic, for Wireshark; - is standard output"),
+    ("--pcap", "FILE", parse_file, "record all traffic, for Wireshark; - is standard output"),
     ("--pcapsize", "SIZE", parse_capture_size, "bytes of a file (default 0: any number)"),
     ("--pcapfiles", "NUM", parse_positive,
      "files to keep, the newest is FILE (default 1: then it ends when it is full)"),

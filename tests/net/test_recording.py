@@ -19,6 +19,7 @@ import pytest
 from scalesocket.net.pcapng import DECRYPTION_SECRETS, ENHANCED_PACKET, INTERFACE_STATISTICS
 from websockets.sync.client import connect
 
+from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
 from tests.browser import PATIENCE, wait_for
 from tests.capture import (
@@ -547,6 +548,12 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
     (line,) = done.stderr.splitlines()
     assert f"--pcap {where}: No such file or directory" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_a_name_is_refused() -> None:
+    """As of a variable that is not set, `--pcap "$FILE"`: nothing was recorded, nothing said."""
+    with pytest.raises(ConfigError, match="argument --pcap: '' is no FILE"):
+        parse_command_line(["--pcap", "", "cat"])
 
 
 def test_a_pipe_that_nobody_reads_is_told_in_one_line(tmp_path: Path) -> None:
