@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 import tomllib
 import traceback
 import warnings
@@ -297,6 +298,21 @@ def check_hook(game: type[Game], base: type, name: str, value: object) -> None:
     except TypeError:
         own, right = map(strip_types, (inspect.signature(inner), wanted))
         raise ConfigError(f"{where}: {name}{own} must be {name}{right}") from None
+    if name == "on_auth" and value is inspect.getattr_static(game, name) and lets_nobody_in(inner):
+        raise ConfigError(f"{where}: on_auth returns nothing, so that nobody could come in")
+
+
+def lets_nobody_in(on_auth: FunctionType) -> bool:
+    """Whether no line of an `on_auth` returns anything, and its last one does not raise."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(on_auth.__code__))).body[0]
+    except (OSError, SyntaxError):  # there is no source
+        return False
+    return (
+        isinstance(tree, ast.FunctionDef)  # and no lambda
+        and not isinstance(tree.body[-1], ast.Raise)
+        and not any(isinstance(node, ast.Return) and node.value for node in ast.walk(tree))
+    )
 
 
 def strip_types(signature: inspect.Signature) -> inspect.Signature:

@@ -61,6 +61,10 @@ HOOKS = [
     ),
     ("def on_create(room): pass", "on_create(room) must be on_create(self, room)"),
     ("def on_auth(self, request): return True", "@classmethod"),
+    (
+        "@classmethod\n    def on_auth(cls, request): request.query == 'key=sesame'",
+        "on_auth returns nothing, so that nobody could come in",
+    ),
     ("on_tick = 4", "on_tick is a hook, and no int"),
     ("def __init__(self, room): pass", "G() is called without arguments"),
     ("def on_connect(self, client): pass", "nothing calls on_connect; did you mean on_join?"),
@@ -118,6 +122,22 @@ class G(Mixin, Game):
 
 def test_whatever_can_be_called_is_right(here: Path) -> None:
     (here / "own.py").write_text(RIGHT)
+    assert parse_command_line(["own:G"]).game is not None
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_auth = classmethod(lambda cls, request: True)",
+        "def on_auth(cls, request): raise PermissionError('closed for today')",
+        "def on_auth(cls, request): return None if request.query else 'ann'",
+        "def on_auth(cls, request): pass\nclass G(G):\n    on_auth = classmethod(bool)",
+    ],
+)
+def test_who_says_no_to_some_or_on_purpose_may_do_so(here: Path, hook: str) -> None:
+    method = "@classmethod\n    " if hook.startswith("def") else ""
+    code = f"from scalesocket import Game\n\nclass G(Game):\n    {method}{hook}\n"
+    (here / "own.py").write_text(code)
     assert parse_command_line(["own:G"]).game is not None
 
 
