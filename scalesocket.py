@@ -6009,7 +6009,7 @@ class OptionParser(argparse.ArgumentParser):
             raise ConfigError(f"{word!r} is a second TARGET; the first's arguments stand behind --")
         options = vars(known)
         for name, value in options.items():
-            if value == []:  # argparse takes the `--` of `--joinmsg=--` for its own mark
+            if isinstance(value, list) and [] in (value, *value):  # `--` is argparse's
                 raise ConfigError(f"argument --{name}: its value cannot be '--'")
         return options
 

@@ -125,7 +125,7 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     """
     option = f"--{name}"
     rows = [row for rows in list_options([option]).values() for row in rows]
-    kind = next((row[2] for row in rows if option in row[0].split()), None)
+    metavar, kind = next((row[1:3] for row in rows if option in row[0].split()), ("", None))
     if kind in (None, "help", "version") or name == "print-config":
         hint = did_you_mean(name, [flag.lstrip("-") for flag in list_names()])
         raise ConfigError(f"there is no option {name!r}{hint}")
@@ -133,6 +133,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
         if not isinstance(value, bool):
             raise ConfigError(f"{name} must be true or false, not {value!r}")
         return [BARE.get(option, option)] if value else []
+    if isinstance(value, list) and not ("LIST" in metavar or option in REPEATABLE):
+        raise ConfigError(f"{name} must be one value, not the list {value!r}")
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
         raise ConfigError(f"{name} must be text or a number, not {value!r}")

@@ -346,6 +346,21 @@ def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
     assert "zzz" in complaint("own.py") and "behind --" not in complaint("own.py")
 
 
+@pytest.mark.parametrize("option", ["--addr", "--tcplisten", "--header"])
+def test_two_dashes_are_no_value(option: str) -> None:
+    """The server ended with a traceback, or did without that header field."""
+    for words in ([f"{option}=--"], ["--header=A: b", "--addr=:0", f"{option}=--"]):
+        assert complaint(*words, "cat").startswith(f"argument {option}: ")
+
+
+@pytest.mark.parametrize("entry", ["delimiters = [';', '|']", "joinmsg = ['a', 'b']"])
+def test_a_list_in_a_block_is_refused_where_one_value_is_wanted(here: Path, entry: str) -> None:
+    """Its members were joined by commas, and a comma became a delimiter, too."""
+    (here / "own.py").write_text(f"# /// script\n# [tool.scalesocket]\n# {entry}\n# ///\n")
+    name, _, value = entry.partition(" = ")
+    assert complaint("own.py").endswith(f"{name} must be one value, not the list {value}")
+
+
 def test_a_folder_is_told_which_script_in_it_may_be_meant(here: Path) -> None:
     """It was "did you mean game?", to who had just made the folder mygame."""
     (here / "mygame").mkdir()
