@@ -167,7 +167,7 @@ def spell_interpreter(command: tuple[str, ...]) -> tuple[str, ...]:
 def explain_start(path: str) -> str:
     """Return what is wrong with the first line of a script that cannot be started, if that is."""
     line = read_start(path).partition(b"\n")[0]
-    if not os.access(path, os.R_OK) or b"\0" in line:  # it is not there any more, or is no script
+    if not (POSIX and os.access(path, os.R_OK)) or b"\0" in line:  # it is gone, or is no script
         return ""
     if not line.startswith(b"#!"):
         return "; its first line must name what runs it, as in #!/bin/sh"

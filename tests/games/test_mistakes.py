@@ -269,6 +269,14 @@ def test_of_a_program_that_is_no_script_nothing_is_said(here: Path) -> None:
         assert linebuffer.explain_start(str(name)) == ""
 
 
+def test_where_the_first_line_means_nothing_none_is_blamed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own.bat").write_text("echo hello\r\n")
+    monkeypatch.setattr(linebuffer, "POSIX", False)
+    assert linebuffer.explain_start("own.bat") == ""
+
+
 def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
     (here / "both.py").write_text(GAME + "for line in open(0):\n    print(line)\n")
     (here / "other.py").write_text("# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nf()\n")
