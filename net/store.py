@@ -164,6 +164,8 @@ def check_seats(seats: Iterable[StoredSeat]) -> None:
                 bytes.fromhex(key)
             for size, count in facts["pieces"]:
                 wrong += [] if type(size) is type(count) is int else ["pieces"]
+            if not wrong and sum(size for size, _ in facts["pieces"]) != len(seat.missed):
+                wrong = ["missed"]
         except KeyError as error:
             wrong = [error.args[0]]
         except (TypeError, ValueError):

@@ -1690,7 +1690,12 @@ FACTS = {
 
 
 def test_of_a_seat_that_is_stored_nothing_may_be_missing() -> None:
-    check_seats([StoredSeat(1, json.dumps(FACTS), b"")])
+    good, missed = json.dumps(FACTS), b"\x81\x01a"
+    check_seats([StoredSeat(1, good, missed)])
+    cut: Any
+    for cut in (missed[:-1], b"", missed + missed, None):  # whoever has the seat got half a frame
+        with pytest.raises(ValueError, match="what is stored of seat 1 is damaged"):
+            check_seats([StoredSeat(1, good, cut)])
     wrong: list[object] = [{**FACTS, "keys": [1]}, {**FACTS, "pieces": [3]}, [], 7, None]
     wrong += [{**FACTS, "keys": ["x"]}, {**FACTS, "pieces": [["3", 1]]}]
     wrong += [{**FACTS, name: None} for name in FACTS if name != "name"]
@@ -1698,7 +1703,7 @@ def test_of_a_seat_that_is_stored_nothing_may_be_missing() -> None:
     texts: list[Any] = [json.dumps(facts) for facts in wrong]
     for facts in [*texts, "", "{", None]:
         with pytest.raises(ValueError, match="what is stored of seat 1 is damaged"):
-            check_seats([StoredSeat(1, facts, b"")])
+            check_seats([StoredSeat(1, facts, missed)])
     for facts in ("[]", "7", "{"):
         with pytest.raises(ValueError):
             merge_facts(facts, '{"keys":[]}')
