@@ -99,7 +99,6 @@ class SharedQuestion(Question):
 
     held: HeldError | None = None  # by another node
     is_damaged = False  # it is this node's, and what is stored of it cannot be used
-    given_up = False  # nobody waits for the answer any more; written under the store's lock
 
 
 class SharedStore(Store):
@@ -114,8 +113,6 @@ class SharedStore(Store):
         """Return what has become of a question for a room."""
         question = SharedQuestion(room)
         self.put_question(question)
-        with self._changed:
-            question.given_up = not question.answered.is_set()
         return question
 
     def release(self, room: str) -> None:

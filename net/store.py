@@ -453,6 +453,7 @@ class Question:
         self.answered = threading.Event()
         self.record: Record | None = None
         self.failed = True
+        self.given_up = False  # nobody waits for the answer; written under the store's lock
 
 
 class Store:
@@ -535,6 +536,8 @@ class Store:
             self._hurried = self._hurried or question.room in self._given  # they belong to it
             self._changed.notify()
         question.answered.wait(LOAD_TIMEOUT)
+        with self._changed:
+            question.given_up = not question.answered.is_set()
 
     # -- under the lock --
 
@@ -656,6 +659,8 @@ class Store:
     def _answer(self, question: Question) -> None:
         try:
             with self._changed:
+                if question.given_up:  # and its record is as whole as before
+                    return
                 waiting = question.room in self._pending
                 question.record = self._pending.get(question.room)
                 if question.record is not None:

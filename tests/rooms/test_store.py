@@ -436,6 +436,29 @@ def test_the_last_save_is_tried_again_for_a_while() -> None:
     assert tries == [{"den": None}] * 3
 
 
+def test_a_record_that_nobody_waits_for_any_more_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was whole no longer: when its room was back, all clients were told everything anew."""
+    monkeypatch.setattr("scalesocket.net.store.LOAD_TIMEOUT", 0.01)
+    asked, answers, rooms = threading.Event(), threading.Event(), []
+
+    def read(room: str) -> None:
+        rooms.append(room)
+        asked.set()
+        assert answers.wait(PATIENCE)
+
+    store = Store(Mock(open=dict, read=read), Mock())
+    store.start()
+    for room in ("den", "pit"):
+        with pytest.raises(StoreError):
+            store.read(room)
+        assert asked.wait(PATIENCE)
+    answers.set()
+    store.stop()
+    assert rooms == ["den"]
+
+
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
     with serve("games:Tally", cwd=folder) as server:
         client = RawClient.connect(server, "den")
