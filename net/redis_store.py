@@ -252,6 +252,11 @@ if found[1] then redis.call('HSET', room, 'whole', 0)
 else redis.call('ZADD', rooms, now, name) end
 return {'ok', turn, latest, unpack(found)}
 """
+# The name of a room that has been read, and cannot go on from its record: that stays as it was.
+KEEP_WHOLE = """
+local room = key(ARGV[3])
+if redis.call('HGET', room, 'owner') == me then redis.call('HSET', room, 'whole', 1) end
+"""
 # The name of a room, its turn, the fields of its record; without any it is removed. A whole one has
 # ended.
 WRITE = """
@@ -512,9 +517,15 @@ class RedisDatabase:
         if status == b"late":
             raise OSError("this node has not said in time that it is alive")
         self._turns[room], latest, *values = found
-        record = decode(values, latest)
-        if record is not None:
-            check_record(record)
+        try:
+            record = decode(values, latest)
+            if record is not None:
+                check_record(record)
+        except ValueError:
+            if values[0] == b"1":
+                with as_oserror():
+                    self._call(self._client, KEEP_WHOLE, room)
+            raise
         return record
 
     def release(self, names: Sequence[str]) -> None:

@@ -656,6 +656,7 @@ def test_a_damaged_record_is_named_and_stays_and_its_room_begins_anew(
     with cluster(folder, store, "games:Kept", *options, query=query, count=1) as (node,):
         ann, again = come(node, "den", seat["token"], 2)
         assert again["resumed"] and again["id"] == seat["id"]
+        assert ann.receive_json()["restored"] is False, "its record is as whole as it was"
         ann.close()
 
 
