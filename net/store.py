@@ -1120,11 +1120,15 @@ class StoredRooms(RoomRegistry):
                 self._store.put(room.name, None)
 
     def note_token(self, seat: Seat) -> None:
-        """Have a token written that a client has just been given, or that it has left."""
+        """Have a token written that a client has just been given, or that it has left.
+
+        Its room may be done by now, and come back from what is stored.
+        """
         room = seat.client.room
         assert isinstance(room, StoredRoom)
         with self._lock:
-            if self._owners.get(room.name) is room and not room.is_lost:
+            is_there = self._owners.get(room.name) is room or room.name in self._dormant
+            if is_there and not room.is_lost:
                 room.has_tokens = True
                 self._store.put_token(room.name, seat)
 

@@ -1373,6 +1373,48 @@ def test_a_token_given_just_before_its_room_fails_finds_the_seat_again(folder: P
             ann.sock.close()
 
 
+NOTES_LATE = f"""
+import os, sys, time
+sys.path.insert(0, {os.fspath(ROOT)!r})
+import scalesocket
+from scalesocket.net.store import StoredRooms
+
+usual = StoredRooms.note_token
+
+def note_token(self, seat):
+    while os.path.exists("hold"):
+        time.sleep(0.01)
+    usual(self, seat)
+
+StoredRooms.note_token = note_token
+sys.exit(scalesocket.main())
+"""
+
+
+def test_a_token_given_as_its_room_fails_finds_the_seat_again(folder: Path) -> None:
+    """Its client had it, and it was noted when the room was no more: it was not stored."""
+    options = ("--resume", "60", "--saveevery", "0.05")
+    command = [sys.executable, "-c", NOTES_LATE]
+    with stored(folder, "games:Kept", *options, command=command, allow_traceback=True) as server:
+        bob, _ = sit(server, "den")
+        bob.receive_text()
+        ann, seat = sit(server, "den")
+        say(bob, {"id": 1}, "one")
+        wait_saved(folder, "one")
+        ann.sock.close()
+        (folder / "hold").touch()
+        ann, again = sit(server, "den", seat["token"])
+        bob.send_text("fail")
+        assert wait_closed(ann) == wait_closed(bob) == 1011
+        server.wait_log("room closed")
+        (folder / "hold").unlink()
+        found = f"id = {seat['id']} AND facts LIKE '%{digest(again['token']).hex()}%'"
+        wait_until(lambda: read(folder, f"SELECT * FROM seats WHERE {found}"))
+        ann, last = sit(server, "den", again["token"])
+        assert last["resumed"] and last["id"] == seat["id"]
+        ann.close()
+
+
 def test_a_room_that_has_failed_leaves_no_seat_though_it_got_a_token_just_before(
     folder: Path,
 ) -> None:
