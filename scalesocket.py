@@ -840,9 +840,7 @@ class Request:
     def keeps_alive(self) -> bool:
         """Whether the connection may serve another request (RFC 9112 section 9.3)."""
         options = self.headers.tokens("Connection")
-        if self.version == "HTTP/1.0":
-            return "keep-alive" in options
-        return "close" not in options
+        return "keep-alive" in options if self.version == "HTTP/1.0" else "close" not in options
 
 
 @dataclass(frozen=True, slots=True)
@@ -1466,8 +1464,7 @@ class Backlog:
 
     def buffers(self) -> list[memoryview | bytes | bytearray]:
         """Return what is to be sent next."""
-        rest = memoryview(self._pieces[0])[self._offset :]
-        return [rest, *self._pieces[1:64]]
+        return [memoryview(self._pieces[0])[self._offset :], *self._pieces[1:64]]
 
     def advance(self, sent: int) -> None:
         """Note that so many bytes have been sent."""
@@ -2992,13 +2989,19 @@ class ProcessBackend(Backend):
         self._room.log.info("%s", ending)
         self.stop()
         self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
-        self._room.closing.wait(self._backoff)
-        self._backoff = min(self._backoff * 2, RESPAWN_LAST)
-        if self._room.closing.is_set():
+        while not self._room.closing.wait(self._backoff):
+            self._backoff = min(self._backoff * 2, RESPAWN_LAST)
+            try:
+                self._launch()
+                break
+            except (BackendError, ShortageError) as error:  # its file is being replaced, perhaps
+                if self._backoff == RESPAWN_LAST:
+                    raise
+                self._room.log.warning("%s", error)
+                self.stop()
+        else:
             return  # the room ends: its last events are taken, but nothing is written
-        self._launch()
-        known = [self._announce(self._config.joinmsg, client) for client in self._present.values()]
-        self._write(b"".join(known))
+        self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
 
     def _encode(self, event: RoomEvent) -> bytes:
         """Return what the child reads for an event."""
@@ -3434,8 +3437,7 @@ class GameBackend(Backend):
         self.game.on_tick(dt)
         # The next tick comes at the first point in time after the end of this one that is a whole
         # number of intervals away, so that some time is left for messages in any case.
-        ended = time.monotonic()
-        skipped = int((ended - self._next_tick) / self._interval)
+        skipped = int((time.monotonic() - self._next_tick) / self._interval)
         self._next_tick += self._interval * (skipped + 1)
         self._room.traffic.ticks_late += lateness > LATE_TICK
         self._room.traffic.ticks_skipped += skipped
@@ -5666,8 +5668,7 @@ class Server:
         self.guard.is_local = all(map(is_loopback, tcp))
         self._listeners = [(listener, HttpSession) for listener in listeners]
         for listener in lines:
-            kind = load_feature("lines", "--tcplisten").LineSession
-            self._listeners.append((listener, kind))
+            self._listeners.append((listener, load_feature("lines", "--tcplisten").LineSession))
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
@@ -5979,8 +5980,7 @@ class Config:
         """
         found = {name: find_feature(name) for name in ALWAYS}
         defaults = Config()
-        rows = [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]
-        for row in rows:
+        for row in [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]:
             for option in row.names.split():
                 name = option[2:].replace("-", "_")
                 if getattr(self, name, None) != getattr(defaults, name, None):

@@ -1082,6 +1082,32 @@ def test_respawn_starts_the_child_again_and_tells_it_who_is_there() -> None:
         assert first.receive_text() == "got join1 hello"
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_program_that_is_being_replaced_is_started_again_when_it_is_there(
+    tmp_path: Path, is_back: bool
+) -> None:
+    """One try that failed ended the room, with all who were in it."""
+    program, other = tmp_path / "program", tmp_path / "other"
+    program.write_text("#!/bin/sh\necho one\nread line\n")
+    program.chmod(0o755)
+    command = with_constants(RESPAWN_LAST=1e9 if is_back else 0.5)
+    with (
+        serve("--respawn", str(program), command=command) as server,
+        RawClient.connect(server) as client,
+    ):
+        assert client.receive_text() == "one"
+        program.rename(other)
+        client.send_text("end")
+        server.wait_log("cannot start .*program: No such file or directory")
+        if is_back:
+            client.send_text("for the next one")
+            other.write_text("#!/bin/sh\nread line\necho $line\nread line\n")
+            other.rename(program)
+            assert client.receive_text() == "for the next one"
+        else:
+            assert client.wait_close()[0] == 1011
+
+
 @pytest.mark.slow
 def test_respawn_waits_longer_each_time() -> None:
     with serve("--respawn", *shell("date +%s.%N")) as server, RawClient.connect(server) as client:
