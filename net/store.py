@@ -1181,7 +1181,7 @@ class StoredRooms(RoomRegistry):
         if room.is_left:
             self._dormant[room.name] = Dormant(kept=True)
             if len(self._dormant) > MAX_DORMANT:
-                oldest = next(iter(self._dormant))
+                oldest = next(name for name in self._dormant if name not in self._recalled)
                 del self._dormant[oldest]
                 self._store.put(oldest, None)
 

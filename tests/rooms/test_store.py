@@ -29,6 +29,7 @@ import pytest
 from scalesocket.net.seats import digest
 from scalesocket.net.store import (
     NOTHING,
+    Dormant,
     SqliteFile,
     Store,
     StoredRooms,
@@ -1209,6 +1210,26 @@ def test_of_too_many_kept_rooms_the_longest_unused_goes(folder: Path) -> None:
             client.close()
             server.wait_log(f"room closed  room={room}", since=since)
     assert rooms(folder) == ["c", "d"]
+
+
+def test_a_kept_room_that_somebody_comes_back_to_is_not_the_one_too_many(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored of it was removed while it was played in: a crash lost all of it."""
+    monkeypatch.setattr("scalesocket.net.store.MAX_DORMANT", 2)
+    path = os.fspath(folder / "play.sqlite")
+    config = parse_command_line(["--store", path, "cat"])
+    rooms: Any = StoredRooms(config, Poller("timer"))
+    try:
+        rooms._dormant = {name: Dormant(kept=True) for name in ("back", "oldest")}
+        rooms._recalled = {"back"}
+        room = rooms._make_room(SimpleNamespace(room_name="latest"))
+        room.is_left = True
+        rooms.forget(room)
+        assert list(rooms._dormant) == ["back", "latest"]
+        assert rooms._store._pending == {"oldest": None}
+    finally:
+        os.close(rooms._store._database._lock_file)
 
 
 def test_a_room_that_fails_is_gone_but_not_what_it_could_not_go_on_from(folder: Path) -> None:
