@@ -2966,12 +2966,12 @@ class ProcessBackend(Backend):
         config, opener = self._config, self._opener
         environment = build_environment(opener, config.passenv)
         self._from_child = make_framing(config, config.serverframe, self._room.report)
-        self._input_closed = False
         self._started_at = time.monotonic()
         try:
             self._attach(environment)
         except OSError as error:  # there is no pipe, terminal or socket to be had
             raise ShortageError(f"cannot start the program: {error.strerror}") from None
+        self._input_closed = False
         self._pump = start_thread(f"pump {self._room.name}", self._run_pump)
         if self._room.saved:
             self._write(f'{{"_restore":{self._room.saved}}}\n'.encode())

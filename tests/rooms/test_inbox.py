@@ -21,6 +21,7 @@ from scalesocket.net.lines import LINES
 import scalesocket
 from scalesocket import (
     PLAIN,
+    BackendError,
     ConnectionClosed,
     Ended,
     Exited,
@@ -524,6 +525,28 @@ def test_the_next_child_gets_what_the_last_had_not_begun_to_read() -> None:
         ]
     )
     assert written == [b"whole\n"]
+
+
+def test_nothing_is_written_while_no_program_can_be_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The descriptor of the last one's stdin may be a client's socket by now."""
+    monkeypatch.setattr(scalesocket, "build_environment", lambda *_: {})
+    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
+    here: Any = SimpleNamespace(id=1)
+    backend._present = {1: here}
+    backend._room, backend._opener = Mock(closing=threading.Event()), here
+    backend._room.log.warning = lambda *_: backend._room.closing.set()
+    backend._start_child = Mock(side_effect=BackendError("Text file busy"))
+    backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
+    reader, backend._input = os.pipe()
+    os.set_blocking(reader, False)
+    backend.handle([Unwritten(here, b"hello\n", whole=True), Exited()])
+    assert backend._start_child.call_count == 1
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 100)
+    os.close(reader)
+    os.close(backend._input)
 
 
 def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
