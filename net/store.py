@@ -53,6 +53,7 @@ from scalesocket import (
     Headers,
     Joined,
     Left,
+    ProcessBackend,
     Received,
     Request,
     Room,
@@ -827,6 +828,8 @@ class StoredRoom(Room):
 
     def _handle(self, events: list[RoomEvent]) -> bool:
         over = super()._handle(events)
+        if isinstance(self.backend, ProcessBackend) and self.backend._child is None:
+            self._give_back(events)
         if not self._is_trusted and time.monotonic() - self.since > TRIAL_TIME:
             self._is_trusted = True
         if over or self.is_due:
@@ -838,6 +841,13 @@ class StoredRoom(Room):
                 self.is_due = False
                 self._save(whole=False)
         return over
+
+    def _give_back(self, events: list[RoomEvent]) -> None:
+        """Have clients say again what they have said while there was no program (--respawn)."""
+        with self.inbox.lock:
+            for event in events:
+                if isinstance(event, Received) and event.client.seat is not None:
+                    event.client.seat.taken -= len(event.run.payloads)
 
     def _ask_game(self) -> None:
         assert isinstance(self.backend, GameBackend)

@@ -42,6 +42,7 @@ from scalesocket.net.store import (
 from scalesocket import Poller, parse_command_line
 from tests.support import (
     PATIENCE,
+    PONG,
     ROOT,
     Closed,
     HandshakeRefused,
@@ -418,6 +419,37 @@ def test_a_stop_while_a_program_waits_to_be_started_again_keeps_what_it_has_save
     with stored(folder, *options) as server:
         client, again = sit(server, "den", seat["token"])
         assert again["resumed"] and again["id"] == seat["id"]
+        client.close()
+
+
+def test_what_is_said_while_there_is_no_program_is_said_again_after_a_stop(folder: Path) -> None:
+    """The server had taken it, and nobody had heard it: it was lost."""
+    program, away = folder / "program", folder / "away"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    if 'exit' in line: sys.exit(3)\n"
+        "    print(json.dumps({'_save': 'there'}), flush=True)\n"
+        "    print(json.dumps({'heard': json.loads(line)}), flush=True)\n"
+    )
+    program.chmod(0o755)
+    options = ("--json", "--joinmsg", "", "--respawn", "--resume", "60", "./program")
+    with stored(folder, *options) as server:
+        client, seat = sit(server, "den")
+        client.send_json({"n": 1})
+        client.receive_json()
+        program.rename(away)
+        client.send_json({"exit": 2})
+        server.wait_log("cannot start")
+        client.send_json({"n": 3})
+        client.ping(b"heard")
+        wait_until(lambda: client.receive() == (PONG, b"heard"))
+        assert stop(server, client) == 1012
+    away.rename(program)
+    with stored(folder, *options) as server:
+        client, again = sit(server, "den", seat["token"], 1)
+        assert again["resumed"] and again["taken"] == 2
         client.close()
 
 
