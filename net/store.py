@@ -1316,3 +1316,6 @@ class StoredRooms(RoomRegistry):
                 if is_there and not dormant.kept:
                     del self._dormant[name]
                     self._store.put(name, None)
+            later = [(name, dormant) for name, dormant in first if name in self._recalled]
+        if later:  # somebody wants them back, perhaps in vain
+            self.call_later(self._patience, lambda: self._give_up(later))

@@ -1244,6 +1244,26 @@ def test_of_too_many_kept_rooms_the_longest_unused_goes(folder: Path) -> None:
     assert rooms(folder) == ["c", "d"]
 
 
+def test_a_room_that_somebody_wanted_back_in_vain_is_given_up_later(folder: Path) -> None:
+    """It was read just when its time was over, and stayed in the store until the next start."""
+    path = os.fspath(folder / "play.sqlite")
+    rooms: Any = StoredRooms(parse_command_line(["--store", path, "cat"]), Poller("timer"))
+    calls: list[Callable[[], None]] = []
+    rooms.call_later = lambda _seconds, function: calls.append(function)
+    rooms._patience = 60
+    try:
+        first = Dormant(kept=False)
+        rooms._dormant, rooms._recalled = {"den": first}, {"den"}
+        rooms._give_up([("den", first)])
+        assert list(rooms._dormant) == ["den"] and not rooms._store._pending
+        rooms._recalled.clear()
+        calls.pop()()
+        assert not rooms._dormant and rooms._store._pending == {"den": None}
+        assert not calls
+    finally:
+        os.close(rooms._store._database._lock_file)
+
+
 def test_a_kept_room_that_somebody_comes_back_to_is_not_the_one_too_many(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
