@@ -6064,8 +6064,8 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
-    part = r"[^][:.]{1,63}"  # of a name: what Python cannot look up is no OSError
-    match = re.fullmatch(rf"(?:\[([0-9A-Fa-f:.%]+)\]|((?:{part}\.)*(?:{part})?)):(\d{{1,5}})", text)
+    part, ipv6 = r"[^][:.]{1,63}", r"(?!\.|.*\.\.)[0-9A-Fa-f:.%]{1,63}"  # or it is no OSError
+    match = re.fullmatch(rf"(?:\[({ipv6})\]|((?:{part}\.)*(?:{part})?)):(\d{{1,5}})", text)
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])

@@ -93,7 +93,10 @@ def test_a_port_in_use_at_one_address_is_an_error_and_leaves_none_open(
 
 
 @pytest.mark.parametrize("option", ["--addr", "--tcplisten"])
-@pytest.mark.parametrize("host", ["127.0.0..1", ".", 64 * "a", f"www.{64 * 'a'}.example"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0..1", ".", 64 * "a", f"www.{64 * 'a'}.example", "[..]", "[:..]", f"[{64 * '1'}]"],
+)
 def test_a_name_that_no_system_can_look_up_is_one_line(host: str, option: str) -> None:
     """A slip of the finger, as in `127.0.0..1`, was answered with a traceback."""
     done = run_cli(option, f"{host}:9000", "cat")
