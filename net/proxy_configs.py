@@ -11,13 +11,15 @@ import argparse
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from typing import Any, NoReturn
 
 from scalesocket import ConfigError
 
 DRAIN = 300  # seconds that a generated configuration gives rooms to finish
 DEFAULT_PORT = 9000
-_NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([0-9]{1,5})")
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NODE = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|(?:{_LABEL}\.)*{_LABEL}):([0-9]{{1,5}})")
 
 HAPROXY = """\
 # HAProxy 2.6 or later, in front of ScaleSocket. Check it: haproxy -c -f THIS_FILE
@@ -331,8 +333,7 @@ def print_config(kind: str, nodes: Sequence[str]) -> str:
         ConfigError: a node cannot be one, or there are none and it needs some.
     """
     for node in nodes:
-        match = _NODE.fullmatch(node)
-        if match is None or not 0 < int(match[2]) < 65536:
+        if not is_node(node):
             raise ConfigError(f"--print-config: {node!r} is no HOST:PORT")
     if len(set(nodes)) < len(nodes):
         raise ConfigError("--print-config: a node is named twice")
@@ -340,6 +341,18 @@ def print_config(kind: str, nodes: Sequence[str]) -> str:
     if make is None:
         raise ConfigError(f"--print-config: {kind!r} is none of {', '.join(CONFIGS)}")
     return make(nodes)
+
+
+def is_node(text: str) -> bool:
+    """Whether a text is HOST:PORT or [IPV6]:PORT, as each of the programs would read it."""
+    match = _NODE.fullmatch(text)
+    if match is None:
+        return False
+    try:
+        IPv6Address(match[1] or "::")
+    except ValueError:
+        return False
+    return 0 < int(match[2]) < 65536
 
 
 def fill(template: str, **values: object) -> str:
