@@ -22,12 +22,14 @@ OPTIONS = (
 
 
 def enter_base(request: Request, base: str) -> Request:
-    """Return a request as it is below a path; that for `/health` may stand above it.
+    """Return a request as it is below a path; `/health` may stand above it, `*` has no path.
 
     Raises:
         HandshakeError: 301, only its last slash is missing; 404, it is for what is not below it.
     """
     if request.path.rstrip("/") == "/health" and not request.is_upgrade:
+        return request
+    if request.target == "*":  # the server as such (RFC 9112 section 3.2.4)
         return request
     if request.path == base:
         target = f"{base}/{request.target.removeprefix(base)}"

@@ -137,6 +137,13 @@ def test_a_preflight_is_answered(shared: ServerProcess) -> None:
     assert "access-control-allow-headers" not in http_request(shared, "OPTIONS", "/", odd).headers
 
 
+def test_the_server_as_such_is_asked_below_a_base_path_too() -> None:
+    """`OPTIONS *` (RFC 9112 section 3.2.4) has no path, and was told 404 for it."""
+    with serve("--cors", "any", "--basepath", "/games", "cat") as server:
+        answer = http_request(server, "OPTIONS", "*")
+        assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
 def test_any_page_may_read_with_any_but_as_nobody() -> None:
     with serve("--api", "--cors", "any", "cat") as server:
         response = ask(server, "/api/rooms/", "https://anywhere.example")
