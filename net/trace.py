@@ -46,6 +46,7 @@ TAPE_SIZE = 4 * 1024 * 1024  # bytes that may wait to be printed
 KEPT_SIZE = 4096  # bytes of a payload that are looked at
 SHOWN_TEXT = 480  # characters of a text
 SHOWN_BYTES = 128  # bytes of what is no text
+MAX_PENDING = 64  # requests of a connection that are looked at before they are answered
 INDENT = "    "
 TAIL = b"\x00\x00\xff\xff"  # what RFC 7692 section 7.2.1 leaves out at the end
 
@@ -381,6 +382,12 @@ class Head:
         return "websocket" in map(str.strip, protocols)
 
     @property
+    def is_last(self) -> bool:
+        """Whether no request follows: frames may, or its body, which the server does not read."""
+        size, coding = (self.fields.get(n) for n in ("content-length", "transfer-encoding"))
+        return self.is_upgrade or bool(coding) or size not in (None, "", "0")
+
+    @property
     def is_of_console(self) -> bool:
         """Whether a request is one that the console's page makes all the time (`--console`).
 
@@ -415,7 +422,8 @@ class TracedFlow(Flow):
         self._printer = printer
         self._room: str | None = None
         self._at = 0
-        self._requests: deque[Head] = deque(maxlen=64)  # that are not answered yet
+        self._requests: deque[Head] = deque()  # that are not answered yet; MAX_PENDING at most
+        self._had_last = False  # of them
         self._received, self._sent = bytearray(), bytearray()  # begun heads
         self._body = 0  # bytes of a response's body that are yet to come
         self._open = False  # for frames
@@ -448,11 +456,16 @@ class TracedFlow(Flow):
             self._show_frames("<", data)
             return
         self._received += data
-        while not (self._requests and self._requests[-1].is_upgrade):
+        self._take_requests()
+
+    def _take_requests(self) -> None:
+        """Show the requests that have come; some only when others have been answered."""
+        while not self._had_last and len(self._requests) < MAX_PENDING:
             head = self._take_head(self._received)
             if head is None:
                 return
             self._requests.append(head)
+            self._had_last = head.is_last
             if head.is_upgrade:
                 path = head.words[1].partition("?")[0].removeprefix(self._base)
                 self._room = urllib.parse.unquote(path).strip("/")
@@ -478,6 +491,7 @@ class TracedFlow(Flow):
             skipped = min(self._body, len(self._sent))
             self._body -= skipped
             del self._sent[:skipped]
+            self._take_requests()
 
     def _take_head(self, data: bytearray) -> Head | None:
         """Take a head from the front of what has come, if it is whole."""

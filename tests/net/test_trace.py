@@ -22,6 +22,7 @@ from scalesocket.net.deflate import RSV1, Deflate, compress
 from scalesocket.net.tap import Event
 from scalesocket.net.trace import (
     KEPT_SIZE,
+    MAX_PENDING,
     Filter,
     FrameReader,
     SeenFrame,
@@ -375,6 +376,30 @@ def test_plain_requests_are_shown_without_their_bodies(trace: Trace) -> None:
         ("<", "opening handshake", "GET /c HTTP/1.1"),
         (">", "opening handshake", "HTTP/1.1 101 Switching Protocols"),
     ]
+    assert "secret" not in text
+
+
+def test_each_of_many_requests_at_once_has_its_own_answer(trace: Trace) -> None:
+    """Of more than 64 the first were forgotten: a HEAD was taken for a GET, and had a body."""
+    session = trace.open()
+    count = 3 * MAX_PENDING + 1
+    session.receive(b"HEAD / HTTP/1.1\r\n\r\n" * (count - 1) + b"GET /last HTTP/1.1\r\n\r\n")
+    session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" * (count - 1))
+    session.send(b"HTTP/1.1 204 Done\r\n\r\n")
+    heads = re.findall(r" [<>] HTTP\n    (\w+)", trace.finish())
+    assert [heads.count(word) for word in ("HEAD", "GET", "HTTP")] == [count - 1, 1, count]
+
+
+@pytest.mark.parametrize("field", ["Content-Length: 27", "Transfer-Encoding: chunked"])
+def test_the_body_of_a_request_is_none(trace: Trace, field: str) -> None:
+    """That of a POST, which the server refuses and does not read, was shown as a request."""
+    session = trace.open()
+    session.receive(f"POST /a HTTP/1.1\r\n{field}\r\n\r\nGET /sec".encode())
+    session.receive(b"ret HTTP/1.1\r\n\r\n")
+    session.send(b"HTTP/1.1 405 No\r\nConnection: close\r\n\r\n")
+    session.receive(b"GET /secret HTTP/1.1\r\n\r\n")
+    text = trace.finish()
+    assert re.findall(r" ([<>]) HTTP\n    (\w+)", text) == [("<", "POST"), (">", "HTTP")]
     assert "secret" not in text
 
 
