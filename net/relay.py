@@ -77,6 +77,7 @@ LEFT_OUT = 5.0  # seconds for which one that was slower is not asked
 AGREE_TIMEOUT = 3.0  # seconds for nodes to agree on who opens a room
 AGREE_PAUSE = 0.02  # seconds until one is asked again that is opening it
 MAX_SEEKING = 64  # clients that ask at the same time, each on a thread for each peer
+ANSWER_TIMEOUT = 30.0  # seconds for a node to answer a request that has been passed on to it
 ABORT_TIMEOUT = 1.0  # seconds for those that are cut off to end
 MARK = "X-ScaleSocket-Relayed"  # in a request that has been passed through
 # What a node says of who has connected to it, in place of what was said before.
@@ -85,6 +86,7 @@ REPLACED = frozenset(
 )
 RETRY = ("Retry-After", "1")
 GONE = "the node that has this room has ended"
+SILENT = "the node that has this room does not answer"
 CANNOT_ASK = "this node cannot reach the others for now"
 POLLERR = getattr(select, "POLLERR", 0)
 # `poll` takes no descriptor, which `epoll` does: for each client that is passed through.
@@ -498,6 +500,7 @@ class Relay:
         self._request = request
         self._ping = ping
         self._checked_at = time.monotonic()
+        self._answer_by = self._checked_at + ANSWER_TIMEOUT
         self._until = 0.0  # when patience with the client ends; 0: the node has not ended
         self._is_broken = False  # one of them has been reset, and what came before may wait there
         self._frames = Frames()
@@ -533,12 +536,18 @@ class Relay:
                 ending = client.ended or node.ended or self._is_broken
                 if not any(watched.values()):
                     return
-                pause = self._ping / 2 or None
-                if not selector.select(CLOSE_TIMEOUT if ending else pause) and ending:
+                if not selector.select(CLOSE_TIMEOUT if ending else self._pause()) and ending:
                     return
                 if self._is_overdue():
                     return
                 self._look()
+
+    def _pause(self) -> float | None:
+        """Return after how many seconds to `_look`, though nothing comes; None: never."""
+        if self._frames.has_begun:
+            return self._ping / 2 or None
+        left = max(0.0, self._answer_by - time.monotonic())
+        return min(left, self._ping / 2 or left)
 
     def _is_overdue(self) -> bool:
         """Whether a client that has been sent its Close goes on talking, and does not end."""
@@ -550,10 +559,14 @@ class Relay:
     def _look(self) -> None:
         """See now and then what does not show in what comes.
 
-        That is an end which is gone though something is on its way there: it is given up. And that
-        is one which has been reset, while it is not read as the other end takes nothing.
+        That is a node which does not answer, and an end which is gone though something is on its
+        way there: it is given up. And that is one which has been reset, while it is not read as the
+        other end takes nothing.
         """
         now = time.monotonic()
+        if now >= self._answer_by and not self._frames.has_begun:
+            self._farewell = SILENT
+            self._node.cut()
         if not self._ping or now - self._checked_at < self._ping / 2:
             return
         self._checked_at = now

@@ -586,12 +586,14 @@ class Ends:
 
     Args:
         before: called with the node's end before anything is passed on.
+        ping: as of `Relay`.
     """
 
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
         before: Callable[[socket.socket], object] = lambda _node: None,
+        ping: float = 0.1,
     ) -> None:
         ours_client, self.client = socket.socketpair()
         ours_node, self.node = socket.socketpair()
@@ -602,7 +604,7 @@ class Ends:
             sock.settimeout(PATIENCE)
         before(self.node)
         sides = relay.Side(ours_client), relay.Side(ours_node)
-        self.relay = relay.Relay(*sides, b"GET / HTTP/1.1\r\n\r\n", 0.1)
+        self.relay = relay.Relay(*sides, b"GET / HTTP/1.1\r\n\r\n", ping)
         self.thread = threading.Thread(target=self.relay.run, daemon=True)
         self.thread.start()
 
@@ -668,6 +670,30 @@ def test_a_node_that_ends_before_it_answers_is_told_as_an_error(
         assert head.startswith("HTTP/1.1 503 Service Unavailable\r\n")
         assert "Retry-After: 1" in head.split("\r\n")
         assert body == relay.GONE + "\n"
+
+
+@pytest.mark.parametrize("ping", [0.0, 0.1])
+def test_a_node_that_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, ping: float
+) -> None:
+    """Its process had been stopped just after it said that it has the room: nobody ended that."""
+    monkeypatch.setattr(relay, "ANSWER_TIMEOUT", 0.5)
+    with Ends(monkeypatch, ping=ping) as ends:
+        head, _, body = read_all(ends.client).decode().partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 503 Service Unavailable\r\n")
+        assert body == relay.SILENT + "\n"
+        ends.client.close()
+        ends.thread.join(PATIENCE)
+        assert not ends.thread.is_alive()
+
+
+def test_a_node_that_has_answered_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "ANSWER_TIMEOUT", 0.1)
+    with Ends(monkeypatch, lambda node: node.sendall(ACCEPTED)) as ends:
+        assert ends.client.recv(65536) == ACCEPTED
+        wait_until(lambda: time.monotonic() > ends.relay._answer_by + 0.2)
+        ends.node.sendall(b"more")
+        assert ends.client.recv(65536) == b"more"
 
 
 def test_a_client_that_talks_on_after_its_close_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
