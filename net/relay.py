@@ -40,7 +40,9 @@ from typing import TYPE_CHECKING, Any
 from scalesocket import (
     _SHORTAGES,
     CLOSE_TIMEOUT,
+    KIB,
     MAX_HEAD,
+    MAX_HEADERS,
     OUT_OF_MEMORY,
     RECEIVE_SIZE,
     RESTARTING,
@@ -84,6 +86,8 @@ MARK = "X-ScaleSocket-Relayed"  # in a request that has been passed through
 REPLACED = frozenset(
     ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", MARK.lower())
 )
+ADDED_FIELDS = 4  # in place of those
+ADDED_SIZE = KIB  # bytes of them, and of what stands before the path there
 RETRY = ("Retry-After", "1")
 GONE = "the node that has this room has ended"
 SILENT = "the node that has this room does not answer"
@@ -637,6 +641,22 @@ def encode_request(
     return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
+def check_size(request: Request, head: bytes) -> None:
+    """Refuse a request to which a node could add nothing, wherever its room is.
+
+    Raises:
+        HandshakeError: 431.
+    """
+    if request.headers.get(MARK):
+        return
+    fields, most = len(request.headers.fields), MAX_HEADERS - ADDED_FIELDS
+    if fields > most:
+        raise HandshakeError(431, f"{fields} header fields; {most} is the most with --peers")
+    if len(head) > MAX_HEAD - ADDED_SIZE:
+        size = MAX_HEAD - ADDED_SIZE
+        raise HandshakeError(431, f"request head over the {size} bytes that it has with --peers")
+
+
 # ==== 3. The door ========================================================================
 
 
@@ -713,13 +733,14 @@ class Relays:
         """Pass a client through to its end if its room is on another node; return whether it is.
 
         Raises:
-            HandshakeError: see `receive`.
+            HandshakeError: see `check_size` and `receive`.
         """
         server = session.server
         try:
             name = parse_room_name(request.path)
         except HandshakeError:  # no room; it may be the console's tunnel
             return False
+        check_size(request, session.head)
         if not self.may_find(name, server):
             self.entrust(session, name)
             return False

@@ -25,6 +25,8 @@ from scalesocket.net.peers import Peer, Peers
 from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_request, parse_state
 
 from scalesocket import (
+    MAX_HEAD,
+    MAX_HEADERS,
     HandshakeError,
     Headers,
     Opcode,
@@ -145,6 +147,26 @@ def test_what_came_behind_the_request_is_passed_on() -> None:
             )
             bob.sock.sendall(head + encode_client_frames([b"early"]))
             assert ann.receive_text() == "early"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {f"X-{number}": "1" for number in range(MAX_HEADERS - 4 - 5 + 1)},
+        {"X-Long": "x" * (MAX_HEAD - 1024 - 100)},
+    ],
+)
+def test_a_request_that_is_too_large_is_refused_by_every_node(headers: dict[str, str]) -> None:
+    """The node that had its room let it in; through another, which adds fields, it was 431."""
+    fitting = dict(list(headers.items())[1:]) or {"X-Long": headers["X-Long"][:-300]}
+    with cluster("cat") as (one, two), RawClient.connect(one, "lobby") as ann:
+        exchange(ann, "first")
+        for node in (one, two):
+            with RawClient.connect(node, "lobby", headers=fitting) as client:
+                assert node_of(client) == "0"
+            with pytest.raises(HandshakeRefused) as refused:
+                RawClient.connect(node, "lobby", headers=headers)
+            assert refused.value.status == 431
 
 
 def test_the_client_keeps_its_address_where_the_node_is_trusted() -> None:
