@@ -629,7 +629,7 @@ def encode_request(
         secure: it came over TLS.
     """
     address, port = client
-    lines = [f"{request.method} {base}{request.target} HTTP/1.1"]
+    lines = [f"{request.method} {base}{request.target} {request.version}"]
     fields = request.headers.fields
     lines += [f"{key}: {value}" for key, value in fields if key.lower() not in REPLACED]
     lines += [f"X-Forwarded-Proto: {'https' if secure else 'http'}", f"{MARK}: 1"]

@@ -27,6 +27,7 @@ from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_reques
 from scalesocket import (
     MAX_HEAD,
     MAX_HEADERS,
+    UNIX_PEER,
     HandshakeError,
     Headers,
     Opcode,
@@ -793,6 +794,13 @@ def test_what_a_peer_says_of_a_room_is_read_with_care() -> None:
     for bad in (b"", b"{}", b"[", b"[" * 100_000):
         with pytest.raises(ValueError):
             parse_state(bad, "a")
+
+
+def test_a_request_is_of_the_version_that_it_came_in() -> None:
+    """With HTTP/1.0 there is no WebSocket, but through another node there was one."""
+    request = Request("GET", "/r", "HTTP/1.0", Headers())
+    said = encode_request(request, "", UNIX_PEER, host="", secure=False)
+    assert said.startswith(b"GET /r HTTP/1.0\r\n")
 
 
 def test_a_request_says_who_the_client_is_whatever_it_says_itself() -> None:
