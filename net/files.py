@@ -12,6 +12,7 @@ import os
 import re
 import urllib.parse
 from dataclasses import replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -150,9 +151,13 @@ def split_tags(value: str) -> list[str]:
 
 
 def parse_date(value: str) -> float | None:
-    """Return the point in Unix time that a header tells; None if it tells none."""
+    """Return the point in Unix time that a header tells; None if it tells none.
+
+    The form of C's `asctime` names no time zone, and means UTC (RFC 9110 section 5.6.7).
+    """
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from scalesocket.net.files import WebFiles, guess_coded_type
+from scalesocket.net.files import WebFiles, guess_coded_type, parse_date
 
 import scalesocket
 from tests import browser as in_browser
@@ -373,3 +374,24 @@ def test_a_folder_without_the_module_for_pages_has_that_of_the_pages_here(tmp_pa
         (tmp_path / "shared").mkdir()
         (tmp_path / "shared" / "connection.js").write_text("one's own")
         assert http_request(server, path="/shared/connection.js").body == b"one's own"
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+    ],
+)
+def test_each_of_the_three_forms_of_a_date_is_utc(
+    monkeypatch: pytest.MonkeyPatch, date: str
+) -> None:
+    """RFC 9110 section 5.6.7; the third was taken for the server's own time of day."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert parse_date(date) == 784111777
+    finally:
+        monkeypatch.undo()
+        time.tzset()
