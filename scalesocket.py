@@ -774,7 +774,7 @@ _PARAMETER = re.compile(
     rf"({TOKEN.pattern})(?:\s*=\s*(?:({TOKEN.pattern})|\"({TOKEN.pattern})\"))?"
 )
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_TARGET = re.compile(r"[\x21-\x7e]+")
+_REQUEST_LINE = re.compile(rf"({TOKEN.pattern}) ([\x21-\x7e]+) (HTTP/\d\.\d)")
 
 
 class Headers:
@@ -896,23 +896,23 @@ def parse_request(head: bytes) -> Request:
             not HTTP/1.
     """
     line, *field_lines = head.decode("latin-1").split("\r\n")
-    parts = line.split(" ")
-    if len(parts) != 3 or not TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
+    if (match := _REQUEST_LINE.fullmatch(line)) is None:
         raise HandshakeError(400, "malformed request line")
-    method, target, version = parts
-    if not re.fullmatch(r"HTTP/\d\.\d", version):
-        raise HandshakeError(400, "malformed request line")
+    method, target, version = match.groups()
     if version not in ("HTTP/1.0", "HTTP/1.1"):
         raise HandshakeError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if len(field_lines) > MAX_HEADERS:
         raise HandshakeError(431, f"{len(field_lines)} header fields; {MAX_HEADERS} is the most")
     headers = Headers(map(parse_field_line, field_lines))
-    if version == "HTTP/1.1" and len(headers.get_all("Host")) != 1:
-        raise HandshakeError(400, "exactly one Host header is needed")
-    absolute = re.match(r"https?://[^/?]+", target, re.IGNORECASE)
-    if absolute:  # as a proxy sends it (3.2.2)
-        path = target[absolute.end() :]
+    if absolute := re.match(r"https?://([^/?]+)", target, re.IGNORECASE):  # as to a proxy (3.2.2)
+        fields = ((k, absolute[1] if k.lower() == "host" else v) for k, v in headers.fields)
+        path, headers = target[absolute.end() :], Headers(fields)
         target = path if path.startswith("/") else "/" + path
+    host, hosts = headers.get("Host"), headers.get_all("Host")  # two are joined by ", " (3.2)
+    if re.search(r"[\s/?#@]", host) or not (hosts or version == "HTTP/1.0"):
+        raise HandshakeError(400, "exactly one Host header is needed, with a name and a port")
+    if not all(map(str.isdecimal, headers.get_all("Content-Length"))):  # 6.3
+        raise HandshakeError(400, "malformed Content-Length header")
     if not target.startswith("/") and (method, target) != ("OPTIONS", "*"):  # 3.2.4
         raise HandshakeError(400, "the request target must be a path")
     return Request(method, target, version, headers)
