@@ -118,6 +118,12 @@ map $http_upgrade $scalesocket_connection {
     "" "";
 }
 
+# A request in HTTP/1.0 needs no Host, as of a balancer that asks for /health; in 1.1 it does.
+map $http_host $scalesocket_host {
+    default $http_host;
+    "" $server_addr;
+}
+
 upstream scalesocket_rooms {
     # Consistent: a node more or less moves its own share of rooms only. It moves them at once
     # for newcomers, whom that node passes through to where the room is open (--peers), until it
@@ -134,7 +140,7 @@ server {
     location / {
         proxy_pass http://scalesocket_rooms;
         proxy_http_version 1.1;
-        proxy_set_header Host $http_host;
+        proxy_set_header Host $scalesocket_host;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $scalesocket_connection;
         proxy_set_header X-Forwarded-For $remote_addr;    # nobody in front of us is believed

@@ -462,6 +462,17 @@ def test_a_proxy_asks_the_next_node_for_a_page(tmp_path: Path) -> None:
                 pass
 
 
+@pytest.mark.parametrize("kind", ["haproxy", "nginx", "v2"])
+def test_a_proxy_needs_no_host_in_http_1_0(kind: str, tmp_path: Path) -> None:
+    """A balancer in front of nginx that asks so for /health was told 400, and left it out."""
+    with node(HOSTS[0], "cat") as server:
+        with proxy(kind, tmp_path, [f"{server.host}:{server.port}"]) as front:
+            for target in ("/health", "/"):
+                old = f"GET {target} HTTP/1.0\r\n\r\n".encode()
+                assert http_request(front, raw=old).status == 200
+            assert http_request(front, path="/").status == 200
+
+
 def test_the_benchmark_of_proxies_runs() -> None:
     command = [sys.executable, "-m", "tests.bench.proxies", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
