@@ -9,7 +9,7 @@ import argparse
 import re
 import struct
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from scalesocket import KIB, UNIX_PEER, Proxies, Want, log, parse_names
@@ -45,7 +45,7 @@ def parse_proxy_header(data: bytes) -> tuple[int, Endpoint | None] | None:
             return None
         match = _PROXY_LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"malformed line {line[:107]!r}")
+            raise ValueError(f"malformed line {(line or data)[:107]!r}")
         named = check_endpoint(match[1].decode(), match[2]) if match[1] else None
         return len(line), named
     if data.startswith(_PROXY_V2):
@@ -71,7 +71,17 @@ def _parse_proxy_v2(data: bytes) -> tuple[int, Endpoint | None] | None:
     if length < 2 * size + 4:
         raise ValueError(f"{length} bytes of addresses of family {family:#x}")
     port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
-    return end, (str(ip_address(data[16 : 16 + size])), port)
+    return end, (str(read_address(data[16 : 16 + size])), port)
+
+
+def read_address(value: str | bytes) -> IPv4Address | IPv6Address:
+    """Return an IP address; that of IPv4 for one inside IPv6, as `::ffff:192.0.2.1`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    ip = ip_address(value)
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def check_endpoint(address: str, port: bytes | str) -> Endpoint:
@@ -82,7 +92,7 @@ def check_endpoint(address: str, port: bytes | str) -> Endpoint:
     """
     if int(port) > 65535 or "%" in address:  # nor does a zone mean anything to us
         raise ValueError(f"{address}, port {int(port)}: no IP address and port up to 65535")
-    return str(ip_address(address)), int(port)
+    return str(read_address(address)), int(port)
 
 
 class TrustedProxies(Proxies):
@@ -98,8 +108,7 @@ class TrustedProxies(Proxies):
     def __contains__(self, address: str) -> bool:
         if not self._members or address == UNIX_PEER[0]:
             return address in self._members
-        ip = ip_address(address)
-        ip = getattr(ip, "ipv4_mapped", None) or ip
+        ip = read_address(address)
         return any(ip in network for network in self._members if not isinstance(network, str))
 
     def read_header(self, session: Session) -> Life:

@@ -16,6 +16,7 @@ from scalesocket.net.proxies import TrustedProxies, parse_proxy_header
 from scalesocket import Headers
 from tests.certificates import Certificates
 from tests.support import (
+    HandshakeRefused,
     RawClient,
     ServerProcess,
     address_text,
@@ -50,10 +51,12 @@ def v2_of(source: str, port: int, extra: bytes = b"") -> bytes:
     [
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n", ("192.0.2.1", 5000)),
         (b"PROXY TCP6 2001:db8::1 2001:DB8::2 65535 443\r\n", ("2001:db8::1", 65535)),
+        (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 5000 80\r\n", ("192.0.2.1", 5000)),
         (b"PROXY UNKNOWN\r\n", None),
         (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", None),
         (v2_of("192.0.2.1", 5000), ("192.0.2.1", 5000)),
         (v2_of("2001:db8::1", 1), ("2001:db8::1", 1)),
+        (v2_of("::ffff:192.0.2.1", 5000), ("192.0.2.1", 5000)),
         (v2_of("192.0.2.1", 5000, b"\x04\x00\x03abc"), ("192.0.2.1", 5000)),
         (v2(0x20), None),
         (v2(0x20, 0x00, b"health"), None),
@@ -104,6 +107,13 @@ def test_a_malformed_header_is_an_error(header: bytes) -> None:
         parse_proxy_header(header)
 
 
+@pytest.mark.parametrize("header", [b"PROXY " + b"x" * 200, b"PROXY xxx\r\n" + b"x" * 200])
+def test_a_malformed_line_is_shown(header: bytes) -> None:
+    """Of one that was too long the log said: malformed line b''."""
+    with pytest.raises(ValueError, match="malformed line b'PROXY xxx"):
+        parse_proxy_header(header)
+
+
 @given(st.binary(max_size=64), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", V2, V2 + b"\x21"]))
 @example(b"1\xb2 1 1 1\r\n", b"PROXY TCP4 ")
 def test_no_bytes_at_all_break_the_reading(data: bytes, prefix: bytes) -> None:
@@ -139,6 +149,8 @@ PROXIES = TrustedProxies(
         ("10.0.0.1", "192.0.2.7,", ("10.0.0.1", 80)),
         ("10.0.0.1", "[fe80::1%a b]", ("10.0.0.1", 80)),
         ("::ffff:10.0.0.1", "192.0.2.7", ("192.0.2.7", 0)),
+        ("10.0.0.1", "::ffff:192.0.2.7", ("192.0.2.7", 0)),
+        ("10.0.0.1", "[::FFFF:192.0.2.7]:80", ("192.0.2.7", 80)),
         ("2001:db8::1", "192.0.2.7", ("192.0.2.7", 0)),
         ("unix", "192.0.2.7", ("192.0.2.7", 0)),
         ("192.0.2.1", "6.6.6.6", ("192.0.2.1", 80)),
@@ -219,6 +231,15 @@ def test_a_listed_proxy_is_believed(reporter: Path) -> None:
             assert opener(client)["REMOTE_ADDR"] == "127.0.0.1"
         with RawClient.connect(server, "bare") as client:
             assert opener(client)["REMOTE_ADDR"] == "127.0.0.1"
+
+
+def test_a_client_of_this_machine_is_one_also_behind_a_proxy_of_both_families() -> None:
+    """Such a proxy writes ::ffff:127.0.0.1, and any page was let into a server for this machine."""
+    with serve("--trustproxy", "127.0.0.1", "cat") as server:
+        headers = {"Origin": "https://evil.example", "X-Forwarded-For": "::ffff:127.0.0.1"}
+        with pytest.raises(HandshakeRefused) as refused:
+            RawClient.connect(server, headers=headers)
+        assert refused.value.status == 403
 
 
 def test_a_proxy_behind_a_proxy_is_believed_if_it_is_listed_too(reporter: Path) -> None:
