@@ -24,7 +24,9 @@ from scalesocket import (
     Config,
     ConfigError,
     HandshakeError,
+    Headers,
     Proxies,
+    Request,
     Response,
     parse_command_line,
     parse_request,
@@ -55,9 +57,8 @@ def is_allowed(
     secure: bool = False,
 ) -> bool:
     """Tell whether an upgrade request with this Origin header passes the check."""
-    lines = ["GET /room HTTP/1.1", f"Host: {host}"]
-    lines += [f"Origin: {origin}"] if origin is not None else []
-    request = parse_request("\r\n".join(lines).encode("latin-1"))
+    fields = [("Host", host), *([("Origin", origin)] if origin is not None else [])]
+    request = Request("GET", "/room", "HTTP/1.1", Headers(fields))
     ours = ((split_origin(host)[1], 9000),)  # so that it is a name of this server
     config = Config(command=("cat",), addr=ours, origin=allowed, sameorigin=same)
     try:
