@@ -123,7 +123,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.drain import Drain
-    from scalesocket.net.history import Archive, Histories, Replay, ShortHistory
+    from scalesocket.net.history import Archive, Histories, History, Replay
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics
     from scalesocket.net.relay import Relays
@@ -3745,7 +3745,7 @@ class Outbox:
 class Members:
     """Who hears what a room's backend says."""
 
-    history: ShortHistory | None = None  # what newcomers get (--cache)
+    history: History | None = None  # what newcomers get (--cache)
     newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told it
 
     def __init__(self, traffic: Traffic, log: RoomLog) -> None:
@@ -3852,7 +3852,7 @@ class Room:
         backend: Backend,
         opener: Client,
         *,
-        history: ShortHistory | None,
+        history: History | None,
         stall: float,
     ) -> None:
         self.name = name

@@ -12,7 +12,6 @@ All histories together are bounded in bytes, so they have one lock: the archive'
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import queue
 import re
@@ -117,7 +116,7 @@ class Archive:
         self.dropped = 0  # messages that were dropped because there were too many bytes
         self._limit = limit
         # Those that are not empty; the one that has grown last is the last.
-        self._histories: dict[LongHistory, None] = {}
+        self._histories: dict[History, None] = {}
         self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -142,7 +141,7 @@ class Archive:
 
     # -- under the lock --
 
-    def count(self, history: LongHistory, size: int) -> None:
+    def count(self, history: History, size: int) -> None:
         """Note that a history has grown by so many bytes, or shrunk."""
         self.size += size
         if size > 0 or not history.bytes:
@@ -155,28 +154,43 @@ class Archive:
                 self.dropped += (idle or next(iter(self._histories))).drop()
 
 
-class ShortHistory:
-    """The last messages of a room, for those who come later (--cache).
+class History:
+    """The last messages of a room, for those who come later (--cache), in runs.
 
     Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
-    of one name share it with --cachepersist. A newcomer is sent all of it while it is let in, so
-    it must be short.
+    of one name share it with --cachepersist: what an old room's program says last stands in its
+    place among what the new room's program says.
 
     Args:
-        size: how many messages; 0 keeps none.
+        size: how many messages.
         tagged: keep only messages that are marked `_cache`.
+        archive: where it counts.
         limit: bytes.
+        at_once: a newcomer is sent all of it while it is let in, as its seat must be; so it must
+            be short.
     """
 
-    def __init__(self, size: int, *, tagged: bool, limit: float = math.inf) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        tagged: bool,
+        archive: Archive,
+        limit: float = math.inf,
+        at_once: bool = False,
+    ) -> None:
         self.size = size
-        self.bytes = 0
         self.limit = limit
+        self.archive = archive
         self._tagged = tagged
-        self._lock = threading.Lock()  # guards the two below
-        self._messages: deque[tuple[int, bytes]] = deque()  # opcode and payload
+        self._at_once = at_once
+        # These are guarded by the archive's lock.
+        self.bytes = 0
+        self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
+        self._count = 0  # messages
         self.writers = 0  # rooms that may still add to it
         self.persists = False  # it outlives its rooms
+        self.followers: set[Replay] = set()  # of newcomers that are being sent it
 
     def make_members(self, traffic: Traffic, log: RoomLog) -> Members:
         """Return what sends to a room's clients, and has newcomers hear this history."""
@@ -185,87 +199,26 @@ class ShortHistory:
     def wants(self, route: Route) -> bool:
         """Whether messages of this route are kept: only what everyone may see is."""
         is_for_all = route.to is None and not route.exclude
-        return self.size > 0 and is_for_all and (route.cached is True or not self._tagged)
-
-    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
-        """Keep messages; the oldest make room."""
-        with self._lock:
-            for payload in payloads[-self.size :] if self.size else ():
-                self._messages.append((opcode, payload))
-                self.bytes += len(payload) + MESSAGE_COST
-            while len(self._messages) > self.size or self.bytes > self.limit:
-                self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
-
-    def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
-        """Send a newcomer what is kept; return what goes on with that, if that is not all."""
-        if self.bytes:
-            client.connection.send(self.replay(client.connection.encoding))
-        return None
-
-    def replay(self, encoding: Encoding) -> bytes:
-        """Return all messages that are kept, in order, as a connection takes them."""
-        with self._lock:
-            runs = itertools.groupby(list(self._messages), lambda message: message[0])
-        frames = [encoding.encode_run(opcode, [m[1] for m in run]) for opcode, run in runs]
-        return b"".join(frames)
-
-    def open(self) -> None:
-        """Note that a room may add to it."""
-        self.writers += 1
-
-    def close(self) -> None:
-        """Note that a room adds nothing more to it."""
-        self.writers -= 1
-
-    def forget(self) -> None:
-        """Keep it only for as long as there is a room."""
-        self.persists = False
-
-
-class LongHistory(ShortHistory):
-    """The last messages of a room, in runs that newcomers are sent one by one.
-
-    Rooms of one name share it with --cachepersist: what an old room's program says last stands
-    in its place among what the new room's program says.
-
-    Args:
-        size, tagged, limit: as of `ShortHistory`.
-        archive: where it counts.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        tagged: bool,
-        limit: float = math.inf,
-        archive: Archive | None = None,
-    ) -> None:
-        super().__init__(size, tagged=tagged, limit=limit)
-        self.archive = archive or Archive()
-        # These are guarded by the archive's lock, as are those of `ShortHistory`.
-        self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
-        self._count = 0  # messages
-        self.followers: set[Replay] = set()  # of newcomers that are being sent it
+        return is_for_all and (route.cached is True or not self._tagged)
 
     def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
         """Send a newcomer a short history now, or return what sends it a long one.
 
         The latter also if an earlier room of this name may still add to it.
         """
-        if self.writers > 1 or self.bytes > SMALL_HISTORY:
+        if not self._at_once and (self.writers > 1 or self.bytes > SMALL_HISTORY):
             return Replay(client, members, self)
-        super().begin(client, members)
+        if self.bytes:
+            client.connection.send(self.replay(client.connection.encoding))
         return None
 
     def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
         """Keep messages; the oldest make room."""
-        if self.size:
-            with self.archive.lock:
-                self._add(opcode, payloads[-self.size :])
-                followers = list(self.followers)
-            for follower in followers:
-                follower.wake()
+        with self.archive.lock:
+            self._add(opcode, payloads[-self.size :])
+            followers = list(self.followers)
+        for follower in followers:
+            follower.wake()
 
     def replay(self, encoding: Encoding) -> bytes:
         """Return all messages that are kept, in order, as a connection takes them."""
@@ -387,14 +340,6 @@ class LongHistory(ShortHistory):
                 self.drop()
 
 
-class WholeHistory(LongHistory):
-    """A history of which a newcomer is sent all at once, as its seat must be; so it is short."""
-
-    def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
-        """Send a newcomer what is kept."""
-        return ShortHistory.begin(self, client, members)
-
-
 class Replay:
     """Sends a newcomer the history of its room, and then makes it a member like the others.
 
@@ -410,7 +355,7 @@ class Replay:
         history: what it is sent.
     """
 
-    def __init__(self, client: Client, members: HistoryMembers, history: LongHistory) -> None:
+    def __init__(self, client: Client, members: HistoryMembers, history: History) -> None:
         self._client = client
         self._members = members
         self._history = history
@@ -538,10 +483,10 @@ class HistoryMembers(Members):
         traffic, log: of the room.
     """
 
-    history: ShortHistory
+    history: History
     newcomers: dict[Client, Replay]
 
-    def __init__(self, history: ShortHistory, traffic: Traffic, log: RoomLog) -> None:
+    def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
         super().__init__(traffic, log)
         self.history = history
         self.newcomers = {}  # guarded by the lock, too
@@ -639,23 +584,25 @@ class Histories:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._kept: dict[str, LongHistory] = {}  # with --cachepersist; the latest room's last
+        self._kept: dict[str, History] = {}  # with --cachepersist; the latest room's last
         self.archive = Archive(HISTORIES * config.cachebytes)
-        self._limit, self._kind = config.cachebytes, LongHistory
-        if config.resume or config.store:
-            self._limit, self._kind = min(config.cachebytes, config.backlog // 2), WholeHistory
+        self._limit = config.cachebytes
+        self._has_seats = bool(config.resume or config.store)
+        if self._has_seats:
+            self._limit = min(self._limit, config.backlog // 2)
 
-    def open(self, name: str) -> LongHistory:
+    def open(self, name: str) -> History:
         """Return the history of a new room; with --cachepersist, that of the last of this name.
 
         That room's program may still be at its last words, which belong there, too.
         """
         size, tagged = self._config.cache
-        history = self._kept.pop(name, None) or self._kind(
+        history = self._kept.pop(name, None) or History(
             size,
             tagged=tagged,
-            limit=self._limit,
             archive=self.archive,
+            limit=self._limit,
+            at_once=self._has_seats,
         )
         if self._config.cachepersist:
             history.persists = True
@@ -666,7 +613,7 @@ class Histories:
         history.open()
         return history
 
-    def close(self, name: str, history: ShortHistory) -> None:
+    def close(self, name: str, history: History) -> None:
         """Note that a room adds no more to its history; an empty one is not worth keeping."""
         history.close()
         if not history.writers and not history.bytes and self._kept.get(name) is history:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from scalesocket.net import deflate
-from scalesocket.net.history import Archive, Histories, LongHistory
+from scalesocket.net.history import Archive, Histories, History
 from scalesocket.net.lines import LINES
 
 import scalesocket
@@ -260,14 +260,14 @@ def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
 # ==== 3. Bytes =============================================================
 
 
-def texts(history: LongHistory) -> list[bytes]:
+def texts(history: History) -> list[bytes]:
     return history.replay(LINES).split(b"\n")[:-1]
 
 
 def test_a_history_has_a_bound_in_bytes_and_the_oldest_goes_first() -> None:
     """Case 9: `--cache 100` of messages of 1 MB were 100 MB, in every room."""
     archive = Archive()
-    history = LongHistory(1000, tagged=False, limit=10_000, archive=archive)
+    history = History(1000, tagged=False, limit=10_000, archive=archive)
     for number in range(100):
         history.add(Opcode.TEXT, [b"%03d" % number + b"x" * 933])  # 1,000 with what it costs
         assert history.bytes <= 10_000
@@ -286,7 +286,7 @@ def test_a_history_has_a_bound_in_bytes_and_the_oldest_goes_first() -> None:
 def test_all_histories_together_have_a_bound_and_the_longest_silent_room_loses_first() -> None:
     """Case 36: 10 messages of 1 MiB in each of 100 rooms that are gone were 1 GiB, for ever."""
     archive = Archive(limit=3000)
-    rooms = [LongHistory(9, tagged=False, archive=archive) for _ in range(3)]
+    rooms = [History(9, tagged=False, archive=archive) for _ in range(3)]
     for history in rooms:
         for text in (b"1", b"2"):
             history.add(Opcode.TEXT, [text + b"x" * 399])
@@ -315,7 +315,7 @@ def test_the_histories_of_a_server_have_a_bound_together_whatever_its_rooms_are(
 
 def test_a_history_that_nobody_can_ask_for_is_not_counted() -> None:
     archive = Archive()
-    history = LongHistory(9, tagged=False, archive=archive)
+    history = History(9, tagged=False, archive=archive)
     history.open()
     history.add(Opcode.TEXT, [b"x"])
     history.close()
@@ -704,7 +704,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     monkeypatch.setattr(deflate, "compress", compress)
     archive = Archive()
     archive.start()
-    history = LongHistory(100, tagged=False, archive=archive)
+    history = History(100, tagged=False, archive=archive)
     members = history.make_members(Traffic(), RoomLog("room"))
     for number in range(50):
         history.add(Opcode.TEXT, [b"%02d" % number + b"x" * 20_000])
@@ -738,7 +738,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
 ) -> None:
     """They were said, and it was off the members, before it was made one like the others."""
     archive = Archive()  # its thread does not run: this one does what that would
-    history = LongHistory(100, tagged=False, archive=archive)
+    history = History(100, tagged=False, archive=archive)
     members: Any = history.make_members(Traffic(), RoomLog("room"))
     history.open()
     history.add(Opcode.TEXT, [b"x" * 20_000])

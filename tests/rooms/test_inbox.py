@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 from scalesocket.net import children
 from scalesocket.net.children import PortPool
-from scalesocket.net.history import LongHistory, ShortHistory
+from scalesocket.net.history import Archive, History
 from scalesocket.net.lines import LINES
 
 import scalesocket
@@ -281,14 +281,11 @@ def test_nothing_comes_from_a_client_that_has_left() -> None:
 # ==== History =============================================================
 
 
-kinds = pytest.mark.parametrize("kind", [ShortHistory, LongHistory])
-
-
 def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Route:
     return Route(Opcode.TEXT, [b"x"], to, cached=cached)
 
 
-def replay(history: ShortHistory) -> list[bytes]:
+def replay(history: History) -> list[bytes]:
     """Return the messages that a newcomer would get, however it takes them."""
     (frames,) = [history.replay(PLAIN)]
     protocol = WebSocketProtocol(Role.CLIENT, max_message=100)
@@ -297,9 +294,8 @@ def replay(history: ShortHistory) -> list[bytes]:
     return found
 
 
-@kinds
-def test_a_history_keeps_the_last_messages_in_order(kind: type[ShortHistory]) -> None:
-    history = kind(3, tagged=False)
+def test_a_history_keeps_the_last_messages_in_order() -> None:
+    history = History(3, tagged=False, archive=Archive())
     assert replay(history) == []
     history.add(Opcode.TEXT, [b"1", b"2"])
     assert replay(history) == [b"1", b"2"]
@@ -307,9 +303,8 @@ def test_a_history_keeps_the_last_messages_in_order(kind: type[ShortHistory]) ->
     assert replay(history) == [b"3", b"4", b"5"]
 
 
-@kinds
-def test_a_history_keeps_what_everyone_may_see(kind: type[ShortHistory]) -> None:
-    history = kind(1, tagged=False)
+def test_a_history_keeps_what_everyone_may_see() -> None:
+    history = History(1, tagged=False, archive=Archive())
     assert history.wants(route())
     assert history.wants(route(cached=False))
     assert history.wants(route(cached=True))
@@ -318,21 +313,12 @@ def test_a_history_keeps_what_everyone_may_see(kind: type[ShortHistory]) -> None
     assert not history.wants(route(to=(1,), cached=True))
 
 
-@kinds
-def test_a_tagged_history_keeps_what_is_marked(kind: type[ShortHistory]) -> None:
-    history = kind(1, tagged=True)
+def test_a_tagged_history_keeps_what_is_marked() -> None:
+    history = History(1, tagged=True, archive=Archive())
     assert history.wants(route(cached=True))
     assert not history.wants(route(cached=False))
     assert not history.wants(route())
     assert not history.wants(route(to=(1,), cached=True))
-
-
-@kinds
-def test_a_history_of_no_size_keeps_nothing(kind: type[ShortHistory]) -> None:
-    history = kind(0, tagged=False)
-    assert not history.wants(route(cached=True))
-    history.add(Opcode.TEXT, [b"1"])
-    assert replay(history) == []
 
 
 # ==== Timer ===============================================================
