@@ -3489,8 +3489,7 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
         ConfigError: the module of that kind is not there.
     """
     if config.game is not None:
-        measured = load_feature("metrics", "--metrics") if config.metrics else None
-        return functools.partial(measured.MeasuredGame if measured else GameBackend, config.game)
+        return functools.partial(GameBackend, config.game)
     kind: Callable[[Config], Backend] = ProcessBackend
     if config.tcp:
         children = load_feature("children", "--tcp")
@@ -4881,9 +4880,8 @@ class HttpSession(Session):
         server, patience = self.server, HEAD_TIMEOUT
         while (yield from self.read_head(patience)):
             self.request = None
-            self.request = request = parse_request(self.head)
-            if server.enter_base is not None:
-                self.request = request = server.enter_base(request, server.config.basepath)
+            self.request = parse_request(self.head)
+            self.request = request = server.enter_base(self.request)
             if self._crowded:
                 raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
             if log.isEnabledFor(logging.DEBUG):
@@ -4974,8 +4972,7 @@ class HttpSession(Session):
         server.guard.check_host(request, peer)
         if server.cors is not None and request.method == "OPTIONS":
             return server.cors.preflight(request)  # before anybody is asked who it is
-        if server.check_all is not None:
-            server.check_all(self, request, client)
+        server.check_all(self, request, client)
         return server.site.respond(request, client)
 
     # -- WebSocket --
@@ -5606,12 +5603,12 @@ class Server:
         self.guard = LocalPages()
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
         # Asks whether a request that is for no room may be answered.
-        self.check_all: Callable[[HttpSession, Request, Endpoint], None] | None = None
+        self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         # Who may take a connection over that asks for a WebSocket.
         self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []
         self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
         self.cors: Cors | None = None
-        self.enter_base: Callable[[Request, str], Request] | None = None
+        self.enter_base: Callable[[Request], Request] = lambda request: request
         self.negotiate: Negotiate | None = None
         self.seats: Seats | None = None
         self.drain: Drain | None = None

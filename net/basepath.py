@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,4 +42,4 @@ def enter_base(request: Request, base: str) -> Request:
 
 def set_up(server: Server) -> None:
     """Have a server look below the path only."""
-    server.enter_base = enter_base
+    server.enter_base = functools.partial(enter_base, base=server.config.basepath)

@@ -60,8 +60,6 @@ if TYPE_CHECKING:
         RoomRegistry,
     )
 
-    Serve = Callable[[socket.socket, Endpoint, bool], None]
-
 PAGE = HERE / "client" / "console"  # not in web/, which --staticdir may serve
 # fmt: off
 OPTIONS = (
@@ -161,8 +159,7 @@ class Console:
         origin, named = (request.headers.get(name).lower() for name in ("Origin", "Host"))
         if not is_own_page(origin, named, secure=secure):
             raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
-        if server.check_all is not None:
-            server.check_all(session, request, peer)
+        server.check_all(session, request, peer)
         session.take(connection)
         yield Want.HELPER
         self._carry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import time
 from collections import Counter
@@ -180,5 +181,7 @@ class Metrics:
 
 
 def set_up(server: Server) -> None:
-    """Have a server answer `/metrics`."""
+    """Have a server answer `/metrics`, and time the ticks of its game, if it is one."""
     server.site.metrics = Metrics(server.registry)
+    if server.config.game is not None:
+        server.registry.make_backend = functools.partial(MeasuredGame, server.config.game)

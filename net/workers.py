@@ -208,8 +208,9 @@ class Worker:
         server.takers.insert(0, self.take)
         server.registry.owns = self.owns
         server.registry.client_ids = self.client_ids
-        config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
-        server.registry.make_backend = choose_backend(config)
+        if server.config.tcp:
+            config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
+            server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
         server.before_end.insert(0, self._say_over)
         self._site, self._timer = server.site, server.timer
