@@ -122,6 +122,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
+    from scalesocket.net.descendants import Orphans
     from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Histories, History, Replay
     from scalesocket.net.lines import LineProtocol
@@ -4146,7 +4147,6 @@ class RoomRegistry:
         self.shortage = Shortage()
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
-        self.threads: list[Archive | StoredRooms] = []
         self._lock = threading.Lock()  # guards all below, and each room's seats
         self._idle = threading.Condition(self._lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
@@ -5606,6 +5606,7 @@ class Server:
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         # Who may take a connection over that asks for a WebSocket.
         self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []
+        self.services: list[Archive | Orphans | StoredRooms] = []  # from `run` to its end
         self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
         self.cors: Cors | None = None
         self.enter_base: Callable[[Request], Request] = lambda request: request
@@ -5614,8 +5615,8 @@ class Server:
         self.drain: Drain | None = None
         self.tls_context: ssl.SSLContext | None = None
         self.taps: Taps | None = None
-        self.worker: Worker | None = None  # which one this is, with --workers
-        self._descendants = find_feature("descendants") if config.command else None
+        self.run_all: Callable[[], int | None] = self.run  # or several processes (--workers)
+        self.worker: Worker | None = None  # which one this is, then
         game = config.game
         if game is not None and asks_game(game):
             self.askers.append(functools.partial(ask_game, game))
@@ -5675,13 +5676,11 @@ class Server:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self.timer.start()
         self._sender.start()
-        for thread in self.registry.threads:
-            thread.start()
+        for service in self.services:
+            service.start()
         if self.config.ping:
             self._checked_at = time.monotonic()  # the timer's alone from now on
             self.timer.call_later(self.config.ping / 4, self._check_peers)
-        if self._descendants is not None:
-            self._descendants.adopt_orphans(self.timer)
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
@@ -5814,8 +5813,8 @@ class Server:
         self.registry.end_all(*self.farewell)  # nor is one started again
         for room in self.registry.totals()[3]:
             room.backend.kill()
-        if self._descendants is not None:
-            self._descendants.kill_orphans()
+        if (descendants := find_feature("descendants")) is not None:
+            descendants.kill_orphans()
         self.registry.wait_until_idle(ABANDON_TIMEOUT)
 
     def _end(self) -> None:
@@ -5840,10 +5839,8 @@ class Server:
             log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
         for connection in self.connections.copy():  # they still send, and their time is over
             connection.dispose()
-        if self._descendants is not None:  # also those that have dropped the marker
-            self._descendants.stop_orphans(b"", self.config.closegrace)
-        for thread in self.registry.threads:
-            thread.stop()
+        for service in self.services:
+            service.stop()
         self._sender.stop()
         self.timer.stop()
         if self.taps is not None:
@@ -6132,7 +6129,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
 
 
-ALWAYS = ("per_address", "origins", "pages")  # set up in every server, where they are there
+ALWAYS = ("per_address", "origins", "pages", "descendants")  # set up in every server
 
 # By group, in the order of --help. A new option: a row here, a field of Config, a row in README.
 # fmt: off
@@ -6558,9 +6555,6 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         server = make(config)
-        run_all: Callable[[], int | None] = server.run
-        if config.workers > 1:
-            run_all = load_feature("workers", "--workers").Supervisor(server, config.workers).run
         heed_signals(server, config)
         server.listen()
     except ConfigError as error:
@@ -6570,7 +6564,7 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
         print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        return run_all() or 0
+        return server.run_all() or 0
     except KeyboardInterrupt:
         server.kill()
         return 1

@@ -16,8 +16,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalesocket import _SHORTAGES, POSIX, STOP_STEPS, Poller
+
+if TYPE_CHECKING:
+    from scalesocket import Server
 
 REAP_INTERVAL = 1.0  # seconds between two looks for orphans that have ended
 
@@ -35,18 +39,6 @@ def adopt() -> bool:
             ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
             _elder = frozenset(list_orphans())
     return _elder is not None
-
-
-def adopt_orphans(timer: Poller) -> None:
-    """Have what children leave behind left to us, and reap it from now on."""
-    if not adopt():
-        return
-
-    def reap() -> None:
-        timer.call_later(REAP_INTERVAL, reap)
-        signal_orphans(b"\0", 0, set())
-
-    reap()
 
 
 def list_orphans() -> list[int]:
@@ -135,3 +127,35 @@ def stop_orphans(marker: bytes, grace: float) -> None:
             if clear == 2:
                 return
             time.sleep(0.01)
+
+
+class Orphans:
+    """Those of a server, as long as it runs.
+
+    Args:
+        timer: reaps them.
+        grace: seconds added to each step of stopping them.
+    """
+
+    def __init__(self, timer: Poller, grace: float) -> None:
+        self._timer = timer
+        self._grace = grace
+
+    def start(self) -> None:
+        """Have what children leave behind left to us, and reap it from now on."""
+        if adopt():
+            self._reap()
+
+    def stop(self) -> None:
+        """Stop all that are left, also those that have dropped the marker."""
+        stop_orphans(b"", self._grace)
+
+    def _reap(self) -> None:
+        self._timer.call_later(REAP_INTERVAL, self._reap)
+        signal_orphans(b"\0", 0, set())
+
+
+def set_up(server: Server) -> None:
+    """Have a server look after what its programs leave behind."""
+    if server.config.command:
+        server.services.append(Orphans(server.timer, server.config.closegrace))

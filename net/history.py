@@ -83,7 +83,7 @@ def set_up(server: Server) -> None:
     """Have a server's rooms keep histories."""
     if server.config.cache[0]:
         server.registry.histories = histories = Histories(server.config)
-        server.registry.threads.insert(0, histories.archive)
+        server.services.insert(0, histories.archive)
 
 
 class Past:

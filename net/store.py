@@ -72,7 +72,7 @@ from scalesocket import (
 from .seats import find_frames
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Poller
+    from scalesocket import Config, Poller, Server
 
     from .seats import Seat
 
@@ -124,6 +124,12 @@ def check_options(config: Config) -> None:
     """
     refuse_if(not config.store, "--saveevery needs --store FILE")
     refuse_if(config.oneshot, "--store does not go with --oneshot")
+
+
+def set_up(server: Server) -> None:
+    """Have what is stored opened before the first room is made, and written at the end."""
+    if isinstance(server.registry, StoredRooms):  # or --reload has left no more than --saveevery
+        server.services.append(server.registry)
 
 
 class StoreError(ConfigError):
@@ -1012,7 +1018,6 @@ class StoredRooms(RoomRegistry):
         self._dormant: dict[str, Dormant] = {}  # the longest unused first
         self._owners: dict[str, StoredRoom] = {}  # the latest room of a name, until it is done
         self._recalled: set[str] = set()  # those whose records are being read
-        self.threads.append(self)
 
     def open_store(self, place: str) -> Store:
         """Return what writes to the place that --store names, once that is ours."""

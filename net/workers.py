@@ -526,6 +526,11 @@ def merge_metrics(texts: dict[int, str]) -> str:
 # ==== 2. The parent ======================================================================
 
 
+def set_up(server: Server) -> None:
+    """Have a server run as several processes."""
+    server.run_all = Supervisor(server, server.config.workers).run
+
+
 class WorkerProcess:
     """What the parent keeps of one worker, from its start to its end.
 

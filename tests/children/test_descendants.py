@@ -77,7 +77,6 @@ def test_what_has_a_session_of_its_own_ends_with_its_room(escape: str, workers: 
 STOP_WHAT_BEGINS = """
 import os, subprocess, threading
 from scalesocket.net import descendants
-from types import SimpleNamespace
 
 def stop_each():
     for number in range(60):
@@ -90,7 +89,7 @@ def stop_each():
         assert not left, (number, [open(f"/proc/{pid}/status").read()[:200] for pid in left])
     print("none is left")
 
-descendants.adopt_orphans(SimpleNamespace(call_later=lambda after, call: None))
+descendants.adopt()
 thread = threading.Thread(target=stop_each)  # the main thread starts none
 thread.start()
 thread.join()
