@@ -107,11 +107,11 @@ def make_reloader(server: Server) -> Callable[[bool], bool]:
             return False
         try:
             context = load_certificates(server.config)
-        except ConfigError as error:
+            if server.taps is not None:
+                server.taps.watch(context)
+        except (ConfigError, OSError) as error:
             log.error("the old certificates stay: %s", error)
             return True
-        if server.taps is not None:
-            server.taps.watch(context)
         server.tls_context = context
         log.info("certificates read again")
         return True

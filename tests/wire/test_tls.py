@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import select
@@ -17,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalesocket.net.tls import TlsTransport, load_certificates
+from scalesocket.net.tls import TlsTransport, load_certificates, make_reloader
 from websockets.sync.client import ClientConnection, connect
 
 import scalesocket
@@ -906,6 +908,17 @@ def test_certificates_are_read_again_at_sighup(
         server.process.send_signal(signal.SIGHUP)
         server.wait_log("certificates read again", since=since)
         assert serial(server, trust) == old
+
+
+def test_new_certificates_whose_keys_cannot_be_recorded_leave_the_old_ones(
+    certs: Certificates,
+) -> None:
+    """With --pcap and no descriptor left, SIGHUP ended the server with a traceback."""
+    server = scalesocket.Server(parse_command_line([*certs.options(), "cat"]))
+    before, server.taps = server.tls_context, Mock()
+    server.taps.watch.side_effect = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert make_reloader(server)(True)
+    assert server.tls_context is before
 
 
 def test_many_signals_while_clients_come(certs: Certificates, trust: ssl.SSLContext) -> None:
