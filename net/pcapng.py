@@ -32,7 +32,6 @@ import enum
 import errno
 import ipaddress
 import itertools
-import logging
 import os
 import random
 import stat
@@ -45,7 +44,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
-from scalesocket import OUT_OF_MEMORY
+from scalesocket import OUT_OF_MEMORY, log
 
 from .tap import (
     PATIENCE,
@@ -68,8 +67,6 @@ else:
 
 if TYPE_CHECKING:
     import ssl
-
-log = logging.getLogger("scalesocket")
 
 WRITE_SIZE = 256 * 1024  # bytes of blocks that are written at once
 MIN_FILE_SIZE = 64 * 1024  # bytes; smaller files could not hold one full packet

@@ -27,7 +27,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import select
 import selectors
 import socket
@@ -55,6 +54,7 @@ from scalesocket import (
     describe_error,
     encode_close,
     encode_frame,
+    log,
     parse_room_name,
     poll_end,
     start_thread,
@@ -71,8 +71,6 @@ if TYPE_CHECKING:
 
     from .peers import Peer, Peers
     from .tls import TlsTransport
-
-log = logging.getLogger("scalesocket")
 
 ASK_TIMEOUT = 0.5  # seconds for a peer to say whether it has a room
 LEFT_OUT = 5.0  # seconds for which one that was slower is not asked
@@ -733,7 +731,8 @@ class Relays:
         """Pass a client through to its end if its room is on another node; return whether it is.
 
         Raises:
-            HandshakeError: see `check_size` and `receive`.
+            HandshakeError: 431, see `check_size`; 503, see `Seeker.seek`; or it came from another
+                node, and is elsewhere.
         """
         server = session.server
         try:
@@ -745,47 +744,15 @@ class Relays:
             self.entrust(session, name)
             return False
         yield Want.HELPER
-        host = find_forwarded_host(server.proxies, session.peer, request)
-        opening = self.receive(
-            request, session.rest, session.sock, session.tls, peer, host=host, secure=secure
-        )
-        if opening is not None:
-            self.entrust(session, name, opening)
-        return opening is None
-
-    def receive(
-        self,
-        request: Request,
-        early: bytes,
-        sock: socket.socket,
-        tls: TlsTransport | None,
-        client: Endpoint,
-        *,
-        host: str,
-        secure: bool,
-    ) -> Opening | None:
-        """Pass a client through to the node that has its room, to its end; None: that was done.
-
-        Args:
-            request: its upgrade.
-            early: what has been read behind it.
-            sock, tls: the client's connection.
-            client: its address.
-            host, secure: see `encode_request`.
-
-        Raises:
-            HandshakeError: 503, see `Seeker.seek`; or it came from another node, and is elsewhere.
-        """
-        name = parse_room_name(request.path)
-        if request.headers.get(MARK):
-            return self.claim(name)
-        found = self._find(name)
+        found = self.claim(name) if request.headers.get(MARK) else self._find(name)
         if isinstance(found, Opening):
-            return found
-        peer, node = found
-        head = encode_request(request, peer.base, client, host=host, secure=secure)
-        self._carry(sock, tls, node, head + early)
-        return None
+            self.entrust(session, name, found)
+            return False
+        owner, node = found
+        host = find_forwarded_host(server.proxies, session.peer, request)
+        head = encode_request(request, owner.base, peer, host=host, secure=secure)
+        self._carry(session, node, head + session.rest)
+        return True
 
     def _find(self, name: str) -> Opening | tuple[Peer, socket.socket]:
         while not isinstance(found := self._seeker.seek(name), Opening):
@@ -798,13 +765,12 @@ class Relays:
                 self._seeker.leave_out(found)
         return found
 
-    def _carry(
-        self, sock: socket.socket, tls: TlsTransport | None, node: socket.socket, request: bytes
-    ) -> None:
+    def _carry(self, session: HttpSession, node: socket.socket, request: bytes) -> None:
         """Pass a connection through, to its end."""
+        sock = session.sock
         for end in (sock, node):
             keep_alive(end, self._ping)
-        relay = Relay(Side(sock, tls), Side(node), request, self._ping)
+        relay = Relay(Side(sock, session.tls), Side(node), request, self._ping)
         self._running.add(relay)
         self.total = next(self._counter)
         try:

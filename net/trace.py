@@ -17,7 +17,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import logging
 import os
 import time
 import urllib.parse
@@ -34,13 +33,12 @@ from scalesocket import (
     CloseCode,
     Opcode,
     apply_mask,
+    log,
     may_be_sent,
 )
 
 from .deflate import RSV1
 from .tap import Address, Event, Flow, Record, Tape, write_patiently
-
-log = logging.getLogger("scalesocket")
 
 TAPE_SIZE = 4 * 1024 * 1024  # bytes that may wait to be printed
 KEPT_SIZE = 4096  # bytes of a payload that are looked at
