@@ -33,7 +33,6 @@ from scalesocket import (
     HttpSession,
     Messages,
     Opcode,
-    Proxies,
     Response,
     Server,
     Want,
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
         Config,
         Connection,
         Endpoint,
+        Proxies,
         Request,
         Room,
         RoomRegistry,
@@ -79,18 +79,18 @@ class Console:
     Args:
         config: the options; `console` says who may ask.
         registry: the rooms to tell of.
+        proxies: may know the name by which a client has found them.
 
     Raises:
         ConfigError: the page is not there.
     """
 
-    def __init__(self, config: Config, registry: RoomRegistry) -> None:
+    def __init__(self, config: Config, registry: RoomRegistry, proxies: Proxies) -> None:
         if not PAGE.is_dir():
             raise ConfigError("--console needs the folder client/ beside scalesocket.py")
         self._config = config
         self._registry = registry
         self._allowed = TrustedProxies(config.console or ())
-        proxies = TrustedProxies(config.trustproxy) if config.trustproxy else Proxies()
         self._guard = make_guard(config, proxies)
         self._files = WebFiles(PAGE)
         self._began = time.monotonic()
@@ -271,6 +271,6 @@ def _pass_back(sock: socket.socket, connection: Connection, stall: float) -> Non
 
 def set_up(server: Server) -> None:
     """Have a server show the console."""
-    console = Console(server.config, server.registry)
+    console = Console(server.config, server.registry, server.proxies)
     server.site.console = console
     server.takers.append(console.take)

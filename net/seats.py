@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -160,14 +161,17 @@ def find_frames(data: bytes) -> list[int]:
     return starts
 
 
+def split_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield opcode and payload of each frame of these."""
+    for start, end in itertools.pairwise(find_frames(data)):
+        header = {126: 4, 127: 10}.get(data[start + 1], 2)
+        yield data[start] & 0x0F, data[start + header : end]
+
+
 def translate(data: bytes, encoding: Encoding) -> bytes:
     """Return plain frames as a connection takes them."""
-    starts = find_frames(data)
-    pieces = []
-    for start, end in zip(starts, starts[1:], strict=False):
-        header = {126: 4, 127: 10}.get(data[start + 1], 2)
-        pieces.append(encoding.encode_run(data[start] & 0x0F, [data[start + header : end]]))
-    return b"".join(pieces)
+    runs = [encoding.encode_run(opcode, [payload]) for opcode, payload in split_frames(data)]
+    return b"".join(runs)
 
 
 class Once:

@@ -69,7 +69,7 @@ from scalesocket import (
     write_json,
 )
 
-from .seats import find_frames
+from .seats import find_frames, split_frames
 
 if TYPE_CHECKING:
     from scalesocket import Config, Poller, Server
@@ -809,10 +809,8 @@ class StoredRoom(Room):
         history = self.members.history
         if history is None or history.bytes:
             return
-        starts = find_frames(record.history)
-        for start, end in zip(starts, starts[1:], strict=False):
-            header = {126: 4, 127: 10}.get(record.history[start + 1], 2)
-            history.add(record.history[start] & 0x0F, [record.history[start + header : end]])
+        for opcode, payload in split_frames(record.history):
+            history.add(opcode, [payload])
 
     def cut(self) -> None:
         """End it for its clients; see `Room`. Their seats are saved when it has ended by itself.
