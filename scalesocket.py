@@ -3463,17 +3463,16 @@ class GameBackend(Backend):
 
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
     """Return the framing of one direction: `json`, `gwsocket` or none."""
+    kind: Callable[..., Framing] = JsonFraming
     if mode == "json":
-        kind: Callable[..., Framing] = JsonFraming
         if config.idfield:
             fields = load_feature("json_fields", "--idfield")
             kind = functools.partial(fields.IdFraming, id_field=config.idfield)
         strip = config.serverframe == "json" and not config.clientroute
         return kind(delimiters=config.delimiters, report=report, strip=strip)
     if mode == "gwsocket":
-        gwsocket = load_feature("gwsocket", "--frame=gwsocket")
-        framing: Framing = gwsocket.GwsocketFraming(report=report, order=config.byteorder)
-        return framing
+        kind = load_feature("gwsocket", "--frame=gwsocket").GwsocketFraming
+        return kind(report=report, order=config.byteorder)
     announces = bool(config.joinmsg or config.leavemsg)
     return Framing(
         binary=config.binary,
@@ -5614,6 +5613,7 @@ class Server:
         self.seats: Seats | None = None
         self.drain: Drain | None = None
         self.tls_context: ssl.SSLContext | None = None
+        self.reload_certificates: Callable[[bool], bool] = lambda _anyhow: False
         self.taps: Taps | None = None
         self.run_all: Callable[[], int | None] = self.run  # or several processes (--workers)
         self.worker: Worker | None = None  # which one this is, then
@@ -5671,8 +5671,7 @@ class Server:
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
         if (threads := find_feature("threads")) is not None:
-            threads.set_stack_size(self.config.game)
-            threads.return_memory()
+            threads.prepare(self.config.game)
         sys.setswitchinterval(SWITCH_INTERVAL)
         self.timer.start()
         self._sender.start()
@@ -6515,18 +6514,16 @@ def set_up_logging(config: Config) -> None:
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
 
 
-def heed_signals(server: Server, config: Config) -> None:
+def heed_signals(server: Server) -> None:
     """Let signals stop or drain a server; SIGHUP may reload its certificates instead (net/tls.py).
 
     SIGHUP says that the terminal has been closed, too.
     """
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     stop_signals = [signal.SIGINT, signal.SIGTERM]
-    tls = load_feature("tls", "--sslcert") if config.sslcert else None
-    reload: Callable[[bool], bool] | None = tls and tls.make_reloader(server)
 
     def on_signal(number: int, _frame: object) -> None:
-        is_reload = number == hangup and reload is not None and reload(False)
+        is_reload = number == hangup and server.reload_certificates(False)
         if is_reload or server.has_ended or (number == hangup and server.stopping):
             pass  # in the last case, a shell sends it again to its jobs
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
@@ -6539,8 +6536,7 @@ def heed_signals(server: Server, config: Config) -> None:
             server.stop()
 
     def on_ignored(_number: int, _frame: object) -> None:
-        if reload is not None:
-            reload(True)
+        server.reload_certificates(True)
 
     for number in stop_signals:
         signal.signal(number, on_signal)
@@ -6555,7 +6551,7 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         server = make(config)
-        heed_signals(server, config)
+        heed_signals(server)
         server.listen()
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)

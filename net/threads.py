@@ -42,6 +42,12 @@ LONGEST_SWITCH = 0.005  # seconds after which a thread may be interrupted, howev
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
 
 
+def prepare(game: type[Game] | None) -> None:
+    """Have threads get stacks that fit, and what they free be the system's again."""
+    set_stack_size(game)
+    return_memory()
+
+
 def set_stack_size(game: type[Game] | None) -> None:
     """Set how much stack the threads get that start from now on.
 

@@ -418,3 +418,4 @@ def point_to_tls(session: HttpSession) -> Life:
 def set_up(server: Server) -> None:
     """Have a server speak TLS."""
     server.tls_context = load_certificates(server.config)
+    server.reload_certificates = make_reloader(server)
