@@ -99,9 +99,12 @@ def text_width(text: str) -> int:
 
 def fit(text: str, width: int) -> str:
     """Return a text cut or filled up with spaces to just so many columns."""
-    while text_width(text) > width:
-        text = text[:-1]
-    return text + " " * (width - text_width(text))
+    left = width
+    for at, character in enumerate(text):
+        if character_width(character) > left:
+            return text[:at] + " " * left
+        left -= character_width(character)
+    return text + " " * left
 
 
 def fit_parts(parts: Iterable[str], width: int, gap: str = "  ") -> str:

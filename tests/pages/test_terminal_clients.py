@@ -54,6 +54,16 @@ def test_fitted_text_takes_just_so_many_columns(text: str, width: int) -> None:
     assert text_width(fit(text, width)) == width
 
 
+def test_what_is_too_long_is_not_measured_again_for_each_character_that_is_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error of 4,000 characters, which any program may send, stopped a client for 8 s."""
+    measured = []
+    monkeypatch.setattr(terminal, "character_width", lambda c: measured.append(c) or 1)
+    assert fit("x" * 1000, 10) == "x" * 10
+    assert len(measured) <= 1000
+
+
 @pytest.mark.parametrize(
     ("width", "parts", "hint"),
     [
