@@ -2960,8 +2960,8 @@ class ProcessBackend(Backend):
 
     def kill(self) -> None:
         """Kill the child and whatever it has started."""
-        if self._child is not None:
-            self._child.signal_group(STOP_STEPS[-1][0])
+        if (child := self._child) is not None:  # the room's thread may be done with it by now
+            child.signal_group(STOP_STEPS[-1][0])
 
     def _launch(self) -> None:
         config, opener = self._config, self._opener

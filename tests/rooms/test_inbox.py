@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -550,6 +551,32 @@ def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
     backend._input_closed = True
     assert backend.hand_over(long) is None
     os.close(backend._input)
+
+
+# ==== A child that is killed ==============================================
+
+
+def test_a_child_that_ends_just_as_the_server_kills_it_ends_nothing_else() -> None:
+    """The children of other rooms were not killed, and the server ended with a traceback."""
+    killed: list[int] = []
+
+    class Ending(ProcessBackend):
+        """The room's thread is done with the child as soon as the main thread has seen it."""
+
+        @property
+        def _child(self) -> Any:
+            child, self.child = self.child, None
+            return child
+
+        @_child.setter
+        def _child(self, child: Any) -> None:
+            self.child = child
+
+    backend = Ending(parse_command_line(["cat"]))
+    backend.child = SimpleNamespace(signal_group=killed.append)
+    backend.kill()
+    backend.kill()
+    assert killed == [signal.SIGKILL]
 
 
 # ==== Who leaves ==========================================================
