@@ -429,14 +429,14 @@ class Seat:
         return (self.kind, owner.room_name, owner.user) == (kind, client.room_name, client.user)
 
     def attach(
-        self, connection: Connection, asked: Asked, number: int = 0, *, anew: bool = False
+        self, connection: Connection, asked: Asked, client: Client, *, anew: bool = False
     ) -> bool:
         """Take a connection, and send it the answer and what it lacks; or end if that is gone.
 
         Args:
             connection: the new one; nothing has been taken of it yet.
             asked: what it has asked for.
-            number: of the client as which it was opened.
+            client: as which it was opened; the seat's own is where that is from now on.
             anew: nobody had the seat before.
 
         Returns:
@@ -453,7 +453,7 @@ class Seat:
                 return False
             if self.is_stored:  # nobody would know of the token that is given now
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
-            if number < self._number:
+            if client.id < self._number:
                 raise ConnectionClosed(RESUMED_ELSEWHERE, "resumed elsewhere")
             seen = 0 if anew else self._sent if asked.seen is None else asked.seen
             restored = self._is_stale or asked.seen is None
@@ -464,7 +464,9 @@ class Seat:
             goes_on = self._first <= seen <= self._sent
             if goes_on:
                 old, self._connection = self._connection, connection
-                self._number = number
+                self._number = client.id
+                owner = self.client
+                owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
                 self.source = connection
                 self._welcome(connection, asked, seen, anew=anew, restored=restored)
             else:
@@ -764,8 +766,7 @@ class Seats:
         owner = None
         if seat is not None and seat.may_be_taken(session.KIND, client):
             owner = seat.client
-            if seat.attach(session.connection, asked, client.id):
-                owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
+            if seat.attach(session.connection, asked, client):
                 session.end_opening()
                 return seat
         if back is not None and back.failure is not None:  # it would fail again
@@ -784,7 +785,7 @@ class Seats:
                 self.registry.join(client)
         finally:
             session.end_opening()
-        if not seat.attach(connection, asked, client.id, anew=True):
+        if not seat.attach(connection, asked, client, anew=True):
             connection.close(*seat.farewell)
             return None
         return seat

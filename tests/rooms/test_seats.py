@@ -324,10 +324,17 @@ def test_words_in_the_packet_that_asks_for_a_seat_do_not_show_that_the_answer_ca
 
 
 def sit(
-    server: ServerProcess, room: str, token: str = "", seen: int | None = None, *, who: str = ""
+    server: ServerProcess,
+    room: str,
+    token: str = "",
+    seen: int | None = None,
+    *,
+    who: str = "",
+    address: str = "",
 ) -> tuple[RawClient, dict[str, Any]]:
-    """Return a client that has asked for a seat, and the answer."""
-    client = RawClient.connect(server, f"{room}?_seat&who={who}")
+    """Return a client that has asked for a seat, and the answer; `address`: through a proxy."""
+    headers = {"X-Forwarded-For": address} if address else {}
+    client = RawClient.connect(server, f"{room}?_seat&who={who}", headers)
     wish: dict[str, object] = {"token": token} if token else {}
     if seen is not None:
         wish["seen"] = seen
@@ -545,6 +552,20 @@ def test_a_program_is_told_and_a_seat_expires() -> None:
         assert not any(token in line for token in secrets for line in server.log())
 
 
+def test_a_program_is_told_the_address_from_which_somebody_is_back() -> None:
+    """It was told the one before, and `on_resume` of a game found that, too, if it was fast."""
+    options = ("--resume", "60", "--json", "--trustproxy", "127.0.0.1")
+    with (
+        serve(*options, "--resumemsg", '{"at":"#REMOTE_ADDR","_from":#ID}', "cat") as server,
+        RawClient.connect(server, "cat") as watcher,
+    ):
+        assert watcher.receive_json() == {"t": "Join", "_from": 1}
+        client, seat = sit(server, "cat", address="192.0.2.1")
+        assert watcher.receive_json() == {"t": "Join", "_from": 2}
+        with client, sit(server, "cat", seat["token"], 0, address="192.0.2.2")[0]:
+            assert watcher.receive_json() == {"at": "192.0.2.2", "_from": 2}
+
+
 def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_closed() -> None:
     command = with_constants("scalesocket.net.seats", MAX_DROPPED=1)
     with serve("--resume", "600", "--json", "cat", command=command) as server:
@@ -640,7 +661,7 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
 
     def attach(connection: Mock, **wish: Any) -> dict[str, Any]:
         asked = seats.Asked(1000, "", failed=False, **wish)
-        assert seat.attach(connection, asked, 1, anew=not wish)
+        assert seat.attach(connection, asked, client, anew=not wish)
         (frame,) = connection.send.call_args_list[0].args
         told: dict[str, Any] = json.loads(frame[frame.index(b"{") :])["_seat"]
         return told
