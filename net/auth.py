@@ -84,7 +84,7 @@ class AuthCommand:
             raise HandshakeError(503, "too many wait to be let in", later)
         let_in = False
         try:
-            let_in = self._run(client) == 0
+            let_in = not self._stopped and self._run(client) == 0
             return let_in
         except BackendError as error:
             log.error("--auth: %s", error)
@@ -132,18 +132,15 @@ class AuthCommand:
                 del self._taken_by[network]
             self._turns.notify_all()
 
-    def _run(self, client: Client) -> int | None:
-        """Run the command, and note the user that it names.
-
-        Return its exit status; None: it was not run, as the server ends.
-        """
+    def _run(self, client: Client) -> int:
+        """Run the command, and note the user that it names; return its exit status."""
         environment = build_environment(client, self._config.passenv)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
+        child = ChildProcess(self._config.auth, environment, streams, grace=0.0)  # may take long
         with self._lock:
-            if self._stopped:
-                return None
-            child = ChildProcess(self._config.auth, environment, streams, grace=0.0)
             self._running.add(child)
+            if self._stopped:  # meanwhile
+                child.signal_group(STOP_STEPS[-1][0])
         assert child.popen.stdout is not None and child.popen.stderr is not None
         printed = b""
         try:

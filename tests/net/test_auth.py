@@ -265,6 +265,35 @@ def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPat
     assert set(statuses) == {401, 503} and statuses.count(401) <= 2
 
 
+def test_a_command_that_takes_long_to_start_is_waited_for_by_its_client_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where its program lay on a disk that hung, the timer hung, and the server did not end."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(scalesocket.ChildProcess):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            begun.set()
+            go_on.wait(PATIENCE)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(auth, "ChildProcess", Slow)
+    timer = ScarceTimer("timer")
+    timer.failures = 0
+    command = auth.AuthCommand(parse_command_line(["--auth", "sleep 60", "cat"]), timer)
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(command.ask, make_client())
+        try:
+            begun.wait(PATIENCE)
+            stop = pool.submit(command.stop)
+            wait_until(stop.done)
+        finally:
+            go_on.set()
+        assert not answer.result()
+        assert not command.ask(make_client())
+    assert not command._running
+
+
 def test_stopping_the_server_stops_the_commands() -> None:
     with serve("--auth", "sleep 12345", "cat") as server:
         results: list[object] = []
