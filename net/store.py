@@ -1069,6 +1069,8 @@ class StoredRooms(RoomRegistry):
         if not self._begin_recall(name):
             return None
         try:
+            with self._lock:
+                self._find_place(name)  # or there is no need to read it
             record, is_lost = self.read(name)
             with self._lock:
                 room, seats = self._make_again(opener, record, is_lost=is_lost)
@@ -1214,7 +1216,6 @@ class StoredRooms(RoomRegistry):
                 raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the store cannot be opened")
             if name in self._rooms or not self.must_be_read(name):
                 return False
-            self._find_place(name)  # or there is no need to read it
             self._recalled.add(name)
             return True
 

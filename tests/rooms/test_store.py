@@ -19,6 +19,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,7 @@ from tests.support import (
     http_request,
     run_cli,
     serve,
+    settled,
     wait_until,
     with_constants,
 )
@@ -167,6 +169,10 @@ class Slow(Tally):
         while not os.path.exists("go"):
             time.sleep(0.01)
         return super().on_save()
+
+
+class SlowKept(Slow):
+    keep = True
 
 
 class Picky(Tally):
@@ -1200,6 +1206,34 @@ def test_who_comes_while_a_kept_room_ends_finds_it_as_it_was(folder: Path) -> No
             assert client.receive_text().endswith(f" {number}")
             client.send_text(str(number))
             client.receive_text()
+            client.close()
+
+
+def test_of_two_who_wait_for_a_place_for_a_stored_room_one_brings_it_back(folder: Path) -> None:
+    """Each did: the room of the first was ended for it, with 1013, as the second failed to."""
+    (folder / "go").touch()
+    with stored(folder, "games:SlowKept") as server:
+        client = RawClient.connect(server, "den")
+        client.send_text("one")
+        client.receive_many(2)
+        stop(server, client)
+    (folder / "go").unlink()
+    (folder / "saving").unlink()
+    command = with_constants(ROOM_TIMEOUT=PATIENCE)
+    with stored(folder, "games:SlowKept", "--maxrooms", "1", command=command) as server:
+        RawClient.connect(server, "other").close()
+        wait_until((folder / "saving").exists)
+        before = settled(server.threads)
+        with ThreadPoolExecutor(2) as pool:
+            coming = [pool.submit(RawClient.connect, server, "den") for _ in range(2)]
+            wait_until(lambda: server.threads() == before + 2)
+            (folder / "go").touch()
+            both = [each.result() for each in coming]
+        for client in both:
+            assert client.receive_text().endswith(" 1")
+        both[0].send_text("two")
+        assert [client.receive_text()[-4:] for client in both] == [":two"] * 2
+        for client in both:
             client.close()
 
 
