@@ -281,6 +281,70 @@ def test_a_phone_has_room_name_and_invitation_in_a_row_and_is_told_what_comes_he
         expect(hint).to_be_hidden()
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_who_is_let_into_no_room_can_go_to_another(tabs: Any) -> None:
+    """What said so lay over the fields for the room, and over the button."""
+    with (
+        serve("--maxclients", "1", "cat") as server,
+        RawClient.connect(server, "full"),
+    ):
+        page = tabs(server, "/?room=free", viewport=PHONE)
+        page.fill("#room", "full")
+        page.press("#room", "Enter")
+        wait_for(page, "document.querySelector('#note.shown')")
+        note, field = (page.locator(part).bounding_box() for part in ("#note", "#room"))
+        assert bottom_of(field) <= note["y"]
+        page.fill("#room", "free")
+        page.get_by_role("button", name="Go").click()
+        wait_for(page, "document.body.dataset.room === 'free'")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_was_not_sent_can_be_once_there_is_a_connection(tabs: Any) -> None:
+    """Beside "Connected" stood "Not sent: there is no connection."."""
+    with serve("cat", addr=f"127.0.0.1:{free_port()}") as first:
+        page = tabs(first, "/")
+    wait_for(page, "document.body.dataset.status === 'waiting'")
+    page.fill("#text", "hello")
+    page.press("#text", "Enter")
+    problem = page.locator("#text-problem")
+    expect(problem).to_have_text("Not sent: there is no connection.")
+    with serve("cat", addr=f"127.0.0.1:{first.port}"):
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        assert problem.text_content() == ""
+        page.press("#text", "Enter")
+        wait_until(lambda: lines(page, "come") == ["hello"])
+        page.goto("about:blank")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_arrow_that_brings_back_what_was_sent_loses_nothing(tabs: Any) -> None:
+    """What one was writing was gone, and of two lines that came back no arrow led on."""
+    with serve("cat") as server:
+        page = tabs(server, "/")
+        field = page.locator("#text")
+        for text in ("one", "two\nlines"):
+            field.fill(text)
+            field.press("Enter")
+        field.fill("a draft")
+        for key, shown in [
+            ("ArrowUp", "two\nlines"),
+            ("ArrowDown", "a draft"),
+            ("ArrowDown", "a draft"),
+            ("ArrowUp", "two\nlines"),
+            ("ArrowUp", "two\nlines"),  # to its first line
+            ("ArrowUp", "one"),
+            ("ArrowUp", "one"),
+            ("ArrowDown", "two\nlines"),
+            ("ArrowDown", "a draft"),
+        ]:
+            field.press(key)
+            assert field.input_value() == shown, key
+
+
 def bottom_of(box: dict[str, float]) -> float:
     """Return where a box ends below."""
     return box["y"] + box["height"]

@@ -13,11 +13,13 @@ const $ = (id) => document.getElementById(id);
 
 const USUAL_ROOM = "lobby";
 const MOST_SENT = 100; // that the arrow brings back
+const UNSENT = "Not sent: there is no connection.";
 
 const asIs = { encode: (data) => data, decode: (data) => data };
 const log = new Log({ root: $("log"), list: $("messages") });
 const sent = []; // by this page, the oldest first
 let recalled = 0; // where in it the field is
+let draft = ""; // what the field had before that
 let ending = ""; // why the connection has ended, once that is told
 let waits = false; // something was said while there is no connection
 let about = {}; // what the server says of itself
@@ -106,6 +108,7 @@ connection.addEventListener("message", ({ detail }) => log.add("come", detail));
 connection.addEventListener("state", () => {
   const { state, reason, resumed, lost } = connection;
   if (state === "connected") {
+    if ($("text-problem").textContent === UNSENT) $("text-problem").textContent = "";
     log.tell(resumed ? "You are back, and have missed nothing." : `You are in “${room}”.`);
     if (resumed ? lost : waits) log.tell("Not all that you have said has arrived.");
   }
@@ -138,7 +141,7 @@ $("compose").addEventListener("submit", (event) => {
   const message = read();
   if (!message) return;
   if (!connection.send(message)) {
-    $("text-problem").textContent = "Not sent: there is no connection.";
+    $("text-problem").textContent = UNSENT;
     return;
   }
   waits ||= connection.state !== "connected";
@@ -161,11 +164,15 @@ $("text").addEventListener("keydown", (event) => {
     $("compose").requestSubmit();
   }
   const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-  const isOneLine = !$("text").value.includes("\n");
-  if (!step || !isOneLine || sent[recalled + step] === undefined) return;
+  const { value, selectionStart, selectionEnd } = $("text");
+  const onTheWay = step < 0 ? value.slice(0, selectionStart) : value.slice(selectionEnd);
+  const wanted = recalled + step;
+  if (!step || onTheWay.includes("\n") || wanted < 0 || wanted > sent.length) return;
   event.preventDefault();
-  recalled += step;
-  $("text").value = sent[recalled];
+  if (recalled === sent.length) draft = value;
+  recalled = wanted;
+  $("text").value = sent[wanted] ?? draft;
+  $("text-problem").textContent = "";
 });
 
 // ---- What is served -------------------------------------------------------
