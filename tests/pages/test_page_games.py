@@ -43,6 +43,7 @@ SMALL_SCREENS = [PHONE, PHONE_ON_ITS_SIDE]
 # These wait until somebody's seat is free again.
 IMPATIENT = {
     "test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next": ("--resume", "1"),
+    "test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it": ("--resume", "1"),
     "test_who_leaves_takes_the_snake_along": ("--resume", "1"),
 }
 
@@ -245,6 +246,26 @@ def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab)
     page.goto(f"{page.url}&name=Zo%C3%AB")
     wait_for(page, "game.table !== null")
     assert field.input_value() == "Zoë", "what the link says comes first"
+
+
+def test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it(open_tab: OpenTab) -> None:
+    """On a phone it was the name alone: who watched did not learn who had won."""
+    players = ann, bob = [open_tab(TABLE, viewport=NARROWEST) for _ in range(2)]
+    guest = open_tab(TABLE, viewport=NARROWEST)
+    sit_down(ann, "W" * 16)
+    sit_down(bob, "M" * 16)
+    last_words = """() => {
+        const [range, place] = [document.createRange(), verdict.getBoundingClientRect()];
+        range.selectNodeContents(verdict.lastChild);
+        const { left, right } = range.getBoundingClientRect();
+        return left >= place.left && right <= place.right ? range.toString().trim() : "cut off";
+    }"""
+    wait_for(guest, "game.table?.turn === 'X'")
+    assert guest.evaluate(last_words) == "’s turn."
+    play(players, [4, 0, 2, 1])
+    ann.close()
+    wait_for(guest, "game.table.forfeit")
+    assert guest.evaluate(last_words) == "has left."
 
 
 @pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)

@@ -100,7 +100,7 @@ function show() {
   cells.forEach(showCell);
   MARKS.forEach(showSeat);
   showLine();
-  $("verdict").textContent = verdict();
+  $("verdict").replaceChildren(...verdict());
   $("verdict").dataset.mood = mood();
   $("company").textContent = company();
   showRematch();
@@ -126,16 +126,24 @@ function other(mark) {
   return mark === "X" ? "O" : "X";
 }
 
+/** In parts. Where there is not room for all, names are cut, and not what is said of them. */
 function verdict() {
-  if (!state) return "";
+  if (!state) return [];
   const { result, turn, you } = state;
-  if (result === "draw") return "A draw.";
+  if (result === "draw") return ["A draw."];
   if (result) {
-    const leaver = state.forfeit ? ` ${other(result)} has left.` : "";
-    return (you === result ? "You win!" : `${nameOf(result)} wins.`) + leaver;
+    const winner = you === result ? ["You win!"] : [named(result), " wins."];
+    return state.forfeit ? [...winner, " ", named(other(result)), " has left."] : winner;
   }
-  if (turn === null) return you ? "Waiting for another player." : "Waiting for players.";
-  return turn === you ? "Your turn." : `${possessive(nameOf(turn))} turn.`;
+  if (turn === null) return [you ? "Waiting for another player." : "Waiting for players."];
+  if (turn === you) return ["Your turn."];
+  return [named(turn), nameOf(turn).endsWith("s") ? "’ turn." : "’s turn."];
+}
+
+function named(mark) {
+  const name = document.createElement("bdi");
+  name.textContent = nameOf(mark); // it comes from a stranger: text, never markup
+  return name;
 }
 
 function mood() {
@@ -174,10 +182,6 @@ function complain(problem) {
 function sentence(words) {
   const text = String(words);
   return `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
-}
-
-function possessive(name) {
-  return name.endsWith("s") ? `${name}’` : `${name}’s`;
 }
 
 // ---- The board ------------------------------------------------------------
