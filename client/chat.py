@@ -287,7 +287,11 @@ def lay_out(message: Message, columns: int, *, own: bool, state: str = "") -> li
         more = wrap(rest, columns - indent)
         rows += [[(" " * indent, Style.TEXT), (line, text_style)] for line in more]
     if state:
-        rows[-1].append((f"  ({state})", Style.DIM))
+        mark = f"  ({state})"
+        if sum(text_width(text) for text, _ in rows[-1]) + len(mark) > columns:
+            rows.append([])
+            mark = mark.strip().rjust(columns)
+        rows[-1].append((mark, Style.DIM))
     return rows
 
 

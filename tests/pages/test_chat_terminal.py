@@ -22,6 +22,7 @@ from scalesocket.client.chat import (
     ChatView,
     Field,
     Message,
+    lay_out,
     read_message,
     wrap,
 )
@@ -297,6 +298,16 @@ def test_what_is_written_without_a_connection_goes_out_when_it_is_back() -> None
     app.handle(Received(sent))  # the room's history has it, too
     assert [line for line in drawn(view) if "still here" in line] == [drawn(view)[-3]]
     assert "not sent" not in drawn(view)[-3]
+
+
+def test_what_is_not_sent_yet_is_said_also_where_a_line_ends_at_the_edge() -> None:
+    """Half of it was cut off, or all."""
+    message = Message("x" * 12, "Ada", 0.0, id="1")
+    for columns in range(20, 50):
+        rows = lay_out(message, columns, own=True, state="not sent yet")
+        lines = ["".join(text for text, _ in row) for row in rows]
+        assert lines[-1].endswith("  (not sent yet)")
+        assert max(map(text_width, lines)) <= columns
 
 
 def test_what_a_seat_would_not_keep_is_said_when_the_connection_is_back() -> None:
