@@ -5996,10 +5996,10 @@ class OptionParser(argparse.ArgumentParser):
         """
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
+            hint = near.suggest_word(word, words) if (near := find_feature("spelling")) else ""
             if word.startswith("-"):
-                hint = near.suggest_option(word) if (near := find_feature("spelling")) else ""
                 raise ConfigError(f"there is no option {word}{hint}")
-            raise ConfigError(f"{word!r} is a second TARGET; the first's arguments stand behind --")
+            raise ConfigError(f"{word!r} is a second TARGET{hint}; arguments stand behind --")
         options = vars(known)
         for name, value in options.items():
             if isinstance(value, list) and [] in (value, *value):  # `--` is argparse's

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from scalesocket import HERE, OPTIONS, OptionsOf, is_program
+from scalesocket import BARE, HERE, OPTIONS, OptionsOf, is_program
 
 from .examples import is_example
 
@@ -40,6 +40,17 @@ def suggest_target(target: str) -> str:
     files = [*filter(is_program, Path().glob("*"))]
     files += filter(is_example, (HERE / "game").glob("*.py"))
     return did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
+
+
+def suggest_word(word: str, words: Sequence[str]) -> str:
+    """Return a hint at what a word of the command line may mean that is one too many."""
+    if word.startswith("-"):
+        return suggest_option(word)
+    for option, target in itertools.pairwise(words):
+        if option in BARE.values() and not target.startswith("-"):
+            name = option.partition("=")[0]
+            return f", {target!r} the first: a value of {name} would be {name}={target}"
+    return ""
 
 
 def suggest_option(word: str) -> str:

@@ -347,6 +347,10 @@ def test_an_option_that_is_not_there_is_told_which_is(here: Path) -> None:
     behind = "; those of the program stand behind --"
     assert complaint("--zzz", "cat") == f"there is no option --zzz{behind}"
     assert complaint("cat", "-u") == f"there is no option -u{behind}"
+    behind = "; arguments stand behind --"
+    value = "'json' the first: a value of --frame would be --frame=json"
+    assert complaint("--frame", "json", "cat") == f"'cat' is a second TARGET, {value}{behind}"
+    assert complaint("cat", "--trace", "-v", "game.py") == f"'game.py' is a second TARGET{behind}"
     block = "# /// script\n# [tool.scalesocket]\n# stticdir = 'x'\n# ///\n"
     (here / "own.py").write_text(block)
     assert "did you mean staticdir?" in complaint("own.py")
