@@ -345,6 +345,41 @@ def test_the_arrow_that_brings_back_what_was_sent_loses_nothing(tabs: Any) -> No
             assert field.input_value() == shown, key
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_lines_that_come_together_are_laid_out_together(tabs: Any) -> None:
+    """For each line all were laid out: of a program that talks much the page stood still."""
+    with serve("cat") as server:
+        page = tabs(server, "/")
+        looks = page.evaluate(
+            """async () => {
+                const { Log } = await import("/talk/log.js");
+                const [root, list] = [document.querySelector("#log"), messages];
+                window.log = new Log({ root, list });
+                const there = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+                let looks = 0;
+                const get = () => (looks++, there.get.call(root));
+                Object.defineProperty(root, "scrollHeight", { get });
+                for (let i = 0; i < 1200; i++) log.add("come", `line ${i}`);
+                return looks;
+            }"""
+        )
+        assert looks == 0
+        last = "messages.lastElementChild.textContent"
+        wait_for(page, f"{last}.includes('line 1199')")
+        assert page.evaluate("messages.children.length") == 1000
+        root = page.locator("#log")
+        end = "(log) => log.scrollHeight - log.scrollTop - log.clientHeight"
+        assert root.evaluate(end) < 40
+        root.evaluate("(log) => (log.onscroll = () => (window.scrolled = true), log.scrollTop = 0)")
+        wait_for(page, "window.scrolled")
+        page.evaluate("log.add('come', 'one more')")
+        wait_for(page, f"{last}.includes('one more')")
+        assert root.evaluate(end) > 400, "who reads further up is left there"
+        page.evaluate("log.add('sent', 'mine')")
+        assert root.evaluate(end) < 40
+
+
 def bottom_of(box: dict[str, float]) -> float:
     """Return where a box ends below."""
     return box["y"] + box["height"]

@@ -11,6 +11,8 @@ export class Log {
   #root;
   #list;
   #atEnd = true; // as of the last scroll: a new line must not change that by itself
+  #fresh = []; // lines for the next picture: to find the end after each of them lays all out anew
+  #due = 0; // that picture
 
   /** `root` scrolls, `list` in it has the lines. */
   constructor({ root, list }) {
@@ -34,7 +36,8 @@ export class Log {
     const time = document.createElement("time");
     time.textContent = new Date().toLocaleTimeString();
     this.#append(way, who, content, time);
-    if (way === "sent") this.#atEnd = true;
+    if (way !== "sent") return;
+    this.#atEnd = true;
     this.#settle();
   }
 
@@ -47,6 +50,7 @@ export class Log {
   }
 
   clear() {
+    this.#fresh = [];
     this.#list.replaceChildren();
   }
 
@@ -54,11 +58,16 @@ export class Log {
     const item = document.createElement("li");
     item.className = name;
     item.append(...parts);
-    this.#list.append(item);
-    while (this.#list.children.length > MOST_LINES) this.#list.firstChild.remove();
+    this.#fresh.push(item);
+    if (this.#fresh.length > MOST_LINES) this.#fresh.shift(); // a hidden page has no pictures
+    this.#due ||= requestAnimationFrame(() => this.#settle());
   }
 
   #settle() {
+    cancelAnimationFrame(this.#due);
+    this.#due = 0;
+    this.#list.append(...this.#fresh.splice(0));
+    while (this.#list.children.length > MOST_LINES) this.#list.firstChild.remove();
     if (this.#atEnd) this.#root.scrollTop = this.#root.scrollHeight;
   }
 }
