@@ -602,6 +602,26 @@ def test_a_program_that_reads_lines_gets_lines(visit: Visit, tmp_path: Path) -> 
         wait_for_said(page, 4)
 
 
+def test_of_a_long_text_that_is_pasted_into_a_chat_nothing_is_lost(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    """What was beyond 8000 characters was cut off, and nobody was told."""
+    page = enter_chat(visit, chat_server, "Ann")
+    field = page.get_by_label("Message", exact=True)
+    field.focus()
+    pasted = "x" * 9_999 + "!"
+    field.evaluate("(field, text) => document.execCommand('insertText', false, text)", pasted)
+    field.press("Enter")
+    problem = page.get_by_text("Too long: 10000 characters; 8000 are the most.")
+    problem.wait_for()
+    assert field.input_value() == pasted
+    field.fill("short")
+    assert problem.count() == 0
+    field.press("Enter")
+    wait_for_said(page, 1)
+    assert texts(page, ".bubble") == ["short"]
+
+
 def test_enter_sends_and_shift_enter_does_not(visit: Visit, chat_server: ServerProcess) -> None:
     page = enter_chat(visit, chat_server, "Ada")
     field = page.get_by_label("Message", exact=True)

@@ -14,6 +14,7 @@ import { Outbox } from "./outbox.js";
 const $ = (id) => document.getElementById(id);
 
 const SENT = "scalesocket.chat.sent"; // where this tab notes what it has said
+const LONGEST_TEXT = 8_000; // characters, as in client/chat.py
 const MOST_SENT = 200; // of which it is known after the page was loaded anew
 const REPEATS_WITHIN = 1_500; // milliseconds after coming back
 const ECHOES = new Set(["cat", "chat", null]); // programs that say to all what one has said
@@ -85,10 +86,17 @@ function settle(id) {
 $("compose").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
-  $("text").value = "";
   $("text").focus();
+  if (text.length > LONGEST_TEXT) {
+    const many = `${text.length} characters; ${LONGEST_TEXT} are the most`;
+    $("text-problem").textContent = `Too long: ${many}.`;
+    return;
+  }
+  $("text").value = "";
   if (text) say(text);
 });
+
+$("text").addEventListener("input", () => ($("text-problem").textContent = ""));
 
 // The key of a phone says "send", and means it. Some keyboards tell of no key but of a line break.
 let newline = false; // the one that Shift and Enter make
