@@ -683,6 +683,9 @@ def play(game: GameView, link: Link, url: str) -> None:
 
     locale.setlocale(locale.LC_ALL, "")
     curses.set_escdelay(25)
+    curses.setupterm()
+    if curses.tigetstr("cup") is None:  # as of `dumb`, where each row would hide the one before
+        raise curses.error("it places no cursor; set TERM to what it is")
     curses.wrapper(lambda window: App(game, link, url).run(Screen(window, game.letters)))
 
 

@@ -1022,6 +1022,17 @@ def test_help_shows_the_command_that_was_used(game: str, package: str) -> None:
     assert keys.get(game, "") in " ".join(done.stdout.split())
 
 
+@slow
+def test_a_terminal_that_places_no_cursor_is_told_so(
+    open_terminal: Callable[[], Terminal], snake_server: ServerProcess
+) -> None:
+    """Of all rows the last was seen, and of a chat nothing of what one typed."""
+    screen = open_terminal()
+    screen.start(*client("snake", snake_server, "ann", "dumb"), TERM="dumb")
+    screen.wait_for("cannot be drawn on: it places no cursor; set TERM")
+    screen.wait_for("exit 1")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a POSIX shell")
 def test_a_closed_input_is_no_terminal() -> None:
     """It was a traceback (vi/websocat#212: started by a crontab)."""
