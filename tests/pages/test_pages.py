@@ -241,6 +241,18 @@ def test_a_server_with_no_list_of_rooms_explains_itself(visit: Visit) -> None:
         wait_for(page, "document.body.dataset.status === 'connected'")
 
 
+def test_who_comes_back_to_the_lobby_finds_the_name_of_the_room_there(visit: Visit) -> None:
+    """Another was suggested, and so the link to copy led a friend into an empty room."""
+    with serve("game.py") as server:
+        page = visit(server)
+        page.fill("#room", "den")
+        page.press("#room", "Enter")
+        page.wait_for_url("**/bunny/?room=den")
+        page.go_back()
+        wait_for(page, "document.querySelector('#link').textContent.endsWith('?room=den')")
+        assert page.input_value("#room") == "den"
+
+
 def test_the_lobby_says_when_the_server_is_gone_and_comes_back(visit: Visit) -> None:
     with serve("game.py", addr=f"127.0.0.1:{free_port()}") as server:
         page = visit(server)

@@ -167,8 +167,9 @@ $("room").addEventListener("input", () => {
 $("start").addEventListener("submit", (event) => {
   event.preventDefault();
   $("problem").textContent = problemWith(typed());
-  if ($("problem").textContent) $("room").focus();
-  else location.assign(linkTo(typed()));
+  if ($("problem").textContent) return $("room").focus();
+  history.replaceState({ room: typed() }, ""); // who comes back finds it here
+  location.assign(linkTo(typed()));
 });
 
 $("suggest").addEventListener("click", suggest);
@@ -181,9 +182,10 @@ $("retry").addEventListener("click", () => watch.look());
 
 for (const { name, title } of PAGES) $("page").append(new Option(title, name));
 suggest();
-if (wanted) {
-  $("room").value = wanted;
-  $("problem").textContent = problemWith(wanted);
+const before = wanted || history.state?.room;
+if (before) {
+  $("room").value = before;
+  $("problem").textContent = problemWith(before);
   showLink();
 }
 setInterval(countDown, 500);
