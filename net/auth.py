@@ -227,7 +227,7 @@ OPTIONS = (
     ("--auth", "CMD", parse_auth,
      "run CMD for each client, with its request as CGI variables; status 0 lets it in, and "
      "what it prints is the user"),
-    ("--authall", "", FLAG, "ask --auth for pages, --api and --metrics, too"),
+    ("--authall", "", FLAG, "ask --auth for all but /health: pages, --api, --metrics, --console"),
 )
 # fmt: on
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # fmt: off
 OPTIONS = (
     ("--byteorder", "ORDER", ("big", "little"),
-     "of gwsocket's headers: big (default), or little as in ScaleSocket 0.2"),
+     "byte order of gwsocket's headers: big (default), or little as in ScaleSocket 0.2"),
 )
 # fmt: on
 

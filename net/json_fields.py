@@ -27,7 +27,7 @@ parse_field = parser_of(r"[A-Za-z_][A-Za-z0-9_]*", "name of ASCII letters, digit
 # fmt: off
 OPTIONS = (
     ("--idfield", "NAME", parse_field,
-     "one JSON field both ways (default _from and _to, or id as in --joinmsg)"),
+     "one JSON field both ways (default _from and _to, or id if --joinmsg says so)"),
     ("--clientroute", "", FLAG,
      "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
 )

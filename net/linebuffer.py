@@ -40,7 +40,7 @@ from scalesocket import (
 OPTIONS = (
     ("--linebuffer", "WHEN", ("auto", "on", "off"),
      "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
-     "pseudo-terminal for stdout"),
+     "pseudo-terminal for stdout, off leaves it alone"),
 )
 # fmt: on
 

@@ -12,7 +12,8 @@ from .relay import Relays
 # fmt: off
 OPTIONS = (
     ("--peers", "LIST", parse_names,
-     "other nodes (HOST:PORT or URLs) whose rooms --api lists, too"),
+     "other nodes (HOST:PORT or URLs): a client goes to the one that has its room, and --api "
+     "lists the rooms of all"),
 )
 # fmt: on
 

@@ -655,7 +655,7 @@ def check_size(request: Request, head: bytes) -> None:
         raise HandshakeError(431, f"request head over the {size} bytes that it has with --peers")
 
 
-# ==== 3. The door ========================================================================
+# ==== 3. All that are passed through =====================================================
 
 
 class Relays:

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 # fmt: off
 OPTIONS = (
     ("--resume", "SECONDS", parse_seconds,
-     "keep the seat of a client that asks for one for so long without a connection (default 0)"),
+     "a client that asks for a seat keeps it for so long without a connection (default 0)"),
     ("--dropmsg", "MSG", parse_text,
      "likewise when it has lost its connection, and keeps its seat (--resume)"),
     ("--resumemsg", "MSG", parse_text,

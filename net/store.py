@@ -111,7 +111,8 @@ OPTIONS = (
     ("--store", "FILE", parse_store,
      "save rooms and seats in FILE (SQLite) or redis://HOST:PORT/0: they outlive this process"),
     ("--saveevery", "SECONDS", parse_seconds,
-     "save a room in which something has happened so often (default 10; 0: only at its end)"),
+     "time from one save of a room to the next, if something has happened in it (default 10; 0: "
+     "only at its end)"),
 )
 # fmt: on
 

@@ -82,11 +82,11 @@ parse_positive = parser_of(r"0*[1-9]\d{0,5}", "whole number from 1 on", int)
 # fmt: off
 OPTIONS = (
     ("--pcap", "FILE", parse_file, "record all traffic, for Wireshark; - is standard output"),
-    ("--pcapsize", "SIZE", parse_capture_size, "bytes of a file (default 0: any number)"),
+    ("--pcapsize", "SIZE", parse_capture_size, "most bytes of a file (default 0: any number)"),
     ("--pcapfiles", "NUM", parse_positive,
-     "files to keep, the newest is FILE (default 1: then it ends when it is full)"),
+     "files to keep, the newest is FILE (default 1: recording ends when it is full)"),
     ("--pcapfull", "HOW", ("wait", "drop"),
-     "if more comes than can be recorded, play waits (default), or packets are left out"),
+     "if more comes than can be recorded: wait (default) slows play down, drop leaves packets out"),
     ("--trace", "[=LIST]", parse_list,
      "draw every frame in the terminal; LIST: only of these rooms and kinds (text, binary, "
      "continuation, close, ping, pong, handshake, http)"),

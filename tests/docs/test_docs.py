@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from scalesocket.net import auth, children, history, lines, logs, per_address, proxies, store
+from scalesocket.net import auth, children, history, lines, logs, per_address, proxies, relay, store
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -236,6 +236,8 @@ def test_the_table_of_limits_is_true() -> None:
             *map(size, (module.MAX_HEAD, proxies.MAX_PROXY_HEADER)),
             f"{module.MAX_HEADERS} fields",
             f"{module.HEAD_TIMEOUT:g} s",
+            size(module.MAX_HEAD - relay.ADDED_SIZE),
+            f"{module.MAX_HEADERS - relay.ADDED_FIELDS} fields",
         ],
         "next request": [f"{module.IDLE_TIMEOUT:g} s"],
         "first line": [f"{lines.ROOM_LINE_TIMEOUT:g} s"],
