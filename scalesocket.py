@@ -25,7 +25,7 @@ have a reader each; a crowd shares one thread, which takes one `recv` from each 
 gives each room what has come for it as one batch.
 
     thread      how many         what it does                            it ends when
-    main        1                options, listeners, signals             a signal has drained it
+    main        1                options, listeners, signals             the server has ended
     acceptor    1                accepts, opens WebSockets, reads        the server has ended
                                  all clients without a reader
     reader      1 for each of    recv, parse, unmask, into the           its client has gone
@@ -41,12 +41,12 @@ gives each room what has come for it as one batch.
     timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
-has no thread but its main one: see net/workers.py.
+has no thread but its main one (net/workers.py). More threads of options: in their modules.
 
-Locks are taken in the order registry, room (`Members`), TURN (chapter 7), connection, histories;
-none is held while waiting for a peer, a child or a disk. Every queue is bounded: in bytes, but
-joins and leaves in number. A client with something for a full inbox is not read, so TCP slows it
-down; a full backlog makes the pump wait, so the child is slowed down. Nobody waits for a newcomer
+Locks are taken in the order registry, room (`Members`), TURN (chapter 7), connection, histories,
+`Inbox`; none is held while waiting for a peer, a child or a disk. Every queue is bounded: in bytes,
+but joins and leaves in number. A client with something for a full inbox is not read, so TCP slows
+it down; a full backlog makes the pump wait, which slows the child down. Nobody waits for a newcomer
 that is still being sent the history.
 
 Chapters:
@@ -145,7 +145,7 @@ _ours = [home for home in _homes if os.path.isfile(os.path.join(home, "net", "sc
 __path__ = _ours[:1] or [_here]
 
 # ==== 1. Vocabulary ======================================================================
-# The names and limits that everything below speaks in.
+# Names and limits that all chapters below use.
 
 __version__ = "0.1.0"
 
@@ -158,7 +158,7 @@ FIRST_RECEIVE_SIZE = 4 * KIB  # bytes taken from a socket at first, which most r
 RECEIVE_SIZE = 64 * KIB  # bytes taken from a socket or a pipe at once
 MAX_NESTING = 512  # levels of JSON
 MAX_HEAD = 16 * KIB  # bytes of a request's line and headers
-MAX_HEADERS = 100
+MAX_HEADERS = 100  # of a request
 MAX_CONTROL_PAYLOAD = 125  # bytes, RFC 6455 section 5.5
 MAX_ROOM_NAME = 128  # characters
 MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
@@ -166,7 +166,7 @@ MAX_DIGITS = 1000  # of a number in a client's JSON message
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages after which one `receive` gives out no more
-MAX_UNHURRIED = 100  # non-urgent events that wait in an inbox before the room's thread is woken
+MAX_NOT_URGENT = 100  # such events that wait in an inbox before the room's thread is woken
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 MAX_DEPARTED = 4096  # clients that have gone and the backend does not know of, in a room
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
@@ -178,7 +178,7 @@ HELPER_PATIENCE = 1.0  # seconds that a helper waits for bytes: who dribbles cos
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
-MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if so little had passed
+MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
@@ -195,7 +195,7 @@ FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
-_SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # will pass
 
 SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
 MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
@@ -366,7 +366,7 @@ def _masked_by(key_byte: int) -> bytes:
 def apply_mask(payload: bytes, masking_key: bytes) -> bytes:
     """Mask or unmask a payload: the same operation (RFC 6455 section 5.3).
 
-    A loop over bytes takes 12 to 70 times as long. A short payload and its mask are two integers
+    A loop over bytes takes up to 60 times as long. A short payload and its mask are two integers
     for one XOR. Of a longer one, all bytes under the same byte of the key are looked up at once.
     """
     length = len(payload)
@@ -2205,7 +2205,7 @@ ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
 def name_fields(names: Iterable[str]) -> str:
-    """Return a pattern for fields that route, in any case, and for the one that saves."""
+    """Return a pattern for fields that route, and for the one that saves, in any case."""
     return rf"_(?i:save|{'|'.join(name[1:] for name in names)})(?!\w)"
 
 
@@ -2240,7 +2240,7 @@ def check_nesting(text: str) -> None:
 
 
 def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
-    """Do what `decoder.decode` does, in a quarter of the time where no white space surrounds it.
+    """Do what `decoder.decode` does, in half the time where no white space surrounds the value.
 
     Raises:
         ValueError: it is no JSON.
@@ -3534,14 +3534,14 @@ class Inbox:
 
         Args:
             event: what happened.
-            urgent: wake the room's thread now, not only at a later event (MAX_UNHURRIED).
+            urgent: wake the room's thread now, not only at a later event (MAX_NOT_URGENT).
         """
         with self.lock:
             if self._closed:
                 return False
             self.events.append(event)
             self.departed += isinstance(event, Left)
-            if urgent or len(self.events) > MAX_UNHURRIED:
+            if urgent or len(self.events) > MAX_NOT_URGENT:
                 self._ring()
             return True
 
@@ -3585,7 +3585,7 @@ class Inbox:
     def claim(self, client: Client) -> bool:
         """Take the place of the room's thread if that is idle; `release` gives it back.
 
-        A message then wakes up no other thread of ours: up to a third off an echo.
+        A message then wakes no other thread of ours, which saves up to a third of an echo's time.
         """
         with self.lock:
             is_free = self._asleep and self._idle and not self.events
@@ -3775,7 +3775,7 @@ class Members:
         return ()
 
     def is_outrun(self) -> bool:
-        """Whether there are only newcomers, and none of them can follow."""
+        """Whether there are only newcomers, and none of them keeps up."""
         return False
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
@@ -4157,7 +4157,7 @@ class RoomRegistry:
         self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
         self.holder: Seats | None = None  # of seats that outlive their connections (--resume)
-        self.owns: Callable[[str], bool] = lambda _room: True  # whether that is of this process
+        self.owns: Callable[[str], bool] = lambda _room: True  # is a room this process's?
 
     def join(self, client: Client) -> Room:
         """Give a client a seat in its room, which is made if need be.
@@ -4565,7 +4565,7 @@ class HttpSite:
         raise HandshakeError(404, f"nothing here; rooms are at ws://…{request.base}/<room>")
 
     def find_part(self, path: str) -> RoomsApi | Metrics | None:
-        """Return what answers for that path out of what this process knows, if anything does."""
+        """Return the part that answers at a path by what this process knows, if there is one."""
         if path.rstrip("/") == "/metrics":
             return self.metrics
         return self.api if path.startswith("/api/") else None
@@ -6130,7 +6130,7 @@ class OptionsOf(NamedTuple):
 
 ALWAYS = ("per_address", "origins", "pages", "descendants")  # set up in every server
 
-# By group, in the order of --help. A new option: a row here, a field of Config, a row in README.
+# By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off
 OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
     "server": (

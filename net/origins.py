@@ -31,7 +31,7 @@ _ORIGIN = re.compile(
 
 
 def split_origin(text: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an origin or a Host header (RFC 6454 section 6.1).
+    """Return scheme, host and port of an origin or a Host header (RFC 6454 section 6.2).
 
     What is left out is an empty string or 0; the ports of `http` and `https` are filled in. What
     is no origin has no host.
