@@ -70,10 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
         "(default %(default)g; 0: never)",
     )
     parser.add_argument(
-        "--subprotocol", action="append", default=[], metavar="NAME", help="offer it; may repeat"
+        "--subprotocol", action="append", default=[], metavar="NAME", help="to offer; may repeat"
     )
     parser.add_argument(
-        "--header", action="append", default=[], metavar="'K: V'", help="add it; may repeat"
+        "--header", action="append", default=[], metavar="'K: V'", help="add a header; may repeat"
     )
     parser.add_argument("--compress", action="store_true", help="offer compression")
     parser.add_argument("--cafile", metavar="FILE", help="trust this authority for wss://")

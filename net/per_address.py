@@ -1,7 +1,7 @@
 """How many connections one address may have (--maxperaddr), so that nobody takes all there are.
 
 An address of IPv6 counts as its /64, which one household or host has. By default one has half of
---maxconns, and this machine any number. Whoever comes through a proxy that is trusted counts by his
+--maxconns, and this machine any number. Whoever comes through a proxy that is trusted counts by its
 own address, once that is known.
 """
 

@@ -19,7 +19,8 @@ If this node lacks threads, descriptors or memory to ask, nothing is known: the 
 
 A peer is waited for `ASK_TIMEOUT` seconds. One that did not answer in time is left out for
 `LEFT_OUT` seconds, or until any peer asks us something; one that refuses the connection costs
-nothing, and is asked each time.
+nothing, and is asked each time. A node that does not answer a client's request, which was passed on
+to it, within `ANSWER_TIMEOUT` seconds is given up, and the client is told 503.
 """
 
 from __future__ import annotations

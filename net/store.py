@@ -15,8 +15,9 @@ tried again each second; that is logged once, and counted.
 
 When a server stops, a record is whole: seats have all that their clients may lack, and these go on
 as if nothing had been. Any other record is from some moment before a crash; what clients have been
-sent since then nobody knows, so they are told all anew (`client.restored`). From when a room is
-back, its record is no longer whole.
+sent since then nobody knows, so they are told all anew (`client.restored`). What a program has read
+between its last `_save` and that record is in neither, and counts as taken: it is lost. From when a
+room is back, its record is no longer whole.
 
 A room comes back with its first client. Reading its record may take long, so that is done before
 any lock is held; `_dormant` says whether what was read is still what counts.

@@ -7,7 +7,7 @@
         "Hello"
 
 `<` was received, `>` was sent, `=` is what happened to the connection. The tracer listens in on
-what the server reads and writes (`net/tap.py`) and reads it with its own eyes, so it also shows
+what the server reads and writes (`net/tap.py`) and has a parser of its own, so it also shows
 what the server refuses. It prints from a thread of its own; when the terminal cannot keep up,
 frames are counted instead of shown.
 """
