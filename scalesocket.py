@@ -21,8 +21,8 @@ items that wait make one write, one read of the child's output makes one send fo
 Nothing waits to make a batch bigger, with one exception: a crowd that talks is read only every few
 milliseconds. So a quiet room answers at once, and a busy one costs less per message the busier it
 gets. While a room has nothing to do, a reader writes to the child itself. The first few clients
-have a reader each; a crowd shares one thread, which takes one `recv` from each that is ready and
-gives each room what has come for it as one batch.
+have a reader each; a crowd shares one, which takes one `recv` from each that is ready. Where does a
+message go? `Reader._take`, `Room.receive`, `ProcessBackend.handle`; and back: `Room.deliver`.
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             the server has ended
