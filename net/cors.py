@@ -59,6 +59,9 @@ class Cors:
 
         The console is for nobody's pages but its own.
         """
+        if response.status == 405:  # nobody but us knows that OPTIONS is answered
+            headers = ((k, f"{v}, OPTIONS" if k == "Allow" else v) for k, v in response.headers)
+            response = replace(response, headers=tuple(headers))
         console = self._site.console
         if console is not None and console.covers(request.path):
             return response

@@ -144,6 +144,16 @@ def test_the_server_as_such_is_asked_below_a_base_path_too() -> None:
         assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
+@pytest.mark.parametrize("path", ["/api/", "/console/api"])
+def test_who_uses_another_method_is_told_that_options_is_answered(
+    shared: ServerProcess, path: str
+) -> None:
+    """`Allow` names all methods that there are (RFC 9110 section 15.5.6)."""
+    assert http_request(shared, "OPTIONS", path).status == 204
+    answer = http_request(shared, "POST", path)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
 def test_any_page_may_read_with_any_but_as_nobody() -> None:
     with serve("--api", "--cors", "any", "cat") as server:
         response = ask(server, "/api/rooms/", "https://anywhere.example")
