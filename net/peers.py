@@ -154,6 +154,7 @@ class Peer:
         try:
             parts = urllib.parse.urlsplit(url)
             port = parts.port
+            (parts.hostname or "").encode("idna")  # as it will be looked up
         except ValueError:
             raise ConfigError(f"--peers: {address!r} is no URL or HOST:PORT") from None
         named = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc

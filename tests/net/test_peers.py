@@ -148,6 +148,8 @@ def test_a_peer_is_a_url_or_a_host_and_port() -> None:
         "http://u@a:1",
         "a:1/?x",
         "[:1",
+        "a..b:1",
+        "a" * 64 + ":1",
     ):
         with pytest.raises(ConfigError, match="--peers"):
             Peer(bad)
