@@ -21,7 +21,8 @@ MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 _PROXY_V1 = b"PROXY "
 _PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
 _PROXY_LINE = re.compile(
-    rb"PROXY (?:UNKNOWN[^\r\n]*|TCP[46] ([0-9A-Fa-f:.]+) [0-9A-Fa-f:.]+ (\d{1,5}) \d{1,5})\r\n"
+    rb"PROXY (?:UNKNOWN[^\r\n]*|TCP(?:4(?! \S*:)|6(?= \S*:)) "
+    rb"([0-9A-Fa-f:.]+) [0-9A-Fa-f:.]+ (\d{1,5}) \d{1,5})\r\n"
 )
 _FORWARDED = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+|[0-9A-Fa-f:.]+))(?::([0-9]{1,5}))?")
 

@@ -93,6 +93,8 @@ def test_a_header_is_read_however_it_is_cut(header: bytes, client: object) -> No
         b"PROXY TCP5 192.0.2.1 192.0.2.2 5000 80\r\n",
         b"PROXY  TCP4 192.0.2.1 192.0.2.2 5000 80\r\n",
         b"PROXY TCP4 2001:db8::zz 192.0.2.2 5000 80\r\n",
+        b"PROXY TCP4 2001:db8::1 2001:db8::2 5000 80\r\n",
+        b"PROXY TCP6 192.0.2.1 192.0.2.2 5000 80\r\n",
         b"PROXY UNKNOWN " + b"x" * 100 + b"\r\n",
         b"PROXY " + b"x" * 101,
         v2(0x11),
