@@ -21,7 +21,6 @@ from scalesocket import (
     FIRST_READ_TIMEOUT,
     HEAD_TIMEOUT,
     MAX_ROOM_NAME,
-    RECEIVE_SIZE,
     CloseCode,
     Closing,
     Connection,
@@ -333,7 +332,6 @@ class LineSession(Session):
         self.sock.settimeout(HEAD_TIMEOUT)
         self.sock.sendall(json.dumps({"error": refusal.reason}).encode() + b"\n")
         self.sock.shutdown(socket.SHUT_WR)
-        self.sock.settimeout(1.0)
-        for _ in range(16):  # what it says meanwhile; unread, it would reset what was sent
-            if not self.sock.recv(RECEIVE_SIZE):
-                break
+        self.deadline = time.monotonic() + HEAD_TIMEOUT
+        while self.receive(min(1.0, self.deadline - time.monotonic())):
+            pass  # what it says meanwhile; unread, it would reset what was sent

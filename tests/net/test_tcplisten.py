@@ -272,9 +272,12 @@ def test_a_first_line_that_names_no_room_is_answered(
     assert echo.children() == []
 
 
-def test_who_is_refused_reads_why_to_its_end_whatever_else_it_has_sent(echo: ServerProcess) -> None:
+@pytest.mark.parametrize("size", [2000, 4_000_000])
+def test_who_is_refused_reads_why_to_its_end_whatever_else_it_has_sent(
+    echo: ServerProcess, size: int
+) -> None:
     """What it had sent and nobody had read made a reset of the end, which may take the answer."""
-    with LineClient(echo, "a/b\n" + "hello\n" * 2000) as client:
+    with LineClient(echo, "a/b\n" + "hello\n" * size) as client:
         assert "one path segment" in json.loads(client.line())["error"]
         assert client.line() == ""
 
