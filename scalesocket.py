@@ -201,6 +201,7 @@ SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
 MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 UNIX_PEER = ("unix", 0)  # address and port of a peer that came through a Unix socket
+IPV4_IN_IPV6 = re.compile(r"^::ffff:(?=[\d.]+$)")  # as a socket for both families tells one of IPv4
 
 RESERVED_ROOMS = frozenset("api metrics health static upload robots.txt favicon.ico".split())
 
@@ -981,7 +982,7 @@ class Proxies:
 
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own, or that of a Unix socket."""
-    return address in (UNIX_PEER[0], "::1") or address.removeprefix("::ffff:").startswith("127.")
+    return address in (UNIX_PEER[0], "::1") or IPV4_IN_IPV6.sub("", address).startswith("127.")
 
 
 def accept_key(key: str) -> str:
@@ -2540,7 +2541,7 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": f"scalesocket/{__version__}",
         "SERVER_PROTOCOL": request.version,
-        "SERVER_NAME": host or client.local[0],
+        "SERVER_NAME": host or IPV4_IN_IPV6.sub("", client.local[0]),
         "SERVER_PORT": str(client.local[1]),
         "REQUEST_METHOD": request.method,
         "REQUEST_URI": request.base + request.target,
@@ -4940,18 +4941,16 @@ class HttpSession(Session):
             if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)
                 keep_alive = keep_alive and sent == response.length
-        if not keep_alive:  # read a little of what comes, or closing would reset what was sent
+        if not keep_alive:  # read what comes, or closing would reset what was sent (RFC 9112, 9.6)
             sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(1.0)
-            for _ in range(16):
-                if not sock.recv(RECEIVE_SIZE):
-                    break
+            self.deadline = time.monotonic() + HEAD_TIMEOUT
+            while self.receive(min(1.0, self.deadline - time.monotonic())):
+                pass
         return keep_alive
 
     def _answer(self, request: Request) -> bool:
         """Answer a request; return whether the connection may serve another."""
-        server = self.server
-        keep_alive = request.keeps_alive and not request.has_body and not server.is_ending
+        keep_alive = request.keeps_alive and not (request.has_body or self.server.is_ending)
         try:
             response = self._respond(request)
         except HandshakeError as error:
@@ -5565,7 +5564,8 @@ class Listener:
             BlockingIOError: nobody does.
         """
         sock, address = self._socket.accept()  # of IPv6 with more than a port
-        return sock, address[:2] if isinstance(address, tuple) else UNIX_PEER, b""
+        host, port = address[:2] if isinstance(address, tuple) else UNIX_PEER
+        return sock, (IPV4_IN_IPV6.sub("", host), port), b""
 
 
 class Server:

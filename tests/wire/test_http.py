@@ -542,6 +542,15 @@ def test_a_large_body_is_refused_with_an_answer(site: ServerProcess) -> None:
     assert answer.status == 405
 
 
+def test_a_body_that_is_refused_can_be_sent_to_its_end(site: ServerProcess) -> None:
+    """A proxy that sends all of it before it reads was cut off, and told its client 502."""
+    body = bytes(20_000_000)
+    with open_socket(site) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+        sock.sendall(body)
+        assert sock.recv(1000).startswith(b"HTTP/1.1 405 ")
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -718,6 +727,18 @@ def test_a_peer_that_comes_over_ipv6_is_served() -> None:
         with RawClient.connect(server) as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
+
+
+def test_a_peer_of_ipv4_has_its_own_address_where_both_families_come_in() -> None:
+    """It was ::ffff:127.0.0.1 for programs and in the log."""
+    options = ("--tcplisten", "[::]:0", "sh", "--", "-c")
+    with serve(*options, "echo $REMOTE_ADDR $SERVER_NAME; cat", addr="[::]:0") as server:
+        with RawClient.connect(("127.0.0.1", server.port)) as client:
+            assert client.receive_text() == "127.0.0.1 127.0.0.1"
+        port = int(server.wait_log(r"lines of text at :: on port (\d+)")[1])
+        with open_socket(("127.0.0.1", port)) as sock:
+            sock.sendall(b"other\n")
+            assert sock.makefile().readline() == "127.0.0.1 127.0.0.1\n"
 
 
 def test_a_slow_client_gets_a_long_answer_whole(tmp_path: Path) -> None:
