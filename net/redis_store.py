@@ -92,8 +92,9 @@ def parse_url(url: str) -> Place:
         ConfigError: the URL does not say so.
     """
     wanted = "redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER], and ?prefix=TEXT&lease=SECONDS&nodes=1"
-    parts = urllib.parse.urlsplit(url)
     try:
+        parts = urllib.parse.urlsplit(url)
+        (parts.hostname or "").encode("idna")  # as it will be looked up
         port = parts.port or PORT
         pairs = urllib.parse.parse_qsl(parts.query, strict_parsing=bool(parts.query))
         query = dict(pairs)

@@ -139,6 +139,8 @@ def test_a_url_says_where_redis_is_and_is_shown_without_who_asks(
         "redis:///0",
         "redis://:secret@host/x",
         "redis://u:secret@host:x/0",
+        "redis://u:secret@[::1/0",
+        "redis://u:secret@a..b/0",
         "redis://u:secret@host/0?x=1",
         "redis://u:secret@host/0?prefix",
         "redis://u:secret@host/0#x",
