@@ -635,6 +635,7 @@ def encode_request(
     if host:
         lines.append(f"X-Forwarded-Host: {host}")
     if address != UNIX_PEER[0]:
+        address = address.partition("%")[0]  # a zone means nothing elsewhere
         shown = f"[{address}]" if ":" in address else address
         lines.append(f"X-Forwarded-For: {shown}:{port}")
     return "\r\n".join((*lines, "", "")).encode("latin-1")

@@ -16,12 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from scalesocket.client.websocket import connect
 from scalesocket.net import relay
 from scalesocket.net.peers import Peer, Peers
+from scalesocket.net.proxies import TrustedProxies
 from scalesocket.net.relay import Frames, Opening, Relays, Seeker, encode_request, parse_state
 
 from scalesocket import (
@@ -35,6 +37,7 @@ from scalesocket import (
     ShortageError,
     encode_close,
     encode_frame,
+    parse_request,
 )
 from tests.capture import find_faults, read_fields
 from tests.certificates import Certificates
@@ -818,6 +821,15 @@ def test_a_request_says_who_the_client_is_whatever_it_says_itself() -> None:
         "",
         "",
     ]
+
+
+def test_a_client_of_this_link_is_one_for_the_other_node_too() -> None:
+    """Its zone means nothing there: of `fe80::1%eth0` it was told the address of this node."""
+    request = Request("GET", "/r", "HTTP/1.1", Headers([("Host", "a")]))
+    said = encode_request(request, "", ("fe80::1%eth0", 7), host="", secure=False)
+    headers = parse_request(said.removesuffix(b"\r\n\r\n")).headers
+    believed = TrustedProxies([ip_network("192.0.2.1")])
+    assert believed.find_client(("192.0.2.1", 1), headers) == ("fe80::1", 7)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 1 << 20])
