@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from scalesocket import FLAG, is_loopback, log
 
-from .origins import split_origin
+from .origins import is_address, split_origin
 
 if TYPE_CHECKING:
     from scalesocket import Config, Request
@@ -117,7 +117,8 @@ def tell_addresses(config: Config, request: Request) -> dict[str, list[str]]:
     `Host: localhost`. A proxy on this machine is one, too, unless it says for whom it asks.
     """
     name = split_origin(request.headers.get("Host"))[1]
-    is_here = request.from_here and (name == "localhost" or is_loopback(name.strip("[]")))
+    is_ours = name == "localhost" or (is_address(name) and is_loopback(name.strip("[]")))
+    is_here = request.from_here and is_ours
     if not is_here or any(request.headers.get(field) for field in _FORWARDED):
         return {}
     return {"addresses": reachable_addresses(config)}

@@ -71,11 +71,12 @@ def test_the_address_towards_others_is_one_of_this_machine() -> None:
         ({"Host": "[::1]:9000"}, True),
         ({"Host": "[::1]"}, True),
         ({"Host": "192.168.1.5:9000"}, False),
+        ({"Host": "127.evil.example"}, False),
         ({"Host": "localhost:9000", "X-Forwarded-For": "203.0.113.7"}, False),
     ],
 )
 def test_only_a_page_on_this_machine_is_told(headers: dict[str, str], is_told: bool) -> None:
-    with serve("--api", "cat") as server:
+    with serve("--api", "--host", "127.evil.example", "cat") as server:
         about = json.loads(http_request(server, path="/api/", headers=headers).body)
         assert about["target"] == "cat"
         assert about.get("addresses") == ([] if is_told else None)
