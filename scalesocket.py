@@ -5981,10 +5981,6 @@ class Config:
         return [module for module in found.values() if module is not None]
 
 
-JSON_JOIN = '{"t":"Join","_from":#ID}'
-JSON_LEAVE = '{"t":"Leave","_from":#ID}'
-
-
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line."""
 
@@ -5997,8 +5993,7 @@ class OptionParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
             hint = near.suggest_word(word, words) if (near := find_feature("spelling")) else ""
-            if word.startswith("-"):
-                raise ConfigError(f"there is no option {word}{hint}")
+            refuse_if(word.startswith("-"), f"there is no option {word}{hint}")
             raise ConfigError(f"{word!r} is a second TARGET{hint}; arguments stand behind --")
         options = vars(known)
         for name, value in options.items():
@@ -6017,7 +6012,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise as ConfigError what argparse would print."""
-        raise ConfigError(message)
+        raise ConfigError(message.replace("ignored explicit argument", "it takes no value such as"))
 
 
 def parse_size(text: str) -> int:
@@ -6128,7 +6123,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
 
 
-ALWAYS = ("per_address", "origins", "pages", "descendants")  # set up in every server
+ALWAYS = ("per_address", "origins", "pages", "descendants", "room_names")  # of every server
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off
@@ -6293,8 +6288,7 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     given = build_parser(words).parse_options(words)
     target = given.pop("target", None)
     if target is None:
-        if not target_arguments:
-            raise ConfigError("a TARGET is wanted, such as game.py or cat")
+        refuse_if(not target_arguments, "a TARGET is wanted, such as game.py or cat")
         target, *target_arguments = target_arguments
     what = find_target(target)
     own: dict[str, Any] = {}
@@ -6315,6 +6309,10 @@ def combine_options(
         ConfigError: they contradict each other.
     """
     options = expand_shorthands(own) | expand_shorthands(given)
+    if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
+        options.setdefault("idfield", "id")
+    sender = options.get("idfield") or "_from"  # in the messages of --json, too
+    options |= expand_shorthands(own, sender) | expand_shorthands(given, sender)
     options = dict.fromkeys(("clientframe", "serverframe"), options.pop("frame", "")) | options
     if options.get("pty"):
         options["binary"] = True
@@ -6323,8 +6321,6 @@ def combine_options(
     if "unixsocket" in options:
         options.setdefault("addr", ())
     options["passenv"] = complete_passenv(options.get("passenv", ("+",)), bool(options.get("pty")))
-    if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
-        options.setdefault("idfield", "id")
     config = Config(command=command, game=game, **options)
     check_options(config)
     return config
@@ -6338,11 +6334,12 @@ def complete_passenv(names: tuple[str, ...], pty: bool) -> tuple[str, ...]:
     return default + tuple(filter(None, (names[0][1:].strip(), *names[1:])))
 
 
-def expand_shorthands(options: dict[str, Any]) -> dict[str, Any]:
+def expand_shorthands(options: dict[str, Any], sender: str = "_from") -> dict[str, Any]:
     """Return options of one place with `--json` and `--null` spelled out."""
     options = dict(options)
     if options.pop("json", False):
-        options = {"frame": "json", "joinmsg": JSON_JOIN, "leavemsg": JSON_LEAVE} | options
+        join, leave = (f'{{"t":"{event}","{sender}":#ID}}' for event in ("Join", "Leave"))
+        options = {"frame": "json", "joinmsg": join, "leavemsg": leave} | options
     if options.pop("null", False):
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
@@ -6397,8 +6394,7 @@ def find_target(target: str) -> Path | str:
         return Path(example)
     if (command := shutil.which(target)) is not None:
         return Path(command)
-    if os.path.isfile(path):
-        raise ConfigError(f"{target} is not executable: chmod +x {target}")
+    refuse_if(os.path.isfile(path), f"{target} is not executable: chmod +x {target}")
     hint = near.suggest_target(target) if (near := find_feature("spelling")) else ""
     raise ConfigError(f"there is no class, file, example or command {target!r}{hint}")
 
@@ -6580,7 +6576,10 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     set_up_logging(config)
     if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
-        log.warning("a client can write what looks like --joinmsg or --leavemsg: use --frame=json")
+        cure = "" if config.binary else ": use --frame=json"
+        log.warning("a client can write what looks like --joinmsg or --leavemsg%s", cure)
+    if config.game is not None and (mistakes := find_feature("mistakes")) is not None:
+        mistakes.warn_of_options(config, arguments)
     if (file_limit := find_feature("file_limit")) is not None:
         file_limit.raise_file_limit()
     try:

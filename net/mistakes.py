@@ -15,12 +15,12 @@ import textwrap
 import tomllib
 import traceback
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from scalesocket import HERE, ConfigError, Game
+from scalesocket import HERE, TOKEN, Config, ConfigError, Game, list_options, log
 
 from .script_options import read_script_block
 from .spelling import did_you_mean
@@ -32,6 +32,7 @@ ELSEWHERE = {
     "on_disconnect": ("on_leave",),
     "on_close": ("on_leave",),
 }
+_RATE = "a number from 0 on"
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 
@@ -101,19 +102,35 @@ def explain_missing_name(error: ImportError) -> str:
 
 
 def explain_failure(error: BaseException) -> str:
-    """Return where in the user's own code a hook has failed, and why; empty if it was not."""
+    """Return why a game has failed, and where in the user's own code."""
     file, line = find_own_frame(error)
     what = traceback.format_exception_only(error)[-1].strip()
-    return f": {place(file, line)}: {what}" if file else ""
+    if file:
+        return f": {place(file, line)}: {what}"
+    # The server could not use what it had been given, which its innermost frame has.
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    given = frame.f_locals
+    if "rate" in given:  # a property, or set by the game itself: it was not seen at the start
+        where = where_is(type(given["self"].game), None)
+        return f": {where}: tick_rate is {_RATE}, not {given['rate']!r}"
+    function = given.get("function") or getattr(given.get("event"), "function", None)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if isinstance(code, CodeType) and is_own(code.co_filename):
+        return f": {place(code.co_filename, code.co_firstlineno)}: {what}"
+    return f": {what}"
 
 
 def find_own_frame(error: BaseException) -> tuple[str, int | None]:
     """Return file and line of the user's own code that an exception comes from, if any."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        own = not frame.filename.startswith(("<", _LIBRARY, *_OURS))
-        if own and "site-packages" not in frame.filename:
+        if is_own(frame.filename):
             return frame.filename, frame.lineno
     return "", None
+
+
+def is_own(file: str) -> bool:
+    """Whether code is the user's own: not the server's, Python's or a package's."""
+    return not file.startswith(("<", _LIBRARY, *_OURS)) and "site-packages" not in file
 
 
 def place(file: str, line: int | None) -> str:
@@ -222,11 +239,13 @@ def check_settings(game: type[Game]) -> None:
     rate, names = game.tick_rate, game.subprotocols
     is_rate = isinstance(rate, int | float) and 0 <= rate < math.inf
     is_list = isinstance(names, Collection) and not isinstance(names, str)
+    is_list = is_list and all(isinstance(name, str) for name in names)
     for name, is_right, what in (
-        ("tick_rate", is_rate or isinstance(rate, property), "a number from 0 on"),
+        ("tick_rate", is_rate or isinstance(rate, property), _RATE),
         ("max_clients", is_count(game.max_clients), "a whole number from 0 on"),
         ("max_rate", is_count(game.max_rate), "a whole number from 0 on"),
-        ("subprotocols", is_list and all(isinstance(n, str) for n in names), "a list of names"),
+        ("subprotocols", is_list, "a list of names"),
+        ("subprotocols", is_list and all(map(TOKEN.fullmatch, names)), "of names without spaces"),
     ):
         if not is_right:
             owner = next(base for base in game.__mro__ if name in vars(base))
@@ -237,6 +256,20 @@ def check_settings(game: type[Game]) -> None:
 def is_count(value: object) -> bool:
     """Whether a value says how many there may be, or 0 for any number."""
     return isinstance(value, int) and value >= 0
+
+
+def warn_of_options(config: Config, words: Sequence[str]) -> None:
+    """Say which words of a command line mean nothing, as what is served is a game."""
+    groups = list_options(words)
+    known = {name for row in groups["messages"] + groups["child"] for name in row[0].split()}
+    if config.auth:  # a program, too
+        known.discard("--passenv")
+    at = words.index("--") if "--" in words else len(words)
+    found = [name for word in words[:at] if (name := word.partition("=")[0]) in known]
+    if any(Path(word).stem != Path(config.target).stem for word in words[at + 1 :]):
+        found.append("-- ARGS")
+    if found:
+        log.warning("means nothing to a Game, only to a program: %s", ", ".join(found))
 
 
 def check_ticks(game: type[Game], used: set[str]) -> None:

@@ -78,6 +78,8 @@ HOOKS = [
     ("subprotocols = 'chat'", "subprotocols is a list of names, not 'chat'"),
     ("subprotocols = None", "subprotocols is a list of names, not None"),
     ("subprotocols = [b'chat']", "subprotocols is a list of names, not [b'chat']"),
+    ("subprotocols = ['a b']", "subprotocols is of names without spaces, not ['a b']"),
+    ("subprotocols = ['chat', '']", "subprotocols is of names without spaces, not ['chat', '']"),
 ]
 
 
@@ -457,6 +459,114 @@ def test_a_hook_that_fails_is_one_line_with_its_place(here: Path) -> None:
         assert (code, reason) == (1011, "the game failed")  # no path is a stranger's business
         line = "the game failed: own.py, line 10: TypeError: a message is str or bytes, not dict"
         wait_until(lambda: any(line in logged for logged in server.log()))
+
+
+MISUSED = [
+    (
+        "def on_create(self, room): room.call_later(0, self.step)\n    def step(self, dt): pass",
+        "the game failed: own.py, line 4: TypeError: G.step() missing 1 required",
+    ),
+    (
+        "def on_create(self, room): room.call_soon(self.step, 1)\n    def step(self): pass",
+        "the game failed: own.py, line 4: TypeError: G.step() takes 1 positional argument but 2",
+    ),
+    (
+        "tick_rate = property(lambda self: '20')",
+        "the game failed: own.py, line 2: tick_rate is a number from 0 on, not '20'",
+    ),
+    (
+        "def __init__(self): self.tick_rate = None",
+        "the game failed: own.py, line 2: tick_rate is a number from 0 on, not None",
+    ),
+    (
+        "def __init__(self): self.on_join = lambda: None",
+        "the game failed: TypeError: G.__init__.<locals>.<lambda>() takes 0 positional arguments",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), MISUSED, ids=[line for line, _ in MISUSED])
+def test_what_a_game_gives_the_server_and_it_cannot_use_is_told_too(
+    here: Path, line: str, said: str
+) -> None:
+    """No line of the game's own has failed; "the game failed" was all that was said."""
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {line}\n")
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close() == (1011, "the game failed")
+        wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+USELESS = "means nothing to a Game, only to a program: "
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--json", "own:G", "--closegrace=1"], "--json, --closegrace"),
+        (["-b", "own:G", "--", "--fast"], "-b, -- ARGS"),
+        (["--auth", "cat", "--passenv=A", "--tcp", "own:G"], "--tcp"),
+        (["--frame", "own.py"], "--frame"),
+    ],
+)
+def test_options_for_programs_are_named_if_there_is_a_game(
+    here: Path, words: list[str], named: str
+) -> None:
+    block = '# /// script\n# [tool.scalesocket]\n# game = "G"\n# ///\n'
+    (here / "own.py").write_text(f"{block}from scalesocket import Game\nclass G(Game): pass\n")
+    with serve(*words, cwd=here) as server:
+        server.stop()
+        said = [line.partition(USELESS)[2] for line in server.log() if USELESS in line]
+        assert said == [named]
+
+
+@pytest.mark.parametrize("words", [["--", "own:G"], ["--api", "own:G", "--"], ["--json", "cat"]])
+def test_where_all_words_mean_something_none_is_named(here: Path, words: list[str]) -> None:
+    (here / "own.py").write_text(GAME.replace("Treasure", "G"))
+    with serve(*words, cwd=here) as server:
+        server.stop()
+        assert not any(USELESS in line for line in server.log())
+
+
+# ==== Values =============================================================================
+
+
+@pytest.mark.parametrize("name", ["api", "a/b", "/", "x" * 129, "a\tb", "\udcff", "favicon.ico"])
+def test_a_room_that_nobody_could_enter_is_refused(name: str) -> None:
+    """It was taken, and everyone who came was refused."""
+    assert f"nobody could enter {name!r} of --rooms: " in complaint("--rooms", f"a,{name}", "cat")
+
+
+def test_whatever_a_room_may_be_called_may_be_allowed() -> None:
+    names = ("café", "a b", "50%", "API", "x" * 128, "?", "a#b")
+    assert parse_command_line(["--rooms", ",".join(names), "cat"]).rooms == names
+
+
+@pytest.mark.parametrize("words", [["--api=1"], ["--spa", "--qr=yes"], ["-b3"]])
+def test_a_value_of_what_takes_none_is_refused_and_not_ignored(words: list[str]) -> None:
+    option, value = re.fullmatch(r"(-b|--\w+)=?(\w+)", words[-1]).groups()  # type: ignore[union-attr]
+    text = complaint(*words, "cat")
+    assert option in text and text.endswith(f": it takes no value such as {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["--json", "--idfield", "who"], "who"),
+        (["--json", "--joinmsg", '{"id":#ID}'], "id"),
+        (["--json"], "_from"),
+    ],
+)
+def test_the_messages_of_json_name_a_client_as_all_others_do(words: list[str], field: str) -> None:
+    """A program that reads `who` failed at the join message, which said `_from`."""
+    assert parse_command_line([*words, "cat"]).leavemsg == f'{{"t":"Leave","{field}":#ID}}'
+
+
+def test_the_field_may_be_named_in_the_script_and_json_asked_for_elsewhere(here: Path) -> None:
+    (here / "own.py").write_text(BLOCK.replace("json = true", 'idfield = "who"') + "print()\n")
+    assert parse_command_line(["--json", "own.py"]).joinmsg == '{"t":"Join","who":#ID}'
 
 
 def test_the_bundled_games_have_no_mistakes() -> None:

@@ -149,6 +149,16 @@ def test_with_multiline_a_message_may_be_several_lines_all_the_same(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("option", "cure"), [("--binary", ""), ("--pty", ""), ("--multiline", ": use --frame=json")]
+)
+def test_no_cure_is_named_that_is_refused(option: str, cure: str) -> None:
+    with serve(option, "--joinmsg=JOIN #ID", "cat") as server:
+        server.stop()
+        said = [line for line in server.log() if LOOKS_LIKE in line]
+        assert [line.partition(" or --leavemsg")[2] for line in said] == [cure]
+
+
+@pytest.mark.parametrize(
     "options", [("--json", "cat"), ("cat",), ("--clientframe=gwsocket", "cat")]
 )
 def test_nobody_is_warned_where_lines_can_be_told_apart(options: tuple[str, ...]) -> None:
