@@ -2092,7 +2092,7 @@ class Framing:
         self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
         self._report = report
         self._one_line = one_line
-        self._rest: list[bytes] = []  # of an item that has not ended
+        self.rest: list[bytes] = []  # of an item that has not ended
         self._rest_size = 0
         self.error: BackendError | None = None  # why nothing more can be read
 
@@ -2132,9 +2132,9 @@ class Framing:
         if not found:
             self._keep(tail)
             return []
-        if self._rest:
-            head = b"".join([*self._rest, head])
-            self._rest, self._rest_size = [], 0
+        if self.rest:
+            head = b"".join([*self.rest, head])
+            self.rest, self._rest_size = [], 0
         if tail:
             self._keep(tail)
         if self._strip_cr and b"\r" in head:
@@ -2146,14 +2146,14 @@ class Framing:
 
     def finish(self) -> list[Output]:
         """Return what is left when the child has ended: its last line may have no newline."""
-        return self.feed(self._delimiter) if any(self._rest) else []
+        return self.feed(self._delimiter) if any(self.rest) else []
 
     def route(self, items: list[bytes]) -> list[Output]:
         """Say where items go; here, to everyone."""
         return [Route(Opcode.TEXT, items)]
 
     def _keep(self, tail: bytes) -> None:
-        self._rest.append(tail)
+        self.rest.append(tail)
         self._rest_size += len(tail)
         if self._rest_size > MAX_OUTPUT_ITEM:
             printed = f"the child printed {self._rest_size} bytes without a delimiter"
@@ -2414,12 +2414,12 @@ class JsonFraming(Framing):
 
     def finish(self) -> list[Output]:
         """Drop a last line that breaks off: it may have been meant for one client only."""
-        rest = b"".join(self._rest).strip().removeprefix(codecs.BOM_UTF8)
+        rest = b"".join(self.rest).strip().removeprefix(codecs.BOM_UTF8)
         if rest.startswith(b"{"):
             try:
                 decode_json(_json_checker, rest.decode())
             except (ValueError, RecursionError):
-                self._rest.clear()
+                self.rest.clear()
                 self._report(None, f"{len(rest)} bytes of an unfinished message")
         return super().finish()
 

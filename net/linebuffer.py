@@ -32,6 +32,7 @@ from scalesocket import (
     BackendError,
     ChildProcess,
     Config,
+    Output,
     ProcessBackend,
     refuse_if,
 )
@@ -44,6 +45,7 @@ OPTIONS = (
 )
 # fmt: on
 
+PROMPT_TIME = 1.0  # seconds
 _FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
 _NO_COLOURS = {"TERM": "dumb", "NO_COLOR": "1"}  # for programs that take stdout for a person
 
@@ -72,7 +74,9 @@ def is_wanted(config: Config) -> bool:
 
 
 class PipeBackend(ProcessBackend):
-    """A child on pipes; of a script that cannot be started it is said why."""
+    """A child on pipes; of one that cannot be started, or asks for an answer, it is said why."""
+
+    _is_watched = False  # whether it asks; for ever, once that has been said
 
     def _start_child(
         self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
@@ -81,6 +85,26 @@ class PipeBackend(ProcessBackend):
             return super()._start_child(command, environment, streams)
         except BackendError as error:
             raise BackendError(f"{error}{explain_start(command[0])}") from None
+
+    def _deliver(self, stream: str, outputs: list[Output]) -> None:
+        super()._deliver(stream, outputs)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have the timer look whether a line that has not ended stays so, as a prompt does."""
+        rest = self._from_child.rest
+        if any(rest) and not self._is_watched:
+            self._is_watched = True
+            look = functools.partial(self._find_prompt, rest, len(rest))
+            self._room.registry.call_later(PROMPT_TIME, look)
+
+    def _find_prompt(self, rest: list[bytes], count: int) -> None:
+        if rest is self._from_child.rest and len(rest) == count:
+            text = b"".join(rest).decode(errors="replace")[-60:]
+            self._room.log.warning("clients do not get %r before its line has ended", text)
+        else:
+            self._is_watched = False
+            self._watch()
 
 
 class LineBufferedBackend(PipeBackend):

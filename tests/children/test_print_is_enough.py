@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import linebuffer
-from scalesocket.net.linebuffer import Launch, find_stdbuf, plan_launch
+from scalesocket.net.linebuffer import Launch, PipeBackend, find_stdbuf, plan_launch
 
-from scalesocket import Config
+from scalesocket import Config, Framing
 from tests.support import TEXT, RawClient, encode_client_frame, serve, wait_until
 
 pytestmark = [
@@ -326,3 +327,41 @@ def test_letters_are_printed_as_they_came(
     with serve(*command, env=own) as server, RawClient.connect(server) as client:
         client.send_text("é漢🦊")
         assert client.receive_text() == f"{language} é漢🦊"
+
+
+# ==== A prompt ===========================================================================
+
+
+@pytest.mark.parametrize("options", [(), ("--linebuffer=off",), ("--serverframe=json",)])
+def test_a_prompt_that_nobody_gets_is_told_of(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Clients saw nothing, the program waited for their answer, and the log said nothing."""
+    (tmp_path / "own.py").write_text("print('welcome')\nname = input('Your name? ')\n")
+    with serve(*options, str(tmp_path / "own.py")) as server, RawClient.connect(server) as client:
+        assert client.receive_text() == "welcome"
+        hint = "[WARN] clients do not get 'Your name? ' before its line has ended  room="
+        wait_until(lambda: any(hint in line for line in server.log()))
+        client.send_text("ann")
+        assert client.receive_text() == "Your name? "
+
+
+def test_a_line_that_goes_on_is_no_prompt_and_one_prompt_is_told_of() -> None:
+    backend, room = PipeBackend(Config(command=("cat",))), Mock()
+    framing = Framing(binary=False, delimiters=b"\n", report=Mock())
+    backend._room, backend._from_child = room, framing
+
+    def print_to_it(data: bytes) -> int:
+        backend._deliver("stdout", framing.feed(data))
+        return room.registry.call_later.call_count
+
+    def look() -> int:
+        room.registry.call_later.call_args[0][1]()
+        return room.log.warning.call_count
+
+    assert print_to_it(b"one\n") == 0
+    assert print_to_it(b"two\nthr") == print_to_it(b"ee") == print_to_it(b"!") == 1
+    assert look() == 0 and room.registry.call_later.call_count == 2  # it has grown: again
+    assert print_to_it(b"\n") == 2
+    assert look() == 0 and room.registry.call_later.call_count == 2  # it has ended
+    assert print_to_it(b"Name? ") == 3
+    assert look() == 1
+    assert print_to_it(b"\nAge? ") == 3  # that once for a room will do
