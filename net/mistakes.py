@@ -153,6 +153,7 @@ def check_game(module: ModuleType, class_name: str) -> None:
     if found is None:
         games = [name for name, value in vars(module).items() if is_game(value)]
         hint = did_you_mean(class_name, games) or (games and f"; it has {', '.join(games)}") or ""
+        hint = explain_shadow(module) or hint
         raise ConfigError(f"{file} has no class {class_name}{hint}")
     if not is_game(found):
         what = "a class" if isinstance(found, type) else f"of type {type(found).__name__}"
@@ -161,6 +162,15 @@ def check_game(module: ModuleType, class_name: str) -> None:
             f"class {class_name}(Game)"
         )
     check_hooks(found)
+
+
+def explain_shadow(module: ModuleType) -> str:
+    """Return what to say if a file here has the name of a module that was there before it."""
+    name = module.__name__.replace("__main__", "scalesocket")
+    own = Path(*name.split(".")).with_suffix(".py")
+    if own.is_file() and own.resolve() != Path(module.__file__ or "").resolve():
+        return f"; it is not {own} here, which must have a name that no other module has"
+    return ""
 
 
 def is_game(value: object) -> bool:

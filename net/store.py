@@ -857,11 +857,15 @@ class StoredRoom(Room):
 
     def _ask_game(self) -> None:
         assert isinstance(self.backend, GameBackend)
-        state = self.backend.game.on_save()
+        function = self.backend.game.on_save  # by this name net/mistakes.py says where it is
+        state = function()
         if isinstance(state, bytearray | memoryview):
             state = bytes(state)
         elif state is not None and not isinstance(state, bytes):
-            state = write_json(state)
+            try:
+                state = write_json(state)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"on_save returned what JSON cannot hold: {error}") from error
         was_too_long, size = self._is_too_long, len(state or b"")
         self._is_too_long = size > MAX_STATE
         if not self._is_too_long:

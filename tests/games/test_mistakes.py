@@ -192,6 +192,14 @@ def test_a_target_that_is_not_there_is_told_what_is(here: Path, target: str, sai
     assert ("did you mean" in text) == ("did you mean" in said)
 
 
+@pytest.mark.parametrize("name", ["json", "types", "scalesocket"])
+def test_a_file_with_the_name_of_another_module_is_told_of(here: Path, name: str) -> None:
+    """The server had that one already, and its file "has no class" was all that one heard."""
+    (here / f"{name}.py").write_text(GAME)
+    text = complaint(f"{name}:Treasure")
+    assert " has no class Treasure; it is not " in text and f"it is not {name}.py here" in text
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -496,6 +504,20 @@ def test_what_a_game_gives_the_server_and_it_cannot_use_is_told_too(
         RawClient.connect(server, path="/x") as client,
     ):
         assert client.wait_close() == (1011, "the game failed")
+        wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+@pytest.mark.parametrize("state", ["{1, 2}", "[float('nan')]", "{b'a': 1}"])
+def test_what_cannot_be_saved_is_told_with_its_place(here: Path, state: str) -> None:
+    """ "Object of type set is not JSON serializable" was all, and no word of `on_save`."""
+    hook = f"def on_save(self): return {state}"
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with (
+        serve("--store=own.db", "own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x"),
+    ):
+        server.stop()
+        said = "failed: own.py, line 3: TypeError: on_save returned what JSON cannot hold: "
         wait_until(lambda: any(said in logged for logged in server.log()))
 
 
