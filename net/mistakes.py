@@ -58,7 +58,7 @@ def explain_import(error: BaseException, module_name: str) -> str:
     else:
         what = traceback.format_exception_only(error)[-1].strip()
         if isinstance(error, ImportError):
-            what = explain_missing_name(error)
+            what = explain_missing_name(error, module_name)
     return f"{place(file, line)}: {what}" if file else what
 
 
@@ -75,7 +75,7 @@ def explain_missing_module(name: str) -> str:
 def explain_absence(name: str, file: str) -> str:
     """Return how to come by a module that a file wants to import."""
     siblings = [path.stem for path in Path(file).parent.glob("*.py")] if file else []
-    hint = did_you_mean(name, [*sys.stdlib_module_names, *siblings])
+    hint = did_you_mean(name.rpartition(".")[2], [*sys.stdlib_module_names, *siblings])
     packages = find_dependencies(file)
     if packages:
         return f": pip install {' '.join(packages)}"
@@ -91,8 +91,11 @@ def find_dependencies(file: str) -> list[str]:
     return [str(name) for name in found] if isinstance(found, list) else []
 
 
-def explain_missing_name(error: ImportError) -> str:
-    """Return what to say of `from module import name` if the module has no such name."""
+def explain_missing_name(error: ImportError, module_name: str) -> str:
+    """Return what to say of `from module import name` if that does not have it, or is not there."""
+    if "no known parent package" in str(error):  # as of `from .rules import`
+        inside = f"{Path.cwd().name}.{module_name}"
+        return f"{error}; it has one if you serve {inside}:CLASS in the folder above"
     wanted = re.match(r"cannot import name '(\w+)' from '(\S+)'", str(error))
     if wanted is None:
         return str(error)

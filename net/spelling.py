@@ -37,6 +37,13 @@ def suggest_target(target: str) -> str:
     if os.path.isdir(target):
         inside = Path(target, f"{Path(target).name}.py")
         return f": it is a folder{f'; did you mean {inside}?' if is_program(inside) else ''}"
+    file, _, name = target.rpartition(":")
+    source = Path(file).with_suffix(".py") if Path(file).name else Path()
+    if os.path.isfile(source) and name.isidentifier():
+        module = os.path.relpath(source.with_suffix(""))
+        if module.startswith(os.pardir):
+            return f"; in {source.parent} it is {source.stem}:{name}"
+        return f"; did you mean {module.replace(os.sep, '.')}:{name}?"
     files = [*filter(is_program, Path().glob("*"))]
     files += filter(is_example, (HERE / "game").glob("*.py"))
     return did_you_mean(target, [name for path in files for name in (path.name, path.stem)])

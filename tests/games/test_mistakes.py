@@ -192,6 +192,43 @@ def test_a_target_that_is_not_there_is_told_what_is(here: Path, target: str, sai
     assert ("did you mean" in text) == ("did you mean" in said)
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("pk/treasure.py:Treasure", "'; did you mean pk.treasure:Treasure?"),
+        ("./pk/treasure:Treasure", "'; did you mean pk.treasure:Treasure?"),
+        ("../{here}/pk/treasure.py:Treasure", "'; did you mean pk.treasure:Treasure?"),
+        ("../other.py:Other", "'; in .. it is other:Other"),
+        ("pk/chest.py:Treasure", "command 'pk/chest.py:Treasure'"),
+        ("pk/:Treasure", "command 'pk/:Treasure'"),
+        (f"{'x' * 300}/a:Treasure", "/a:Treasure'"),
+    ],
+)
+def test_a_class_that_is_named_with_its_file_is_told_how(
+    here: Path, monkeypatch: pytest.MonkeyPatch, target: str, said: str
+) -> None:
+    """`pk/treasure.py:Treasure` was not there, and the file was."""
+    (here / "in" / "pk").mkdir(parents=True)
+    (here / "in" / "pk" / "treasure.py").write_text(GAME)
+    (here / "other.py").write_text(GAME)
+    monkeypatch.chdir(here / "in")
+    assert complaint(target.format(here="in")).endswith(said)
+
+
+def test_a_module_of_a_package_is_told_where_it_is_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "pk").mkdir()
+    (here / "pk" / "rules.py").write_text("X = 1\n")
+    (here / "pk" / "own.py").write_text(f"from .rules import X\n{GAME}")
+    (here / "pk" / "wrong.py").write_text(f"from .ruels import X\n{GAME}")
+    assert ", line 1: there is no module 'pk.ruels'; did you mean rules?" in complaint("pk.wrong:G")
+    assert parse_command_line(["pk.own:Treasure"]).game is not None
+    monkeypatch.chdir(here / "pk")
+    text = complaint("own:Treasure")
+    assert text.endswith("package; it has one if you serve pk.own:CLASS in the folder above")
+
+
 @pytest.mark.parametrize("name", ["json", "types", "scalesocket"])
 def test_a_file_with_the_name_of_another_module_is_told_of(here: Path, name: str) -> None:
     """The server had that one already, and its file "has no class" was all that one heard."""
