@@ -3213,7 +3213,6 @@ class GameRoom:
     """A room as its game sees it; all but `call_soon` is for the room's thread only."""
 
     def __init__(self, room: Room, request: Request) -> None:
-        self._thread = threading.get_ident()
         self.id = room.name
         self.request = request  # that has opened it
         self.clients: dict[int, Client] = {}  # by ID, in the order they came
@@ -3240,7 +3239,7 @@ class GameRoom:
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._thread, "room.broadcast")
+        check_thread(self._room.thread, "room.broadcast")
         excluded = {client.id for client in exclude}
         if self._room.log.traces:
             self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
@@ -3266,7 +3265,7 @@ class GameRoom:
             ValueError: the code must not be sent, or the reason is no text.
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._thread, "room.close")
+        check_thread(self._room.thread, "room.close")
         check_close_code(code, reason)
         self.closing = ConnectionClosed(code, reason)
 
@@ -3280,7 +3279,7 @@ class GameRoom:
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._thread, "room.call_later")
+        check_thread(self._room.thread, "room.call_later")
         if not callable(function):  # as of `self.step()` in place of `self.step`
             raise TypeError(f"room.call_later wants a function, not {function!r}")
         period = max(0.001, seconds) if repeat else 0.0
@@ -3289,7 +3288,7 @@ class GameRoom:
         return functools.partial(self._cancel, call)
 
     def _cancel(self, call: list[Any]) -> None:
-        check_thread(self._thread, "what room.call_later returned")
+        check_thread(self._room.thread, "what room.call_later returned")
         if call in self._calls:  # it has not been made
             self._calls.remove(call)
             heapq.heapify(self._calls)
@@ -3306,7 +3305,7 @@ class GameRoom:
         if not callable(function):
             raise TypeError(f"room.call_soon wants a function, not {function!r}")
         inbox, call = self._room.inbox, Called(function, arguments)
-        own = threading.get_ident() == self._thread
+        own = threading.get_ident() == self._room.thread
         if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
 
@@ -3474,12 +3473,11 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
     if mode == "gwsocket":
         kind = load_feature("gwsocket", "--frame=gwsocket").GwsocketFraming
         return kind(report=report, order=config.byteorder)
-    announces = bool(config.joinmsg or config.leavemsg)
     return Framing(
         binary=config.binary,
         delimiters=config.delimiters,
         report=report,
-        one_line=announces and not config.multiline,
+        one_line=bool(config.joinmsg or config.leavemsg) and not config.multiline,
     )
 
 
@@ -3936,7 +3934,7 @@ class Room:
         if not client.is_watched:
             client.is_watched = True
             period = min(max(self._stall, 0.1), 1.0)  # seconds
-            self.registry.call_later(period, functools.partial(self._look_after, client))
+            self.registry.timer.call_later(period, functools.partial(self._look_after, client))
 
     def _look_after(self, client: Client) -> None:
         connection = client.connection
@@ -4000,7 +3998,7 @@ class Room:
         self.expire()
         if last_words:  # a game's come before the Close, if it does not take too long over them
             close = functools.partial(self._close_all, clients, code, reason)
-            self.registry.call_later(CLOSE_TIMEOUT, close)
+            self.registry.timer.call_later(CLOSE_TIMEOUT, close)
             self._stop_backend()
         self._close_all(clients, code, reason)
 
@@ -4016,8 +4014,11 @@ class Room:
         and what its socket does not take is its backlog, which drains while the pump waits.
         """
         full: list[Client] = []
-        if self._is_cut:
-            self._lost += sum(len(o.payloads) for o in outputs if isinstance(o, Route))
+        for output in outputs:
+            if isinstance(output, Metadata):
+                setattr(self, output.name, output.text)
+            elif isinstance(output, Route) and self._is_cut:
+                self._lost += len(output.payloads)
         for is_kick, some in itertools.groupby(outputs, lambda output: type(output) is Kick):
             if is_kick:
                 for kick in some:
@@ -4025,18 +4026,12 @@ class Room:
                     for client in self.members.find(kick.to, kick.exclude):
                         self.kick(client, kick.code, kick.reason)
             else:
-                full += self._send(list(some))
+                full += self.members.send(list(some))
         for client in full:
             if not client.connection.wait_while_full(self._stall):
                 self.drop_slow(client)
         while self.members.is_outrun():  # only newcomers, far behind: the child waits for them
             time.sleep(0.01)
-
-    def _send(self, outputs: list[Output]) -> list[Client]:
-        for output in outputs:
-            if isinstance(output, Metadata):
-                setattr(self, output.name, output.text)
-        return self.members.send(outputs)
 
     # -- the room's thread --
 
@@ -4142,7 +4137,7 @@ class RoomRegistry:
 
     def __init__(self, config: Config, timer: Poller) -> None:
         self._config = config
-        self._timer = timer
+        self.timer = timer
         self.make_backend = choose_backend(config)
         self.shortage = Shortage()
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
@@ -4251,10 +4246,6 @@ class RoomRegistry:
         with self._lock:
             self.draining = True
 
-    def is_open(self, name: str) -> bool:
-        """Whether a room is open; takes no lock."""
-        return name in self._rooms
-
     def refuses(self, name: str) -> bool:
         """Whether a room would have to be made and may not be."""
         return self.draining and self.find(name) is None
@@ -4273,10 +4264,6 @@ class RoomRegistry:
         with self._lock:
             return self._idle.wait_for(lambda: not self._running, timeout)
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Have the timer call a function."""
-        self._timer.call_later(seconds, function)
-
     def count(self, name: str) -> None:
         """Count something that happens rarely."""
         with self._lock:
@@ -4288,9 +4275,8 @@ class RoomRegistry:
             return [self._rooms[name] for name in sorted(self._rooms)]
 
     def find(self, name: str) -> Room | None:
-        """Return the room of that name, if it is open."""
-        with self._lock:
-            return self._rooms.get(name)
+        """Return the room of that name, if it is open; takes no lock."""
+        return self._rooms.get(name)
 
     def totals(self) -> tuple[Traffic, Counter[str], dict[str, int], list[Room]]:
         """Return all traffic so far, the counts, the visits by room, and the running rooms."""
@@ -4357,7 +4343,7 @@ class RoomRegistry:
         if not self._config.linger:
             self._abandon(room)
         elif not room.is_timed:
-            self._timer.call_later(self._config.linger, lambda: self._collect(room))
+            self.timer.call_later(self._config.linger, lambda: self._collect(room))
             room.is_timed = True
 
     def _abandon(self, room: Room) -> None:
@@ -4373,7 +4359,7 @@ class RoomRegistry:
             rest = room.empty_since + self._config.linger - time.monotonic()
             room.is_timed = rest > 0 and not (room.seats or room.closing.is_set())
             if room.is_timed:  # somebody has been there meanwhile
-                self._timer.call_later(rest, lambda: self._collect(room))
+                self.timer.call_later(rest, lambda: self._collect(room))
             elif rest <= 0 and not room.seats:
                 self._abandon(room)
 
@@ -4450,7 +4436,7 @@ class StaticFiles:
             segments = urllib.parse.unquote(path, errors="strict").split("/")[1:]
         except UnicodeDecodeError:
             raise HandshakeError(400, "the path is not UTF-8") from None
-        decoded = [segment for segment in segments[:-1]] + [s for s in segments[-1:] if s]
+        decoded = segments[:-1] + [s for s in segments[-1:] if s]
         bad = re.compile(r"|\..*|.*[\\\0:].*", re.DOTALL)
         visible = decoded[1:] if decoded[:1] == [".well-known"] else decoded
         if path.lower().count("%2f") or any(bad.fullmatch(segment) for segment in visible):
@@ -4812,7 +4798,10 @@ class Session:
         """Wait a little for the bytes that it wants, and send them in; False: none have come."""
         patience = self.deadline - time.monotonic()
         try:
-            data = self.receive(min(patience, HELPER_PATIENCE))
+            if patience <= 0:
+                raise TimeoutError("it took too long")
+            self.layer.settimeout(min(patience, HELPER_PATIENCE))
+            data = self.layer.recv(RECEIVE_SIZE)
         except TimeoutError as error:
             if patience > HELPER_PATIENCE:
                 return False
@@ -4822,17 +4811,6 @@ class Session:
             data = b""
         self.resume(data)
         return True
-
-    def receive(self, patience: float) -> bytes:
-        """Return what comes within so many seconds; no bytes at its end.
-
-        Raises:
-            TimeoutError: nothing has come.
-        """
-        if patience <= 0:
-            raise TimeoutError("it took too long")
-        self.layer.settimeout(patience)
-        return self.layer.recv(RECEIVE_SIZE)
 
 
 class HttpSession(Session):
@@ -5343,7 +5321,7 @@ def open_listeners(
                     missing.append((str(address[0]), error))
                     continue
                 here.append(opened.enter_context(listener))
-                if here and not port:
+                if not port:
                     break
             if missing and not here:
                 raise missing[-1][1]
@@ -5670,8 +5648,6 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
-        if (threads := find_feature("threads")) is not None:
-            threads.prepare(self.config.game)
         sys.setswitchinterval(SWITCH_INTERVAL)
         self.timer.start()
         self._sender.start()
@@ -6123,7 +6099,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
 
 
-ALWAYS = ("per_address", "origins", "pages", "descendants", "room_names")  # of every server
+ALWAYS = ("per_address", "origins", "pages", "descendants", "threads", "room_names")
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off
@@ -6291,13 +6267,11 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         refuse_if(not target_arguments, "a TARGET is wanted, such as game.py or cat")
         target, *target_arguments = target_arguments
     what = find_target(target)
-    own: dict[str, Any] = {}
-    game = load_game(what) if isinstance(what, str) else None
-    if isinstance(what, Path) and what.suffix == ".py":
-        own, game = read_script(what)
+    if isinstance(what, str):
+        return replace(combine_options({}, given, (), load_game(what)), target=what)
+    own, game = read_script(what) if what.suffix == ".py" else ({}, None)
     command = () if game else (*describe_command(what), *target_arguments)
-    name = what.stem if isinstance(what, Path) else target
-    return replace(combine_options(own, given, command, game), target=name)
+    return replace(combine_options(own, given, command, game), target=what.stem)
 
 
 def combine_options(
@@ -6427,9 +6401,8 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
     return own, game
 
 
-def describe_command(what: Path | str) -> tuple[str, ...]:
+def describe_command(path: Path) -> tuple[str, ...]:
     """Return the command that runs a file: this interpreter, unbuffered, for Python."""
-    path = Path(what)
     if path.suffix == ".py":
         return sys.executable, "-u", str(path)
     return (str(path) if path.is_absolute() else os.path.join(".", path),)

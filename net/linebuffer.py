@@ -96,7 +96,7 @@ class PipeBackend(ProcessBackend):
         if any(rest) and not self._is_watched:
             self._is_watched = True
             look = functools.partial(self._find_prompt, rest, len(rest))
-            self._room.registry.call_later(PROMPT_TIME, look)
+            self._room.registry.timer.call_later(PROMPT_TIME, look)
 
     def _find_prompt(self, rest: list[bytes], count: int) -> None:
         if rest is self._from_child.rest and len(rest) == count:

@@ -41,8 +41,7 @@ class PeersApi(RoomsApi):
     def __init__(self, registry: RoomRegistry, config: Config) -> None:
         super().__init__(registry, config)
         self._peers = Peers(config.peers, log.warning, base=config.basepath)
-        self._relays = Relays(self._peers, registry.is_open, config.ping)
-        registry.relays = self._relays
+        self._relays = registry.relays = Relays(self._peers, registry.find, config.ping)
 
     def list_rooms(self, query: str) -> list[str]:
         """Return this node's rooms, and those of its peers unless only `local` ones are wanted.

@@ -183,13 +183,13 @@ class Seeker:
 
     Args:
         peers: the nodes, and the ID of this one.
-        is_open: whether a room is open here.
+        find_room: returns the room of a name, if it is open here.
     """
 
-    def __init__(self, peers: Peers, is_open: Callable[[str], bool]) -> None:
+    def __init__(self, peers: Peers, find_room: Callable[[str], object]) -> None:
         self._peers = peers
         self._id = peers.id
-        self._is_open = is_open
+        self._find_room = find_room
         self._turns = threading.BoundedSemaphore(MAX_SEEKING)
         self._lock = threading.Lock()  # guards all below
         self._openings: dict[str, int] = {}  # how many clients are about to open a room
@@ -210,7 +210,7 @@ class Seeker:
                 self._left_out.pop(peer, None)
             # In this order: an opening ends when the room is open.
             state = "opening" if name in self._openings else "none"
-        if self._is_open(name):
+        if self._find_room(name):
             state = "open"
         return json.dumps({"name": name, "state": state, "node": self._id})
 
@@ -257,7 +257,7 @@ class Seeker:
         """
         deadline = time.monotonic() + AGREE_TIMEOUT
         try:
-            while not self._is_open(name):
+            while not self._find_room(name):
                 answers = self._ask(name)
                 for peer, (state, _) in answers.items():
                     if state == "open":
@@ -665,12 +665,12 @@ class Relays:
 
     Args:
         peers: the nodes.
-        is_open: whether a room is open here.
+        find_room: returns the room of a name, if it is open here.
         ping: seconds after which the system sees whether a silent end is there; 0: never.
     """
 
-    def __init__(self, peers: Peers, is_open: Callable[[str], bool], ping: float) -> None:
-        self._seeker = Seeker(peers, is_open)
+    def __init__(self, peers: Peers, find_room: Callable[[str], object], ping: float) -> None:
+        self._seeker = Seeker(peers, find_room)
         self._ping = ping
         self._running: set[Relay] = set()  # its methods are atomic; copy it to iterate
         self._counter = itertools.count(1)
@@ -724,8 +724,8 @@ class Relays:
     def may_find(name: str, server: Server) -> bool:
         """Whether a room is not here, and might be on another node."""
         registry, rooms = server.registry, server.config.rooms
-        here = registry.is_open(name) or registry.draining
-        return not here and (not rooms or name in rooms)
+        elsewhere = registry.find(name) is None and not registry.draining
+        return elsewhere and (not rooms or name in rooms)
 
     def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool

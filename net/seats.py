@@ -706,7 +706,7 @@ class Seats:
         connection.open()
         if (worker := session.server.worker) is not None:
             worker.vouch(session, client.id)
-        self.registry.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
+        self.registry.timer.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
         event = yield Want.MESSAGES
         seat = None
         if isinstance(event, Asked):
@@ -892,7 +892,7 @@ class Seats:
             found = None if oldest is None else (oldest, self._dropped[oldest][0])
             is_timed, self._is_timed = self._is_timed, True
         if not is_timed:
-            self.registry.call_later(self._patience, self._expire_due)
+            self.registry.timer.call_later(self._patience, self._expire_due)
         return found
 
     def expire_soon(self, seat: Seat, dropped_at: float) -> None:
@@ -902,7 +902,7 @@ class Seats:
         """
         if self._patience > NEWEST_PATIENCE:
             expire = functools.partial(seat.expire, dropped_at)
-            self.registry.call_later(NEWEST_PATIENCE, expire)
+            self.registry.timer.call_later(NEWEST_PATIENCE, expire)
 
     def _remove(self, seat: Seat) -> None:
         """Note that a seat has a connection again, or is over; the lock is held."""
@@ -923,7 +923,7 @@ class Seats:
             is_timed = self._is_timed = bool(self._dropped)
             soonest = min((at for at, _ in self._dropped.values()), default=0.0)
         if is_timed:
-            self.registry.call_later(max(soonest - long_ago, 0.01), self._expire_due)
+            self.registry.timer.call_later(max(soonest - long_ago, 0.01), self._expire_due)
 
 
 def digest(token: str) -> bytes:

@@ -311,7 +311,7 @@ class SharedRooms(StoredRooms):
         if asked_at is not None and time.monotonic() < asked_at + 2 * pause:
             asked_at = None
         if not self._ending.is_set():
-            self.call_later(pause, functools.partial(self._watch, asked_at))
+            self.timer.call_later(pause, functools.partial(self._watch, asked_at))
         if asked_at is not None and asked_at == suspected:
             self._end_in_time("it takes too long")
 
@@ -391,4 +391,4 @@ class SharedRooms(StoredRooms):
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
         room.expire()
-        self.call_later(max(deadline - time.monotonic(), 0.0), room.cut)
+        self.timer.call_later(max(deadline - time.monotonic(), 0.0), room.cut)

@@ -1043,7 +1043,7 @@ class StoredRooms(RoomRegistry):
                 name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
             }
             first = list(self._dormant.items())
-        self.call_later(self._patience, lambda: self._give_up(first))
+        self.timer.call_later(self._patience, lambda: self._give_up(first))
         if first:
             log.info("%d %s stored", len(first), "room is" if len(first) == 1 else "rooms are")
 
@@ -1063,7 +1063,7 @@ class StoredRooms(RoomRegistry):
     def may_wait(self, name: str) -> bool:
         """Whether to `join` that room may take long; see `RoomRegistry`."""
         is_stored = self.must_be_read(name) or name in self._owners
-        return super().may_wait(name) or (is_stored and not self.is_open(name))
+        return super().may_wait(name) or (is_stored and self.find(name) is None)
 
     def recall(self, opener: Client) -> StoredRoom | None:
         """Bring a room back if it is stored and not running, and return it; may wait for the store.
@@ -1307,7 +1307,7 @@ class StoredRooms(RoomRegistry):
             if (there := find()) is not None:
                 function(there)
 
-        self.call_later(seconds, call)
+        self.timer.call_later(seconds, call)
 
     def _remind(self, room: StoredRoom) -> None:
         """Have a room saved if something has happened."""
@@ -1328,4 +1328,4 @@ class StoredRooms(RoomRegistry):
                     self._store.put(name, None)
             later = [(name, dormant) for name, dormant in first if name in self._recalled]
         if later:  # somebody wants them back, perhaps in vain
-            self.call_later(self._patience, lambda: self._give_up(later))
+            self.timer.call_later(self._patience, lambda: self._give_up(later))

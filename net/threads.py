@@ -27,7 +27,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Game
+    from scalesocket import Game, Server
 
 THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
 GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
@@ -42,9 +42,9 @@ LONGEST_SWITCH = 0.005  # seconds after which a thread may be interrupted, howev
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
 
 
-def prepare(game: type[Game] | None) -> None:
+def set_up(server: Server) -> None:
     """Have threads get stacks that fit, and what they free be the system's again."""
-    set_stack_size(game)
+    set_stack_size(server.config.game)
     return_memory()
 
 

@@ -1353,7 +1353,7 @@ recall = StoredRooms.recall
 
 def recall_and_wait(self, opener):
     room = recall(self, opener)
-    while self.is_open(opener.room_name):
+    while self.find(opener.room_name):
         time.sleep(0.01)
     return room
 
