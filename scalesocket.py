@@ -2904,8 +2904,9 @@ class ProcessBackend(Backend):
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
         self._backoff = RESPAWN_FIRST
-        streams = load_feature("streams", "--passstderr") if config.passstderr else None
-        self._name_stream: NameStream | None = streams and streams.name_stream
+        self._name_stream: NameStream = lambda _stream, outputs: outputs
+        if config.passstderr:
+            self._name_stream = load_feature("streams", "--passstderr").name_stream
 
     # -- the room's thread --
 
@@ -3127,13 +3128,11 @@ class ProcessBackend(Backend):
             assert isinstance(output, Route)
             for line in output.payloads:
                 self._room.log.info("stderr: %s", line[:MAX_LOG_LINE].decode(errors="replace"))
-        if self._name_stream is not None:
+        if self._config.passstderr:
             self._deliver("stderr", outputs)
 
     def _deliver(self, stream: str, outputs: list[Output]) -> None:
-        if self._name_stream is not None:
-            outputs = self._name_stream(stream, outputs)
-        self._room.deliver(outputs)
+        self._room.deliver(self._name_stream(stream, outputs))
 
 
 def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
@@ -3492,8 +3491,7 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
     kind: Callable[[Config], Backend] = ProcessBackend
     if config.tcp:
         children = load_feature("children", "--tcp")
-        ports = children.PortPool(*config.tcpports)
-        kind = functools.partial(children.TcpBackend, ports=ports)
+        kind = functools.partial(children.TcpBackend, ports=children.PortPool(*config.tcpports))
     elif config.pty:
         kind = load_feature("children", "--pty").PtyBackend
     elif (lines := find_feature("linebuffer")) is not None:
@@ -3880,10 +3878,6 @@ class Room:
         members = history.make_members if history is not None else Members
         self.members: Members = members(self.traffic, self.log)
 
-    def start(self) -> None:
-        """Start the room's thread."""
-        start_thread(f"room {self.name}", self._run)
-
     # -- a reader's side --
 
     def join(self, client: Client) -> None:
@@ -4071,7 +4065,8 @@ class Room:
         for client in [it for it in slow if not it.departed]:  # or it is closed already
             self.drop_slow(client)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Feed the backend until the room is over; on a thread of its own."""
         self.thread = threading.get_ident()
         self.log.info("room opened")
         try:
@@ -4288,7 +4283,7 @@ class RoomRegistry:
 
     def _start(self, room: Room) -> None:
         try:
-            room.start()
+            start_thread(f"room {room.name}", room.run)
         except ShortageError as error:
             room.end(CloseCode.TRY_AGAIN_LATER, str(error))
             self.forget(room)
@@ -4444,13 +4439,11 @@ class StaticFiles:
         return self._inside(self._root.joinpath(*decoded))
 
     def _inside(self, path: Path) -> Path:
-        try:
+        with contextlib.suppress(OSError, RuntimeError):  # a name too long, a loop of links
             resolved = path.resolve()
-        except (OSError, RuntimeError):  # a name too long, a loop of links
-            raise HandshakeError(404, "no such file") from None
-        if not resolved.is_relative_to(self._root):
-            raise HandshakeError(404, "no such file")
-        return resolved
+            if resolved.is_relative_to(self._root):
+                return resolved
+        raise HandshakeError(404, "no such file")
 
     def _respond_with(self, file: BinaryIO, name: str, _request: Request) -> Response:
         """Return the response for an open file, so that all it says is of the same bytes."""
@@ -5216,14 +5209,11 @@ class Readers:
 
     One reader, `shared` (thread "acceptor"), accepts all, and reads all but those with a reader of
     their own: the first OWN_READERS clients in rooms. A step that may block runs on a helper.
-
-    Args:
-        small: helpers get a small stack, though other threads get more.
     """
 
     kind: type[Reader] = Reader  # net/rate.py has another
 
-    def __init__(self, *, small: bool = False) -> None:
+    def __init__(self) -> None:
         self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
         self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
@@ -5231,9 +5221,7 @@ class Readers:
         # for it; what it was to do is then left for the next one.
         self._waiting: deque[Session] = deque()
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
-        self._start_helper: Callable[..., object] = _thread.start_new_thread
-        if (threads := find_feature("threads")) is not None:
-            self._start_helper = functools.partial(threads.start_new_thread, small=small)
+        self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
 
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; `own` has been acquired for it."""
@@ -5253,7 +5241,7 @@ class Readers:
         """
         insist(self._waiting.append, session)
         try:
-            self._start_helper(self._run_all, ())
+            self.start_helper(self._run_all, ())
         except (RuntimeError, MemoryError, ShortageError) as error:
             with contextlib.suppress(ValueError):  # another thread has taken it up
                 self._waiting.remove(session)
@@ -5598,10 +5586,9 @@ class Server:
         game = config.game
         if game is not None and asks_game(game):
             self.askers.append(functools.partial(ask_game, game))
-        small = game is not None and not self.askers  # nothing of it runs on a helper
         rated = config.maxrate or (game and game.max_rate)
         rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
-        self.readers = (rate.limit(config, self.registry) if rate else Readers)(small=small)
+        self.readers = (rate.limit(config, self.registry) if rate else Readers)()
         for feature in config.find_features():
             if hasattr(feature, "set_up"):
                 feature.set_up(self)
@@ -5659,7 +5646,11 @@ class Server:
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
-            listeners = self._start_listeners()
+            listeners = [Listener(sock, self, kind) for sock, kind in self._listeners]
+            if self.worker is not None:
+                listeners += self.worker.open_channels(self)
+            for listener in listeners:
+                listener.start()
             accept_key("")  # loads what the first client would have to wait for
             self._wait_for_stop(wake_up, self._waker)
             closed = threading.Event()
@@ -5690,15 +5681,6 @@ class Server:
         finally:
             if on_main:
                 signal.set_wakeup_fd(-1)
-
-    def _start_listeners(self) -> list[Listener]:
-        """Accept from now on."""
-        listeners = [Listener(sock, self, kind) for sock, kind in self._listeners]
-        if self.worker is not None:
-            listeners += self.worker.open_channels(self)
-        for listener in listeners:
-            listener.start()
-        return listeners
 
     # -- for sessions and listeners --
 
@@ -6457,10 +6439,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record, and its traceback if it has one."""
         level = {"WARNING": "WARN"}.get(record.levelname, record.levelname)
-        where = ""
-        for name in ("room", "client"):
-            value = getattr(record, name, None)
-            where += f" {name}={value}" if value is not None else ""
+        known = [(name, getattr(record, name, None)) for name in ("room", "client")]
+        where = "".join(f" {name}={value}" for name, value in known if value is not None)
         where = " " + escape_controls(where) if where else ""
         line = self.join(level, escape_controls(record.getMessage()), where)
         if record.exc_info:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import mmap
 import sys
 import threading
@@ -24,6 +25,7 @@ from scalesocket import (
     POSIX,
     SWITCH_INTERVAL,
     ShortageError,
+    asks_game,
 )
 
 if TYPE_CHECKING:
@@ -43,9 +45,12 @@ _stack_lock = threading.Lock()  # guards the size of stacks, which is one for th
 
 
 def set_up(server: Server) -> None:
-    """Have threads get stacks that fit, and what they free be the system's again."""
-    set_stack_size(server.config.game)
+    """Have a server's threads get stacks that fit, and what they free be the system's again."""
+    game = server.config.game
+    set_stack_size(game)
     return_memory()
+    small = game is not None and not asks_game(game)  # nothing of it runs on a helper
+    server.readers.start_helper = functools.partial(start_new_thread, small=small)
 
 
 def set_stack_size(game: type[Game] | None) -> None:

@@ -297,6 +297,7 @@ class FakeRoom:
 
     def __init__(self) -> None:
         self.name = "room"
+        self.thread = threading.get_ident()
         self.inbox = Inbox()
 
 

@@ -710,19 +710,19 @@ def test_however_often_seats_are_dropped_one_timed_call_waits_for_their_end(
             every.give_token(seat, "")
     every.expect(dropped[0], now)
     every.expect(dropped[1], now + 30.0)
-    [(patience, expire)] = [call.args for call in registry.call_later.call_args_list]
+    [(patience, expire)] = [call.args for call in registry.timer.call_later.call_args_list]
     assert patience == 60.0
     now += 60.0
     expire()
     assert [seat.expire.call_count for seat in dropped] == [1, 0, 0]
-    wait, expire = registry.call_later.call_args.args
+    wait, expire = registry.timer.call_later.call_args.args
     assert wait == pytest.approx(30.0)
     now += wait
     expire()
     assert [seat.expire.call_count for seat in dropped] == [1, 1, 0]
-    assert registry.call_later.call_count == 2  # nobody is left to wait for
+    assert registry.timer.call_later.call_count == 2  # nobody is left to wait for
     every.expect(dropped[2], now)
-    assert registry.call_later.call_count == 3
+    assert registry.timer.call_later.call_count == 3
 
 
 # ==== Frames that are kept ==================================================

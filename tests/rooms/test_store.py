@@ -1283,7 +1283,7 @@ def test_a_room_that_somebody_wanted_back_in_vain_is_given_up_later(folder: Path
     path = os.fspath(folder / "play.sqlite")
     rooms: Any = StoredRooms(parse_command_line(["--store", path, "cat"]), Poller("timer"))
     calls: list[Callable[[], None]] = []
-    rooms.call_later = lambda _seconds, function: calls.append(function)
+    rooms.timer.call_later = lambda _seconds, function: calls.append(function)
     rooms._patience = 60
     try:
         first = Dormant(kept=False)
