@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -46,7 +47,8 @@ NARROWEST = {"width": 320, "height": 568}  # also a desktop's page at 400 %
 PHONE_ON_ITS_SIDE = {"width": 640, "height": 360}
 MARKUP = "<img src=x onerror=document.title='gotcha'>"  # as the name of a room or a player
 
-OpenTab = Callable[..., "Page"]  # open_tab(path="/", **options of a Playwright context)
+Visit = Callable[..., "Page"]  # visit(server, path="/", **options of a Playwright context)
+OpenTab = Callable[..., "Page"]  # open_tab(path="/", **the same)
 
 
 def expect(found: Locator, message: str | None = None) -> LocatorAssertions:
@@ -73,13 +75,13 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
-    """Open pages of `server` in tabs; at the end, no script in any of them may have failed."""
+@contextmanager
+def tabs(browser: Browser) -> Iterator[Visit]:
+    """Open pages of servers in tabs; at the end, no script in any of them may have failed."""
     errors: list[str] = []
     with ExitStack() as stack:
 
-        def open_one(path: str = "/", **options: Any) -> Page:
+        def open_one(server: ServerProcess, path: str = "/", **options: Any) -> Page:
             context = browser.new_context(**{"viewport": DESKTOP, **options})
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE)
@@ -90,6 +92,20 @@ def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
 
         yield open_one
     assert errors == []
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Open pages of any server in tabs; see `tabs`."""
+    with tabs(browser) as visit:
+        yield visit
+
+
+@pytest.fixture
+def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
+    """Open pages of `server` in tabs; see `tabs`."""
+    with tabs(browser) as visit:
+        yield partial(visit, server)
 
 
 def wait_for(page: Page, condition: str, value: object = None) -> None:

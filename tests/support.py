@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, NoReturn, TypeVar
+from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +145,30 @@ def require_tool(name: str) -> str:
     return path
 
 
+Call = Callable[..., Any]
+
+
+@contextmanager
+def run_node(program: str) -> Iterator[Call]:
+    """Run a module in Node that takes a function's name and JSON values in a line, and answers."""
+    command = [require_tool("node"), "--input-type=module", "-e", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin and process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def call(name: str, *values: Any) -> Any:
+            stdin.write(json.dumps([name, *values]).encode() + b"\n")
+            stdin.flush()
+            answer = stdout.readline()
+            assert answer, f"{name} has failed"
+            return json.loads(answer)
+
+        yield call
+        stdin.close()
+        process.wait(PATIENCE)
+
+
 # ==== 3. The process table ================================================
 # Read from Linux's /proc; elsewhere nothing is found and nothing is claimed.
 
@@ -179,6 +203,12 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, int(field[1]), int(field[3]), field[0], int(field[19]), command)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and has not ended."""
+    process = read_process(pid)
+    return process is not None and process.state != "Z"
+
+
 def descendants(pid: int, table: Sequence[Process]) -> list[Process]:
     """Return the children of a process, and theirs."""
     found = [process for process in table if process.parent == pid]
@@ -196,6 +226,12 @@ def has_in_environment(pid: int, marker: str) -> bool:
 
 
 # ==== 4. A server in its own process ======================================
+
+
+def shell(script: str, *arguments: str) -> tuple[str, ...]:
+    """Return TARGET and arguments that run a shell script; its `$1` is the first argument."""
+    return ("sh", "--", "-c", script, "sh", *arguments)
+
 
 RUNNING = re.compile(r"running at (?P<host>\S+) on port (?P<port>\d+)")
 TROUBLE = re.compile(r"Traceback \(most recent call last\)|ResourceWarning|Exception ignored in")

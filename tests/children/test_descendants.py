@@ -18,9 +18,11 @@ from tests.support import (
     RawClient,
     ServerProcess,
     descendants,
+    is_alive,
     processes,
     read_process,
     serve,
+    shell,
     wait_until,
     with_constants,
 )
@@ -31,16 +33,6 @@ pytestmark = [
     pytest.mark.slow,  # many servers are started here; --quick leaves them out
     pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell"),
 ]
-
-
-def shell(script: str, *arguments: str) -> tuple[str, ...]:
-    """Return TARGET and arguments that run a shell script; its `$1` is the first argument."""
-    return ("sh", "--", "-c", script, "sh", *arguments)
-
-
-def is_alive(pid: int) -> bool:
-    process = read_process(pid)
-    return process is not None and process.state != "Z"
 
 
 def zombies(pid: int) -> list[int]:

@@ -22,6 +22,7 @@ from tests.support import (
     processes,
     run_cli,
     serve,
+    shell,
     wait_until,
 )
 
@@ -29,11 +30,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX"),
     pytest.mark.slow,  # many servers are started here; --quick leaves them out
 ]
-
-
-def shell(script: str) -> tuple[str, ...]:
-    """Return the target and arguments that run a shell script as the child."""
-    return ("sh", "--", "-c", script)
 
 
 class Screen:

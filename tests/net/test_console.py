@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,28 +23,27 @@ from scalesocket import (
     encode_frame,
 )
 from tests import browser as in_browser
-from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, expect, sticking_out
+from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, Visit, expect, sticking_out
 from tests.support import (
-    PATIENCE,
     ROOT,
+    Call,
     RawClient,
     ServerProcess,
     free_port,
     http_request,
-    require_tool,
+    run_node,
     serve,
     wait_until,
 )
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-browser, open_tab = in_browser.browser, in_browser.open_tab
+browser, open_tab, visit = in_browser.browser, in_browser.open_tab, in_browser.visit
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # and what is made of it: RFC 6455 section 1.3
-Visit = Callable[..., "Page"]
 TOUCH = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
 
@@ -108,29 +105,13 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
 }
 """
 
-Call = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Call]:
     """Call a function of `SCRIPT` with JSON values."""
     program = SCRIPT.replace("FOLDER", (ROOT / "client" / "console").as_posix())
-    command = [require_tool("node"), "--input-type=module", "-e", program]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
-        assert process.stdin and process.stdout
-        stdin, stdout = process.stdin, process.stdout
-
-        def call(name: str, *values: Any) -> Any:
-            stdin.write(json.dumps([name, *values]).encode() + b"\n")
-            stdin.flush()
-            answer = stdout.readline()
-            assert answer, f"{name} has failed"
-            return json.loads(answer)
-
+    with run_node(program) as call:
         yield call
-        stdin.close()
-        process.wait(PATIENCE)
 
 
 lengths = st.integers(0, 300) | st.sampled_from([125, 126, 65535, 65536])
@@ -385,25 +366,6 @@ def server() -> Iterator[ServerProcess]:
     """One server for all tests of a page, which leave its rooms when they end."""
     with serve("--console", "cat") as running:
         yield running
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Open a page of any server in a tab of its own; no script in it may fail."""
-    errors: list[str] = []
-    with ExitStack() as stack:
-
-        def open_one(server: ServerProcess, path: str = "/") -> Page:
-            context = browser.new_context()
-            stack.callback(context.close)
-            context.set_default_timeout(in_browser.PATIENCE)
-            page = context.new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(server.http(path))
-            return page
-
-        yield open_one
-    assert errors == []
 
 
 def connect(open_tab: OpenTab, room: str = "lobby", **options: Any) -> Page:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +18,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    Visit,
     expect,
     note,
     sticking_out,
@@ -32,33 +32,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-browser = in_browser.browser
+browser, visit = in_browser.browser, in_browser.visit
 
 SITE = ("--staticdir", str(PAGES), "--api")
 SHELL = ("--pty", "--passenv", "PATH,PS1,LANG", "bash", "--", "--norc", "--noprofile")
 POLICY = "Content-Security-Policy: default-src 'self'; base-uri 'none'; object-src 'none'"
 TOUCH = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-
-Visit = Callable[..., "Page"]
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Open a page of a server in a tab of its own; no script in it may fail."""
-    errors: list[str] = []
-    with ExitStack() as stack:
-
-        def open_one(server: ServerProcess, path: str = "/", **options: Any) -> Page:
-            context = browser.new_context(**{"viewport": DESKTOP, **options})
-            stack.callback(context.close)
-            context.set_default_timeout(PATIENCE)
-            page = context.new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(server.http(path))
-            return page
-
-        yield open_one
-    assert errors == []
 
 
 def texts(page: Page, selector: str) -> list[str]:

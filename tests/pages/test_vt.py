@@ -8,10 +8,9 @@ terminal of other people (tmux) says.
 from __future__ import annotations
 
 import base64
-import json
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, cast
@@ -20,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import PATIENCE, ROOT, require_tool, wait_until
+from tests.support import ROOT, Call, require_tool, run_node, wait_until
 
 SCRIPT = """
 import readline from "node:readline";
@@ -55,30 +54,14 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
 }
 """
 
-Call = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Call]:
     """Call a function of the emulator's modules with JSON values."""
     folder = ROOT / "client" / "web" / "terminal"
     program = SCRIPT.replace("FOLDER", folder.as_posix())
-    command = [require_tool("node"), "--input-type=module", "-e", program]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
-        assert process.stdin and process.stdout
-        stdin, stdout = process.stdin, process.stdout
-
-        def call(name: str, *values: Any) -> Any:
-            stdin.write(json.dumps([name, *values]).encode() + b"\n")
-            stdin.flush()
-            answer = stdout.readline()
-            assert answer, f"{name} has failed"
-            return json.loads(answer)
-
+    with run_node(program) as call:
         yield call
-        stdin.close()
-        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the tests of rooms that outlive their process share."""
+"""What the tests of rooms share: threads, and what outlives its process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scalesocket import Poller
+
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
+
+
+@pytest.fixture
+def sender() -> Iterator[Poller]:
+    running = Poller("sender")
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def timer() -> Iterator[Poller]:
+    running = Poller("timer")
+    running.start()
+    yield running
+    running.stop()
 
 
 @pytest.fixture

@@ -30,14 +30,10 @@ from tests.support import (
     http_request,
     run_cli,
     serve,
+    shell,
     wait_until,
     with_constants,
 )
-
-
-def shell(script: str) -> tuple[str, ...]:
-    """Return the target and arguments that run a shell script as the child."""
-    return ("sh", "--", "-c", script)
 
 
 def receive_lines(client: RawClient, count: int) -> list[str]:

@@ -33,8 +33,8 @@ from tests.support import (
     RawClient,
     ServerProcess,
     encode_client_frame,
+    is_alive,
     open_socket,
-    read_process,
     serve,
     settled,
     slowness,
@@ -64,11 +64,6 @@ def shell(script: str, *arguments: str) -> tuple[str, ...]:
 def program(script: str) -> tuple[str, ...]:
     """Return what runs Python code in every room but `steady`, where `cat` runs."""
     return shell('exec "$1" -c "$2"', sys.executable, script)
-
-
-def is_alive(pid: int) -> bool:
-    process = read_process(pid)
-    return process is not None and process.state != "Z"
 
 
 def cpu_seconds(pid: int) -> float:

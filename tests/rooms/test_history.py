@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -667,22 +666,6 @@ class Seat:
     def __init__(self, client_id: int, connection: Connection) -> None:
         self.id = client_id
         self.connection = connection
-
-
-@pytest.fixture
-def sender() -> Iterator[Poller]:
-    running = Poller("sender")
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def timer() -> Iterator[Poller]:
-    running = Poller("timer")
-    running.start()
-    yield running
-    running.stop()
 
 
 def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(

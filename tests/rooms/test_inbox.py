@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -323,14 +323,6 @@ def test_a_tagged_history_keeps_what_is_marked() -> None:
 
 
 # ==== Timer ===============================================================
-
-
-@pytest.fixture
-def timer() -> Iterator[Poller]:
-    running = Poller("timer")
-    running.start()
-    yield running
-    running.stop()
 
 
 def test_calls_come_in_the_order_of_their_times(

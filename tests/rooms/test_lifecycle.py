@@ -25,11 +25,12 @@ from tests.support import (
     ServerProcess,
     encode_client_frame,
     http_request,
+    is_alive,
     open_socket,
-    read_process,
     run_cli,
     serve,
     settled,
+    shell,
     wait_until,
     with_constants,
 )
@@ -38,16 +39,6 @@ pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves t
 
 if not os.path.isdir("/proc/self"):
     pytest.skip("processes are looked up in /proc", allow_module_level=True)
-
-
-def shell(script: str, *arguments: str) -> tuple[str, ...]:
-    """Return TARGET and arguments that run a shell script; its `$1` is the first argument."""
-    return ("sh", "--", "-c", script, "sh", *arguments)
-
-
-def is_alive(pid: int) -> bool:
-    process = read_process(pid)
-    return process is not None and process.state != "Z"
 
 
 def lines_of(path: Path) -> list[str]:

@@ -43,15 +43,10 @@ from tests.support import (
     http_request,
     run_cli,
     serve,
+    shell,
     wait_until,
     with_constants,
 )
-
-
-def shell(script: str) -> tuple[str, ...]:
-    """Return the target and arguments that run a shell script as the child."""
-    return ("sh", "--", "-c", script)
-
 
 # Prints its process ID, then echoes: a client knows which child it talks to.
 PID_THEN_CAT = shell("echo $$; exec cat")
