@@ -4259,10 +4259,10 @@ class RoomRegistry:
         with self._lock:
             return self._idle.wait_for(lambda: not self._running, timeout)
 
-    def count(self, name: str) -> None:
+    def count(self, name: str, number: int = 1) -> None:
         """Count something that happens rarely."""
         with self._lock:
-            self._counts[name] += 1
+            self._counts[name] += number
 
     def listing(self) -> list[Room]:
         """Return the rooms that may be joined, by name."""

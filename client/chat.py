@@ -403,8 +403,7 @@ class ChatView(GameView):
 
     def draw(self, canvas: Canvas, now: float) -> None:
         """Draw what was said, the newest at the bottom, and the line that is written."""
-        if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-            canvas.wants(MIN_COLUMNS, MIN_ROWS)
+        if canvas.is_too_small(MIN_COLUMNS, MIN_ROWS):
             return
         if self._online:
             self.chat.give_up(now)

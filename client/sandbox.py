@@ -305,8 +305,7 @@ def draw(world: World, canvas: Canvas, now: float, typing: str | None = None) ->
         now: seconds, on the clock of what was said.
         typing: what the player is writing.
     """
-    if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.wants(MIN_COLUMNS, MIN_ROWS)
+    if canvas.is_too_small(MIN_COLUMNS, MIN_ROWS):
         return
     if world.init is None:
         canvas.center(canvas.rows // 2, "Waiting for the world ...")

@@ -240,8 +240,7 @@ def draw(world: World, canvas: Canvas, notice: str = "") -> None:
         canvas: empty.
         notice: what the server did not like.
     """
-    if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.wants(MIN_COLUMNS, MIN_ROWS)
+    if canvas.is_too_small(MIN_COLUMNS, MIN_ROWS):
         return
     if not world.width:
         canvas.center(canvas.rows // 2, "Waiting for the world ...")

@@ -171,11 +171,14 @@ class Canvas:
             indent = " " * ((width - text_width(text)) // 2)
             self.put(left, top + index, fit(indent + text, width), style)
 
-    def wants(self, columns: int, rows: int) -> None:
-        """Say how large the terminal has to be, whose last line is not on the canvas."""
-        text = f"Too small; {columns}x{rows + 1} will do."
+    def is_too_small(self, columns: int, rows: int) -> bool:
+        """Whether it is smaller than that; it then says what will do."""
+        if self.columns >= columns and self.rows >= rows:
+            return False
+        text = f"Too small; {columns}x{rows + 1} will do."  # its last line is not on the canvas
         for y, line in enumerate(textwrap.wrap(text, max(self.columns, 1))):
             self.put(0, y, line, Style.ERROR)
+        return True
 
     def paste(self, x: int, y: int, other: Canvas) -> None:
         """Copy another canvas, with its top left corner to a place on this one."""

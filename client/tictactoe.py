@@ -202,8 +202,7 @@ def draw(
         cursor: the cell that Enter would take.
         notice: what the server did not like.
     """
-    if canvas.columns < MIN_COLUMNS or canvas.rows < MIN_ROWS:
-        canvas.wants(MIN_COLUMNS, MIN_ROWS)
+    if canvas.is_too_small(MIN_COLUMNS, MIN_ROWS):
         return
     if table is None:
         canvas.center(canvas.rows // 2, "Waiting for the table ...")

@@ -933,5 +933,4 @@ def digest(token: str) -> bytes:
 
 def set_up(server: Server) -> None:
     """Have a server's clients take seats."""
-    seats = Seats(server.config, server.registry, server.limits)
-    server.seats = server.registry.holder = seats
+    server.seats = server.registry.holder = Seats(server.config, server.registry, server.limits)

@@ -201,7 +201,7 @@ class SharedRooms(StoredRooms):
         self._database.claim()
         self._database.refuse = self._lose
         self.ending_time = self._database.lease + 2
-        return SharedStore(self._database, self.add_count)
+        return SharedStore(self._database, self.count)
 
     def start(self) -> None:
         """Start the writer and the thread that says that this node is alive."""
@@ -330,7 +330,7 @@ class SharedRooms(StoredRooms):
                 self._sweep_at = time.monotonic() + SWEEP_PAUSE
                 self._database.sweep(self._patience, MAX_DORMANT)
         except OSError as error:
-            self.add_count("store_failures")
+            self.count("store_failures")
             self._is_known = False
             self._end_in_time(str(error))
         self._asked_at = None

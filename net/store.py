@@ -873,7 +873,7 @@ class StoredRoom(Room):
         elif not was_too_long:
             text = "%d bytes are too many to save, and %d the most: the save before stays"
             self.log.error(text, size, MAX_STATE)
-            self.registry.add_count("store_failures")
+            self.registry.count("store_failures")
 
     def _stop_backend(self) -> None:
         super()._stop_backend()
@@ -1027,7 +1027,7 @@ class StoredRooms(RoomRegistry):
         """Return what writes to the place that --store names, once that is ours."""
         database = SqliteFile(place)
         highest = database.claim()
-        store = Store(database, self.add_count)
+        store = Store(database, self.count)
         store.highest = highest
         return store
 
@@ -1160,11 +1160,6 @@ class StoredRooms(RoomRegistry):
     def note_client(self, number: int) -> None:
         """Note the ID of a client that has come; the lock is held."""
         self._store.highest = max(self._store.highest, number)
-
-    def add_count(self, name: str, number: int = 1) -> None:
-        """Count something."""
-        with self._lock:
-            self._counts[name] += number
 
     # -- rooms that come back, and where they are meanwhile; the lock is held but for `read` --
 
