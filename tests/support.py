@@ -1031,6 +1031,14 @@ class RawClient:
         self._end()
 
 
+def receive_bytes(client: RawClient, size: int) -> bytes:
+    """Return the bytes of binary messages until there are at least so many."""
+    found = b""
+    while len(found) < size:
+        found += client.receive_binary()
+    return found
+
+
 def close_status(payload: bytes) -> tuple[int, str]:
     """Read the body of a close frame (5.5.1)."""
     if not payload:

@@ -24,6 +24,7 @@ from tests.support import (
     ServerProcess,
     encode_client_frame,
     encode_client_frames,
+    receive_bytes,
     run_cli,
     serve,
     wait_until,
@@ -115,14 +116,6 @@ def free_ports(count: int) -> range:
 def spell(ports: range) -> str:
     """Return a range as --tcpports takes it: both ends included."""
     return f"{ports[0]}:{ports[-1]}"
-
-
-def receive_bytes(client: RawClient, size: int) -> bytes:
-    """Return the bytes of binary messages until there are so many."""
-    found = b""
-    while len(found) < size:
-        found += client.receive_binary()
-    return found
 
 
 @pytest.fixture(scope="module")

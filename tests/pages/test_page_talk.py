@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ import pytest
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
-from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, expect, wait_for
+from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, Visit, expect, wait_for
 from tests.support import (
     ROOT,
     RawClient,
@@ -30,7 +28,7 @@ from tests.support import (
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-browser = in_browser.browser
+browser, visit = in_browser.browser, in_browser.visit
 
 ECHO = "from sys import stdin\nfor line in stdin:\n    print('it is', line, end='')\n"
 
@@ -152,23 +150,15 @@ def test_the_first_example_of_readme_answers_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tabs(browser: Browser) -> Iterator[Any]:
-    """Open pages, each in a browser of its own; no script in them may fail."""
-    errors: list[str] = []
-    with ExitStack() as stack:
+def tabs(visit: Visit) -> Visit:
+    """Open pages, and wait until they are connected."""
 
-        def open_one(server: ServerProcess, path: str, **options: Any) -> Page:
-            context = browser.new_context(**{"viewport": DESKTOP, **options})
-            stack.callback(context.close)
-            context.set_default_timeout(PATIENCE)
-            page = context.new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(server.http(path))
-            wait_for(page, "document.body.dataset.status === 'connected'")
-            return page
+    def open_one(server: ServerProcess, path: str, **options: Any) -> Page:
+        page = visit(server, path, **options)
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        return page
 
-        yield open_one
-    assert errors == []
+    return open_one
 
 
 def lines(page: Page, way: str) -> list[str]:

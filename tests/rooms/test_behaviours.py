@@ -28,6 +28,7 @@ from tests.support import (
     encode_client_frames,
     exchange,
     http_request,
+    receive_bytes,
     run_cli,
     serve,
     shell,
@@ -39,14 +40,6 @@ from tests.support import (
 def receive_lines(client: RawClient, count: int) -> list[str]:
     """Return the next text messages."""
     return [client.receive_text() for _ in range(count)]
-
-
-def receive_bytes(client: RawClient, size: int) -> bytes:
-    """Return the bytes of binary messages until there are at least so many."""
-    found = b""
-    while len(found) < size:
-        found += client.receive_binary()
-    return found
 
 
 def assert_echoes(server: ServerProcess, room: str = "still-here") -> None:

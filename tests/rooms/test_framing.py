@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scalesocket.net.gwsocket import GwsocketFraming
 from scalesocket.net.json_fields import IdFraming
-from scalesocket.net.threads import THREAD_STACK
+from scalesocket.net.threads import small_stack
 
 import scalesocket
 from scalesocket import (
@@ -501,8 +501,8 @@ def test_binary_messages_that_are_not_utf8_are_dropped(reports: Reports) -> None
     assert len(reports.found) == 1
 
 
-def in_small_thread(function: Callable[[], None]) -> None:
-    """Run in a thread with the stack that the server gives its threads."""
+def in_small_thread(function: Callable[[], object]) -> None:
+    """Run in a thread with the stack that the server gives its threads; raise what it raises."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -511,12 +511,9 @@ def in_small_thread(function: Callable[[], None]) -> None:
         except BaseException as error:
             errors.append(error)
 
-    before = threading.stack_size(THREAD_STACK)
-    try:
+    with small_stack():
         thread = threading.Thread(target=run)
         thread.start()
-    finally:
-        threading.stack_size(before)
     thread.join(60)
     if errors:
         raise errors[0]

@@ -28,10 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.logs import LogHandler
 from scalesocket.net.peers import parse_listing
-from scalesocket.net.threads import Headroom, small_stack
+from scalesocket.net.threads import Headroom
 
 import scalesocket
 from scalesocket import check_nesting
+from tests.rooms.test_framing import in_small_thread
 from tests.support import (
     CONTINUATION,
     PATIENCE,
@@ -319,25 +320,7 @@ def test_brackets_of_another_node_end_nothing() -> None:
     """Case 30: so did a node of `--peers` that lied."""
     for text in DEEP:
         with contextlib.suppress(ValueError):
-            in_thread(lambda text=text: parse_listing(text.encode(), "http://other:9000"))
-
-
-def in_thread(function: Callable[[], object]) -> None:
-    """Run a function where the server reads what others send, and raise what it raises."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    with small_stack():
-        thread = threading.Thread(target=run)
-        thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+            in_small_thread(lambda text=text: parse_listing(text.encode(), "http://other:9000"))
 
 
 @pytest.mark.parametrize(
