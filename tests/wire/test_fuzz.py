@@ -152,8 +152,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "a link leads out of the folder": (
         "files",
-        "if not resolved.is_relative_to(self._root):",
-        "if not resolved:",
+        "if resolved.is_relative_to(self._root):",
+        "if resolved:",
     ),
     "a range goes beyond the end": (
         "ranges",
