@@ -4791,10 +4791,7 @@ class Session:
         """Wait a little for the bytes that it wants, and send them in; False: none have come."""
         patience = self.deadline - time.monotonic()
         try:
-            if patience <= 0:
-                raise TimeoutError("it took too long")
-            self.layer.settimeout(min(patience, HELPER_PATIENCE))
-            data = self.layer.recv(RECEIVE_SIZE)
+            data = self.receive(min(patience, HELPER_PATIENCE))
         except TimeoutError as error:
             if patience > HELPER_PATIENCE:
                 return False
@@ -4804,6 +4801,17 @@ class Session:
             data = b""
         self.resume(data)
         return True
+
+    def receive(self, patience: float) -> bytes:
+        """Return what comes within so many seconds; no bytes at its end.
+
+        Raises:
+            TimeoutError: nothing has come.
+        """
+        if patience <= 0:
+            raise TimeoutError("it took too long")
+        self.layer.settimeout(patience)
+        return self.layer.recv(RECEIVE_SIZE)
 
 
 class HttpSession(Session):

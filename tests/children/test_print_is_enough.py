@@ -351,17 +351,17 @@ def test_a_line_that_goes_on_is_no_prompt_and_one_prompt_is_told_of() -> None:
 
     def print_to_it(data: bytes) -> int:
         backend._deliver("stdout", framing.feed(data))
-        return room.registry.call_later.call_count
+        return room.registry.timer.call_later.call_count
 
     def look() -> int:
-        room.registry.call_later.call_args[0][1]()
+        room.registry.timer.call_later.call_args[0][1]()
         return room.log.warning.call_count
 
     assert print_to_it(b"one\n") == 0
     assert print_to_it(b"two\nthr") == print_to_it(b"ee") == print_to_it(b"!") == 1
-    assert look() == 0 and room.registry.call_later.call_count == 2  # it has grown: again
+    assert look() == 0 and room.registry.timer.call_later.call_count == 2  # it has grown: again
     assert print_to_it(b"\n") == 2
-    assert look() == 0 and room.registry.call_later.call_count == 2  # it has ended
+    assert look() == 0 and room.registry.timer.call_later.call_count == 2  # it has ended
     assert print_to_it(b"Name? ") == 3
     assert look() == 1
     assert print_to_it(b"\nAge? ") == 3  # that once for a room will do
