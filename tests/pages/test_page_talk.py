@@ -238,6 +238,31 @@ def test_an_attempt_that_fails_again_is_no_news(tabs: Any) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
+def test_who_waits_before_a_full_room_is_not_said_to_be_in_it(tabs: Any) -> None:
+    """Each attempt told that one is in the room, and that the connection has ended."""
+    with serve("--maxclients", "1", "cat") as server:
+        with RawClient.connect(server, "full"):
+            page = tabs(server, "/?room=free")
+            expect(page.locator("#messages .news")).to_have_text("You are in “free”.")
+            page.evaluate(
+                """() => {
+                    window.attempts = 0;
+                    const look = () => (attempts += document.body.dataset.status === "waiting");
+                    const filter = { attributeFilter: ["data-status"] };
+                    new MutationObserver(look).observe(document.body, filter);
+                }"""
+            )
+            page.fill("#room", "full")
+            page.press("#room", "Enter")
+            wait_for(page, "attempts > 2")
+            told = page.locator("#messages .news").all_inner_texts()
+            assert len(told) == 1, told
+            assert "has ended" in told[0]
+        expect(page.locator("#messages .news").last).to_have_text("You are in “full”.")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 def test_what_was_said_to_a_server_that_was_started_again_has_not_arrived(tabs: Any) -> None:
     """It was shown as sent, and no more was heard of it."""
     with serve("--resume", "60", "cat", addr=f"127.0.0.1:{free_port()}") as first:
@@ -247,9 +272,8 @@ def test_what_was_said_to_a_server_that_was_started_again_has_not_arrived(tabs: 
     page.press("#text", "Enter")
     assert lines(page, "sent") == ["hello"]
     with serve("--resume", "60", "cat", addr=f"127.0.0.1:{first.port}"):
-        wait_for(page, "document.body.dataset.status === 'connected'")
-        told = page.locator("#messages .news").all_inner_texts()
-        assert told[-1] == "Not all that you have said has arrived."
+        told = page.locator("#messages .news").last
+        expect(told).to_have_text("Not all that you have said has arrived.")
         assert lines(page, "come") == []
         page.goto("about:blank")
 
