@@ -452,6 +452,39 @@ def test_who_reads_further_up_is_left_there_and_told_of_news(
     expect(jump).to_be_hidden()
 
 
+def test_messages_that_come_together_are_laid_out_together(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    """For each message all were laid out: where much was said the page stood still."""
+    page = visit(chat_server, "/chat/?room=attic")
+    looks = page.evaluate(
+        """async () => {
+            const { Log } = await import("./log.js");
+            const [root, list] = [document.querySelector("#log"), messages];
+            list.replaceChildren();
+            const there = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+            let looks = 0;
+            const get = () => (looks++, there.get.call(root));
+            Object.defineProperty(root, "scrollHeight", { get });
+            window.log = new Log({ root, list, jump });
+            window.hear = (text, id = "") =>
+                ({ kind: "chat", name: "Ada", text, at: Date.now(), id });
+            log.addPending(hear("mine", "1"));
+            looks = 0;
+            for (let i = 0; i < 1200; i++) log.add(hear(`line ${i}`));
+            return looks;
+        }"""
+    )
+    assert looks == 0
+    wait_for(page, "messages.children.length === 1000")
+    assert texts(page, ".bubble")[-2:] == ["line 1199", "mine"]
+    page.evaluate("log.confirm(hear('mine', '1')), log.add(hear('later'))")
+    wait_for(page, "messages.lastElementChild.textContent.includes('later')")
+    assert texts(page, ".bubble")[-3:] == ["line 1199", "mine", "later"]
+    end = "(log) => log.scrollHeight - log.scrollTop - log.clientHeight"
+    assert page.locator("#log").evaluate(end) < 40
+
+
 def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visit) -> None:
     address = f"127.0.0.1:{free_port()}"
     with serve(*SITE, "--cache", "100", "cat", addr=address) as server:

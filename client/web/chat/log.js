@@ -18,6 +18,8 @@ export class Log {
   #unread = 0;
   #pending = new Map(); // id → element, at the very bottom
   #last = null; // the latest message that is not pending
+  #fresh = document.createDocumentFragment(); // what the next picture shows beside the rest: to
+  #due = 0; // find the end after each message would lay out all; and that picture
 
   /** `root` scrolls, `list` in it has the messages, `jump` is the button that leads to the end. */
   constructor({ root, list, jump }) {
@@ -41,7 +43,8 @@ export class Log {
     const element = draw(message, { mine, continued: this.#continues(message, mine) });
     this.#append(element, message, mine);
     if (!mine && (document.hidden || !this.#atEnd)) this.#markUnread(element);
-    this.#settle();
+    this.#showJump();
+    this.#due ||= requestAnimationFrame(() => this.#settle());
   }
 
   /** Show one's own message, which the room has not yet heard. */
@@ -72,22 +75,21 @@ export class Log {
   }
 
   scrollToEnd() {
-    this.#root.scrollTop = this.#root.scrollHeight;
     this.#atEnd = true;
+    this.#settle();
     this.#looked();
   }
 
   #append(element, message, mine) {
-    const [firstPending = null] = this.#pending.values();
     const day = new Date(message.at).toDateString();
     if (day !== this.#last?.day) {
       const words = new Date(message.at).toLocaleDateString(undefined, { dateStyle: "full" });
-      this.#list.insertBefore(divider(words, "day"), firstPending);
+      this.#fresh.append(divider(words, "day"));
       element.classList.remove("continued");
     }
-    this.#list.insertBefore(element, firstPending);
+    this.#fresh.append(element);
     this.#last = { message, mine, day };
-    while (this.#list.childElementCount > MOST_MESSAGES) this.#list.firstElementChild.remove();
+    cut(this.#fresh); // a hidden page has no pictures
   }
 
   #continues(message, mine) {
@@ -104,6 +106,11 @@ export class Log {
   }
 
   #settle() {
+    cancelAnimationFrame(this.#due);
+    this.#due = 0;
+    const [firstPending = null] = this.#pending.values();
+    this.#list.insertBefore(this.#fresh, firstPending);
+    cut(this.#list);
     if (this.#atEnd) this.#root.scrollTop = this.#root.scrollHeight;
     this.#showJump();
   }
@@ -178,6 +185,10 @@ function* drawText(text) {
     end = index + address.length;
   }
   yield text.slice(end);
+}
+
+function cut(list) {
+  while (list.childElementCount > MOST_MESSAGES) list.firstElementChild.remove();
 }
 
 function divider(words, name) {
