@@ -23,7 +23,7 @@ const asText = {
   encode: (text) => text,
   decode: (data) => (typeof data === "string" ? data : new TextDecoder().decode(data)),
 };
-const { room, connection } = enterRoom("lounge", { codec: asText });
+const { room, connection } = enterRoom("lounge", { codec: asText, repeats: () => outbox.hasAll });
 const log = new Log({ root: $("log"), list: $("messages"), jump: $("jump") });
 const memory = new Memory();
 const mine = new Map(); // id → message, of what this page has sent and the room has not heard yet

@@ -11,6 +11,7 @@ export class Outbox {
   #send;
   #changed;
   #messages = new Map(); // id → {raw, state, timer}
+  #hasAll = true;
 
   /** `send(raw)` returns whether it could be sent; `changed(id, state)` is told of every change:
       "waiting", "sent", or "done". */
@@ -21,6 +22,11 @@ export class Outbox {
 
   get size() {
     return this.#messages.size;
+  }
+
+  /** Whether nothing was taken for said that the room has not repeated: no loss loses anything. */
+  get hasAll() {
+    return this.#hasAll;
   }
 
   /** Whether the room will say this again, if it does as the others do. */
@@ -53,14 +59,19 @@ export class Outbox {
     const message = this.#messages.get(id);
     if (!this.#send(message.raw)) return this.#enter(id, "waiting");
     message.sent = true;
-    if (!message.echoed) return this.#finish(id);
+    if (!message.echoed) return this.#believe(id);
     this.#expect(id);
   }
 
   #expect(id) {
     const message = this.#messages.get(id);
     this.#enter(id, "sent");
-    message.timer = setTimeout(() => this.#finish(id), ECHO_WITHIN);
+    message.timer = setTimeout(() => this.#believe(id), ECHO_WITHIN);
+  }
+
+  #believe(id) {
+    this.#hasAll = false;
+    this.#finish(id);
   }
 
   #enter(id, state) {

@@ -9,8 +9,9 @@ import { StatusView } from "./status.js";
 const $ = (id) => document.getElementById(id);
 const understanding = new WeakSet(); // connections over which something usable has come
 
-/** The room that the address names, or else the usual one, and a connection yet to be opened. */
-export function enterRoom(usual, options) {
+/** The room that the address names, or else the usual one, and a connection yet to be opened.
+    `repeats()` tells whether the page itself says again what was lost on the way. */
+export function enterRoom(usual, { repeats, ...options } = {}) {
   const room = currentRoom(usual);
   const connection = new Connection(roomUrl(room), options);
   new StatusView(connection, {
@@ -19,7 +20,7 @@ export function enterRoom(usual, options) {
     text: $("note-text"),
     countdown: $("countdown"),
     retry: $("retry"),
-  });
+  }, repeats);
   $("room-name").textContent = room; // it comes from a stranger: text, never markup
   $("copy").addEventListener("click", () => copyLink($("copy"), room));
   document.body.dataset.room = room;

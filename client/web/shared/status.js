@@ -19,12 +19,15 @@ const WORDS = {
 export class StatusView {
   #connection;
   #parts;
+  #repeats;
   #timer = 0;
 
-  /** `parts` are elements: {word, note, text, countdown, retry}. */
-  constructor(connection, parts) {
+  /** `parts` are elements: {word, note, text, countdown, retry}; `repeats()` tells whether the
+      page says again what was lost on the way. */
+  constructor(connection, parts, repeats = () => false) {
     this.#connection = connection;
     this.#parts = parts;
+    this.#repeats = repeats;
     parts.retry.addEventListener("click", () => {
       connection.retryNow();
       connection.open(); // it does nothing but where it is closed
@@ -59,7 +62,7 @@ export class StatusView {
   #showConnected() {
     const { reason, resumed, lost } = this.#connection;
     if (!reason) return this.#hide();
-    const missed = lost ? "but not all that you did has arrived" : "nothing missed";
+    const missed = lost && !this.#repeats() ? "but not all that you did has arrived" : "nothing missed";
     this.#say(resumed ? `Back again, ${missed}.` : "Connected again.");
     this.#timer = setTimeout(() => this.#hide(), GOOD_NEWS_STAYS);
   }
