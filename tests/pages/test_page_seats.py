@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from scalesocket.net import sandbox_packets as packets
+from scalesocket.net.sandbox_packets import PACKETS
 
 from tests import browser as in_browser
-from tests.browser import PAGES, OpenTab, expect, wait_for
+from tests.browser import PAGES, OpenTab, expect, note, wait_for, wait_for_note
 from tests.support import ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
@@ -83,6 +85,24 @@ class Wire:
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
         source.close()
+
+
+def keep_little(seat: str) -> str:
+    """Return the script of a seat as one of which a few messages are more than it keeps."""
+    assert "MOST_KEPT = 2 ** 20" in seat
+    return seat.replace("MOST_KEPT = 2 ** 20", "MOST_KEPT = 10")
+
+
+# Notes the code of each packet that the page sends.
+SPY = """async () => {
+    const { decode } = await import("/sandbox/msgpack.js");
+    const send = WebSocket.prototype.send;
+    window.sent = [];
+    WebSocket.prototype.send = function (data) {
+        if (typeof data !== "string") sent.push(decode(data)[0]); // not the seat
+        send.call(this, data);
+    };
+}"""
 
 
 @pytest.fixture
@@ -238,6 +258,33 @@ def test_a_life_in_the_sandbox_outlives_connection_and_page(open_tab: OpenTab, w
     wait_for(page, "game.me === value && game.players[game.me]?.at !== undefined", me)
     wait_for(page, "game.amounts.wood === value", amounts["wood"])
     expect(page.get_by_label("Your name")).to_be_hidden()
+
+
+def test_in_the_sandbox_the_time_of_an_answer_is_told_also_after_a_ping_was_lost(
+    open_tab: OpenTab, wire: Wire
+) -> None:
+    """The page waited for the answer for ever, and showed how long the one before had taken."""
+    page = open_tab()
+    seat = (PAGES / "shared" / "seat.js").read_text()
+    script = {"body": keep_little(seat), "content_type": "text/javascript"}
+    page.route("**/seat.js", lambda route: route.fulfill(**script))
+    page.goto(wire.url("/sandbox/?room=island"))
+    wait_for(page, "document.querySelector('#ping').textContent !== ''")
+    give_name(page, "Ann")
+    wait_for(page, "game.me !== null")
+    wire.swallows = True
+    page.evaluate(SPY)
+    ping = next(kind.code for kind in PACKETS if kind.cls is packets.Ping)
+    wait_for(page, "sent.includes(value)", ping)
+    page.keyboard.press("d")
+    wait_for(page, "sent.at(-1) !== value", ping)
+    wire.cut()
+    wait_for(page, f"{STATE} === 'waiting'")
+    wire.swallows = False
+    note(page.locator("#ping"))
+    wire.mend()
+    wait_for(page, f"{NOTE} === 'Back again, but not all that you did has arrived.'")
+    wait_for_note(page, r"\d+ ms")
 
 
 def test_a_bunny_of_game_py_stays_while_its_connection_is_lost(

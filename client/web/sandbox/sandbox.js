@@ -141,6 +141,7 @@ handleMessages(connection, {
     prompt.show();
   },
   pong() {
+    if (!pingSent) return; // of a ping before a loss
     $("ping").textContent = `${Math.round(performance.now() - pingSent)} ms`;
     pingSent = 0;
   },
@@ -150,6 +151,7 @@ handleMessages(connection, {
 }, describe);
 
 connection.addEventListener("state", () => {
+  pingSent = 0;
   if (connection.state !== "connected") return describe(); // the last picture stays, dimmed
   if (connection.resumed) {
     controls.reset(); // the player stands still, and hears what is held down now
@@ -161,7 +163,6 @@ connection.addEventListener("state", () => {
   hud.showBar(null);
   view.plan = null;
   leaders = [];
-  pingSent = 0;
   $("ping").textContent = "";
   describe();
 });
@@ -316,7 +317,7 @@ function plan() {
 setInterval(() => hud.drawMap(), MAP_EVERY);
 
 setInterval(() => {
-  if (pingSent || !connection.send({ t: "ping" })) return;
+  if (pingSent || connection.state !== "connected" || !connection.send({ t: "ping" })) return;
   pingSent = performance.now();
 }, PING_EVERY);
 
