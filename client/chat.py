@@ -299,6 +299,7 @@ class ChatView(GameView):
     """A chat at one terminal."""
 
     program = "chat"
+    usual_room = "lounge"  # as of the page
     patient = True
     hint = "Enter sends   Page Up scrolls   /name NAME   Ctrl-D leaves"
 

@@ -228,6 +228,7 @@ class GameView:
         hint: the keys, for the last line of the screen.
         letters: keys that it knows beside `LETTERS`, or in their place; each is named by itself.
         subprotocols: to offer to the server.
+        usual_room: where nothing is said of it.
         patient: what is sent while there is no connection may wait for it, if there is a seat.
         wanted: the name that the player has asked for.
         notice: the last thing that the server did not like.
@@ -239,6 +240,7 @@ class GameView:
     hint: ClassVar[str]
     letters: ClassVar[str] = ""
     subprotocols: ClassVar[Sequence[str]] = ()
+    usual_room: ClassVar[str] = DEFAULT_ROOM
     patient: ClassVar[bool] = False
 
     def __init__(self, wanted: str) -> None:
@@ -661,7 +663,7 @@ def parse_arguments(game: type[GameView], argv: Sequence[str] | None) -> argpars
         help=f"such as {DEFAULT_ADDRESS}, a ws:// URL, or a page's link",
     )
     parser.add_argument("--name", help="your name, for the others to see")
-    parser.add_argument("--room", default=DEFAULT_ROOM, help="default: %(default)s")
+    parser.add_argument("--room", default=game.usual_room, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         parser.error("a terminal is needed to play in")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -27,9 +28,10 @@ from scalesocket.client.chat import (
     wrap,
 )
 from scalesocket.client.reconnecting import Lost, Opened, Received
-from scalesocket.client.terminal import EDITING, FRAME_TIME, App, Canvas, Style, text_width
+from scalesocket.client.terminal import EDITING, FRAME_TIME, App, Canvas, Style, main, text_width
 from scalesocket.client.websocket import ConnectionClosed
 
+from tests.browser import PAGES
 from tests.pages import test_terminal_clients as in_terminal
 from tests.pages.test_terminal_clients import Terminal, client, start_app
 from tests.support import RawClient, ServerProcess, serve
@@ -357,6 +359,16 @@ def test_a_name_can_be_changed_and_one_leaves_by_word_or_key() -> None:
 
 
 @pytest.mark.slow
+def test_who_says_nothing_of_a_room_meets_whoever_opens_the_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (PAGES / "chat" / "chat.js").read_text()
+    room = re.findall(r'enterRoom\("(\w+)"', page)
+    with pytest.raises(SystemExit):
+        main(ChatView, ["--help"])
+    assert [f"default: {room[0]}"] == re.findall(r"default: \w+", capsys.readouterr().out)
+
+
 def test_two_people_talk_and_the_room_comes_back(open_terminal: Callable[[], Terminal]) -> None:
     ada, bob = open_terminal(), open_terminal()
     with serve("chat") as server:
