@@ -9,6 +9,7 @@ and `SnakeView` draws. A world that is larger than the terminal scrolls with the
 from __future__ import annotations
 
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -294,7 +295,8 @@ def draw_banner(world: World, board: Board) -> None:
         texts.append(f"You start in {left:.1f} s" if left else "Here you come ...")
     head_is_above = bool(own.body) and own.body[0][1] - board.top < board.rows // 2
     y = board.rows * (3 if head_is_above else 1) // 4 if own.body else board.rows // 2
-    board.banner(board.columns // 2, y, texts, Style.CURSOR)
+    lines = [line for text in texts for line in textwrap.wrap(text, max(board.columns - 2, 1))]
+    board.banner(board.columns // 2, y, lines, Style.CURSOR)
 
 
 def draw_leaderboard(world: World, canvas: Canvas, x: int) -> None:

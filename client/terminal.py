@@ -107,6 +107,12 @@ def fit(text: str, width: int) -> str:
     return text + " " * left
 
 
+def shorten(text: str, width: int, *, unicode: bool) -> str:
+    """Return a text, or as much of it as there is room for, and a mark that it is cut."""
+    mark = "…" if unicode else "..."
+    return text if text_width(text) <= width else fit(text, width - len(mark)).rstrip() + mark
+
+
 def fit_parts(parts: Iterable[str], width: int, gap: str = "  ") -> str:
     """Return the first parts, as many as there is room for; none is cut."""
     text = ""

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .terminal import Canvas, GameView, Json, Style, fit, main
+from .terminal import Canvas, GameView, Json, Style, main, shorten, text_width
 
 MIN_COLUMNS, MIN_ROWS = 28, 8  # below there is one row more
 HEAD_ROWS = 3  # above the board
@@ -191,7 +191,13 @@ class Board(Canvas):
 
 
 def draw(
-    table: Table | None, canvas: Canvas, now: float, *, cursor: int = 4, notice: str = ""
+    table: Table | None,
+    canvas: Canvas,
+    now: float,
+    *,
+    cursor: int = 4,
+    notice: str = "",
+    is_live: bool = True,
 ) -> None:
     """Draw everything.
 
@@ -201,6 +207,7 @@ def draw(
         now: on the clock of `table.received`.
         cursor: the cell that Enter would take.
         notice: what the server did not like.
+        is_live: there is a connection, over which one hears how it goes on.
     """
     if canvas.is_too_small(MIN_COLUMNS, MIN_ROWS):
         return
@@ -208,10 +215,11 @@ def draw(
         canvas.center(canvas.rows // 2, "Waiting for the table ...")
         return
     draw_players(table, canvas)
-    canvas.center(1, headline(table), Style.TITLE)
+    if is_live:
+        canvas.center(1, headline(table), Style.TITLE)
     if notice:
         canvas.center(2, f" {notice} ", Style.ERROR)
-    else:
+    elif is_live:
         canvas.center(2, detail(table, now))
     free = canvas.rows - HEAD_ROWS
     shown = cursor if table.you and table.turn == table.you else None
@@ -220,15 +228,18 @@ def draw(
 
 
 def draw_players(table: Table, canvas: Canvas) -> None:
-    """Draw who plays with which mark, and how many watch."""
+    """Draw who plays with which mark, and how many watch if there is room for that."""
     half = canvas.columns // 2
     for x, mark, style in ((0, "X", Style.OWN), (half, "O", Style.RIVAL_2)):
         own = " (you)" if mark == table.you else ""
         turn = ">" if mark == table.turn else " "
-        name = table.players[mark] or "-"
-        canvas.put(x, 0, fit(f"{turn}{mark} {name}{own}", half), style)
-    if table.spectators:
-        canvas.right(0, f" {table.spectators} watching ", Style.DIM)
+        room = half - len(own) - 4
+        name = shorten(table.players[mark] or "-", room, unicode=canvas.unicode)
+        shown = f"{turn}{mark} {name}{own}"
+        canvas.put(x, 0, shown, style)
+    watching = f" {table.spectators} watching "
+    if table.spectators and half + text_width(shown) + len(watching) <= canvas.columns:
+        canvas.right(0, watching, Style.DIM)
 
 
 # ==== 3. Playing =========================================================================
@@ -247,9 +258,19 @@ class TicTacToeView(GameView):
         self.table: Table | None = None
         self.cursor = 4
         self._token: str | None = None  # with which we come back to our seat
+        self._is_live = True
+
+    def lost(self) -> None:
+        """Nobody knows whose turn it is."""
+        self._is_live = False
+
+    def resumed(self, lost: int) -> None:
+        """Nothing was missed."""
+        self._is_live = True
 
     def opened(self) -> Json:
         """Give our name, and prove that the seat is ours if we have had one."""
+        self._is_live = True
         return {**(super().opened() or {}), **({"token": self._token} if self._token else {})}
 
     def receive(self, event: Json, now: float) -> Json | None:
@@ -286,7 +307,14 @@ class TicTacToeView(GameView):
 
     def draw(self, canvas: Canvas, now: float) -> None:
         """Draw everything."""
-        draw(self.table, canvas, now, cursor=self.cursor, notice=self.notice)
+        draw(
+            self.table,
+            canvas,
+            now,
+            cursor=self.cursor,
+            notice=self.notice,
+            is_live=self._is_live,
+        )
 
 
 if __name__ == "__main__":

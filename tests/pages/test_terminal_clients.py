@@ -464,6 +464,15 @@ def test_who_is_born_is_told_the_keys_and_when_it_starts(y: int) -> None:
     assert "off you go" not in "\n".join(draw_snake(world, 80, 23))
 
 
+def test_who_is_born_on_a_narrow_terminal_is_told_all_the_same() -> None:
+    world = make_snake_world()
+    born = {"id": 7, "body": [[30, 1], [29, 1], [28, 1]], "dir": "right", "waits": 180}
+    world.apply({"t": "delta", "tick": 101, "born": [born]})
+    lines = [line.strip("│ ") for line in draw_snake(world, 20, 23)]
+    at = lines.index("Arrows or WASD:")
+    assert lines[at + 1 : at + 3] == ["off you go!", "By itself in 10 s"]
+
+
 def test_what_is_no_longer_true_is_dimmed() -> None:
     game = SnakeView("ann")
     app, _ = start_app(game)
@@ -574,6 +583,38 @@ def test_the_second_line_says_what_else_is_to_be_known(
     changes: dict[str, Any], expected: str
 ) -> None:
     assert detail(make_table(**changes), 3.2) == expected
+
+
+def test_nobody_is_to_move_while_the_connection_is_lost() -> None:
+    game = TicTacToeView("ann")
+    app, _ = start_app(game)
+    state = {"t": "state", **TABLE_STATE, "turn": "O"}
+
+    def shown() -> str:
+        return "\n".join("".join(text for text, _ in line) for line in app.draw(Canvas(80, 24)))
+
+    for opened in (Opened(SimpleNamespace()), Opened(SimpleNamespace(), resumed=True)):
+        app.handle(message(**state))
+        assert "bob's turn." in shown()
+        app.handle(Lost(ConnectionClosed(1012, "restarting"), 4.0))
+        assert "turn" not in shown() and "bob" in shown()
+        app.handle(opened)
+        assert "bob's turn." in shown()
+
+
+@pytest.mark.parametrize(("unicode", "mark"), [(True, "…"), (False, "...")])
+def test_a_name_that_is_cut_says_so(unicode: bool, mark: str) -> None:
+    """The end of the second one lay under who watches, and nobody could see that it is longer."""
+    players = {"X": "maximilian the 1st"[:16], "O": "christopher robin"[:16]}
+    for you in ("X", "O", None):
+        table = make_table(players=players, you=you, spectators=2)
+        head = draw_table(table, 40, 11, unicode=unicode).split("\n")[0]
+        for name, shown in zip(players.values(), (head[:20], head[20:]), strict=True):
+            cut = shown[3:].partition(" (you)")[0].rstrip()
+            assert cut == name or (cut.endswith(mark) and name.startswith(cut.removesuffix(mark)))
+        assert head.count("(you)") == (you is not None)
+    bob = draw_table(make_table(spectators=2), 40, 11, unicode=unicode).split("\n")[0]
+    assert bob.endswith("O bob   2 watching")
 
 
 def test_the_board_grows_with_the_terminal() -> None:
