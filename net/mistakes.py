@@ -45,11 +45,12 @@ def explain_import(error: BaseException, module_name: str) -> str:
 
     Args:
         error: what came of it.
-        module_name: the module that was asked for, which another one may have imported.
+        module_name: the module that was asked for, which another one may have imported; or the
+            file, whose name is said already.
     """
     if isinstance(error, SyntaxError):
         text = f": {error.text.strip()}" if error.text else ""
-        return f"{place(error.filename or '', error.lineno)}: {error.msg}{text}"
+        return f"{place(error.filename or '', error.lineno, module_name)}: {error.msg}{text}"
     file, line = find_own_frame(error)
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         if f"{module_name}.".startswith(f"{error.name}.") and not file:
@@ -59,7 +60,7 @@ def explain_import(error: BaseException, module_name: str) -> str:
         what = traceback.format_exception_only(error)[-1].strip()
         if isinstance(error, ImportError):
             what = explain_missing_name(error, module_name)
-    return f"{place(file, line)}: {what}" if file else what
+    return f"{place(file, line, module_name)}: {what}" if file else what
 
 
 def explain_missing_module(name: str) -> str:
@@ -136,8 +137,16 @@ def is_own(file: str) -> bool:
     return not file.startswith(("<", _LIBRARY, *_OURS)) and "site-packages" not in file
 
 
-def place(file: str, line: int | None) -> str:
-    """Return a file, as short as it can be named from here, and a line of it."""
+def place(file: str, line: int | None, known: str = "") -> str:
+    """Return a file, as short as it can be named from here, and a line of it.
+
+    Args:
+        file: empty: it is not known.
+        line: of it, if there is one.
+        known: a file that has been named already.
+    """
+    if line and file == known:
+        return f"line {line}"
     inside = os.path.join(os.getcwd(), "")
     return f"{file.removeprefix(inside)}, line {line}" if line else file.removeprefix(inside)
 

@@ -380,6 +380,7 @@ def test_what_an_example_needs_is_named_with_its_command(tmp_path: Path) -> None
         timeout=60,
     )
     assert "pip install msgpack" in ended.stderr
+    assert ended.stderr.count("sandbox.py") == 1
     assert len(ended.stderr.splitlines()) == 1
     assert ended.returncode != 0
 
