@@ -14,6 +14,7 @@ from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
     MARKUP,
+    NARROWEST,
     PAGES,
     PATIENCE,
     PHONE,
@@ -1068,6 +1069,16 @@ def test_a_phone_has_the_keys_that_its_keyboard_lacks(
     page.keyboard.insert_text("c")
     enter(page, "echo over")
     wait_for_screen(page, "^over$")
+
+
+def test_the_names_of_the_keys_stay_on_them_on_the_narrowest_phone(
+    visit: Visit, shell_server: ServerProcess
+) -> None:
+    page = enter_terminal(visit, shell_server, **{**TOUCH, "viewport": NARROWEST})
+    for key in page.locator("#keys button").all():
+        inner, name = key.evaluate("(key) => [key.clientWidth, key.scrollWidth]")
+        assert name <= inner, key.inner_text()
+    assert sticking_out(page) == []
 
 
 def test_words_that_a_phone_composes_are_typed_letter_by_letter(
