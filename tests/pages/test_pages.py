@@ -486,6 +486,26 @@ def test_messages_that_come_together_are_laid_out_together(
     assert page.locator("#log").evaluate(end) < 40
 
 
+def test_ones_own_words_are_put_on_the_page_once(visit: Visit, chat_server: ServerProcess) -> None:
+    """They were moved when the room had heard them, and a screen reader read them out twice."""
+    ada = enter_chat(visit, chat_server, "Ada")
+    ada.evaluate(
+        """() => {
+            window.added = [];
+            const note = (changes) => changes.forEach(({ addedNodes }) =>
+                added.push(...[...addedNodes].map((item) => item.textContent)));
+            new MutationObserver(note).observe(messages, { childList: true });
+        }"""
+    )
+    for number in range(3):
+        say(ada, f"word {number}")
+        wait_for_said(ada, number + 1)
+    wait_for(ada, "document.querySelectorAll('[data-state=done]').length === 3")
+    added = ada.evaluate("added")
+    assert [sum(f"word {i}" in text for text in added) for i in range(3)] == [1] * 3
+    assert texts(ada, ".bubble") == ["word 0", "word 1", "word 2"]
+
+
 def test_what_is_said_while_the_server_is_away_is_kept_and_sent_once(visit: Visit) -> None:
     address = f"127.0.0.1:{free_port()}"
     with serve(*SITE, "--cache", "100", "cat", addr=address) as server:

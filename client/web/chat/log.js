@@ -67,10 +67,11 @@ export class Log {
   confirm(message) {
     const element = this.#pending.get(message.id);
     if (!element) return;
+    const [next] = this.#pending.values();
     this.setState(message.id, "done");
     this.#pending.delete(message.id);
     element.classList.toggle("continued", this.#continues(message, true));
-    this.#append(element, message, true);
+    this.#append(element, message, true, element === next);
     this.#settle();
   }
 
@@ -80,14 +81,15 @@ export class Log {
     this.#looked();
   }
 
-  #append(element, message, mine) {
+  #append(element, message, mine, isNext = false) {
     const day = new Date(message.at).toDateString();
     if (day !== this.#last?.day) {
       const words = new Date(message.at).toLocaleDateString(undefined, { dateStyle: "full" });
       this.#fresh.append(divider(words, "day"));
       element.classList.remove("continued");
     }
-    this.#fresh.append(element);
+    // What is moved a screen reader reads out again.
+    if (!isNext || this.#fresh.hasChildNodes()) this.#fresh.append(element);
     this.#last = { message, mine, day };
     cut(this.#fresh); // a hidden page has no pictures
   }
