@@ -584,6 +584,22 @@ def test_a_phone_is_shown_how_thumbs_play(open_tab: OpenTab, size: dict[str, int
     page.locator("#help").wait_for(state="hidden")
 
 
+@pytest.mark.parametrize("size", [SMALL, PHONE_ON_ITS_SIDE], ids=str)
+def test_the_button_that_ends_the_help_is_seen_in_a_low_window(
+    open_tab: OpenTab, size: dict[str, int]
+) -> None:
+    """Of the help there were three lines, over what one has in hand, and no button."""
+    page = open_tab(ISLAND, viewport=size)
+    spawn(page, "Ann")
+    panel, button = page.locator("#help"), page.get_by_role("button", name="Got it")
+    button.wait_for()
+    over, under = (part.bounding_box() for part in (panel, button))
+    assert over and under and over["height"] > size["height"] / 2
+    assert under["y"] + under["height"] <= over["y"] + over["height"] <= size["height"]
+    button.click()
+    panel.wait_for(state="hidden")
+
+
 def test_the_page_offers_the_subprotocol(browser: Browser, server: ServerProcess) -> None:
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE)
