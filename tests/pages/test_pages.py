@@ -70,6 +70,18 @@ def test_the_lobby_shows_what_is_served_and_who_is_where(visit: Visit) -> None:
         wait_for_rooms(first, 0)
 
 
+def test_the_lobby_does_not_say_again_and_again_that_it_is_live(visit: Visit) -> None:
+    """With each look at the rooms a screen reader was given the word anew."""
+    with serve(*SITE, "cat") as server:
+        page = visit(server)
+        expect(page.locator("#state")).to_have_text("Live")
+        note(page.locator("#state"))
+        looks = "performance.getEntriesByType('resource').filter(({ name }) => /rooms/.test(name))"
+        before = page.evaluate(f"{looks}.length")
+        wait_for(page, f"{looks}.length > value + 2", before)
+        assert page.evaluate("noted") == []
+
+
 def test_a_click_on_a_room_joins_it(visit: Visit) -> None:
     with serve("game.py") as server:
         a, b = visit(server, "/bunny/?room=pond"), visit(server)

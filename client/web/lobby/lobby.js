@@ -73,7 +73,8 @@ function otherPage({ name, title, command = name }) {
 function showState() {
   document.body.dataset.state = watch.state;
   const words = { asking: "Looking …", listed: "Live", unlisted: "No list", silent: "Offline" };
-  $("state").textContent = words[watch.state];
+  const word = words[watch.state];
+  if ($("state").textContent !== word) $("state").textContent = word; // else it is read out anew
   $("unlisted").hidden = watch.state !== "unlisted";
   countDown();
 }
