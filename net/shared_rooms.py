@@ -173,7 +173,7 @@ class SharedStore(Store):
             with self._changed:
                 if question.failed or question.given_up:
                     self._released.add(name)  # Redis may have given it to this node
-                question.answered.set()
+                self._conclude(question)
 
 
 class SharedRooms(StoredRooms):

@@ -563,6 +563,13 @@ class Store:
         is_hurried = self._hurried and not self._failing
         return self._stopping or is_hurried or time.monotonic() >= self._write_at
 
+    def _conclude(self, question: Question) -> None:
+        """Tell who waits; if nobody does any more, what has been read is as whole as before."""
+        if question.given_up and question.record is not None:
+            self._expect()
+            self._pending.setdefault(question.room, question.record)
+        question.answered.set()
+
     # -- its thread --
 
     def _run(self) -> None:
@@ -680,7 +687,8 @@ class Store:
         except ValueError as error:
             self._tell_damage(question, error)
         finally:
-            question.answered.set()
+            with self._changed:
+                self._conclude(question)
 
     def _tell_damage(self, question: Question, error: ValueError) -> None:
         """Say what is damaged of a room; that is of this room alone."""

@@ -660,6 +660,9 @@ def test_a_damaged_record_is_named_and_stays_and_its_room_begins_anew(
         ann.close()
 
 
+WHOLE = NOTHING._replace(whole=True)
+
+
 class SlowDatabase:
     """Has a room read when a test says so."""
 
@@ -668,7 +671,7 @@ class SlowDatabase:
     def __init__(self) -> None:
         self.asked, self.answers = threading.Event(), threading.Event()
         self.read_rooms: list[str] = []
-        self.released: list[str] = []
+        self.done: list[object] = []
 
     def open(self) -> dict[str, bool]:
         return {}
@@ -677,18 +680,22 @@ class SlowDatabase:
         self.asked.set()
         assert self.answers.wait(PATIENCE)
         self.read_rooms.append(room)
-        return None
+        return WHOLE
+
+    def write(self, batch: dict[str, Record | None], *_: object) -> None:
+        self.done.append(batch)
 
     def release(self, names: list[str]) -> None:
-        self.released += names
+        self.done.append(names)
 
     def close(self) -> None:
         pass
 
 
-def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released(
+def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its record was whole no longer: wherever it went on, its clients were told all anew."""
     monkeypatch.setattr("scalesocket.net.store.LOAD_TIMEOUT", 0.01)
     database: Any = SlowDatabase()
     store = SharedStore(database, lambda _name, _number=1: None)
@@ -697,7 +704,7 @@ def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released(
     wait_until(lambda: store.ask("den").given_up and database.asked.is_set())
     assert store.ask("pit").given_up
     database.answers.set()
-    wait_until(lambda: database.released == ["den"])
+    wait_until(lambda: database.done == [{"den": WHOLE}, ["den"]])
     store.stop()
     assert database.read_rooms == ["den"]
 

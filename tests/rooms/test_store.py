@@ -31,6 +31,7 @@ from scalesocket.net.seats import digest
 from scalesocket.net.store import (
     NOTHING,
     Dormant,
+    Record,
     SqliteFile,
     Store,
     StoredRooms,
@@ -496,6 +497,33 @@ def test_a_record_that_nobody_waits_for_any_more_is_not_read(
     answers.set()
     store.stop()
     assert rooms == ["den"]
+
+
+def test_a_record_that_is_read_for_nobody_any_more_is_as_whole_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk had it at last when its client had begun anew: when the room was back after that,
+    all clients were told everything anew."""
+    monkeypatch.setattr("scalesocket.net.store.LOAD_TIMEOUT", 0.01)
+    asked, answers, written = threading.Event(), threading.Event(), {}
+    whole = NOTHING._replace(whole=True)
+
+    def read(_room: str) -> Record:
+        asked.set()
+        assert answers.wait(PATIENCE)
+        return whole
+
+    def write(batch: dict[str, Record | None], *_: object) -> None:
+        written.update(batch)
+
+    store = Store(Mock(open=dict, read=read, write=write), Mock())
+    store.start()
+    with pytest.raises(StoreError):
+        store.read("den")
+    assert asked.wait(PATIENCE)
+    answers.set()
+    store.stop()
+    assert written == {"den": whole}
 
 
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
