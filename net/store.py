@@ -609,7 +609,7 @@ class Store:
         if stopping and not written:
             time.sleep(GATHER_TIME)
             return bool(self._pending or self._given) and time.monotonic() < self._give_up_at
-        return not stopping or bool(self._pending)
+        return not stopping or bool(self._pending or self._given)
 
     def _try(self, function: Callable[..., None], *args: Any) -> bool:
         """Call a function; return whether it has done all it should, or else say so."""

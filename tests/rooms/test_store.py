@@ -526,6 +526,30 @@ def test_a_record_that_is_read_for_nobody_any_more_is_as_whole_as_before(
     assert written == {"den": whole}
 
 
+def test_a_token_that_is_given_during_the_last_save_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client began anew."""
+    monkeypatch.setattr("scalesocket.net.store.describe_client", lambda _client: {})
+    seat: Any = Mock(has_left=False, is_stored=False, in_store=False)
+    seat.describe_token.return_value = {"keys": []}
+    written: list[tuple[object, object]] = []
+
+    def write(batch: object, _highest: int, latest: dict[str, object]) -> None:
+        if not written:
+            store.put_token("den", seat)
+        written.append((batch, [*latest]))
+
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    with store._changed:  # both at once
+        store._stopping = True
+        store._give_up_at = time.monotonic() + PATIENCE
+        store.put("attic", None)
+    store.stop()
+    assert written == [({"attic": None}, []), ({}, ["den"])]
+
+
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
     with serve("games:Tally", cwd=folder) as server:
         client = RawClient.connect(server, "den")
