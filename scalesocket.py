@@ -1729,9 +1729,8 @@ class Connection:
     def probe(self) -> bool:
         """Return whether the peer is still there, though nothing is read from it.
 
-        A peer that has gone may have left more than we have room to read, and its end comes
-        only behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset, which
-        shows at the next probe.
+        A peer that has gone may have left more than we have room to read, and its end comes only
+        behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset: seen next time.
         """
         if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
             return True
@@ -1889,8 +1888,7 @@ class Connection:
     def _flush(self) -> None:
         """Write what the socket takes; stop watching it when nothing is left.
 
-        That happens under the lock, so that no descriptor is closed, and its number used
-        again, while the sender still knows it.
+        Under the lock, so that no descriptor is closed, and used again, while the sender knows it.
         """
         with self.lock:
             if self._backlog and (sent := self._write(self._backlog.buffers())):
@@ -5799,11 +5797,13 @@ class Server:
             self.registry.relays.stop(CLOSE_TIMEOUT)
         while self.connections and time.monotonic() < deadline:
             time.sleep(0.01)
-        if waiting := [c for c in self.connections.copy() if c.backlog_size]:
-            size = sum(connection.backlog_size for connection in waiting)
-            log.warning("lost: %d bytes that %d of the clients had not taken", size, len(waiting))
-        for connection in self.connections.copy():  # they still send, and their time is over
-            connection.dispose()
+        if lost := [size for c in self.connections.copy() if (size := c.backlog_size)]:
+            log.warning("lost: %d bytes that %d of the clients had not taken", sum(lost), len(lost))
+        for connection in self.connections.copy():  # their time is over; their readers close them
+            with connection.lock:
+                connection._die()
+        while self.connections and time.monotonic() < deadline + ABANDON_TIMEOUT:
+            time.sleep(0.01)
         for service in self.services:
             service.stop()
         self._sender.stop()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from unittest.mock import Mock, patch
@@ -174,6 +175,45 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
     wait_until(lambda: not server.limits._served)
     reader._close()
     assert not bug.called
+
+
+@pytest.mark.parametrize("own", [1, 0], ids=["own reader", "shared reader"])
+def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
+    own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket was closed while its reader had it in its selector. Whoever was not quick enough
+    to see the end of it before waited for ever: of 12 servers in one program, two left a thread."""
+    monkeypatch.setattr(scalesocket, "OWN_READERS", own)
+    monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.0)
+    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", PATIENCE if not own else 0.0)
+    readers: list[scalesocket.Reader] = []
+
+    class Noted(scalesocket.Reader):
+        def start(self) -> None:
+            readers.append(self)
+            super().start()
+
+    monkeypatch.setattr(Readers, "kind", Noted)
+    server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
+    for poller in (server.timer, server._sender, shared := server.readers.shared):
+        poller.start()
+    ours, theirs = socket.socketpair()
+    serve_it = partial(server.serve, scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
+    shared.call(serve_it)
+    is_over = threading.Event()
+    with RawClient(theirs) as client:
+        client.upgrade("localhost", "/den", {})
+        client.send_text("hello")
+        assert client.receive_text() == "hello"
+        if own:
+            readers[1].call(is_over.wait)  # it is not quick
+            wait_until(lambda: not readers[1]._woken)
+        server._end()
+        is_over.set()
+        wait_until(lambda: ours.fileno() == -1)
+        shared.stop()
+        wait_until(lambda: not any(reader._thread.is_alive() for reader in readers))
+    assert not server.limits._served
 
 
 # ==== Nothing is lost =====================================================
