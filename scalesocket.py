@@ -2980,7 +2980,7 @@ class ProcessBackend(Backend):
     def _after_exit(self, exited: Exited) -> None:
         """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
-        lived = time.monotonic() - self._started_at
+        since = time.monotonic()
         by_itself = self._child.wait(EXIT_TIME + self._config.closegrace)
         if by_itself and self._stderr is not None:
             self._stderr.join()  # its last words come before the Close frame, too
@@ -2989,14 +2989,14 @@ class ProcessBackend(Backend):
             raise ending
         self._room.log.info("%s", ending)
         self.stop()
-        self._backoff = RESPAWN_FIRST if lived > RESPAWN_LAST else self._backoff
+        self._backoff = RESPAWN_FIRST if since > self._started_at + RESPAWN_LAST else self._backoff
         while not self._room.closing.wait(self._backoff):
             self._backoff = min(self._backoff * 2, RESPAWN_LAST)
             try:
                 self._launch()
                 break
             except (BackendError, ShortageError) as error:  # its file is being replaced, perhaps
-                if self._backoff == RESPAWN_LAST:
+                if time.monotonic() > since + 2 * RESPAWN_LAST:
                     raise
                 self._room.log.warning("%s", error)
                 self.stop()

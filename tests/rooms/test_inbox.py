@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -524,6 +525,25 @@ def test_nothing_is_written_while_no_program_can_be_started_again(
     assert backend._start_child.call_count == 1
     with pytest.raises(BlockingIOError):
         os.read(reader, 100)
+    os.close(reader)
+    os.close(backend._input)
+
+
+def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the pause had come to ten seconds, one start that failed ended the room: its file was
+    being replaced."""
+    monkeypatch.setattr(scalesocket, "build_environment", lambda *_: {})
+    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
+    backend._backoff, backend._started_at = scalesocket.RESPAWN_LAST, time.monotonic()
+    waits = Mock(side_effect=[False, False, True])  # the room is closing
+    backend._room, backend._opener = Mock(closing=Mock(wait=waits)), Mock()
+    backend._start_child = Mock(side_effect=BackendError("Text file busy"))
+    backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
+    reader, backend._input = os.pipe()
+    backend.handle([Exited()])
+    assert waits.call_count == 3 and backend._start_child.call_count == 2
     os.close(reader)
     os.close(backend._input)
 
