@@ -288,6 +288,8 @@ class SeatProtocol:
         mark, _, number = payload.partition(b":")
         if mark == b"seat" and number.isdigit():
             seat.confirm(self.connection, int(number))
+        else:  # of a ping of --ping; it may have answered no other (5.5.3)
+            seat.ask_again(self.connection)
 
 
 # ==== Seats ==============================================================================
@@ -578,6 +580,12 @@ class Seat:
                 self._is_known = True
                 self._seats.keep_only(self, self._key)
                 self._forget(max(number, self._first))
+
+    def ask_again(self, connection: Connection) -> None:
+        """Wait for no answer any more; what has come is asked with what is sent next."""
+        with self._lock:
+            if connection is self._connection:
+                self._asked = -1
 
     # -- under the lock --
 

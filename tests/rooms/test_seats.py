@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
@@ -28,10 +28,14 @@ from scalesocket import (
     Proxies,
     Received,
     Request,
+    Role,
+    WebSocketProtocol,
+    encode_frame,
     parse_command_line,
 )
 from tests.support import (
     PATIENCE,
+    PING,
     PONG,
     Address,
     Closed,
@@ -645,8 +649,8 @@ def flood(client: RawClient) -> None:
             client.sock.sendall(encode_client_frame(1, b"x" * 60_000))
 
 
-def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
-    """The client was told of less than there was, and said it again."""
+def make_seat() -> tuple[seats.Seat, Callable[..., dict[str, Any]]]:
+    """Return a seat, and what gives it a connection and returns the answer."""
     config = parse_command_line(["--resume", "60", "--json", "cat"])
     registry = Mock(recall=None, note_token=None)
     every = seats.Seats(config, registry, AddressLimits(config, Proxies()))
@@ -657,7 +661,6 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
     client.room = Mock(inbox=Inbox())
     seat = client.seat = seats.Seat(client, "http", every, 1 << 20)
     client.connection = cast(Any, seat)
-    first, second = (Mock(encoding=PLAIN) for _ in range(2))
 
     def attach(connection: Mock, **wish: Any) -> dict[str, Any]:
         asked = seats.Asked(1000, "", failed=False, **wish)
@@ -666,6 +669,33 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
         told: dict[str, Any] = json.loads(frame[frame.index(b"{") :])["_seat"]
         return told
 
+    return seat, attach
+
+
+def test_who_answers_only_its_latest_ping_is_asked_again_what_has_come() -> None:
+    """It may (RFC 6455 section 5.5.3). Where a ping of --ping came behind that of its seat, it was
+    asked never again, and as much as --backlog was kept for it."""
+    seat, attach = make_seat()
+    connection = Mock(encoding=PLAIN)
+    protocol = seats.SeatProtocol(WebSocketProtocol(Role.SERVER, max_message=1000), connection)
+    protocol.is_waiting, protocol.seat = False, seat
+    attach(connection)
+    message = encode_frame(2, bytes(seats.ACK_SIZE))
+    seat.send(message)
+    assert connection.interject.call_count == 1, "the answer to the first is awaited"
+    protocol.receive(encode_client_frame(PONG, b""))
+    seat.send(message)
+    asked = connection.interject.call_args.args[0]
+    assert asked == encode_frame(PING, b"seat:2")
+    protocol.receive(encode_client_frame(PONG, b"seat:2"))
+    assert not seat._kept
+
+
+def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
+    """The client was told of less than there was, and said it again."""
+    seat, attach = make_seat()
+    client, inbox = seat.client, cast(Any, seat.client.room).inbox
+    first, second = (Mock(encoding=PLAIN) for _ in range(2))
     token = attach(first)["token"]
     begun, go_on = threading.Event(), threading.Event()
 
@@ -677,9 +707,7 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
 
     run = Messages(TEXT, Slow([b"1", b"2", b"3"]), 3, first)
     told: list[dict[str, Any]] = []
-    putting = threading.Thread(
-        target=client.room.inbox.put_messages, args=([Received(client, run)],)
-    )
+    putting = threading.Thread(target=inbox.put_messages, args=([Received(client, run)],))
     taking = threading.Thread(target=lambda: told.append(attach(second, token=token, seen=0)))
     putting.start()
     begun.wait(PATIENCE)
