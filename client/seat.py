@@ -46,7 +46,7 @@ def keeps_seats(
     Raises:
         InvalidURL: the address is wrong.
         InvalidHandshake: a proxy says that the server is not there (502, 503, …).
-        OSError: it cannot be reached; RemoteDisconnected if it closes without an answer.
+        OSError: it cannot be reached; RemoteDisconnected if it closes without a whole answer.
     """
     address = parse_url(url)
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
@@ -61,10 +61,15 @@ def keeps_seats(
         response = connection.getresponse()
         if response.status >= 500:
             raise InvalidHandshake(response.status, f"the server answered {response.status}")
-        about = json.loads(response.read(MOST_ABOUT)) if response.status == 200 else None
-    except http.client.RemoteDisconnected:
-        raise
-    except (http.client.HTTPException, ValueError, RecursionError):
+        if response.status != 200:
+            return False
+        body = response.read(MOST_ABOUT)
+        if not body or (response.length and len(body) < MOST_ABOUT):
+            raise http.client.IncompleteRead(body)
+        about = json.loads(body)
+    except http.client.HTTPException:
+        raise http.client.RemoteDisconnected("it closed without a whole answer") from None
+    except (ValueError, RecursionError):
         return False  # it is another kind of server
     finally:
         connection.close()

@@ -82,10 +82,16 @@ def test_nothing_is_lost_and_nothing_comes_twice_however_often_it_is_cut(
     assert talker.opened == [False] + [True] * 8
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP", b"HTTP/1.1 200 OK\r\nDa"]
+    + [b'HTTP/1.1 200 OK\r\nContent-Length: 79\r\n\r\n{"addresses": [], "re'],
+)
 def test_a_proxy_that_closes_without_an_answer_costs_nobody_the_seat(
-    server: ServerProcess,
+    server: ServerProcess, answer: bytes
 ) -> None:
-    """Docker's proxy does so while its container restarts: what was said meanwhile was lost."""
+    """Docker's proxy does so while its container restarts: what was said meanwhile was lost. So it
+    was where a part of the answer came."""
     wire = Wire(server.port)
     talker = Talker(f"ws://127.0.0.1:{wire.port}/proxied")
     wait_until(lambda: talker.opened)
@@ -95,6 +101,7 @@ def test_a_proxy_that_closes_without_an_answer_costs_nobody_the_seat(
         for _ in range(3):
             connection = listener.accept()[0]
             connection.recv(4096)
+            connection.sendall(answer)
             connection.close()
     wire.mend()
     wait_until(lambda: talker.heard == [1])
