@@ -135,7 +135,8 @@ class Seat:
             self._first, self._waiting = taken, 0
             self._token, self._ws = token, ws
             for message in self._said:
-                ws.send(message, timeout)
+                if self._ws is not None:
+                    self._say(self._ws, message, timeout)
             return resumed
 
     def count(self) -> None:
@@ -174,14 +175,19 @@ class Seat:
                 return True
             while self._size > MOST_KEPT and len(self._said) > 1:
                 self._forget_oldest()
-            try:
-                self._ws.send(message, timeout)
-            except ConnectionClosed:
-                self._ws = None  # whoever receives notices, too
-            except TimeoutError:  # megabytes wait: whoever is there does not read
-                self._ws.abort()
-                self._ws = None
+            self._say(self._ws, message, timeout)
             return True
+
+    # -- under the lock --
+
+    def _say(self, ws: WebSocket, message: str | bytes, timeout: float | None) -> None:
+        try:
+            ws.send(message, timeout)
+        except ConnectionClosed:
+            self._ws = None  # whoever receives notices, too, behind what has come before
+        except TimeoutError:  # megabytes wait: whoever is there does not read
+            ws.abort()
+            self._ws = None
 
     def _forget_oldest(self) -> None:
         self._size -= size_of(self._said.popleft())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -231,6 +232,48 @@ class Script:
 
     def receive(self, timeout: float | None = None) -> str:
         return json.dumps({"_seat": self._answer})
+
+
+class Cut(Script):
+    """One whose server ends it when it has sent what was missed, and heard nothing yet."""
+
+    def __init__(self, *missed: str) -> None:
+        super().__init__(0, resumed=True)
+        self._coming = [super().receive(), *missed]
+
+    def __enter__(self) -> Cut:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def send(self, message: str, timeout: float | None = None) -> None:
+        if self.sent:
+            raise ConnectionClosed(1012, "the server restarts")
+        super().send(message)
+
+    def receive(self, timeout: float | None = None) -> str:
+        if not self._coming:
+            raise ConnectionClosed(1012, "the server restarts")
+        return self._coming.pop(0)
+
+
+def test_what_was_missed_is_heard_also_if_nothing_can_be_said_again() -> None:
+    """It had come, and the server knew that by a Pong; so it was not sent again. The seat was lost,
+    with all that was said meanwhile."""
+    seat = Seat()
+    seat.take(Script(0, resumed=False))  # type: ignore[arg-type]
+    seat.send("one")
+    seat.lose()
+    link = Reconnecting(lambda: Cut("first", "second"))  # type: ignore[arg-type,return-value]
+    link._seat = seat
+    opened, first, second, lost = itertools.islice(link.events(), 4)
+    assert isinstance(opened, Opened) and opened.resumed
+    assert (first, second) == (Received("first"), Received("second"))
+    assert isinstance(lost, Lost)
+    back = Script(0, resumed=True)
+    seat.take(back)  # type: ignore[arg-type]
+    assert json.loads(back.sent[0])["_seat"]["seen"] == 2 and back.sent[1:] == ["one"]
 
 
 @pytest.mark.parametrize("online", [True, False])
