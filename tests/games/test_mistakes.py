@@ -604,9 +604,9 @@ def test_whatever_a_room_may_be_called_may_be_allowed() -> None:
     assert parse_command_line(["--rooms", ",".join(names), "cat"]).rooms == names
 
 
-@pytest.mark.parametrize("words", [["--api=1"], ["--spa", "--qr=yes"], ["-b3"]])
+@pytest.mark.parametrize("words", [["--api=1"], ["--spa", "--qr=yes"]])
 def test_a_value_of_what_takes_none_is_refused_and_not_ignored(words: list[str]) -> None:
-    option, value = re.fullmatch(r"(-b|--\w+)=?(\w+)", words[-1]).groups()  # type: ignore[union-attr]
+    option, _, value = words[-1].partition("=")
     text = complaint(*words, "cat")
     assert option in text and text.endswith(f": it takes no value such as {value!r}")
 
