@@ -308,9 +308,12 @@ SMALL = with_constants(OWN_READERS=1, INBOX_SIZE=20_000, ABANDON_TIMEOUT=0.2)
 
 
 def fill(clients: Sequence[RawClient]) -> list[threading.Thread]:
-    """Have clients send more than their room and all sockets between take; return who does."""
-    frames = encode_client_frame(TEXT, b"x" * 1000) * 8000
-    return [client.send_in_background(frames) for client in clients]
+    """Have clients send more than their room and all sockets between take; return who does.
+
+    Of a connection, the kernel alone may hold tens of megabytes (tcp(7), tcp_rmem and tcp_wmem).
+    """
+    frames = encode_client_frame(TEXT, b"x" * 1000) * 1000
+    return [client.send_in_background(frames, times=1000) for client in clients]
 
 
 def test_a_full_room_slows_its_own_clients_down_and_no_others() -> None:
