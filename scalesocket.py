@@ -1529,8 +1529,8 @@ class Connection:
         self._timer = timer
         self._max_backlog = max_backlog
         self._early = early
-        self.listening = not response  # or its reader has paused it; its session writes both
-        self.since = time.monotonic()
+        self.is_reading = not response  # False: it is not open yet, or its reader has paused it
+        self.silent_since = time.monotonic()  # its last bytes, or a change of `is_reading`
         self._leaving = False  # what comes is dropped
         self._disposed = False  # the reader is done with it
         self.lock = threading.Lock()  # guards all below, and the order of bytes on the wire
@@ -1556,7 +1556,7 @@ class Connection:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
             self._is_open = True
-            self.listen(True)  # what has come before, as --auth, was no silence of the peer
+            self.set_reading(True)  # what has come before, as --auth, was no silence of the peer
             if waiting := self._backlog.take():
                 self.transmit(waiting)
             if self.replay is not None:
@@ -1578,7 +1578,7 @@ class Connection:
                 data = self._take_bytes()
             except BlockingIOError:
                 return []
-            self.since = time.monotonic()
+            self.silent_since = time.monotonic()
             if not data:
                 return self.protocol.finish()
         events = self.protocol.receive(data)
@@ -1588,9 +1588,9 @@ class Connection:
                 self.interject(encode_frame(Opcode.PONG, event.payload))
         return events
 
-    def listen(self, listening: bool) -> None:
-        """Note whether the peer is listened to; while it is not, silence is no fault of its."""
-        self.listening, self.since = listening, time.monotonic()
+    def set_reading(self, is_reading: bool) -> None:
+        """Note whether the peer is being read; its silence counts only while it is."""
+        self.is_reading, self.silent_since = is_reading, time.monotonic()
 
     def drop_input(self) -> bool:
         """Take what has come and drop it; return whether more may come.
@@ -1714,10 +1714,10 @@ class Connection:
             deaf: seconds before `now` in which the whole process stood still, and heard nobody.
         """
         # What it takes of a backlog shows that it is there: a ping would have to wait behind that.
-        since = max(self.since, self._progress_at) if self._backlog else self.since
-        self.since = min(since + deaf, now)
-        silence = now - self.since
-        if not self.listening:
+        progress_at = self._progress_at if self._backlog else 0.0
+        self.silent_since = min(max(self.silent_since, progress_at) + deaf, now)
+        silence = now - self.silent_since
+        if not self.is_reading:
             self.probe()
         elif not self.protocol.ping:
             pass  # nothing can be asked of it; its kernel is (see net/lines.py)
@@ -1732,7 +1732,7 @@ class Connection:
         A peer that has gone may have left more than we have room to read, and its end comes only
         behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset: seen next time.
         """
-        if self.listening or time.monotonic() - self.since < ABANDON_TIMEOUT:
+        if self.is_reading or time.monotonic() - self.silent_since < ABANDON_TIMEOUT:
             return True
         if not self._backlog:
             self.interject(self.protocol.pong)
@@ -5068,7 +5068,7 @@ class Reader(Poller):
         """
         some = list(itertools.islice(sessions, CROWD))
         before = now - 2 * ROUND_TIME
-        return len(some) == CROWD and all(s.connection.since < before for s in some)
+        return len(some) == CROWD and all(s.connection.silent_since < before for s in some)
 
     def _close(self) -> None:
         for session in self._opening:
@@ -5177,7 +5177,7 @@ class Reader(Poller):
     def _pause(self, session: Session, room: Room, received: list[Received]) -> None:
         self._unwatch(session)
         session.held = received
-        session.connection.listen(False)
+        session.connection.set_reading(False)
         if room not in self._paused:
             self._paused[room] = deque()
             self._wait_for(room)
@@ -5206,7 +5206,7 @@ class Reader(Poller):
         except BaseException:  # what it has said may be lost: it must not go on
             session.connection.abort()
             raise
-        session.connection.listen(True)
+        session.connection.set_reading(True)
         self.keep(session)
 
 

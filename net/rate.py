@@ -126,9 +126,9 @@ class RateReader(Reader):
             self.call_later(pause, functools.partial(self._continue, session))
             self._timed.add(session)
         self._kept[session] = rest
-        if session.connection.listening:
+        if session.connection.is_reading:
             self._unwatch(session)
-            session.connection.listen(False)
+            session.connection.set_reading(False)
             self.count("slowed_down")
             if session not in self._slowed and session.client and session.client.room:
                 self._slowed.add(session)
@@ -153,5 +153,5 @@ class RateReader(Reader):
         finally:
             is_over = session.want is not Want.MESSAGES
             if not (is_over or session in self._kept or session.held):
-                session.connection.listen(True)
+                session.connection.set_reading(True)
                 super().keep(session)

@@ -333,7 +333,7 @@ class TlsConnection(Connection):
         data = super()._take_bytes()
         if not data or self._leaving:
             return data
-        self.since = time.monotonic()
+        self.silent_since = time.monotonic()
         with self.lock:
             try:
                 plain, reply = self._tls.decrypt(data)

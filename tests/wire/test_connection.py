@@ -156,7 +156,7 @@ def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
 def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None:
     """Its room's inbox is full; when it is read again, its silence begins anew."""
     with connected(engine) as (connection, client):
-        connection.listen(False)
+        connection.set_reading(False)
         connection.check_peer(20.0, time.monotonic() + 3600)
         connection.send(encode_message("still here"))
         assert client.receive_text() == "still here"
@@ -168,7 +168,7 @@ def test_a_slow_peer_that_takes_what_it_is_sent_is_not_taken_for_silent(engine: 
         client.sock.settimeout(PATIENCE)
         connection.send(bytes(BIG))
         left, waiting = BIG, connection.backlog_size
-        connection.since -= 60
+        connection.silent_since -= 60
         while connection.backlog_size == waiting:
             left -= len(client.sock.recv(64 * KIB))
         connection.check_peer(20.0, time.monotonic())
@@ -185,7 +185,7 @@ def test_a_slow_peer_that_takes_what_it_is_sent_is_not_taken_for_silent(engine: 
 def test_a_peer_that_waits_for_our_response_is_not_taken_for_silent(engine: Engine) -> None:
     """It may wait for --auth for longer than two intervals of --ping."""
     with connected(engine, response=b"101\r\n\r\n") as (connection, _):
-        connection.since -= 60
+        connection.silent_since -= 60
         connection.check_peer(20.0, time.monotonic())
         assert not connection.is_closing
         connection.open()
@@ -727,7 +727,7 @@ def test_a_peer_that_is_there_is_not_disturbed(
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
-        connection.listen(False)
+        connection.set_reading(False)
         for _ in range(3):
             assert connection.probe()
         connection.send(encode_message("x"))
@@ -741,7 +741,7 @@ def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
-        connection.listen(False)
+        connection.set_reading(False)
         client.send_text("unread")
         assert connection.probe()
         client.sock.close()
