@@ -1750,7 +1750,7 @@ class Connection:
         return self._backlog.size + (replay.held if (replay := self.replay) else 0)
 
     @property
-    def has_room(self) -> bool:
+    def has_space(self) -> bool:
         """Whether a replay may send more now; if not, it will be woken."""
         return self._is_open and self._backlog.size <= self._max_backlog // 4
 
@@ -1851,7 +1851,7 @@ class Connection:
         self.is_full = self.backlog_size >= self._max_backlog
         if self._freed is not None and not self.is_full:
             self._freed.set()
-        if self.replay is not None and self.has_room:
+        if self.replay is not None and self.has_space:
             self.replay.wake()
 
     def _end_if_closed(self) -> None:

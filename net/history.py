@@ -407,7 +407,7 @@ class Replay:
         self._called = False
         if self._is_over() or not self._client.connection.replay:
             self._end()
-        elif self._client.connection.has_room:  # if not, it wakes us later
+        elif self._client.connection.has_space:  # if not, it wakes us later
             data = self._take_piece()
             if data:
                 self._feed(data)
