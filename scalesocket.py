@@ -1585,7 +1585,7 @@ class Connection:
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
             if isinstance(event, Ping) and not self.is_full:
-                self.interject(encode_frame(Opcode.PONG, event.payload))
+                self.send_control(encode_frame(Opcode.PONG, event.payload))
         return events
 
     def set_reading(self, is_reading: bool) -> None:
@@ -1661,8 +1661,8 @@ class Connection:
             self._push(data)
             return True
 
-    def interject(self, frame: bytes) -> None:
-        """Send a control frame, which need not wait for what is sent of the past (5.5)."""
+    def send_control(self, frame: bytes) -> None:
+        """Send a control frame, before what a replay still holds back (5.5)."""
         with self.lock:
             if not self.is_closing:
                 self.transmit(frame)
@@ -1724,7 +1724,7 @@ class Connection:
         elif silence > 2 * interval:
             self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
         elif silence > interval and not self.is_full:
-            self.interject(self.protocol.ping)
+            self.send_control(self.protocol.ping)
 
     def probe(self) -> bool:
         """Return whether the peer is still there, though nothing is read from it.
@@ -1735,7 +1735,7 @@ class Connection:
         if self.is_reading or time.monotonic() - self.silent_since < ABANDON_TIMEOUT:
             return True
         if not self._backlog:
-            self.interject(self.protocol.pong)
+            self.send_control(self.protocol.pong)
         with self.lock:
             seen = 0 if self._dead else poll_end(self._socket)
             if seen & _POLL_BROKEN:

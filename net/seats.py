@@ -636,7 +636,7 @@ class Seat:
         """Ask with a ping what has come, where the protocol has one."""
         if connection.protocol.ping:
             self._asked = self._sent
-            connection.interject(encode_frame(Opcode.PING, PING % self._sent))
+            connection.send_control(encode_frame(Opcode.PING, PING % self._sent))
 
     def _empty(self) -> None:
         self._kept.clear()

@@ -682,10 +682,10 @@ def test_who_answers_only_its_latest_ping_is_asked_again_what_has_come() -> None
     attach(connection)
     message = encode_frame(2, bytes(seats.ACK_SIZE))
     seat.send(message)
-    assert connection.interject.call_count == 1, "the answer to the first is awaited"
+    assert connection.send_control.call_count == 1, "the answer to the first is awaited"
     protocol.receive(encode_client_frame(PONG, b""))
     seat.send(message)
-    asked = connection.interject.call_args.args[0]
+    asked = connection.send_control.call_args.args[0]
     assert asked == encode_frame(PING, b"seat:2")
     protocol.receive(encode_client_frame(PONG, b"seat:2"))
     assert not seat._kept
