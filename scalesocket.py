@@ -1303,12 +1303,12 @@ def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContex
 class Poller:
     """One thread that waits for sockets and for points in time, and then calls functions.
 
-    None of them may block. A bug of one of them, or a lack of memory, is logged, and ends no other.
+    None of them may block. What one of them raises is logged, and ends no other.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
+        self._tasks: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
         self._lock = threading.Lock()  # guards the heap
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
         self._order = itertools.count()  # calls of the same time keep their order
@@ -1327,7 +1327,7 @@ class Poller:
             self._wake_up.setblocking(False)
             self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
-            self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
+            self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_tasks)
             self._thread = start_thread(self._name, self._run)
         except BaseException:  # also when there is not even memory for a ShortageError
             self._wake_up.close()
@@ -1335,9 +1335,9 @@ class Poller:
             raise
         self._wake()  # for what came before
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
-        self._errands.append(function)
+        self._tasks.append(function)
         if not self._woken:
             self._wake()
 
@@ -1398,17 +1398,17 @@ class Poller:
         self._wake_up.close()
         self._waker.close()
 
-    def _do_errands(self) -> None:
+    def _do_tasks(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wake_up.recv(4096):
                 pass
         self._woken = False  # before they are done: one that comes now wakes us again
-        for _ in range(len(self._errands)):
-            if self._do(self._errands[0]):
-                self._errands.popleft()
+        for _ in range(len(self._tasks)):
+            if self._do(self._tasks[0]):
+                self._tasks.popleft()
             else:  # it is tried again, behind the others
-                self._errands.rotate(-1)
-        if self._errands:
+                self._tasks.rotate(-1)
+        if self._tasks:
             self._wake()
 
     def _do(self, function: Callable[[], None]) -> bool:
@@ -1424,14 +1424,14 @@ class Poller:
                 return False
         return True
 
-    # -- for functions that it calls --
+    # -- its thread: for the functions that it calls --
 
     def watch(self, sock: socket.socket, events: int, function: Callable[[], None]) -> None:
-        """Call a function whenever the socket is ready, until `forget`; ShortageError is logged."""
+        """Call a function whenever the socket is ready, until `unwatch`."""
         self._selector.register(sock, events, function)
 
-    def forget(self, sock: socket.socket) -> None:
-        """Watch a socket no longer; before it is closed, and before another thread has it."""
+    def unwatch(self, sock: socket.socket) -> None:
+        """Watch a socket no longer: before it is closed, and before another thread watches it."""
         self._selector.unregister(sock)
 
 
@@ -1826,7 +1826,7 @@ class Connection:
             self.is_full = self.backlog_size >= self._max_backlog
             if not self._with_sender:
                 self._with_sender = True
-                self._sender.call(self.watch_backlog)
+                self._sender.call_soon(self.watch_backlog)
 
     def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
@@ -1896,7 +1896,7 @@ class Connection:
                 self._backlog.advance(sent)
                 self._on_shrunk()
             if not self._backlog:
-                self._sender.forget(self._socket)
+                self._sender.unwatch(self._socket)
                 self._leave_sender()
                 self._end_if_closed()
 
@@ -5185,7 +5185,7 @@ class Reader(Poller):
         self._paused[room].append(session)
 
     def _wait_for(self, room: Room) -> None:
-        room.inbox.when_freed(lambda: self.call(lambda: self._resume_all(room)))
+        room.inbox.when_freed(lambda: self.call_soon(lambda: self._resume_all(room)))
 
     def _resume_all(self, room: Room) -> None:
         """Let who waits for a room go on, as long as there is room in its inbox."""
@@ -5237,7 +5237,7 @@ class Readers:
         except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
             self.own.release()
             reader = self.shared
-        insist(reader.call, functools.partial(reader.keep, session))
+        insist(reader.call_soon, functools.partial(reader.keep, session))
 
     def help(self, session: Session) -> None:
         """Have a session go on in a thread that may wait.
@@ -5255,7 +5255,7 @@ class Readers:
                 shortage = ShortageError(f"cannot start a thread: {cause}")
                 if session.fail(shortage) is None:
                     raise shortage from None
-                insist(self.shared.call, functools.partial(self.shared.attend, session))
+                insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
 
     def _run_all(self) -> None:
         with contextlib.suppress(IndexError):  # all have been taken up
@@ -5271,7 +5271,7 @@ class Readers:
                 session.sock.settimeout(None)
                 break
         if session.want is not None:
-            insist(self.shared.call, functools.partial(self.shared.attend, session))
+            insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
 
 
 # ==== 14. Server =========================================================================
@@ -5482,11 +5482,11 @@ class Listener:
 
     def start(self) -> None:
         """Begin."""
-        self._reader.call(self._open)
+        self._reader.call_soon(self._open)
 
     def stop(self) -> None:
         """Accept no more, from when that thread has come to it."""
-        self._reader.call(self._end)
+        self._reader.call_soon(self._end)
 
     def _open(self) -> None:
         if self._socket.fileno() >= 0 and not self._is_open:
@@ -5496,7 +5496,7 @@ class Listener:
     def _close(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._reader.forget(self._socket)
+            self._reader.unwatch(self._socket)
 
     def _end(self) -> None:
         self._close()
@@ -5662,7 +5662,7 @@ class Server:
             closed = threading.Event()
             for listener in listeners:
                 listener.stop()
-            self.readers.shared.call(closed.set)
+            self.readers.shared.call_soon(closed.set)
             closed.wait()
         self.opened.close()
         self._end()

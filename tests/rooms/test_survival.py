@@ -631,8 +631,8 @@ def test_no_thread_ends_because_memory_has_run_out(monkeypatch: pytest.MonkeyPat
         return select(timeout)
 
     monkeypatch.setattr(poller._selector, "select", select_or_fail)
-    poller.call(fail)
-    poller.call(done.set)
+    poller.call_soon(fail)
+    poller.call_soon(done.set)
     assert done.wait(PATIENCE)
     poller.stop()
 
@@ -690,9 +690,9 @@ def test_a_bug_of_ours_ends_no_thread_that_reads_or_writes_for_all(
     reader.start()
     try:
         for session, event in zip(sessions, done, strict=True):
-            reader.call(lambda session=session: reader._ready.update({session: None}))
+            reader.call_soon(lambda session=session: reader._ready.update({session: None}))
             wait_until(lambda session=session: session.connection.abort.called)
-            reader.call(event.set)
+            reader.call_soon(event.set)
             assert event.wait(PATIENCE)
     finally:
         reader.stop()

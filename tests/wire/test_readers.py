@@ -159,12 +159,12 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
             server.serve(scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
         if head:
             reader._do_round()
-        reader.call(lambda: None)
+        reader.call_soon(lambda: None)
         reader._do_round()  # the selector forgets who was ready before
         assert len(reader._opening) == len(peers)
         for session in reader._opening:
             session.deadline = 0.0
-        reader.call(reader._look_after)  # the first that the selector tells of
+        reader.call_soon(reader._look_after)  # the first that the selector tells of
         for theirs in peers:
             theirs.sendall(b"/1.1\r\n")
         reader._do_round()
@@ -199,14 +199,14 @@ def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
         poller.start()
     ours, theirs = socket.socketpair()
     serve_it = partial(server.serve, scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
-    shared.call(serve_it)
+    shared.call_soon(serve_it)
     is_over = threading.Event()
     with RawClient(theirs) as client:
         client.upgrade("localhost", "/den", {})
         client.send_text("hello")
         assert client.receive_text() == "hello"
         if own:
-            readers[1].call(is_over.wait)  # it is not quick
+            readers[1].call_soon(is_over.wait)  # it is not quick
             wait_until(lambda: not readers[1]._woken)
         server._end()
         is_over.set()
@@ -598,7 +598,7 @@ def test_a_thread_that_waits_for_years_still_does_what_comes() -> None:
     poller.call_later(999_999_999, done.clear)
     poller.start()
     try:
-        poller.call(done.set)
+        poller.call_soon(done.set)
         assert done.wait(PATIENCE)
     finally:
         poller.stop()
