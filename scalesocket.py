@@ -22,7 +22,7 @@ Nothing waits to make a batch bigger, with one exception: a crowd that talks is 
 milliseconds. So a quiet room answers at once, and a busy one costs less per message the busier it
 gets. While a room has nothing to do, a reader writes to the child itself. The first few clients
 have a reader each; a crowd shares one, which takes one `recv` from each that is ready. Where does a
-message go? `Reader._take`, `Room.receive`, `ProcessBackend.handle`; and back: `Room.deliver`.
+message go? `Reader._dispatch`, `Room.receive`, `ProcessBackend.handle`; and back: `Room.deliver`.
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             the server has ended
@@ -5017,9 +5017,9 @@ class Reader(Poller):
             if want is Want.HELPER:
                 self._readers.help(session)
         else:
-            self.keep(session)
+            self.start_reading(session)
 
-    def keep(self, session: Session) -> None:
+    def start_reading(self, session: Session) -> None:
         """Read a session from now on."""
         if session.descriptor < 0:
             self._selector.register(session.sock, selectors.EVENT_READ, session)
@@ -5044,7 +5044,7 @@ class Reader(Poller):
             elif session.descriptor < 0:
                 pass  # in this very round it has been ended, or is another thread's now
             elif session.want is Want.BYTES:
-                self._do(functools.partial(self._hear, session))
+                self._do(functools.partial(self._read_opening, session))
             else:
                 self._ready[session] = None
         sessions, self._ready = self._ready, {}
@@ -5097,8 +5097,8 @@ class Reader(Poller):
 
     # -- sessions that open --
 
-    def _hear(self, session: Session) -> None:
-        """Send a session the bytes that it wants; under TLS, that is for a helper."""
+    def _read_opening(self, session: Session) -> None:
+        """Receive the bytes that a session wants; under TLS, that is for a helper."""
         if session.layer is not session.sock:
             self._opening.pop(session, None)
             self._unwatch(session)
@@ -5121,7 +5121,7 @@ class Reader(Poller):
         batches: dict[Room, list[Received]] = {}
         for session, events in heard:
             try:
-                self._take(session, events, batches)
+                self._dispatch(session, events, batches)
             except ShortageError as error:  # it has been ended
                 self.shortage.report(str(error))
             except BaseException:  # our bug ends one client, not the thread that reads all
@@ -5140,10 +5140,10 @@ class Reader(Poller):
             report_failure()
             return None
 
-    def _take(
+    def _dispatch(
         self, session: Session, events: list[Event] | None, batches: dict[Room, list[Received]]
     ) -> None:
-        """Put what a client has sent with what else has come for its room, or let it go."""
+        """Put messages into the batch of their room, or pause the session; tell it of its end."""
         if session.want is not Want.MESSAGES:
             if events is None:
                 session.resume()
@@ -5207,7 +5207,7 @@ class Reader(Poller):
             session.connection.abort()
             raise
         session.connection.set_reading(True)
-        self.keep(session)
+        self.start_reading(session)
 
 
 class Readers:
@@ -5237,7 +5237,7 @@ class Readers:
         except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
             self.own.release()
             reader = self.shared
-        insist(reader.call_soon, functools.partial(reader.keep, session))
+        insist(reader.call_soon, functools.partial(reader.start_reading, session))
 
     def help(self, session: Session) -> None:
         """Have a session go on in a thread that may wait.

@@ -87,24 +87,24 @@ class RateReader(Reader):
         self._slowed.discard(session)
         super().attend(session)
 
-    def keep(self, session: Session) -> None:
+    def start_reading(self, session: Session) -> None:
         """Read a session from now on, or once what is kept of it has been passed on."""
         if session in self._kept:  # its room's inbox was full, and is no longer
             self._go_on(session)
         else:
-            super().keep(session)
+            super().start_reading(session)
 
-    def _take(
+    def _dispatch(
         self, session: Session, events: list[Event] | None, batches: dict[Room, list[Received]]
     ) -> None:
         """Pass on what a client may say now, and keep the rest."""
         if not events or session.want is not Want.MESSAGES:
-            super()._take(session, events, batches)
+            super()._dispatch(session, events, batches)
             return
         client = session.client
         assert client is not None
         if not self._is_there(session):  # it says nothing more, and its end is to be heard
-            super()._take(session, events, batches)
+            super()._dispatch(session, events, batches)
             return
         now = time.monotonic()
         spent = max(now, self._spent.get(session, now))
@@ -115,7 +115,7 @@ class RateReader(Reader):
         if rest:
             self._wait(session, rest, spent - 1.0 + 1 / self.rate - now)
         if first or not rest:
-            super()._take(session, first, batches)
+            super()._dispatch(session, first, batches)
         if rest:
             self._ready.pop(session, None)
 
@@ -137,14 +137,14 @@ class RateReader(Reader):
 
     def _continue(self, session: Session) -> None:
         self._timed.discard(session)
-        if session in self._kept and not session.held:  # else its room is full, which calls `keep`
+        if session in self._kept and not session.held:  # else `_resume` will do it
             self._go_on(session)
 
     def _go_on(self, session: Session) -> None:
         """Pass on what may be passed on by now, and read on if that is all."""
         batches: dict[Room, list[Received]] = {}
         try:
-            self._take(session, self._kept.pop(session, []), batches)
+            self._dispatch(session, self._kept.pop(session, []), batches)
             for room, received in batches.items():
                 room.receive(received)
         except BaseException:  # what it has said may be lost: it must not go on
@@ -154,4 +154,4 @@ class RateReader(Reader):
             is_over = session.want is not Want.MESSAGES
             if not (is_over or session in self._kept or session.held):
                 session.connection.set_reading(True)
-                super().keep(session)
+                super().start_reading(session)

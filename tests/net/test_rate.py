@@ -90,10 +90,10 @@ def test_who_is_to_wait_when_memory_runs_out_is_not_forgotten(
     monkeypatch.setattr(reader, "_unwatch", forgotten := Mock())
     monkeypatch.setattr(reader, "call_later", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
-        reader._take(session, [make_run(b"one", b"two")], {})
+        reader._dispatch(session, [make_run(b"one", b"two")], {})
     assert not forgotten.called
     monkeypatch.setattr(reader, "call_later", Mock())
-    reader._take(session, [make_run(b"one", b"two")], {})
+    reader._dispatch(session, [make_run(b"one", b"two")], {})
     assert forgotten.called
 
 

@@ -125,14 +125,14 @@ def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not()
     reader._selector = Mock()
     for _ in range(50):
         session = Mock(want=Want.BYTES, deadline=0.0, descriptor=1)
-        reader.keep(session)
+        reader.start_reading(session)
         session.want = Want.END
         reader.attend(session)
     assert len(reader._calls) == 1
     reader._calls.clear()  # it is called
     reader._look_after()
     session.want = Want.BYTES
-    reader.keep(session)
+    reader.start_reading(session)
     assert len(reader._calls) == 1
 
 
