@@ -2654,8 +2654,8 @@ RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Called | 
 class Backend:
     """What a room's clients talk to; on the room's thread, but for `hand_over` and `kill`."""
 
-    # Whether it answers while it handles an event. If so, a client is admitted, and its Close
-    # answered, when that event is handled; if not, the reader does both at once.
+    # Whether it answers while it handles an event. If so, a client becomes a member, and its Close
+    # is answered, when that event is handled; if not, the reader does both at once.
     in_order = False
     # Whether a reader may `hand_over` messages while the room's thread has nothing to do.
     takes_directly = False
@@ -3399,7 +3399,7 @@ class GameBackend(Backend):
 
     def _handle_one(self, event: RoomEvent) -> None:
         if isinstance(event, Joined):
-            self._room.admit(event.client)
+            self._room.add_member(event.client)
             self.game_room.add(event.client)
             self.game.on_join(event.client)
         elif isinstance(event, Left):
@@ -3753,14 +3753,14 @@ class Members:
         """Whether something is being sent."""
         return self._lock.locked()
 
-    def admit(self, client: Client) -> bool:
+    def add(self, client: Client) -> bool:
         """Make a client a member; return whether it is still being told the past."""
         with self._lock:
             if not client.departed:
                 self._members[client.id] = client
         return False
 
-    def dismiss(self, client: Client) -> None:
+    def remove(self, client: Client) -> None:
         """Take a client off the members; its seat has been taken back."""
         with self._lock:
             self._members.pop(client.id, None)
@@ -3882,10 +3882,10 @@ class Room:
         """Let a client in who has got a seat; the registry's lock is held.
 
         The client is a member before the backend hears of it, or it could miss the answer. An
-        in-order backend admits it itself.
+        in-order backend makes it one itself.
         """
         if not self.backend.in_order:
-            self.admit(client)
+            self.add_member(client)
         self.inbox.put(Joined(client), urgent=self.backend.hears_joins)
 
     def receive(self, received: list[Received]) -> None:
@@ -3916,9 +3916,9 @@ class Room:
 
     # -- any thread --
 
-    def admit(self, client: Client) -> None:
+    def add_member(self, client: Client) -> None:
         """Make a client a member."""
-        if self.members.admit(client):
+        if self.members.add(client):
             self.watch(client)
 
     def watch(self, client: Client) -> None:
@@ -3996,7 +3996,7 @@ class Room:
 
     def _close_all(self, clients: Iterable[Client], code: int, reason: str) -> None:
         for client in clients:
-            self.members.dismiss(client)
+            self.members.remove(client)
             client.connection.close(*(self.farewell or (code, reason)))
 
     def deliver(self, outputs: list[Output]) -> None:
@@ -4194,7 +4194,7 @@ class RoomRegistry:
         """
         room = client.room
         assert room is not None
-        room.members.dismiss(client)  # before the room can tell it of its own leaving
+        room.members.remove(client)  # before the room can tell it of its own leaving
         with self._lock:
             if client.departed:
                 return False
@@ -4205,7 +4205,7 @@ class RoomRegistry:
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
             client.connection.answer(left.reply)
-        room.members.dismiss(client)  # if it was only just let in
+        room.members.remove(client)  # if it was only just let in
         return True
 
     def vacate(self, room: Room) -> list[Client]:

@@ -491,7 +491,7 @@ class HistoryMembers(Members):
         self.history = history
         self.newcomers = {}  # guarded by the lock, too
 
-    def admit(self, client: Client) -> bool:
+    def add(self, client: Client) -> bool:
         """Make a client a member, and give it the history; return whether it is still behind.
 
         Encoding and sending a long history takes a while, for which nobody is to wait; so does
@@ -519,7 +519,7 @@ class HistoryMembers(Members):
             self.newcomers.pop(client, None)
             return True
 
-    def dismiss(self, client: Client) -> None:
+    def remove(self, client: Client) -> None:
         """Take a client off the members; its seat has been taken back."""
         with self._lock:
             self._members.pop(client.id, None)

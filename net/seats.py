@@ -806,7 +806,7 @@ class Seats:
         """
         registry, room = self.registry, old.room
         assert room is not None and old.seat is not None
-        room.members.dismiss(old)
+        room.members.remove(old)
         with registry._lock:
             if old.departed or not room.inbox.put(Left(old, CloseCode.ABNORMAL)):
                 return False
@@ -816,7 +816,7 @@ class Seats:
             client.room = room
             registry._visits[room.name] = registry._visits.pop(room.name, 0) + 1
             room.join(client)
-        room.members.dismiss(old)  # if it was only just let in
+        room.members.remove(old)  # if it was only just let in
         if self.note_token is not None:
             self.note_token(old.seat)
         room.log.debug("in the place of %d, who lacks too much", old.id, client=client.id)

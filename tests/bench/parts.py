@@ -113,9 +113,10 @@ def fan_out(server: Any, count: int) -> Work:
     room = server.Room("room", registry, backend, None, history=history, stall=5.0)
     plain = getattr(server, "PLAIN", None)  # in older versions a coding of 0
     connection = SimpleNamespace(encoding=plain, coding=0, is_full=False, send=lambda data: True)
-    admit = getattr(room, "members", room).admit  # in older versions the room itself does that
+    members = getattr(room, "members", room)  # in older versions the room itself does that
+    add = members.add if hasattr(members, "add") else members.admit
     for number in range(count):
-        admit(SimpleNamespace(id=number, connection=connection, departed=False))
+        add(SimpleNamespace(id=number, connection=connection, departed=False))
     message = [server.Route(1, [TEXT])]
     return lambda: room.deliver(message)
 

@@ -702,7 +702,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
             max_backlog=1 << 20,
         )
         client: Any = Seat(number, connection)
-        assert members.admit(client), "it returned, though nothing can be compressed yet"
+        assert members.add(client), "it returned, though nothing can be compressed yet"
         pairs.append((connection, RawClient(theirs)))
     assert members.send([Route(Opcode.TEXT, [b"meanwhile"])]) == []
     may_go_on.set()
@@ -729,7 +729,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
     connection = Connection(ours, protocol, sender=sender, timer=timer, max_backlog=1 << 20)
     client: Any = Seat(1, connection)
-    assert members.admit(client)
+    assert members.add(client)
     replay = members.newcomers[client]
     replay.advance()
     assert replay.has_caught_up()
@@ -738,7 +738,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
     def promote_late(*who: Any) -> bool:
         members.promote = promote
         members.send([Route(Opcode.TEXT, [b"last words"])])
-        members.dismiss(client)
+        members.remove(client)
         return bool(promote(*who))
 
     members.promote = promote_late

@@ -601,7 +601,7 @@ def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
     member.room = SimpleNamespace(
         seats={member, object()},
         inbox=SimpleNamespace(put=lambda left: told.append("the room")),
-        members=SimpleNamespace(dismiss=lambda client: told.append("the members")),
+        members=SimpleNamespace(remove=lambda client: told.append("the members")),
     )
     registry = scalesocket.RoomRegistry(parse_command_line(["cat"]), Poller("timer"))
     assert registry.release(member, scalesocket.Left(member, 1000))
