@@ -4367,7 +4367,7 @@ def json_response(text: str, status: int = 200) -> Response:
     return Response(status, text.encode(), content_type="application/json")
 
 
-def describe_error(error: HandshakeError) -> Response:
+def error_response(error: HandshakeError) -> Response:
     """Return the response that tells a peer what was wrong with its request."""
     return Response(error.status, f"{error.reason}\n".encode(), error.headers)
 
@@ -4848,7 +4848,7 @@ class HttpSession(Session):
         if refusal.reason == NO_TLS:
             self.server.told.warn(f"TLS from {self.peer[0]}: {NO_TLS}")
         with contextlib.suppress(OSError):
-            self.send(describe_error(refusal), keep_alive=False)
+            self.send(error_response(refusal), keep_alive=False)
 
     # -- HTTP --
 
@@ -4931,7 +4931,7 @@ class HttpSession(Session):
         try:
             response = self._respond(request)
         except HandshakeError as error:
-            response = describe_error(error)
+            response = error_response(error)
         return self.send(response, keep_alive=keep_alive)
 
     def _respond(self, request: Request) -> Response:
@@ -6222,12 +6222,12 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
     for title, options in list_options(words).items():
         group = parser.add_argument_group(title)
         for names, metavar, kind, text in options:
-            group.add_argument(*names.split(), help=text, **describe_value(names, metavar, kind))
+            group.add_argument(*names.split(), help=text, **argument_for(names, metavar, kind))
     return parser
 
 
-def describe_value(names: str, metavar: str, kind: Any) -> dict[str, Any]:
-    """Return what argparse is to know of an option's value."""
+def argument_for(names: str, metavar: str, kind: Any) -> dict[str, Any]:
+    """Return how `add_argument` is to read the value of an option."""
     if kind == "version":
         return {"action": kind, "version": f"scalesocket {__version__}"}
     if isinstance(kind, str):
@@ -6260,7 +6260,7 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     if isinstance(what, str):
         return replace(combine_options({}, given, (), load_game(what)), target=what)
     own, game = read_script(what) if what.suffix == ".py" else ({}, None)
-    command = () if game else (*describe_command(what), *target_arguments)
+    command = () if game else (*command_for(what), *target_arguments)
     return replace(combine_options(own, given, command, game), target=what.stem)
 
 
@@ -6391,7 +6391,7 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
     return own, game
 
 
-def describe_command(path: Path) -> tuple[str, ...]:
+def command_for(path: Path) -> tuple[str, ...]:
     """Return the command that runs a file: this interpreter, unbuffered, for Python."""
     if path.suffix == ".py":
         return sys.executable, "-u", str(path)

@@ -32,7 +32,7 @@ from scalesocket import (
     build_environment,
     check_nesting,
     clean_name,
-    describe_command,
+    command_for,
     insist,
     is_program,
     log,
@@ -209,7 +209,7 @@ def parse_auth(text: str) -> tuple[str, ...]:
         program = find_command(words[0]) or Path()
     if not is_program(program):
         raise argparse.ArgumentTypeError(f"{text!r} is no command")
-    return (*describe_command(program), *words[1:])
+    return (*command_for(program), *words[1:])
 
 
 def check_options(config: Config) -> None:

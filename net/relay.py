@@ -52,9 +52,9 @@ from scalesocket import (
     Opcode,
     ShortageError,
     Want,
-    describe_error,
     encode_close,
     encode_frame,
+    error_response,
     log,
     parse_room_name,
     poll_end,
@@ -595,7 +595,7 @@ class Relay:
         if node.ended:
             if not self._frames.has_begun:
                 self._frames.has_begun = True
-                refusal = describe_error(HandshakeError(503, self._farewell, RETRY))
+                refusal = error_response(HandshakeError(503, self._farewell, RETRY))
                 client.write(refusal.encode_head(keep_alive=False) + refusal.body)
             elif self._frames.may_be_closed:
                 self._frames.has_closed = True

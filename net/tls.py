@@ -26,7 +26,7 @@ from scalesocket import (
     Connection,
     HandshakeError,
     Want,
-    describe_error,
+    error_response,
     log,
     parse_request,
     refuse_if,
@@ -412,7 +412,7 @@ def point_to_tls(session: HttpSession) -> Life:
             if split_origin(host)[1]:
                 where = f"{scheme}://{host}{request.target}"
     refusal = HandshakeError(400, f"this port speaks TLS: use {where}")
-    session.send(describe_error(refusal), keep_alive=False)
+    session.send(error_response(refusal), keep_alive=False)
 
 
 def set_up(server: Server) -> None:

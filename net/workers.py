@@ -67,9 +67,9 @@ from scalesocket import (
     Shortage,
     Want,
     choose_backend,
-    describe_error,
     encode_close,
     encode_frame,
+    error_response,
     json_response,
     log,
     parse_room_name,
@@ -441,7 +441,7 @@ class QuestionSession(Session):
                 request = Request("GET", self.rest.decode(), "HTTP/1.1", Headers())
                 response = tell(self.server.site, request)
             except HandshakeError as error:
-                response = describe_error(error)
+                response = error_response(error)
             self.sock.sendall(encode_answer(response))
         finally:
             self.end()

@@ -185,7 +185,7 @@ def read_request(data: bytes) -> scalesocket.Request | None:
         return scalesocket.parse_request(data)
     except scalesocket.HandshakeError as error:
         assert error.status in (400, 431, 505)
-        check_response_head(scalesocket.describe_error(error).encode_head(keep_alive=False))
+        check_response_head(scalesocket.error_response(error).encode_head(keep_alive=False))
         return None
 
 
@@ -879,7 +879,7 @@ def files(data: bytes) -> None:
     try:
         response = scalesocket.net.files.WebFiles(root).respond(request)
     except scalesocket.HandshakeError as error:
-        response = scalesocket.describe_error(error)
+        response = scalesocket.error_response(error)
         assert error.status in (400, 403, 404, 416)
     check_response_head(response.encode_head(keep_alive=True, extra=[("X-A", "b")]))
     if response.status == 301:
