@@ -4602,7 +4602,7 @@ class Session:
         sock: has been accepted.
         address: of the peer.
         early: what has been read from it already.
-        crowded: what `ConnectionLimits.enter` returned for it. None: it is not counted.
+        over_limit: why it is refused (see `ConnectionLimits.enter`), or ""; None: not counted.
 
     Raises:
         OSError: it has ended.
@@ -4618,7 +4618,7 @@ class Session:
         address: Endpoint,
         early: bytes = b"",
         *,
-        crowded: str | None = None,
+        over_limit: str | None = None,
     ) -> None:
         if sock.family != AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -4634,7 +4634,7 @@ class Session:
         self.want: Want | None = Want.HELPER
         self.descriptor = -1  # by which its reader watches it
         self.held: list[Received] = []  # its room's inbox is full
-        self._crowded = crowded
+        self._over_limit = over_limit
         self.client: Client | None = None  # from when it wants MESSAGES
         self.vouched = 0  # the number by which the parent of workers knows its client
         self._counted_by = ""  # its address, if a proxy has told that
@@ -4743,8 +4743,8 @@ class Session:
         finally:
             if self._counted_by:
                 insist(limits.leave_behind, self._counted_by)
-            if self._crowded is not None:
-                insist(limits.leave, self.address[0], self._crowded)
+            if self._over_limit is not None:
+                insist(limits.leave, self.address[0], self._over_limit)
 
     def _dismiss(self) -> None:
         """Give back seat and socket; may be done again."""
@@ -4859,8 +4859,8 @@ class HttpSession(Session):
             self.request = None
             self.request = parse_request(self.head)
             self.request = request = server.enter_base(self.request)
-            if self._crowded:
-                raise HandshakeError(503, self._crowded, ("Retry-After", "1"))
+            if self._over_limit:
+                raise HandshakeError(503, self._over_limit, ("Retry-After", "1"))
             if log.isEnabledFor(logging.DEBUG):
                 address, _ = server.proxies.find_client(self.peer, request.headers)
                 log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
@@ -5444,10 +5444,10 @@ class ConnectionLimits:
             self._refused += 1
         return f"all {self._limit} connections are in use"
 
-    def leave(self, address: str, crowded: str) -> None:
-        """Count one less; `crowded` is what `enter` has returned for it."""
+    def leave(self, address: str, over_limit: str) -> None:
+        """Count one less; `over_limit` is what `enter` has returned for it."""
         with self._lock:
-            if crowded:
+            if over_limit:
                 self._refused -= 1
             else:
                 self._served -= 1
@@ -5699,7 +5699,7 @@ class Server:
             ShortageError: there is no place for it, or no thread; it has been closed.
         """
         try:
-            crowded = self.limits.enter(address[0])
+            over_limit = self.limits.enter(address[0])
         except ConnectionAbortedError as error:
             log.debug("%s", error)
             sock.close()
@@ -5708,10 +5708,10 @@ class Server:
             sock.close()
             raise ShortageError(f"cannot accept: {error}") from None
         try:
-            session = kind(self, sock, address, early, crowded=crowded)
+            session = kind(self, sock, address, early, over_limit=over_limit)
         except (OSError, MemoryError):
             sock.close()
-            insist(self.limits.leave, address[0], crowded)
+            insist(self.limits.leave, address[0], over_limit)
             return
         session.resume()
         self.readers.shared.attend(session)

@@ -269,8 +269,8 @@ class LineSession(Session):
         keep_alive(self.sock, server.config.ping)
         if server.taps is not None:
             server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)
-        if self._crowded:
-            raise HandshakeError(503, self._crowded)
+        if self._over_limit:
+            raise HandshakeError(503, self._over_limit)
         line = yield from self.read_room_line()
         if line is None:
             return None

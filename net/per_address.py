@@ -88,11 +88,11 @@ class AddressLimits(ConnectionLimits):
             return self._describe()
         return f"all {self._limit} connections are in use"
 
-    def leave(self, address: str, crowded: str) -> None:
+    def leave(self, address: str, over_limit: str) -> None:
         """Count one less of those for whom `enter` returned that."""
         network = self.name(address)  # first, as there may be no memory for it
         with self._lock:
-            if crowded:
+            if over_limit:
                 self._refused -= 1
             else:
                 self._served -= 1
