@@ -4480,7 +4480,7 @@ class RoomsApi:
 
     def list_rooms(self, query: str) -> list[str]:
         """Return the rooms, each as a JSON object; `query` is the request's."""
-        return [self._spell(room) for room in self._registry.listing()]
+        return [self._to_json(room) for room in self._registry.listing()]
 
     def describe(self, name: str) -> dict[str, str]:
         """Return the metrics of a room, "" for all together; nothing if there is no such room."""
@@ -4488,10 +4488,10 @@ class RoomsApi:
         if room is None:
             return {}
         connections = str(len(room.seats))
-        return {"": self._spell(room), "metadata": room.metadata, "connections": connections}
+        return {"": self._to_json(room), "metadata": room.metadata, "connections": connections}
 
     @staticmethod
-    def _spell(room: Room) -> str:
+    def _to_json(room: Room) -> str:
         facts = {"name": room.name, "connections": len(room.seats)}
         if dropped := sum(client.dropped for client in list(room.seats)):
             facts["dropped"] = dropped
@@ -4702,11 +4702,11 @@ class Session:
         if server.asks:
             yield Want.HELPER
             server.admit(client)
-        self.take(connection)
+        self.set_connection(connection)
         return client
 
-    def take(self, connection: Connection) -> None:
-        """Have the socket be the connection's from now on."""
+    def set_connection(self, connection: Connection) -> None:
+        """Let a connection have the socket from now on; `end` disposes of it."""
         self.connection = connection
         self.server.connections.add(connection)
 
