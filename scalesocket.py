@@ -2990,7 +2990,7 @@ class ProcessBackend(Backend):
         self._room.log.info("%s", ending)
         self.stop()
         self._backoff = RESPAWN_FIRST if since > self._started_at + RESPAWN_LAST else self._backoff
-        while not self._room.closing.wait(self._backoff):
+        while not self._room.ending.wait(self._backoff):
             self._backoff = min(self._backoff * 2, RESPAWN_LAST)
             try:
                 self._launch()
@@ -3050,7 +3050,7 @@ class ProcessBackend(Backend):
         if time.monotonic() - blocked_since < ABANDON_TIMEOUT or since_start < FIRST_READ_TIMEOUT:
             return False
         room = self._room
-        return ended or room.closing.is_set() or room.registry.is_deserted(room)
+        return ended or room.ending.is_set() or room.registry.is_deserted(room)
 
     # -- how the child is connected: net/children.py and net/linebuffer.py have other ways --
 
@@ -3067,7 +3067,7 @@ class ProcessBackend(Backend):
         self._output = stdout.fileno() if stdout is not None else terminal
         if POSIX:
             os.set_blocking(self._input, False)
-        self._room.closing.wait(self._config.delay)
+        self._room.ending.wait(self._config.delay)
 
     def _start_child(
         self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
@@ -3856,7 +3856,7 @@ class Room:
         self.saved = ""  # JSON that a child has left for the next child (`_save`)
         self.traffic = Traffic()
         self.log = RoomLog(name)
-        self.closing = threading.Event()  # set when the end has been decided
+        self.ending = threading.Event()  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
         self.since = self.empty_since = time.monotonic()  # the latter likewise
         self.is_timed = False  # likewise: the timer will look whether it has been empty for long
@@ -3973,9 +3973,9 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def expire(self) -> None:
+    def ask_to_end(self) -> None:
         """Let the room's thread come to its end; what was sent before is still handled."""
-        self.closing.set()
+        self.ending.set()
         self.inbox.close()
 
     def cut(self) -> None:
@@ -3987,7 +3987,7 @@ class Room:
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         clients = self.registry.vacate(self)
-        self.expire()
+        self.ask_to_end()
         if last_words:  # a game's come before the Close, if it does not take too long over them
             close = functools.partial(self._close_all, clients, code, reason)
             self.registry.timer.call_later(CLOSE_TIMEOUT, close)
@@ -4250,7 +4250,7 @@ class RoomRegistry:
             rooms = list(self._running)
         for room in rooms:
             room.farewell = (code, reason)
-            room.expire()
+            room.ask_to_end()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
@@ -4342,7 +4342,7 @@ class RoomRegistry:
     def _abandon(self, room: Room) -> None:
         room.is_abandoned = True
         self._remove(room)
-        room.expire()
+        room.ask_to_end()
 
     # -- the timer --
 
@@ -4350,7 +4350,7 @@ class RoomRegistry:
         """End a room if it has been empty for --linger seconds."""
         with self._lock:
             rest = room.empty_since + self._config.linger - time.monotonic()
-            room.is_timed = rest > 0 and not (room.seats or room.closing.is_set())
+            room.is_timed = rest > 0 and not (room.seats or room.ending.is_set())
             if room.is_timed:  # somebody has been there meanwhile
                 self.timer.call_later(rest, lambda: self._collect(room))
             elif rest <= 0 and not room.seats:

@@ -96,7 +96,7 @@ class TcpBackend(PipeBackend):
         environment["PORT"] = str(self._port)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
         child = self._start_child(self._command, environment, streams)
-        self._room.closing.wait(self._config.delay)
+        self._room.ending.wait(self._config.delay)
         deadline = time.monotonic() + TCP_CONNECT_TIMEOUT
         while self._socket is None:
             self._socket = self._connect()
@@ -136,7 +136,7 @@ class TcpBackend(PipeBackend):
         """
         if child.wait(0.05):
             raise BackendError(f"the program ended before it listened on port {self._port}")
-        if self._room.closing.is_set() and not self._closing_since:
+        if self._room.ending.is_set() and not self._closing_since:
             self._closing_since = time.monotonic()
         if self._closing_since and time.monotonic() > self._closing_since + ABANDON_TIMEOUT:
             raise ConnectionClosed(CloseCode.NORMAL, "the room has ended")
@@ -284,7 +284,7 @@ class PtyBackend(ProcessBackend):
         finally:
             os.close(slave)
         os.set_blocking(master, False)
-        self._room.closing.wait(self._config.delay)
+        self._room.ending.wait(self._config.delay)
 
     def _encode(self, event: RoomEvent) -> bytes:
         if isinstance(event, Joined) and self._size:

@@ -390,5 +390,5 @@ class SharedRooms(StoredRooms):
         with self._lock:
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
-        room.expire()
+        room.ask_to_end()
         self.timer.call_later(max(deadline - time.monotonic(), 0.0), room.cut)

@@ -1314,7 +1314,7 @@ class StoredRooms(RoomRegistry):
 
     def _remind(self, room: StoredRoom) -> None:
         """Have a room saved if something has happened."""
-        if room.closing.is_set():
+        if room.ending.is_set():
             return
         if room.progress != room.saved_at:
             room.is_due = True

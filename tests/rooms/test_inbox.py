@@ -515,8 +515,8 @@ def test_nothing_is_written_while_no_program_can_be_started_again(
     backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
     here: Any = SimpleNamespace(id=1)
     backend._present = {1: here}
-    backend._room, backend._opener = Mock(closing=threading.Event()), here
-    backend._room.log.warning = lambda *_: backend._room.closing.set()
+    backend._room, backend._opener = Mock(ending=threading.Event()), here
+    backend._room.log.warning = lambda *_: backend._room.ending.set()
     backend._start_child = Mock(side_effect=BackendError("Text file busy"))
     backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
     reader, backend._input = os.pipe()
@@ -538,7 +538,7 @@ def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
     backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
     backend._backoff, backend._started_at = scalesocket.RESPAWN_LAST, time.monotonic()
     waits = Mock(side_effect=[False, False, True])  # the room is closing
-    backend._room, backend._opener = Mock(closing=Mock(wait=waits)), Mock()
+    backend._room, backend._opener = Mock(ending=Mock(wait=waits)), Mock()
     backend._start_child = Mock(side_effect=BackendError("Text file busy"))
     backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
     reader, backend._input = os.pipe()
