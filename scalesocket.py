@@ -16,13 +16,16 @@ The way of the data:
     client <--send-- pump thread <-- child's stdout           (a Game answers from the room thread)
                     Framing splits and routes, Members encodes once, Connection sends
 
-Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all
-items that wait make one write, one read of the child's output makes one send for each client.
-Nothing waits to make a batch bigger, with one exception: a crowd that talks is read only every few
-milliseconds. So a quiet room answers at once, and a busy one costs less per message the busier it
-gets. While a room has nothing to do, a reader writes to the child itself. The first few clients
-have a reader each; a crowd shares one, which takes one `recv` from each that is ready. Where does a
-message go? `Reader._dispatch`, `Room.receive`, `ProcessBackend.handle`; and back: `Room.deliver`.
+Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all items
+that wait make one write, one read of the child's output makes one send for each client. Nothing
+waits to make a batch bigger, but a crowd that talks is read only every few milliseconds. While a
+room has nothing to do, a reader writes to the child itself (`ProcessBackend.hand_over`). The first
+few clients have a reader each; a crowd shares one, which takes one `recv` from each that is ready.
+
+A message passes `Connection.receive`, `Reader._dispatch`, `Room.receive`, `Room.run` and
+`ProcessBackend.handle`; back, `ProcessBackend._run_pump`, `Room.deliver`, `Members.send` and
+`Connection.send`. A client that goes passes `Session.leave` and `Room.leave`; `Connection.dispose`
+closes its socket. An option is a row of `OPTIONS` and a field of `Config` (chapter 15).
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             the server has ended
@@ -165,19 +168,19 @@ MAX_OUTPUT_ITEM = 16 * MIB  # bytes that a child may print without a delimiter
 MAX_DIGITS = 1000  # of a number in a client's JSON message
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
-EVENTS_SIZE = 256 * KIB  # bytes of messages after which one `receive` gives out no more
-MAX_NOT_URGENT = 100  # such events that wait in an inbox before the room's thread is woken
+EVENTS_SIZE = 256 * KIB  # bytes of messages from which on the rest waits for the next `receive`
+MAX_NOT_URGENT = 100  # events in an inbox; one more wakes the room's thread, urgent or not
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 MAX_DEPARTED = 4096  # clients that have gone and the backend does not know of, in a room
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
 OWN_READERS = 4  # clients that have a reader each; all others share one
-CROWD = 3  # clients from which a round or a fan-out counts as a crowd (Reader._is_crowd, take_turn)
+CROWD = 3  # so many clients, read or written to in one go, are a crowd (Reader, take_turn)
 ROUND_TIME = 0.005  # seconds between two rounds in which a crowd is read
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
-HELPER_PATIENCE = 1.0  # seconds that a helper waits for bytes: who dribbles costs no more threads
+HELPER_PATIENCE = 1.0  # seconds that a helper waits for a slow peer; then the acceptor does
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
 RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
-RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer starts at the first again
+RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer has RESPAWN_FIRST again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
@@ -186,22 +189,22 @@ NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
-GAME_BACKLOGS = 8  # times --backlog that a game may have sent and a client has not taken
-CALL_SIZE = KIB  # bytes that a call from another thread counts in the inbox: 1024 fill it
+GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
+CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
 FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 
-OUT_OF_MEMORY_PAUSE = 0.05  # seconds for others to give some back
-SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is news again
+OUT_OF_MEMORY_PAUSE = 0.05  # seconds until the next try: others may free some memory
+SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is an error in the log
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
-_SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # will pass
+_SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # they pass
 
 SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
 MAX_REFUSED = 64  # connections beyond --maxconns that are answered with 503
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 UNIX_PEER = ("unix", 0)  # address and port of a peer that came through a Unix socket
-IPV4_IN_IPV6 = re.compile(r"^::ffff:(?=[\d.]+$)")  # as a socket for both families tells one of IPv4
+IPV4_IN_IPV6 = re.compile(r"^::ffff:(?=[\d.]+$)")  # IPv4 on a dual-stack socket
 
 RESERVED_ROOMS = frozenset("api metrics health static upload robots.txt favicon.ico".split())
 
@@ -360,15 +363,15 @@ class Frame:
 
 @functools.cache
 def _masked_by(key_byte: int) -> bytes:
-    """Return what each byte becomes, as `translate` wants it."""
+    """Return a table for `bytes.translate`: each byte XOR one byte of the key."""
     return bytes(byte ^ key_byte for byte in range(256))
 
 
 def apply_mask(payload: bytes, masking_key: bytes) -> bytes:
     """Mask or unmask a payload: the same operation (RFC 6455 section 5.3).
 
-    A loop over bytes takes up to 60 times as long. A short payload and its mask are two integers
-    for one XOR. Of a longer one, all bytes under the same byte of the key are looked up at once.
+    A loop over bytes takes up to 60 times as long. A short payload and its mask become two integers
+    for one XOR. In a longer one, each byte of the key masks every fourth byte by one `translate`.
     """
     length = len(payload)
     if length < 512:
@@ -701,7 +704,7 @@ class MessageAssembler:
         piece = frame.payload
         complete = frame.last and frame.header.fin
         if self._inflater is not None:
-            space = self.max_message - len(self._message) + 1  # the one more shows: it is too big
+            space = self.max_message - len(self._message) + 1  # one byte more shows: too big
             piece = self._inflater.feed(piece, space, complete=complete)
             if len(piece) == space:
                 self._fail_as_too_big(f"over {self.max_message}")
@@ -809,8 +812,8 @@ class Request:
     target: str  # as it came
     version: str  # "HTTP/1.1"
     headers: Headers
-    base: str = ""  # what stood before the target, and means this server (--basepath)
-    from_here: bool = False  # its client is on this machine; known of what is no WebSocket
+    base: str = ""  # the prefix that was taken off the target (--basepath)
+    from_here: bool = False  # its client is on this machine; set for plain HTTP only
 
     @property
     def path(self) -> str:
@@ -864,7 +867,7 @@ class Response:
         """Return status line and headers as bytes, with `extra` fields."""
         extra = tuple(extra)
         replaced = {name.lower() for name, _ in extra} - {"vary"}  # each adds to the others
-        own = (*self.headers, ("X-Content-Type-Options", "nosniff"))  # no message is ever a script
+        own = (*self.headers, ("X-Content-Type-Options", "nosniff"))  # no browser guesses a type
         fields = [("Connection", "keep-alive" if keep_alive else "close")]
         fields += [*(item for item in own if item[0].lower() not in replaced), *extra]
         # RFC 9110 sections 8.6 and 15.4.5: what has no body says nothing about one.
@@ -1030,7 +1033,7 @@ class Handshake:
             nonce = base64.b64decode(self.key, validate=True)
         except ValueError:
             nonce = b""
-        if len(nonce) != 16:  # two keys are joined, and none either (11.3.1)
+        if len(nonce) != 16:  # as if there are two keys, or none (11.3.1)
             raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
         self.subprotocol = next((p for p in offered if p in subprotocols), "")  # 4.2.2
@@ -1071,7 +1074,7 @@ class Messages:
     opcode: int  # TEXT or BINARY
     payloads: list[bytes]
     size: int  # bytes of memory or wire that they took, for accounting
-    source: Connection | None = None  # with --resume: which of its connections they came by
+    source: Connection | None = None  # with --resume: the connection that they came by
 
 
 @dataclass(frozen=True, slots=True)
@@ -1125,7 +1128,7 @@ class WebSocketProtocol:
         self.encoding = encoding
         self.is_open = True  # until their Close or their error: then nothing is read (7.1.7)
         self.pending = False  # `receive` has more to give from what it has got
-        self.source: Connection | None = None  # of its messages, if they are a seat's
+        self.source: Connection | None = None  # for `Messages.source` (--resume)
         self._parser = FrameParser(
             masked=role is Role.SERVER, max_length=max_message, allowed_rsv=encoding.rsv
         )
@@ -1136,8 +1139,8 @@ class WebSocketProtocol:
         """Take the bytes of one `recv`; return what they amount to, in order.
 
         A protocol error is an event, `Closing` with `failed`, so that it keeps its place after
-        the messages that came before it. If they come to more than EVENTS_SIZE, as compressed
-        ones can, the rest is `pending` until the next call, which may bring no bytes.
+        the messages that came before it. Beyond EVENTS_SIZE, which compressed messages can reach,
+        the rest is `pending` until the next call, which may bring no bytes.
         """
         events: list[Event] = []
         if not self.is_open:
@@ -1188,7 +1191,7 @@ class WebSocketProtocol:
             events.append(Closing(code, reason, failed=False))
 
     def finish(self) -> list[Event] | None:
-        """Return what the stream's end amounts to; None: a Close is missing. Free the buffers."""
+        """Return the events of the stream's end, None if a Close is missing; free the buffers."""
         self._parser.feed(b"")
         self._assembler = MessageAssembler(max_message=0, encoding=self.encoding)
         return None
@@ -1266,7 +1269,7 @@ def report_failure() -> None:
 
 
 def insist(function: Callable[..., T], *args: Any) -> T:
-    """Call a function until there is enough memory for it: what must not be left undone."""
+    """Call a function, and again while it fails for lack of memory: it must not be left undone."""
     while True:
         try:
             return function(*args)
@@ -1296,7 +1299,7 @@ TURN = threading.Lock() if getattr(sys, "_is_gil_enabled", lambda: True)() else 
 
 
 def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContextManager[object]:
-    """Return TURN for a fan-out to a crowd; one to few needs none, so it queues behind no flood."""
+    """Return TURN for a fan-out to a crowd; one to a few clients does not wait for its turn."""
     return TURN if len(items) >= CROWD or any(len(to) >= CROWD for to, _ in items) else NO_TURN
 
 
@@ -1436,7 +1439,7 @@ class Poller:
 
 
 class Backlog:
-    """Whole frames that a socket has not taken yet, but for the start of the first piece."""
+    """Whole frames that wait for a socket; a part of the first piece may have been sent already."""
 
     def __init__(self) -> None:
         self.size = 0  # bytes
@@ -1495,8 +1498,8 @@ class Backlog:
 class Connection:
     """One WebSocket: the socket, the protocol, and the closing handshake (RFC 6455 section 7).
 
-    Any thread may write to it, and none waits for the peer. What is under "the reader's side"
-    belongs to the reader thread.
+    Any thread may write to it, and none waits for the peer. What is under "the reader's side" is
+    for the one thread that has its session (chapter 13): its reader, or a helper.
 
     Args:
         sock: a connected stream socket; the opening handshake has been read from it. `dispose`
@@ -1556,7 +1559,7 @@ class Connection:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
             self._is_open = True
-            self.set_reading(True)  # what has come before, as --auth, was no silence of the peer
+            self.set_reading(True)  # while --auth was asked, the peer was not silent
             if waiting := self._backlog.take():
                 self.transmit(waiting)
             if self.replay is not None:
@@ -1627,7 +1630,7 @@ class Connection:
             if not self._with_sender:
                 self._socket.close()
 
-    # -- anyone's side --
+    # -- any thread --
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -1708,7 +1711,7 @@ class Connection:
             self.abort()
 
     def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
-        """Ping a peer that has been silent for `interval` s; close one that was for two.
+        """Ping a peer silent for `interval` s, close it after two of them; on the timer's thread.
 
         Args:
             deaf: seconds before `now` in which the whole process stood still, and heard nobody.
@@ -1774,7 +1777,7 @@ class Connection:
             self._freed.wait(patience)
 
     def overflows(self, size: int) -> bool:
-        """Whether it is full, and so many bytes more are too many, whoever sends them."""
+        """Whether it is full, and `size` bytes more are more than even a game may send it."""
         waiting = self._backlog.size if (replay := self.replay) is None else replay.held
         return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
 
@@ -1792,7 +1795,7 @@ class Connection:
     # -- under the lock --
 
     def set_replay(self, replay: Replay | None) -> None:
-        """Have a replay hold back what is sent from now on; None: and drop what one has held."""
+        """Have a replay hold back what is sent from now on; None: drop what it has held."""
         if self.replay is not None:
             self.replay.drop()
         self.replay, self._is_plain = replay, self.IS_DIRECT and replay is None
@@ -1814,7 +1817,7 @@ class Connection:
         self.is_full = self.backlog_size >= self._max_backlog
 
     def transmit(self, data: bytes) -> None:
-        """Hand bytes to the kernel, before what a replay holds; what it does not take waits."""
+        """Hand bytes to the kernel, before what a replay holds; the rest goes to the backlog."""
         sent = 0
         if self._is_open and not self._backlog.size:
             sent = self._write((data,))
@@ -1911,13 +1914,13 @@ _BLANK = re.compile("[\\s\u00ad\u115f\u1160\u200b-\u200f\u2060\u2800\u3164\ufeff
 
 
 def clean_name(text: str) -> str:
-    """Return what a user is called, or a fact about one, as one line of text that can be seen."""
+    """Return a user's name, or a fact about one, as one line; "" if nothing of it can be seen."""
     line = _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
     return "" if _BLANK.fullmatch(line) else line
 
 
 def check_thread(owner: int, call: str) -> None:
-    """See that a game calls from the room's thread: from another one, messages could get lost.
+    """Check that a game calls from the room's thread: from another, messages could get lost.
 
     Raises:
         RuntimeError: it does not.
@@ -1946,7 +1949,7 @@ class Client:
 
     user: str = ""  # as --auth or `on_auth` has named it
     claims: Mapping[str, str] = MappingProxyType({})  # what else --auth has said of the user
-    seat: Seat | None = None  # with --resume: stands in for the socket, and is `connection`, too
+    seat: Seat | None = None  # with --resume: outlives the socket, and is `connection`, too
     dropped = False  # its seat has no connection now
     restored = False  # it came back, and has kept nothing of what it had been sent
 
@@ -1974,7 +1977,7 @@ class Client:
         self.departed = False  # its seat is taken back; guarded by the registry's lock
         self.kicked = False  # its backend wants no more of it
         self.left = False  # its game has been told that it has gone
-        self.is_watched = False  # it will be asked soon whether it still reads
+        self.is_watched = False  # `Room._look_after` will be called for it
 
     @property
     def address(self) -> str:
@@ -2084,7 +2087,7 @@ class Framing:
         if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
             delimiters = b"\n" + delimiters.replace(b"\n", b"")
         self._delimiter = delimiters[:1]
-        self._unify: Callable[[bytes], bytes] | None = None  # makes all of them the first
+        self._unify: Callable[[bytes], bytes] | None = None  # replaces each by the first
         if len(delimiters) > 1:
             self._unify = load_feature("delimiters", "--delimiters").make_unifier(delimiters)
         self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
@@ -2177,10 +2180,10 @@ def _check_number(digits: str) -> str:
     return digits
 
 
-# A program may parse JSON in other ways than we do. What a client could spell so that the program,
-# but not we, takes it for `_from` or `_to` would let it speak for another; so all spellings count.
-# And its parser may end the program on a longer number: Python's takes 4,300 digits, Java's
-# Jackson 1,000. A run of digits is found by making them all the same.
+# A program may read JSON in other ways than we do. If a client could spell `_from` or `_to` so that
+# the program knew it and we did not, it could speak for another client; so all spellings count. And
+# a long number ends a program whose parser refuses it: Python's takes 4,300 digits, Java's Jackson
+# 1,000. A run of digits is found by making all digits the same.
 _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
 _number_checker = json.JSONDecoder(
@@ -2199,16 +2202,16 @@ _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 _JSON_BEGIN = re.compile(r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']""")
 _ESCAPE = re.compile(r"\\+u([0-9A-Fa-f]{4})")
 _ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
-_TO_ALL = Route(Opcode.TEXT, [], cached=False)  # the way of what names nobody
+_TO_ALL = Route(Opcode.TEXT, [], cached=False)  # the route of a line that names nobody
 ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
 
 
 def name_fields(names: Iterable[str]) -> str:
-    """Return a pattern for fields that route, and for the one that saves, in any case."""
+    """Return a pattern for fields that route, and for `_save`, in upper or lower case."""
     return rf"_(?i:save|{'|'.join(name[1:] for name in names)})(?!\w)"
 
 
-# A string, as far as it goes; what is left without strings has brackets only where JSON has them.
+# A string, also one without an end. Brackets outside of strings are those of lists and objects.
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -2336,10 +2339,10 @@ class JsonFraming(Framing):
 
     def __init__(self, *, delimiters: bytes, report: Report, strip: bool = False) -> None:
         super().__init__(binary=False, delimiters=delimiters, report=report)
-        # What only a program says, and what only the server does, are never a client's to say.
+        # Fields that only the program or only the server may write: a client's are taken out.
         routing = self.routing_fields if strip else ()
         self._own = self.names_type(self.sender_field, "_save", "_restore", *routing)
-        self._told = False  # that something which routes was taken out
+        self._told = False  # the log has told that a client routes
         names = name_fields(self.routing_fields)
         self._routing = re.compile(names.encode())
         self._named = re.compile(rf"(?<!\w){names}")
@@ -2354,10 +2357,6 @@ class JsonFraming(Framing):
             except (ValueError, RecursionError) as error:
                 self._report(sender, f"message is not a JSON object: {error}")
         return b"".join(lines)
-
-    def announce(self, sender: int, message: str) -> bytes:
-        """Return a join or leave message as its own line; it needs no tag."""
-        return message.encode() + b"\n"
 
     def _tag(self, prefix: bytes, payload: bytes) -> bytes:
         """Splice the sender in front, and keep every other byte as it came."""
@@ -2428,7 +2427,7 @@ class JsonFraming(Framing):
         return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
 
     def _route_one(self, item: bytes) -> Output | None:
-        """Read the way of a marked item; if that cannot be told, nobody gets it."""
+        """Return the route of a marked item; None if it cannot be read: nobody gets it."""
         try:
             return self._read_route(item)
         except (ValueError, RecursionError) as error:
@@ -2623,7 +2622,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The child has no more output; with what the pump choked on, if it did."""
+    """The child has no more output; `error`: why the pump has stopped before its end, if it has."""
 
     error: BackendError | None = None
 
@@ -3501,6 +3500,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
 # A room is one order of events. What its clients do is put into one inbox and taken out by one
 # thread; what its backend says goes to its members under one lock, together with the history
 # that newcomers get, so that between history and what follows there is no gap and no repeat.
+# A client in a room has a seat: seats are counted, and with the last one the room ends. It is a
+# member while it is sent what the backend says. (A `Seat` of --resume also outlives a connection.)
 
 
 class Inbox:
@@ -3521,7 +3522,7 @@ class Inbox:
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self._closed = False
-        self._asleep = False  # the room's thread waits for the bell; nobody rang, or has its place
+        self._asleep = False  # the room's thread waits; nobody rang, or has its place (`claim`)
         self._idle = False  # it waits without a timeout: no tick is due
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
@@ -3689,7 +3690,7 @@ class RoomLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def group(clients: Iterable[Client]) -> dict[Encoding, list[Client]]:
-    """Return clients by how they are to be written to; most often there is but one way."""
+    """Return clients by their encoding; most often there is only one."""
     groups: dict[Encoding, list[Client]] = {}
     for client in clients:
         groups.setdefault(client.connection.encoding, []).append(client)
@@ -3737,7 +3738,7 @@ class Outbox:
 
 
 class Members:
-    """Who hears what a room's backend says."""
+    """The clients that are sent what a room's backend says."""
 
     history: History | None = None  # what newcomers get (--cache)
     newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told it
@@ -3858,25 +3859,25 @@ class Room:
         self.log = RoomLog(name)
         self.ending = threading.Event()  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
-        self.since = self.empty_since = time.monotonic()  # the latter likewise
-        self.is_timed = False  # likewise: the timer will look whether it has been empty for long
+        self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
+        self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
         self.thread = threading.get_ident()  # its own, once that runs
         self.backend = backend
         self._opener = opener
         self._stall = stall
         self._outbox = Outbox()  # what a game has said since its hook was called
         self._unfinished: list[RoomEvent] = []  # what the backend is handling
-        self._complained: set[tuple[int | None, str]] = set()
+        self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
-        self.farewell: tuple[int, str] | None = None  # for its clients, when its backend has ended
+        self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
         self._is_cut = False  # nobody hears any more what its backend says
-        self._lost = 0  # messages of it
+        self._lost = 0  # messages from the backend since then
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
         members = history.make_members if history is not None else Members
         self.members: Members = members(self.traffic, self.log)
 
-    # -- a reader's side --
+    # -- a reader's thread, or a helper's --
 
     def join(self, client: Client) -> None:
         """Let a client in who has got a seat; the registry's lock is held.
@@ -3974,12 +3975,12 @@ class Room:
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
     def ask_to_end(self) -> None:
-        """Let the room's thread come to its end; what was sent before is still handled."""
+        """Let the room's thread end, once it has handled what was sent before."""
         self.ending.set()
         self.inbox.close()
 
     def cut(self) -> None:
-        """End the room for its clients at last, whatever its backend does."""
+        """End the room for its clients now, though its backend has not ended."""
         if self.farewell is not None:
             self._is_cut = True
             self.end(*self.farewell)
@@ -4096,7 +4097,7 @@ class Room:
             insist(self._close)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
-        """Pass events on; return whether the last of them has come."""
+        """Pass events on; return whether `Ended`, the last of all, was among them."""
         for event in events:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
@@ -4176,9 +4177,9 @@ class RoomRegistry:
         return room
 
     def may_wait(self, name: str) -> bool:
-        """Whether to `join` that room may take long: others have the locks, places, or the room.
+        """Whether `join` may have to wait: for a lock, for a place, or to ask where the room is.
 
-        That is as of now, so nothing more than a good guess.
+        A good guess, as it takes no lock.
         """
         room = self._rooms.get(name)
         is_full = 0 < self._config.maxrooms <= len(self._running)
@@ -4628,17 +4629,17 @@ class Session:
         self.address = address
         self.local: Endpoint = UNIX_PEER if sock.family == AF_UNIX else sock.getsockname()[:2]
         self.peer = address  # or the client that a trusted proxy names (PROXY protocol)
-        self.proxied = b""  # what it said, as it came
-        self.rest = early  # what has been read, and not been heeded yet
+        self.proxied = b""  # the PROXY header as it came, if there was one
+        self.rest = early  # bytes that were read and not used yet
         self.deadline = time.monotonic() + HEAD_TIMEOUT  # of what it waits for
         self.want: Want | None = Want.HELPER
         self.descriptor = -1  # by which its reader watches it
-        self.held: list[Received] = []  # its room's inbox is full
+        self.held: list[Received] = []  # until its room's inbox has space
         self._over_limit = over_limit
         self.client: Client | None = None  # from when it wants MESSAGES
         self.vouched = 0  # the number by which the parent of workers knows its client
-        self._counted_by = ""  # its address, if a proxy has told that
-        # Gives the word to other nodes that it opens its room, and takes it back (net/relay.py).
+        self._counted_by = ""  # the address that `enter_behind` has counted
+        # Tell other nodes that this one opens the room, and that it is done (net/relay.py).
         self.begin_opening: Callable[[], None] = lambda: None
         self.end_opening: Callable[[], None] = lambda: None
         self._life = self.live()
@@ -4664,7 +4665,7 @@ class Session:
             self.end()
 
     def open(self) -> Opened:
-        """Read what comes before messages; return the client that it makes of the peer, if any.
+        """Read what comes before messages; return the client, None if the peer becomes none.
 
         Raises:
             HandshakeError: it is refused.
@@ -4913,7 +4914,7 @@ class HttpSession(Session):
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
             is_bare = response.status == 304 or (request and request.method == "HEAD")
             data = head if is_bare else head + response.body
-            for at in range(0, len(data), RECEIVE_SIZE):  # who is slow has the time for each anew
+            for at in range(0, len(data), RECEIVE_SIZE):  # the time is for each of these
                 sock.sendall(data[at : at + RECEIVE_SIZE])
             if file is not None and response.length and not is_bare:
                 sent = sock.sendfile(file, response.start, response.length)
@@ -5401,7 +5402,7 @@ _LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
 
 
 def asks_game(game: type[Game] | None) -> bool:
-    """Whether a game has a word in who may come in."""
+    """Whether a game decides who may come in."""
     return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
 
 
@@ -5432,7 +5433,7 @@ class ConnectionLimits:
         """Count one more; return "", or, if it is one too many, the words to refuse it with.
 
         Raises:
-            ShortageError: too many are being refused already; close it without a word.
+            ShortageError: too many are being refused already; close it without an answer.
             ConnectionAbortedError: the same, for its address (--maxperaddr).
         """
         with self._lock:
@@ -5485,7 +5486,7 @@ class Listener:
         self._reader.call_soon(self._open)
 
     def stop(self) -> None:
-        """Accept no more, from when that thread has come to it."""
+        """Accept no more, soon: that thread closes the socket."""
         self._reader.call_soon(self._end)
 
     def _open(self) -> None:
@@ -5541,9 +5542,7 @@ class Listener:
 
 
 class Server:
-    """All of it together.
-
-    Sessions use its attributes. It starts threads only in `run`.
+    """The rooms, the listeners, and what sessions use; it starts threads only in `run`.
 
     Raises:
         ConfigError: the certificates cannot be used.
@@ -5561,16 +5560,16 @@ class Server:
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.told = ToldOnce()
-        self.is_ending = False  # no client is let in any more
-        self.stopping = False  # it has been told to end
-        self._stopped = False  # and that at once
-        self.has_ended = False  # and it has
+        self.stopping = False  # it has been told to end, at once or after --drain
+        self._stopped = False  # at once: `run` is to wait no longer
+        self.is_ending = False  # `run` ends rooms and connections
+        self.has_ended = False  # it has ended them all
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        self._only: dict[str, Connection] = {}  # that --oneshot serves; `setdefault` is atomic
+        self._only: dict[str, Connection] = {}  # the one of --oneshot; `setdefault` is atomic
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
-        # What options hang on, by the `set_up` of their modules.
+        # What follows is set by the `set_up` of the modules of options.
         self.guard = LocalPages()
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
         # Asks whether a request that is for no room may be answered.
