@@ -961,28 +961,6 @@ Network: TypeAlias = "IPv4Network | IPv6Network"
 Endpoint = tuple[str, int]  # address and port
 
 
-class Proxies:
-    """Peers that may say which client they speak for. Here, nobody may.
-
-    With --trustproxy, `TrustedProxies` in net/proxies.py takes the place of this class.
-    """
-
-    def __contains__(self, address: str) -> bool:
-        return False
-
-    def read_header(self, session: Session) -> Life:
-        """Read what a proxy puts before a connection (PROXY protocol)."""
-        yield from ()
-
-    def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
-        """Return the client that a peer speaks for: itself, if it is no proxy."""
-        return peer
-
-    def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
-        """Whether a proxy says that the client came to it over TLS."""
-        return False
-
-
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own, or that of a Unix socket."""
     return address in (UNIX_PEER[0], "::1") or IPV4_IN_IPV6.sub("", address).startswith("127.")
@@ -5415,6 +5393,28 @@ def ask_game(game: type[Game], client: Client) -> bool:
         return False
     client.user = clean_name(answer) if isinstance(answer, str) else ""
     return bool(answer)
+
+
+class Proxies:
+    """Peers that may say which client they speak for. Here, nobody may.
+
+    With --trustproxy, `TrustedProxies` in net/proxies.py takes the place of this class.
+    """
+
+    def __contains__(self, address: str) -> bool:
+        return False
+
+    def read_header(self, session: Session) -> Life:
+        """Read what a proxy puts before a connection (PROXY protocol)."""
+        yield from ()
+
+    def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
+        """Return the client that a peer speaks for: itself, if it is no proxy."""
+        return peer
+
+    def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
+        """Whether a proxy says that the client came to it over TLS."""
+        return False
 
 
 class ConnectionLimits:
