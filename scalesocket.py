@@ -3150,7 +3150,7 @@ class Game:
         return True
 
     def on_create(self, room: GameRoom) -> None:
-        """Begin; keep the room."""
+        """The room has been made; keep it, to send and to set timers by."""
 
     def on_join(self, client: Client) -> None:
         """A client has come; it is among `room.clients` from now on."""
@@ -3246,9 +3246,9 @@ class GameRoom:
     def call_later(
         self, seconds: float, function: Callable[[], None], *, repeat: bool = False
     ) -> Callable[[], None]:
-        """Call a function on the room's thread after so many seconds, once or each time.
+        """Call a function on the room's thread after so many seconds, once or again and again.
 
-        What is returned cancels that.
+        The function that this returns cancels it.
 
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
@@ -3271,7 +3271,7 @@ class GameRoom:
         """Call a function once, on the room's thread, soon; for a game's own threads.
 
         The calls of a thread come in their order, before or behind what clients send. If a
-        thousand wait already, another thread waits, too; so no hook may wait for such a thread.
+        thousand wait already, the thread waits for space; so no hook may wait for that thread.
 
         Raises:
             RuntimeError: the room has ended, and the function will not be called.
@@ -3426,7 +3426,7 @@ class GameBackend(Backend):
         self._unanswered.clear()
 
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
-        """Let what a hook raises end the room; its traceback is the operator's to see."""
+        """End the room if a hook raises anything; the operator sees its traceback in the log."""
         try:
             call(*arguments)
         except (ConnectionClosed, BackendError):
@@ -3907,7 +3907,7 @@ class Room:
             period = min(max(self._stall, 0.1), 1.0)  # seconds
             self.registry.timer.call_later(period, functools.partial(self._look_after, client))
 
-    def _look_after(self, client: Client) -> None:
+    def _look_after(self, client: Client) -> None:  # on the timer's thread
         connection = client.connection
         client.is_watched = False  # first: what changes from now on calls `watch` again
         if client.departed:
@@ -4366,7 +4366,7 @@ class StaticFiles:
 
     Nothing outside of the folder is served, by `..` or by link, and nothing whose name begins
     with a dot, but what lies in `/.well-known/` (RFC 8615). net/files.py, where it is there, also
-    sends parts of files, packed files, and word that a file has not changed.
+    sends parts of files, packed files, and 304 for a file that has not changed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -4765,7 +4765,7 @@ class Session:
         return self.want
 
     def read(self) -> bool:
-        """Wait a little for the bytes that it wants, and send them in; False: none have come."""
+        """On a helper, wait a little for bytes that it wants; return False if none have come."""
         patience = self.deadline - time.monotonic()
         try:
             data = self.receive(min(patience, HELPER_PATIENCE))
@@ -5272,7 +5272,7 @@ def open_listeners(
         option: which chooses them.
 
     Raises:
-        OSError: none of a host's can be had, or one is in use or forbidden: that of `filename`.
+        OSError: no address of a host can be had, or one is in use or forbidden: see `filename`.
     """
     listeners: list[socket.socket] = []
     for host, port in addresses:
@@ -5342,7 +5342,7 @@ class LocalPages:
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
     can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names.)
 
-    Everywhere, `peer` is who has sent a request, be it a client or a proxy.
+    In all methods, `peer` is who has sent the request: a client, or a proxy.
     """
 
     is_local = False  # only this machine reaches us, so only pages from here should
@@ -6057,7 +6057,7 @@ behind it; what follows -- is its arguments. SIZE takes K, M and G. Exit status:
 
 MODES = ("json", "gwsocket")
 FLAG = "store_true"  # what argparse calls it
-BARE = {  # what they mean without a value
+BARE = {  # options that may stand without a value, and what they mean then
     "--frame": "--frame=json",
     "--spa": "--spa=index.html",
     "--trace": "--trace=",
@@ -6470,7 +6470,7 @@ def set_up_logging(config: Config) -> None:
     log.setLevel((logging.INFO, logging.DEBUG, TRACE)[min(config.verbose, 2)])
 
 
-def heed_signals(server: Server) -> None:
+def handle_signals(server: Server) -> None:
     """Let signals stop or drain a server; SIGHUP may reload its certificates instead (net/tls.py).
 
     SIGHUP says that the terminal has been closed, too.
@@ -6507,7 +6507,7 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         server = make(config)
-        heed_signals(server)
+        handle_signals(server)
         server.listen()
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)
