@@ -1525,7 +1525,7 @@ class Connection:
         self._dead = False  # no byte can be sent any more
         self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
         self._close_sent = False
-        self._close_received = not protocol.answers_close  # or waived: the peer broke it
+        self._close_received = not protocol.answers_close  # or none is awaited from it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
             sock.settimeout(patience)
         if response:
@@ -4985,13 +4985,13 @@ class Reader(Poller):
         """
         want = session.want
         self._opening.pop(session, None)
-        if want is Want.MESSAGES and self._only is None and self._readers.own.acquire(False):
+        if want is Want.MESSAGES and self._only is None and self._readers.spare.acquire(False):
             self._unwatch(session)
             self._readers.start_own(session)
         elif want is None or want is Want.HELPER:
             self._unwatch(session)
             if self._only is session:
-                self._readers.own.release()
+                self._readers.spare.release()
                 self._stopped = True
             if want is Want.HELPER:
                 self._readers.help(session)
@@ -5201,7 +5201,7 @@ class Readers:
     def __init__(self) -> None:
         self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
-        self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
+        self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         # What helpers have been started for. A thread may end at once, where there is no memory
         # for it; what it was to do is then left for the next one.
         self._waiting: deque[Session] = deque()
@@ -5209,12 +5209,12 @@ class Readers:
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
 
     def start_own(self, session: Session) -> None:
-        """Give a session a reader of its own; `own` has been acquired for it."""
+        """Give a session a reader of its own; one of `spare` has been acquired for it."""
         try:
             reader = self.kind(f"reader {session.client and session.client.id}", self, session)
             reader.start()
         except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
-            self.own.release()
+            self.spare.release()
             reader = self.shared
         insist(reader.call_soon, functools.partial(reader.start_reading, session))
 
