@@ -4680,7 +4680,7 @@ class Session:
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
-            server.admit(client)
+            server.check_client(client)
         self.set_connection(connection)
         return client
 
@@ -5732,8 +5732,8 @@ class Server:
             **options,
         )
 
-    def admit(self, client: Client) -> None:
-        """Let a client in; may wait.
+    def check_client(self, client: Client) -> None:
+        """Check that a client may come in; may wait.
 
         Raises:
             HandshakeError: it may not come in.
