@@ -109,6 +109,18 @@ def test_taking_waits_for_something_to_come() -> None:
     assert taker.join() == [event("late")]
 
 
+def test_what_is_not_urgent_wakes_nobody_until_there_is_much_of_it() -> None:
+    """Clients that come and go are not to add up where the program need not hear of them."""
+    inbox = Inbox()
+    taker = Worker(inbox.take)
+    wait_until(lambda: inbox._asleep)
+    for number in range(scalesocket.MAX_NOT_URGENT):
+        inbox.put(event(number), urgent=False)
+    assert inbox._asleep
+    inbox.put(event("one more"), urgent=False)
+    assert len(taker.join()) == scalesocket.MAX_NOT_URGENT + 1
+
+
 def test_it_is_full_from_its_limit_on_until_it_is_emptied() -> None:
     inbox = Inbox(10)
     inbox.put_messages([messages(4)])
@@ -589,6 +601,30 @@ def test_a_child_that_ends_just_as_the_server_kills_it_ends_nothing_else() -> No
     backend.kill()
     backend.kill()
     assert killed == [signal.SIGKILL]
+
+
+# ==== What is logged ======================================================
+
+
+def test_mistakes_of_strangers_are_logged_once_each_and_not_without_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
+    told = scalesocket.ToldOnce()
+    mistakes = [f"mistake {number}" for number in range(scalesocket.MAX_TOLD)]
+    for text in [mistakes[0], *mistakes, "one more"]:
+        told.warn(text)
+    assert caplog.messages == mistakes
+
+
+def test_what_a_room_had_to_drop_is_a_warning_once_for_each_client_and_not_without_end() -> None:
+    room: Any = scalesocket.Room("den", Mock(), Mock(), Mock(), history=None, stall=1.0)
+    room.log = Mock()
+    for number in [0, *range(1001)]:
+        room.report(number, f"no JSON: {number}")
+    levels = [call.args[0] for call in room.log.log.call_args_list]
+    assert levels == [logging.WARNING, logging.DEBUG, *[logging.WARNING] * 999, logging.DEBUG]
+    assert room.traffic.dropped == 1002
 
 
 # ==== Who leaves ==========================================================

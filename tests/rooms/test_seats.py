@@ -719,6 +719,14 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
     assert told[0]["taken"] == 3
 
 
+def test_however_many_answers_are_lost_a_seat_has_the_token_that_is_shown_and_a_few_more() -> None:
+    seat, attach = make_seat()
+    shown = attach(Mock(encoding=PLAIN))["token"]
+    given = [attach(Mock(encoding=PLAIN), token=shown, seen=0)["token"] for _ in range(20)]
+    good = {seats.digest(token) for token in [shown, *given[1 - seats.MAX_TOKENS :]]}
+    assert set(seat.keys) == set(seat._seats._by_key) == good
+
+
 def test_however_often_seats_are_dropped_one_timed_call_waits_for_their_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import os
 import random
 import resource
@@ -548,6 +549,21 @@ def test_a_token_that_is_given_during_the_last_save_is_written(
         store.put("attic", None)
     store.stop()
     assert written == [({"attic": None}, []), ({}, ["den"])]
+
+
+def test_a_slow_store_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
+    monkeypatch.setattr("scalesocket.net.store.SLOW_WRITE", -1.0)
+    write = Mock()
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    for number in (1, 2):
+        store.put("den", NOTHING)
+        wait_until(lambda number=number: write.call_count == number)  # type: ignore[misc]
+    store.stop()
+    assert caplog.text.count("the store is slow: 1 rooms took") == 1
 
 
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:

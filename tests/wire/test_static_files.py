@@ -92,8 +92,10 @@ def get(server: ServerProcess, path: str, **headers: str) -> HttpResponse:
 # ==== Folders ==============================================================
 
 
-@pytest.mark.parametrize(("number", "status"), [(errno.EMFILE, 503), (errno.ENOENT, 404)])
-def test_where_files_run_out_no_page_is_said_not_to_exist(
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.EMFILE, 503), (errno.EACCES, 403), (errno.ENOENT, 404)]
+)
+def test_where_files_run_out_or_may_not_be_read_no_page_is_said_not_to_exist(
     folder: Path, number: int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was a 404, which pages and caches remember, and --spa had its one page sent instead."""
