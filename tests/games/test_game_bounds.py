@@ -222,6 +222,7 @@ class Wrong(Game):
         calls = {
             "room.broadcast": lambda: self.room.broadcast("x"),
             "room.call_later": lambda: self.room.call_later(1, print),
+            "what room.call_later returned": self.room.call_later(1000, print),
             "room.close": lambda: self.room.close(),
             "client.send": lambda: client.send("x"),
             "client.close": lambda: client.close(),
@@ -247,6 +248,7 @@ def test_other_calls_from_a_thread_of_the_games_raise_and_say_what_to_call(tmp_p
         for name in (
             "room.broadcast",
             "room.call_later",
+            "what room.call_later returned",
             "room.close",
             "client.send",
             "client.close",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from scalesocket.net import auth
+from scalesocket.net import auth, per_address
 from scalesocket.net.per_address import AddressLimits, network_of
 
 import scalesocket
@@ -191,6 +191,19 @@ def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -
     for _ in range(5):
         assert limits.enter("127.0.0.1") == ""
     assert limits.enter("127.0.0.1") == "all 10 connections are in use"
+
+
+def test_of_those_who_are_too_many_only_some_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = per_address.MAX_REFUSED_OF_ONE
+    monkeypatch.setattr(per_address, "MAX_REFUSED", most + 1)
+    limits = AddressLimits(Config(maxconns=4, maxperaddr=2), Proxies())
+    for address, told in (("192.0.2.1", most), ("192.0.2.2", 1)):
+        assert [limits.enter(address) for _ in range(2)] == ["", ""]
+        assert all("of your address" in limits.enter(address) for _ in range(told))
+        with pytest.raises(ConnectionAbortedError):
+            limits.enter(address)
+    with pytest.raises(scalesocket.ShortageError):
+        limits.enter("192.0.2.3")
 
 
 def test_what_is_counted_is_given_back_whatever_became_of_it() -> None:

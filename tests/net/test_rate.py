@@ -97,6 +97,18 @@ def test_who_is_to_wait_when_memory_runs_out_is_not_forgotten(
     assert forgotten.called
 
 
+def test_who_goes_on_when_memory_runs_out_is_cut_off_as_some_of_it_may_be_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader = limit(Config(maxrate=1), Mock())().shared
+    session = Mock(want=Want.MESSAGES, held=[])
+    monkeypatch.setattr(scalesocket.Reader, "keep", Mock())
+    monkeypatch.setattr(reader, "_take", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        reader._go_on(session)
+    assert session.connection.abort.called
+
+
 class Calm(Game):
     max_rate = 5
 

@@ -109,6 +109,20 @@ def test_taking_waits_for_something_to_come() -> None:
     assert taker.join() == [event("late")]
 
 
+@pytest.mark.parametrize("rest", [None, Unwritten(event(), b"rest", whole=False)])
+def test_what_comes_while_a_reader_has_the_rooms_place_wakes_the_room_when_it_is_back(
+    rest: Unwritten | None,
+) -> None:
+    inbox, client = Inbox(), messages(1).client
+    taker = Worker(inbox.take)
+    wait_until(lambda: inbox._asleep)
+    assert inbox.claim(client) and not inbox.claim(client)
+    inbox.put(event("meanwhile"))
+    assert taker.busy
+    inbox.release(rest)
+    assert taker.join() == [*([rest] if rest else []), event("meanwhile")]
+
+
 def test_what_is_not_urgent_wakes_nobody_until_there_is_much_of_it() -> None:
     """Clients that come and go are not to add up where the program need not hear of them."""
     inbox = Inbox()

@@ -404,7 +404,7 @@ def test_others_are_told_and_only_a_close_with_1000_gives_a_seat_back(
             name = seat["id"]
             client.send_close(None if code == 1005 else code)
             assert watcher.receive_text() == f"drop {name}"
-            client.reset()
+            assert wait_closed(client)[0] == code
             rooms = json.loads(http_request(server, path="/api/told/").body)
             assert (rooms["connections"], rooms["dropped"]) == (2, 1)
             assert re.search(
@@ -689,6 +689,15 @@ def test_who_answers_only_its_latest_ping_is_asked_again_what_has_come() -> None
     assert asked == encode_frame(PING, b"seat:2")
     protocol.receive(encode_client_frame(PONG, b"seat:2"))
     assert not seat._kept
+
+
+def test_a_seat_that_has_just_ended_takes_no_connection() -> None:
+    seat, attach = make_seat()
+    token = attach(Mock(encoding=PLAIN))["token"]
+    seat.close(1000)
+    late, asked = Mock(encoding=PLAIN), seats.Asked(1000, "", failed=False, token=token, seen=0)
+    assert not seat.attach(late, asked, seat.client)
+    assert not late.send.called
 
 
 def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
