@@ -490,7 +490,6 @@ class Seat:
                 return
             self._connection = self.source = None
             self._code = code
-            self._asked = -1
             self._dropped_at = time.monotonic()
             self.client.dropped = True
             self._tell(is_back=False)
@@ -579,7 +578,7 @@ class Seat:
                     self._asked = -1
                 self._is_known = True
                 self._seats.keep_only(self, self._key)
-                self._forget(max(number, self._first))
+                self._forget(number)
 
     def ask_again(self, connection: Connection) -> None:
         """Wait for no answer any more; what has come is asked with what is sent next."""
