@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -107,6 +108,30 @@ def test_who_goes_on_when_memory_runs_out_is_cut_off_as_some_of_it_may_be_lost(
     with pytest.raises(MemoryError):
         reader._go_on(session)
     assert session.connection.abort.called
+
+
+@pytest.mark.parametrize("held", [[], [make_run(b"more")]], ids=["there is room", "it is full"])
+def test_who_goes_on_is_read_only_while_its_room_has_room(
+    monkeypatch: pytest.MonkeyPatch, held: list[Event]
+) -> None:
+    reader = limit(Config(maxrate=1), Mock())().shared
+    monkeypatch.setattr(scalesocket.Reader, "keep", read := Mock())
+    monkeypatch.setattr(reader, "_take", Mock())
+    reader._go_on(Mock(want=Want.MESSAGES, held=held))
+    assert read.called == (not held)
+
+
+def test_nothing_is_kept_of_who_is_in_a_room_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader: Any = limit(Config(maxrate=1), Mock())().shared
+    monkeypatch.setattr(scalesocket.Reader, "attend", Mock())
+    session = Mock(want=Want.MESSAGES, held=[])
+    session.client.departed = False
+    monkeypatch.setattr(reader, "_unwatch", Mock())
+    monkeypatch.setattr(reader, "call_later", Mock())
+    reader._take(session, [make_run(b"one", b"two")], {})
+    assert reader._spent and reader._slowed
+    reader.attend(session)
+    assert not reader._spent and not reader._slowed
 
 
 class Calm(Game):
