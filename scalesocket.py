@@ -4764,13 +4764,12 @@ class Session:
             report_failure()
         return self.want
 
-    def read(self) -> bool:
-        """On a helper, wait a little for bytes that it wants; return False if none have come."""
-        patience = self.deadline - time.monotonic()
+    def read(self, until: float) -> bool:
+        """On a helper, wait until then for bytes that it wants; return False if none have come."""
         try:
-            data = self.receive(min(patience, HELPER_PATIENCE))
+            data = self.receive(min(self.deadline, until) - time.monotonic())
         except TimeoutError as error:
-            if patience > HELPER_PATIENCE:
+            if until < self.deadline:
                 return False
             self.fail(error)
             return True
@@ -5077,14 +5076,9 @@ class Reader(Poller):
     # -- sessions that open --
 
     def _read_opening(self, session: Session) -> None:
-        """Receive the bytes that a session wants; under TLS, that is for a helper."""
-        if session.layer is not session.sock:
-            self._opening.pop(session, None)
-            self._unwatch(session)
-            self._readers.help(session)
-            return
+        """Receive the bytes that a session wants."""
         try:
-            data = session.sock.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
+            data = session.layer.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
         except BlockingIOError:
             return
         except OSError:  # a reset, which is an end like any other
@@ -5243,10 +5237,11 @@ class Readers:
 
     def run(self, session: Session) -> None:
         """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
+        until = time.monotonic() + HELPER_PATIENCE
         while session.want is Want.HELPER or session.want is Want.BYTES:
             if session.want is Want.HELPER:
                 session.resume()
-            elif not session.read():
+            elif not session.read(until):
                 session.sock.settimeout(None)
                 break
         if session.want is not None:

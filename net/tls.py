@@ -45,6 +45,9 @@ OPTIONS = (
     ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
 )
 
+RECORD_TYPES = range(20, 24)  # RFC 8446 section 5.1
+MAX_RECORD = (1 << 14) + 2048  # bytes of an encrypted one (RFC 5246 section 6.2.3)
+
 FAULTS = {  # what OpenSSL says of files, by the name of its reason
     None: "a certificate and its private key are wanted, both in PEM form",
     "KEY_VALUES_MISMATCH": "the private key is that of another certificate",
@@ -210,55 +213,43 @@ class TlsTransport:
         """Return a connection that it encrypts; see `Connection`."""
         return TlsConnection(*args, tls=self, **options)
 
-    def shake_hands(self, sock: socket.socket, early: bytes = b"") -> TlsSocket:
-        """Agree with the peer at a socket; see `TlsSocket`."""
-        return TlsSocket(sock, self, early)
-
 
 class TlsSocket:
-    """A socket that speaks TLS, as far as `HttpSession` needs it; for its reader alone.
+    """A socket that speaks TLS, as far as `HttpSession` needs it; for one thread at a time.
 
     Args:
         sock: connected.
-        tls: before its handshake, which is made at once, in HEAD_TIMEOUT seconds.
-        early: what has been read from the socket already.
-
-    Raises:
-        OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
-        PlainHttpError: it speaks HTTP, and no TLS.
+        tls: after its handshake.
     """
 
-    def __init__(self, sock: socket.socket, tls: TlsTransport, early: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, tls: TlsTransport) -> None:
         self._socket = sock
         self._tls = tls
         self.settimeout = sock.settimeout
-        self._handshake(early)
 
-    def _handshake(self, data: bytes) -> None:
-        deadline = time.monotonic() + HEAD_TIMEOUT
-        done, begin = False, b""
-        while not done:
-            begin = begin if len(begin) > 8 else begin + data
-            try:
-                done, reply = self._tls.advance_handshake(data)
-            except OSError:
-                if re.match(rb"[A-Z]{3,7} ?/?", begin):  # 5 bytes of it tell OpenSSL
-                    raise PlainHttpError(begin) from None
-                self._send_alert()
-                raise
-            if reply:
-                self._socket.sendall(reply)
-            if not done:
-                data = self._receive(RECEIVE_SIZE, deadline)
-                if not data:
-                    raise ConnectionResetError("the peer left during the TLS handshake")
+    def recv(self, size: int, flags: int = -1) -> bytes:
+        """Return bytes once some have come; none at the end.
 
-    def _send_alert(self) -> None:
-        """Tell the peer why there is no agreement, and let it read that."""
-        with contextlib.suppress(OSError):
-            self._socket.sendall(self._tls.take_output())
-            self._socket.shutdown(socket.SHUT_WR)
-            self._receive(RECEIVE_SIZE, time.monotonic() + 1.0)
+        Args:
+            size: bytes to read at once, at the most.
+            flags: of the socket's `recv`, which is then called once; -1: wait for more.
+
+        Raises:
+            TimeoutError: they take longer, all together, than `settimeout` allows.
+            BlockingIOError: with flags, what has come is a part of a record.
+            OSError: the peer makes us answer, and does not read.
+        """
+        deadline = time.monotonic() + (self._socket.gettimeout() or HEAD_TIMEOUT)
+        waits = flags < 0
+        while not self._tls.ended:
+            data = self._receive(size, deadline) if waits else self._socket.recv(size, flags)
+            if not data:
+                break
+            if plain := self.decrypt(data, max(0, flags)):
+                return plain
+            if not waits and not self._tls.ended:
+                raise BlockingIOError("the rest of a record is yet to come")
+        return b""
 
     def _receive(self, size: int, deadline: float) -> bytes:
         patience = deadline - time.monotonic()
@@ -267,27 +258,19 @@ class TlsSocket:
         self._socket.settimeout(patience)
         return self._socket.recv(size)
 
-    def recv(self, size: int) -> bytes:
-        """Return bytes once some have come; none at the end.
-
-        Raises:
-            TimeoutError: they take longer, all together, than `settimeout` allows.
-        """
-        deadline = time.monotonic() + (self._socket.gettimeout() or HEAD_TIMEOUT)
-        data = b""  # what came with the end of the handshake has been received already
-        while not self._tls.ended:
-            try:
-                plain, reply = self._tls.decrypt(data)
-            except EOFError:
-                break
-            if reply:
-                self._socket.sendall(reply)
-            if plain:
-                return plain
-            data = self._receive(size, deadline)
-            if not data:
-                break
-        return b""
+    def decrypt(self, data: bytes, flags: int = 0) -> bytes:
+        """Return what received bytes hold; see `recv`."""
+        try:
+            plain, reply = self._tls.decrypt(data)
+        except EOFError:
+            return b""
+        try:
+            sent = self._socket.send(reply, flags) if reply else 0
+        except BlockingIOError:
+            sent = 0
+        if sent < len(reply):
+            raise ConnectionAbortedError("the peer makes us answer, and does not read")
+        return plain
 
     def sendall(self, data: bytes) -> None:
         """Send all of the data."""
@@ -371,6 +354,68 @@ class TlsConnection(Connection):
         super()._end_sending()
 
 
+def find_end(data: bytes) -> int:
+    """Return where the last whole record of these ends; all that is no TLS counts as whole.
+
+    A record has its type, a version and its length before it (RFC 8446 section 5.1).
+    """
+    at = 0
+    while len(data) > at:
+        length = int.from_bytes(data[at + 3 : at + 5])
+        if data[at] not in RECORD_TYPES or length > MAX_RECORD:
+            return len(data)
+        if len(data) < at + 5 + length or len(data) < at + 5:
+            break
+        at += 5 + length
+    return at
+
+
+def shake_hands(session: HttpSession, tls: TlsTransport) -> Life:
+    """Agree with the peer, in HEAD_TIMEOUT seconds; see `TlsSocket`.
+
+    What has to be worked out is for a helper, and that is so only once a record is whole: a peer
+    that takes its time costs no thread.
+
+    Raises:
+        OSError: no agreement with the peer (`ssl.SSLError` is one), or not in time.
+        PlainHttpError: it speaks HTTP, and no TLS.
+    """
+    session.deadline = time.monotonic() + HEAD_TIMEOUT
+    data, session.rest = session.rest, b""
+    done, begin = False, b""
+    while True:
+        if end := find_end(data):
+            yield Want.HELPER
+            whole, data = data[:end], data[end:]
+            begin = begin if len(begin) > 8 else begin + whole
+            session.sock.settimeout(HEAD_TIMEOUT)
+            try:
+                done, reply = tls.advance_handshake(whole)
+            except OSError:
+                if re.match(rb"[A-Z]{3,7} ?/?", begin):  # 5 bytes of it tell OpenSSL
+                    raise PlainHttpError(begin) from None
+                send_alert(session.sock, tls)
+                raise
+            session.sock.sendall(reply)
+        if done:
+            break
+        piece = yield Want.BYTES
+        if not piece:
+            raise ConnectionResetError("the peer left during the TLS handshake")
+        data += piece
+    session.layer = TlsSocket(session.sock, tls)
+    session.rest = session.layer.decrypt(data)  # what came with the end of the handshake
+
+
+def send_alert(sock: socket.socket, tls: TlsTransport) -> None:
+    """Tell the peer why there is no agreement, and let it read that."""
+    with contextlib.suppress(OSError):
+        sock.sendall(tls.take_output())
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(1.0)
+        sock.recv(RECEIVE_SIZE)
+
+
 def begin(session: HttpSession) -> Generator[Want, Any, bool]:
     """Shake hands for TLS, if that is spoken here; return False if the peer speaks none.
 
@@ -388,10 +433,8 @@ def begin(session: HttpSession) -> Generator[Want, Any, bool]:
         session.rest = yield Want.BYTES
     if not session.rest:
         return False
-    yield Want.HELPER
-    early, session.rest = session.rest, b""
     try:
-        session.layer = session.tls.shake_hands(session.sock, early)
+        yield from shake_hands(session, session.tls)
     except PlainHttpError as error:
         session.rest = error.data
         told = f"plain HTTP from {session.peer[0]}: this port speaks TLS (--sslcert)"

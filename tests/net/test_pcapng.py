@@ -966,6 +966,10 @@ class TlsEnds(Ends):
         def serve() -> None:
             tls = self.taps.begin(server, self.peer, self.context)
             assert tls is not None
+            is_over = False
+            while not is_over:
+                is_over, reply = tls.advance_handshake(server.recv(65536))
+                server.sendall(reply)
             done.append(TlsSocket(server, tls))
 
         thread = threading.Thread(target=serve)

@@ -128,7 +128,7 @@ def test_nothing_is_kept_of_who_is_in_a_room_no_longer(monkeypatch: pytest.Monke
     session.client.departed = False
     monkeypatch.setattr(reader, "_unwatch", Mock())
     monkeypatch.setattr(reader, "call_later", Mock())
-    reader._take(session, [make_run(b"one", b"two")], {})
+    reader._dispatch(session, [make_run(b"one", b"two")], {})
     assert reader._spent and reader._slowed
     reader.attend(session)
     assert not reader._spent and not reader._slowed

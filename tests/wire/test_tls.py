@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -11,10 +12,11 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -402,6 +404,61 @@ def test_a_record_that_is_dribbled_does_not_outlast_the_time_for_a_head(
                 break
         else:
             pytest.fail("it was heard to its end, for 26 s")
+
+
+def keep_begun(end: TlsEnd) -> bytes:
+    """Send nothing; return what begins a handshake."""
+    with contextlib.suppress(ssl.SSLWantReadError):
+        end.tls.do_handshake()
+    return end.outgoing.read()
+
+
+def keep_answered(end: TlsEnd) -> bytes:
+    """Be in the middle of a handshake; return the rest of it."""
+    return end.handshake()
+
+
+def keep_agreed(end: TlsEnd) -> bytes:
+    """Have made the handshake; return a request."""
+    end.raw.sendall(end.handshake())
+    return end.encrypt(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+def send_all(ends: list[TlsEnd], pieces: list[bytes]) -> None:
+    for end, piece in zip(ends, pieces, strict=True):
+        end.raw.sendall(piece)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("keep", [keep_begun, keep_answered, keep_agreed])
+def test_a_crowd_that_takes_its_time_with_tls_costs_no_threads(
+    certs: Certificates, keep: Callable[[TlsEnd], bytes]
+) -> None:
+    """Each of them kept a thread, until the time for a head was over."""
+    long = with_constants(HEAD_TIMEOUT=3 * PATIENCE)
+    trust = certs.trust()
+    trust.minimum_version = ssl.TLSVersion.TLSv1_3  # its client speaks last in the handshake
+    with serve(*certs.options(), "cat", command=long) as server, ExitStack() as stack:
+        quiet = server.threads()
+        ends = [TlsEnd(stack.enter_context(open_socket(server)), trust) for _ in range(60)]
+        rests = [keep(end) for end in ends]
+        send_all(ends, [rest[:20] for rest in rests])
+        open_tls(server, trust).close()  # so that all have been heard
+        wait_until(lambda: server.threads() < quiet + 30)  # a helper waits for more, but not long
+        for at in range(20, 40):
+            send_all(ends, [rest[at : at + 1] for rest in rests])
+            assert server.threads() < quiet + 30
+        send_all(ends, [rest[40:] for rest in rests])
+        for end in ends:
+            if keep is keep_agreed:
+                answer = b""
+                end.raw.settimeout(PATIENCE)
+                while b"\r\n\r\n" not in answer:
+                    with contextlib.suppress(BlockingIOError):  # a part of a record
+                        answer += end.recv(RECEIVE_SIZE)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+            elif keep is keep_begun:
+                assert end.raw.recv(1) == b"\x16"
 
 
 # ==== Rooms ===============================================================
