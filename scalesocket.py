@@ -4810,7 +4810,8 @@ class HttpSession(Session):
             return None
         if server.asks:  # which may take long
             yield Want.HELPER
-        secure = self.tls is not None or server.proxies.speaks_tls(self.peer, request.headers)
+        told = server.proxies.speaks_tls(self.peer, request.headers, self.proxied)
+        secure = told or self.tls is not None
         peer = server.proxies.find_client(self.peer, request.headers)
         for take in server.takers:
             if (yield from take(self, request, peer, secure=secure)):
@@ -5407,8 +5408,8 @@ class Proxies:
         """Return the client that a peer speaks for: itself, if it is no proxy."""
         return peer
 
-    def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
-        """Whether a proxy says that the client came to it over TLS."""
+    def speaks_tls(self, peer: Endpoint, headers: Headers, proxied: bytes = b"") -> bool:
+        """Whether a proxy says that the client came to it over TLS; `proxied`: before all else."""
         return False
 
 

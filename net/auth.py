@@ -255,7 +255,8 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     asks_as_node = server.registry.relays and request.target.startswith("/api/rooms/?local=")
     if is_direct and asks_as_node:
         return
-    secure = session.tls is not None or server.proxies.speaks_tls(session.peer, request.headers)
+    told = server.proxies.speaks_tls(session.peer, request.headers, session.proxied)
+    secure = told or session.tls is not None
     nobody: Any = None  # it will have no connection
     local = session.local
     server.authenticate(Client(0, "", request, nobody, peer=peer, local=local, secure=secure))

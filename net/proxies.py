@@ -24,6 +24,8 @@ _PROXY_LINE = re.compile(
     rb"PROXY (?:UNKNOWN[^\r\n]*|TCP(?:4(?! \S*:)|6(?= \S*:)) "
     rb"([0-9A-Fa-f:.]+) [0-9A-Fa-f:.]+ (\d{1,5}) \d{1,5})\r\n"
 )
+_ADDRESSES = {1: 12, 2: 36, 3: 216}  # bytes of addresses, by family: IPv4, IPv6, Unix
+_SSL = 0x20  # type of what a header says of TLS; bit 0 of its first byte: the client spoke it
 _FORWARDED = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+|[0-9A-Fa-f:.]+))(?::([0-9]{1,5}))?")
 
 
@@ -73,6 +75,19 @@ def _parse_proxy_v2(data: bytes) -> tuple[int, Endpoint | None] | None:
         raise ValueError(f"{length} bytes of addresses of family {family:#x}")
     port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
     return end, (str(read_address(data[16 : 16 + size])), port)
+
+
+def tells_tls(header: bytes) -> bool:
+    """Whether a header of the PROXY protocol says that the client spoke TLS (section 2.2.6)."""
+    if not header.startswith(_PROXY_V2) or header[12] != 0x21:
+        return False
+    at = 16 + _ADDRESSES.get(header[13] >> 4, 0)
+    while len(header) >= at + 3:
+        kind, size = struct.unpack_from("!BH", header, at)
+        at += 3 + size
+        if kind == _SSL and size >= 5 and at <= len(header):
+            return bool(header[at - size] & 1)
+    return False
 
 
 def read_address(value: str | bytes) -> IPv4Address | IPv6Address:
@@ -148,9 +163,10 @@ class TrustedProxies(Proxies):
                 break
         return peer
 
-    def speaks_tls(self, peer: Endpoint, headers: Headers) -> bool:
+    def speaks_tls(self, peer: Endpoint, headers: Headers, proxied: bytes = b"") -> bool:
         """Whether a trusted peer says that the client came to it over TLS."""
-        return peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
+        told = peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
+        return told or tells_tls(proxied)
 
 
 def parse_proxies(text: str) -> tuple[Network | str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scalesocket.net.proxies import TrustedProxies, parse_proxy_header
+from scalesocket.net.proxies import TrustedProxies, parse_proxy_header, tells_tls
 
 from scalesocket import Headers
 from tests.certificates import Certificates
@@ -126,6 +126,35 @@ def test_no_bytes_at_all_break_the_reading(data: bytes, prefix: bytes) -> None:
     assert found is None or 0 <= found[0] <= len(prefix + data)
 
 
+TLS = b"\x20\x00\x05\x01\x00\x00\x00\x00"  # of the client, as HAProxy's `send-proxy-v2-ssl` says
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (v2_of("192.0.2.1", 5000, TLS), True),
+        (v2_of("2001:db8::1", 5000, TLS), True),
+        (v2_of("192.0.2.1", 5000, b"\x04\x00\x03abc" + TLS), True),
+        (v2_of("192.0.2.1", 5000, b"\x20\x00\x0c\x07\0\0\0\0\x21\x00\x04v1.3"), True),
+        (v2(0x21, 0x31, b"\0" * 216 + TLS), True),
+        (v2(0x21, 0x00, TLS), True),
+        (v2_of("192.0.2.1", 5000, b"\x20\x00\x05\x06\0\0\0\0"), False),
+        (v2_of("192.0.2.1", 5000, b"\x20\x00\x04\x01\0\0\0"), False),
+        (v2_of("192.0.2.1", 5000, b"\x20\x00\x06\x01\0\0\0\0"), False),
+        (v2_of("192.0.2.1", 5000, b"\x04\xff\xff" + TLS), False),
+        (v2_of("192.0.2.1", 5000, b"\x04\x00\x08" + TLS), False),
+        (v2_of("192.0.2.1", 5000, TLS[:-1]), False),
+        (v2_of("192.0.2.1", 5000, b"\x20\x00"), False),
+        (v2_of("192.0.2.1", 5000), False),
+        (v2(0x20, 0x11, b"\0" * 12 + TLS), False),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 443\r\n", False),
+        (b"", False),
+    ],
+)
+def test_what_a_header_says_of_tls(header: bytes, told: bool) -> None:
+    assert tells_tls(header) is told
+
+
 # ==== X-Forwarded-For ======================================================
 
 PROXIES = TrustedProxies(
@@ -233,6 +262,15 @@ def test_a_listed_proxy_is_believed(reporter: Path) -> None:
             assert opener(client)["REMOTE_ADDR"] == "127.0.0.1"
         with RawClient.connect(server, "bare") as client:
             assert opener(client)["REMOTE_ADDR"] == "127.0.0.1"
+
+
+def test_a_page_is_let_in_whose_proxy_says_in_front_that_it_came_over_tls() -> None:
+    """Its origin has no port, which means 443, and the server took the request's for 80."""
+    page = {"Host": "game.example", "Origin": "https://game.example"}
+    with serve("--trustproxy", "127.0.0.1", "cat") as server:
+        with connect_behind(server, v2_of("192.0.2.8", 5000, TLS), "room", **page) as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
 
 
 def test_a_client_of_this_machine_is_one_also_behind_a_proxy_of_both_families() -> None:

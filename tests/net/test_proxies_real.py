@@ -19,7 +19,8 @@ import pytest
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.websocket import connect
 
-from tests.proxies import PROXY, proxy
+from tests.certificates import Certificates
+from tests.proxies import PROXY, find, proxy
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -42,6 +43,20 @@ pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves t
 KINDS = ["haproxy", "nginx"]
 HOSTS = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
 RETURN = 3.0  # seconds in which the median client is back, on a machine that nobody else uses
+
+
+TLS_IN_FRONT = """
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend players
+    bind 127.0.0.1:{port} ssl crt {certificate} alpn http/1.1
+    default_backend rooms
+backend rooms
+    server one {node} {says}
+"""
 
 
 # ==== Proxies and nodes ===================================================
@@ -479,3 +494,40 @@ def test_the_benchmark_of_proxies_runs() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
     assert rows == ["none", "haproxy", "nginx"]
+
+
+# ==== TLS in front =========================================================
+
+
+@pytest.mark.parametrize(("says", "https"), [("send-proxy-v2-ssl", "on"), ("send-proxy-v2", "")])
+def test_haproxy_says_in_front_of_a_connection_that_it_came_over_tls(
+    tmp_path: Path, certs: Certificates, says: str, https: str
+) -> None:
+    certificate = tmp_path / "both.pem"
+    certificate.write_text(Path(certs.cert("server")).read_text())
+    with certificate.open("a") as file:
+        file.write(Path(certs.key("server")).read_text())
+    port = free_port()
+    program = ("sh", "--", "-c", 'echo "$HTTPS,$REMOTE_ADDR"; exec cat')
+    with serve("--trustproxy", "127.0.0.1", *program) as server:
+        node = f"127.0.0.1:{server.port}"
+        text = TLS_IN_FRONT.format(port=port, certificate=certificate, node=node, says=says)
+        (tmp_path / "haproxy.cfg").write_text(text)
+        command = [find("haproxy"), "-db", "-f", os.fspath(tmp_path / "haproxy.cfg")]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: is_open(port))
+            with connect(f"wss://localhost:{port}/room", ssl_context=certs.trust()) as ws:
+                assert ws.receive(PATIENCE) == f"{https},127.0.0.1"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens there."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
