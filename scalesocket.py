@@ -1407,9 +1407,14 @@ class Poller:
 
     # -- its thread: for the functions that it calls --
 
-    def watch(self, sock: socket.socket, events: int, function: Callable[[], None]) -> None:
+    def watch(self, sock: socket.socket, events: int, data: Callable[[], None] | Session) -> None:
         """Call a function whenever the socket is ready, until `unwatch`."""
-        self._selector.register(sock, events, function)
+        try:
+            self._selector.register(sock, events, data)
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):  # the latter: its user has too many
+                raise MemoryError("no memory to watch a socket") from None
+            raise
 
     def unwatch(self, sock: socket.socket) -> None:
         """Watch a socket no longer: before it is closed, and before another thread watches it."""
@@ -4800,8 +4805,8 @@ class HttpSession(Session):
 
     def open(self) -> Opened:
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
-        server = self.server
-        yield from server.proxies.read_header(self)
+        server, proxies = self.server, self.server.proxies
+        yield from proxies.read_header(self)
         if server.tls_context is not None or server.taps is not None:
             if not (yield from load_feature("tls", "--sslcert").begin(self)):
                 return None
@@ -4810,9 +4815,8 @@ class HttpSession(Session):
             return None
         if server.asks:  # which may take long
             yield Want.HELPER
-        told = server.proxies.speaks_tls(self.peer, request.headers, self.proxied)
-        secure = told or self.tls is not None
-        peer = server.proxies.find_client(self.peer, request.headers)
+        secure = bool(self.tls) or proxies.speaks_tls(self.peer, request.headers, self.proxied)
+        peer = proxies.find_client(self.peer, request.headers)
         for take in server.takers:
             if (yield from take(self, request, peer, secure=secure)):
                 return None
@@ -5001,7 +5005,7 @@ class Reader(Poller):
     def start_reading(self, session: Session) -> None:
         """Read a session from now on."""
         if session.descriptor < 0:
-            self._selector.register(session.sock, selectors.EVENT_READ, session)
+            self.watch(session.sock, selectors.EVENT_READ, session)
             session.descriptor = session.sock.fileno()
         if session.want is Want.BYTES:
             self._opening[session] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -11,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from scalesocket.net.console import wait_for
@@ -151,6 +153,30 @@ def test_what_came_behind_the_handshake_is_read_first(engine: Engine) -> None:
         assert events is not None
         payloads = [p for e in events if isinstance(e, Messages) for p in e.payloads]
         assert payloads == [b"early", b"late"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_a_backlog_is_written_though_the_system_could_not_watch_its_socket_at_first(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The system has memory for so many, and each user may watch so many (`max_user_watches`)."""
+    selector, failed = engine.sender._selector, []
+    register = selector.register
+
+    def fail_once(*args: Any) -> Any:
+        if not failed:
+            failed.append(args)
+            raise OSError(number, os.strerror(number))
+        return register(*args)
+
+    monkeypatch.setattr(selector, "register", fail_once)
+    with connected(engine) as (connection, client):
+        connection.send(bytes(BIG))
+        client.sock.settimeout(PATIENCE)
+        left = BIG
+        while left:
+            left -= len(client.sock.recv(64 * KIB))
+        assert failed
 
 
 def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None:

@@ -6,6 +6,8 @@ Most tests here let nobody have a reader of its own, or few, so that the shared 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import random
 import selectors
 import socket
@@ -587,6 +589,21 @@ def test_a_session_is_let_go_though_memory_ran_out_in_the_middle_of_that() -> No
         assert reader._do(lambda: reader._unwatch(session))
         assert session.descriptor == -1
         assert not selector.get_map()
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_a_session_is_read_though_the_system_could_not_watch_it_at_first(number: int) -> None:
+    """It was dropped, and its client cut off in the middle."""
+    reader = scalesocket.Reader("reader", Mock())
+    left, right = socket.socketpair()
+    with left, right, selectors.DefaultSelector() as selector:
+        session = Mock(sock=left, descriptor=-1, want=scalesocket.Want.BYTES)
+        reader._selector = selector
+        refused = OSError(number, os.strerror(number))
+        with patch.object(selector, "_selector", Mock(register=Mock(side_effect=refused))):
+            assert not reader._do(lambda: reader.keep(session))  # it is tried again
+        assert reader._do(lambda: reader.keep(session))
+        assert session.descriptor == left.fileno()
 
 
 # ==== What a room need not know at once ===================================
