@@ -132,11 +132,13 @@ class Seat:
             self.lost = max(0, self._first - taken) if resumed else 0
             while self._said and self._first < taken:
                 self._forget_oldest()
-            self._first, self._waiting = taken, 0
+            self._first, self._waiting = taken, min(self._waiting, self._size)
             self._token, self._ws = token, ws
             for message in self._said:
                 if self._ws is not None:
                     self._say(self._ws, message, timeout)
+            if self._ws is not None:
+                self._waiting = 0
             return resumed
 
     def count(self) -> None:

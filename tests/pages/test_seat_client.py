@@ -8,12 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.client import reconnecting
 from scalesocket.client.chat import ChatView
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
-from scalesocket.client.seat import Seat, keeps_seats
+from scalesocket.client.seat import MOST_KEPT, Seat, keeps_seats
 from scalesocket.client.terminal import App, Canvas
 from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake, WebSocket
 
@@ -143,6 +144,26 @@ def test_who_takes_the_seat_elsewhere_ends_the_first_one(server: ServerProcess) 
     second.stop()
     assert isinstance(first.error, ConnectionClosed) and first.error.code == 4001
     first.stop()
+
+
+def test_what_waits_keeps_its_bound_though_each_connection_is_lost_while_it_is_said_again() -> None:
+    """Each attempt let in a mebibyte more."""
+
+    def connection(*, breaks: bool) -> Mock:
+        answer = json.dumps({"_seat": {"token": "x", "taken": 0, "resumed": True}})
+        lost = ConnectionClosed(1006, "") if breaks else None
+        return Mock(receive=Mock(return_value=answer), send=Mock(side_effect=[None, lost]))
+
+    seat = Seat()
+    seat.take(Mock(receive=connection(breaks=False).receive))
+    seat.lose()
+    assert seat.send(bytes(MOST_KEPT - 10)) and not seat.send(bytes(11))
+    for _ in range(3):
+        assert seat.take(connection(breaks=True))
+        assert not seat.send(bytes(11))
+    assert seat.take(connection(breaks=False))
+    seat.lose()
+    assert seat.send(bytes(11))
 
 
 def test_a_server_that_is_started_anew_without_seats_gets_none(server: ServerProcess) -> None:
