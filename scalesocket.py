@@ -6538,7 +6538,7 @@ def run(arguments: Sequence[str]) -> int:
     if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
         cure = "" if config.binary else ": use --frame=json"
         log.warning("a client can write what looks like --joinmsg or --leavemsg%s", cure)
-    if config.game is not None and (mistakes := find_feature("mistakes")) is not None:
+    if (mistakes := find_feature("mistakes")) is not None:
         mistakes.warn_of_options(config, arguments)
     if (file_limit := find_feature("file_limit")) is not None:
         file_limit.raise_file_limit()

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from scalesocket import HERE, TOKEN, Config, ConfigError, Game, list_options, log
+from scalesocket import HERE, MAX_OUTPUT_ITEM, TOKEN, Config, ConfigError, Game, list_options, log
 
 from .script_options import read_script_block
 from .spelling import did_you_mean
@@ -281,7 +281,12 @@ def is_count(value: object) -> bool:
 
 
 def warn_of_options(config: Config, words: Sequence[str]) -> None:
-    """Say which words of a command line mean nothing, as what is served is a game."""
+    """Say which words of a command line mean nothing to a game, or more than a program can do."""
+    if config.game is None:
+        if config.maxmsg > MAX_OUTPUT_ITEM:
+            text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"
+            log.warning(text, MAX_OUTPUT_ITEM)
+        return
     groups = list_options(words)
     known = {name for row in groups["messages"] + groups["child"] for name in row[0].split()}
     if config.auth:  # a program, too

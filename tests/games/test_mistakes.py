@@ -590,6 +590,20 @@ def test_where_all_words_mean_something_none_is_named(here: Path, words: list[st
         assert not any(USELESS in line for line in server.log())
 
 
+@pytest.mark.parametrize(
+    ("words", "warns"),
+    [(["17M", "cat"], True), (["16M", "cat"], False), (["17M", "own:G"], False)],
+)
+def test_a_message_that_no_program_can_print_back_is_warned_of(
+    here: Path, words: list[str], warns: bool
+) -> None:
+    """It was let in, `cat` printed it, and the room ended for all with 1011."""
+    (here / "own.py").write_text(GAME.replace("Treasure", "G"))
+    with serve("--maxmsg", *words, cwd=here) as server:
+        server.stop()
+        assert any("--maxmsg is over 16777216 bytes" in line for line in server.log()) is warns
+
+
 # ==== Values =============================================================================
 
 
