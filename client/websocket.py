@@ -35,6 +35,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from scalesocket.net.deflate import DEFLATE, shorten
 
@@ -844,7 +845,7 @@ def open_socket(
 ) -> socket.socket:
     """Connect, and agree on TLS where the address asks for it."""
     if unix_path is None:
-        sock = socket.create_connection((address.host, address.port), patience(deadline))
+        sock = connect_any(address.host, address.port, deadline)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     else:
         sock = socket.socket(socket.AF_UNIX)
@@ -855,6 +856,31 @@ def open_socket(
         if address.secure:
             context = context or ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=address.host.partition("%")[0])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_any(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Connect to the first address of a host that answers; each has its share of the time."""
+    failed = OSError("the host has no address")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for index, (family, kind, protocol, _, place) in enumerate(found):
+        left = patience(deadline)
+        share = None if left is None else left / (len(found) - index)
+        try:
+            return connect_one(socket.socket(family, kind, protocol), place, share)
+        except OSError as error:
+            failed = error
+    raise failed
+
+
+def connect_one(sock: socket.socket, place: Any, timeout: float | None) -> socket.socket:
+    """Connect a socket; it is closed if that fails."""
+    try:
+        sock.settimeout(timeout)
+        sock.connect(place)
     except BaseException:
         sock.close()
         raise

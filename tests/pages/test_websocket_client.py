@@ -727,6 +727,32 @@ def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_the_time_out
         connect(url, timeout=0.1)
 
 
+def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
+    cat: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As IPv6 may, where a router drops it. The first one had all the time, and nobody came in."""
+    patiences: list[float | None] = []
+
+    class Socket(socket.socket):
+        def connect(self, place: Any) -> None:
+            patiences.append(self.gettimeout())
+            if place[0] == "192.0.2.1":  # nobody's (RFC 5737)
+                raise TimeoutError("timed out")
+            super().connect(place)
+
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, cat.port))
+        for host in ("192.0.2.1", "127.0.0.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+    monkeypatch.setattr(socket, "socket", Socket)
+    with connect(f"ws://many.example:{cat.port}/room", timeout=PATIENCE) as ws:
+        ws.send("hello")
+        assert ws.receive(PATIENCE) == "hello"
+    first, second = patiences
+    assert first is not None and second is not None and first <= PATIENCE / 2 < second
+
+
 def test_a_body_that_does_not_come_is_not_waited_for_longer_than_the_time_out() -> None:
     with scripted(lambda key: b"HTTP/1.1 403 Forbidden\r\n\r\n", hang=True) as url:
         with pytest.raises(InvalidHandshake, match="403 Forbidden$") as caught:
