@@ -601,8 +601,8 @@ def test_a_session_is_read_though_the_system_could_not_watch_it_at_first(number:
         reader._selector = selector
         refused = OSError(number, os.strerror(number))
         with patch.object(selector, "_selector", Mock(register=Mock(side_effect=refused))):
-            assert not reader._do(lambda: reader.keep(session))  # it is tried again
-        assert reader._do(lambda: reader.keep(session))
+            assert not reader._do(lambda: reader.start_reading(session))  # it is tried again
+        assert reader._do(lambda: reader.start_reading(session))
         assert session.descriptor == left.fileno()
 
 
