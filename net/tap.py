@@ -320,6 +320,7 @@ class TappedSocket(socket.socket):
         self._flows: Sequence[Flow] = ()
         self._watchers: Sequence[Flow] = ()
         self._deaf = False  # what looks like the peer's end is none: we shut it, or it was a reset
+        self._noted: set[Event] = set()  # but for bytes; each happens once
         # Held from before a `send` until that is noted, and while other things are: an answer,
         # which another thread may receive at once, is noted behind what it answers.
         self._order = threading.Lock()
@@ -415,10 +416,16 @@ class TappedSocket(socket.socket):
             except ConnectionResetError:
                 self._note_reset()
                 raise
+            except BrokenPipeError:  # so the kernel tells of a reset behind the peer's end
+                if Event.ENDED not in self._noted:
+                    self._note_reset()
+                raise
 
     def _note(self, event: Event) -> None:
-        for flow in self._watchers:
-            flow.note(event)
+        if event not in self._noted:
+            self._noted.add(event)
+            for flow in self._watchers:
+                flow.note(event)
 
     def _note_reset(self) -> None:
         self._deaf = True

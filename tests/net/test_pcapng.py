@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -909,6 +910,33 @@ def test_a_reset_of_which_sending_tells_is_recorded_as_one(ends: Ends, way: str)
     assert ends.server.recv(100) == b""
     ends.server.close()
     assert flags_of(ends.finish())[3:] == [(1, RST | ACK)]
+
+
+def test_a_reset_behind_the_end_of_the_peer_is_recorded_as_one(ends: Ends) -> None:
+    """Of this one the kernel tells by a broken pipe, as of what we send behind our own end."""
+    ends.begin()
+    ends.client.close()
+    ends.server.send(b"x")
+    wait_until(lambda: is_hung_up(ends.server))
+    with pytest.raises(BrokenPipeError):
+        ends.server.send(b"y")
+    ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ends.server.close()
+    assert flags_of(ends.finish())[3:] == [(2, PSH | ACK), (1, RST | ACK)]
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, 0)
+    return bool(poller.poll(0))
+
+
+def test_what_is_sent_behind_our_own_end_is_no_reset(ends: Ends) -> None:
+    ends.begin()
+    ends.server.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        ends.server.send(b"x")
+    assert flags_of(ends.finish())[3:] == [(2, FIN | ACK)]
 
 
 def test_our_own_end_is_not_taken_for_the_peers(ends: Ends) -> None:
