@@ -334,11 +334,12 @@ class CaptureFile:
         max_files: how many are kept; with 1 the recording ends when it is full.
 
     Raises:
-        OSError: it cannot be opened, or another server records into it.
+        OSError: it cannot be opened, another server records into it, or it is to be turned over and
+            is a pipe or a device, which a file would replace.
     """
 
     def __init__(self, path: str, header: bytes, *, max_size: int = 0, max_files: int = 1) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # files stand beside what a link leads to
         self._to_output = path == "-"
         self._header = header
         self._max_size = max(max_size, MIN_FILE_SIZE) - TRAILER_SIZE if max_size else 0
@@ -354,6 +355,9 @@ class CaptureFile:
             os.dup2(2, 1)  # what a game prints must not get between the blocks
         else:
             self._descriptor = open_capture(self._path)
+        if self._max_files > 1 and not self._is_regular():
+            self.close()
+            raise OSError(errno.EINVAL, "only a file can be turned over (--pcapfiles)")
         self._begin_file()
 
     def _begin_file(self) -> None:

@@ -571,6 +571,34 @@ def test_files_are_written_in_turn_and_the_oldest_is_thrown_away(path: Path) -> 
     assert read_stream(packets, OUTBOUND) == b"".join(payloads)
 
 
+def test_a_pipe_cannot_be_turned_over_and_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.pcapng"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(OSError, match="only a file can be turned over"):
+            Recorder(str(pipe), max_size=64 * 1024, max_files=2)
+        with recording(pipe, max_size=64 * 1024) as recorder:
+            open_session(recorder)
+        assert len(read_blocks(os.read(reader, 100_000))) > 3
+    finally:
+        os.close(reader)
+
+
+def test_files_in_turn_stand_where_a_link_leads(tmp_path: Path) -> None:
+    """Else the rest of a recording fills the disk that the link stands on."""
+    disk = tmp_path / "large disk"
+    disk.mkdir()
+    link = tmp_path / "play.pcapng"
+    link.symlink_to(disk / "today.pcapng")
+    with recording(link, max_size=100_000, max_files=2) as recorder:
+        session = open_session(recorder)
+        for _ in range(30):
+            session.send(bytes(10_000))
+    assert sorted(p.name for p in disk.iterdir()) == ["today.1.pcapng", "today.pcapng"]
+    assert sorted(tmp_path.iterdir()) == [disk, link] and link.is_symlink()
+
+
 def test_one_file_that_is_full_ends_the_recording_and_that_is_said_once(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
