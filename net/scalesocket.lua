@@ -331,14 +331,26 @@ local function is_utf8(bytes)
   return true
 end
 
+local TRICKS = { -- in UTF-8: control characters, and those that turn a text's direction around
+  "%c",
+  "\194[\128-\159]", -- U+0080 to U+009F
+  "\216\156", -- U+061C
+  "\226\128[\142\143\168-\174]", -- U+200E, U+200F, U+2028 to U+202E
+  "\226\129[\166-\169]", -- U+2066 to U+2069
+}
+
 -- Returns a text without anything that a line of output could stumble over.
 local function printable(text)
   if #text > 60 then
     text = text:sub(1, 57):gsub("[\192-\255][\128-\191]*$", "") .. "..."
   end
-  return (text:gsub("%c", "."):gsub("[\128-\255]+", function(bytes)
+  text = text:gsub("[\128-\255]+", function(bytes)
     return not is_utf8(bytes) and ("."):rep(#bytes) or nil
-  end))
+  end)
+  for _, trick in ipairs(TRICKS) do
+    text = text:gsub(trick, ".")
+  end
+  return text
 end
 
 local function show_number(value)

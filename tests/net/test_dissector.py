@@ -409,6 +409,16 @@ def test_on_the_port_of_the_preference_everything_is_ours(tmp_path: Path) -> Non
     assert run_tshark(path, *other, lua=True) == []
 
 
+def test_nothing_in_the_info_column_can_play_tricks_on_a_terminal(tmp_path: Path) -> None:
+    """Some terminals take U+009B for an escape sequence; U+202E turns what follows around."""
+    controls = [*range(1, 32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
+    controls += range(0x2066, 0x206A)
+    texts = [f"a{chr(code)}b".encode() for code in controls] + ["\u00a0\u2027\u2030é".encode()]
+    path = record_texts(tmp_path / "play.pcapng", texts, port=9000)
+    found = read_fields(path, "_ws.col.Info", wanted="scalesocket", lua=True)
+    assert found == ["< a.b  "] * len(controls) + ["< \u00a0\u2027\u2030é  "]
+
+
 def test_the_header_of_gwsocket_is_read(tmp_path: Path) -> None:
     header = struct.Struct("!III")
     path = tmp_path / "play.pcapng"
