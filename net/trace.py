@@ -15,6 +15,7 @@ frames are counted instead of shown.
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import itertools
 import os
@@ -49,6 +50,7 @@ INDENT = "    "
 TAIL = b"\x00\x00\xff\xff"  # what RFC 7692 section 7.2.1 leaves out at the end
 
 OPCODES = {opcode.value: opcode.name.lower() for opcode in Opcode}
+UTF8 = codecs.getincrementaldecoder("utf-8")
 KINDS = frozenset((*OPCODES.values(), "handshake", "http"))
 
 
@@ -190,6 +192,8 @@ class MessageReader:
         self._inflater: zlib._Decompress | None = None  # of a compressed message
         self._cut = False  # not all of it has been looked at, which what follows would need
         self._under_way = False
+        self._closed = False
+        self._decoder: codecs.IncrementalDecoder | None = None  # of a text with no fault so far
 
     def find_disorder(self, frame: SeenFrame) -> Iterator[str]:
         """Return what RFC 6455 forbids about the place of a frame that is taken next."""
@@ -197,6 +201,9 @@ class MessageReader:
             yield "there is no message that it continues (5.4)"
         if frame.begins_message and self._under_way:
             yield "the message before it is not finished (5.4)"
+        if frame.opcode < Opcode.CLOSE and self._closed:
+            yield "no data follows a Close (5.5.1)"
+        self._closed |= frame.opcode == Opcode.CLOSE
 
     def take(self, frame: SeenFrame) -> bytes | str | None:
         """Follow a data frame.
@@ -210,13 +217,15 @@ class MessageReader:
             compressed = self.compression and frame.begins_message and frame.rsv & RSV1
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if compressed else None
             self._cut = False
+            self._decoder = UTF8() if self.opcode == Opcode.TEXT else None
         self._under_way = not frame.fin
+        data = bytes(frame.payload)
+        whole = len(data) == frame.length
         if self._inflater is None:
+            self._cut |= not whole
             return None
         if self._cut:
             return "it is not decompressed: what is before it was too much to look at"
-        data = bytes(frame.payload)
-        whole = len(data) == frame.length
         try:
             plain = self._inflater.decompress(
                 data + (TAIL if frame.fin and whole else b""), KEPT_SIZE
@@ -225,6 +234,18 @@ class MessageReader:
             return f"it cannot be decompressed: {error}"
         self._cut = not whole or bool(self._inflater.unconsumed_tail)
         return plain
+
+    def find_bad_text(self, frame: SeenFrame, plain: bytes | str | None) -> Iterator[str]:
+        """Return what is wrong with the text in a frame; `plain`: what `take` returned for it."""
+        data = bytes(frame.payload) if plain is None else plain
+        if self._decoder is not None and isinstance(data, bytes):
+            try:
+                self._decoder.decode(data, frame.fin and not self._cut)
+            except UnicodeDecodeError:
+                yield "the text is not UTF-8 (8.1)"
+                self._decoder = None
+        if self._cut:
+            self._decoder = None
 
 
 def find_faults(frame: SeenFrame, *, from_client: bool, compression: bool) -> Iterator[str]:
@@ -315,10 +336,15 @@ def draw_close(payload: bytes) -> list[str]:
         return ["no code" if not payload else f"1 byte is no code: {dump(payload)}"]
     code = int.from_bytes(payload[:2], "big")
     names = {member.value: member.name for member in CloseCode}
-    name = names.get(code, "an application's" if code >= 3000 else "")
+    name = names.get(code, "an application's" if 3000 <= code <= 4999 else "")
     remark = "" if may_be_sent(code) else " - must not be sent (7.4)"
     line = f"{dump(payload[:2])} = {code} {name}".rstrip() + remark
-    return [line, *draw_text(payload[2:], len(payload) - 2)] if payload[2:] else [line]
+    lines = [line, *draw_text(payload[2:], len(payload) - 2)] if payload[2:] else [line]
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        lines.append("! it is not UTF-8 (8.1)")
+    return lines
 
 
 def draw_payload(frame: SeenFrame, opcode: int) -> list[str]:
@@ -531,7 +557,10 @@ class TracedFlow(Flow):
             messages = self._messages[way]
             control = frame.opcode >= Opcode.CLOSE
             faults = list(messages.find_disorder(frame))
-            plain = None if control else messages.take(frame)
+            plain = None
+            if not control:
+                plain = messages.take(frame)
+                faults += messages.find_bad_text(frame, plain)
             kinds = [frame.kind] if control else [frame.kind, OPCODES.get(messages.opcode, "")]
             if self._hidden or not self._printer.wants(self._room, *kinds):
                 continue

@@ -188,6 +188,8 @@ def test_a_fragment_is_shown_as_what_its_message_is(trace: Trace) -> None:
         (b"\x03\xe8", ["03 e8 = 1000 NORMAL"]),
         (b"\x03\xf1too slow\x1b", ["03 f1 = 1009 MESSAGE_TOO_BIG", '"too slow\\x1b"']),
         (b"\x0f\xa0", ["0f a0 = 4000 an application's"]),
+        (b"\x13\x88", ["13 88 = 5000 - must not be sent (7.4)"]),
+        (b"\x03\xe8b\xffd", ["03 e8 = 1000 NORMAL", '"b\\xffd"', "! it is not UTF-8 (8.1)"]),
         (b"\x03\xee", ["03 ee = 1006 ABNORMAL - must not be sent (7.4)"]),
         (b"\x00", ["1 byte is no code: 00"]),
     ],
@@ -294,6 +296,60 @@ def test_a_frame_out_of_place_is_a_fault_and_no_part_of_the_message_before(trace
         "! the message before it is not finished (5.4)",
         '"next"',
     ]
+
+
+def find_marks(trace: Trace) -> list[str]:
+    lines = trace.finish().splitlines()
+    return [line.strip() for line in lines if line.startswith(("    !", '    "'))]
+
+
+BAD_TEXT = "! the text is not UTF-8 (8.1)"
+
+
+def test_a_text_that_is_not_utf_8_is_a_fault_where_it_ceases_to_be(trace: Trace) -> None:
+    """It was refused with 1007, and the trace did not say what was wrong."""
+    session = trace.open()
+    session.upgrade(extensions=DEFLATE)
+    session.receive(from_client(Opcode.TEXT, b"\xc3", fin=False))
+    session.receive(from_client(Opcode.CONTINUATION, b"\xa9", fin=False))
+    session.receive(from_client(Opcode.CONTINUATION, b"\xc3"))
+    session.receive(from_client(Opcode.TEXT, b"\xff", fin=False))
+    session.receive(from_client(Opcode.CONTINUATION, b"\xff"))
+    session.receive(from_client(Opcode.TEXT, compress(b"\xc3", 15), rsv=RSV1))
+    session.receive(from_client(Opcode.BINARY, b"\xff"))
+    assert find_marks(trace) == [
+        '"\\xc3"',
+        '"\\xa9"',
+        BAD_TEXT,
+        '"\\xc3"',
+        BAD_TEXT,
+        '"\\xff"',
+        '"\\xff"',
+        BAD_TEXT,
+        '"\\xc3"',
+    ]
+
+
+@pytest.mark.parametrize("fin", [True, False])
+def test_of_a_text_that_is_looked_at_in_part_no_more_is_said(trace: Trace, fin: bool) -> None:
+    session = trace.open()
+    session.upgrade(extensions=DEFLATE)
+    long = "a" + "é" * KEPT_SIZE
+    session.receive(from_client(Opcode.TEXT, long.encode(), fin=fin))
+    session.receive(from_client(Opcode.CONTINUATION, b"\xa9") if not fin else b"")
+    session.receive(from_client(Opcode.TEXT, compress(long.encode(), 15), fin=fin, rsv=RSV1))
+    assert [mark for mark in find_marks(trace) if mark[0] == "!"] == []
+
+
+def test_data_behind_a_close_is_a_fault_and_a_pong_is_none(trace: Trace) -> None:
+    session = trace.open()
+    session.upgrade()
+    session.send(encode_frame(Opcode.CLOSE, b""))
+    session.receive(from_client(Opcode.TEXT, b"late"))
+    session.receive(from_client(Opcode.CLOSE, b""))
+    session.receive(from_client(Opcode.PONG, b""))
+    session.receive(from_client(Opcode.TEXT, b"too late"))
+    assert find_marks(trace) == ['"late"', "! no data follows a Close (5.5.1)", '"too late"']
 
 
 @pytest.mark.parametrize("opcode", [Opcode.CONTINUATION, Opcode.PING])
