@@ -410,8 +410,8 @@ class CaptureFile:
 
         A kill in the middle of that may cut the last block off. Wireshark shows all before it.
         """
-        data = memoryview(b"".join(self._waiting))
-        self._waiting.clear()
+        blocks, self._waiting = self._waiting, []
+        data = memoryview(b"".join(blocks))
         self._waiting_size = 0
         written = 0
         try:
@@ -419,7 +419,9 @@ class CaptureFile:
                 written += write_patiently(self._descriptor, data[written:])
         except (OSError, MemoryError):
             if written and self._is_regular():
-                os.ftruncate(self._descriptor, self._size)
+                ends = itertools.accumulate(map(len, blocks))
+                whole = max((end for end in ends if end <= written), default=0)
+                os.ftruncate(self._descriptor, self._size + whole)
             raise
         self._size += written
 

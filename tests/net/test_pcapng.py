@@ -676,6 +676,19 @@ def test_a_block_that_did_not_fit_on_the_disk_is_taken_back(path: Path) -> None:
     assert len(read_packets(path)) > 10
 
 
+def test_whole_blocks_for_which_a_disk_has_room_are_kept(path: Path) -> None:
+    """Up to 256 KiB are handed over in one piece: the last things that fitted were taken back."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    code = "session.send(bytes(1000))\n" * 300 + "recorder.close()"
+    process = run_recorder(str(path), code, preexec_fn=limit, stderr=subprocess.PIPE)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert told.count(b"the recording ends") == 1
+    assert len(read_packets(path)) > 80
+
+
 @pytest.mark.slow
 def test_a_file_is_valid_after_a_kill(path: Path) -> None:
     code = "while True: session.send(bytes(3000)); time.sleep(0.0001)"
