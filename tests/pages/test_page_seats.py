@@ -395,6 +395,7 @@ def test_in_a_chat_it_is_said_that_words_were_lost_which_it_does_not_say_again(
             parts.retry = made();
             const lost = { state: "connected", reason: "x", resumed: true, lost: 1 };
             new StatusView(Object.assign(connection, lost), parts, () => outbox.hasAll);
+            connection.dispatchEvent(new Event("settled"));
             return [...told, parts.text.textContent];
         }"""
     )

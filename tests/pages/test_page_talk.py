@@ -14,7 +14,7 @@ import pytest
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
-from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, Visit, expect, wait_for
+from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, Visit, expect, note, wait_for
 from tests.support import (
     ROOT,
     RawClient,
@@ -239,7 +239,10 @@ def test_an_attempt_that_fails_again_is_no_news(tabs: Any) -> None:
 @pytest.mark.browser
 @pytest.mark.slow
 def test_who_waits_before_a_full_room_is_not_said_to_be_in_it(tabs: Any) -> None:
-    """Each attempt told that one is in the room, and that the connection has ended."""
+    """Each attempt told that one is in the room, and that the connection has ended.
+
+    Above it "Connected again." came and went.
+    """
     with serve("--maxclients", "1", "cat") as server:
         with RawClient.connect(server, "full"):
             page = tabs(server, "/?room=free")
@@ -252,13 +255,16 @@ def test_who_waits_before_a_full_room_is_not_said_to_be_in_it(tabs: Any) -> None
                     new MutationObserver(look).observe(document.body, filter);
                 }"""
             )
+            note(page.locator("#note-text"))
             page.fill("#room", "full")
             page.press("#room", "Enter")
             wait_for(page, "attempts > 2")
+            assert not page.evaluate("noted.some((html) => html.includes('Connected again'))")
             told = page.locator("#messages .news").all_inner_texts()
             assert len(told) == 1, told
             assert "has ended" in told[0]
         expect(page.locator("#messages .news").last).to_have_text("You are in “full”.")
+        expect(page.locator("#note-text")).to_have_text("Connected again.")
 
 
 @pytest.mark.browser

@@ -15,6 +15,9 @@
 // closed      closed by this page, or its seat was taken back in another window (code 4001);
 //             nothing will happen until open()
 //
+// A server that is full opens a connection, too, and closes it at once: "settled" tells of one
+// that has lasted for a moment, or over which something has come.
+//
 // Where the server keeps seats (--resume; it says so in lobby/about.json) this page has one, by
 // itself. What it has missed comes after a loss, as if there had been none, and what it says
 // meanwhile is sent then: `resumed` tells that the room goes on where it was, and will not
@@ -28,6 +31,7 @@ import { Seat } from "./seat.js";
 
 const FIRST_DELAY = 500; // milliseconds before the first new attempt
 const LONGEST_DELAY = 15_000;
+const SETTLED_AFTER = 500; // milliseconds
 const STEADY_AFTER = 5_000; // a connection this old was a good one: back-off starts over
 const MOST_UNSENT = 2 ** 20; // bytes that may wait in the browser to go out
 const LOOK_EVERY = 1_000;
@@ -56,7 +60,8 @@ export class Connection extends EventTarget {
   #silence;
   #failures = 0;
   #openedAt = 0;
-  #timer = 0; // of the next attempt, or of a server that is to say which seat this page has
+  #timer = 0; // of the next attempt, of a server that is to say which seat this page has, or:
+  #settling = false; // connected, and it is not known yet whether that lasts
   #draining = 0; // a timer: much waits to go out
   #silentFor = NaN; // milliseconds, counted once something has come
 
@@ -212,8 +217,16 @@ export class Connection extends EventTarget {
     clearTimeout(this.#timer);
     this.#openedAt = performance.now();
     this.#silentFor = NaN;
+    this.#settling = true;
+    this.#timer = setTimeout(() => this.#settle(), SETTLED_AFTER);
     this.resumed = resumed;
     this.#enter("connected");
+  }
+
+  #settle() {
+    clearTimeout(this.#timer);
+    this.#settling = false;
+    this.dispatchEvent(new Event("settled"));
   }
 
   #heard(data) {
@@ -230,6 +243,7 @@ export class Connection extends EventTarget {
     this.lost = lost;
     for (const said of again) this.#socket.send(said);
     this.#opened(goesOn);
+    if (this.state === "connected") this.#settle();
   }
 
   #giveUpSeat() {
@@ -247,6 +261,7 @@ export class Connection extends EventTarget {
       console.warn("ignored, it is no message:", data, error);
       return;
     }
+    if (this.#settling) this.#settle();
     this.dispatchEvent(new CustomEvent("message", { detail: message }));
   }
 

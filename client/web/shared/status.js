@@ -33,6 +33,7 @@ export class StatusView {
       connection.open(); // it does nothing but where it is closed
     });
     connection.addEventListener("state", () => this.#update());
+    connection.addEventListener("settled", () => this.#showSettled());
     this.#update();
   }
 
@@ -59,9 +60,14 @@ export class StatusView {
     else this.#timer = setTimeout(() => this.#say("Still connecting …"), SLOW_AFTER);
   }
 
+  /** What is said of a loss stays until it is known that this connection lasts. */
   #showConnected() {
+    if (!this.#connection.reason) this.#hide();
+  }
+
+  #showSettled() {
     const { reason, resumed, lost } = this.#connection;
-    if (!reason) return this.#hide();
+    if (!reason) return;
     const missed = lost && !this.#repeats() ? "but not all that you did has arrived" : "nothing missed";
     this.#say(resumed ? `Back again, ${missed}.` : "Connected again.");
     this.#timer = setTimeout(() => this.#hide(), GOOD_NEWS_STAYS);

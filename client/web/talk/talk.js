@@ -13,7 +13,6 @@ const $ = (id) => document.getElementById(id);
 
 const USUAL_ROOM = "lobby";
 const MOST_SENT = 100; // that the arrow brings back
-const SETTLED = 500; // milliseconds: a full server opens a connection, too, and closes it at once
 const UNSENT = "Not sent: there is no connection.";
 
 const asIs = { encode: (data) => data, decode: (data) => data };
@@ -22,7 +21,6 @@ const sent = []; // by this page, the oldest first
 let recalled = 0; // where in it the field is
 let draft = ""; // what the field had before that
 let ending = ""; // why the connection has ended, once that is told
-let arriving = 0; // a timer: there is a connection, of which nothing is told yet
 let waits = false; // something was said while there is no connection
 let about = {}; // what the server says of itself
 let room = currentRoom(USUAL_ROOM);
@@ -106,18 +104,11 @@ $("copy").addEventListener("click", async () => {
 
 // ---- What is said ---------------------------------------------------------
 
-connection.addEventListener("message", ({ detail }) => {
-  if (arriving) tellArrival();
-  log.add("come", detail);
-});
+connection.addEventListener("message", ({ detail }) => log.add("come", detail));
 connection.addEventListener("state", () => {
-  const { state, reason, resumed } = connection;
-  clearTimeout(arriving);
-  arriving = 0;
-  if (state === "connected") {
-    if ($("text-problem").textContent === UNSENT) $("text-problem").textContent = "";
-    if (resumed) tellArrival();
-    else arriving = setTimeout(tellArrival, SETTLED);
+  const { state, reason } = connection;
+  if (state === "connected" && $("text-problem").textContent === UNSENT) {
+    $("text-problem").textContent = "";
   }
   if (state === "closed") [ending, waits] = ["", false];
   if (state !== "waiting" || reason === ending) return; // one more attempt is no news
@@ -125,14 +116,12 @@ connection.addEventListener("state", () => {
   log.tell(`The connection has ended: ${reason.replace(/\.$/, "")}.`);
 });
 
-function tellArrival() {
+connection.addEventListener("settled", () => {
   const { resumed, lost } = connection;
-  clearTimeout(arriving);
-  arriving = 0;
   log.tell(resumed ? "You are back, and have missed nothing." : `You are in “${room}”.`);
   if (resumed ? lost : waits) log.tell("Not all that you have said has arrived.");
   [ending, waits] = ["", false];
-}
+});
 
 /** What is to be sent; an empty string, and a word about it, if it is no JSON. */
 function read() {
