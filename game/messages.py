@@ -13,8 +13,12 @@ from collections.abc import Iterable
 
 MAX_NAME = 16  # characters
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that look like spaces
-# Marks that are not seen by themselves: the joiner, and those that choose a variant.
-UNSEEN = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# Marks that are not seen by themselves: the joiners, and those that choose a variant.
+UNSEEN = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+JOINER = "\u200d"  # makes one picture of two: of a woman and a rocket an astronaut
+PICTURE = "[\u2190-\u27ff\u2900-\u2bff\U0001f000-\U0001faff]"  # where emoji are
+# A joiner that is not between two pictures; the first may end with the mark for one in colour.
+LOOSE = re.compile(f"(?<!{PICTURE})(?<!{PICTURE}\ufe0f){JOINER}|{JOINER}(?!{PICTURE})")
 
 
 class RuleError(ValueError):
@@ -50,7 +54,7 @@ def new_name(event: dict[str, object], taken: Iterable[str]) -> str:
     """
     name = clean_name(event.get("name", event.get("username")))
     if _look(name) in map(_look, taken):
-        raise RuleError(f"the name {name!r} is taken")
+        raise RuleError(f"the name '{name}' is taken")
     return name
 
 
@@ -68,11 +72,17 @@ def clean_name(value: object) -> str:
     if isinstance(value, str):
         # NFKC, so that two names which look the same are the same.
         text = unicodedata.normalize("NFKC", value[: 10 * MAX_NAME])
-        seen = (c if c.isprintable() and c not in BLANKS else " " for c in text)
-        name = " ".join("".join(seen).split())[:MAX_NAME].rstrip()
+        seen = (c if c not in BLANKS else " " for c in printable(text, " "))
+        name = " ".join("".join(seen).split())[:MAX_NAME].rstrip(f" {JOINER}")
         if is_seen(name):
             return name
     raise RuleError(f"a name is 1 to {MAX_NAME} printable characters")
+
+
+def printable(text: str, instead: str = "") -> str:
+    """Return a text with something else for whatever cannot be printed; joined pictures stay so."""
+    text = "".join(c if c.isprintable() or c == JOINER else instead for c in text)
+    return LOOSE.sub(instead, text)
 
 
 def is_seen(text: str) -> bool:

@@ -47,7 +47,7 @@ from scalesocket.net.sandbox_packets import (
 from scalesocket import Client, CloseCode, Game, GameRoom
 
 from .grid import Thing
-from .messages import is_seen
+from .messages import is_seen, printable
 from .sandbox_items import (
     ITEMS,
     PLAYER_SCALE,
@@ -80,7 +80,7 @@ ABSENT = {  # what other worlds have: decoded strictly, and answered by the worl
 
 def clean(text: str) -> str:
     """Return a text without control characters, and without blanks around it."""
-    return "".join(c for c in text if c.isprintable()).strip()
+    return printable(text).strip()
 
 
 def item_rows() -> tuple[ItemRow, ...]:

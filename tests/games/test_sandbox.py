@@ -294,6 +294,11 @@ def test_control_characters_are_dropped_from_names_and_an_empty_name_is_replaced
         assert nobody.known[nobody.sid].name == f"player {nobody.known[nobody.sid].id}"
 
 
+def test_a_picture_that_is_made_of_two_stays_one(arena: ServerProcess) -> None:
+    with Gamer(arena, "\u200dann 👩\u200d🚀") as ann:
+        assert ann.known[ann.sid].name == "ann 👩\u200d🚀"
+
+
 @pytest.mark.parametrize("name", ["\u3164", "\u2800 \u115f", "\ufe0f\u0301"])
 def test_a_name_that_nobody_could_see_is_replaced(arena: ServerProcess, name: str) -> None:
     with Gamer(arena, name) as nobody:

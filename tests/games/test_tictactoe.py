@@ -6,6 +6,8 @@ import functools
 import itertools
 import json
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scalesocket.game import tictactoe
-from scalesocket.game.messages import MAX_NAME, RuleError, clean_name
+from scalesocket.game.messages import MAX_NAME, RuleError, clean_name, new_name
 from scalesocket.game.tictactoe import TicTacToe
 from scalesocket.game.tictactoe_rules import Board, Table, other
 
@@ -296,6 +298,10 @@ def test_a_spectator_who_leaves_is_not_called() -> None:
         ("ａｎｎ", "ann"),
         ("x" * 100, "x" * MAX_NAME),
         ("x" * 15 + " yz", "x" * 15),
+        ("👩\u200d🚀 🏳\ufe0f\u200d🌈", "👩\u200d🚀 🏳\ufe0f\u200d🌈"),  # one picture of two
+        ("a\u200db \u200d👩\u200d", "a b 👩"),
+        ("👩\u200d\u200d🚀 👩\u202e\u200d🚀 \u2800\u200d🚀", "👩 🚀 👩 🚀 🚀"),
+        ("x" * 14 + "👩\u200d🚀", "x" * 14 + "👩"),
     ],
 )
 def test_a_name_is_cleaned(given_name: str, name: str) -> None:
@@ -312,15 +318,28 @@ def test_what_is_no_name_is_refused(value: object) -> None:
         clean_name(value)
 
 
-@given(st.text())
+@given(st.text() | st.text("👩🚀❤\u200d\ufe0f\u202e\u200b\u2800\u0301 a"))
 def test_a_clean_name_can_be_printed_and_is_clean(text: str) -> None:
     try:
         name = clean_name(text)
     except RuleError:
         return
     assert 1 <= len(name) <= MAX_NAME
-    assert name.isprintable() and name == name.strip()
+    assert name.replace("\u200d", "").isprintable() and name == name.strip()
+    for joiner in re.finditer("\u200d", name):
+        before, behind = name[: joiner.start()].rstrip("\ufe0f")[-1], name[joiner.end()]
+        assert unicodedata.category(before)[0] in "SPN" and unicodedata.category(behind)[0] in "SPN"
     assert clean_name(name) == name
+
+
+def test_names_that_look_the_same_are_one() -> None:
+    """Where there is no picture of both, or no font with it, they are seen side by side."""
+    taken = ["👩\u200d🚀"]
+    with pytest.raises(RuleError, match="the name '👩🚀' is taken"):
+        new_name({"name": "👩🚀"}, taken)
+    with pytest.raises(RuleError, match="the name '👩\u200d🚀' is taken"):
+        new_name({"name": "👩\u200d🚀"}, taken)
+    assert new_name({"name": "👩"}, taken) == "👩"
 
 
 # ==== 4. The hooks =========================================================
