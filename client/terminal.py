@@ -84,10 +84,18 @@ RIVALS = (Style.RIVAL_1, Style.RIVAL_2, Style.RIVAL_3, Style.RIVAL_4)
 
 Line = list[tuple[str, Style]]
 
+MOST_MARKS = 3  # on a character: more would cover the lines above
+VARIANTS = "\ufe0e\ufe0f"  # left out: in colour or not, terminals differ in how wide that is
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character is drawn on the one before it."""
+    return unicodedata.category(character) in ("Mn", "Me")
+
 
 def character_width(character: str) -> int:
     """Return how many columns a character takes: 0, 1 or 2."""
-    if unicodedata.combining(character) or not character.isprintable():
+    if is_mark(character) or not character.isprintable():
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
@@ -152,12 +160,18 @@ class Canvas:
         if not self.unicode:
             text = text.encode("ascii", "replace").decode()
         row = self._cells[y]
+        marked = None  # the cell that marks are drawn on
         for character in text:
             width = character_width(character)
-            if width and 0 <= x and x + width <= self.columns:
-                break_wide(row, x)
-                break_wide(row, x + width)
-                row[x : x + width] = [(character, style), ("", style)][:width]
+            if width:
+                marked = x if 0 <= x and x + width <= self.columns else None
+                if marked is not None:
+                    break_wide(row, x)
+                    break_wide(row, x + width)
+                    row[x : x + width] = [(character, style), ("", style)][:width]
+            elif marked is not None and is_mark(character) and character not in VARIANTS:
+                cell = row[marked][0] + character
+                row[marked] = cell[: 1 + MOST_MARKS], style
             x += width
 
     def center(self, y: int, text: str, style: Style = Style.TEXT) -> None:

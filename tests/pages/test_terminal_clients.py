@@ -101,6 +101,28 @@ def test_what_steers_a_terminal_is_not_drawn() -> None:
     assert canvas.text() == ["a[2Jb"]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown", "width"),
+    [
+        ("👩\u200d🚀", "👩🚀", 4),  # a terminal may have a picture of both: one of 2 columns, or 4
+        ("🏳\ufe0f\u200d🌈", "🏳🌈", 3),
+        ("❤\ufe0f", "❤", 1),  # with the mark a terminal may show it in 2 columns
+        ("ที่นี่", "ที่นี่", 2),
+        ("e\u0301", "e\u0301", 1),
+        ("\u0301日\u0301", "日\u0301", 2),
+        ("a" + "\u0301" * 50, "a\u0301\u0301\u0301", 1),
+    ],
+)
+def test_what_follows_marks_and_joined_pictures_stands_in_its_column(
+    text: str, shown: str, width: int
+) -> None:
+    """Marks of Thai, and of emoji, took a column each, where a terminal gives them none."""
+    canvas = Canvas(10, 1)
+    canvas.put(0, 0, f"{text}|")
+    assert canvas.text() == [f"{shown}|"]
+    assert text_width(text) == width
+
+
 def test_a_wide_character_takes_two_columns() -> None:
     canvas = Canvas(6, 1)
     canvas.put(0, 0, "日x")
