@@ -423,23 +423,50 @@ def test_beside_a_chat_the_page_for_any_program_tells_what_has_not_arrived(
 # ==== 2. The connection ====================================================
 
 
-def test_of_two_tabs_of_a_snake_player_the_first_one_stops_and_says_so(open_tab: OpenTab) -> None:
-    page = open_tab("/snake/?room=garden")
-    me = play_snake(page)
+def duplicate(page: Page) -> Page:
+    """Return what a browser makes of a tab that is duplicated."""
     again = page.context.new_page()
     again.goto(page.url.partition("/snake")[0] + "/health")
     stored = page.evaluate("JSON.stringify(sessionStorage)")
     again.evaluate("all => Object.assign(sessionStorage, JSON.parse(all))", stored)
     again.goto(page.url)
+    return again
+
+
+ELSEWHERE = f"{STATE} === 'closed' && {NOTE} === 'You go on in another window.'"
+
+
+def test_of_two_tabs_of_a_snake_player_the_first_one_stops_and_says_so(open_tab: OpenTab) -> None:
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    again = duplicate(page)
     wait_for(again, "game.me === value", me)
-    wait_for(page, f"{STATE} === 'closed' && {NOTE} === 'You go on in another window.'")
+    wait_for(page, ELSEWHERE)
     page.evaluate("window.dispatchEvent(new Event('online'))")
     again.evaluate("new Promise((done) => setTimeout(done, 2000))")
     assert page.evaluate("game.state") == "closed"
     assert again.evaluate("game.state") == "connected"
-    page.get_by_role("button", name="Join anew here").click()
-    wait_for(page, "game.state === 'connected' && game.me !== value", me)
-    assert again.evaluate("[game.state, game.me]") == ["connected", me]
+
+
+def go_on_here(page: Page, me: int) -> None:
+    page.get_by_role("button", name="Go on here").click()
+    wait_for(page, f"game.state === 'connected' && game.me === value && {MINE}?.name === 'Ann'", me)
+    expect(page.get_by_label("Your name")).to_be_hidden()
+
+
+def test_a_snake_player_goes_on_in_whichever_tab_she_likes(open_tab: OpenTab) -> None:
+    """A tab that was left for another joined anew, and found its own old name taken."""
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    again = duplicate(page)
+    wait_for(page, ELSEWHERE)
+    go_on_here(page, me)
+    wait_for(again, ELSEWHERE)
+    go_on_here(again, me)
+    wait_for(page, ELSEWHERE)
+    again.close()
+    go_on_here(page, me)
+    wait_for(page, "game.world.players.length === 1")
 
 
 SPEAK = """async (room) => {

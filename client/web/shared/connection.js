@@ -13,7 +13,7 @@
 // connected   messages flow
 // waiting     lost or refused; `retryAt` says when the next attempt starts
 // closed      closed by this page, or its seat was taken back in another window (code 4001);
-//             nothing will happen until open()
+//             nothing will happen until open(), which takes back a seat that outlives a reload
 //
 // A server that is full opens a connection, too, and closes it at once: "settled" tells of one
 // that has lasted for a moment, or over which something has come.
@@ -247,7 +247,7 @@ export class Connection extends EventTarget {
   }
 
   #giveUpSeat() {
-    this.#seat?.forget();
+    this.#seat?.giveUp();
     this.#seat = null;
     this.resumed = false;
   }
@@ -274,7 +274,8 @@ export class Connection extends EventTarget {
     this.reason = describeClose(event);
     this.code = event.code;
     if (this.#seat && isElsewhere(event)) {
-      this.#giveUpSeat();
+      this.#seat.lose();
+      this.resumed = false;
       return this.#enter("closed"); // who came back at once would be thrown out by the other, too
     }
     const delay = backoff(this.#failures);

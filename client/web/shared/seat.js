@@ -9,6 +9,8 @@ const MOST_KEPT = 2 ** 20; // bytes of what may be on its way, and as many that 
 export class Seat {
   #place; // where in the session the token is noted; empty: nowhere
   #token;
+  #windows = null; // a channel to those of this browser that have had this seat
+  #elsewhere = ""; // the token with which one of these has it
   #seen = null; // messages that have come for it; null: not known, this page is new
   #said = []; // the last of what was said, of which the server may lack something
   #size = 0; // bytes of these
@@ -28,15 +30,16 @@ export class Seat {
 
   /** What a connection says first. */
   get opening() {
-    if (!this.isTaken) return JSON.stringify({ _seat: {} });
-    const wish = { token: this.#token };
+    const token = this.#token || this.#elsewhere;
+    if (!token) return JSON.stringify({ _seat: {} });
+    const wish = { token };
     if (this.#seen !== null) wish.seen = this.#seen;
     return JSON.stringify({ _seat: wish });
   }
 
   /** Take what the server answers. Returns what has to be said again, and whether nothing has
       been missed: `lost` is how many of the page's own messages nobody has any more. */
-  take({ token, taken, seen, resumed }) {
+  take({ token, id, taken, seen, resumed }) {
     const goesOn = resumed && this.#seen !== null;
     if (!goesOn) this.#forgetSaid();
     const lost = goesOn ? Math.max(0, this.#first - taken) : 0;
@@ -45,6 +48,7 @@ export class Seat {
     this.#waiting = 0;
     this.#seen = seen;
     this.#note(token);
+    if (this.#place) this.#tellWindows(`${this.#place}#${id}`);
     return { again: [...this.#said], goesOn, lost };
   }
 
@@ -68,8 +72,15 @@ export class Seat {
     return true;
   }
 
-  /** It is given back, or gone. The page that has it now, in the same tab, keeps its own token. */
-  forget() {
+  /** It is given back. */
+  giveUp() {
+    this.lose();
+    this.#windows?.close();
+  }
+
+  /** Another page has it now: in the same tab, that keeps its own token; in another window, this
+      one learns the token, and can take the seat back. */
+  lose() {
     if (read("sessionStorage", this.#place) === this.#token) this.#note("");
     this.#token = "";
     this.#seen = null;
@@ -79,6 +90,15 @@ export class Seat {
   #note(token) {
     this.#token = token;
     if (this.#place) write("sessionStorage", this.#place, token);
+  }
+
+  #tellWindows(name) {
+    if (this.#windows?.name !== name) {
+      this.#windows?.close();
+      this.#windows = new BroadcastChannel(name);
+      this.#windows.onmessage = ({ data }) => (this.#elsewhere = data);
+    }
+    this.#windows.postMessage(this.#token);
   }
 
   #add(data) {

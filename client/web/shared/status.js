@@ -45,7 +45,7 @@ export class StatusView {
     this.#parts.countdown.textContent = "";
     const elsewhere = state === "closed" && this.#connection.code === ELSEWHERE;
     this.#parts.retry.hidden = state !== "waiting" && !elsewhere;
-    this.#parts.retry.textContent = elsewhere ? "Join anew here" : "Try now";
+    this.#parts.retry.textContent = elsewhere ? "Go on here" : "Try now";
     const show = {
       connecting: () => this.#showConnecting(),
       connected: () => this.#showConnected(),
