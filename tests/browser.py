@@ -129,6 +129,18 @@ def wait_for_note(page: Page, pattern: str) -> None:
     wait_for(page, "noted.some((html) => RegExp(value).test(html))", pattern)
 
 
+# Notes from where to where, as parts of its width, a canvas shows each text.
+SPY_ON_TEXTS = """
+    window.texts = {};
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const half = this.measureText(text).width / 2;
+        const at = (x) => this.getTransform().transformPoint({ x, y }).x / this.canvas.width;
+        texts[text] = [at(x - half), at(x + half)];
+        fillText.call(this, text, x, y);
+    };"""
+
+
 def sticking_out(page: Page) -> list[str]:
     """Return the beginnings of those elements that reach beyond the left or right edge."""
     script = """() => [...document.querySelectorAll("body *")]

@@ -20,6 +20,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    SPY_ON_TEXTS,
     OpenTab,
     expect,
     note,
@@ -447,22 +448,13 @@ def test_a_name_tag_is_seen_whole_after_many_visitors(browser: Browser, tmp_path
     world = {"width": 1200, "height": 800}
     welcome = {"t": "Welcome", "data": {"you": 123_456, "world": world, "players": [player]}}
     (tmp_path / "late.py").write_text(f"for _ in open(0):\n    print({json.dumps(welcome)!r})\n")
-    spy = """
-        window.tags = {};
-        const { fillText } = CanvasRenderingContext2D.prototype;
-        CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
-            const half = this.measureText(text).width / 2;
-            const at = (x) => this.getTransform().transformPoint({ x, y }).x / this.canvas.width;
-            tags[text] = [at(x - half), at(x + half)];
-            fillText.call(this, text, x, y);
-        };"""
     options = ("--json", "--staticdir", str(PAGES), str(tmp_path / "late.py"))
     with serve(*options) as server, browser.new_context(viewport=PHONE) as context:
         page = context.new_page()
-        page.add_init_script(spy)
+        page.add_init_script(SPY_ON_TEXTS)
         page.goto(server.http("/bunny/"))
-        wait_for(page, "tags['You · Clover 123456']")
-        left, right = page.evaluate("tags['You · Clover 123456']")
+        wait_for(page, "texts['You · Clover 123456']")
+        left, right = page.evaluate("texts['You · Clover 123456']")
         assert 0 < left < right < 1
 
 

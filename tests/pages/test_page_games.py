@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -16,9 +17,11 @@ from tests.browser import (
     DESKTOP,
     MARKUP,
     NARROWEST,
+    PAGES,
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    SPY_ON_TEXTS,
     OpenTab,
     expect,
     note,
@@ -720,3 +723,28 @@ def test_the_link_of_a_game_is_copied(open_tab: OpenTab, path: str) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     page.get_by_role("link", name="All rooms").click()
     wait_for(page, "location.pathname === '/'")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_name_of_a_snake_is_seen_whole_at_the_edge(
+    browser: Browser, tmp_path: Path, size: dict[str, int]
+) -> None:
+    """Of sixteen wide letters the first were cut off."""
+    name = "W" * 16
+    body = [[0, 10], [0, 11], [0, 12]]
+    player = {"id": 7, "name": name, "body": body, "dir": "up", "score": 0, "best": 0}
+    size_of_world = {"width": 60, "height": 20, "rate": 8}
+    told = [
+        {"t": "welcome", "id": 7, "name": name, **size_of_world},
+        {"t": "full", "tick": 1, "players": [player | {"respawn": None, "waits": 9}], "food": []},
+    ]
+    lines = [json.dumps(message) for message in told]
+    (tmp_path / "edge.py").write_text(f"for _ in open(0):\n    print(*{lines!r}, sep='\\n')\n")
+    options = ("--json", "--staticdir", str(PAGES), str(tmp_path / "edge.py"))
+    with serve(*options) as server, browser.new_context(viewport=size) as context:
+        page = context.new_page()
+        page.add_init_script(SPY_ON_TEXTS)
+        page.goto(server.http(GARDEN))
+        wait_for(page, "texts[value]", name)
+        left, right = page.evaluate("(name) => texts[name]", name)
+        assert 0 < left < right < 1

@@ -34,12 +34,17 @@ export function glow(context, x, y, radius, colour, strength) {
   context.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
 }
 
+/** How wide a label will be. */
+export function labelWidth(context, text, size) {
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  return context.measureText(text).width + size * 0.9;
+}
+
 /** Text on a rounded label, centred at x, its middle at y. */
 export function label(context, text, x, y, { size, ink, paper }) {
-  context.font = `600 ${size}px system-ui, sans-serif`;
+  const width = labelWidth(context, text, size);
   context.textAlign = "center";
   context.textBaseline = "middle";
-  const width = context.measureText(text).width + size * 0.9;
   const height = size * 1.5;
   context.beginPath();
   context.roundRect(x - width / 2, y - height / 2, width, height, height / 2);

@@ -1,6 +1,6 @@
 // The garden and its snakes, drawn. It shows the world as it was about one tick ago, in motion.
 
-import { calm, clamp, label, night, oval } from "../shared/paint.js";
+import { calm, clamp, label, labelWidth, night, oval } from "../shared/paint.js";
 import { ShownTime } from "../shared/shown.js";
 import { BURST, colourOf, drawBerry, drawBurst, drawSnake } from "./creatures.js";
 import { DAY, HEDGE, NIGHT, paintGarden } from "./garden.js";
@@ -218,7 +218,7 @@ export class View {
       const name = this.#world.players.get(id)?.name;
       if (!name) continue;
       const [x, y] = trail.at(this.#time.now)[0];
-      const half = (0.32 * name.length + 0.6) * size; // about as wide as the label will be
+      const half = labelWidth(context, name, size) / 2;
       const reach = Math.max(0, this.#seen().width / 2 - half);
       const within = clamp(x, this.camera.x - 0.5 - reach, this.camera.x - 0.5 + reach);
       const style = id === this.me ? MINE : palette;
