@@ -29,7 +29,7 @@ from tests.browser import (
     wait_for,
     wait_for_note,
 )
-from tests.support import ServerProcess, free_port, serve, wait_until
+from tests.support import RawClient, ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -748,3 +748,27 @@ def test_the_name_of_a_snake_is_seen_whole_at_the_edge(
         wait_for(page, "texts[value]", name)
         left, right = page.evaluate("(name) => texts[name]", name)
         assert 0 < left < right < 1
+
+
+def test_before_a_snake_has_seen_the_world_no_hedge_is_there(open_tab: OpenTab) -> None:
+    """Before a full room, or while it was connecting, a hedge of one step stood in the middle."""
+    with serve("--maxclients", "1", "snake") as server, RawClient.connect(server, "garden"):
+        page = open_tab()
+        page.emulate_media(color_scheme="light")
+        page.goto(server.http(GARDEN))
+        expect(page.locator("#note-text")).to_contain_text("the room is full")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        green = page.evaluate(
+            """() => {
+                const { width, height } = document.querySelector("#stage");
+                const context = document.querySelector("#stage").getContext("2d");
+                const { data } = context.getImageData(0, 0, width, height);
+                const hedge = [0x5f, 0x9e, 0x58];
+                const isHedge = (at) => hedge.every((part, i) => data[at + i] === part);
+                let count = 0;
+                for (let at = 0; at < data.length; at += 4) count += isHedge(at);
+                return count;
+            }"""
+        )
+        assert green == 0
+        page.goto("about:blank")

@@ -15,11 +15,13 @@ export const NIGHT = {
   tuft: "#1f2c4a", petals: ["#7c6a3c", "#77506a", "#6b7694", "#564f86"], map: "rgb(12 18 34 / .75)",
 };
 
-/** Paint all that never moves; the units are cells. */
+/** Paint all that never moves, of a world that is not known yet the surroundings; the units are
+    cells. */
 export function paintGarden(context, { width, height }, margin, palette) {
   context.fillStyle = palette.outside;
   context.fillRect(-margin.x, -margin.y, width + 2 * margin.x, height + 2 * margin.y);
   paintTufts(context, { width, height }, margin, palette);
+  if (!width) return;
   for (let y = 0; y < height; y += 1) {
     for (let x = 0; x < width; x += 1) {
       context.fillStyle = palette.lawn[(x + y) % 2];

@@ -4,8 +4,8 @@
 
 export class World {
   tick = 0;
-  width = 1;
-  height = 1;
+  width = 0; // not known yet
+  height = 0;
   rate = 1; // ticks per second
   players = new Map(); // id → {id, name, body, dir, score, best, respawn, waits}, as they came
   food = []; // [x, y]
