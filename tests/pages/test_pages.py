@@ -1213,6 +1213,21 @@ def test_no_page_sticks_out_of_the_window(visit: Visit, size: dict[str, int]) ->
             assert sticking_out(page) == []
 
 
+def test_who_writes_from_right_to_left_sees_it_so_while_writing(visit: Visit) -> None:
+    """In the field the end of a sentence stood at its beginning; in the chat it was right."""
+    with serve(*SITE, "cat") as server:
+        for path in ("/chat/", "/snake/", "/tictactoe/", "/sandbox/", "/talk/"):
+            page = visit(server, path)
+            found = page.evaluate(
+                """() => [...document.querySelectorAll("#name, #text, #chat-text")].map((field) => {
+                    field.value = "שלום!";
+                    return getComputedStyle(field).direction;
+                })"""
+            )
+            assert found and set(found) == {"rtl"}, path
+            page.goto("about:blank")
+
+
 def test_every_control_of_the_pages_has_a_name(visit: Visit) -> None:
     with serve(*SITE, "cat") as server:
         for path, names in {
