@@ -23,20 +23,21 @@ from tests.browser import (
     PHONE_ON_ITS_SIDE,
     SPY_ON_TEXTS,
     OpenTab,
+    Visit,
     expect,
     note,
     sticking_out,
     wait_for,
     wait_for_note,
 )
-from tests.support import RawClient, ServerProcess, free_port, serve, wait_until
+from tests.support import ROOT, RawClient, ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
-browser, open_tab = in_browser.browser, in_browser.open_tab
+browser, open_tab, visit = in_browser.browser, in_browser.open_tab, in_browser.visit
 
 TABLE = "/tictactoe/?room=parlour"
 GARDEN = "/snake/?room=garden"
@@ -46,7 +47,6 @@ SMALL_SCREENS = [PHONE, PHONE_ON_ITS_SIDE]
 # These wait until somebody's seat is free again.
 IMPATIENT = {
     "test_who_finds_no_free_seat_at_tictactoe_is_offered_the_next": ("--resume", "1"),
-    "test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it": ("--resume", "1"),
     "test_who_leaves_takes_the_snake_along": ("--resume", "1"),
 }
 
@@ -251,24 +251,38 @@ def test_the_name_at_tictactoe_is_remembered_for_another_room(open_tab: OpenTab)
     assert field.input_value() == "Zoë", "what the link says comes first"
 
 
-def test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it(open_tab: OpenTab) -> None:
+QUICK = """from scalesocket.game.tictactoe import TicTacToe
+
+
+class Quick(TicTacToe):
+    grace = 1
+"""
+
+
+def test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it(
+    visit: Visit, tmp_path: Path
+) -> None:
     """On a phone it was the name alone: who watched did not learn who had won."""
-    players = ann, bob = [open_tab(TABLE, viewport=NARROWEST) for _ in range(2)]
-    guest = open_tab(TABLE, viewport=NARROWEST)
-    sit_down(ann, "W" * 16)
-    sit_down(bob, "M" * 16)
+    (tmp_path / "quick.py").write_text(QUICK)
     last_words = """() => {
         const [range, place] = [document.createRange(), verdict.getBoundingClientRect()];
         range.selectNodeContents(verdict.lastChild);
         const { left, right } = range.getBoundingClientRect();
         return left >= place.left && right <= place.right ? range.toString().trim() : "cut off";
     }"""
-    wait_for(guest, "game.table?.turn === 'X'")
-    assert guest.evaluate(last_words) == "’s turn."
-    play(players, [4, 0, 2, 1])
-    ann.close()
-    wait_for(guest, "game.table.forfeit")
-    assert guest.evaluate(last_words) == "has left."
+    quick = ("--staticdir", str(PAGES), "quick:Quick")
+    with serve(*quick, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}) as server:
+        ann, bob, guest = (visit(server, TABLE, viewport=NARROWEST) for _ in range(3))
+        sit_down(ann, "W" * 16)
+        sit_down(bob, "M" * 16)
+        wait_for(guest, "game.table?.turn === 'X'")
+        assert guest.evaluate(last_words) == "’s turn."
+        play((ann, bob), [4, 0, 2, 1])
+        ann.close()
+        wait_for(guest, "game.table.forfeit")
+        assert guest.evaluate(last_words) == "has left."
+        bob.close()
+        guest.close()
 
 
 @pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
