@@ -24,6 +24,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    SPY_ON_TEXTS,
     OpenTab,
     expect,
     note,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 browser, open_tab = in_browser.browser, in_browser.open_tab
+
+HAN = range(0x4E00, 0x4E00 + 60)  # letters of Chinese, which has no spaces
 
 ISLAND = "/sandbox/?room=island"
 SMALL = {"width": 800, "height": 600}  # two pages that are drawn all the time are work
@@ -528,6 +531,26 @@ def test_letters_typed_into_a_field_move_nobody(open_tab: OpenTab) -> None:
     after = own(page)
     assert (after["x"], after["y"], after["build"]) == (before["x"], before["y"], None)
     expect(page.locator("#chat")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["The quick brown fox jumps over the lazy dog, and is gone now", "".join(map(chr, HAN))],
+    ids=["words", "letters"],
+)
+def test_all_that_somebody_says_is_seen_on_a_phone(open_tab: OpenTab, words: str) -> None:
+    """The beginning and the end of a line were cut off."""
+    page = open_tab(ISLAND, viewport=PHONE)
+    spawn(page, "Ann")
+    page.evaluate(f"() => {{{SPY_ON_TEXTS}}}")
+    page.keyboard.press("Enter")
+    page.locator("#chat-text").fill(words)
+    page.keyboard.press("Enter")
+    said = "Object.entries(texts).filter(([text]) => value.includes(text))"
+    wait_for(page, f"{said}.length > 0", words)
+    lines = page.evaluate(f"(value) => {said}", words)
+    assert "".join(text for text, _ in lines).replace(" ", "") == words.replace(" ", "")
+    assert all(0 < left < right < 1 for _, (left, right) in lines), lines
 
 
 def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> None:

@@ -54,6 +54,23 @@ export function label(context, text, x, y, { size, ink, paper }) {
   context.fillText(text, x, y + size * 0.06);
 }
 
+/** The lines of a text whose labels are no wider than that. */
+export function labelLines(context, text, size, widest) {
+  const fits = (part) => labelWidth(context, part, size) <= widest;
+  const lines = [];
+  let rest = text;
+  while (rest && !fits(rest)) {
+    const letters = [...rest];
+    while (letters.length > 1 && !fits(letters.join(""))) letters.pop();
+    const most = letters.join("");
+    const space = rest.lastIndexOf(" ", most.length);
+    const line = space > 0 ? rest.slice(0, space) : most;
+    lines.push(line);
+    rest = rest.slice(line.length).trimStart();
+  }
+  return [...lines, rest];
+}
+
 /** A hue for each ID; the golden angle keeps neighbours apart. */
 export function hueOf(id) {
   return Math.round((id * 137.508 + 200) % 360);
