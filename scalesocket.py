@@ -5969,11 +5969,11 @@ class OptionParser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
-        text = build_parser().format_help()
+        text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # where it must stand
         if (examples := find_feature("examples")) is not None:
             text += examples.BUNDLED
         text = re.sub(r"(python3 )?scalesocket\.py", command, text)
-        print(text, end="", file=file)
+        print(text, end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Raise as ConfigError what argparse would print."""
@@ -6198,13 +6198,6 @@ def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]
     return groups
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows a value that may be left out right behind its option, where it must stand."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        return super()._format_action_invocation(action).replace(" [=", "[=")
-
-
 def build_parser(words: Collection[str] | None = None) -> OptionParser:
     """Return the parser of the command line, and of a script's own options; see `list_options`."""
     parser = OptionParser(
@@ -6212,7 +6205,7 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
         usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=lambda prog: HelpFormatter(prog, 2, 26, 88),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 26, 88),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -6404,7 +6397,8 @@ def load_game(target: str) -> type[Game]:
         ConfigError: it cannot be imported, or is no `Game`.
     """
     module_name, _, class_name = target.partition(":")
-    sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(FileNotFoundError):  # it has been deleted
+        sys.path.insert(0, os.getcwd())
     return import_game(lambda: importlib.import_module(module_name), class_name, target)
 
 
@@ -6560,6 +6554,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before there was anything to end
         return 130
+    except OSError as error:  # no more files can be opened, or nobody takes what is printed
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or Python would say so, too
+        print(f"scalesocket: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

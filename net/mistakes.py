@@ -6,6 +6,7 @@ A server that is copied alone says such things in plainer words, or when a hook 
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import math
 import os
@@ -147,7 +148,9 @@ def place(file: str, line: int | None, known: str = "") -> str:
     """
     if line and file == known:
         return f"line {line}"
-    inside = os.path.join(os.getcwd(), "")
+    inside = ""
+    with contextlib.suppress(FileNotFoundError):  # the working directory has been deleted
+        inside = os.path.join(os.getcwd(), "")
     return f"{file.removeprefix(inside)}, line {line}" if line else file.removeprefix(inside)
 
 

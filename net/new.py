@@ -36,7 +36,7 @@ class Parser(OptionParser):
 
     def print_help(self, file: Any = None) -> None:
         """Print how a folder is made."""
-        print(self.format_help(), end="", file=file)
+        print(self.format_help(), end="", file=file, flush=True)
 
 
 def create(arguments: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def create(arguments: Sequence[str]) -> int:
     print(
         f"{options.name}/ has a game, its page, a test and a README. Run it, and open the address:"
     )
-    print(f"  cd {options.name}\n  {words[COMMAND]}")
+    print(f"  cd {options.name}\n  {words[COMMAND]}", flush=True)
     return 0
 
 

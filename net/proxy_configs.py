@@ -460,7 +460,7 @@ class PrintConfig(argparse.Action):
             ConfigError: it cannot be made for these nodes.
         """
         kind, *nodes = values or [""]  # argparse takes the `--` of `--print-config=--` away
-        print(print_config(kind, nodes), end="")
+        print(print_config(kind, nodes), end="", flush=True)
         parser.exit()
 
 

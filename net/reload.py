@@ -75,6 +75,7 @@ from scalesocket import (
 
 from .file_limit import raise_file_limit, restore_file_limit
 from .logs import finish_log
+from .mistakes import place
 from .standard_streams import open_standard_streams
 
 # fmt: off
@@ -193,7 +194,7 @@ def find_imports(file: str, folder: str) -> list[str]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
     except SyntaxError as error:
-        where = f"{shorten(file)}, line {error.lineno}"
+        where = place(file, error.lineno)
         raise ConfigError(f"cannot run {where}: {error.msg}") from None
     except (OSError, ValueError, RecursionError, MemoryError):
         return []  # it is Python's to say
@@ -211,14 +212,9 @@ def find_imports(file: str, folder: str) -> list[str]:
     return [os.path.realpath(path) for path in paths if os.path.isfile(path)]
 
 
-def shorten(path: str) -> str:
-    """Return a path as it can be named from here."""
-    return path.removeprefix(os.path.join(os.path.realpath(os.getcwd()), ""))
-
-
 def name_files(paths: Collection[str]) -> str:
     """Return some files for the log."""
-    names = sorted(map(shorten, paths))
+    names = sorted(place(path, None) for path in paths)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -1,0 +1,104 @@
+"""What the system refuses, and what nobody reads: one line says it, and no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import PATIENCE, SCRIPT, RawClient, serve
+
+PRINTING = [["--help"], ["--print-config", "nginx", "a:1"], ["new", "--help"], ["new", "mine"]]
+BUFFERS = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+def run_with(
+    words: list[str], cwd: Path, stdout: int, unbuffered: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, os.fspath(SCRIPT), *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@BUFFERS
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_what_nobody_reads_is_no_traceback(
+    words: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    """As in `scalesocket --help | head -1`, if `head` is fast."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_with(words, tmp_path, writer, unbuffered)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, f"scalesocket: {os.strerror(errno.EPIPE)}\n")
+
+
+@BUFFERS
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_what_cannot_be_printed_is_said_in_a_line(
+    words: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = run_with(words, tmp_path, full, unbuffered)
+    os.close(full)
+    assert (done.returncode, done.stderr) == (1, f"scalesocket: {os.strerror(errno.ENOSPC)}\n")
+
+
+@pytest.mark.parametrize("target", ["cat", "snake"])
+def test_too_few_files_are_said_in_a_line(target: str) -> None:
+    """It was a traceback, out of the selectors of Python."""
+    command = [sys.executable, os.fspath(SCRIPT), "--addr=127.0.0.1:0", target]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 10; exec "$@"', "sh", *command],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode != 0  # it may abort: to end a thread, the C library opens a file
+    assert f"scalesocket: {os.strerror(errno.EMFILE)}" in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+
+
+# ==== A working directory that is gone ===================================================
+
+IN_NONE = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize(
+    "words", [["snake"], ["--reload", "snake"], ["scalesocket.game.snake:Snake"]], ids=" ".join
+)
+def test_a_game_is_served_where_the_working_directory_is_gone(
+    words: list[str], tmp_path: Path
+) -> None:
+    command = [*IN_NONE, sys.executable, os.fspath(SCRIPT)]
+    with (
+        serve(*words, cwd=tmp_path, command=command) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.receive()
+
+
+def test_a_module_is_not_found_where_the_working_directory_is_gone(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*IN_NONE, sys.executable, os.fspath(SCRIPT), "mine:Game"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    says = "scalesocket: cannot import mine:Game: there is no module 'mine' (try --help)"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, says)
