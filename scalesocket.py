@@ -3358,7 +3358,9 @@ class GameBackend(Backend):
         self.game = self._factory()
         self.game.on_create(self.game_room)
         self._room.restore()
-        self._interval = 1 / rate if 0 < (rate := self.game.tick_rate) < math.inf else math.inf
+        if not 0 <= (rate := self.game.tick_rate) < math.inf:
+            raise ValueError(f"tick_rate is a number from 0 on, not {rate!r}")
+        self._interval = 1 / rate if rate else math.inf
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval
 
@@ -5376,18 +5378,18 @@ class LocalPages:
             raise HandshakeError(403, f"origin {origin} is not allowed")
 
 
-_LET_IN = Game.__dict__["on_auth"].__func__  # asks nobody
-
-
 def asks_game(game: type[Game] | None) -> bool:
     """Whether a game decides who may come in."""
-    return game is not None and getattr(game.on_auth, "__func__", None) is not _LET_IN
+    inherited = Game.__dict__["on_auth"].__func__  # asks nobody
+    return game is not None and getattr(game.on_auth, "__func__", None) is not inherited
 
 
 def ask_game(game: type[Game], client: Client) -> bool:
     """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
     try:
         answer = game.on_auth(client.request)
+        if not isinstance(answer, bool | str | None):
+            raise TypeError(f"on_auth returns True, False or text, not {answer!r}")
     except BaseException:
         log.exception("the game failed in on_auth")
         return False
@@ -5970,8 +5972,7 @@ class OptionParser(argparse.ArgumentParser):
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
         text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # where it must stand
-        if (examples := find_feature("examples")) is not None:
-            text += examples.BUNDLED
+        text += examples.BUNDLED if (examples := find_feature("examples")) else ""
         text = re.sub(r"(python3 )?scalesocket\.py", command, text)
         print(text, end="", file=file, flush=True)
 

@@ -428,6 +428,22 @@ def test_each_clients_query_is_in_its_join_message() -> None:
             }  # fmt: skip
 
 
+@pytest.mark.parametrize("answer", ["b'ann'", "7", "('ann', 1)"])
+def test_what_a_game_answers_is_text_or_yes_or_no(answer: str, tmp_path: Path) -> None:
+    """Who it was about came in, and was nobody."""
+    (tmp_path / "club.py").write_text(
+        "from scalesocket import Game\n"
+        "class Club(Game):\n"
+        "    @classmethod\n"
+        "    def on_auth(cls, request):\n"
+        f"        return {answer}\n"
+    )
+    with serve("club:Club", cwd=tmp_path, allow_traceback=True) as server:
+        assert refusal(server)[0] == 401
+        said = f"TypeError: on_auth returns True, False or text, not {answer}"
+        wait_until(lambda: any(said in line for line in server.log()))
+
+
 def test_a_game_names_its_user_or_learns_what_the_command_has_said(tmp_path: Path) -> None:
     (tmp_path / "club.py").write_text(
         "from scalesocket import Game\n"
