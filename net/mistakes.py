@@ -23,7 +23,7 @@ from types import CodeType, FunctionType, ModuleType
 
 from scalesocket import HERE, MAX_OUTPUT_ITEM, TOKEN, Config, ConfigError, Game, list_options, log
 
-from .script_options import read_script_block
+from .script_options import read_script_block, read_script_table
 from .spelling import did_you_mean
 
 # What other servers call a hook, where that is not like its name here.
@@ -77,7 +77,8 @@ def explain_missing_module(name: str) -> str:
 def explain_absence(name: str, file: str) -> str:
     """Return how to come by a module that a file wants to import."""
     siblings = [path.stem for path in Path(file).parent.glob("*.py")] if file else []
-    hint = did_you_mean(name.rpartition(".")[2], [*sys.stdlib_module_names, *siblings])
+    known = ["scalesocket", *sys.stdlib_module_names, *siblings]
+    hint = did_you_mean(name.rpartition(".")[2], known)
     packages = find_dependencies(file)
     if packages:
         return f": pip install {' '.join(packages)}"
@@ -284,18 +285,22 @@ def is_count(value: object) -> bool:
 
 
 def warn_of_options(config: Config, words: Sequence[str]) -> None:
-    """Say which words of a command line mean nothing to a game, or more than a program can do."""
+    """Say which options mean nothing to a game, or let in more than a program can print."""
     if config.game is None:
         if config.maxmsg > MAX_OUTPUT_ITEM:
             text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"
             log.warning(text, MAX_OUTPUT_ITEM)
         return
-    groups = list_options(words)
+    script = sys.modules.get(f"{config.target} (game)")  # see `load_game_file`
+    table = read_script_table(Path(script.__file__)) if script and script.__file__ else {}
+    own = [f"--{name}" for name in table]
+    groups = list_options([*own, *words])
     known = {name for row in groups["messages"] + groups["child"] for name in row[0].split()}
     if config.auth:  # a program, too
         known.discard("--passenv")
     at = words.index("--") if "--" in words else len(words)
-    found = [name for word in words[:at] if (name := word.partition("=")[0]) in known]
+    given = [*own, *(word.partition("=")[0] for word in words[:at])]
+    found = [name for name in given if name in known]
     if any(Path(word).stem != Path(config.target).stem for word in words[at + 1 :]):
         found.append("-- ARGS")
     if found:
@@ -397,7 +402,7 @@ def names_used(owner: type) -> Iterator[str]:
 def where_is(owner: type, value: object) -> str:
     """Return file and line of a function, or else of the class that it is in."""
     code = getattr(getattr(value, "__func__", value), "__code__", None)
-    if isinstance(code, CodeType):
+    if isinstance(code, CodeType) and is_own(code.co_filename):  # a dataclass has some of Python's
         return place(code.co_filename, code.co_firstlineno)
     try:
         return place(inspect.getfile(owner), inspect.findsource(owner)[1] + 1)

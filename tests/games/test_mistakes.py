@@ -93,6 +93,15 @@ def test_a_hook_that_could_not_be_called_is_named_with_its_line(
     assert re.match(r"own.py, line [34]: ", text)
 
 
+def test_a_game_whose_init_python_has_written_is_named_with_its_line(here: Path) -> None:
+    """It was "<string>, line 2"."""
+    (here / "own.py").write_text(
+        "import dataclasses\nimport scalesocket\n\n"
+        "@dataclasses.dataclass\nclass G(scalesocket.Game):\n    size: int\n"
+    )
+    assert re.match(r"own.py, line [45]: G\(\) is called without arguments", complaint("own:G"))
+
+
 def test_a_base_of_ones_own_is_looked_at_too(here: Path) -> None:
     (here / "base.py").write_text(
         "from scalesocket import Game\n\nclass Base(Game):\n    def on_jion(self, client): pass\n"
@@ -346,6 +355,7 @@ IMPORTS = [
     ("x = 1\ndef f(:\n", "own.py, line 2: invalid syntax: def f(:"),
     ("x = 1\n  y = 2\n", "own.py, line 2: unexpected indent: y = 2"),
     ("import randm\n", "own.py, line 1: there is no module 'randm'; did you mean random?"),
+    ("from scalesockets import Game\n", "'scalesockets'; did you mean scalesocket?"),
     ("import own_rule\n", "did you mean own_rules?"),
     ("import nowhere_at_all\n", f"for {sys.executable}; is it installed?"),
     ("from scalesocket import Gme\n", "scalesocket has no Gme; did you mean Game?"),
@@ -525,6 +535,14 @@ MISUSED = [
         "the game failed: own.py, line 2: tick_rate is a number from 0 on, not None",
     ),
     (
+        "def on_create(self, room): self.tick_rate = -5",  # it was 0, without a word
+        "the game failed: own.py, line 2: tick_rate is a number from 0 on, not -5",
+    ),
+    (
+        "def on_create(self, room): self.tick_rate = float('nan')",
+        "the game failed: own.py, line 2: tick_rate is a number from 0 on, not nan",
+    ),
+    (
         "def __init__(self): self.on_join = lambda: None",
         "the game failed: TypeError: G.__init__.<locals>.<lambda>() takes 0 positional arguments",
     ),
@@ -568,13 +586,14 @@ USELESS = "means nothing to a Game, only to a program: "
         (["--json", "own:G", "--closegrace=1"], "--json, --closegrace"),
         (["-b", "own:G", "--", "--fast"], "-b, -- ARGS"),
         (["--auth", "cat", "--passenv=A", "--tcp", "own:G"], "--tcp"),
-        (["--frame", "own.py"], "--frame"),
+        (["--frame", "own.py"], "--json, --tcp, --frame"),
     ],
 )
 def test_options_for_programs_are_named_if_there_is_a_game(
     here: Path, words: list[str], named: str
 ) -> None:
-    block = '# /// script\n# [tool.scalesocket]\n# game = "G"\n# ///\n'
+    """Those of a script's own block, too; a module has none."""
+    block = BLOCK.replace("json = true", 'json = true\n# tcp = true\n# api = true\n# game = "G"')
     (here / "own.py").write_text(f"{block}from scalesocket import Game\nclass G(Game): pass\n")
     with serve(*words, cwd=here) as server:
         server.stop()
