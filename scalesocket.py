@@ -3359,8 +3359,8 @@ class GameBackend(Backend):
         self.game.on_create(self.game_room)
         self._room.restore()
         if not 0 <= (rate := self.game.tick_rate) < math.inf:
-            raise ValueError(f"tick_rate is a number from 0 on, not {rate!r}")
-        self._interval = 1 / rate if rate else math.inf
+            self._room.log.warning("no ticks: tick_rate is a number from 0 on, not %r", rate)
+        self._interval = 1 / rate if 0 < rate < math.inf else math.inf
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval
 
