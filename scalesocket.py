@@ -5973,8 +5973,7 @@ class OptionParser(argparse.ArgumentParser):
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
         text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # where it must stand
         text += examples.BUNDLED if (examples := find_feature("examples")) else ""
-        text = re.sub(r"(python3 )?scalesocket\.py", command, text)
-        print(text, end="", file=file, flush=True)
+        print(re.sub(r"(python3 )?scalesocket\.py", command, text), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Raise as ConfigError what argparse would print."""
@@ -6317,6 +6316,7 @@ def check_options(config: Config) -> None:
     for feature in config.find_features():
         if hasattr(feature, "check_options"):
             feature.check_options(config)
+    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
