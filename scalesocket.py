@@ -1541,10 +1541,10 @@ class Connection:
     def open(self) -> None:
         """Send the response of the opening handshake, then what has been sent meanwhile."""
         with self.lock:
-            self._is_open = True
             self.set_reading(True)  # while --auth was asked, the peer was not silent
-            if waiting := self._backlog.take():
-                self.transmit(waiting)
+            if not self._is_open:  # that of --tcplisten has been from the start
+                self._is_open = True
+                self.transmit(self._backlog.take())
             if self.replay is not None:
                 self.replay.wake()
 

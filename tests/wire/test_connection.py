@@ -335,6 +335,22 @@ def test_nothing_is_sent_before_the_response_of_the_handshake(engine: Engine) ->
         assert client.receive() == (CLOSE, struct.pack("!H", 4000) + b"full")
 
 
+def test_what_is_sent_before_a_connection_without_a_response_opens_is_sent_once(
+    engine: Engine,
+) -> None:
+    """A room may have much for a client of --tcplisten as soon as it has its seat."""
+    data = os.urandom(BIG)
+    with connected(engine) as (connection, client):
+        connection.send(data)
+        waiting = connection.backlog_size
+        client.sock.settimeout(PATIENCE)
+        with client.sock.makefile("rb") as stream:
+            assert stream.read(64 * KIB) == data[: 64 * KIB]
+            wait_until(lambda: connection.backlog_size < waiting, PATIENCE)  # it has gone on
+            connection.open()
+            assert stream.read(BIG - 64 * KIB) == data[64 * KIB :]
+
+
 def test_a_connection_that_ends_before_its_response_opens_quietly(engine: Engine) -> None:
     with connected(engine, response=b"101\r\n\r\n") as (connection, client):
         connection.send(encode_message("early"))
