@@ -984,17 +984,17 @@ OF_UNDERSCORES = [
 
 
 @pytest.mark.parametrize(
-    ("field", "line"),
+    ("id_field", "field", "line"),
     [
-        *((field, line) for field in (*ROUTED, "id") for line in UNREADABLE),
-        *((field, line) for field in ROUTED for line in OF_UNDERSCORES),
+        *(("", field, line) for field in ROUTED for line in UNREADABLE + OF_UNDERSCORES),
+        *(("id", field, line) for field in ("id", "_except") for line in UNREADABLE),
     ],
 )
 def test_a_private_line_that_cannot_be_read_goes_to_nobody(
-    field: str, line: str, reports: Reports
+    id_field: str, field: str, line: str, reports: Reports
 ) -> None:
     """A program printed `{"secret":2,"_to":1,}`, or a byte order mark: all got it (case 3)."""
-    framing = json_framing("id" if field == "id" else "", reports)
+    framing = json_framing(id_field, reports)
     line = line.replace("F", field)
     outputs = framing.feed(f'{{"n":1}}\n{line}\n{{"n":2}}\n'.encode())
     assert broadcasts(outputs) == [b'{"n":1}', b'{"n":2}']

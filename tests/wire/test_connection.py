@@ -480,6 +480,8 @@ def test_a_close_has_its_code_and_reason_and_nothing_follows_it(engine: Engine) 
         connection.close(4000, "why")
         assert connection.send(encode_message("late")) is False
         connection.close(4001, "again")
+        client.ping(b"late")
+        assert receive(connection) == [Ping(b"late")]  # which gets no pong
         assert client.receive_text() == "last"
         assert client.receive() == (CLOSE, struct.pack("!H", 4000) + b"why")
         client.send_close(4000)
