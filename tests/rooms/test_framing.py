@@ -897,7 +897,11 @@ def test_a_child_may_close_clients(line: str, kick: Kick) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["0", "999", "1004", "1006", "1015", "2000", "5000", "65536", "-1", "1e3", '"1000"']
+    "code",
+    [
+        *("0", "999", "1004", "1006", "1015", "2000", "5000", "65536", "-1", "1e3", '"1000"'),
+        *("4000.5", "1e400"),
+    ],
 )
 @pytest.mark.parametrize("more", ["", ',"reason":"why"'])
 def test_a_close_code_that_must_not_be_sent_becomes_1000(code: str, more: str) -> None:

@@ -188,6 +188,13 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
         assert client.receive_text() == "still here"
 
 
+def test_a_silent_peer_is_sent_a_ping_and_then_a_close(engine: Engine) -> None:
+    with connected(engine) as (connection, client):
+        for silence in (20, 30, 40, 41):
+            connection.check_peer(20.0, connection.since + silence)
+        assert [client.receive()[0] for _ in range(3)] == [PING, PING, CLOSE]
+
+
 def test_a_slow_peer_that_takes_what_it_is_sent_is_not_taken_for_silent(engine: Engine) -> None:
     """Who only listens was cut off after two intervals of --ping while there was a backlog."""
     with connected(engine) as (connection, client):
