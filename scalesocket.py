@@ -2157,10 +2157,9 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_number(digits: str) -> str:
+def _check_number(digits: str) -> None:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits; {MAX_DIGITS} is the most")
-    return digits
 
 
 # A program may read JSON in other ways than we do. If a client could spell `_from` or `_to` so that
@@ -2459,8 +2458,6 @@ def _read_ids(name: str, value: JsonValue) -> tuple[int, ...] | None:
     """Return IDs, also those that a language has made a float (`1.0`) or a text (`"1"`)."""
     if value is None:
         return None
-    if type(value) is int:
-        return (value,)
     ids = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and item.is_integer():

@@ -115,7 +115,6 @@ class Inflater:
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._rest = b""  # what came behind the end of the stream
         self._fed = False
 
     def feed(self, data: bytes, room: int, *, complete: bool) -> bytes:
@@ -144,12 +143,9 @@ class Inflater:
         if not self._stream.eof:
             piece = self._stream.decompress(data, room)
             data = self._stream.unused_data
-        if self._stream.eof:
-            # 7.2.3.4: only an empty block may come behind a last block.
-            self._rest += data
-            if self._rest.strip(b"\0"):
-                raise zlib.error("it goes on behind its last block")
-            self._rest = self._rest[:1]
+        # 7.2.3.4: only an empty block may come behind a last block.
+        if self._stream.eof and data.strip(b"\0"):
+            raise zlib.error("it goes on behind its last block")
         return piece
 
     def _finish(self) -> None:

@@ -55,8 +55,7 @@ class AnyNames(FieldNames):
     def find(self, keys: Iterable[str]) -> list[str]:
         """Return which of an object's keys some parser may take for one of these names."""
         lower = '"' + '"'.join(keys).lower() + '"'
-        plain = lower.isascii() and lower.isprintable() and " " not in lower
-        if plain and any([name in lower for name in self._rest]):
+        if any([name in lower for name in self._rest]):
             return [key for key in keys if self._is_spelled(key)]
         return super().find(keys)
 

@@ -64,7 +64,7 @@ def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
     own = split_origin(("https://" if secure else "http://") + named)
     behind_proxy = origin == f"https://{named}"  # which speaks TLS in our stead
     same = (host, port) == own[1:] or behind_proxy
-    return scheme in ("http", "https") and own[1] != "" and same
+    return scheme in ("http", "https") and same
 
 
 def find_forwarded_host(proxies: Proxies, peer: Endpoint, request: Request) -> str:
