@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import Mock
 
 import pytest
@@ -37,6 +37,7 @@ from scalesocket import (
     Received,
     Role,
     Route,
+    ShortageError,
     Unwritten,
     WebSocketProtocol,
     parse_command_line,
@@ -411,6 +412,36 @@ def test_a_call_that_fails_takes_no_other_along(
     timer.call_later(0, called.set)
     assert called.wait(PATIENCE)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_shortage_that_a_call_meets_is_told_once_and_is_no_bug(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
+
+    def run_out() -> None:
+        raise ShortageError("no thread left")
+
+    poller = Poller("poller")
+    with caplog.at_level(logging.INFO, "scalesocket"):
+        assert poller._do(run_out) and poller._do(run_out)
+    assert caplog.messages == ["no thread left"]
+
+
+@pytest.mark.parametrize("what", ["start_thread", "selectors.DefaultSelector"])
+def test_a_poller_that_cannot_start_says_so_and_keeps_no_socket(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Its caller reads the client elsewhere."""
+
+    def run_out(*_: object) -> NoReturn:
+        raise ShortageError("nothing left")
+
+    monkeypatch.setattr(f"scalesocket.{what}", run_out)
+    poller = Poller("poller")
+    with pytest.raises(ShortageError):
+        poller.start()
+    assert poller._wake_up.fileno() == poller._waker.fileno() == -1
 
 
 def test_a_stopped_timer_calls_nothing_and_ends() -> None:
