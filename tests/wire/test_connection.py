@@ -799,6 +799,20 @@ def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
         wait_until(lambda: not connection.probe(), PATIENCE)
 
 
+@pytest.mark.skipif(not scalesocket._POLL_END, reason="this system does not show it")
+def test_a_peer_that_has_ended_its_side_counts_as_gone_though_nobody_reads(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)
+    with connected(engine, tcp=True) as (connection, client):
+        connection.listen(False)
+        client.send_text("unread")
+        assert connection.probe()
+        client.sock.shutdown(socket.SHUT_WR)
+        wait_until(lambda: not connection.probe(), PATIENCE)
+        assert connection.is_alive()  # it may still be sent what waits
+
+
 def test_a_peer_that_is_listened_to_needs_no_probe(engine: Engine) -> None:
     with connected(engine, tcp=True) as (connection, client):
         assert connection.probe()
