@@ -646,3 +646,23 @@ def test_only_a_fan_out_to_several_clients_takes_turns() -> None:
         assert take_turn(items) is NO_TURN
     for items in ([(crowd, b"x")], [(one, b"x")] * CROWD, [(one, b"x"), (crowd, b"y")]):
         assert take_turn(items) is TURN
+
+
+def test_a_session_that_can_do_without_a_helper_goes_on() -> None:
+    """One that wanted to wait for its answers, as at --tcplisten, has its end all the same."""
+
+    class Unhurried(scalesocket.Session):
+        def __init__(self) -> None:
+            self._life = self.live()
+
+        def live(self) -> scalesocket.Life:
+            with contextlib.suppress(scalesocket.ShortageError):
+                yield Want.HELPER
+            yield Want.END
+
+    readers, session = Readers(), Unhurried()
+    readers.start_helper = Mock(side_effect=RuntimeError)
+    assert session.resume() is Want.HELPER
+    readers.help(session)
+    assert session.want is Want.END
+    assert len(readers.shared._errands) == 1  # to attend to it
