@@ -805,7 +805,7 @@ def test_a_peer_that_has_ended_its_side_counts_as_gone_though_nobody_reads(
 ) -> None:
     monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)
     with connected(engine, tcp=True) as (connection, client):
-        connection.listen(False)
+        connection.set_reading(False)
         client.send_text("unread")
         assert connection.probe()
         client.sock.shutdown(socket.SHUT_WR)
