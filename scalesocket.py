@@ -1308,7 +1308,6 @@ class Poller:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._errands: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
         self._lock = threading.Lock()  # guards the heap
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
         self._order = itertools.count()  # calls of the same time keep their order
@@ -1327,7 +1326,7 @@ class Poller:
             self._wake_up.setblocking(False)
             self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
-            self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_errands)
+            self._selector.register(self._wake_up, selectors.EVENT_READ, self._empty_wake_up)
             self._thread = start_thread(self._name, self._run)
         except BaseException:  # also when there is not even memory for a ShortageError
             self._wake_up.close()
@@ -1337,9 +1336,7 @@ class Poller:
 
     def call(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
-        self._errands.append(function)
-        if not self._woken:
-            self._wake()
+        self.call_later(0.0, function)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have the thread call a function once, after that many seconds."""
@@ -1347,7 +1344,7 @@ class Poller:
         with self._lock:
             heapq.heappush(self._calls, call)
             is_first = self._calls[0] is call
-        if is_first and not self._woken:  # the thread waits for a later one
+        if is_first and not self._woken:  # else it will look for an earlier one anyhow
             self._wake()
 
     def stop(self) -> None:
@@ -1385,12 +1382,13 @@ class Poller:
         return self._selector.select(patience if wait else 0.0)
 
     def _call_due(self) -> None:
+        now = time.monotonic()  # what these functions have called soon has to wait for a round
         while not self._stopped:
             with self._lock:
-                if not self._calls or self._calls[0][0] > time.monotonic():
+                if not self._calls or self._calls[0][0] > now:
                     return
                 function = heapq.heappop(self._calls)[2]
-            if not self._do(function):  # it must not be forgotten: most call themselves again
+            if not self._do(function):  # it must not be forgotten
                 insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
 
     def _close(self) -> None:
@@ -1398,18 +1396,11 @@ class Poller:
         self._wake_up.close()
         self._waker.close()
 
-    def _do_errands(self) -> None:
+    def _empty_wake_up(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wake_up.recv(4096):
                 pass
-        self._woken = False  # before they are done: one that comes now wakes us again
-        for _ in range(len(self._errands)):
-            if self._do(self._errands[0]):
-                self._errands.popleft()
-            else:  # it is tried again, behind the others
-                self._errands.rotate(-1)
-        if self._errands:
-            self._wake()
+        self._woken = False  # before it looks what is due: a call that comes now wakes it again
 
     def _do(self, function: Callable[[], None]) -> bool:
         """Call a function; return False if there was no memory for it."""

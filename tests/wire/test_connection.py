@@ -55,7 +55,7 @@ class Engine:
 
     def watched(self) -> int:
         """Return how many connections the sender knows."""
-        return len(self.sender._selector.get_map()) - 1 + len(self.sender._errands)
+        return len(self.sender._selector.get_map()) - 1 + len(self.sender._calls)
 
 
 @pytest.fixture
@@ -644,7 +644,7 @@ def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> No
             if number % 3 == 0:
                 client.reset()
             if number % 5 == 0:
-                wait_until(lambda: not engine.sender._errands)
+                wait_until(lambda: not engine.sender._calls)
     wait_until(lambda: descriptors() <= before)  # a socket has no number just before it is closed
 
 
