@@ -35,10 +35,10 @@ message go? `Reader._take`, `Room.receive`, `ProcessBackend.handle`; and back: `
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
-    sender      1                writes what sockets could not take      the server has ended
+    poller      1                writes what sockets could not take;     the server has ended
+                                 close timeouts, pings, lingering rooms
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
     store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
-    timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
 has no thread but its main one (net/workers.py). More threads of options: in their modules.
@@ -1202,7 +1202,7 @@ class WebSocketProtocol:
 # ==== 7. Connection ======================================================================
 # The first threads. A connection is read by its reader, and written by whichever thread has a
 # message; neither waits for the peer. What the kernel does not take at once goes to the backlog of
-# the connection, and the one sender thread finishes it. In a fan-out no client costs a thread, a
+# the connection, and the one poller thread finishes it. In a fan-out no client costs a thread, a
 # queue or a hand-over, and no byte is written out of order or by two threads.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -1493,8 +1493,8 @@ class Connection:
         sock: a connected stream socket; the opening handshake has been read from it. `dispose`
             gives it back.
         protocol: the receiving half; it also makes our Close frame.
-        sender: finishes what the socket does not take at once; what is left when it stops is lost.
-        timer: ends a closing handshake that the peer does not finish.
+        poller: finishes what the socket does not take at once; what is left when it stops is lost.
+            It also ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if `open` is to send it; all else waits for that.
@@ -1507,8 +1507,7 @@ class Connection:
         sock: socket.socket,
         protocol: WebSocketProtocol | LineProtocol,
         *,
-        sender: Poller,
-        timer: Poller,
+        poller: Poller,
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
@@ -1516,8 +1515,7 @@ class Connection:
         self._socket = sock
         self.protocol = protocol
         self.encoding = protocol.encoding
-        self._sender = sender
-        self._timer = timer
+        self._poller = poller
         self._max_backlog = max_backlog
         self._early = early
         self.listening = not response  # or its reader has paused it; its session writes both
@@ -1531,7 +1529,7 @@ class Connection:
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._freed: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender has the socket, and closes it if it is disposed
+        self._with_poller = False  # the poller has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
         self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
         self._close_sent = False
@@ -1591,7 +1589,7 @@ class Connection:
         """
         if not self._leaving:
             self._leaving, self._early = True, b""
-            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+            self._poller.call_later(CLOSE_TIMEOUT, self._give_up)
         try:
             return bool(self._take_bytes())
         except BlockingIOError:
@@ -1611,11 +1609,11 @@ class Connection:
             return b""
 
     def dispose(self) -> None:
-        """Give the socket back to the system, once the sender does not use it either."""
+        """Give the socket back to the system, once the poller does not use it either."""
         with self.lock:
             self._disposed = True
             self._die()
-            if not self._with_sender:
+            if not self._with_poller:
                 self._socket.close()
 
     # -- anyone's side --
@@ -1694,7 +1692,7 @@ class Connection:
         """End the connection, unless the peer is still taking what was sent before the Close."""
         rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
         if rest > 0 and not self._dead:
-            self._timer.call_later(rest, self._give_up)
+            self._poller.call_later(rest, self._give_up)
         elif not self._dead:
             self.abort()
 
@@ -1794,7 +1792,7 @@ class Connection:
         if not self.is_closing:
             self._push(self.protocol.encode_close(code, reason))
             self._close_sent = True
-            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+            self._poller.call_later(CLOSE_TIMEOUT, self._give_up)
         self._end_if_closed()
 
     def _push(self, data: bytes) -> None:
@@ -1815,9 +1813,9 @@ class Connection:
         self._backlog.add(data, sent)
         if self._is_open:
             self.is_full = self.backlog_size >= self._max_backlog
-            if not self._with_sender:
-                self._with_sender = True
-                self._sender.call(self.watch_backlog)
+            if not self._with_poller:
+                self._with_poller = True
+                self._poller.call(self.watch_backlog)
 
     def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
@@ -1866,20 +1864,20 @@ class Connection:
         with contextlib.suppress(OSError):  # it may be unconnected already
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    # -- the sender's thread --
+    # -- the poller's thread --
 
     def watch_backlog(self) -> None:
         """Have the rest written as the socket becomes writable; once for each backlog."""
         with self.lock:
             if self._dead:
-                self._leave_sender()
+                self._leave_poller()
             else:
-                self._sender.watch(self._socket, selectors.EVENT_WRITE, self._flush)
+                self._poller.watch(self._socket, selectors.EVENT_WRITE, self._flush)
 
     def _flush(self) -> None:
         """Write what the socket takes; stop watching it when nothing is left.
 
-        Under the lock, so that no descriptor is closed, and used again, while the sender knows it.
+        Under the lock, so that no descriptor is closed, and used again, while the poller knows it.
         """
         with self.lock:
             if self._backlog and (sent := self._write(self._backlog.buffers())):
@@ -1887,12 +1885,12 @@ class Connection:
                 self._backlog.advance(sent)
                 self._on_shrunk()
             if not self._backlog:
-                self._sender.forget(self._socket)
-                self._leave_sender()
+                self._poller.forget(self._socket)
+                self._leave_poller()
                 self._end_if_closed()
 
-    def _leave_sender(self) -> None:
-        self._with_sender = False
+    def _leave_poller(self) -> None:
+        self._with_poller = False
         if self._disposed:
             self._socket.close()
 
@@ -5542,10 +5540,9 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.timer = Poller("timer")
-        self._sender = Poller("sender")
+        self.poller = Poller("poller")
         make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
-        self.registry: RoomRegistry = make_rooms(config, self.timer)
+        self.registry: RoomRegistry = make_rooms(config, self.poller)
         proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
         self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
         self.limits = ConnectionLimits(config.maxconns)
@@ -5633,13 +5630,12 @@ class Server:
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        self.timer.start()
-        self._sender.start()
+        self.poller.start()
         for service in self.services:
             service.start()
         if self.config.ping:
-            self._checked_at = time.monotonic()  # the timer's alone from now on
-            self.timer.call_later(self.config.ping / 4, self._check_peers)
+            self._checked_at = time.monotonic()  # the poller's alone from now on
+            self.poller.call_later(self.config.ping / 4, self._check_peers)
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
@@ -5718,8 +5714,7 @@ class Server:
         return make(
             sock,
             protocol,
-            sender=self._sender,
-            timer=self.timer,
+            poller=self.poller,
             max_backlog=self.config.backlog,
             **options,
         )
@@ -5797,8 +5792,7 @@ class Server:
             time.sleep(0.01)
         for service in self.services:
             service.stop()
-        self._sender.stop()
-        self.timer.stop()
+        self.poller.stop()
         if self.taps is not None:
             self.taps.close()
         self.has_ended = True
@@ -5818,7 +5812,7 @@ class Server:
         """Log what one process does; of several workers, their parent tells it."""
         log.log(logging.INFO if self.worker is None else logging.DEBUG, text, *values)
 
-    # -- the timer --
+    # -- the poller --
 
     def _check_peers(self) -> None:
         """Ping who has been silent for an interval; close who has been for two (--ping)."""
@@ -5829,7 +5823,7 @@ class Server:
         for connection in self.connections.copy():
             connection.check_peer(interval, now, deaf)
         if not self.is_ending:
-            self.timer.call_later(interval / 4, self._check_peers)
+            self.poller.call_later(interval / 4, self._check_peers)
 
 
 # ==== 15. Command line ===================================================================

@@ -213,7 +213,7 @@ class Worker:
             server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
         server.before_end.insert(0, self._say_over)
-        self._site, self._timer = server.site, server.timer
+        self._site, self._timer = server.site, server.poller
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""

@@ -52,7 +52,7 @@ from tests.support import (
 from tests.wire.test_tls import join as join_securely
 
 ROUNDS = 400
-THREADS = 4  # of a server with no clients: main, acceptor, sender, timer
+THREADS = 3  # of a server with no clients: main, acceptor, poller
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing is a reset
 SHARED = with_constants(OWN_READERS=1)  # which the first client has; all others share one
 
@@ -197,7 +197,7 @@ def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
 
     monkeypatch.setattr(Readers, "kind", Noted)
     server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
-    for poller in (server.timer, server._sender, shared := server.readers.shared):
+    for poller in (server.poller, shared := server.readers.shared):
         poller.start()
     ours, theirs = socket.socketpair()
     serve_it = partial(server.serve, scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
