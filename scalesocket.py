@@ -3333,7 +3333,6 @@ class GameBackend(Backend):
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
         self.game = Game()  # whose hooks do nothing, until there is a real one
-        self._unanswered: list[Left] = []
 
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
@@ -3346,7 +3345,7 @@ class GameBackend(Backend):
         try:
             self._guard(self._handle, events)
         finally:
-            self._flush()
+            self._room.flush()
 
     def wait_time(self) -> float | None:
         """Return the seconds until the next tick or timed call."""
@@ -3357,7 +3356,7 @@ class GameBackend(Backend):
         """Tell the game that the room ends; clients still there get what `on_dispose` sends."""
         try:
             self.game.on_dispose()
-            self._flush()
+            self._room.flush()
         except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
@@ -3394,7 +3393,6 @@ class GameBackend(Backend):
         elif isinstance(event, Left):
             self.game_room.remove(event.client)
             event.client.left = True
-            self._unanswered.append(event)
             self.game.on_leave(event.client, event.code)
         elif isinstance(event, Draining):
             self.game.on_drain(event.seconds)
@@ -3415,7 +3413,7 @@ class GameBackend(Backend):
         if room.closing is not None:
             raise room.closing
         if is_due:
-            self._flush()
+            self._room.flush()
 
     def _tick(self, now: float) -> None:
         lateness = now - self._next_tick
@@ -3428,14 +3426,6 @@ class GameBackend(Backend):
         self._next_tick += self._interval * (skipped + 1)
         self._room.traffic.ticks_late += lateness > LATE_TICK
         self._room.traffic.ticks_skipped += skipped
-
-    def _flush(self) -> None:
-        """Send what hooks have said, and answer those who have left, behind what is for them."""
-        self._room.flush()
-        for event in self._unanswered:
-            if event.reply is not None:
-                event.client.connection.answer(event.reply)
-        self._unanswered.clear()
 
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
         """Let what a hook raises end the room; its traceback is the operator's to see."""
@@ -3854,7 +3844,6 @@ class Room:
         self._opener = opener
         self._stall = stall
         self._outbox = Outbox()  # what a game has said since its hook was called
-        self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()
         self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # for its clients, when its backend has ended
@@ -4089,15 +4078,21 @@ class Room:
         for event in events:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
-        self._unfinished = events
-        self.backend.handle(events)
-        self._unfinished = []
+        try:
+            self.backend.handle(events)
+        finally:
+            insist(self._answer, events)
         return bool(events) and isinstance(events[-1], Ended)
 
-    def _close(self) -> None:
-        for event in self._unfinished + self.inbox.take(0):
+    @staticmethod
+    def _answer(events: list[RoomEvent]) -> None:
+        """Answer those who have left, behind what the backend had to say to them."""
+        for event in events:
             if isinstance(event, Left) and event.reply is not None:
                 event.client.connection.answer(event.reply)
+
+    def _close(self) -> None:
+        self._answer(self.inbox.take(0))
         try:
             self._stop_backend()
         finally:
