@@ -1226,21 +1226,15 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     return thread
 
 
-class Shortage:
-    """Logs that something has run out: once, however many fail because of it."""
-
-    def __init__(self) -> None:
-        self._reported_at = -math.inf  # by any thread; a line too many would do no harm
-
-    def report(self, what: str) -> None:
-        """Log it: as an error if it is new, at DEBUG while the shortage lasts."""
-        now = time.monotonic()
-        fresh = now - self._reported_at > SHORTAGE_PAUSE
-        self._reported_at = now
-        log.log(logging.ERROR if fresh else logging.DEBUG, "%s", what)
+_reported: dict[str, float] = {}  # when each was reported; a line too many would do no harm
 
 
-_memory = Shortage()
+def report_shortage(what: str) -> None:
+    """Log that something has run out: as an error if that is new, at DEBUG while it lasts."""
+    now = time.monotonic()
+    fresh = now - _reported.get(what, -math.inf) > SHORTAGE_PAUSE
+    _reported[what] = now
+    log.log(logging.ERROR if fresh else logging.DEBUG, "%s", what)
 
 
 def is_memory_error(error: BaseException | None) -> bool:
@@ -1257,7 +1251,7 @@ def report_failure() -> None:
     """
     try:
         if is_memory_error(sys.exc_info()[1]):
-            _memory.report(OUT_OF_MEMORY)
+            report_shortage(OUT_OF_MEMORY)
         else:
             log.exception("our own bug")
     except (MemoryError, RuntimeError) as error:  # not even enough to say so
@@ -1312,7 +1306,6 @@ class Poller:
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
         self._order = itertools.count()  # calls of the same time keep their order
         self._woken = True  # a wake-up byte is on its way; or the thread has not started
-        self.shortage = Shortage()
         self._stopped = False
 
     def start(self) -> None:
@@ -1407,7 +1400,7 @@ class Poller:
         try:
             function()
         except ShortageError as error:
-            self.shortage.report(str(error))
+            report_shortage(str(error))
         except BaseException as error:
             report_failure()
             if is_memory_error(error):
@@ -4061,7 +4054,7 @@ class Room:
             self.log.error("%s%s", error, where, exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
         except ShortageError as error:
-            self.registry.shortage.report(str(error))
+            report_shortage(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
         except BaseException as error:
             if is_memory_error(error):
@@ -4116,7 +4109,6 @@ class RoomRegistry:
         self._config = config
         self.timer = timer
         self.make_backend = choose_backend(config)
-        self.shortage = Shortage()
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
         self._lock = threading.Lock()  # guards all below, and each room's seats
@@ -4269,7 +4261,7 @@ class RoomRegistry:
         except ShortageError as error:
             room.end(CloseCode.TRY_AGAIN_LATER, str(error))
             self.forget(room)
-            self.shortage.report(f"cannot start a room: {error}")
+            report_shortage(f"cannot start a room: {error}")
 
     # -- under the lock --
 
@@ -5107,7 +5099,7 @@ class Reader(Poller):
             try:
                 self._take(session, events, batches)
             except ShortageError as error:  # it has been ended
-                self.shortage.report(str(error))
+                report_shortage(str(error))
             except BaseException:  # our bug ends one client, not the thread that reads all
                 report_failure()
                 session.connection.abort()

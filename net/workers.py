@@ -64,7 +64,6 @@ from scalesocket import (
     Request,
     Response,
     Session,
-    Shortage,
     Want,
     choose_backend,
     describe_error,
@@ -75,6 +74,7 @@ from scalesocket import (
     parse_room_name,
     parser_of,
     refuse_if,
+    report_shortage,
     start_thread,
 )
 
@@ -586,7 +586,6 @@ class Supervisor:
         self._signals: list[int] = []  # to be passed on
         self._stopping = False
         self._failed = False
-        self._shortage = Shortage()
 
     def run(self) -> int:
         """Serve until a signal comes, and all workers have ended; return the exit status."""
@@ -651,7 +650,7 @@ class Supervisor:
             try:
                 self._start(index, handlers)
             except OSError as error:
-                self._shortage.report(f"cannot start worker {index}: {error}")
+                report_shortage(f"cannot start worker {index}: {error}")
                 self._due[index] = time.monotonic() + RESTART_PAUSE
             else:
                 del self._due[index]
