@@ -110,7 +110,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Network, IPv6Network
 
+    from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
@@ -5818,8 +5819,12 @@ class Server:
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
+if not TYPE_CHECKING:  # the options that only modules of net/ look at
+    NetConfig = getattr(find_feature("config"), "NetConfig", object)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NetConfig):
     """The options, with their defaults; the value of `--header-ws` is in `header_ws`."""
 
     target: str = ""  # its name, for a lobby to show
@@ -5827,52 +5832,27 @@ class Config:
     game: type[Game] | None = None
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     tcplisten: tuple[tuple[str, int], ...] = ()
-    about: dict[str, str] = field(default_factory=dict)  # for the lobby, of a script's own block
     staticdir: Path | None = None
-    spa: str = ""
-    basepath: str = ""  # "/ws"
-    qr: bool = False
     api: bool = False
-    peers: tuple[str, ...] = ()
-    metrics: bool = False
     ping: float = 20.0  # seconds
-    drain: float = 0.0  # seconds
-    workers: int = 1
     reload: bool = False
-    compress: bool = False
     trustproxy: tuple[Network | str, ...] = ()
-    auth: tuple[str, ...] = ()  # a command
-    origin: tuple[str, ...] = ()  # or ("any",)
-    sameorigin: bool = False
-    host: tuple[str, ...] = ()
-    cors: tuple[str, ...] = ()
-    authall: bool = False
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
     header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
     header_http: tuple[tuple[str, str], ...] = ()  # … to all other responses
     unixsocket: Path | None = None
-    unixmode: int = 0o660
-    sslcert: Path | None = None
-    sslkey: Path | None = None
-    sslca: Path | None = None
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxperaddr: int | None = None  # 0: any number; None: see net/per_address.py
     maxrate: int = 0  # messages a second of one client
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
-    resume: float = 0.0  # seconds
     store: str = ""
-    saveevery: float = 10.0  # seconds
     oneshot: bool = False
-    cache: tuple[int, bool] = (0, False)  # messages, and whether only those that are marked
-    cachepersist: bool = False
-    cachebytes: int = 64 * MIB
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
@@ -5882,24 +5862,17 @@ class Config:
     byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
-    dropmsg: str = ""
-    resumemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
     tcp: bool = False
     tcpports: tuple[int, int] = (9001, 9999)
     pty: bool = False
-    linebuffer: str = "auto"  # or "on", "off"
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     pcap: str = ""
-    pcapsize: int = 0  # bytes; 0: any number
-    pcapfiles: int = 1
-    pcapfull: str = "wait"  # or "drop"
     trace: tuple[str, ...] | None = None
-    console: tuple[Network | str, ...] | None = None
     log: str = "text"
     verbose: int = 0
 
