@@ -2713,12 +2713,11 @@ class ChildProcess:
         self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
         self._since = time.monotonic()
         self._last_read = find_feature("last_read")  # now: later there may be no memory for it
-        file_limit = find_feature("file_limit")
-        self._pidfd = -1  # becomes readable when the child exits
-        self.popen = subprocess.Popen.__new__(subprocess.Popen)
+        spawn = find_feature("spawn")
+        start = subprocess.Popen if spawn is None else spawn.start
         stdin, stdout, stderr = streams
         try:
-            self.popen.__init__(  # type: ignore[misc]  # it may fail when the child is there
+            self.popen: subprocess.Popen[bytes] = start(
                 command,
                 env=environment,
                 bufsize=0,
@@ -2727,21 +2726,13 @@ class ChildProcess:
                 stderr=stderr,
                 start_new_session=POSIX,
             )
-            self.pid = self.popen.pid
-            if file_limit is not None:
-                file_limit.restore_file_limit(self.pid)
-            with contextlib.suppress(AttributeError, OSError):  # pidfd_open is not everywhere
-                self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
             raise kind(f"cannot start {command[0]}: {error.strerror}") from None
-        except (MemoryError, RuntimeError) as error:
-            if getattr(self.popen, "pid", None):
-                for end in (self.popen.kill, self.popen.wait, self.close):
-                    insist(end)
-            if not is_memory_error(error):
-                raise
-            raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
+        self.pid = self.popen.pid
+        self._pidfd = -1  # becomes readable when the child exits
+        with contextlib.suppress(AttributeError, OSError, MemoryError):  # it is not everywhere
+            self._pidfd = os.pidfd_open(self.pid)
 
     def read(self, descriptor: int) -> Iterator[bytes]:
         """Yield what the child writes to a descriptor until the child closes it or exits.
