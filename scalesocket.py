@@ -6415,10 +6415,15 @@ def heed_signals(server: Server) -> None:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     stop_signals = [signal.SIGINT, signal.SIGTERM]
 
+    # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit SIG_IGN,
+    # and `--pty` stops them by SIGHUP.
+    is_ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+
     def on_signal(number: int, _frame: object) -> None:
-        is_reload = number == hangup and server.reload_certificates(False)
-        if is_reload or server.has_ended or (number == hangup and server.stopping):
-            pass  # in the last case, a shell sends it again to its jobs
+        is_reload = number == hangup and server.reload_certificates(is_ignored)
+        is_noise = number == hangup and (is_ignored or server.stopping)  # shells send it twice
+        if is_reload or is_noise or server.has_ended:
+            pass
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
@@ -6428,16 +6433,8 @@ def heed_signals(server: Server) -> None:
         else:
             server.stop()
 
-    def on_ignored(_number: int, _frame: object) -> None:
-        server.reload_certificates(True)
-
-    for number in stop_signals:
+    for number in filter(None, (*stop_signals, hangup)):
         signal.signal(number, on_signal)
-    if hangup is not None:
-        # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit
-        # SIG_IGN, and `--pty` stops them by SIGHUP.
-        ignored = signal.getsignal(hangup) == signal.SIG_IGN
-        signal.signal(hangup, on_ignored if ignored else on_signal)
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:
