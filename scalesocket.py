@@ -5009,8 +5009,6 @@ class Reader(Poller):
             session = key.data
             if not isinstance(session, Session):
                 self._do(session)
-            elif session.descriptor < 0:
-                pass  # in this very round it has been ended, or is another thread's now
             elif session.want is Want.BYTES:
                 self._do(functools.partial(self._hear, session))
             else:
