@@ -5189,9 +5189,6 @@ class Readers:
         self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
         self.own = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
-        # What helpers have been started for. A thread may end at once, where there is no memory
-        # for it; what it was to do is then left for the next one.
-        self._waiting: deque[Session] = deque()
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
 
@@ -5211,22 +5208,14 @@ class Readers:
         Raises:
             ShortageError: there is none, and it has been ended.
         """
-        insist(self._waiting.append, session)
         try:
-            self.start_helper(self._run_all, ())
+            self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
-            with contextlib.suppress(ValueError):  # another thread has taken it up
-                self._waiting.remove(session)
-                cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
-                shortage = ShortageError(f"cannot start a thread: {cause}")
-                if session.fail(shortage) is None:
-                    raise shortage from None
-                insist(self.shared.call, functools.partial(self.shared.attend, session))
-
-    def _run_all(self) -> None:
-        with contextlib.suppress(IndexError):  # all have been taken up
-            while True:
-                self.run(self._waiting.popleft())
+            cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
+            shortage = ShortageError(f"cannot start a thread: {cause}")
+            if session.fail(shortage) is None:
+                raise shortage from None
+            insist(self.shared.call, functools.partial(self.shared.attend, session))
 
     def run(self, session: Session) -> None:
         """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
