@@ -4604,8 +4604,9 @@ class Session:
         self.held: list[Received] = []  # its room's inbox is full
         self._crowded = crowded
         self.client: Client | None = None  # from when it wants MESSAGES
-        self.vouched = 0  # the number by which the parent of workers knows its client
-        self._counted_by = ""  # its address, if a proxy has told that
+        self.at_end: list[Callable[[], None]] = []  # each gives something back
+        if crowded is not None:
+            self.at_end.append(functools.partial(server.limits.leave, address[0], crowded))
         # Gives the word to other nodes that it opens its room, and takes it back (net/relay.py).
         self.begin_opening: Callable[[], None] = lambda: None
         self.end_opening: Callable[[], None] = lambda: None
@@ -4659,8 +4660,7 @@ class Session:
         """
         server = self.server
         if peer[0] != self.address[0]:
-            server.limits.enter_behind(peer[0])
-            self._counted_by = peer[0]
+            server.enter_behind(self, peer[0])
         if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
         if server.registry.refuses(name):  # whoever asks may find it elsewhere
@@ -4705,14 +4705,11 @@ class Session:
 
     def end(self) -> None:
         """Give back what it has held, also where memory has run out."""
-        limits = self.server.limits
         try:
             insist(self._dismiss)
         finally:
-            if self._counted_by:
-                insist(limits.leave_behind, self._counted_by)
-            if self._crowded is not None:
-                insist(limits.leave, self.address[0], self._crowded)
+            for give_back in self.at_end:
+                insist(give_back)
 
     def _dismiss(self) -> None:
         """Give back seat and socket; may be done again."""
@@ -4724,8 +4721,6 @@ class Session:
             server.dismiss(self.connection)
         else:
             self.sock.close()
-        if server.worker is not None:
-            server.worker.release(self)
 
     # -- for whoever runs it --
 
@@ -5407,16 +5402,6 @@ class ConnectionLimits:
             else:
                 self._served -= 1
 
-    def enter_behind(self, address: str) -> None:
-        """Count a client that a proxy has told of.
-
-        Raises:
-            HandshakeError: 503, there are too many of its address.
-        """
-
-    def leave_behind(self, address: str) -> None:
-        """Count one less of those that `enter_behind` has counted."""
-
 
 class Listener:
     """Accepts at one socket, on the thread of the shared reader.
@@ -5527,6 +5512,8 @@ class Server:
         # What options hang on, by the `set_up` of their modules.
         self.guard = LocalPages()
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
+        # Counts a client by the address that a proxy has told (net/per_address.py).
+        self.enter_behind: Callable[[Session, str], None] = lambda *_: None
         # Asks whether a request that is for no room may be answered.
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         # Who may take a connection over that asks for a WebSocket.

@@ -31,6 +31,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
@@ -308,23 +309,19 @@ class Worker:
         return on_signal
 
     def vouch(self, session: Session, number: int) -> None:
-        """Have the parent say farewell to a client if this process ends before `release`.
+        """Have the parent say farewell to a client if this process ends before its session.
 
         Args:
             session: whose connection has been opened.
             number: of a client; the parent lets none come again that it has heard of.
         """
-        session.vouched = number
         connection = session.connection
         lines = connection.encoding is LINES  # it knows no Close frames
         close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
         message = b"%d\n%b" % (number, b"" if lines else close)
+        forget = functools.partial(self._tell_parent, number, b"%d" % number)
+        session.at_end.append(forget)  # first, as there may be no memory for it
         self._tell_parent(number, message, connection.fileno())
-
-    def release(self, session: Session) -> None:
-        """Have the parent forget a client, which has gone, if it knows of it."""
-        if session.vouched:
-            self._tell_parent(session.vouched, b"%d" % session.vouched)
 
     def _say_over(self) -> None:
         """Have nobody wait for this process, which has closed its listeners, but may end late."""
