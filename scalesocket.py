@@ -5881,6 +5881,7 @@ class OptionParser(argparse.ArgumentParser):
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
         text = build_parser().format_help()
+        text = re.sub(r" (\[=\w+\])( ?)", r"\1\2\2", text)  # such a value must stand right behind
         if (examples := find_feature("examples")) is not None:
             text += examples.BUNDLED
         text = re.sub(r"(python3 )?scalesocket\.py", command, text)
@@ -6109,13 +6110,6 @@ def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]
     return groups
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows a value that may be left out right behind its option, where it must stand."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        return super()._format_action_invocation(action).replace(" [=", "[=")
-
-
 def build_parser(words: Collection[str] | None = None) -> OptionParser:
     """Return the parser of the command line, and of a script's own options; see `list_options`."""
     parser = OptionParser(
@@ -6123,7 +6117,7 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
         usage="scalesocket.py [OPTIONS] TARGET [-- ARGS...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=lambda prog: HelpFormatter(prog, 2, 26, 88),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 26, 88),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
