@@ -2036,7 +2036,6 @@ class Metadata:
 
 
 Output = Route | Kick | Metadata
-NameStream = Callable[[str, list[Output]], list[Output]]  # see net/streams.py
 Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
 
 
@@ -2876,9 +2875,7 @@ class ProcessBackend(Backend):
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
         self._backoff = RESPAWN_FIRST
-        self._name_stream: NameStream = lambda _stream, outputs: outputs
-        if config.passstderr:
-            self._name_stream = load_feature("streams", "--passstderr").name_stream
+        self._streams = load_feature("streams", "--passstderr") if config.passstderr else None
 
     # -- the room's thread --
 
@@ -3100,11 +3097,12 @@ class ProcessBackend(Backend):
             assert isinstance(output, Route)
             for line in output.payloads:
                 self._room.log.info("stderr: %s", line[:MAX_LOG_LINE].decode(errors="replace"))
-        if self._config.passstderr:
+        if self._streams is not None:
             self._deliver("stderr", outputs)
 
     def _deliver(self, stream: str, outputs: list[Output]) -> None:
-        self._room.deliver(self._name_stream(stream, outputs))
+        named = outputs if self._streams is None else self._streams.name_stream(stream, outputs)
+        self._room.deliver(named)
 
 
 def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
