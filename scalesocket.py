@@ -4667,7 +4667,7 @@ class Session:
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
-            server.admit(client)
+            server.admit(self, client)
         self.take(connection)
         return client
 
@@ -5503,7 +5503,7 @@ class Server:
         self._stopped = False  # and that at once
         self.has_ended = False  # and it has
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        self._only: dict[str, Connection] = {}  # that --oneshot serves; `setdefault` is atomic
+        self._only: dict[str, Session] = {}  # that --oneshot serves; `setdefault` is atomic
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
@@ -5670,16 +5670,17 @@ class Server:
             **options,
         )
 
-    def admit(self, client: Client) -> None:
-        """Let a client in; may wait.
+    def admit(self, session: Session, client: Client) -> None:
+        """Let the client of a session in; may wait.
 
         Raises:
             HandshakeError: it may not come in.
         """
         self.authenticate(client)
-        own = client.connection
-        if self.config.oneshot and self._only.setdefault("it", own) is not own:
-            raise HandshakeError(503, "one client has been served already (--oneshot)")
+        if self.config.oneshot:
+            if self._only.setdefault("it", session) is not session:
+                raise HandshakeError(503, "one client has been served already (--oneshot)")
+            session.at_end.append(self.stop)
 
     def authenticate(self, client: Client) -> None:
         """Ask whether a client may come in; nothing has been made for it yet. May take long.
@@ -5696,8 +5697,6 @@ class Server:
         connection.dispose()
         connection.protocol.finish()  # a timed call may have hold of it for a while
         self.connections.discard(connection)
-        if connection in self._only.values():
-            self.stop()
 
     # -- its end --
 
