@@ -1357,16 +1357,16 @@ class Poller:
         while not self._stopped:
             try:
                 self._do_round()
-                self._call_due()
             except BaseException:  # memory, or our bug
                 report_failure()
                 time.sleep(OUT_OF_MEMORY_PAUSE)
         self._close()
 
     def _do_round(self) -> None:
-        """Wait for something to be ready, or until a call is due, and see to what is ready."""
+        """Wait for something to be ready, or until a call is due, and see to both."""
         for key, _ in self._select():
             self._do(key.data)
+        self._call_due()
 
     def _select(self, *, wait: bool = True) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready; wait for that, but not beyond when a call is due."""
@@ -5006,6 +5006,7 @@ class Reader(Poller):
                 self._do(functools.partial(self._hear, session))
             else:
                 self._ready[session] = None
+        self._call_due()
         sessions, self._ready = self._ready, {}
         began = time.monotonic()
         is_crowd = self._is_crowd(sessions, began)
