@@ -38,10 +38,10 @@ closes its socket. An option is a row of `OPTIONS` and a field of `Config` (chap
     room        1 per room       feeds the backend; runs a Game's ticks  the room has ended
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
-    sender      1                writes what sockets could not take      the server has ended
+    poller      1                writes what sockets could not take;     the server has ended
+                                 close timeouts, pings, lingering rooms
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
     store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
-    timer       1                close timeouts, pings, lingering rooms  the server has ended
 
 With `--workers` there are several such processes, each with some of the rooms, and a parent that
 has no thread but its main one (net/workers.py). More threads of options: in their modules.
@@ -113,7 +113,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -122,6 +122,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
     from ipaddress import IPv4Network, IPv6Network
 
+    from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
     from scalesocket.net.deflate import Inflater
@@ -1183,7 +1184,7 @@ class WebSocketProtocol:
 # ==== 7. Connection ======================================================================
 # The first threads. A connection is read by its reader, and written by whichever thread has a
 # message; neither waits for the peer. What the kernel does not take at once goes to the backlog of
-# the connection, and the one sender thread finishes it. In a fan-out no client costs a thread, a
+# the connection, and the one poller thread finishes it. In a fan-out no client costs a thread, a
 # queue or a hand-over, and no byte is written out of order or by two threads.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -1207,21 +1208,15 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     return thread
 
 
-class Shortage:
-    """Logs that something has run out: once, however many fail because of it."""
-
-    def __init__(self) -> None:
-        self._reported_at = -math.inf  # by any thread; a line too many would do no harm
-
-    def report(self, what: str) -> None:
-        """Log it: as an error if it is new, at DEBUG while the shortage lasts."""
-        now = time.monotonic()
-        fresh = now - self._reported_at > SHORTAGE_PAUSE
-        self._reported_at = now
-        log.log(logging.ERROR if fresh else logging.DEBUG, "%s", what)
+_reported: dict[str, float] = {}  # when each was reported; a line too many would do no harm
 
 
-_memory = Shortage()
+def report_shortage(what: str) -> None:
+    """Log that something has run out: as an error if that is new, at DEBUG while it lasts."""
+    now = time.monotonic()
+    fresh = now - _reported.get(what, -math.inf) > SHORTAGE_PAUSE
+    _reported[what] = now
+    log.log(logging.ERROR if fresh else logging.DEBUG, "%s", what)
 
 
 def is_memory_error(error: BaseException | None) -> bool:
@@ -1238,7 +1233,7 @@ def report_failure() -> None:
     """
     try:
         if is_memory_error(sys.exc_info()[1]):
-            _memory.report(OUT_OF_MEMORY)
+            report_shortage(OUT_OF_MEMORY)
         else:
             log.exception("our own bug")
     except (MemoryError, RuntimeError) as error:  # not even enough to say so
@@ -1289,12 +1284,10 @@ class Poller:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._tasks: deque[Callable[[], None]] = deque()  # put by any thread, done by this one
         self._lock = threading.Lock()  # guards the heap
         self._calls: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
         self._order = itertools.count()  # calls of the same time keep their order
         self._woken = True  # a wake-up byte is on its way; or the thread has not started
-        self.shortage = Shortage()
         self._stopped = False
 
     def start(self) -> None:
@@ -1308,7 +1301,7 @@ class Poller:
             self._wake_up.setblocking(False)
             self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
-            self._selector.register(self._wake_up, selectors.EVENT_READ, self._do_tasks)
+            self._selector.register(self._wake_up, selectors.EVENT_READ, self._empty_wake_up)
             self._thread = start_thread(self._name, self._run)
         except BaseException:  # also when there is not even memory for a ShortageError
             self._wake_up.close()
@@ -1318,9 +1311,7 @@ class Poller:
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
-        self._tasks.append(function)
-        if not self._woken:
-            self._wake()
+        self.call_later(0.0, function)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have the thread call a function once, after that many seconds."""
@@ -1328,7 +1319,7 @@ class Poller:
         with self._lock:
             heapq.heappush(self._calls, call)
             is_first = self._calls[0] is call
-        if is_first and not self._woken:  # the thread waits for a later one
+        if is_first and not self._woken:  # else it will look for an earlier one anyhow
             self._wake()
 
     def stop(self) -> None:
@@ -1347,16 +1338,16 @@ class Poller:
         while not self._stopped:
             try:
                 self._do_round()
-                self._call_due()
             except BaseException:  # memory, or our bug
                 report_failure()
                 time.sleep(OUT_OF_MEMORY_PAUSE)
         self._close()
 
     def _do_round(self) -> None:
-        """Wait for something to be ready, or until a call is due, and see to what is ready."""
+        """Wait for something to be ready, or until a call is due, and see to both."""
         for key, _ in self._select():
             self._do(key.data)
+        self._call_due()
 
     def _select(self, *, wait: bool = True) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready; wait for that, but not beyond when a call is due."""
@@ -1366,12 +1357,13 @@ class Poller:
         return self._selector.select(patience if wait else 0.0)
 
     def _call_due(self) -> None:
+        now = time.monotonic()  # what these functions have called soon has to wait for a round
         while not self._stopped:
             with self._lock:
-                if not self._calls or self._calls[0][0] > time.monotonic():
+                if not self._calls or self._calls[0][0] > now:
                     return
                 function = heapq.heappop(self._calls)[2]
-            if not self._do(function):  # it must not be forgotten: most call themselves again
+            if not self._do(function):  # it must not be forgotten
                 insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
 
     def _close(self) -> None:
@@ -1379,25 +1371,18 @@ class Poller:
         self._wake_up.close()
         self._waker.close()
 
-    def _do_tasks(self) -> None:
+    def _empty_wake_up(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wake_up.recv(4096):
                 pass
-        self._woken = False  # before they are done: one that comes now wakes us again
-        for _ in range(len(self._tasks)):
-            if self._do(self._tasks[0]):
-                self._tasks.popleft()
-            else:  # it is tried again, behind the others
-                self._tasks.rotate(-1)
-        if self._tasks:
-            self._wake()
+        self._woken = False  # before it looks what is due: a call that comes now wakes it again
 
     def _do(self, function: Callable[[], None]) -> bool:
         """Call a function; return False if there was no memory for it."""
         try:
             function()
         except ShortageError as error:
-            self.shortage.report(str(error))
+            report_shortage(str(error))
         except BaseException as error:
             report_failure()
             if is_memory_error(error):
@@ -1488,8 +1473,8 @@ class Connection:
         sock: a connected stream socket; the opening handshake has been read from it. `dispose`
             gives it back.
         protocol: the receiving half; it also makes our Close frame.
-        sender: finishes what the socket does not take at once; what is left when it stops is lost.
-        timer: ends a closing handshake that the peer does not finish.
+        poller: finishes what the socket does not take at once; what is left when it stops is lost.
+            It also ends a closing handshake that the peer does not finish.
         max_backlog: bytes that may wait before the connection counts as full.
         early: what has been read already, behind the opening handshake.
         response: of the opening handshake, if `open` is to send it; all else waits for that.
@@ -1502,8 +1487,7 @@ class Connection:
         sock: socket.socket,
         protocol: WebSocketProtocol | LineProtocol,
         *,
-        sender: Poller,
-        timer: Poller,
+        poller: Poller,
         max_backlog: int,
         early: bytes = b"",
         response: bytes = b"",
@@ -1511,8 +1495,7 @@ class Connection:
         self._socket = sock
         self.protocol = protocol
         self.encoding = protocol.encoding
-        self._sender = sender
-        self._timer = timer
+        self._poller = poller
         self._max_backlog = max_backlog
         self._early = early
         self.is_reading = not response  # False: it is not open yet, or its reader has paused it
@@ -1526,7 +1509,7 @@ class Connection:
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._freed: threading.Event | None = None  # set when the backlog is no longer full
-        self._with_sender = False  # the sender has the socket, and closes it if it is disposed
+        self._with_poller = False  # the poller has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
         self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
         self._close_sent = False
@@ -1586,7 +1569,7 @@ class Connection:
         """
         if not self._leaving:
             self._leaving, self._early = True, b""
-            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+            self._poller.call_later(CLOSE_TIMEOUT, self._give_up)
         try:
             return bool(self._take_bytes())
         except BlockingIOError:
@@ -1606,11 +1589,11 @@ class Connection:
             return b""
 
     def dispose(self) -> None:
-        """Give the socket back to the system, once the sender does not use it either."""
+        """Give the socket back to the system, once the poller does not use it either."""
         with self.lock:
             self._disposed = True
             self._die()
-            if not self._with_sender:
+            if not self._with_poller:
                 self._socket.close()
 
     # -- any thread --
@@ -1689,7 +1672,7 @@ class Connection:
         """End the connection, unless the peer is still taking what was sent before the Close."""
         rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
         if rest > 0 and not self._dead:
-            self._timer.call_later(rest, self._give_up)
+            self._poller.call_later(rest, self._give_up)
         elif not self._dead:
             self.abort()
 
@@ -1789,7 +1772,7 @@ class Connection:
         if not self.is_closing:
             self._push(self.protocol.encode_close(code, reason))
             self._close_sent = True
-            self._timer.call_later(CLOSE_TIMEOUT, self._give_up)
+            self._poller.call_later(CLOSE_TIMEOUT, self._give_up)
         self._end_if_closed()
 
     def _push(self, data: bytes) -> None:
@@ -1810,9 +1793,9 @@ class Connection:
         self._backlog.add(data, sent)
         if self._is_open:
             self.is_full = self.backlog_size >= self._max_backlog
-            if not self._with_sender:
-                self._with_sender = True
-                self._sender.call_soon(self.watch_backlog)
+            if not self._with_poller:
+                self._with_poller = True
+                self._poller.call_soon(self.watch_backlog)
 
     def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> int:
         """Hand bytes to the kernel; return how many it took, 0 if it has no room now."""
@@ -1861,20 +1844,20 @@ class Connection:
         with contextlib.suppress(OSError):  # it may be unconnected already
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    # -- the sender's thread --
+    # -- the poller's thread --
 
     def watch_backlog(self) -> None:
         """Have the rest written as the socket becomes writable; once for each backlog."""
         with self.lock:
             if self._dead:
-                self._leave_sender()
+                self._leave_poller()
             else:
-                self._sender.watch(self._socket, selectors.EVENT_WRITE, self._flush)
+                self._poller.watch(self._socket, selectors.EVENT_WRITE, self._flush)
 
     def _flush(self) -> None:
         """Write what the socket takes; stop watching it when nothing is left.
 
-        Under the lock, so that no descriptor is closed, and used again, while the sender knows it.
+        Under the lock, so that no descriptor is closed, and used again, while the poller knows it.
         """
         with self.lock:
             if self._backlog and (sent := self._write(self._backlog.buffers())):
@@ -1882,12 +1865,12 @@ class Connection:
                 self._backlog.advance(sent)
                 self._on_shrunk()
             if not self._backlog:
-                self._sender.unwatch(self._socket)
-                self._leave_sender()
+                self._poller.unwatch(self._socket)
+                self._leave_poller()
                 self._end_if_closed()
 
-    def _leave_sender(self) -> None:
-        self._with_sender = False
+    def _leave_poller(self) -> None:
+        self._with_poller = False
         if self._disposed:
             self._socket.close()
 
@@ -2039,7 +2022,6 @@ class Metadata:
 
 
 Output = Route | Kick | Metadata
-NameStream = Callable[[str, list[Output]], list[Output]]  # see net/streams.py
 Report = Callable[[int | None, str], None]  # client ID, what was dropped and why
 
 
@@ -2709,12 +2691,11 @@ class ChildProcess:
         self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
         self._since = time.monotonic()
         self._last_read = find_feature("last_read")  # now: later there may be no memory for it
-        file_limit = find_feature("file_limit")
-        self._pidfd = -1  # becomes readable when the child exits
-        self.popen = subprocess.Popen.__new__(subprocess.Popen)
+        spawn = find_feature("spawn")
+        start = subprocess.Popen if spawn is None else spawn.start
         stdin, stdout, stderr = streams
         try:
-            self.popen.__init__(  # type: ignore[misc]  # it may fail when the child is there
+            self.popen: subprocess.Popen[bytes] = start(
                 command,
                 env=environment,
                 bufsize=0,
@@ -2723,21 +2704,13 @@ class ChildProcess:
                 stderr=stderr,
                 start_new_session=POSIX,
             )
-            self.pid = self.popen.pid
-            if file_limit is not None:
-                file_limit.restore_file_limit(self.pid)
-            with contextlib.suppress(AttributeError, OSError):  # pidfd_open is not everywhere
-                self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
             raise kind(f"cannot start {command[0]}: {error.strerror}") from None
-        except (MemoryError, RuntimeError) as error:
-            if getattr(self.popen, "pid", None):
-                for end in (self.popen.kill, self.popen.wait, self.close):
-                    insist(end)
-            if not is_memory_error(error):
-                raise
-            raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
+        self.pid = self.popen.pid
+        self._pidfd = -1  # becomes readable when the child exits
+        with contextlib.suppress(AttributeError, OSError, MemoryError):  # it is not everywhere
+            self._pidfd = os.pidfd_open(self.pid)
 
     def read(self, descriptor: int) -> Iterator[bytes]:
         """Yield what the child writes to a descriptor until the child closes it or exits.
@@ -2881,9 +2854,7 @@ class ProcessBackend(Backend):
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
         self._backoff = RESPAWN_FIRST
-        self._name_stream: NameStream = lambda _stream, outputs: outputs
-        if config.passstderr:
-            self._name_stream = load_feature("streams", "--passstderr").name_stream
+        self._streams = load_feature("streams", "--passstderr") if config.passstderr else None
 
     # -- the room's thread --
 
@@ -3105,11 +3076,12 @@ class ProcessBackend(Backend):
             assert isinstance(output, Route)
             for line in output.payloads:
                 self._room.log.info("stderr: %s", line[:MAX_LOG_LINE].decode(errors="replace"))
-        if self._config.passstderr:
+        if self._streams is not None:
             self._deliver("stderr", outputs)
 
     def _deliver(self, stream: str, outputs: list[Output]) -> None:
-        self._room.deliver(self._name_stream(stream, outputs))
+        named = outputs if self._streams is None else self._streams.name_stream(stream, outputs)
+        self._room.deliver(named)
 
 
 def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
@@ -3323,7 +3295,6 @@ class GameBackend(Backend):
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
         self.game = Game()  # whose hooks do nothing, until there is a real one
-        self._unanswered: list[Left] = []
 
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
@@ -3336,7 +3307,7 @@ class GameBackend(Backend):
         try:
             self._guard(self._handle, events)
         finally:
-            self._flush()
+            self._room.flush()
 
     def wait_time(self) -> float | None:
         """Return the seconds until the next tick or timed call."""
@@ -3347,7 +3318,7 @@ class GameBackend(Backend):
         """Tell the game that the room ends; clients still there get what `on_dispose` sends."""
         try:
             self.game.on_dispose()
-            self._flush()
+            self._room.flush()
         except BaseException:
             self._room.log.exception("the game failed to dispose of itself")
 
@@ -3386,7 +3357,6 @@ class GameBackend(Backend):
         elif isinstance(event, Left):
             self.game_room.remove(event.client)
             event.client.left = True
-            self._unanswered.append(event)
             self.game.on_leave(event.client, event.code)
         elif isinstance(event, Draining):
             self.game.on_drain(event.seconds)
@@ -3407,7 +3377,7 @@ class GameBackend(Backend):
         if room.closing is not None:
             raise room.closing
         if is_due:
-            self._flush()
+            self._room.flush()
 
     def _tick(self, now: float) -> None:
         lateness = now - self._next_tick
@@ -3420,14 +3390,6 @@ class GameBackend(Backend):
         self._next_tick += self._interval * (skipped + 1)
         self._room.traffic.ticks_late += lateness > LATE_TICK
         self._room.traffic.ticks_skipped += skipped
-
-    def _flush(self) -> None:
-        """Send what hooks have said, and answer those who have left, behind what is for them."""
-        self._room.flush()
-        for event in self._unanswered:
-            if event.reply is not None:
-                event.client.connection.answer(event.reply)
-        self._unanswered.clear()
 
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
         """End the room if a hook raises anything; the operator sees its traceback in the log."""
@@ -3848,7 +3810,6 @@ class Room:
         self._opener = opener
         self._stall = stall
         self._outbox = Outbox()  # what a game has said since its hook was called
-        self._unfinished: list[RoomEvent] = []  # what the backend is handling
         self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
@@ -4066,7 +4027,7 @@ class Room:
             self.log.error("%s%s", error, where, exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
         except ShortageError as error:
-            self.registry.shortage.report(str(error))
+            report_shortage(str(error))
             self.end(CloseCode.TRY_AGAIN_LATER, str(error))
         except BaseException as error:
             if is_memory_error(error):
@@ -4083,15 +4044,21 @@ class Room:
         for event in events:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
-        self._unfinished = events
-        self.backend.handle(events)
-        self._unfinished = []
+        try:
+            self.backend.handle(events)
+        finally:
+            insist(self._answer, events)
         return bool(events) and isinstance(events[-1], Ended)
 
-    def _close(self) -> None:
-        for event in self._unfinished + self.inbox.take(0):
+    @staticmethod
+    def _answer(events: list[RoomEvent]) -> None:
+        """Answer those who have left, behind what the backend had to say to them."""
+        for event in events:
             if isinstance(event, Left) and event.reply is not None:
                 event.client.connection.answer(event.reply)
+
+    def _close(self) -> None:
+        self._answer(self.inbox.take(0))
         try:
             self._stop_backend()
         finally:
@@ -4115,7 +4082,6 @@ class RoomRegistry:
         self._config = config
         self.timer = timer
         self.make_backend = choose_backend(config)
-        self.shortage = Shortage()
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
         self._lock = threading.Lock()  # guards all below, and each room's seats
@@ -4268,7 +4234,7 @@ class RoomRegistry:
         except ShortageError as error:
             room.end(CloseCode.TRY_AGAIN_LATER, str(error))
             self.forget(room)
-            self.shortage.report(f"cannot start a room: {error}")
+            report_shortage(f"cannot start a room: {error}")
 
     # -- under the lock --
 
@@ -4619,8 +4585,9 @@ class Session:
         self.held: list[Received] = []  # until its room's inbox has space
         self._over_limit = over_limit
         self.client: Client | None = None  # from when it wants MESSAGES
-        self.vouched = 0  # the number by which the parent of workers knows its client
-        self._counted_by = ""  # the address that `enter_behind` has counted
+        self.at_end: list[Callable[[], None]] = []  # each gives something back
+        if over_limit is not None:
+            self.at_end.append(functools.partial(server.limits.leave, address[0], over_limit))
         # Tell other nodes that this one opens the room, and that it is done (net/relay.py).
         self.begin_opening: Callable[[], None] = lambda: None
         self.end_opening: Callable[[], None] = lambda: None
@@ -4674,8 +4641,7 @@ class Session:
         """
         server = self.server
         if peer[0] != self.address[0]:
-            server.limits.enter_behind(peer[0])
-            self._counted_by = peer[0]
+            server.enter_behind(self, peer[0])
         if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
         if server.registry.refuses(name):  # whoever asks may find it elsewhere
@@ -4684,7 +4650,7 @@ class Session:
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
-            server.check_client(client)
+            server.check_client(self, client)
         self.set_connection(connection)
         return client
 
@@ -4720,14 +4686,11 @@ class Session:
 
     def end(self) -> None:
         """Give back what it has held, also where memory has run out."""
-        limits = self.server.limits
         try:
             insist(self._dismiss)
         finally:
-            if self._counted_by:
-                insist(limits.leave_behind, self._counted_by)
-            if self._over_limit is not None:
-                insist(limits.leave, self.address[0], self._over_limit)
+            for give_back in self.at_end:
+                insist(give_back)
 
     def _dismiss(self) -> None:
         """Give back seat and socket; may be done again."""
@@ -4739,8 +4702,6 @@ class Session:
             server.dismiss(self.connection)
         else:
             self.sock.close()
-        if server.worker is not None:
-            server.worker.release(self)
 
     # -- for whoever runs it --
 
@@ -5023,12 +4984,11 @@ class Reader(Poller):
             session = key.data
             if not isinstance(session, Session):
                 self._do(session)
-            elif session.descriptor < 0:
-                pass  # in this very round it has been ended, or is another thread's now
             elif session.want is Want.BYTES:
                 self._do(functools.partial(self._read_opening, session))
             else:
                 self._ready[session] = None
+        self._call_due()
         sessions, self._ready = self._ready, {}
         began = time.monotonic()
         is_crowd = self._is_crowd(sessions, began)
@@ -5100,7 +5060,7 @@ class Reader(Poller):
             try:
                 self._dispatch(session, events, batches)
             except ShortageError as error:  # it has been ended
-                self.shortage.report(str(error))
+                report_shortage(str(error))
             except BaseException:  # our bug ends one client, not the thread that reads all
                 report_failure()
                 session.connection.abort()
@@ -5200,9 +5160,6 @@ class Readers:
         self.shared = self.kind("acceptor", self)
         # Readers that may be started yet; each takes three descriptors.
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
-        # What helpers have been started for. A thread may end at once, where there is no memory
-        # for it; what it was to do is then left for the next one.
-        self._waiting: deque[Session] = deque()
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
 
@@ -5222,22 +5179,14 @@ class Readers:
         Raises:
             ShortageError: there is none, and it has been ended.
         """
-        insist(self._waiting.append, session)
         try:
-            self.start_helper(self._run_all, ())
+            self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
-            with contextlib.suppress(ValueError):  # another thread has taken it up
-                self._waiting.remove(session)
-                cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
-                shortage = ShortageError(f"cannot start a thread: {cause}")
-                if session.fail(shortage) is None:
-                    raise shortage from None
-                insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
-
-    def _run_all(self) -> None:
-        with contextlib.suppress(IndexError):  # all have been taken up
-            while True:
-                self.run(self._waiting.popleft())
+            cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
+            shortage = ShortageError(f"cannot start a thread: {cause}")
+            if session.fail(shortage) is None:
+                raise shortage from None
+            insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
 
     def run(self, session: Session) -> None:
         """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
@@ -5452,16 +5401,6 @@ class ConnectionLimits:
             else:
                 self._served -= 1
 
-    def enter_behind(self, address: str) -> None:
-        """Count a client that a proxy has told of.
-
-        Raises:
-            HandshakeError: 503, there are too many of its address.
-        """
-
-    def leave_behind(self, address: str) -> None:
-        """Count one less of those that `enter_behind` has counted."""
-
 
 class Listener:
     """Accepts at one socket, on the thread of the shared reader.
@@ -5549,10 +5488,9 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.timer = Poller("timer")
-        self._sender = Poller("sender")
+        self.poller = Poller("poller")
         make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
-        self.registry: RoomRegistry = make_rooms(config, self.timer)
+        self.registry: RoomRegistry = make_rooms(config, self.poller)
         proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
         self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
         self.limits = ConnectionLimits(config.maxconns)
@@ -5564,13 +5502,15 @@ class Server:
         self.is_ending = False  # `run` ends rooms and connections
         self.has_ended = False  # it has ended them all
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        self._only: dict[str, Connection] = {}  # the one of --oneshot; `setdefault` is atomic
+        self._only: dict[str, Session] = {}  # that --oneshot serves; `setdefault` is atomic
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
         # What follows is set by the `set_up` of the modules of options.
         self.guard = LocalPages()
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
+        # Counts a client by the address that a proxy has told (net/per_address.py).
+        self.enter_behind: Callable[[Session, str], None] = lambda *_: None
         # Asks whether a request that is for no room may be answered.
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         # Who may take a connection over that asks for a WebSocket.
@@ -5640,13 +5580,12 @@ class Server:
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        self.timer.start()
-        self._sender.start()
+        self.poller.start()
         for service in self.services:
             service.start()
         if self.config.ping:
-            self._checked_at = time.monotonic()  # the timer's alone from now on
-            self.timer.call_later(self.config.ping / 4, self._check_peers)
+            self._checked_at = time.monotonic()  # the poller's alone from now on
+            self.poller.call_later(self.config.ping / 4, self._check_peers)
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
@@ -5725,22 +5664,22 @@ class Server:
         return make(
             sock,
             protocol,
-            sender=self._sender,
-            timer=self.timer,
+            poller=self.poller,
             max_backlog=self.config.backlog,
             **options,
         )
 
-    def check_client(self, client: Client) -> None:
-        """Check that a client may come in; may wait.
+    def check_client(self, session: Session, client: Client) -> None:
+        """Check that the client of a session may come in; may wait.
 
         Raises:
             HandshakeError: it may not come in.
         """
         self.authenticate(client)
-        own = client.connection
-        if self.config.oneshot and self._only.setdefault("it", own) is not own:
-            raise HandshakeError(503, "one client has been served already (--oneshot)")
+        if self.config.oneshot:
+            if self._only.setdefault("it", session) is not session:
+                raise HandshakeError(503, "one client has been served already (--oneshot)")
+            session.at_end.append(self.stop)
 
     def authenticate(self, client: Client) -> None:
         """Ask whether a client may come in; nothing has been made for it yet. May take long.
@@ -5757,8 +5696,6 @@ class Server:
         connection.dispose()
         connection.protocol.finish()  # a timed call may have hold of it for a while
         self.connections.discard(connection)
-        if connection in self._only.values():
-            self.stop()
 
     # -- its end --
 
@@ -5804,8 +5741,7 @@ class Server:
             time.sleep(0.01)
         for service in self.services:
             service.stop()
-        self._sender.stop()
-        self.timer.stop()
+        self.poller.stop()
         if self.taps is not None:
             self.taps.close()
         self.has_ended = True
@@ -5825,7 +5761,7 @@ class Server:
         """Log what one process does; of several workers, their parent tells it."""
         log.log(logging.INFO if self.worker is None else logging.DEBUG, text, *values)
 
-    # -- the timer --
+    # -- the poller --
 
     def _check_peers(self) -> None:
         """Ping who has been silent for an interval; close who has been for two (--ping)."""
@@ -5836,7 +5772,7 @@ class Server:
         for connection in self.connections.copy():
             connection.check_peer(interval, now, deaf)
         if not self.is_ending:
-            self.timer.call_later(interval / 4, self._check_peers)
+            self.poller.call_later(interval / 4, self._check_peers)
 
 
 # ==== 15. Command line ===================================================================
@@ -5844,8 +5780,12 @@ class Server:
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
+if not TYPE_CHECKING:  # the options that only modules of net/ look at
+    NetConfig = getattr(find_feature("config"), "NetConfig", object)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NetConfig):
     """The options, with their defaults; the value of `--header-ws` is in `header_ws`."""
 
     target: str = ""  # its name, for a lobby to show
@@ -5853,52 +5793,27 @@ class Config:
     game: type[Game] | None = None
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     tcplisten: tuple[tuple[str, int], ...] = ()
-    about: dict[str, str] = field(default_factory=dict)  # for the lobby, of a script's own block
     staticdir: Path | None = None
-    spa: str = ""
-    basepath: str = ""  # "/ws"
-    qr: bool = False
     api: bool = False
-    peers: tuple[str, ...] = ()
-    metrics: bool = False
     ping: float = 20.0  # seconds
-    drain: float = 0.0  # seconds
-    workers: int = 1
     reload: bool = False
-    compress: bool = False
     trustproxy: tuple[Network | str, ...] = ()
-    auth: tuple[str, ...] = ()  # a command
-    origin: tuple[str, ...] = ()  # or ("any",)
-    sameorigin: bool = False
-    host: tuple[str, ...] = ()
-    cors: tuple[str, ...] = ()
-    authall: bool = False
     subprotocol: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
     header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
     header_http: tuple[tuple[str, str], ...] = ()  # … to all other responses
     unixsocket: Path | None = None
-    unixmode: int = 0o660
-    sslcert: Path | None = None
-    sslkey: Path | None = None
-    sslca: Path | None = None
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxperaddr: int | None = None  # 0: any number; None: see net/per_address.py
     maxrate: int = 0  # messages a second of one client
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
-    resume: float = 0.0  # seconds
     store: str = ""
-    saveevery: float = 10.0  # seconds
     oneshot: bool = False
-    cache: tuple[int, bool] = (0, False)  # messages, and whether only those that are marked
-    cachepersist: bool = False
-    cachebytes: int = 64 * MIB
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
@@ -5908,24 +5823,17 @@ class Config:
     byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
-    dropmsg: str = ""
-    resumemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
     tcp: bool = False
     tcpports: tuple[int, int] = (9001, 9999)
     pty: bool = False
-    linebuffer: str = "auto"  # or "on", "off"
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     pcap: str = ""
-    pcapsize: int = 0  # bytes; 0: any number
-    pcapfiles: int = 1
-    pcapfull: str = "wait"  # or "drop"
     trace: tuple[str, ...] | None = None
-    console: tuple[Network | str, ...] | None = None
     log: str = "text"
     verbose: int = 0
 
@@ -6470,10 +6378,15 @@ def handle_signals(server: Server) -> None:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     stop_signals = [signal.SIGINT, signal.SIGTERM]
 
+    # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit SIG_IGN,
+    # and `--pty` stops them by SIGHUP.
+    is_ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+
     def on_signal(number: int, _frame: object) -> None:
-        is_reload = number == hangup and server.reload_certificates(False)
-        if is_reload or server.has_ended or (number == hangup and server.stopping):
-            pass  # in the last case, a shell sends it again to its jobs
+        is_reload = number == hangup and server.reload_certificates(is_ignored)
+        is_noise = number == hangup and (is_ignored or server.stopping)  # shells send it twice
+        if is_reload or is_noise or server.has_ended:
+            pass
         elif server.stopping:  # a second signal: no more patience, and a third changes nothing
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
@@ -6483,16 +6396,8 @@ def handle_signals(server: Server) -> None:
         else:
             server.stop()
 
-    def on_ignored(_number: int, _frame: object) -> None:
-        server.reload_certificates(True)
-
-    for number in stop_signals:
+    for number in filter(None, (*stop_signals, hangup)):
         signal.signal(number, on_signal)
-    if hangup is not None:
-        # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit
-        # SIG_IGN, and `--pty` stops them by SIGHUP.
-        ignored = signal.getsignal(hangup) == signal.SIG_IGN
-        signal.signal(hangup, on_ignored if ignored else on_signal)
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:

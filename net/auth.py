@@ -235,7 +235,7 @@ OPTIONS = (
 def set_up(server: Server) -> None:
     """Have a server ask the command, also about what is for no room if that is wanted."""
     if server.config.auth:
-        command = AuthCommand(server.config, server.timer)
+        command = AuthCommand(server.config, server.poller)
         server.askers.append(command.ask)
         server.before_end.append(command.stop)
     if server.config.authall:

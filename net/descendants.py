@@ -158,4 +158,4 @@ class Orphans:
 def set_up(server: Server) -> None:
     """Have a server look after what its programs leave behind."""
     if server.config.command:
-        server.services.append(Orphans(server.timer, server.config.closegrace))
+        server.services.append(Orphans(server.poller, server.config.closegrace))

@@ -62,7 +62,7 @@ class Drain:
         if self._is_empty() or time.monotonic() >= self._until:
             self._server.stop()
         else:
-            self._server.timer.call_later(0.1, self._check_rooms)
+            self._server.poller.call_later(0.1, self._check_rooms)
 
     def _is_empty(self) -> bool:
         """Whether no client is in any room, here or through here; one may linger."""

@@ -23,7 +23,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Proxies, Server
+    from scalesocket import Config, Proxies, Server, Session
 
 # fmt: off
 OPTIONS = (
@@ -98,8 +98,8 @@ class AddressLimits(ConnectionLimits):
                 self._served -= 1
             self._uncount(network)
 
-    def enter_behind(self, address: str) -> None:
-        """Count a client that a proxy has told of.
+    def enter_behind(self, session: Session, address: str) -> None:
+        """Count a client that a proxy has told of, until the end of its session.
 
         Raises:
             HandshakeError: 503, there are too many of its address.
@@ -109,12 +109,12 @@ class AddressLimits(ConnectionLimits):
             if network and self._served_by[network] >= self.of_one:
                 self._count("refused_by_address")
                 raise HandshakeError(503, self._describe(), ("Retry-After", "1"))
+            session.at_end.append(functools.partial(self._leave_behind, network))
             self._served_by[network] += 1
 
-    def leave_behind(self, address: str) -> None:
-        """Count one less of those that `enter_behind` has counted."""
+    def _leave_behind(self, network: str) -> None:
         with self._lock:
-            self._uncount(self.name(address))
+            self._uncount(network)
 
     def _describe(self) -> str:
         return f"all {self.of_one} connections of your address are in use (--maxperaddr)"
@@ -133,4 +133,5 @@ class AddressLimits(ConnectionLimits):
 
 def set_up(server: Server) -> None:
     """Have a server count connections by their address."""
-    server.limits = AddressLimits(server.config, server.proxies, server.registry.count)
+    server.limits = limits = AddressLimits(server.config, server.proxies, server.registry.count)
+    server.enter_behind = limits.enter_behind

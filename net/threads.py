@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import functools
 import mmap
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def set_up(server: Server) -> None:
     set_stack_size(game)
     return_memory()
     small = game is not None and not asks_game(game)  # nothing of it runs on a helper
-    server.readers.start_helper = functools.partial(start_new_thread, small=small)
+    server.readers.start_helper = Helpers(small=small).start
 
 
 def set_stack_size(game: type[Game] | None) -> None:
@@ -224,12 +224,41 @@ class Thread(threading.Thread):
                 turns.count(-1)
 
 
-def start_new_thread(run: Callable[[], None], _arguments: tuple[()], *, small: bool) -> None:
-    """Start a thread that nobody waits for; `small`: with THREAD_STACK.
+class Helpers:
+    """Threads that nobody waits for.
 
-    Raises:
-        ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
+    One may end at once, where there is no memory for it; what it was to do is then left for the
+    next one.
+
+    Args:
+        small: they have THREAD_STACK.
     """
-    headroom.check()
-    with small_stack() if small else contextlib.nullcontext():
-        _thread.start_new_thread(run, ())
+
+    def __init__(self, *, small: bool) -> None:
+        self._small = small
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def start(self, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Have a thread call a function.
+
+        Raises:
+            ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
+        """
+        headroom.check()
+        call = run, arguments
+        self._waiting.append(call)
+        try:
+            with small_stack() if self._small else contextlib.nullcontext():
+                _thread.start_new_thread(self._run_all, ())
+        except BaseException:
+            try:
+                self._waiting.remove(call)
+            except ValueError:  # another thread has taken it up
+                return
+            raise
+
+    def _run_all(self) -> None:
+        with contextlib.suppress(IndexError):  # all have been taken up
+            while True:
+                run, arguments = self._waiting.popleft()
+                run(*arguments)

@@ -31,6 +31,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
@@ -64,7 +65,6 @@ from scalesocket import (
     Request,
     Response,
     Session,
-    Shortage,
     Want,
     choose_backend,
     encode_close,
@@ -75,6 +75,7 @@ from scalesocket import (
     parse_room_name,
     parser_of,
     refuse_if,
+    report_shortage,
     start_thread,
 )
 
@@ -213,7 +214,7 @@ class Worker:
             server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
         server.before_end.insert(0, self._say_over)
-        self._site, self._timer = server.site, server.timer
+        self._site, self._timer = server.site, server.poller
 
     def share_ports(self, ports: tuple[int, int]) -> tuple[int, int]:
         """Return this worker's part of a range of ports."""
@@ -308,23 +309,19 @@ class Worker:
         return on_signal
 
     def vouch(self, session: Session, number: int) -> None:
-        """Have the parent say farewell to a client if this process ends before `release`.
+        """Have the parent say farewell to a client if this process ends before its session.
 
         Args:
             session: whose connection has been opened.
             number: of a client; the parent lets none come again that it has heard of.
         """
-        session.vouched = number
         connection = session.connection
         lines = connection.encoding is LINES  # it knows no Close frames
         close = encode_frame(Opcode.CLOSE, encode_close(CloseCode.SERVICE_RESTART, CRASHED))
         message = b"%d\n%b" % (number, b"" if lines else close)
+        forget = functools.partial(self._tell_parent, number, b"%d" % number)
+        session.at_end.append(forget)  # first, as there may be no memory for it
         self._tell_parent(number, message, connection.fileno())
-
-    def release(self, session: Session) -> None:
-        """Have the parent forget a client, which has gone, if it knows of it."""
-        if session.vouched:
-            self._tell_parent(session.vouched, b"%d" % session.vouched)
 
     def _say_over(self) -> None:
         """Have nobody wait for this process, which has closed its listeners, but may end late."""
@@ -586,7 +583,6 @@ class Supervisor:
         self._signals: list[int] = []  # to be passed on
         self._stopping = False
         self._failed = False
-        self._shortage = Shortage()
 
     def run(self) -> int:
         """Serve until a signal comes, and all workers have ended; return the exit status."""
@@ -651,7 +647,7 @@ class Supervisor:
             try:
                 self._start(index, handlers)
             except OSError as error:
-                self._shortage.report(f"cannot start worker {index}: {error}")
+                report_shortage(f"cannot start worker {index}: {error}")
                 self._due[index] = time.monotonic() + RESTART_PAUSE
             else:
                 del self._due[index]

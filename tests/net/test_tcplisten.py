@@ -439,7 +439,7 @@ def test_who_is_gone_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     gone: list[float] = []
     monkeypatch.setattr(lines, "is_gone", lambda _sock, interval: interval in gone)
-    nothing: dict[str, Any] = {"sender": None, "timer": None, "max_backlog": 1000}
+    nothing: dict[str, Any] = {"poller": None, "max_backlog": 1000}
     connection = LineConnection(ours, LineProtocol(max_message=1000), **nothing)
     with theirs:
         connection.check_peer(7.0, time.monotonic() + 60)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def sender() -> Iterator[Poller]:
-    running = Poller("sender")
+def poller() -> Iterator[Poller]:
+    running = Poller("poller")
     running.start()
     yield running
     running.stop()

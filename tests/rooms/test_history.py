@@ -669,7 +669,7 @@ class Seat:
 
 
 def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
-    sender: Poller, timer: Poller, monkeypatch: pytest.MonkeyPatch
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 33: one upgrade with permessage-deflate held up all joins and /health for 2.8 s.
 
@@ -697,8 +697,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
         connection = Connection(
             ours,
             WebSocketProtocol(Role.SERVER, max_message=1 << 20, encoding=deflate.DEFLATE[15]),
-            sender=sender,
-            timer=timer,
+            poller=poller,
             max_backlog=1 << 20,
         )
         client: Any = Seat(number, connection)
@@ -716,9 +715,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     assert len(threads) == 50, "each message once, for all three"
 
 
-def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
-    sender: Poller, timer: Poller
-) -> None:
+def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(poller: Poller) -> None:
     """They were said, and it was off the members, before it was made one like the others."""
     archive = Archive()  # its thread does not run: this one does what that would
     history = History(100, tagged=False, archive=archive)
@@ -727,7 +724,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
-    connection = Connection(ours, protocol, sender=sender, timer=timer, max_backlog=1 << 20)
+    connection = Connection(ours, protocol, poller=poller, max_backlog=1 << 20)
     client: Any = Seat(1, connection)
     assert members.add(client)
     replay = members.newcomers[client]

@@ -1,4 +1,4 @@
-"""A connection and its sender over a socket pair: order, backlog, the end, and what is left."""
+"""A connection and its poller over a socket pair: order, backlog, the end, and what is left."""
 
 from __future__ import annotations
 
@@ -52,26 +52,28 @@ BIG = 8 << 20  # bytes: more than any socket's buffers take at once
 class Engine:
     """What connections share in a server."""
 
-    sender: Poller
-    timer: Poller
+    poller: Poller
+
+    def waiting(self) -> int:
+        """Return how many connections wait for the poller to know them."""
+        functions = [function for _, _, function in list(self.poller._calls)]
+        return sum(function.__name__ == "watch_backlog" for function in functions)
 
     def watched(self) -> int:
-        """Return how many connections the sender knows."""
-        return len(self.sender._selector.get_map()) - 1 + len(self.sender._tasks)
+        """Return how many connections the poller knows, or will know soon."""
+        return len(self.poller._selector.get_map()) - 1 + self.waiting()
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    """A sender and a timer, which must know nothing any more when the test is over."""
-    running = Engine(Poller("sender"), Poller("timer"))
-    running.sender.start()
-    running.timer.start()
+    """A poller, which must know nothing any more when the test is over."""
+    running = Engine(Poller("poller"))
+    running.poller.start()
     yield running
     try:
-        wait_until(lambda: running.watched() == 0, PATIENCE, "the sender still watches a socket")
+        wait_until(lambda: running.watched() == 0, PATIENCE, "the poller still watches a socket")
     finally:
-        running.timer.stop()
-        running.sender.stop()
+        running.poller.stop()
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -99,8 +101,7 @@ def connected(
     connection = Connection(
         ours,
         WebSocketProtocol(Role.SERVER, max_message=1 << 20),
-        sender=engine.sender,
-        timer=engine.timer,
+        poller=engine.poller,
         max_backlog=max_backlog,
         early=early,
         response=response,
@@ -160,7 +161,7 @@ def test_a_backlog_is_written_though_the_system_could_not_watch_its_socket_at_fi
     engine: Engine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The system has memory for so many, and each user may watch so many (`max_user_watches`)."""
-    selector, failed = engine.sender._selector, []
+    selector, failed = engine.poller._selector, []
     register = selector.register
 
     def fail_once(*args: Any) -> Any:
@@ -191,7 +192,7 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
 def test_a_silent_peer_is_sent_a_ping_and_then_a_close(engine: Engine) -> None:
     with connected(engine) as (connection, client):
         for silence in (20, 30, 40, 41):
-            connection.check_peer(20.0, connection.since + silence)
+            connection.check_peer(20.0, connection.silent_since + silence)
         assert [client.receive()[0] for _ in range(3)] == [PING, PING, CLOSE]
 
 
@@ -315,7 +316,7 @@ def test_what_the_socket_does_not_take_waits_and_is_sent_later(engine: Engine) -
         assert not connection.is_full
 
 
-def test_a_connection_returns_to_the_sender_as_often_as_it_must(engine: Engine) -> None:
+def test_a_connection_returns_to_the_poller_as_often_as_it_must(engine: Engine) -> None:
     with connected(engine) as (connection, client):
         for number in range(20):
             connection.send(encode_message(bytes([number]) * (1 << 20)))
@@ -632,9 +633,7 @@ def race_to_close(
         mine, theirs = socket.socketpair()
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * KIB)
         protocol = WebSocketProtocol(Role.SERVER, max_message=100)
-        connection = Connection(
-            mine, protocol, sender=engine.sender, timer=engine.timer, max_backlog=1 << 20
-        )
+        connection = Connection(mine, protocol, poller=engine.poller, max_backlog=1 << 20)
         prepare(connection)
         ours[:] = [mine]
         pairs[:] = [(connection, RawClient(theirs))]
@@ -686,7 +685,7 @@ def test_one_close_is_sent_after_a_backlog_too(engine: Engine, discard: bool) ->
     race_to_close(engine, 200, fill, discard)
 
 
-def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> None:
+def test_a_socket_is_disposed_of_while_the_poller_holds_it(engine: Engine) -> None:
     """Neither the selector nor the descriptor may outlive the connection."""
     before = descriptors()
     for number in range(80):
@@ -695,7 +694,7 @@ def test_a_socket_is_disposed_of_while_the_sender_holds_it(engine: Engine) -> No
             if number % 3 == 0:
                 client.reset()
             if number % 5 == 0:
-                wait_until(lambda: not engine.sender._tasks)
+                wait_until(lambda: not engine.waiting())
     wait_until(lambda: descriptors() <= before)  # a socket has no number just before it is closed
 
 
@@ -747,18 +746,14 @@ def test_a_peer_may_reset_the_connection_at_any_moment(engine: Engine) -> None:
             assert connection.backlog_size == 0
 
 
-def test_after_the_sender_has_stopped_sending_raises_nothing() -> None:
+def test_after_the_poller_has_stopped_sending_raises_nothing() -> None:
     """At shutdown a pump may be in the middle of a fan-out."""
-    engine = Engine(Poller("sender"), Poller("timer"))
-    engine.sender.start()
-    engine.timer.start()
+    engine = Engine(Poller("poller"))
+    engine.poller.start()
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=100)
-    connection = Connection(
-        ours, protocol, sender=engine.sender, timer=engine.timer, max_backlog=1000
-    )
-    engine.timer.stop()
-    engine.sender.stop()
+    connection = Connection(ours, protocol, poller=engine.poller, max_backlog=1000)
+    engine.poller.stop()
     try:
         connection.send(bytes(BIG))
         connection.close(1001)

@@ -764,11 +764,10 @@ def test_sending_to_a_peer_whose_tls_has_failed_raises_nothing(
     tls, client = make_ends(certs, version)
     shake_hands(tls, client)
     ours, theirs = socket.socketpair()
-    timer, sender = scalesocket.Poller("timer"), scalesocket.Poller("sender")
-    timer.start()
-    sender.start()
+    poller = scalesocket.Poller("poller")
+    poller.start()
     protocol = scalesocket.WebSocketProtocol(scalesocket.Role.SERVER, max_message=1000)
-    connection = tls.connect(ours, protocol, sender=sender, timer=timer, max_backlog=MIB)
+    connection = tls.connect(ours, protocol, poller=poller, max_backlog=MIB)
     try:
         good = client.encrypt(encode_client_frame(TEXT, b"good"))
         theirs.sendall(good + damaged(client.encrypt(b"bad")))
@@ -781,8 +780,7 @@ def test_sending_to_a_peer_whose_tls_has_failed_raises_nothing(
     finally:
         connection.dispose()
         theirs.close()
-        sender.stop()
-        timer.stop()
+        poller.stop()
 
 
 def ends_soon(client: RawClient, timeout: float = 10) -> bool:
