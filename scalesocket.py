@@ -5737,7 +5737,7 @@ class Server:
         for connection in self.connections.copy():  # their time is over; their readers close them
             with connection.lock:
                 connection._die()
-        while self.connections and time.monotonic() < deadline + ABANDON_TIMEOUT:
+        while self.connections and time.monotonic() < deadline + CLOSE_TIMEOUT:
             time.sleep(0.01)
         for service in self.services:
             service.stop()
