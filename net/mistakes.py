@@ -247,6 +247,9 @@ def check_hooks(game: type[Game]) -> None:
             elif not name.startswith("_") and name not in used:
                 check_spelling(game, base, name, value)
     check_ticks(game, used)
+    if missing := ", ".join(sorted(getattr(game, "__abstractmethods__", ()))):
+        where = where_is(game, None)
+        raise ConfigError(f"{where}: {game.__name__} is abstract, as it has no {missing}")
     try:
         inspect.signature(game).bind()
     except TypeError:

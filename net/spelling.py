@@ -44,9 +44,11 @@ def suggest_target(target: str) -> str:
         if module.startswith(os.pardir):
             return f"; in {source.parent} it is {source.stem}:{name}"
         return f"; did you mean {module.replace(os.sep, '.')}:{name}?"
-    files = [*filter(is_program, Path().glob("*"))]
-    files += filter(is_example, (HERE / "game").glob("*.py"))
-    return did_you_mean(target, [name for path in files for name in (path.name, path.stem)])
+    if is_program(Path(f"{target}.py")):
+        return f"; did you mean {target}.py?"
+    names = [path.name for path in Path().glob("*") if is_program(path)]
+    games = filter(is_example, (HERE / "game").glob("*.py"))
+    return did_you_mean(target, names + [name for path in games for name in (path.name, path.stem)])
 
 
 def suggest_word(word: str, words: Sequence[str]) -> str:

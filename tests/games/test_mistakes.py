@@ -111,6 +111,20 @@ def test_a_base_of_ones_own_is_looked_at_too(here: Path) -> None:
     assert complaint("own:G").startswith("base.py, line 4: nothing calls on_jion")
 
 
+def test_a_class_that_is_abstract_is_told_what_it_lacks(here: Path) -> None:
+    """It was served, and failed as soon as somebody came."""
+    (here / "own.py").write_text(
+        "import abc\nimport scalesocket\n\nclass Base(scalesocket.Game, abc.ABC):\n"
+        "    @abc.abstractmethod\n    def score(self): ...\n"
+        "    @abc.abstractmethod\n    def move(self): ...\n\n"
+        "class G(Base):\n    def move(self): pass\n\n"
+        "class Whole(G):\n    def score(self): pass\n"
+    )
+    assert complaint("own:G") == "own.py, line 10: G is abstract, as it has no score"
+    assert complaint("own:Base") == "own.py, line 4: Base is abstract, as it has no move, score"
+    assert parse_command_line(["own:Whole"]).game is not None
+
+
 RIGHT = """
 import functools
 from scalesocket import Game
@@ -190,6 +204,9 @@ GAME = "from scalesocket import Game\n\nclass Treasure(Game):\n    pass\n"
         ("sys:Game", "sys has no class Game"),  # a module that comes from no file
         ("treasure.py", "treasure.py, line 3: Treasure is a Game, not a program: serve treasure:T"),
         ("treasure.yp", "did you mean treasure.py?"),
+        ("treasure", "'treasure'; did you mean treasure.py?"),  # not "treasure?", which it was
+        ("./treasure", "'./treasure'; did you mean ./treasure.py?"),
+        ("treasur", "'treasur'; did you mean treasure.py?"),
         ("gmae.py", "did you mean game.py?"),
         ("snak", "did you mean snake?"),
         ("nothing-like-it", "command 'nothing-like-it'"),
