@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import re
+import shlex
 import sys
 import textwrap
 import tomllib
@@ -18,6 +19,8 @@ import traceback
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
@@ -81,7 +84,7 @@ def explain_absence(name: str, file: str) -> str:
     hint = did_you_mean(name.rpartition(".")[2], known)
     packages = find_dependencies(file)
     if packages:
-        return f": pip install {' '.join(packages)}"
+        return f": pip install {shlex.join(packages)}"
     return hint or f" for {sys.executable}; is it installed?"
 
 
@@ -198,7 +201,8 @@ def check_program(path: Path) -> None:
     """See that a file which is to run as a program is Python, and no `Game` to be named.
 
     Raises:
-        ConfigError: it is no Python, and would end as soon as somebody came; or it is a `Game`.
+        ConfigError: it is no Python, or lacks a package that it lists (PEP 723), and would end as
+            soon as somebody came; or it is a `Game`.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
@@ -216,6 +220,30 @@ def check_program(path: Path) -> None:
                     f'serve {path.stem}:{node.name}, or have game = "{node.name}" in a '
                     f"[tool.scalesocket] block"
                 )
+    if find_dependencies(str(path)):
+        check_imports(path, body)
+
+
+def check_imports(path: Path, body: list[ast.stmt]) -> None:
+    """See that the modules are there that a program imports before it does anything else.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    folder = str(path.resolve().parent)  # which Python searches first
+    for node in body:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module and not node.level else []
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return  # other code may see to it that they are found, or can be done without
+        for name in names:
+            top = name.partition(".")[0]
+            if not (top in sys.modules or find_spec(top) or PathFinder.find_spec(top, [folder])):
+                what = f"there is no module {name!r}{explain_absence(name, str(path))}"
+                raise ConfigError(f"cannot run {path}: {place(str(path), node.lineno)}: {what}")
 
 
 def calls_main(body: list[ast.stmt]) -> bool:

@@ -383,7 +383,7 @@ IMPORTS = [
     ("raise SystemExit('no')\n", "own.py, line 1: SystemExit: no"),
     (
         '# /// script\n# dependencies = ["chess>=1", "x"]\n# ///\nimport chess_\n',
-        "own.py, line 4: there is no module 'chess_': pip install chess>=1 x",
+        "own.py, line 4: there is no module 'chess_': pip install 'chess>=1' x",
     ),
 ]  # fmt: skip
 
@@ -395,6 +395,35 @@ def test_an_import_that_fails_is_named_with_its_line(here: Path, code: str, said
     text = complaint("own:G")
     assert text.startswith("cannot import own:G: ")
     assert said in text
+
+
+LISTED = '"""A program."""\n# /// script\n# dependencies = ["chess>=1", "x"]\n# ///\n'
+
+
+def test_a_program_without_its_packages_is_told_how_to_come_by_them(here: Path) -> None:
+    """It was served, and its traceback was all there was, once somebody had come."""
+    (here / "own_rules.py").write_text("")
+    begin = f"{LISTED}import sys, email.message, own_rules, pytest\n"
+    (here / "own.py").write_text(f"{begin}from chess_.moves import pawn\n")
+    said = "own.py, line 6: there is no module 'chess_.moves': pip install 'chess>=1' x"
+    assert complaint("own.py") == f"cannot run own.py: {said}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    import chess_\nexcept ImportError:\n    pass\n",
+        "def later():\n    import chess_\n",
+        "import sys\nsys.path.append('elsewhere')\nimport chess_\n",
+        "from . import chess_\n",
+        "import __main__\n",
+    ],
+)
+def test_a_module_that_a_program_may_find_or_do_without_is_not_missed(
+    here: Path, code: str
+) -> None:
+    (here / "own.py").write_text(f"{LISTED}{code}")
+    assert parse_command_line(["own.py"]).game is None
 
 
 def test_what_an_example_needs_is_named_with_its_command(tmp_path: Path) -> None:
