@@ -15,6 +15,7 @@ import os
 import socket
 import stat
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -241,8 +242,18 @@ class LogHandler(logging.Handler):
             self.release()
 
 
+def log_failure(failed: threading.ExceptHookArgs) -> None:
+    """Log what has ended a thread, as one of a game's own: Python would write among the lines."""
+    from .mistakes import explain_failure
+
+    error, name = failed.exc_value, failed.thread.name if failed.thread else "?"
+    if error is not None and not isinstance(error, SystemExit):  # as Python has it
+        log.error("thread %s has failed%s", name, explain_failure(error), exc_info=error)
+
+
 def make_handler(stream: TextIO) -> logging.Handler:
-    """Return what writes the log to a stream."""
+    """Return what writes the log to a stream; threads that fail are told of there, too."""
+    threading.excepthook = log_failure
     try:
         return LogHandler(stream.fileno(), stream.encoding)
     except (OSError, ValueError):  # it is no file: a test captures it

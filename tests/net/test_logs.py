@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scalesocket import escape_controls
 from tests.support import (
     PATIENCE,
     SCRIPT,
@@ -169,6 +170,36 @@ def test_a_traceback_in_a_json_log_is_part_of_its_entry(tmp_path: Path) -> None:
         (entry,) = [entry for entry in entries(server) if "out of luck" in str(entry)]
         assert entry["level"] == "error"
         assert "line 4, in on_message" in str(entry)
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_thread_of_a_games_own_that_fails_is_logged_as_all_else_is(
+    tmp_path: Path, kind: str
+) -> None:
+    """Python wrote its traceback among the lines: no JSON, and as a client liked them."""
+    (tmp_path / "bad.py").write_text(
+        "import threading\n"
+        "from scalesocket import Game\n"
+        "class Bad(Game):\n"
+        "    def on_message(self, client, message):\n"
+        "        threading.Thread(name='t', target=self.think, args=(message,)).start()\n"
+        "    def think(self, message):\n"
+        "        raise ValueError(message)\n"
+    )
+    options = ("--log", kind)
+    with serve(*options, "bad:Bad", cwd=tmp_path, allow_traceback=True) as server:
+        with RawClient.connect(server) as client:
+            client.send_text("x\n[ERROR] forged\x1b[2J")
+            server.wait_log("forged")
+            client.close()
+        server.stop()
+        said = "thread t has failed: bad.py, line 7: ValueError: x\n[ERROR] forged\x1b[2J"
+        if kind == "json":
+            assert said in [entry["message"] for entry in entries(server)]
+        else:
+            log = server.log()
+            assert f"[ERROR] {escape_controls(said)}" in log
+            assert all(line.startswith(("[INFO]", "[ERROR] thread", "  | ")) for line in log)
 
 
 # ==== Colour ===============================================================
