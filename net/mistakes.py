@@ -24,7 +24,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from scalesocket import HERE, MAX_OUTPUT_ITEM, TOKEN, Config, ConfigError, Game, list_options, log
+from scalesocket import (
+    HERE,
+    MAX_OUTPUT_ITEM,
+    TOKEN,
+    Config,
+    ConfigError,
+    Game,
+    GameBackend,
+    list_options,
+    log,
+)
 
 from .script_options import read_script_block, read_script_table
 from .spelling import did_you_mean
@@ -119,7 +129,8 @@ def explain_failure(error: BaseException) -> str:
     # The server could not use what it had been given, which its innermost frame has.
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     given = frame.f_locals
-    if "rate" in given:  # a property, or set by the game itself: it was not seen at the start
+    if frame.f_code is GameBackend._begin.__code__ and "rate" in given:
+        # A property, or set by the game itself: it was not seen at the start.
         where = where_is(type(given["self"].game), None)
         return f": {where}: tick_rate is {_RATE}, not {given['rate']!r}"
     function = given.get("function") or getattr(given.get("event"), "function", None)

@@ -9,11 +9,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import examples, linebuffer
+from scalesocket.net import examples, linebuffer, mistakes
 
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
@@ -600,6 +602,16 @@ def test_what_a_game_gives_the_server_and_it_cannot_use_is_told_too(
     ):
         assert client.wait_close() == (1011, "the game failed")
         wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+def test_what_fails_in_a_package_is_told_as_it_is(here: Path) -> None:
+    """One of its numbers was called `rate`, as the server calls one: there was a second error."""
+    names: dict[str, Any] = {}
+    exec(compile("def measure(rate): rate / 0", "/site-packages/p.py", "exec"), names)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(names["measure"], 3).exception()
+    assert error is not None
+    assert mistakes.explain_failure(error) == ": ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize("rate", ["-5", "nan", "inf"])
