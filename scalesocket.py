@@ -5867,18 +5867,20 @@ class OptionParser(argparse.ArgumentParser):
             hint = near.suggest_word(word, words) if (near := find_feature("spelling")) else ""
             refuse_if(word.startswith("-"), f"there is no option {word}{hint}")
             raise ConfigError(f"{word!r} is a second TARGET{hint}; arguments stand behind --")
-        options = vars(known)
-        for name, value in options.items():
+        for name, value in vars(known).items():
             if isinstance(value, list) and [] in (value, *value):  # `--` is argparse's
                 raise ConfigError(f"argument --{name}: its value cannot be '--'")
-        return options
+        return vars(known)
 
     def print_help(self, file: Any = None) -> None:
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
         text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # where it must stand
         text += examples.BUNDLED if (examples := find_feature("examples")) else ""
-        print(re.sub(r"(python3 )?scalesocket\.py", command, text), end="", file=file, flush=True)
+        self._print_message(re.sub(r"(python3 )?scalesocket\.py", command, text), file)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file, flush=True)  # argparse says nothing of what it cannot
 
     def error(self, message: str) -> NoReturn:
         """Raise as ConfigError what argparse would print."""
@@ -6279,11 +6281,9 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
         source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    own, game = {}, None
-    has_own, scripts = b"# /// script" in source, find_feature("script_options")
-    if has_own and (scripts or b"scalesocket" in source):
-        scripts = load_feature("script_options", f"[tool.scalesocket] in {path}")
-        own, game = scripts.read_script(path)
+    own, game, option = {}, None, f"[tool.scalesocket] in {path}"
+    if b"# /// script" in source and (find_feature("script_options") or b"scalesocket" in source):
+        own, game = load_feature("script_options", option).read_script(path)
     if game is None and (mistakes := find_feature("mistakes")) is not None:
         mistakes.check_program(path)
     return own, game

@@ -12,7 +12,13 @@ import pytest
 
 from tests.support import PATIENCE, SCRIPT, RawClient, serve
 
-PRINTING = [["--help"], ["--print-config", "nginx", "a:1"], ["new", "--help"], ["new", "mine"]]
+PRINTING = [
+    ["--help"],
+    ["--version"],
+    ["--print-config", "nginx", "a:1"],
+    ["new", "--help"],
+    ["new", "mine"],
+]
 BUFFERS = pytest.mark.parametrize("unbuffered", ["", "1"])
 
 
