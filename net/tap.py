@@ -104,6 +104,7 @@ def check_options(config: Config) -> None:
         (config.pcapsize or config.pcapfiles > 1) and config.pcap in ("", "-"),
         "--pcapsize and --pcapfiles need --pcap with a FILE",
     )
+    refuse_if(config.pcapfiles > 1 and not config.pcapsize, "--pcapfiles needs --pcapsize")
     refuse_if(config.pcapfull != "wait" and not config.pcap, "--pcapfull needs --pcap")
 
 
