@@ -37,7 +37,6 @@ from tests.support import (
     CONTINUATION,
     PATIENCE,
     ROOT,
-    SCRIPT,
     TEXT,
     Closed,
     HandshakeRefused,
@@ -48,6 +47,7 @@ from tests.support import (
     http_request,
     serve,
     wait_until,
+    with_constants,
 )
 
 if sys.platform != "linux":
@@ -378,11 +378,15 @@ class Talk(Game):
 
 
 class Unread:
-    """A server whose log is read up to where it says its port, and then no more until `rest`."""
+    """A server whose log is read up to where it says its port, and then no more until `rest`.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Its end waits for the log to be read for so many seconds.
+    """
+
+    def __init__(self, folder: Path, *options: str, patience: float = 1.0) -> None:
         (folder / "talk.py").write_text(TALK)
-        command = [sys.executable, os.fspath(SCRIPT), "--addr", "127.0.0.1:0", *options]
+        command = with_constants("scalesocket.net.logs", LOG_PATIENCE=patience)
+        command += ["--addr", "127.0.0.1:0", *options]
         self.process = subprocess.Popen(
             [*command, "talk:Talk"], cwd=folder, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -442,7 +446,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_play_nor_signals(
 def test_what_is_missing_in_the_log_is_said_where_it_is_missing(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    with Unread(tmp_path, "-vv", "--metrics", *options) as server:
+    with Unread(tmp_path, "-vv", "--metrics", *options, patience=PATIENCE) as server:
         server.fill()
         missing = dropped_lines(server)
         assert missing > 0
