@@ -21,6 +21,10 @@ A peer is waited for `ASK_TIMEOUT` seconds. One that did not answer in time is l
 `LEFT_OUT` seconds, or until any peer asks us something; one that refuses the connection costs
 nothing, and is asked each time. A node that does not answer a client's request, which was passed on
 to it, within `ANSWER_TIMEOUT` seconds is given up, and the client is told 503.
+
+A node may hang later on: the system beneath it still takes what is sent, and nobody reads that. So
+each one that has clients of ours is asked for `/health` every `--ping` seconds, on one thread for
+all of them; if it says nothing to that twice, they get Close 1012, and come again.
 """
 
 from __future__ import annotations
@@ -79,6 +83,7 @@ AGREE_TIMEOUT = 3.0  # seconds for nodes to agree on who opens a room
 AGREE_PAUSE = 0.02  # seconds until one is asked again that is opening it
 MAX_SEEKING = 64  # clients that ask at the same time, each on a thread for each peer
 ANSWER_TIMEOUT = 30.0  # seconds for a node to answer a request that has been passed on to it
+MOST_MISSES = 2  # times that a node may leave `/health` without an answer
 ABORT_TIMEOUT = 1.0  # seconds for those that are cut off to end
 MARK = "X-ScaleSocket-Relayed"  # in a request that has been passed through
 # What a node says of who has connected to it, in place of what was said before.
@@ -509,9 +514,9 @@ class Relay:
         self._frames = Frames()
         self._farewell = GONE
 
-    def stop(self) -> None:
-        """End, as the server does; for any thread."""
-        self._farewell = RESTARTING
+    def stop(self, farewell: str) -> None:
+        """End, and tell the client why; for any thread."""
+        self._farewell = farewell
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._node.sock, socket.SHUT_RD)
 
@@ -666,15 +671,19 @@ class Relays:
     Args:
         peers: the nodes.
         find_room: returns the room of a name, if it is open here.
-        ping: seconds after which the system sees whether a silent end is there; 0: never.
+        ping: seconds after which the system sees whether a silent end is there, and this node
+            whether another one answers; 0: never.
     """
 
     def __init__(self, peers: Peers, find_room: Callable[[str], object], ping: float) -> None:
         self._seeker = Seeker(peers, find_room)
         self._ping = ping
-        self._running: set[Relay] = set()  # its methods are atomic; copy it to iterate
+        # Each with the node that it leads to. Its methods are atomic; copy it to iterate.
+        self._running: dict[Relay, Peer] = {}
+        self._lock = threading.Lock()  # guards `_watched`
+        self._watched: set[Peer] = set()  # a thread looks after each of them
         self._counter = itertools.count(1)
-        self._has_stopped = False
+        self._stopped = threading.Event()
         self.total = 0  # that have been passed through
 
     @property
@@ -753,7 +762,7 @@ class Relays:
         owner, node = found
         host = find_forwarded_host(server.proxies, session.peer, request)
         head = encode_request(request, owner.base, peer, host=host, secure=secure)
-        self._carry(session, node, head + session.rest)
+        self._carry(session, owner, node, head + session.rest)
         return True
 
     def _find(self, name: str) -> Opening | tuple[Peer, socket.socket]:
@@ -767,28 +776,70 @@ class Relays:
                 self._seeker.leave_out(found)
         return found
 
-    def _carry(self, session: HttpSession, node: socket.socket, request: bytes) -> None:
+    def _carry(
+        self, session: HttpSession, owner: Peer, node: socket.socket, request: bytes
+    ) -> None:
         """Pass a connection through, to its end."""
         sock = session.sock
         for end in (sock, node):
             keep_alive(end, self._ping)
         relay = Relay(Side(sock, session.tls), Side(node), request, self._ping)
-        self._running.add(relay)
+        self._running[relay] = owner
         self.total = next(self._counter)
         try:
-            if self._has_stopped:  # before it was among them
-                relay.stop()
+            self._watch(owner)
+            if self._stopped.is_set():  # before it was among them
+                relay.stop(RESTARTING)
             relay.run()
         finally:
             node.close()
             sock.close()  # before `stop` may take it for gone, and the process ends
-            self._running.discard(relay)
+            del self._running[relay]
+
+    def _watch(self, peer: Peer) -> None:
+        """Have a thread see whether a node answers, for as long as clients are passed through."""
+        with self._lock:
+            if self._ping and peer not in self._watched:
+                with contextlib.suppress(ShortageError):  # the next client may have it
+                    start_thread(f"peer {peer.name}", self._probe, peer)
+                    self._watched.add(peer)
+
+    def _probe(self, peer: Peer) -> None:
+        misses = 0
+        while self._is_needed(peer) and not self._stopped.wait(0 if misses else self._ping):
+            misses = 0 if self._answers(peer) else misses + 1
+            if misses < MOST_MISSES:
+                continue
+            if misses == MOST_MISSES:
+                log.warning("peer %s does not answer; its clients are to come again", peer.name)
+            for relay in self._lead_to(peer):
+                relay.stop(SILENT)
+
+    def _answers(self, peer: Peer) -> bool:
+        """Whether a node says anything, whatever that is; takes `ping` seconds if not."""
+        try:
+            peer.fetch("/health", self._ping)
+        except TimeoutError:
+            return False
+        except (OSError, ValueError, MemoryError):  # its end shows in what is passed through
+            pass
+        return True
+
+    def _lead_to(self, peer: Peer) -> list[Relay]:
+        return [relay for relay, owner in self._running.copy().items() if owner is peer]
+
+    def _is_needed(self, peer: Peer) -> bool:
+        """Whether clients are passed through to a node; if none are, its thread is to end."""
+        with self._lock:
+            if not self._lead_to(peer):
+                self._watched.discard(peer)
+            return peer in self._watched
 
     def stop(self, timeout: float) -> None:
         """End them all; their clients are told to come again, and have so many seconds to go."""
-        self._has_stopped = True
+        self._stopped.set()
         for relay in self._running.copy():
-            relay.stop()
+            relay.stop(RESTARTING)
         self._wait(timeout)
         for relay in self._running.copy():
             relay.abort()

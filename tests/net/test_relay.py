@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scalesocket.client.websocket import connect
@@ -452,6 +453,72 @@ def test_when_the_node_that_has_a_room_is_killed_its_late_comers_are_told() -> N
                 exchange(again, "anew")
                 assert node_of(again) == "1"
             del ann
+
+
+def test_when_the_node_that_has_a_room_hangs_its_late_comers_are_told() -> None:
+    """The system beneath it took what they sent, so nobody noticed: they sat there for ever."""
+    one, two = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    options = ("--api", "--metrics", "--resume", "600", "cat")
+    with (
+        serve("--peers", two, "--ping", "0", *options, addr=one, command=PATIENT) as far,
+        serve("--peers", one, "--ping", "2", *options, addr=two, command=PATIENT) as near,
+        RawClient.connect(far, "lobby") as ann,
+        contextlib.closing(open_socket(near)) as sock,
+    ):
+        bob = RawClient(sock)
+        bob.upgrade("localhost", "/lobby?_seat", {})
+        bob.send_text('{"_seat":{}}')
+        token = json.loads(bob.receive_text())["_seat"]["token"]
+        exchange(bob, "before")
+        far.process.send_signal(signal.SIGSTOP)
+        try:
+            bob.send_text("deaf")
+            near.wait_log("does not answer; its clients are to come again")
+            assert bob.wait_close() == (1012, relay.SILENT)
+            bob.sock.close()
+            wait_until(lambda: metric(near, "relayed_connections_open") == 0)
+        finally:
+            far.process.send_signal(signal.SIGCONT)
+        with RawClient.connect(near, path="/lobby?_seat") as again:
+            again.send_text(json.dumps({"_seat": {"token": token, "seen": 1}}))
+            assert json.loads(again.receive_text())["_seat"]["resumed"] is True
+            exchange(again, "after")
+            assert [ann.receive_text() for _ in range(3)] == ["before", "deaf", "after"]
+            (room,) = json.loads(http_request(far, path="/api/rooms/?local=x").body)
+            assert room["connections"] == 2
+
+
+def probers() -> int:
+    return sum(thread.name.startswith("peer 127.0.0.1:") for thread in threading.enumerate())
+
+
+def test_one_thread_sees_whether_a_node_answers_while_clients_are_passed_through_to_it() -> None:
+    with stand_in(ok(b"[]")) as address:
+        (peer,) = (peers := Peers([address], lambda line: None)).all
+        relays = Relays(peers, lambda name: None, 0.1)
+        running: dict[Any, Peer] = {object(): peer, object(): peer}
+        relays._running.update(running)
+        relays._watch(peer)
+        relays._watch(peer)
+        assert probers() == 1
+        relays._running.popitem()
+        relays._watch(peer)
+        assert probers() == 1
+        relays._running.popitem()
+        wait_until(lambda: not probers())
+        relays._running.update(running)
+        relays._watch(peer)
+        assert probers() == 1
+        relays._stopped.set()
+        wait_until(lambda: not probers())
+
+
+def test_with_ping_0_no_node_is_asked_whether_it_answers() -> None:
+    relays = Relays(Peers(["127.0.0.1:9"], lambda line: None), lambda name: None, 0)
+    (peer,) = relays._seeker._peers.all
+    relays._running[object()] = peer  # type: ignore[index]
+    relays._watch(peer)
+    assert not probers()
 
 
 # ==== Peers that misbehave ================================================
