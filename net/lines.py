@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from scalesocket import Client, Config, Event, Life, Opened
 
 SEAT_MARK = "?_seat"
+MAX_ROOM_LINE = 4 * MAX_ROOM_NAME + len(SEAT_MARK + "\r")  # bytes before its newline
 # fmt: off
 OPTIONS = (
     ("--tcplisten", "ADDR", parse_address,
@@ -310,8 +311,9 @@ class LineSession(Session):
             HandshakeError: the line is too long, not UTF-8, or does not come.
         """
         while b"\n" not in self.rest:
-            if len(self.rest) > 4 * MAX_ROOM_NAME + 2:
-                raise HandshakeError(400, "the first line must be the name of a room")
+            if (size := len(self.rest)) > MAX_ROOM_LINE:
+                reason = f"{size} bytes and no end; {MAX_ROOM_LINE} is the most"
+                raise HandshakeError(400, f"the first line must be the name of a room: {reason}")
             try:
                 data = yield Want.BYTES
             except TimeoutError:

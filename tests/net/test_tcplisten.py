@@ -23,12 +23,13 @@ from scalesocket.net.lines import (
     TCP_RTO_MAX_MS,
     LineConnection,
     LineProtocol,
+    LineSession,
     is_gone,
     is_unanswered,
     keep_alive,
 )
 
-from scalesocket import Closing, Event, Messages
+from scalesocket import MAX_ROOM_NAME, Closing, Event, Messages, Want
 from tests.net.test_proxies_real import make_machines
 from tests.support import (
     PATIENCE,
@@ -283,8 +284,22 @@ def test_who_is_refused_reads_why_to_its_end_whatever_else_it_has_sent(
 
 
 def test_a_first_line_without_an_end_is_answered(echo: ServerProcess) -> None:
+    """It said that the line must name a room, and it might have been one."""
     with LineClient(echo, "x" * 600, end="") as client:
-        assert json.loads(client.line())["error"] == "the first line must be the name of a room"
+        assert json.loads(client.line())["error"] == (
+            "the first line must be the name of a room: 600 bytes and no end; 519 is the most"
+        )
+
+
+def test_the_longest_name_with_a_wish_for_a_seat_is_no_line_too_long() -> None:
+    """It was refused, if its newline came a little later."""
+    session = LineSession.__new__(LineSession)
+    session.rest = ("🎲" * MAX_ROOM_NAME + "?_seat\r").encode()
+    reading = session.read_room_line()
+    assert next(reading) is Want.BYTES
+    with pytest.raises(StopIteration) as found:
+        reading.send(b"\n")
+    assert found.value.value == "🎲" * MAX_ROOM_NAME + "?_seat"
 
 
 def test_limits_hold_for_lines_too() -> None:
