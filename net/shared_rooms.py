@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 ELSEWHERE = "the room goes on elsewhere"
 NOT_NOW = "the room cannot be read now"
 SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
+MOST_RELEASED = MAX_DORMANT  # rooms that wait to be released, while Redis is away
 CUT_MARGIN = 0.1  # seconds of the lease that are left when clients are cut off at the latest
 
 
@@ -118,9 +119,17 @@ class SharedStore(Store):
     def release(self, room: str) -> None:
         """Let others have a room, once what waits of it has been written."""
         with self._changed:
-            self._released.add(room)
+            self._note_released(room)
             self._hurried = True
             self._changed.notify()
+
+    def _note_released(self, room: str) -> None:
+        """Note a room that others may have; to a node that is alone it matters little."""
+        if not self._is_full() or not self._shared.alone:
+            self._released.add(room)
+
+    def _is_full(self) -> bool:
+        return len(self._released) >= MOST_RELEASED
 
     def _waits(self) -> bool:
         return super()._waits() or bool(self._released)
@@ -154,6 +163,11 @@ class SharedStore(Store):
                 self._hurried = True
                 return
             waits = name in self._pending
+            # Each room that Redis may have given to this node, though nobody was told, is to be
+            # released. Anybody can name rooms: while Redis is away there may be any number.
+            if self._failing and self._is_full() and not waits and name not in self._released:
+                self._conclude(question)
+                return
             self._released.discard(name)
         if waits and self._shared.alone:  # then nobody else has written of it
             super()._answer(question)
@@ -172,7 +186,7 @@ class SharedStore(Store):
         finally:
             with self._changed:
                 if question.failed or question.given_up:
-                    self._released.add(name)  # Redis may have given it to this node
+                    self._note_released(name)  # Redis may have given it to this node
                 self._conclude(question)
 
 

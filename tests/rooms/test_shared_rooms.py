@@ -17,7 +17,13 @@ from typing import Any
 
 import pytest
 from scalesocket.net.redis_store import LEASE, HeldError, RedisDatabase
-from scalesocket.net.shared_rooms import NOTHING, ClientIds, SharedRooms, SharedStore
+from scalesocket.net.shared_rooms import (
+    NOTHING,
+    ClientIds,
+    SharedQuestion,
+    SharedRooms,
+    SharedStore,
+)
 from scalesocket.net.store import Record
 
 from scalesocket import HandshakeError
@@ -707,6 +713,58 @@ def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released_as_it
     wait_until(lambda: database.done == [{"den": WHOLE}, ["den"]])
     store.stop()
     assert database.read_rooms == ["den"]
+
+
+class AwayDatabase(SlowDatabase):
+    """Cannot be reached until a test says so."""
+
+    is_away = True
+
+    def _reach(self) -> None:
+        if self.is_away:
+            raise OSError("away")
+
+    def read(self, room: str) -> Record | None:
+        self.read_rooms.append(room)
+        self._reach()
+        return WHOLE
+
+    def release(self, names: list[str]) -> None:
+        self._reach()
+        super().release(names)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_names_of_rooms_that_are_asked_for_while_redis_is_away_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """All were kept, so as to be released later: whoever made names up filled the memory."""
+    monkeypatch.setattr("scalesocket.net.shared_rooms.MOST_RELEASED", 3)
+    database: Any = AwayDatabase()
+    database.alone = alone
+    store = SharedStore(database, lambda _name, _number=1: None)
+    store._tell = lambda _rooms: None
+
+    def ask(name: str) -> SharedQuestion:
+        question = SharedQuestion(name)
+        store._questions.append(question)
+        store._do_round()
+        assert question.answered.is_set()
+        return question
+
+    for number in range(6):
+        assert ask(f"room {number}").failed
+        if alone:  # there the room begins anew, and ends
+            store.release(f"room {number}")
+    first = ["room 0", "room 1", "room 2"]
+    assert store._released == set(first)
+    assert database.read_rooms == first
+    assert ask("room 1").failed  # one of those is asked for as ever
+    assert database.read_rooms == [*first, "room 1"]
+    database.is_away = False
+    assert ask("room 1").record == WHOLE
+    assert sorted(database.done[-1]) == ["room 0", "room 2"]
+    assert ask("room 5").record == WHOLE
 
 
 class Dripper:
