@@ -64,6 +64,7 @@ LOOK_PAUSE = 0.1  # seconds until it is looked up again whether another node is 
 TIMEOUT = 2.0  # seconds for Redis to answer
 BLOCK = 10_000  # IDs of clients that a process takes at a time
 MOST_AT_ONCE = 500  # names of rooms in one call
+UNKNOWN_USER = "it wants another user or password"
 BATCH_SIZE = 1 << 20  # bytes, about, that are sent before answers are awaited
 
 
@@ -147,13 +148,16 @@ def connect(place: Place, timeout: float) -> redis.Redis:
 def explain(error: redis.RedisError) -> str:
     """Return what went wrong, in a few words."""
     if isinstance(error, redis.AuthenticationError):
-        return "it wants another user or password"
+        return UNKNOWN_USER
     if isinstance(error, redis.TimeoutError):
         return "it does not answer"
     cause = error.__cause__ or error.__context__
     if isinstance(error, redis.ConnectionError) and isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return str(error).partition(" script: ")[0].rstrip(".")
+    # What the package says of a pipeline names the script, too.
+    text = str(error).rpartition(" of pipeline caused error: ")[2].partition(" script: ")[0]
+    # A long question is refused in this way before it is seen that there was no password.
+    return UNKNOWN_USER if "unauthenticated" in text else text.rstrip(".")
 
 
 @contextlib.contextmanager
@@ -432,6 +436,7 @@ class RedisDatabase:
         self._node = secrets.token_hex(8)
         self._id_of = 0  # the process whose ID that is
         self._lease = MARK, VERSION, int(self.lease * 1000)
+        self._silence = ""  # why it could not say that it is alive; written on the thread "lease"
         self._turns: dict[str, int] = {}  # of this node's rooms; written on the writer's thread
 
     def claim(self) -> int:
@@ -516,7 +521,7 @@ class RedisDatabase:
         if status == b"held":
             raise HeldError(*found)
         if status == b"late":
-            raise OSError("this node has not said in time that it is alive")
+            raise OSError(f"this node has not said in time that it is alive{self._silence}")
         self._turns[room], latest, *values = found
         try:
             record = decode(values, latest)
@@ -557,8 +562,14 @@ class RedisDatabase:
         Args:
             again: in haste, by another connection.
         """
-        with as_oserror():
-            return bool(self._call(self._other if again else self._own, RENEW, *self._lease))
+        try:
+            with as_oserror():
+                found = self._call(self._other if again else self._own, RENEW, *self._lease)
+        except OSError as error:
+            self._silence = f": {error}"
+            raise
+        self._silence = ""
+        return bool(found)
 
     def find_lost(self, names: Sequence[str]) -> list[str]:
         """Return which of these rooms others have taken meanwhile."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from scalesocket.net import redis_store
 from scalesocket.net.redis_store import RedisDatabase, decode, encode, parse_url
 from scalesocket.net.seats import digest
@@ -496,6 +498,53 @@ def test_a_node_that_wants_to_be_alone_is_let_in_once_the_other_one_has_ended(
         server.kill()
     with stored(folder, store, "cat", query="?nodes=1"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("commands", "why"),
+    [
+        ([("REPLICAOF", "127.0.0.1", "1")], "You can't write against a read only replica"),
+        (
+            [("CONFIG", "SET", "requirepass", "x"), ("CLIENT", "KILL", "SKIPME", "no")],
+            "it wants another user or password",
+        ),
+    ],
+)
+def test_why_redis_saves_nothing_is_said_without_what_it_was_asked(
+    store: RedisServer, commands: list[tuple[str, ...]], why: str
+) -> None:
+    """The line began with the script; of a password that had changed it said "multibulk length"."""
+    database = RedisDatabase(store.url)
+    database.claim()
+    database.open()
+    database.begin()
+    database.renew()
+    database.read("den")
+    with redis.Redis(port=store.port, protocol=2) as client:
+        for command in commands:
+            client.execute_command(*command)
+    with pytest.raises(OSError, match=f"^Redis: {re.escape(why)}$"):
+        database.write({"den": NOTHING}, 0, {})
+    database.close()
+
+
+def test_a_room_that_cannot_be_read_as_redis_is_full_says_so(store: RedisServer) -> None:
+    """It said no more than that the node was not known to be alive."""
+    database = RedisDatabase(f"{store.url}?lease=1&nodes=1")
+    database.claim()
+    database.open()
+    database.begin()
+    store.ask("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(OSError, match="used memory > 'maxmemory'"):
+        database.renew()
+    alive = "ZCOUNT", "scalesocket:nodes"
+    wait_until(lambda: store.ask(*alive, str(int(time.time() * 1000)), "+inf") == 0)
+    with pytest.raises(OSError, match="that it is alive: Redis: .* used memory > 'maxmemory'$"):
+        database.read("den")
+    store.ask("CONFIG", "SET", "maxmemory", "0")
+    database.renew()
+    assert database.read("den") is None
+    database.close()
 
 
 # ==== Who may read it =====================================================================
