@@ -168,14 +168,17 @@ class Seat:
         size = size_of(message)
         with self._lock:
             if self._ws is None:
-                if not self._token or self._waiting + size > MOST_KEPT:
+                most = min(MOST_KEPT - self._waiting, 2 * MOST_KEPT - self._size)
+                if not self._token or size > most:
                     return False
                 self._waiting += size
             self._said.append(message)
             self._size += size
             if self._ws is None:
                 return True
-            while self._size > MOST_KEPT and len(self._said) > 1:
+            # What was said again goes little by little: the server may lack it still.
+            least = max(MOST_KEPT, self._size - 2 * size)
+            while self._size > least and len(self._said) > 1:
                 self._forget_oldest()
             self._say(self._ws, message, timeout)
             return True

@@ -297,6 +297,45 @@ def test_what_was_missed_is_heard_also_if_nothing_can_be_said_again() -> None:
     assert json.loads(back.sent[0])["_seat"]["seen"] == 2 and back.sent[1:] == ["one"]
 
 
+def resume(seat: Seat) -> None:
+    """Take a seat back from a server that has taken nothing yet."""
+    seat.take(Script(0, resumed=True))  # type: ignore[arg-type]
+
+
+def test_what_was_said_again_is_not_forgotten_with_the_next_message() -> None:
+    """When that connection was lost, too, all but the last mebibyte was."""
+    seat = Seat()
+    resume(seat)
+    for _ in range(8):
+        assert seat.send("x" * (MOST_KEPT // 8))
+    seat.lose()
+    for _ in range(8):
+        assert seat.send("x" * (MOST_KEPT // 8))
+    resume(seat)
+    assert seat.send("next")
+    resume(seat)
+    assert seat.lost == 1
+    for _ in range(10):  # it goes in time
+        seat.send("x" * (MOST_KEPT // 8))
+    assert seat._size <= MOST_KEPT
+
+
+def test_what_was_said_again_and_what_waits_have_one_bound() -> None:
+    """Each connection that came and went let in a mebibyte more."""
+    seat = Seat()
+    resume(seat)
+    seat.send("x" * MOST_KEPT)
+    seat.lose()
+    assert seat.send("x" * MOST_KEPT)
+    for _ in range(3):
+        resume(seat)
+        seat.lose()
+        assert not seat.send("x")
+    seat.take(Script(1, resumed=True))  # type: ignore[arg-type]
+    seat.lose()
+    assert seat.send("x" * MOST_KEPT) and seat.lost == 0
+
+
 @pytest.mark.parametrize("online", [True, False])
 def test_what_can_never_be_sent_is_not_kept(online: bool) -> None:
     """It was counted as said, so that after a loss the message behind it was said twice; or else
