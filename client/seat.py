@@ -21,6 +21,8 @@ from .websocket import (
     ConnectionClosed,
     InvalidHandshake,
     WebSocket,
+    deadline_after,
+    open_socket,
     parse_url,
 )
 
@@ -39,7 +41,7 @@ def keeps_seats(
 
     Args:
         url: of the room.
-        timeout: seconds.
+        timeout: seconds for the connection, and for what is waited for on it.
         headers: more fields for the request.
         ssl_context: for `wss://`; without one the system's authorities are trusted.
 
@@ -49,14 +51,11 @@ def keeps_seats(
         OSError: it cannot be reached; RemoteDisconnected if it closes without a whole answer.
     """
     address = parse_url(url)
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
-    if address.secure:
-        connection = http.client.HTTPSConnection(
-            address.host, address.port, timeout=timeout, context=ssl_context
-        )
+    connection = http.client.HTTPConnection(address.host, address.port)
     folder = address.target.partition("?")[0].rpartition("/")[0]
     fields = {name.lower(): value for name, value in [("Host", address.authority), *headers]}
     try:
+        connection.sock = open_socket(address, None, ssl_context, deadline_after(timeout))
         connection.request("GET", f"{folder}/lobby/about.json", headers=fields)
         response = connection.getresponse()
         if response.status >= 500:

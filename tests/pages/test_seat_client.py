@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.client import reconnecting
+from scalesocket.client import reconnecting, websocket
 from scalesocket.client.chat import ChatView
 from scalesocket.client.reconnecting import Backoff, Lost, Opened, Received, Reconnecting
 from scalesocket.client.seat import MOST_KEPT, Seat, keeps_seats
@@ -19,7 +19,7 @@ from scalesocket.client.terminal import App, Canvas
 from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake, WebSocket
 
 from tests.pages.test_page_seats import Wire
-from tests.support import ServerProcess, free_port, http_request, serve, wait_until
+from tests.support import PATIENCE, ServerProcess, free_port, http_request, serve, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,27 @@ def test_a_server_is_asked_for_seats_by_the_host_that_is_given(
 ) -> None:
     """There were two Hosts, which a server refuses; so nobody had a seat."""
     assert keeps_seats(server.url("any"), headers=[(name, "localhost")])
+
+
+def test_each_address_of_a_server_that_is_asked_for_seats_has_its_share_of_the_time(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each attempt to come back the first one, which was silent, had all of it."""
+    places = [("127.0.0.1", 9), ("127.0.0.1", server.port)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    usual, shares = websocket.connect_one, []
+
+    def connect_one(sock: socket.socket, place: Any, timeout: float | None) -> socket.socket:
+        shares.append(timeout)
+        if place == places[1]:
+            return usual(sock, place, timeout)
+        sock.close()
+        raise TimeoutError
+
+    monkeypatch.setattr(websocket, "connect_one", connect_one)
+    assert keeps_seats(server.url("room"), timeout=2 * PATIENCE)
+    assert len(shares) == 2 and shares[0] is not None and shares[0] <= PATIENCE
 
 
 def test_headers_that_can_be_read_only_once_are_sent_each_time(
