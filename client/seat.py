@@ -54,8 +54,9 @@ def keeps_seats(
     connection = http.client.HTTPConnection(address.host, address.port)
     folder = address.target.partition("?")[0].rpartition("/")[0]
     fields = {name.lower(): value for name, value in [("Host", address.authority), *headers]}
+    # Not below: that a certificate is not trusted is a ValueError, too.
+    connection.sock = open_socket(address, None, ssl_context, deadline_after(timeout))
     try:
-        connection.sock = open_socket(address, None, ssl_context, deadline_after(timeout))
         connection.request("GET", f"{folder}/lobby/about.json", headers=fields)
         response = connection.getresponse()
         if response.status >= 500:

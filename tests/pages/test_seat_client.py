@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from scalesocket.client.seat import MOST_KEPT, Seat, keeps_seats
 from scalesocket.client.terminal import App, Canvas
 from scalesocket.client.websocket import ConnectionClosed, InvalidHandshake, WebSocket
 
+from tests.certificates import Certificates
 from tests.pages.test_page_seats import Wire
 from tests.support import PATIENCE, ServerProcess, free_port, http_request, serve, wait_until
 
@@ -217,6 +219,15 @@ def test_each_address_of_a_server_that_is_asked_for_seats_has_its_share_of_the_t
     monkeypatch.setattr(websocket, "connect_one", connect_one)
     assert keeps_seats(server.url("room"), timeout=2 * PATIENCE)
     assert len(shares) == 2 and shares[0] is not None and shares[0] <= PATIENCE
+
+
+def test_a_certificate_that_is_not_trusted_says_of_no_seat(certs: Certificates) -> None:
+    """Its error is a ValueError, too: the seat was forgotten, with all that waited."""
+    with serve(*certs.options(), "--resume", "60", "cat") as server:
+        url = f"wss://localhost:{server.port}/room"
+        assert keeps_seats(url, ssl_context=certs.trust())
+        with pytest.raises(ssl.SSLCertVerificationError):
+            keeps_seats(url)
 
 
 def test_headers_that_can_be_read_only_once_are_sent_each_time(
