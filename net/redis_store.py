@@ -64,6 +64,7 @@ LOOK_PAUSE = 0.1  # seconds until it is looked up again whether another node is 
 TIMEOUT = 2.0  # seconds for Redis to answer
 BLOCK = 10_000  # IDs of clients that a process takes at a time
 MOST_AT_ONCE = 500  # names of rooms in one call
+MOST_PAST = 1000  # rooms released last whose turns are known
 UNKNOWN_USER = "it wants another user or password"
 BATCH_SIZE = 1 << 20  # bytes, about, that are sent before answers are awaited
 
@@ -438,6 +439,7 @@ class RedisDatabase:
         self._lease = MARK, VERSION, int(self.lease * 1000)
         self._silence = ""  # why it could not say that it is alive; written on the thread "lease"
         self._turns: dict[str, int] = {}  # of this node's rooms; written on the writer's thread
+        self._past: dict[str, int] = {}  # of rooms released last, of which something may follow
 
     def claim(self) -> int:
         """See that the keys are ours; if there may be one node only, wait for the end of another.
@@ -501,7 +503,8 @@ class RedisDatabase:
             pipe = self._client.pipeline(transaction=False)
             size = 0
             for script, name, fields in list_calls(batch, latest):
-                self._call(pipe, script, name, self._turns.get(name, 0), *fields)
+                turn = self._turns.get(name) or self._past.get(name, 0)
+                self._call(pipe, script, name, turn, *fields)
                 names.append(name)
                 size += sum(map(len, fields))
                 if size > BATCH_SIZE:
@@ -522,6 +525,7 @@ class RedisDatabase:
             raise HeldError(*found)
         if status == b"late":
             raise OSError(f"this node has not said in time that it is alive{self._silence}")
+        self._past.pop(room, None)
         self._turns[room], latest, *values = found
         try:
             record = decode(values, latest)
@@ -539,7 +543,10 @@ class RedisDatabase:
         with as_oserror():
             self._call(self._client, RELEASE, *names)
         for name in names:
-            self._turns.pop(name, None)
+            if (turn := self._turns.pop(name, None)) is not None:
+                self._past[name] = turn
+        while len(self._past) > MOST_PAST:
+            del self._past[next(iter(self._past))]
 
     def may_hold(self, _room: str) -> bool:
         """Return True: Redis may have done what it was asked, though its answer was lost."""

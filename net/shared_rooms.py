@@ -51,6 +51,8 @@ from .store import (
 if TYPE_CHECKING:
     from scalesocket import Config, Poller
 
+    from .seats import Seat
+
 ELSEWHERE = "the room goes on elsewhere"
 NOT_NOW = "the room cannot be read now"
 SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
@@ -281,6 +283,18 @@ class SharedRooms(StoredRooms):
     def begin_anew(self, name: str) -> None:
         """Forget what is stored of a room that stays this node's."""
         self._store.put(name, NOTHING)
+
+    def note_token(self, seat: Seat) -> None:
+        """Have a token written; see `StoredRooms`. A room that is done stays nobody's."""
+        super().note_token(seat)
+        room = seat.client.room
+        assert isinstance(room, StoredRoom)
+        name = room.name
+        with self._lock:
+            is_asleep = room.is_left and self.must_be_read(name) and name not in self._recalled
+            if is_asleep and not room.is_lost and not seat.has_left:
+                self._store.put_token(name, seat)
+                self._store.release(name)
 
     def note_end(self, room: StoredRoom) -> None:
         """Let others have a room that is done."""

@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from scalesocket import ConfigError
 from tests.certificates import Certificates
 from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_store import (
+    NOTES_LATE,
     ask,
     crash_between_saves,
     metric,
@@ -210,6 +212,33 @@ def test_a_crash_between_two_saves_leaves_everybody_the_seat(
     options = ("--resume", "60", "--saveevery", "0")
     crash_between_saves(lambda: stored(folder, store, "games:Tally", *options), wait_known)
     wait_until(lambda: not rooms(store))  # it has gone with its last seat
+
+
+def test_a_token_given_as_its_room_fails_finds_the_seat_again(
+    folder: Path, store: RedisServer
+) -> None:
+    """Its client had it, and it was noted when the room was nobody's: it was not stored."""
+    options = ("--resume", "60", "--saveevery", "0.05")
+    more: Any = {"command": [sys.executable, "-c", NOTES_LATE], "allow_traceback": True}
+    with stored(folder, store, "games:Kept", *options, query="?lease=30", **more) as server:
+        bob, _ = sit(server, "den")
+        bob.receive_text()
+        ann, seat = sit(server, "den")
+        say(bob, {"id": 1}, "one")
+        wait_until(lambda: "one" in state(store, "den"))
+        ann.sock.close()
+        (folder / "hold").touch()
+        ann, again = sit(server, "den", seat["token"])
+        bob.send_text("fail")
+        assert wait_closed(ann) == wait_closed(bob) == 1011
+        wait_until(lambda: not store.ask("HGET", "scalesocket:room:den", "owner"))
+        (folder / "hold").unlink()
+        key, found = digest(again["token"]).hex(), f"seat:{seat['id']}"
+        wait_until(lambda: key in (store.ask("HGET", "scalesocket:room:den", found) or ""))
+        wait_until(lambda: not store.ask("HGET", "scalesocket:room:den", "owner"))
+        ann, last = sit(server, "den", again["token"])
+        assert last["resumed"] and last["id"] == seat["id"]
+        ann.close()
 
 
 def test_who_gives_a_seat_back_leaves_nothing_in_the_store(
