@@ -469,6 +469,19 @@ def test_a_snake_player_goes_on_in_whichever_tab_she_likes(open_tab: OpenTab) ->
     wait_for(page, "game.world.players.length === 1")
 
 
+def test_a_snake_player_goes_on_in_the_tab_that_she_loads_anew(open_tab: OpenTab) -> None:
+    """It had forgotten its seat, joined anew, and found its own name taken."""
+    page = open_tab("/snake/?room=garden")
+    me = play_snake(page)
+    again = duplicate(page)
+    for left, loaded in ((page, again), (again, page), (page, again)):
+        wait_for(left, ELSEWHERE)
+        left.reload()
+        wait_for(left, f"game.me === value && {MINE}?.name === 'Ann'", me)
+        expect(left.get_by_label("Your name")).to_be_hidden()
+        wait_for(loaded, ELSEWHERE)
+
+
 SPEAK = """async (room) => {
     const { Connection, roomUrl } = await import("/shared/connection.js");
     window.link = new Connection(roomUrl(room));

@@ -74,14 +74,15 @@ export class Seat {
 
   /** It is given back. */
   giveUp() {
+    this.#elsewhere = "";
     this.lose();
     this.#windows?.close();
   }
 
   /** Another page has it now: in the same tab, that keeps its own token; in another window, this
-      one learns the token, and can take the seat back. */
+      one learns the token, and can take the seat back, also when it is loaded anew. */
   lose() {
-    if (read("sessionStorage", this.#place) === this.#token) this.#note("");
+    if (read("sessionStorage", this.#place) === this.#token) this.#note(this.#elsewhere);
     this.#token = "";
     this.#seen = null;
     this.#forgetSaid();
@@ -92,11 +93,16 @@ export class Seat {
     if (this.#place) write("sessionStorage", this.#place, token);
   }
 
+  #learn(token) {
+    this.#elsewhere = token;
+    if (!this.isTaken) write("sessionStorage", this.#place, token);
+  }
+
   #tellWindows(name) {
     if (this.#windows?.name !== name) {
       this.#windows?.close();
       this.#windows = new BroadcastChannel(name);
-      this.#windows.onmessage = ({ data }) => (this.#elsewhere = data);
+      this.#windows.onmessage = ({ data }) => this.#learn(data);
     }
     this.#windows.postMessage(this.#token);
   }
