@@ -150,3 +150,32 @@ def sticking_out(page: Page) -> list[str]:
         })
         .map((element) => element.outerHTML.slice(0, 80))"""
     return cast("list[str]", page.evaluate(script))
+
+
+STRANGE = "\u2069\u202eevil"  # ends an isolated part, and turns around what follows
+
+
+def turned_around(page: Page) -> list[str]:
+    """Return those texts of a page that stand backwards in it beside what is `STRANGE`."""
+    script = """(strange) => {
+        const stands = (node, i) => {
+            const range = document.createRange();
+            range.setStart(node, i);
+            range.setEnd(node, i + 1);
+            return range.getBoundingClientRect();
+        };
+        const isBackwards = (node) => {
+            const own = node.data.replaceAll(strange, " ".repeat(strange.length));
+            const places = [...own.matchAll(/\\S/g)].map(({ index }) => stands(node, index));
+            return places.some((place, i) => i && place.width && place.left < places[i - 1].left
+                && place.top < places[i - 1].bottom);
+        };
+        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        const found = [];
+        while (texts.nextNode()) {
+            const node = texts.currentNode;
+            if (isBackwards(node) && !node.parentElement.closest(".unseen")) found.push(node.data);
+        }
+        return found;
+    }"""
+    return cast("list[str]", page.evaluate(script, STRANGE))

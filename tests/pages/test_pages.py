@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 import pytest
 
@@ -19,10 +21,12 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    STRANGE,
     Visit,
     expect,
     note,
     sticking_out,
+    turned_around,
     wait_for,
     wait_for_note,
 )
@@ -37,6 +41,7 @@ browser, visit = in_browser.browser, in_browser.visit
 
 SITE = ("--staticdir", str(PAGES), "--api")
 SHELL = ("--pty", "--passenv", "PATH,PS1,LANG", "bash", "--", "--norc", "--noprofile")
+ROOM_PAGES = ("/chat/", "/talk/", "/terminal/")
 POLICY = "Content-Security-Policy: default-src 'self'; base-uri 'none'; object-src 'none'"
 TOUCH = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
@@ -1226,6 +1231,38 @@ def test_who_writes_from_right_to_left_sees_it_so_while_writing(visit: Visit) ->
             )
             assert found and set(found) == {"rtl"}, path
             page.goto("about:blank")
+
+
+def test_no_name_or_message_turns_around_what_stands_beside_it(visit: Visit) -> None:
+    """A sign for "from right to left" in it went on to the end of the row."""
+    with serve(*SITE, "--frame=json", "cat") as server:
+        pages = {path: visit(server, f"{path}?room={quote(STRANGE)}") for path in ROOM_PAGES}
+        for path in ("/chat/", "/talk/"):
+            wait_for(pages[path], "document.body.dataset.status === 'connected'")
+        with RawClient.connect(server, quote(STRANGE)) as stranger:
+            stranger.send_text(
+                json.dumps({"t": "chat", "name": STRANGE, "text": f"{STRANGE} http://x.com"})
+            )
+            wait_for_said(pages["/chat/"], 1)
+            wait_for(pages["/talk/"], "document.querySelector('li.come pre') !== null")
+            lobby = visit(server, "/lobby/")
+            wait_for_rooms(lobby, 1)
+        for path, page in {**pages, "/lobby/": lobby}.items():
+            expect(page.get_by_text(STRANGE).first).to_be_visible()
+            assert turned_around(page) == [], path
+
+
+def test_a_line_of_a_program_stands_as_its_language_does(visit: Visit) -> None:
+    """On the page for any program the end of a sentence stood at its beginning."""
+    with serve(*SITE, "cat") as server, RawClient.connect(server, "x") as client:
+        page = visit(server, "/talk/?room=x")
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        for line in ("שלום!", "hello!", '["שלום"]'):
+            client.send_text(line)
+        lines = page.locator("li.come pre")
+        expect(lines).to_have_count(3)
+        found = lines.evaluate_all("(all) => all.map((one) => getComputedStyle(one).direction)")
+        assert found == ["rtl", "ltr", "ltr"]
 
 
 def test_every_control_of_the_pages_has_a_name(visit: Visit) -> None:

@@ -5,7 +5,7 @@
 // sent, with neither a name nor a time ("plain text" below the field).
 
 import { BASE } from "../shared/connection.js";
-import { NamePrompt } from "../shared/name.js";
+import { NamePrompt, apart } from "../shared/name.js";
 import { enterRoom, understand } from "../shared/play.js";
 import { Log } from "./log.js";
 import { Memory, newId, read, write } from "./messages.js";
@@ -157,7 +157,7 @@ async function findOutWhatIsServed() {
   $("heading").textContent = target;
 }
 
-log.add({ kind: "news", text: `This is the room “${room}”.`, at: Date.now() });
+log.add({ kind: "news", text: ["This is the room “", apart(room), "”."], at: Date.now() });
 $("messages").addEventListener("unread", () => {
   document.title = `${log.unread ? `(${log.unread}) ` : ""}${room} · Chat`;
 });

@@ -1,6 +1,7 @@
 // The messages on the screen: newest at the bottom, one's own at the right, and a mark where
 // those begin that nobody has seen yet.
 
+import { apart } from "../shared/name.js";
 import { hueOf } from "../shared/paint.js";
 
 const MOST_MESSAGES = 1_000; // that are kept on the page
@@ -141,7 +142,7 @@ function draw(message, { mine, continued }) {
   item.classList.toggle("mine", mine);
   item.classList.toggle("continued", continued);
   if (message.kind === "news") {
-    item.textContent = message.text;
+    item.append(...[message.text].flat());
     return item;
   }
   const bubble = part("div", "bubble");
@@ -154,7 +155,8 @@ function draw(message, { mine, continued }) {
 }
 
 function drawAuthor({ name, from }) {
-  const author = part("p", "author", name);
+  const author = part("p", "author");
+  author.append(apart(name));
   author.style.setProperty("--hue", hueOf(hash(name)));
   if (from) {
     const number = part("span", "from", from);

@@ -10,6 +10,13 @@ export function isBlank(text) {
   return !SEEN.test(text);
 }
 
+/** The words of strangers in a row with others, which they do not turn around. */
+export function apart(text) {
+  const part = document.createElement("bdi");
+  part.textContent = text; // never as markup
+  return part;
+}
+
 /** The form that asks who wants to play. It calls `join(name)`, and stays until hidden.
 
     Who has joined once has a `name`, and need not be asked again: not after the connection was

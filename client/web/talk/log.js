@@ -4,6 +4,7 @@ const MOST_LINES = 1_000; // that are kept on the page
 const MOST_BYTES = 64; // that are shown of a binary message
 const MOST_CHARACTERS = 20_000; // … and of a text
 const DEEPEST = 40; // lists in lists: each line of them begins with twice as many blanks
+const TURNING = /[\u202a-\u202e\u2066-\u2069]/g; // signs that turn around what follows them
 const NARROW = 60; // characters: JSON that is longer is shown in several lines
 const NEAR_END = 40; // pixels
 
@@ -30,6 +31,7 @@ export class Log {
     const { text, kind } = describe(data);
     content.textContent = text; // it comes from strangers: text, never markup
     content.dataset.kind = kind;
+    if (kind === "text") content.dir = "auto";
     const who = document.createElement("span");
     who.className = "unseen";
     who.textContent = way === "sent" ? "You sent" : "It says";
@@ -42,9 +44,9 @@ export class Log {
   }
 
   /** Show a word of this page's own. */
-  tell(words) {
+  tell(...words) {
     const text = document.createElement("p");
-    text.textContent = words;
+    text.append(...words);
     this.#append("news", text);
     this.#settle();
   }
@@ -78,7 +80,7 @@ export function describe(data) {
   const value = data.length <= MOST_CHARACTERS ? parseObject(data) : null;
   if (value === null || isDeep(value)) return { text: cut(data), kind: "text" };
   const flat = data.trim().length <= NARROW;
-  const text = flat ? data.trim() : indent(value);
+  const text = (flat ? data.trim() : indent(value)).replace(TURNING, escaped);
   return text.length > 5 * MOST_CHARACTERS ? { text: data, kind: "text" } : { text, kind: "json" };
 }
 
@@ -93,6 +95,10 @@ function indent(value) {
   const short = /([[{])\n\s*([^[\]{}]{0,60}?)\n\s*([\]}])/g;
   return JSON.stringify(value, null, 2).replace(short, (_, open, inner, close) =>
     `${open}${inner.replace(/\n\s*/g, " ")}${close}`);
+}
+
+function escaped(sign) {
+  return `\\u${sign.charCodeAt(0).toString(16)}`;
 }
 
 function parseObject(text) {

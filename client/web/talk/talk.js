@@ -4,6 +4,7 @@
 // the WebSocket (#JSON_NAME in --joinmsg, client.name in a Game).
 
 import { BASE, Connection, roomUrl } from "../shared/connection.js";
+import { apart } from "../shared/name.js";
 import { copyText, currentRoom, flash, problemWith } from "../shared/rooms.js";
 import { askWhatIsServed, forOthers, isNearOnly, showCode } from "../shared/share.js";
 import { StatusView } from "../shared/status.js";
@@ -118,7 +119,8 @@ connection.addEventListener("state", () => {
 
 connection.addEventListener("settled", () => {
   const { resumed, lost } = connection;
-  log.tell(resumed ? "You are back, and have missed nothing." : `You are in “${room}”.`);
+  if (resumed) log.tell("You are back, and have missed nothing.");
+  else log.tell("You are in “", apart(room), "”.");
   if (resumed ? lost : waits) log.tell("Not all that you have said has arrived.");
   [ending, waits] = ["", false];
 });

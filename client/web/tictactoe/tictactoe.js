@@ -2,7 +2,7 @@
 // after every change it sends the whole state, and all that this page shows is made of the
 // last one. This page knows no rules: every move is the server's to judge.
 
-import { NamePrompt, read, write } from "../shared/name.js";
+import { NamePrompt, apart, read, write } from "../shared/name.js";
 import { enterRoom, handleMessages } from "../shared/play.js";
 
 const $ = (id) => document.getElementById(id);
@@ -141,9 +141,7 @@ function verdict() {
 }
 
 function named(mark) {
-  const name = document.createElement("bdi");
-  name.textContent = nameOf(mark); // it comes from a stranger: text, never markup
-  return name;
+  return apart(nameOf(mark));
 }
 
 function mood() {
