@@ -4255,7 +4255,7 @@ class RoomRegistry:
                 return room
             patience = deadline - time.monotonic()
             if len(self._rooms) >= limit or patience <= 0:
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"all {limit} rooms are in use")
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no room left: {limit} at most")
             self._idle.wait(patience)
 
     def _make_room(self, opener: Client) -> Room:
@@ -4271,7 +4271,7 @@ class RoomRegistry:
         limits = self._config.maxclients, game.max_clients if game else 0
         limit = min((n for n in limits if n), default=0)
         if limit and len(room.seats) >= limit:
-            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} clients")
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} at most")
         if room.inbox.departed >= MAX_DEPARTED:  # its backend hangs: who comes and goes adds up
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room does not get on")
 

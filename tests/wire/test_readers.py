@@ -543,9 +543,12 @@ def test_a_crowd_comes_in_at_once_and_all_hear_the_same() -> None:
 def test_a_room_that_is_full_says_so_whoever_lets_in() -> None:
     with serve("--maxclients=2", "--maxrooms=1", "cat") as server, ExitStack() as stack:
         first, _ = (stack.enter_context(RawClient.connect(server)) for _ in range(2))
-        for room in ("room", "another"):
+        for room, words in (
+            ("room", "the room is full: 2 at most"),
+            ("another", "no room left: 1 at most"),  # it was "all 1 rooms are in use"
+        ):
             with RawClient.connect(server, room) as extra:
-                assert extra.wait_close(timeout=30)[0] == 1013
+                assert extra.wait_close(timeout=30) == (1013, words)
         first.send_text("hello")
         assert first.receive_text() == "hello"
 
