@@ -240,6 +240,7 @@ function showView() {
 const wanted = new URLSearchParams(location.search).get("room");
 if (wanted) $("room").value = wanted;
 window.addEventListener("hashchange", showView);
+if ($("style").sheet?.cssRules.length) $("unloaded").remove(); // all of the page has come
 makeEditor();
 showState();
 showWay();

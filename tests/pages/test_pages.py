@@ -1265,6 +1265,34 @@ def test_a_line_of_a_program_stands_as_its_language_does(visit: Visit) -> None:
         assert found == ["rtl", "ltr", "ltr"]
 
 
+# What the server refuses, being full (--maxconns), when it has given the page itself.
+REFUSED = {
+    "/lobby/": "lobby/names.js",
+    "/chat/": "chat/chat.css",
+    "/talk/": "talk/talk.js",
+    "/snake/": "shared/style.css",
+    "/bunny/": "shared/stage.js",
+    "/console/": "console.js",
+    "/console/?room=x": "console.css",
+}
+
+
+def test_a_page_that_has_come_in_part_says_so(visit: Visit) -> None:
+    """It stood there, with neither scripts nor style, and said nothing."""
+    appear = "document.getAnimations().forEach((animation) => animation.finish())"
+    with serve(*SITE, "--console", "cat") as server:
+        page = visit(server)
+        words = page.get_by_text("This page has not come as a whole")
+        for path, refused in REFUSED.items():
+            page.route(f"**/{refused}", lambda route: route.fulfill(status=503))
+            page.goto(server.http(path))
+            page.evaluate(appear)
+            expect(words, path).to_be_visible()
+            page.unroute_all()
+            page.get_by_role("link", name="Load it again").click()
+            expect(words, path).to_have_count(0)
+
+
 def test_every_control_of_the_pages_has_a_name(visit: Visit) -> None:
     with serve(*SITE, "cat") as server:
         for path, names in {

@@ -9,6 +9,7 @@
 //
 // `players` is what the game said. `bunnies` is what is drawn: they hop to where they should be.
 
+import "../shared/loaded.js";
 import { Bunny, nameOf } from "./bunny.js";
 import { Connection, roomUrl } from "../shared/connection.js";
 import { Controls } from "../shared/controls.js";

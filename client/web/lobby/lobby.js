@@ -1,6 +1,7 @@
 // The lobby: what is served here, the rooms that there are, and a way into each of them.
 // An address with a room in it (/?room=name) leads on to that room at once.
 
+import "../shared/loaded.js";
 import { BASE } from "../shared/connection.js";
 import { copyText, flash, problemWith } from "../shared/rooms.js";
 import { forOthers, isNearOnly, showCode } from "../shared/share.js";

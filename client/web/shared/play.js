@@ -2,6 +2,7 @@
 // that is, and a link for others to follow.
 
 import { Connection, roomUrl } from "./connection.js";
+import "./loaded.js";
 import { copyLink, currentRoom } from "./rooms.js";
 import { checkServed } from "./served.js";
 import { StatusView } from "./status.js";

@@ -3,6 +3,7 @@
 // The program learns the name, and whatever else stands in this page's address, from the query of
 // the WebSocket (#JSON_NAME in --joinmsg, client.name in a Game).
 
+import "../shared/loaded.js";
 import { BASE, Connection, roomUrl } from "../shared/connection.js";
 import { apart } from "../shared/name.js";
 import { copyText, currentRoom, flash, problemWith } from "../shared/rooms.js";
