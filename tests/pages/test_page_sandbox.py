@@ -553,6 +553,31 @@ def test_all_that_somebody_says_is_seen_on_a_phone(open_tab: OpenTab, words: str
     assert all(0 < left < right < 1 for _, (left, right) in lines), lines
 
 
+AT_THE_EDGE = """async () => {
+    const { World } = await import("/sandbox/world.js");
+    const { inView } = World.prototype;
+    const zoom = game.toPage({ x: 1, y: 0 }).x - game.toPage({ x: 0, y: 0 }).x;
+    World.prototype.inView = function () {
+        const x = this.last.x + innerWidth / 2 / zoom - 10;
+        return inView.call(this).map(({ player, at }) => ({ player, at: { ...at, x } }));
+    };
+}"""
+
+
+def test_all_that_somebody_says_at_the_edge_of_the_view_is_seen(open_tab: OpenTab) -> None:
+    """Half of it was cut off there."""
+    page = open_tab(ISLAND, viewport=PHONE)
+    spawn(page, "Ann")
+    page.evaluate(AT_THE_EDGE)
+    page.evaluate(f"() => {{{SPY_ON_TEXTS}}}")
+    page.keyboard.press("Enter")
+    page.locator("#chat-text").fill("I am over here")
+    page.keyboard.press("Enter")
+    wait_for(page, "texts['I am over here']")
+    left, right = page.evaluate("texts['I am over here']")
+    assert 0 < left < 0.9 < right < 1
+
+
 def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> None:
     """The e of `hello` struck on and on."""
     page = open_tab(ISLAND)

@@ -1,7 +1,8 @@
 // The sandbox as a camera above the player sees it: ground, scenery, buildings, everybody, and
 // over their heads what they are called, how they are and what they say.
 
-import { calm, clamp, label, labelLines, line, night, oval } from "../shared/paint.js";
+import { calm, clamp, line, night, oval } from "../shared/paint.js";
+import { label, labelLines, labelWidth } from "../shared/paint.js";
 import { artOf, stamp } from "./art.js";
 import { drawCharacter } from "./character.js";
 import { World } from "./world.js";
@@ -199,12 +200,16 @@ export class View {
     if (said === null) return;
     context.globalAlpha = clamp((1 - said) * 6, 0, 1);
     const style = { size: 15 * unit, ink: palette.words, paper: palette.paper };
-    const widest = this.#edges().width - 2 * style.size;
+    const { left, width: seen } = this.#edges();
+    const widest = seen - 2 * style.size;
     const lines = labelLines(context, player.words, style.size, widest);
     let below = lines.length;
     for (const part of lines) {
       below -= 1;
-      label(context, part, x, y - scale - 48 * unit - 1.6 * below * style.size, style);
+      const half = labelWidth(context, part, style.size) / 2;
+      const within = clamp(x, left + half, left + seen - half);
+      const at = Math.abs(x - within) > half ? x : within; // who is out of sight says it there
+      label(context, part, at, y - scale - 48 * unit - 1.6 * below * style.size, style);
     }
     context.globalAlpha = 1;
   }
