@@ -142,3 +142,34 @@ def test_axe_finds_nothing_in_the_other_pages(
         page = open_page(server, path)
         wait_for(page, ready)
         assert complaints(page) == []
+
+
+# The buttons that are seen, and how wide their borders are; the pressed ones by themselves.
+BORDERS = """() => {
+    const all = [...document.querySelectorAll("button:not(.link, .entry)")];
+    const seen = all.filter((button) => button.checkVisibility());
+    const width = (button) => parseFloat(getComputedStyle(button).borderTopWidth);
+    const isPressed = (button) => button.ariaPressed === "true";
+    return [seen.filter(isPressed), seen].map((buttons) => buttons.map(width));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "count"),
+    [(["tictactoe"], "/tictactoe/", 9), (["--console", "cat"], "/console/", 7)],
+    ids=["tictactoe", "console"],
+)
+def test_where_the_reader_chooses_all_colours_buttons_are_seen(
+    browser: Browser, arguments: list[str], path: str, count: int
+) -> None:
+    """They were told apart by their colour alone: a board had no fields."""
+    with (
+        serve(*arguments) as server,
+        browser.new_context(viewport=DESKTOP, forced_colors="active") as context,
+    ):
+        page = context.new_page()
+        page.goto(server.http(path))
+        page.locator("button:visible").nth(count).wait_for()
+        pressed, widths = page.evaluate(BORDERS)
+        assert len(widths) > count and min(widths) >= 1
+        assert min(pressed, default=3) >= 3
