@@ -1481,6 +1481,7 @@ class Connection:
     """
 
     IS_DIRECT: ClassVar[bool] = bool(_DONT_WAIT)  # frames go to the socket as they are
+    replay: Replay | None = None  # sends it the past before all else (net/history.py)
 
     def __init__(
         self,
@@ -1504,14 +1505,13 @@ class Connection:
         self._disposed = False  # the reader is done with it
         self.lock = threading.Lock()  # guards all below, and the order of bytes on the wire
         self._is_open = not response  # if not, the response is the first in the backlog
-        self._is_plain = self.IS_DIRECT  # direct, no replay: `send` itself may write to the socket
+        self._is_direct = self.IS_DIRECT  # … now, too: `send` itself may write to it
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
         self._progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._freed: threading.Event | None = None  # set when the backlog is no longer full
         self._with_poller = False  # the poller has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
-        self.replay: Replay | None = None  # sends it the past before all else (net/history.py)
         self._close_sent = False
         self._close_received = not protocol.answers_close  # or none is awaited from it
         if sock.gettimeout() != (patience := None if _DONT_WAIT else 3600.0):
@@ -1528,8 +1528,6 @@ class Connection:
             if not self._is_open:  # that of --tcplisten has been from the start
                 self._is_open = True
                 self.transmit(self._backlog.take())
-            if self.replay is not None:
-                self.replay.wake()
 
     @property
     def has_more(self) -> bool:
@@ -1619,7 +1617,7 @@ class Connection:
         with self.lock:
             if self._close_sent or self._dead:  # as `is_closing`
                 return False
-            if self._is_plain and not self._backlog.size:  # as `_push`, without its calls
+            if self._is_direct and not self._backlog.size:  # as `_push`, without its calls
                 try:
                     sent = self._socket.send(data, _DONT_WAIT)
                 except OSError:  # for `_push` to see which
@@ -1656,8 +1654,6 @@ class Connection:
             return
         with self.lock:
             self._close_received = True
-            if self.protocol.answers_close and not self.is_closing:  # it wants no more
-                self.set_replay(None)
             self._close(*closing.reply)
 
     def abort(self) -> None:
@@ -1716,25 +1712,17 @@ class Connection:
     @property
     def backlog_size(self) -> int:
         """Bytes that wait for the peer."""
-        return self._backlog.size + (replay.held if (replay := self.replay) else 0)
-
-    @property
-    def has_space(self) -> bool:
-        """Whether a replay may send more now; if not, it will be woken."""
-        return self._is_open and self._backlog.size <= self._max_backlog // 4
+        return self._backlog.size
 
     def wait_while_full(self, stall: float) -> bool:
         """Wait until the backlog is no longer full; False if it makes no progress for `stall` s.
 
-        The pump calls it, and so slows its child down to the pace of the slowest client. A
-        newcomer that is still being sent the history is not waited for.
+        The pump calls it, and so slows its child down to the pace of the slowest client.
         """
         while True:
             with self.lock:
                 if not self.is_full:
                     return True
-                if self.replay is not None:
-                    return self.replay.held < self._max_backlog
                 self._freed = self._freed or threading.Event()
                 self._freed.clear()
                 patience = self._progress_at + stall - time.monotonic()
@@ -1744,8 +1732,7 @@ class Connection:
 
     def overflows(self, size: int) -> bool:
         """Whether it is full, and `size` bytes more are more than even a game may send it."""
-        waiting = self._backlog.size if (replay := self.replay) is None else replay.held
-        return self.is_full and waiting + size > GAME_BACKLOGS * self._max_backlog
+        return self.is_full and self._backlog.size + size > GAME_BACKLOGS * self._max_backlog
 
     def has_stalled(self, stall: float) -> bool:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
@@ -1753,20 +1740,7 @@ class Connection:
             waits = self._is_open and bool(self._backlog)
             return waits and time.monotonic() - self._progress_at >= stall
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether it lags so far behind that nothing can be kept for it."""
-        return (replay := self.replay) is not None and replay.is_lost
-
     # -- under the lock --
-
-    def set_replay(self, replay: Replay | None) -> None:
-        """Have a replay hold back what is sent from now on; None: drop what it has held."""
-        if self.replay is not None:
-            self.replay.drop()
-        self.replay, self._is_plain = replay, self.IS_DIRECT and replay is None
-        self._on_shrunk()
-        self._end_if_closed()
 
     def _close(self, code: int, reason: str) -> None:
         if not self.is_closing:
@@ -1776,14 +1750,11 @@ class Connection:
         self._end_if_closed()
 
     def _push(self, data: bytes) -> None:
-        if self.replay is None:
-            self.transmit(data)
-            return
-        self.replay.hold(data)
-        self.is_full = self.backlog_size >= self._max_backlog
+        """Send what comes behind all else; see net/history.py."""
+        self.transmit(data)
 
     def transmit(self, data: bytes) -> None:
-        """Hand bytes to the kernel, before what a replay holds; the rest goes to the backlog."""
+        """Hand bytes to the kernel; what it does not take goes to the backlog."""
         sent = 0
         if self._is_open and not self._backlog.size:
             sent = self._write((data,))
@@ -1813,20 +1784,18 @@ class Connection:
     def _discard(self) -> None:
         """Drop what waits, but for the first part of it, which may be on the wire in part."""
         self._backlog.discard()
-        self.set_replay(None)
+        self._on_shrunk()
 
     def _on_shrunk(self) -> None:
         """See whether the backlog is no longer full, and wake who waits for that."""
         self.is_full = self.backlog_size >= self._max_backlog
         if self._freed is not None and not self.is_full:
             self._freed.set()
-        if self.replay is not None and self.has_space:
-            self.replay.wake()
 
     def _end_if_closed(self) -> None:
         """End our side when both Closes have passed; the server goes first (7.1.1)."""
         both = self._close_sent and self._close_received
-        if both and not self._backlog and self.replay is None and not self._dead:
+        if both and not self._backlog and not self._dead:
             self._end_sending()
 
     def _end_sending(self) -> None:
@@ -1838,8 +1807,6 @@ class Connection:
             return
         self._dead = True
         self._backlog.clear()
-        if self.replay is not None:
-            self.replay.drop()
         self._on_shrunk()
         with contextlib.suppress(OSError):  # it may be unconnected already
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -3873,14 +3840,14 @@ class Room:
             self.registry.timer.call_later(period, functools.partial(self._look_after, client))
 
     def _look_after(self, client: Client) -> None:  # on the timer's thread
-        connection = client.connection
+        connection, replay = client.connection, client.connection.replay
         client.is_watched = False  # first: what changes from now on calls `watch` again
         if client.departed:
-            if connection.is_lost:
+            if replay and replay.is_lost:
                 connection.abort()
-            elif connection.replay:
+            elif replay:
                 self.watch(client)
-        elif connection.replay or connection.is_full:
+        elif replay or connection.is_full:
             if self.is_stuck(client):
                 self.drop_slow(client)
             else:
@@ -3888,10 +3855,10 @@ class Room:
 
     def is_stuck(self, client: Client) -> bool:
         """Whether a client that lags behind takes nothing, or lags too far."""
-        connection = client.connection
+        connection, replay = client.connection, client.connection.replay
         # With --stall 0 one who has only come need not have taken all of the past at once.
-        patience = self._stall or (1.0 if connection.replay else 0.0)
-        return connection.has_stalled(patience) or connection.is_lost
+        patience = self._stall or (1.0 if replay else 0.0)
+        return connection.has_stalled(patience) or bool(replay and replay.is_lost)
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""
@@ -4901,13 +4868,13 @@ class HttpSession(Session):
         Raises:
             HandshakeError: it is wrong.
         """
-        config, tls = self.server.config, self.tls
+        config = self.server.config
+        connect = self.server.connect if self.tls is None else self.tls.through(self.server.connect)
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
         handshake = Handshake(request, subprotocols=subprotocols, negotiate=self.server.negotiate)
-        return self.server.connect(
+        return connect(
             self.sock,
             WebSocketProtocol(Role.SERVER, max_message=max_message, encoding=handshake.encoding),
-            Connection if tls is None else tls.connect,
             early=self.rest,
             response=handshake.encode_response(config.header + config.header_ws),
         )
@@ -5520,6 +5487,8 @@ class Server:
         self.cors: Cors | None = None
         self.enter_base: Callable[[Request], Request] = lambda request: request
         self.negotiate: Negotiate | None = None
+        # What a kind of connection is replaced by (net/history.py).
+        self.find_kind: Callable[..., type[Connection]] = lambda kind: kind
         self.seats: Seats | None = None
         self.drain: Drain | None = None
         self.tls_context: ssl.SSLContext | None = None
@@ -5657,11 +5626,11 @@ class Server:
         self,
         sock: socket.socket,
         protocol: WebSocketProtocol | LineProtocol,
-        make: Callable[..., Connection] = Connection,
+        kind: type[Connection] = Connection,
         **options: Any,
     ) -> Connection:
-        """Return a connection; its options are those of `Connection`."""
-        return make(
+        """Return a connection of a kind; its options are those of `Connection`."""
+        return self.find_kind(kind)(
             sock,
             protocol,
             poller=self.poller,

@@ -12,6 +12,7 @@ All histories together are bounded in bytes, so they have one lock: the archive'
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import queue
 import re
@@ -22,9 +23,12 @@ from typing import TYPE_CHECKING
 
 from scalesocket import (
     FLAG,
+    GAME_BACKLOGS,
     KIB,
     MAX_REMEMBERED_ROOMS,
     Client,
+    Closing,
+    Connection,
     Encoding,
     Members,
     Opcode,
@@ -83,6 +87,7 @@ def set_up(server: Server) -> None:
     """Have a server's rooms keep histories."""
     if server.config.cache[0]:
         server.registry.histories = histories = Histories(server.config)
+        server.find_kind = make_holding
         server.services.insert(0, histories.archive)
 
 
@@ -356,7 +361,9 @@ class Replay:
     """
 
     def __init__(self, client: Client, members: HistoryMembers, history: History) -> None:
+        assert isinstance(client.connection, HoldingConnection)
         self._client = client
+        self._connection = client.connection
         self._members = members
         self._history = history
         self._called = False  # the thread will go on with it; twice at the worst, which is no harm
@@ -381,16 +388,15 @@ class Replay:
 
     def begin(self) -> None:
         """Feed the connection; what is sent meanwhile waits in the queue."""
-        connection = self._client.connection
-        with connection.lock:
-            connection.set_replay(self)
+        with self._connection.lock:
+            self._connection.set_replay(self)
 
     def leave(self, *, if_done: bool = False) -> bool:
         """Feed it no more, and drop what waits for that; or only `if_done`. Return whether it is.
 
         What is sent from now on goes straight to the socket again.
         """
-        connection = self._client.connection
+        connection = self._connection
         with connection.lock:
             if connection.replay is self and not (if_done and self.queue):
                 connection.set_replay(None)
@@ -405,9 +411,9 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
-        if self._is_over() or not self._client.connection.replay:
+        if self._is_over() or not self._connection.replay:
             self._end()
-        elif self._client.connection.has_space:  # if not, it wakes us later
+        elif self._connection.has_space:  # if not, it wakes us later
             data = self._take_piece()
             if data:
                 self._feed(data)
@@ -436,14 +442,14 @@ class Replay:
     # -- the archive's thread --
 
     def _feed(self, data: bytes) -> None:
-        connection = self._client.connection
+        connection = self._connection
         with connection.lock:
             if connection.replay is self and connection.is_alive():
                 connection.transmit(data)
 
     def _take_held(self) -> bytes | None:
         """Return what waits to be sent at this place of the past; None if that is nothing."""
-        with self._client.connection.lock:
+        with self._connection.lock:
             if not self.queue or self.queue[0][0] > self._at.end:
                 return None
             _, data = self.queue.popleft()
@@ -452,10 +458,10 @@ class Replay:
 
     def _is_over(self) -> bool:
         """Whether nothing more may be sent, nor waits in the queue."""
-        return self._client.connection.is_closing and not self.queue
+        return self._connection.is_closing and not self.queue
 
     def _take_piece(self) -> bytes:
-        connection = self._client.connection
+        connection = self._connection
         pieces: list[bytes] = []
         size = 0
         while size < PIECE_SIZE and not self._is_over():
@@ -473,6 +479,87 @@ class Replay:
     def _end(self) -> None:
         self.leave()
         self._history.unfollow(self)
+
+
+class HoldingConnection(Connection):
+    """A connection that holds back what is sent while a replay tells its peer the past."""
+
+    def open(self) -> None:
+        """Send the response of the opening handshake; then a replay may begin."""
+        super().open()
+        if (replay := self.replay) is not None:
+            replay.wake()
+
+    def answer(self, closing: Closing) -> None:
+        """Answer a peer that wants no more, also of the past; see `Connection`."""
+        with self.lock:
+            if self.protocol.answers_close and not self.is_closing:
+                self.set_replay(None)
+        super().answer(closing)
+
+    @property
+    def backlog_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return super().backlog_size + (replay.held if (replay := self.replay) else 0)
+
+    @property
+    def has_space(self) -> bool:
+        """Whether a replay may send more now; if not, it will be woken."""
+        return self._is_open and self._backlog.size <= self._max_backlog // 4
+
+    def wait_while_full(self, stall: float) -> bool:
+        """Wait for the peer, but not for a newcomer that is still being sent the history."""
+        with self.lock:
+            if self.is_full and self.replay is not None:
+                return self.replay.held < self._max_backlog
+        return super().wait_while_full(stall)
+
+    def overflows(self, size: int) -> bool:
+        """Whether even a game may not send so much more; what comes of the past is no fault."""
+        if (replay := self.replay) is None:
+            return super().overflows(size)
+        return self.is_full and replay.held + size > GAME_BACKLOGS * self._max_backlog
+
+    # -- under the lock --
+
+    def set_replay(self, replay: Replay | None) -> None:
+        """Have a replay hold back what is sent from now on; None: drop what it has held."""
+        if self.replay is not None:
+            self.replay.drop()
+        self.replay, self._is_direct = replay, self.IS_DIRECT and replay is None
+        self._on_shrunk()
+        self._end_if_closed()
+
+    def _push(self, data: bytes) -> None:
+        if self.replay is None:
+            super()._push(data)
+            return
+        self.replay.hold(data)
+        self.is_full = self.backlog_size >= self._max_backlog
+
+    def _discard(self) -> None:
+        super()._discard()
+        self.set_replay(None)
+
+    def _on_shrunk(self) -> None:
+        super()._on_shrunk()
+        if self.replay is not None and self.has_space:
+            self.replay.wake()
+
+    def _end_if_closed(self) -> None:
+        if self.replay is None:
+            super()._end_if_closed()
+
+    def _die(self) -> None:
+        if self.replay is not None and not self._dead:
+            self.replay.drop()
+        super()._die()
+
+
+@functools.cache
+def make_holding(kind: type[Connection]) -> type[Connection]:
+    """Return the kind of connections that are of another kind, too, and may have a replay."""
+    return type(f"Holding{kind.__name__}", (HoldingConnection, kind), {})
 
 
 class HistoryMembers(Members):

@@ -306,7 +306,6 @@ class Seat:
     """
 
     replay = None
-    is_lost = False
 
     def __init__(self, client: Client, kind: str, seats: Seats, limit: int) -> None:
         self.client = client

@@ -10,6 +10,7 @@ A connection is served through three things, each of which knows only the one be
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -209,9 +210,9 @@ class TlsTransport:
             self._tls.unwrap()
         return self._outgoing.read()
 
-    def connect(self, *args: Any, **options: Any) -> TlsConnection:
-        """Return a connection that it encrypts; see `Connection`."""
-        return TlsConnection(*args, tls=self, **options)
+    def through(self, connect: Callable[..., Connection]) -> Callable[..., Connection]:
+        """Return what makes connections that it encrypts; see `Server.connect`."""
+        return functools.partial(connect, kind=TlsConnection, tls=self)
 
 
 class TlsSocket:
@@ -347,7 +348,6 @@ class TlsConnection(Connection):
 
     def _discard(self) -> None:
         """Drop nothing that is encrypted: a record that is missing breaks TLS."""
-        self.set_replay(None)
 
     def _end_sending(self) -> None:
         self._write((self._tls.close(),))

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 from scalesocket.net import deflate
-from scalesocket.net.history import Archive, Histories, History
+from scalesocket.net.history import Archive, Histories, History, HoldingConnection
 from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
-    Connection,
     Opcode,
     Poller,
     Role,
@@ -663,7 +662,7 @@ class Seat:
 
     departed = False
 
-    def __init__(self, client_id: int, connection: Connection) -> None:
+    def __init__(self, client_id: int, connection: HoldingConnection) -> None:
         self.id = client_id
         self.connection = connection
 
@@ -694,7 +693,7 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     pairs = []
     for number in range(3):
         ours, theirs = socket.socketpair()
-        connection = Connection(
+        connection = HoldingConnection(
             ours,
             WebSocketProtocol(Role.SERVER, max_message=1 << 20, encoding=deflate.DEFLATE[15]),
             poller=poller,
@@ -724,7 +723,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(polle
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
-    connection = Connection(ours, protocol, poller=poller, max_backlog=1 << 20)
+    connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
     client: Any = Seat(1, connection)
     assert members.add(client)
     replay = members.newcomers[client]

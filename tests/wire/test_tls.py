@@ -25,7 +25,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalesocket.net.tls import TlsTransport, load_certificates, make_reloader
+from scalesocket.net.tls import TlsConnection, TlsTransport, load_certificates, make_reloader
 from websockets.sync.client import ClientConnection, connect
 
 import scalesocket
@@ -767,7 +767,7 @@ def test_sending_to_a_peer_whose_tls_has_failed_raises_nothing(
     poller = scalesocket.Poller("poller")
     poller.start()
     protocol = scalesocket.WebSocketProtocol(scalesocket.Role.SERVER, max_message=1000)
-    connection = tls.connect(ours, protocol, poller=poller, max_backlog=MIB)
+    connection = TlsConnection(ours, protocol, tls=tls, poller=poller, max_backlog=MIB)
     try:
         good = client.encrypt(encode_client_frame(TEXT, b"good"))
         theirs.sendall(good + damaged(client.encrypt(b"bad")))
