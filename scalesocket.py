@@ -776,9 +776,6 @@ def valid_text_count(payloads: Sequence[bytes]) -> int:
 # is no cache or mail server that merely echoes.
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_PARAMETER = re.compile(
-    rf"({TOKEN.pattern})(?:\s*=\s*(?:({TOKEN.pattern})|\"({TOKEN.pattern})\"))?"
-)
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REQUEST_LINE = re.compile(rf"({TOKEN.pattern}) ([\x21-\x7e]+) (HTTP/\d\.\d)")
 
@@ -933,31 +930,7 @@ def parse_field_line(line: str) -> tuple[str, str]:
     return name, value
 
 
-Offer = tuple[str, dict[str, str]]  # an extension's name, and its parameters
-Negotiate = Callable[[list[Offer]], tuple[Encoding, str]]
-
-
-def parse_extensions(value: str) -> list[Offer]:
-    """Return the offers of a Sec-WebSocket-Extensions header in their order (9.1).
-
-    An offer is a name and its parameters; a parameter without a value has an empty one. An
-    offer that has a parameter twice is left out: it is invalid (RFC 7692 section 7).
-
-    Raises:
-        HandshakeError: 400, it is malformed.
-    """
-    offers = []
-    for text in filter(None, (part.strip() for part in value.split(","))):
-        name, *parameters = (part.strip() for part in text.split(";"))
-        matches = [_PARAMETER.fullmatch(parameter) for parameter in parameters]
-        if not TOKEN.fullmatch(name) or None in matches:
-            raise HandshakeError(400, "malformed Sec-WebSocket-Extensions header")
-        pairs = [(m[1], m[2] or m[3] or "") for m in matches if m is not None]
-        if len(dict(pairs)) == len(pairs):
-            offers.append((name, dict(pairs)))
-    return offers
-
-
+Negotiate = Callable[[str], tuple[Encoding, str]]
 Network: TypeAlias = "IPv4Network | IPv6Network"
 Endpoint = tuple[str, int]  # address and port
 
@@ -981,8 +954,8 @@ class Handshake:
         request: the upgrade request.
         subprotocols: what the server speaks; the first of the client's list that is among
             them is chosen.
-        negotiate: accepts one of the extensions that are offered, if the server has any; see
-            `negotiate` in net/deflate.py.
+        negotiate: accepts one of the extensions that are offered, if the server has any (9.1);
+            see `negotiate` in net/deflate.py.
 
     Raises:
         HandshakeError: the request is no valid opening handshake.
@@ -1016,7 +989,7 @@ class Handshake:
             raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
         self.subprotocol = next((p for p in offered if p in subprotocols), "")  # 4.2.2
-        offers = parse_extensions(request.headers.get("Sec-WebSocket-Extensions"))
+        offers = request.headers.get("Sec-WebSocket-Extensions")
         self.encoding, self.extension = negotiate(offers) if negotiate else (PLAIN, "")
 
     def encode_response(self, extra: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -5964,7 +5937,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
 
 
-ALWAYS = ("per_address", "origins", "pages", "descendants", "threads", "room_names")
+ALWAYS = ("per_address", "origins", "pages", "descendants", "threads", "room_names", "extensions")
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off

@@ -38,6 +38,7 @@ from types import TracebackType
 from typing import Any
 
 from scalesocket.net.deflate import DEFLATE, shorten
+from scalesocket.net.extensions import parse_extensions
 
 from scalesocket import (
     MIB,
@@ -57,7 +58,6 @@ from scalesocket import (
     check_close_code,
     encode_close,
     encode_frame,
-    parse_extensions,
 )
 
 OPEN_TIMEOUT = 10.0  # seconds for TCP, TLS and the opening handshake together

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from scalesocket import FLAG, PLAIN, CloseCode, Encoding, ProtocolError, Server, encode_frame
+
+from .extensions import parse_extensions
 
 OPTIONS = (("--compress", "", FLAG, "permessage-deflate for clients that offer it"),)
 MIN_COMPRESSED = 64  # bytes; shorter messages are sent plain
@@ -72,16 +74,19 @@ class Deflate(Encoding):
 DEFLATE = {bits: Deflate(bits) for bits in range(9, 16)}  # zlib cannot make a window of 8 bits
 
 
-def negotiate(offers: Iterable[tuple[str, dict[str, str]]]) -> tuple[Encoding, str]:
+def negotiate(offers: str) -> tuple[Encoding, str]:
     """Accept the first offer that can be honoured (section 5.1).
 
     Args:
-        offers: see `parse_extensions`.
+        offers: the header that has them.
 
     Returns:
         How messages are sent from now on, and the answer; PLAIN and no answer if there is none.
+
+    Raises:
+        HandshakeError: 400, the header is malformed.
     """
-    for name, parameters in offers:
+    for name, parameters in parse_extensions(offers):
         accepted = accept_deflate(parameters) if name == "permessage-deflate" else None
         if accepted is not None:
             return accepted

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
 import scalesocket.net.deflate
+import scalesocket.net.extensions
 import scalesocket.net.files
 import scalesocket.net.gwsocket
 import scalesocket.net.json_fields
@@ -304,7 +305,7 @@ CGI = frozenset(
 def extensions(data: bytes) -> None:
     """An offer is honoured within what it allows, or passed over (RFC 7692 section 7.1)."""
     try:
-        offers = scalesocket.parse_extensions(data.decode("latin-1"))
+        offers = scalesocket.net.extensions.parse_extensions(data.decode("latin-1"))
     except scalesocket.HandshakeError as error:
         assert error.status == 400
         return
@@ -314,7 +315,7 @@ def extensions(data: bytes) -> None:
             continue
         bits, answer = accepted[0].window_bits, accepted[1]
         assert 9 <= bits <= int(offered.get("server_max_window_bits") or 15)
-        ((name, agreed),) = scalesocket.parse_extensions(answer)
+        ((name, agreed),) = scalesocket.net.extensions.parse_extensions(answer)
         assert name == "permessage-deflate"
         assert int(agreed.get("server_max_window_bits", 15)) == bits
         if "client_max_window_bits" in agreed:  # 7.1.2.2: only if the client has named it

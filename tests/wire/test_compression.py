@@ -22,6 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scalesocket.net.deflate import DEFLATE, MIN_COMPRESSED, RSV1, Deflate, negotiate
+from scalesocket.net.extensions import decline
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import ClientConnection, connect
 
@@ -262,9 +263,12 @@ def test_spaces_empty_members_and_quotes_are_no_matter(offer: str) -> None:
     ],
 )
 def test_malformed_headers_are_400(offer: str) -> None:
-    with pytest.raises(HandshakeError) as refused:
+    for choose in (negotiate, decline):  # with --compress, and without
+        with pytest.raises(HandshakeError) as refused:
+            choose(offer)
+        assert refused.value.status == 400
+    with pytest.raises(HandshakeError):
         handshake(offer)
-    assert refused.value.status == 400
 
 
 WORDS = st.sampled_from(
