@@ -4590,7 +4590,8 @@ class Session:
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.asks:
             yield Want.HELPER
-            server.check_client(self, client)
+            server.authenticate(client)
+        server.check_last(self)
         self.set_connection(connection)
         return client
 
@@ -5442,7 +5443,6 @@ class Server:
         self.is_ending = False  # `run` ends rooms and connections
         self.has_ended = False  # it has ended them all
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
-        self._only: dict[str, Session] = {}  # that --oneshot serves; `setdefault` is atomic
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
@@ -5451,6 +5451,8 @@ class Server:
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
         # Counts a client by the address that a proxy has told (net/per_address.py).
         self.enter_behind: Callable[[Session, str], None] = lambda *_: None
+        # Checks who may come in, when nothing else is to be checked (net/oneshot.py).
+        self.check_last: Callable[[Session], None] = lambda _session: None
         # Asks whether a request that is for no room may be answered.
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         # Who may take a connection over that asks for a WebSocket.
@@ -5478,7 +5480,7 @@ class Server:
         for feature in config.find_features():
             if hasattr(feature, "set_up"):
                 feature.set_up(self)
-        self.asks = bool(self.askers) or config.oneshot  # before it lets someone in
+        self.asks = bool(self.askers)  # before it lets someone in
 
     def listen(self) -> None:
         """Open the listening sockets, and then the files of --pcap and --trace.
@@ -5610,18 +5612,6 @@ class Server:
             max_backlog=self.config.backlog,
             **options,
         )
-
-    def check_client(self, session: Session, client: Client) -> None:
-        """Check that the client of a session may come in; may wait.
-
-        Raises:
-            HandshakeError: it may not come in.
-        """
-        self.authenticate(client)
-        if self.config.oneshot:
-            if self._only.setdefault("it", session) is not session:
-                raise HandshakeError(503, "one client has been served already (--oneshot)")
-            session.at_end.append(self.stop)
 
     def authenticate(self, client: Client) -> None:
         """Ask whether a client may come in; nothing has been made for it yet. May take long.
@@ -5755,7 +5745,6 @@ class Config(NetConfig):
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
     store: str = ""
-    oneshot: bool = False
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
@@ -5985,7 +5974,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         OptionsOf("seats", "--resume"),
         OptionsOf("store", "--store --saveevery"),
         OptionsOf("history", "--cache --cachepersist --cachebytes"),
-        ("--oneshot", "", FLAG, "serve one client, then exit"),
+        OptionsOf("oneshot", "--oneshot"),
     ),
     "messages": (
         ("--json", "", FLAG, "--frame=json, with default join and leave messages"),

@@ -26,6 +26,7 @@ class NetConfig:
     qr: bool = False
     peers: tuple[str, ...] = ()
     metrics: bool = False
+    oneshot: bool = False
     drain: float = 0.0  # seconds
     workers: int = 1
     compress: bool = False
