@@ -198,7 +198,6 @@ FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds until the next try: others may free some memory
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is an error in the log
-MAX_TOLD = 100  # mistakes of strangers that are logged, each once
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # they pass
 
 SWITCH_INTERVAL = 0.0001  # seconds after which a thread may be interrupted
@@ -4727,7 +4726,7 @@ class HttpSession(Session):
         """Answer with an error."""
         log.debug("refused with %d: %s", refusal.status, refusal.reason)
         if refusal.reason == NO_TLS:
-            self.server.told.warn(f"TLS from {self.peer[0]}: {NO_TLS}")
+            self.server.warn_once(f"TLS from {self.peer[0]}: {NO_TLS}")
         with contextlib.suppress(OSError):
             self.send(error_response(refusal), keep_alive=False)
 
@@ -5203,19 +5202,6 @@ def describe_listener(listener: socket.socket) -> str:
     return "{} on port {}".format(*listener.getsockname())
 
 
-class ToldOnce:
-    """Logs what strangers do wrong: each kind once, and not without end."""
-
-    def __init__(self) -> None:
-        self._told: set[str] = set()  # by any thread; a line too many would do no harm
-
-    def warn(self, text: str) -> None:
-        """Log it, unless that was done already."""
-        if text not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(text)
-            log.warning("%s", text)
-
-
 _LOCAL = re.compile(
     r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
 )
@@ -5434,7 +5420,6 @@ class Server:
         self.limits = ConnectionLimits(config.maxconns)
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
-        self.told = ToldOnce()
         self.stopping = False  # it has been told to end, at once or after --drain
         self._stopped = False  # at once: `run` is to wait no longer
         self.is_ending = False  # `run` ends rooms and connections
@@ -5445,6 +5430,7 @@ class Server:
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
         # What follows is set by the `set_up` of the modules of options.
         self.guard = LocalPages()
+        self.warn_once: Callable[[str], None] = log.debug  # what strangers do wrong, each kind once
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
         # Counts a client by the address that a proxy has told (net/per_address.py).
         self.enter_behind: Callable[[Session, str], None] = lambda *_: None

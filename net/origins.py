@@ -17,14 +17,15 @@ from scalesocket import (
     FLAG,
     HandshakeError,
     LocalPages,
-    ToldOnce,
     is_loopback,
+    log,
     parse_names,
 )
 
 if TYPE_CHECKING:
     from scalesocket import Config, Endpoint, Proxies, Request, Server
 
+MAX_TOLD = 100  # mistakes of strangers that are logged, each once
 _ORIGIN = re.compile(
     r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
 )
@@ -126,6 +127,19 @@ def find_own_names(config: Config) -> frozenset[str]:
     hosts += [split_origin(node)[1] for node in nodes]
     names = {own, own.partition(".")[0] + ".local", *hosts}
     return frozenset(name.rstrip(".") for name in names) - {""}
+
+
+class ToldOnce:
+    """Logs what strangers do wrong: each kind once, and not without end."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # by any thread; a line too many would do no harm
+
+    def warn(self, text: str) -> None:
+        """Log it, unless that was done already."""
+        if text not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(text)
+            log.warning("%s", text)
 
 
 class PageGuard(LocalPages):
@@ -301,3 +315,4 @@ OPTIONS = (
 def set_up(server: Server) -> None:
     """Have a server look at where pages are from."""
     server.guard = make_guard(server.config, server.proxies)
+    server.warn_once = ToldOnce().warn

@@ -438,7 +438,7 @@ def begin(session: HttpSession) -> Generator[Want, Any, bool]:
     except PlainHttpError as error:
         session.rest = error.data
         told = f"plain HTTP from {session.peer[0]}: this port speaks TLS (--sslcert)"
-        server.told.warn(told)
+        server.warn_once(told)
         yield from point_to_tls(session)
         return False
     return True

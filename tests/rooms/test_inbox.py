@@ -19,6 +19,7 @@ from scalesocket.net import children
 from scalesocket.net.children import PortPool
 from scalesocket.net.history import Archive, History
 from scalesocket.net.lines import LINES
+from scalesocket.net.origins import MAX_TOLD, ToldOnce
 
 import scalesocket
 from scalesocket import (
@@ -655,8 +656,8 @@ def test_mistakes_of_strangers_are_logged_once_each_and_not_without_end(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
-    told = scalesocket.ToldOnce()
-    mistakes = [f"mistake {number}" for number in range(scalesocket.MAX_TOLD)]
+    told = ToldOnce()
+    mistakes = [f"mistake {number}" for number in range(MAX_TOLD)]
     for text in [mistakes[0], *mistakes, "one more"]:
         told.warn(text)
     assert caplog.messages == mistakes
