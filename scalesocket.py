@@ -4639,7 +4639,9 @@ class Session:
         if client is not None and client.room is not None and not client.departed:
             client.room.leave(client, Closing(CloseCode.ABNORMAL, "our own bug", failed=False))
         if hasattr(self, "connection"):
-            server.dismiss(self.connection)
+            self.connection.dispose()
+            self.connection.protocol.finish()  # a timed call may have hold of it for a while
+            server.connections.discard(self.connection)
         else:
             self.sock.close()
 
@@ -5605,12 +5607,6 @@ class Server:
         if not all(ask(client) for ask in self.askers):
             scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
             raise HandshakeError(401, "you may not come in", scheme)
-
-    def dismiss(self, connection: Connection) -> None:
-        """Give back what a connection has held."""
-        connection.dispose()
-        connection.protocol.finish()  # a timed call may have hold of it for a while
-        self.connections.discard(connection)
 
     # -- its end --
 
