@@ -5423,8 +5423,7 @@ class Server:
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.stopping = False  # it has been told to end, at once or after --drain
-        self._stopped = False  # at once: `run` is to wait no longer
-        self.is_ending = False  # `run` ends rooms and connections
+        self.is_ending = False  # at once: `run` ends rooms and connections
         self.has_ended = False  # it has ended them all
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
@@ -5546,7 +5545,7 @@ class Server:
         if on_main:
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         try:
-            while not self._stopped:
+            while not self.is_ending:
                 if self.drain is not None:
                     self.drain.look()
                 insist(wake_up.recv, 64)
@@ -5612,7 +5611,7 @@ class Server:
 
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
-        self.stopping = self._stopped = True
+        self.stopping = self.is_ending = True
         with contextlib.suppress(OSError):  # closed already, or full of such bytes
             if self._waker is not None:  # an Event would take a lock, as no handler may
                 self._waker.send(b"\0")
@@ -5629,7 +5628,6 @@ class Server:
     def _end(self) -> None:
         """Close every client, end every room, and wait for both (7.1.1)."""
         self.say("stopping")
-        self.is_ending = True
         for stop in self.before_end:
             stop()
         self.registry.end_all(*self.farewell)
