@@ -4824,12 +4824,11 @@ class HttpSession(Session):
         """
         server, peer = self.server, self.peer
         client = server.proxies.find_client(peer, request.headers)
-        if request.path.rstrip("/") == "/health":  # it tells nothing, and probes ask anyhow
-            return server.site.respond(request, client)
-        server.guard.check_host(request, peer)
-        if server.cors is not None and request.method == "OPTIONS":
-            return server.cors.preflight(request)  # before anybody is asked who it is
-        server.check_all(self, request, client)
+        if request.path.rstrip("/") != "/health":  # that tells nothing, and probes ask anyhow
+            server.guard.check_host(request, peer)
+            if server.cors is not None and request.method == "OPTIONS":
+                return server.cors.preflight(request)  # before anybody is asked who it is
+            server.check_all(self, request, client)
         return server.site.respond(request, client)
 
     # -- WebSocket --
