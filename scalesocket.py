@@ -186,7 +186,6 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had 
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
-NO_TLS = "this port speaks no TLS (there is no --sslcert): use http:// and ws://"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
@@ -4727,8 +4726,6 @@ class HttpSession(Session):
     def refuse(self, refusal: HandshakeError) -> None:
         """Answer with an error."""
         log.debug("refused with %d: %s", refusal.status, refusal.reason)
-        if refusal.reason == NO_TLS:
-            self.server.warn_once(f"TLS from {self.peer[0]}: {NO_TLS}")
         with contextlib.suppress(OSError):
             self.send(error_response(refusal), keep_alive=False)
 
@@ -4767,7 +4764,9 @@ class HttpSession(Session):
         self.deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
         while (end := self.rest.find(b"\r\n\r\n")) < 0 and len(self.rest) <= MAX_HEAD:
             if self.rest.startswith(b"\x16\x03"):  # the record of a ClientHello
-                raise HandshakeError(400, NO_TLS)
+                reason = "this port speaks no TLS (there is no --sslcert): use http:// and ws://"
+                self.server.warn_once(f"TLS from {self.peer[0]}: {reason}")
+                raise HandshakeError(400, reason)
             try:
                 data = yield Want.BYTES
             except TimeoutError:
