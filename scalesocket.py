@@ -4586,7 +4586,7 @@ class Session:
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
         number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
-        if server.asks:
+        if server.askers:
             yield Want.HELPER
             server.authenticate(client)
         server.check_last(self)
@@ -4711,7 +4711,7 @@ class HttpSession(Session):
         request = yield from self._serve_requests()
         if request is None:
             return None
-        if server.asks:  # which may take long
+        if server.askers:  # which may take long
             yield Want.HELPER
         secure = bool(self.tls) or proxies.speaks_tls(self.peer, request.headers, self.proxied)
         peer = proxies.find_client(self.peer, request.headers)
@@ -5462,7 +5462,6 @@ class Server:
         for feature in config.find_features():
             if hasattr(feature, "set_up"):
                 feature.set_up(self)
-        self.asks = bool(self.askers)  # before it lets someone in
 
     def listen(self) -> None:
         """Open the listening sockets, and then the files of --pcap and --trace.

@@ -726,7 +726,7 @@ class Relays:
         session.begin_opening = begin
         if opening is not None:
             session.end_opening = opening.end
-            if session.server.asks:
+            if session.server.askers:
                 opening.end()
 
     @staticmethod
