@@ -455,6 +455,7 @@ def point_to_tls(session: HttpSession) -> Life:
             if split_origin(host)[1]:
                 where = f"{scheme}://{host}{request.target}"
     refusal = HandshakeError(400, f"this port speaks TLS: use {where}")
+    yield Want.HELPER  # who has taken its time was read without one
     session.send(error_response(refusal), keep_alive=False)
 
 

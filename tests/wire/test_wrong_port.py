@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -18,6 +22,8 @@ from tests.support import (
     http_request,
     open_socket,
     serve,
+    wait_until,
+    with_constants,
 )
 
 pytestmark = pytest.mark.slow
@@ -67,6 +73,35 @@ def test_a_strange_host_is_not_repeated(secure: ServerProcess, host: str) -> Non
     response = http_request(secure, headers={"Host": host})
     assert response.status == 400
     assert response.body == b"this port speaks TLS: use https:// and wss://\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_who_takes_its_time_with_plain_http_keeps_nobody_else_waiting(certs: Certificates) -> None:
+    """It was told where to go on the thread that accepts all, and could keep that for 10 s."""
+    times = with_constants(HELPER_PATIENCE=0.01, HEAD_TIMEOUT=3 * PATIENCE)
+    with serve(*certs.options(), "cat", command=times) as server, ExitStack() as stack:
+        slow = stack.enter_context(open_socket(server))
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: a.example\r\n")
+        server.wait_log("plain HTTP from 127.0.0.1")
+        wait_until(lambda: server.threads() == 3)  # no helper waits for the rest
+        slow.sendall(b"\r\n")
+        while b"https://a.example/" not in slow.recv(65536):
+            pass
+        over = threading.Event()
+        talk = stack.enter_context(ThreadPoolExecutor()).submit(talk_on, slow, over)
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+                certs.trust().wrap_socket(sock, server_hostname="localhost").close()
+        finally:
+            over.set()
+        talk.result()
+
+
+def talk_on(sock: socket.socket, over: threading.Event) -> None:
+    """Send a byte now and then, and never end."""
+    while not over.wait(0.1):
+        with contextlib.suppress(ConnectionError):
+            sock.send(b"x")
 
 
 def test_what_is_neither_gets_an_alert_as_before(secure: ServerProcess) -> None:
