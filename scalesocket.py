@@ -4917,8 +4917,8 @@ class Reader(Poller):
             session.descriptor = -1
 
     def _do_round(self) -> None:
-        for key, _ in self._select(wait=not self._ready):
-            session = key.data
+        # Twice there: a child that starts has a copy of a closed socket, whose number it has now.
+        for session in dict.fromkeys(key.data for key, _ in self._select(wait=not self._ready)):
             if not isinstance(session, Session):
                 self._do(session)
             elif session.want is Want.BYTES:

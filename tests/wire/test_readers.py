@@ -13,6 +13,7 @@ import selectors
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -179,6 +180,37 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
     wait_until(lambda: not server.limits._served)
     reader._close()
     assert not bug.called
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll tells of copies")
+def test_who_has_the_number_of_one_that_ended_is_read_once_in_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program that starts just as a connection ends has a copy of its socket for a moment, of
+    which epoll tells by its number, that of the next connection: this was run by two threads."""
+    bug = Mock()
+    monkeypatch.setattr(scalesocket, "report_failure", bug)
+    server = scalesocket.Server(parse_command_line(["cat"]))
+    server.readers.help = Mock()  # type: ignore[method-assign]  # it has a session from then on
+    reader = server.readers.shared
+    with monkeypatch.context() as without_thread:
+        without_thread.setattr(scalesocket, "start_thread", Mock())
+        reader.start()
+    (before, left), (other, peer) = socket.socketpair(), socket.socketpair()
+    copy, number = os.dup(before.fileno()), before.fileno()
+    server.serve(scalesocket.HttpSession, before, scalesocket.UNIX_PEER, b"")
+    left.close()
+    while before.fileno() >= 0:
+        reader._do_round()
+    with other, peer, socket.socket(fileno=os.dup2(other.fileno(), number)) as after:
+        server.serve(scalesocket.HttpSession, after, scalesocket.UNIX_PEER, b"")
+        peer.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert [key.fd for key, _ in reader._selector.select(0)] == [number, number]
+        reader._do_round()
+        assert server.readers.help.call_count == 1
+        assert not bug.called
+    os.close(copy)
+    reader._close()
 
 
 @pytest.mark.parametrize("own", [1, 0], ids=["own reader", "shared reader"])
