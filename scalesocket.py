@@ -4957,8 +4957,8 @@ class Reader(Poller):
     def _watch_over(self) -> None:
         """Look after those who wait, once a second as long as there are any."""
         if not self._is_timed:
-            self._is_timed = True
             self.call_later(1.0, self._look_after)
+            self._is_timed = True
 
     def _look_after(self) -> None:
         """End who takes too long, and read on from those who have gone while they were paused."""
@@ -5576,7 +5576,7 @@ class Server:
             insist(self.limits.leave, address[0], over_limit)
             return
         session.resume()
-        self.readers.shared.attend(session)
+        insist(self.readers.shared.call_soon, lambda: self.readers.shared.attend(session))
 
     def connect(
         self,

@@ -357,8 +357,8 @@ class Worker:
 
     def _try_later(self) -> None:
         if not self._is_timed:
-            self._is_timed = True
             self._timer.call_later(UNTOLD_PAUSE, self._tell_rest)
+            self._is_timed = True
 
     def _tell_rest(self) -> None:
         """Tell the parent what it could not be told before; on the timer's thread."""

@@ -30,6 +30,7 @@ from scalesocket import (
     CROWD,
     NO_TURN,
     TURN,
+    UNIX_PEER,
     Inbox,
     Joined,
     Poller,
@@ -159,7 +160,7 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
             peers.append(stack.enter_context(theirs))
             theirs.settimeout(PATIENCE)
             theirs.sendall(head)
-            server.serve(scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
+            server.serve(scalesocket.HttpSession, ours, UNIX_PEER, b"")
         if head:
             reader._do_round()
         reader.call_soon(lambda: None)
@@ -198,12 +199,13 @@ def test_who_has_the_number_of_one_that_ended_is_read_once_in_a_round(
         reader.start()
     (before, left), (other, peer) = socket.socketpair(), socket.socketpair()
     copy, number = os.dup(before.fileno()), before.fileno()
-    server.serve(scalesocket.HttpSession, before, scalesocket.UNIX_PEER, b"")
+    server.serve(scalesocket.HttpSession, before, UNIX_PEER, b"")
     left.close()
     while before.fileno() >= 0:
         reader._do_round()
     with other, peer, socket.socket(fileno=os.dup2(other.fileno(), number)) as after:
-        server.serve(scalesocket.HttpSession, after, scalesocket.UNIX_PEER, b"")
+        server.serve(scalesocket.HttpSession, after, UNIX_PEER, b"")
+        reader._do_round()
         peer.sendall(b"GET /health HTTP/1.1\r\n\r\n")
         assert [key.fd for key, _ in reader._selector.select(0)] == [number, number]
         reader._do_round()
@@ -234,7 +236,7 @@ def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
     for poller in (server.poller, shared := server.readers.shared):
         poller.start()
     ours, theirs = socket.socketpair()
-    serve_it = partial(server.serve, scalesocket.HttpSession, ours, scalesocket.UNIX_PEER, b"")
+    serve_it = partial(server.serve, scalesocket.HttpSession, ours, UNIX_PEER, b"")
     shared.call_soon(serve_it)
     is_over = threading.Event()
     with RawClient(theirs) as client:
@@ -641,6 +643,39 @@ def test_a_session_is_read_though_the_system_could_not_watch_it_at_first(number:
             assert not reader._do(lambda: reader.start_reading(session))  # it is tried again
         assert reader._do(lambda: reader.start_reading(session))
         assert session.descriptor == left.fileno()
+
+
+def test_who_comes_is_heard_though_the_system_could_not_watch_its_socket_at_first() -> None:
+    """It was dropped as soon as it had been accepted, and nothing told it so."""
+    server = scalesocket.Server(parse_command_line(["cat"]))
+    server.readers.help = Mock()  # type: ignore[method-assign]
+    reader = server.readers.shared
+    ours, theirs = socket.socketpair()
+    refused = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with ours, theirs, selectors.DefaultSelector() as selector:
+        reader._selector = selector
+        with patch.object(selector, "_selector", Mock(register=Mock(side_effect=refused))):
+            reader._do(partial(server.serve, scalesocket.HttpSession, ours, UNIX_PEER, b""))
+            reader._call_due()
+        theirs.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+
+        def is_heard() -> bool:
+            reader.call_soon(lambda: None)  # so that this round does not wait
+            reader._do_round()
+            return server.readers.help.called
+
+        wait_until(is_heard)
+
+
+def test_a_time_limit_holds_though_memory_ran_out_as_it_was_set() -> None:
+    """No client of that reader had one any more."""
+    reader = scalesocket.Reader("reader", Mock())
+    with patch.object(scalesocket.heapq, "heappush", side_effect=MemoryError):
+        assert not reader._calls
+        with pytest.raises(MemoryError):
+            reader._watch_over()
+    reader._watch_over()
+    assert len(reader._calls) == 1
 
 
 # ==== What a room need not know at once ===================================
