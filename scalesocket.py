@@ -1644,7 +1644,7 @@ class Connection:
             self.abort()
 
     def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
-        """Ping a peer silent for `interval` s, close it after two of them; on the timer's thread.
+        """Ping a peer silent for `interval` s, close it after two of them; on the poller's thread.
 
         Args:
             deaf: seconds before `now` in which the whole process stood still, and heard nobody.
@@ -3810,7 +3810,7 @@ class Room:
             period = min(max(self._stall, 0.1), 1.0)  # seconds
             self.registry.timer.call_later(period, functools.partial(self._look_after, client))
 
-    def _look_after(self, client: Client) -> None:  # on the timer's thread
+    def _look_after(self, client: Client) -> None:  # on the poller's thread
         connection, replay = client.connection, client.connection.replay
         client.is_watched = False  # first: what changes from now on calls `watch` again
         if client.departed:
@@ -4231,7 +4231,7 @@ class RoomRegistry:
         self._remove(room)
         room.ask_to_end()
 
-    # -- the timer --
+    # -- the poller --
 
     def _collect(self, room: Room) -> None:
         """End a room if it has been empty for --linger seconds."""

@@ -91,7 +91,7 @@ class PipeBackend(ProcessBackend):
         self._watch()
 
     def _watch(self) -> None:
-        """Have the timer look whether a line that has not ended stays so, as a prompt does."""
+        """Have the poller look whether a line that has not ended stays so, as a prompt does."""
         rest = self._from_child.rest
         if any(rest) and not self._is_watched:
             self._is_watched = True

@@ -919,7 +919,7 @@ class Seats:
                 del self._dropped_of[network]
 
     def _expire_due(self) -> None:
-        """Give up those whose time is over; on the timer's thread, one call for all seats."""
+        """Give up those whose time is over; on the poller's thread, one call for all seats."""
         long_ago = time.monotonic() - self._patience
         with self._lock:
             due = [(seat, at) for seat, (at, _) in self._dropped.items() if at <= long_ago]

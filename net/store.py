@@ -1298,12 +1298,12 @@ class StoredRooms(RoomRegistry):
                 room.inbox.put(Unwritten(client, data, whole=True))
         return seats
 
-    # -- the timer --
+    # -- the poller --
 
     def _call_for(
         self, room: StoredRoom, seconds: float, function: Callable[[StoredRoom], None]
     ) -> None:
-        """Have the timer call a function for a room, which it does not keep in memory."""
+        """Have the poller call a function for a room, which it does not keep in memory."""
         find = weakref.ref(room)
 
         def call() -> None:

@@ -361,7 +361,7 @@ class Worker:
             self._is_timed = True
 
     def _tell_rest(self) -> None:
-        """Tell the parent what it could not be told before; on the timer's thread."""
+        """Tell the parent what it could not be told before; on the poller's thread."""
         with self._lock:
             self._is_timed = False
             while self._untold:
