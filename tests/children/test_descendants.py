@@ -45,6 +45,7 @@ ESCAPES = {
     "setsid": "setsid sleep 1000 & echo $!",
     "a daemon, whose parent has ended": "(setsid sh -c 'echo $$; exec sleep 1000' &)",
     "with children": "setsid sh -c 'sleep 1000 & echo $!; sleep 1001'&",
+    "with no other variable": "env -i UNIQUE_ID=$UNIQUE_ID setsid sleep 1000 & echo $!",
     "that ignores SIGTERM": "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done' &",
 }
 
@@ -64,6 +65,18 @@ def test_what_has_a_session_of_its_own_ends_with_its_room(escape: str, workers: 
             other.send_text("here")
             assert other.receive_text() == "here"
         wait_until(lambda: not is_alive(stays))
+
+
+def test_who_takes_its_time_to_end_is_asked_but_once(tmp_path: Path) -> None:
+    """A second signal would interrupt what it does to end."""
+    asked = f"echo asked >> {tmp_path}/count; asked=1"
+    takes_its_time = "while test -z \\$asked; do sleep 0.01; done; sleep 0.5"
+    program = f"setsid sh -c \"trap '{asked}' TERM; echo \\$\\$; {takes_its_time}\" & cat"
+    with serve("--closegrace", "3600", *shell(program)) as server:
+        with RawClient.connect(server) as client:
+            pid = int(client.receive_text())
+        wait_until(lambda: not is_alive(pid))
+    assert (tmp_path / "count").read_text() == "asked\n"
 
 
 STOP_WHAT_BEGINS = """

@@ -13,9 +13,16 @@ from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import linebuffer
-from scalesocket.net.linebuffer import Launch, PipeBackend, find_stdbuf, plan_launch
+from scalesocket.net.linebuffer import (
+    Launch,
+    LineBufferedBackend,
+    PipeBackend,
+    find_stdbuf,
+    open_output_terminal,
+    plan_launch,
+)
 
-from scalesocket import Config, Framing
+from scalesocket import Config, Framing, parse_command_line
 from tests.support import TEXT, RawClient, encode_client_frame, serve, wait_until
 
 pytestmark = [
@@ -230,6 +237,15 @@ def test_rooms_whose_output_is_a_terminal_leave_none_behind() -> None:
             wait_until(lambda: not server.children())
             before = before or server.descriptors()
         wait_until(lambda: server.descriptors() <= (before or 0))
+
+
+def test_a_terminal_is_closed_but_once() -> None:
+    """If there is none for the next program, its number may be somebody's socket by then."""
+    backend = LineBufferedBackend(parse_command_line(["--linebuffer=on", "cat"]))
+    backend._terminal, output = open_output_terminal()
+    os.close(output)
+    backend._detach()
+    backend._detach()
 
 
 def test_with_null_bytes_between_messages_no_newline_is_waited_for(tmp_path: Path) -> None:

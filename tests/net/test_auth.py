@@ -11,12 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import auth
 
 import scalesocket
-from scalesocket import HandshakeError, parse_command_line, parse_request
+from scalesocket import UNIX_PEER, HandshakeError, parse_command_line, parse_request
 from tests.support import (
     PATIENCE,
     HandshakeRefused,
@@ -265,6 +266,48 @@ def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPat
     assert set(statuses) == {401, 503} and statuses.count(401) <= 2
 
 
+@pytest.mark.parametrize(("address", "turns"), [("192.0.2.1", 4), (UNIX_PEER[0], 16)])
+def test_one_address_has_few_turns_but_all_behind_a_unix_socket_have_one(
+    address: str, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", 0.0)
+    command = auth.AuthCommand(parse_command_line(["--auth", "true", "cat"]), ScarceTimer("timer"))
+    assert [command._take_turn(address) for _ in range(20)].count(True) == turns
+
+
+@pytest.mark.parametrize(
+    ("bound", "waits"), [("MAX_AUTH", "192.0.2.9"), ("MAX_AUTH_OF_ONE", "::1")]
+)
+def test_who_waits_for_a_turn_has_it_as_soon_as_it_is_free(
+    bound: str, waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another address may begin at once after a no, the same one when its penalty is over."""
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", 3 * PATIENCE)
+    monkeypatch.setattr(auth, bound, 1)
+    timer = ScarceTimer("timer")
+    command = auth.AuthCommand(parse_command_line(["--auth", "false", "cat"]), timer)
+    assert command._take_turn("::1")
+    with ThreadPoolExecutor(1) as pool:
+        turn = pool.submit(command._take_turn, waits)
+        wait_until(lambda: command._turns._waiters)  # type: ignore[attr-defined]
+        command._end_turn("::1", let_in=False)
+        if waits == "::1":
+            wait_until(lambda: command._turns._waiters)  # type: ignore[attr-defined]
+            timer.last()
+        wait_until(turn.done)
+
+
+def test_a_command_that_has_ended_is_not_stopped_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then another process may have its number."""
+    timer = ScarceTimer("timer")
+    timer.failures = 0
+    command = auth.AuthCommand(parse_command_line(["--auth", "true", "cat"]), timer)
+    assert command.ask(make_client())
+    monkeypatch.setattr(os, "killpg", kill := Mock())
+    timer.last()
+    kill.assert_not_called()
+
+
 def test_a_command_that_takes_long_to_start_is_waited_for_by_its_client_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -290,7 +333,9 @@ def test_a_command_that_takes_long_to_start_is_waited_for_by_its_client_alone(
         finally:
             go_on.set()
         assert not answer.result()
+        begun.clear()
         assert not command.ask(make_client())
+    assert not begun.is_set()  # no more is started
     assert not command._running
 
 
@@ -396,6 +441,24 @@ def test_what_the_command_prints_is_the_user(
     printed: str, user: str, claims: dict[str, str]
 ) -> None:
     assert auth.read_identity(printed.encode("latin-1")) == (user, claims)
+
+
+@pytest.mark.parametrize(
+    ("body", "claims"),
+    [
+        ("echo a=1; head -c 4096 /dev/zero; echo; echo b=2", ["a"]),
+        ("for n in $(seq 40); do echo a$n=1; done", [f"a{n}" for n in range(1, 32)]),
+    ],
+)
+def test_of_a_command_that_prints_much_not_all_is_kept(
+    body: str, claims: list[str], tmp_path: Path
+) -> None:
+    config = parse_command_line(["--auth", script(tmp_path, f"echo ann; {body}\n"), "cat"])
+    timer = ScarceTimer("timer")
+    timer.failures = 0
+    client = make_client()
+    assert auth.AuthCommand(config, timer).ask(client)
+    assert client.user == "ann" and list(client.claims) == claims
 
 
 def test_who_was_let_in_is_told_to_the_program_and_in_join_messages(tmp_path: Path) -> None:

@@ -248,12 +248,20 @@ def test_authall_lets_a_trusted_address_ask_as_a_node_only_where_there_are_nodes
 ) -> None:
     """`?local=` went around --authall, at any path, for all of a network in --trustproxy."""
     nodes = ("--peers", f"127.0.0.1:{free_port()}")
-    options = ("--auth", "false", "--authall", "--trustproxy", "127.0.0.0/8", "--api", "--metrics")
-    for more, expected in (((), 401), (nodes, 200)):
-        with serve(*options, *more, "--staticdir", str(folder), "cat") as server:
+    trusted, strangers = ("--trustproxy", "127.0.0.0/8"), ("--trustproxy", "192.0.2.0/24")
+    behind = {"X-Forwarded-For": "127.0.0.9"}  # in that network, but through a proxy
+    options = ("--auth", "false", "--authall", "--api", "--metrics", "--staticdir", str(folder))
+    for more, headers, expected in (
+        (trusted, {}, 401),
+        ((*trusted, *nodes), {}, 200),
+        ((*trusted, *nodes), behind, 401),
+        ((*strangers, *nodes), {}, 401),
+    ):
+        with serve(*options, *more, "cat") as server:
             for path in ("/a.json?local=x", "/metrics?local=x", "/api/?local=x"):
                 assert http_request(server, path=path).status == 401
-            assert http_request(server, path="/api/rooms/?local=x").status == expected
+            asked = http_request(server, path="/api/rooms/?local=x", headers=headers)
+            assert asked.status == expected
 
 
 def test_without_authall_only_rooms_are_behind_auth(folder: Path) -> None:

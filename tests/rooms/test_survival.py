@@ -26,7 +26,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scalesocket.net.logs import LogHandler
+from scalesocket.net.logs import MAX_LOG_WAITING, LogHandler
 from scalesocket.net.peers import parse_listing
 from scalesocket.net.threads import Headroom
 
@@ -483,22 +483,70 @@ def test_a_log_whose_reader_has_gone_holds_up_nothing(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_read_is_complete_and_in_order() -> None:
-    """However it comes: in lines, in one piece of 1 MB, and behind what had to wait."""
+    """However it comes: in lines, in one piece of 1 MB, and behind what had to wait; and though it
+    is more than may wait, all in all."""
     inside, outside = os.pipe()
     handler = LogHandler(outside, "utf-8")
     logger = logging.Logger("test")
     logger.addHandler(handler)
-    wanted = []
-    for number in range(400):
-        text = f"{number} " + "x" * (100_000 if number in (3, 7) else 500)
-        wanted.append(text)
-        logger.warning("%s", text)
-    data = b""
-    while data.count(b"\n") < len(wanted):
-        data += os.read(inside, 65536)
-    handler.finish()
-    assert data.decode().splitlines() == wanted
+    for _ in range(4):
+        wanted = []
+        for number in range(400):
+            text = f"{number} " + "x" * (100_000 if number in (3, 7) else 500)
+            wanted.append(text)
+            logger.warning("%s", text)
+        data = b""
+        while data.count(b"\n") < len(wanted):
+            data += os.read(inside, 65536)
+        handler.finish()
+        assert data.decode().splitlines() == wanted
     assert handler.dropped == 0
+    for descriptor in (inside, outside):
+        os.close(descriptor)
+
+
+def test_a_line_that_is_longer_than_all_that_may_wait_is_whole() -> None:
+    """What a pipe has not taken of it at once may wait: half a line would be worse than none."""
+    inside, outside = os.pipe()
+    handler = LogHandler(outside, "utf-8")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.warning("%s", "x" * 2 * MAX_LOG_WAITING)
+    assert not handler.dropped
+    size = 0
+    while size < 2 * MAX_LOG_WAITING + 1:
+        size += len(os.read(inside, 65536))
+    for descriptor in (inside, outside):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "never at once"])
+def test_nothing_waits_for_a_reader_of_the_log_that_has_gone(at_once: bool) -> None:
+    inside, outside = os.pipe()
+    handler = LogHandler(outside, "utf-8")
+    if not at_once:  # as on systems that have no way to do that
+        handler._write_now = None
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    os.close(inside)
+    logger.warning("to nobody")
+    wait_until(lambda: not handler._waiting and not handler._has_thread)
+    os.close(outside)
+
+
+def test_a_worker_writes_its_own_lines_and_not_those_that_wait_in_its_parent() -> None:
+    inside, outside = os.pipe()
+    os.set_blocking(inside, False)
+    handler = LogHandler(outside, "utf-8")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    handler._process = -1  # it was another one, whose thread is not here
+    handler._has_thread = True
+    handler._waiting.append(b"of the parent\n")
+    handler._size = handler._missing = 10 * MAX_LOG_WAITING
+    logger.warning("of the worker")
+    assert os.read(inside, 65536) == b"of the worker\n"
+    assert (handler._size, handler._missing, handler._has_thread) == (0, 0, False)
     for descriptor in (inside, outside):
         os.close(descriptor)
 
