@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -562,6 +563,16 @@ def test_a_peer_that_is_silent_is_waited_for_once(monkeypatch: pytest.MonkeyPatc
         assert seeker._left_out == {}
 
 
+def test_a_peer_that_asks_is_asked_again_and_the_others_are_not() -> None:
+    seeker = Seeker(Peers(["192.0.2.1:1", "192.0.2.2:1"], lambda line: None), lambda name: False)
+    asks, silent = seeker._peers.all
+    seeker._know("its ID", asks)
+    for peer in (asks, silent):
+        seeker.leave_out(peer)
+    seeker.describe("lobby", "its ID")
+    assert list(seeker._left_out) == [silent]
+
+
 def test_a_peer_that_says_opening_for_ever_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -778,6 +789,20 @@ def test_a_node_that_does_not_answer_is_given_up(
         ends.client.close()
         ends.thread.join(PATIENCE)
         assert not ends.thread.is_alive()
+
+
+def test_who_is_passed_on_just_as_the_server_stops_is_told_and_nothing_stays_open() -> None:
+    """It was not yet among those who are told, and nobody would have ended it."""
+    relays = Relays(Peers([], lambda line: None), lambda name: False, 0.0)
+    relays.stop(0.0)
+    (ours, client), (ours_node, node) = socket.socketpair(), socket.socketpair()
+    client.settimeout(PATIENCE)
+    session: Any = SimpleNamespace(sock=ours, tls=None)
+    threading.Thread(target=relays._carry, args=(session, ours_node, b"GET /"), daemon=True).start()
+    with client, node:
+        assert read_all(client).endswith(f"\r\n\r\n{relay.RESTARTING}\n".encode())
+    wait_until(lambda: not relays.count)
+    assert ours.fileno() == ours_node.fileno() == -1
 
 
 def test_a_node_that_has_answered_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:

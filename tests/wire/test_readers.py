@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
@@ -252,6 +253,30 @@ def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
         shared.stop()
         wait_until(lambda: not any(reader._thread.is_alive() for reader in readers))
     assert not server.limits._served
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_who_cannot_be_served_is_let_go_and_counts_no_more(error: type[Exception]) -> None:
+    """A server that had been short of something so often would have refused all others."""
+    server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
+    ours, theirs = socket.socketpair()
+    kind: Any = Mock(side_effect=error)
+    server.serve(kind, ours, scalesocket.UNIX_PEER, b"")
+    assert ours.fileno() == -1
+    assert not server.limits._served
+    theirs.close()
+
+
+def test_who_is_gone_before_it_is_accepted_holds_nobody_up() -> None:
+    """That is no shortage, for which the next ones would wait a while."""
+    server: Any = scalesocket.Server(parse_command_line(["cat"]))
+    server.serve = Mock()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener: Any = scalesocket.Listener(sock, server, scalesocket.HttpSession)
+        next_one = (Mock(), ("192.0.2.1", 1), b"")
+        listener.accept = Mock(side_effect=[ConnectionAbortedError, next_one, BlockingIOError])
+        listener._accept_all()
+    server.serve.assert_called_once_with(scalesocket.HttpSession, *next_one)
 
 
 # ==== Nothing is lost =====================================================
