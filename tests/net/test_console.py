@@ -33,6 +33,7 @@ from tests.support import (
     http_request,
     run_node,
     serve,
+    settled,
     wait_until,
 )
 
@@ -347,6 +348,51 @@ def test_a_tunnel_is_for_the_consoles_own_page(options: list[str], headers: dict
         asked["Origin"] = server.http().rstrip("/")
         response = http_request(server, path="/console/tunnel", headers={**asked, **headers})
         assert response.status == 403
+
+
+def dig(server: ServerProcess, path: str) -> RawClient:
+    """Return a tunnel in which a room, or another path, has been asked for."""
+    own = {"Origin": server.http().rstrip("/")}
+    page = RawClient.connect(server, path="/console/tunnel", headers=own)
+    page.send_binary(
+        b"GET %b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+        % (path.encode(), KEY.encode())
+    )
+    return page
+
+
+@pytest.mark.parametrize("end", ["closes", "vanishes", "is told of the end"])
+def test_a_tunnel_leaves_nothing_open_however_it_ends(end: str) -> None:
+    with serve("--console", "--ping=0", "cat") as server:
+
+        def count() -> int:
+            return server.threads() + server.descriptors()
+
+        def be_there() -> None:
+            with dig(server, "/room") as page:
+                assert page.receive_binary().startswith(b"HTTP/1.1 101 ")
+                if end == "vanishes":
+                    page.reset()
+                elif end == "closes":
+                    page.close()
+                else:
+                    page.send_binary(encode_frame(Opcode.TEXT, b"not masked"))
+                    assert page.wait_close() == (1000, "the connection has ended")
+
+        be_there()  # something may be loaded for the first one
+        before = settled(count)
+        be_there()
+        wait_until(lambda: count() <= before)
+
+
+def test_who_reads_nothing_of_a_tunnel_is_let_go() -> None:
+    """Of what a room says there, no more waits than for any other client."""
+    with serve("--console", "--stall=0.5", "--linger=0", "yes") as server:
+        with dig(server, "/room") as page:
+            wait_until(server.children)
+            wait_until(lambda: not server.children())
+            assert page.wait_close()[0] == 1008
 
 
 def test_the_page_may_load_nothing_from_elsewhere() -> None:

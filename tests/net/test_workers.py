@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -422,6 +424,27 @@ def test_descriptors_and_processes_are_back_where_they_began() -> None:
         wait_until(lambda: server.descriptors() <= before)
 
 
+def test_a_new_worker_has_no_descriptor_of_what_only_others_are_to_have() -> None:
+    """Neither clients of another worker nor those of the one that has crashed."""
+
+    def count() -> int:
+        return len(os.listdir(f"/proc/{workers_of(server)[0]}/fd"))
+
+    def visit() -> None:
+        with RawClient.connect(server, room_of(0)) as client:
+            say(client, "hello")
+
+    with spread("cat") as server, contextlib.ExitStack() as opened:
+        visit()
+        before = settled(count)
+        for index, number in itertools.product((0, 1), range(5)):
+            client = opened.enter_context(RawClient.connect(server, room_of(index, number)))
+            say(client, "hello")
+        crash(server, 0)
+        visit()
+        wait_until(lambda: count() <= before)
+
+
 def test_clients_of_crashing_workers_get_back_and_nothing_is_mixed_up() -> None:
     """Twenty clients play on while workers are killed at random moments."""
     stop = threading.Event()
@@ -793,6 +816,42 @@ def test_a_parent_that_stands_still_holds_nobody_up() -> None:
         crash(server, 0)
         for client in clients:
             assert client.wait_close() == CRASHED
+
+
+def test_what_a_parent_did_not_take_it_is_told_in_order_and_no_descriptor_is_left() -> None:
+    """A client that was back would have been taken for one that has gone, and heard no farewell."""
+    ours, parents = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parents.setblocking(False)
+    worker = Worker(0, [{}], ours, 1, None)
+    worker._timer = Mock()
+    before, last = len(os.listdir("/dev/fd")), 0
+    told: list[bytes] = []
+
+    def hear(count: float = math.inf) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while count > 0:
+                count -= 1
+                data, descriptors, _, _ = socket.recv_fds(parents, 256, 1)
+                told.append(data)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    while not worker._untold:
+        last += 1
+        worker._tell_parent(last, b"%d\n" % last, ours.fileno())
+    worker._tell_parent(1, b"1")  # has gone
+    hear(2)
+    worker._tell_parent(1, b"1\n", ours.fileno())  # and is back
+    worker._tell_parent(2, b"2")
+    worker._tell_parent(last + 1, b"%d\n" % (last + 1), ours.fileno())
+    worker._tell_parent(last + 1, b"%d" % (last + 1))  # it need not hear of this one at all
+    hear()
+    worker._tell_rest()
+    hear()
+    assert told[last - 1 :] == [b"%d\n" % last, b"1\n", b"2"]
+    assert len(os.listdir("/dev/fd")) == before
+    for sock in (ours, parents):
+        sock.close()
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call, patch
 
 import pytest
 from scalesocket.net.redis_store import LEASE, HeldError, RedisDatabase
@@ -24,9 +25,9 @@ from scalesocket.net.shared_rooms import (
     SharedRooms,
     SharedStore,
 )
-from scalesocket.net.store import Record
+from scalesocket.net.store import Record, StoredRooms
 
-from scalesocket import HandshakeError
+from scalesocket import ConnectionClosed, HandshakeError
 from tests.net.test_workers import crash, room_of, workers_of
 from tests.proxies import proxy
 from tests.redis_server import RedisServer
@@ -315,6 +316,20 @@ def test_a_room_that_another_node_has_is_refused_until_that_one_ends(
         for client in (ann, bob):
             client.close()
     assert rooms(store) == []
+
+
+def test_a_room_that_a_node_has_given_back_is_its_own_no_more(
+    folder: Path, store: RedisServer
+) -> None:
+    """It would have gone on at two nodes."""
+    with cluster(folder, store, "games:Tally", query=STEADY) as (one, two):
+        for node in (one, two):
+            wait_until(lambda: not owner(store, "den"))
+            client = RawClient.connect(node, "den")
+            wait_until(lambda: owner(store, "den"))
+            if node is two:
+                assert wait_closed(RawClient.connect(one, "den")) == 1013
+            client.close()
 
 
 @pytest.mark.parametrize("peers", [False, True], ids=["alone", "peers"])
@@ -765,6 +780,57 @@ def test_names_of_rooms_that_are_asked_for_while_redis_is_away_are_bounded(
     assert ask("room 1").record == WHOLE
     assert sorted(database.done[-1]) == ["room 0", "room 2"]
     assert ask("room 5").record == WHOLE
+
+
+def test_a_room_that_is_wanted_again_before_it_was_given_back_is_kept() -> None:
+    """Redis would have given it to another node while it went on here."""
+    database: Any = SlowDatabase()
+    database.answers.set()
+    store = SharedStore(database, lambda _name, _number=1: None)
+    store.is_open = True
+    store.release("den")
+    store.release("pit")
+    question = SharedQuestion("den")
+    store._questions.append(question)
+    store._do_round()
+    assert question.record == WHOLE and database.done == [["pit"]]
+
+
+@pytest.mark.parametrize("kind", [StoredRooms, SharedRooms])
+def test_of_two_rooms_of_a_name_only_the_later_one_is_saved_or_removed(kind: Any) -> None:
+    """The other one is at its end, and may take long for that."""
+    found = kind.__new__(kind)
+    found._lock, found._store = threading.RLock(), Mock()
+    old, new = (SimpleNamespace(name="den", is_stored=True) for _ in range(2))
+    found._owners = {"den": new}
+    for room in (old, new):
+        found.save(room, WHOLE)
+        found.remove(room)
+    assert found._store.put.mock_calls == [call("den", WHOLE), call("den", None)]
+
+
+def test_who_comes_back_while_its_room_ends_here_waits_for_the_last_save() -> None:
+    """If Redis was back by then, it began with what was saved before, and the rest was lost."""
+    found: Any = SharedRooms.__new__(SharedRooms)
+    found._lock, found._recalled, found._rooms = threading.RLock(), set(), {}
+    found._owners = {"den": SimpleNamespace(is_needed=False, farewell=(1012, "restarts"))}
+    found.ending_time = 0.0
+    with pytest.raises(ConnectionClosed, match="being saved"):
+        found._begin_recall("den")
+
+
+def test_a_room_that_could_not_be_given_back_is_given_back_later() -> None:
+    """No other node could have had it for as long as this one ran."""
+    database: Any = SlowDatabase()
+    store = SharedStore(database, lambda _name, _number=1: None)
+    store.is_open = True
+    store.release("den")
+    with patch.object(database, "release", side_effect=OSError):
+        store._do_round()
+    assert store._released == {"den"}
+    store._write_at = 0.0
+    store._do_round()
+    assert database.done == [["den"]]
 
 
 class Dripper:
