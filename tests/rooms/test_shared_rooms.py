@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import signal
@@ -807,6 +808,24 @@ def test_of_two_rooms_of_a_name_only_the_later_one_is_saved_or_removed(kind: Any
         found.save(room, WHOLE)
         found.remove(room)
     assert found._store.put.mock_calls == [call("den", WHOLE), call("den", None)]
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_which_rooms_were_lost_with_a_lease_is_asked_until_there_is_an_answer(
+    error: type[Exception],
+) -> None:
+    """By then the lease is valid again, but what others have taken meanwhile went on here, too."""
+    found: Any = SharedRooms.__new__(SharedRooms)
+    found._lock, found._taken, found._owners = threading.RLock(), set(), {"den": None}
+    found._renew = Mock(side_effect=[False, True])
+    found._database = SimpleNamespace(lease=3.0, find_lost=Mock(side_effect=[error, ["den"]]))
+    found._ending = SimpleNamespace(wait=Mock(side_effect=[False, False, True]))
+    found._is_known, found._asked_at, found._sweep_at = True, None, math.inf
+    found._ids = SimpleNamespace(is_low=False)
+    for name in ("count", "_end_in_time", "_lose"):
+        setattr(found, name, Mock())
+    found._run()
+    found._lose.assert_called_once_with("den")
 
 
 def test_who_comes_back_while_its_room_ends_here_waits_for_the_last_save() -> None:
