@@ -751,6 +751,17 @@ def test_a_node_that_vanishes_is_given_up_and_its_client_is_told(
         assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
 
 
+def test_to_who_is_given_up_the_system_sends_nothing_more() -> None:
+    """It would have tried for minutes, with all that waits there in its memory."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    relay.Side(ours).cut()
+    ours.close()
+    with peer, pytest.raises(ConnectionResetError):
+        peer.recv(1)
+
+
 def test_what_a_node_has_sent_counts_though_it_takes_no_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -803,6 +814,30 @@ def test_who_is_passed_on_just_as_the_server_stops_is_told_and_nothing_stays_ope
         assert read_all(client).endswith(f"\r\n\r\n{relay.RESTARTING}\n".encode())
     wait_until(lambda: not relays.count)
     assert ours.fileno() == ours_node.fileno() == -1
+
+
+def test_who_takes_nothing_more_is_cut_off_when_the_time_to_stop_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "CLOSE_TIMEOUT", 3 * PATIENCE)
+    monkeypatch.setattr(relay, "ABORT_TIMEOUT", PATIENCE)
+    relays = Relays(Peers([], lambda line: None), lambda name: False, 0.0)
+    (ours, client), (ours_node, node) = socket.socketpair(), socket.socketpair()
+    session: Any = SimpleNamespace(sock=ours, tls=None)
+    threading.Thread(target=relays._carry, args=(session, ours_node, b"GET /"), daemon=True).start()
+    wait_until(lambda: relays.count)
+    (running,) = relays._running
+    node.setblocking(False)
+
+    def fill() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            node.send(bytes(65536))
+        return running._client.is_busy
+
+    with client, node:
+        wait_until(fill)
+        relays.stop(0.0)
+        assert not relays.count
 
 
 def test_a_node_that_has_answered_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
