@@ -2590,18 +2590,10 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Draining:
-    """The server will end, and the room with it."""
-
-    seconds: float  # that it may go on at the most
-
-
-@dataclass(frozen=True, slots=True)
 class Called:
-    """A game's own thread wants a function to be called on the room's."""
+    """Another thread wants a function to be called on the room's, for its game."""
 
-    function: Callable[..., object]
-    arguments: tuple[Any, ...]
+    function: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -2609,7 +2601,7 @@ class Ended:
     """The room is over: what came before this is still handled."""
 
 
-RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Called | Ended
+RoomEvent = Joined | Received | Unwritten | Left | Exited | Called | Ended
 
 
 class Backend:
@@ -3252,7 +3244,7 @@ class GameRoom:
         """
         if not callable(function):
             raise TypeError(f"room.call_soon wants a function, not {function!r}")
-        inbox, call = self._room.inbox, Called(function, arguments)
+        inbox, call = self._room.inbox, Called(functools.partial(function, *arguments))
         own = threading.get_ident() == self._room.thread
         if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
@@ -3358,10 +3350,8 @@ class GameBackend(Backend):
             self.game_room.remove(event.client)
             event.client.left = True
             self.game.on_leave(event.client, event.code)
-        elif isinstance(event, Draining):
-            self.game.on_drain(event.seconds)
         elif isinstance(event, Called):
-            event.function(*event.arguments)
+            event.function()
 
     def _run_due(self) -> None:
         """Make the timed calls and the tick that are due; end the room if a hook asked for it.

@@ -623,8 +623,8 @@ class Seat:
         client, room = self.client, self.client.room
         assert room is not None
         if isinstance(room.backend, GameBackend):
-            call = functools.partial(call_hook, is_back=is_back, restored=restored)
-            room.inbox.put(Called(call, (room.backend, client)))
+            call = functools.partial(call_hook, room.backend, client)
+            room.inbox.put(Called(functools.partial(call, is_back=is_back, restored=restored)))
             return
         client.restored = restored
         data = self._seats.announce(client, is_back=is_back)

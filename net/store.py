@@ -1318,7 +1318,7 @@ class StoredRooms(RoomRegistry):
             return
         if room.progress != room.saved_at:
             room.is_due = True
-            room.inbox.put(Called(lambda: None, ()))
+            room.inbox.put(Called(lambda: None))
         self._call_for(room, self._config.saveevery, self._remind)
 
     def _give_up(self, first: list[tuple[str, Dormant]]) -> None:
