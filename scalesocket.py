@@ -3455,7 +3455,7 @@ class Inbox:
         self.departed = 0  # clients whose leaving waits
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
-        self._closed = False
+        self.closed = threading.Event()  # it takes nothing more, as the room is to end
         self._asleep = False  # the room's thread waits; nobody rang, or has its place (`claim`)
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
@@ -3466,7 +3466,7 @@ class Inbox:
             urgent: wake the room's thread now, not only at a later event (MAX_NOT_URGENT).
         """
         with self.lock:
-            if self._closed:
+            if self.closed.is_set():
                 return False
             self.events.append(event)
             self.departed += isinstance(event, Left)
@@ -3481,7 +3481,7 @@ class Inbox:
             self.when_freed(freed.set)
             freed.wait()
             with self.lock:
-                if self._closed:
+                if self.closed.is_set():
                     return False
                 if not self.is_full:  # still
                     self.events.append(event)
@@ -3493,7 +3493,7 @@ class Inbox:
     def put_messages(self, received: Iterable[Received]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""
         with self.lock:
-            if self._closed:
+            if self.closed.is_set():
                 return
             for event in received:
                 client = event.client  # who was kicked says no more
@@ -3519,7 +3519,7 @@ class Inbox:
         """
         with self.lock:
             is_free = self._asleep and not self.events
-            if not is_free or self._closed or client.departed:
+            if not is_free or self.closed.is_set() or client.departed:
                 return False
             self._asleep = False  # so that nobody wakes it
             return True
@@ -3531,7 +3531,7 @@ class Inbox:
             if rest is not None:
                 self.events.insert(0, rest)
                 self.size += len(rest.data)
-                self.is_full = self.size >= self._limit and not self._closed
+                self.is_full = self.size >= self._limit and not self.closed.is_set()
             if self.events:
                 self._ring()
 
@@ -3546,10 +3546,10 @@ class Inbox:
             return events
 
     def close(self) -> None:
-        """Let nothing more in, and wake who waits; `Ended` comes after what is there."""
+        """Let nothing more in, and the room end once its thread has handled what is there."""
         with self.lock:
-            if not self._closed:
-                self._closed = True
+            if not self.closed.is_set():
+                self.closed.set()
                 self.events.append(Ended())
                 self._ring()
                 self._free()
@@ -3791,7 +3791,7 @@ class Room:
         self.saved = ""  # JSON that a child has left for the next child (`_save`)
         self.traffic = Traffic()
         self.log = RoomLog(name)
-        self.ending = threading.Event()  # set when the end has been decided
+        self.ending = self.inbox.closed  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
@@ -3907,11 +3907,6 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def ask_to_end(self) -> None:
-        """Let the room's thread end, once it has handled what was sent before."""
-        self.ending.set()
-        self.inbox.close()
-
     def cut(self) -> None:
         """End the room for its clients now, though its backend has not ended."""
         if self.farewell is not None:
@@ -3921,7 +3916,7 @@ class Room:
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         clients = self.registry.vacate(self)
-        self.ask_to_end()
+        self.inbox.close()
         if last_words:  # a game's come before the Close, if it does not take too long over them
             close = functools.partial(self._close_all, clients, code, reason)
             self.registry.timer.call_later(CLOSE_TIMEOUT, close)
@@ -4189,7 +4184,7 @@ class RoomRegistry:
             rooms = list(self._running)
         for room in rooms:
             room.farewell = (code, reason)
-            room.ask_to_end()
+            room.inbox.close()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
@@ -4281,7 +4276,7 @@ class RoomRegistry:
     def _abandon(self, room: Room) -> None:
         room.is_abandoned = True
         self._remove(room)
-        room.ask_to_end()
+        room.inbox.close()
 
     # -- the timer --
 

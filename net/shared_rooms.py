@@ -390,5 +390,5 @@ class SharedRooms(StoredRooms):
         with self._lock:
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
-        room.ask_to_end()
+        room.inbox.close()
         self.timer.call_later(max(deadline - time.monotonic(), 0.0), room.cut)
