@@ -130,7 +130,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Histories, History, Replay
     from scalesocket.net.lines import LineProtocol
-    from scalesocket.net.metrics import Metrics
+    from scalesocket.net.metrics import Metrics, Totals
     from scalesocket.net.relay import Relays
     from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.store import StoredRooms
@@ -3599,11 +3599,6 @@ class Traffic:
         self.messages_in += len(run.payloads)
         self.bytes_in += run.size
 
-    def add(self, other: Traffic) -> None:
-        """Add another room's numbers."""
-        for name in Traffic.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
 
 class RoomLog(logging.LoggerAdapter[logging.Logger]):
     """Says in every line which room it is about, and which client if `client=` is given."""
@@ -3793,6 +3788,7 @@ class Room:
         self.log = RoomLog(name)
         self.ending = self.inbox.closed  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
+        self.visits = 0  # by how many clients; guarded by it, too
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
         self.thread = threading.get_ident()  # its own, once that runs
@@ -4069,13 +4065,13 @@ class RoomRegistry:
         self.make_backend = choose_backend(config)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
-        self._lock = threading.Lock()  # guards all below, and each room's seats
-        self._idle = threading.Condition(self._lock)  # told when a room has closed
+        self.lock = threading.Lock()  # guards all below, and each room's seats
+        self._idle = threading.Condition(self.lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
-        self._running: set[Room] = set()  # those whose thread has not finished, too
-        self._visits: dict[str, int] = {}  # connections ever, by room, the latest rooms
-        self._past = Traffic()  # of rooms that are gone
-        self._counts: Counter[str] = Counter()
+        # Those whose thread has not finished, too. Its methods are atomic; copy it to iterate.
+        self.running: set[Room] = set()
+        self.counts: Counter[str] = Counter()  # of what happens rarely
+        self.totals: Totals | None = None  # what rooms have had, also those that are gone
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
@@ -4091,16 +4087,14 @@ class RoomRegistry:
         name = client.room_name
         made: Room | None = None
         try:
-            with self._lock:
+            with self.lock:
                 room = self._find_place(name)
                 if room is None:
                     room = made = self._make_room(client)
                 self._check_seats(room)
                 client.room = room  # first: by this it is let go, should memory run out below
                 room.seats.add(client)
-                self._visits[name] = self._visits.pop(name, 0) + 1
-                if len(self._visits) > MAX_REMEMBERED_ROOMS:
-                    self._visits.pop(next(iter(self._visits)))
+                room.visits += 1
                 room.join(client)
         finally:
             if made is not None:  # also then: a room that never runs would never end
@@ -4115,9 +4109,9 @@ class RoomRegistry:
         A good guess, as it takes no lock.
         """
         room = self._rooms.get(name)
-        is_full = 0 < self._config.maxrooms <= len(self._running)
+        is_full = 0 < self._config.maxrooms <= len(self.running)
         is_asked_for = is_full or self.relays is not None
-        return self._lock.locked() or (is_asked_for if room is None else room.members.is_busy)
+        return self.lock.locked() or (is_asked_for if room is None else room.members.is_busy)
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; return False if that was done before.
@@ -4129,7 +4123,7 @@ class RoomRegistry:
         room = client.room
         assert room is not None
         room.members.remove(client)  # before the room can tell it of its own leaving
-        with self._lock:
+        with self.lock:
             if client.departed:
                 return False
             heard = room.inbox.put(left)  # first, as there may be no memory for it
@@ -4144,7 +4138,7 @@ class RoomRegistry:
 
     def vacate(self, room: Room) -> list[Client]:
         """Take back all seats, and let newcomers have a fresh room; return who had one."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
             clients = list(room.seats)
             room.seats.clear()
@@ -4154,23 +4148,24 @@ class RoomRegistry:
 
     def forget(self, room: Room) -> None:
         """Note that a room's thread is done."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
-            self._running.discard(room)
-            self._past.add(room.traffic)
+            self.running.discard(room)
+            if self.totals is not None:
+                self.totals.keep(room)
             if self.histories is not None and room.members.history is not None:
                 self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
 
     def is_deserted(self, room: Room) -> bool:
         """Whether no client of a room is left, though their readers may not know it yet."""
-        with self._lock:
+        with self.lock:
             seats = list(room.seats)
         return not any([client.connection.probe() for client in seats])
 
     def refuse_new_rooms(self) -> None:
         """Let no more rooms be made, while those that are there go on (see net/drain.py)."""
-        with self._lock:
+        with self.lock:
             self.draining = True
 
     def refuses(self, name: str) -> bool:
@@ -4179,39 +4174,31 @@ class RoomRegistry:
 
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
-        with self._lock:
+        with self.lock:
             self._refusal = ConnectionClosed(code, reason)
-            rooms = list(self._running)
+            rooms = list(self.running)
         for room in rooms:
             room.farewell = (code, reason)
             room.inbox.close()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
-        with self._lock:
-            return self._idle.wait_for(lambda: not self._running, timeout)
+        with self.lock:
+            return self._idle.wait_for(lambda: not self.running, timeout)
 
     def count(self, name: str, number: int = 1) -> None:
         """Count something that happens rarely."""
-        with self._lock:
-            self._counts[name] += number
+        with self.lock:
+            self.counts[name] += number
 
     def listing(self) -> list[Room]:
         """Return the rooms that may be joined, by name."""
-        with self._lock:
+        with self.lock:
             return [self._rooms[name] for name in sorted(self._rooms)]
 
     def find(self, name: str) -> Room | None:
         """Return the room of that name, if it is open; takes no lock."""
         return self._rooms.get(name)
-
-    def totals(self) -> tuple[Traffic, Counter[str], dict[str, int], list[Room]]:
-        """Return all traffic so far, the counts, the visits by room, and the running rooms."""
-        with self._lock:
-            traffic = replace(self._past)
-            for room in self._running:
-                traffic.add(room.traffic)
-            return traffic, self._counts.copy(), dict(self._visits), list(self._running)
 
     def _start(self, room: Room) -> None:
         try:
@@ -4236,7 +4223,7 @@ class RoomRegistry:
             room = self._rooms.get(name)
             if room is None and self.draining:  # it has ended since `refuses` was asked
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
-            if room is not None or not limit or len(self._running) < limit:
+            if room is not None or not limit or len(self.running) < limit:
                 return room
             patience = deadline - time.monotonic()
             if len(self._rooms) >= limit or patience <= 0:
@@ -4248,7 +4235,7 @@ class RoomRegistry:
         history = self.histories.open(name) if self.histories else None
         room = self.room_type(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
-        self._running.add(room)
+        self.running.add(room)
         return room
 
     def _check_seats(self, room: Room) -> None:
@@ -4282,7 +4269,7 @@ class RoomRegistry:
 
     def _collect(self, room: Room) -> None:
         """End a room if it has been empty for --linger seconds."""
-        with self._lock:
+        with self.lock:
             rest = room.empty_since + self._config.linger - time.monotonic()
             room.is_timed = rest > 0 and not (room.seats or room.ending.is_set())
             if room.is_timed:  # somebody has been there meanwhile
@@ -5694,7 +5681,7 @@ class Server:
     def kill(self) -> None:
         """End all children at once; their rooms have a moment to tell clients, and to close."""
         self.registry.end_all(*self.farewell)  # nor is one started again
-        for room in self.registry.totals()[3]:
+        for room in self.registry.running.copy():
             room.backend.kill()
         if (descendants := find_feature("descendants")) is not None:
             descendants.kill_orphans()
@@ -5734,12 +5721,12 @@ class Server:
 
     def _cut_short(self) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
-        rooms = self.registry.totals()[3]
+        rooms = self.registry.running.copy()
         names = ", ".join(sorted(room.name for room in rooms)[:10])
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
-        for room in self.registry.totals()[3]:
+        for room in self.registry.running.copy():
             room.cut()
 
     def say(self, text: str, *values: object) -> None:

@@ -8,10 +8,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 
 from scalesocket import (
     FLAG,
     LATE_TICK,
+    MAX_REMEMBERED_ROOMS,
     GameBackend,
     Request,
     Response,
@@ -62,6 +64,49 @@ class MeasuredGame(GameBackend):
             setattr(traffic, f"tick_{name}", histogram)
 
 
+class Totals:
+    """What rooms have had since the server has started, also those that are gone.
+
+    Args:
+        registry: theirs, whose lock guards all of this.
+    """
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+        self._past = Traffic()  # of rooms that are gone
+        self._visits: dict[str, int] = {}  # of rooms that are gone, by name; the latest
+
+    def keep(self, room: Room) -> None:
+        """Add what a room has had that is done; the lock is held."""
+        add_traffic(self._past, room.traffic)
+        self._visits[room.name] = self._visits.pop(room.name, 0) + room.visits
+        if len(self._visits) > MAX_REMEMBERED_ROOMS:
+            self._visits.pop(next(iter(self._visits)))
+
+    def add_up(self) -> tuple[Traffic, dict[str, int]]:
+        """Return all traffic so far, and how many clients have come, by room."""
+        with self._registry.lock:
+            traffic, visits = replace(self._past), Counter(self._visits)
+            for room in self._registry.running:
+                add_traffic(traffic, room.traffic)
+                visits[room.name] += room.visits
+            return traffic, visits
+
+
+def add_traffic(total: Traffic, traffic: Traffic) -> None:
+    """Add a room's numbers to others."""
+    for field in fields(Traffic):
+        number = getattr(total, field.name) + getattr(traffic, field.name)
+        setattr(total, field.name, number)
+
+
+def find_totals(registry: RoomRegistry) -> Totals:
+    """Return the totals of a registry; they are made when they are first asked for."""
+    if registry.totals is None:
+        registry.totals = Totals(registry)
+    return registry.totals
+
+
 class Metrics:
     """The answer to `/metrics`.
 
@@ -73,6 +118,7 @@ class Metrics:
 
     def __init__(self, registry: RoomRegistry) -> None:
         self._registry = registry
+        self._totals = find_totals(registry)
 
     def respond(self, _request: Request) -> Response:
         """Return all metrics."""
@@ -80,7 +126,8 @@ class Metrics:
         return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
 
     def _families(self) -> Iterator[str]:
-        traffic, counts, visits, rooms = self._registry.totals()
+        (traffic, visits), rooms = self._totals.add_up(), self._registry.running.copy()
+        counts = self._registry.counts
         seats: Counter[str] = Counter()
         for room in rooms:
             seats[room.name] += len(room.seats)
@@ -127,7 +174,7 @@ class Metrics:
         yield self._family("log_lines_dropped", "counter", text, dropped)
         yield from self._describe_ticks(traffic)
 
-    def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
+    def _describe_history(self, rooms: set[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         histories = self._registry.histories
         archive = None if histories is None else histories.archive

@@ -806,14 +806,14 @@ class Seats:
         registry, room = self.registry, old.room
         assert room is not None and old.seat is not None
         room.members.remove(old)
-        with registry._lock:
+        with registry.lock:
             if old.departed or not room.inbox.put(Left(old, CloseCode.ABNORMAL)):
                 return False
             old.departed = True
             room.seats.discard(old)
             room.seats.add(client)
             client.room = room
-            registry._visits[room.name] = registry._visits.pop(room.name, 0) + 1
+            room.visits += 1
             room.join(client)
         room.members.remove(old)  # if it was only just let in
         if self.note_token is not None:

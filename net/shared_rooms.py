@@ -274,7 +274,7 @@ class SharedRooms(StoredRooms):
 
     def remove(self, room: StoredRoom) -> None:
         """Have what is stored of a room removed, if only whose it is."""
-        with self._lock:
+        with self.lock:
             if self._owners.get(room.name) is room:
                 self._store.put(room.name, None)
 
@@ -355,11 +355,11 @@ class SharedRooms(StoredRooms):
 
     def _give_up_lost(self) -> None:
         """End the rooms that others have taken while this node was not known to be alive."""
-        with self._lock:
+        with self.lock:
             names = list(self._owners)
         for name in self._database.find_lost(names):
             self._lose(name)
-        with self._lock:  # one that has ended meanwhile may have been taken back
+        with self.lock:  # one that has ended meanwhile may have been taken back
             for name in names:
                 if self.must_be_read(name) and name not in self._recalled:
                     self._store.release(name)
@@ -368,7 +368,7 @@ class SharedRooms(StoredRooms):
         """End all rooms before others may have them."""
         if not self._is_late():
             return
-        with self._lock:
+        with self.lock:
             rooms = [room for room in self._owners.values() if room.farewell is None]
         if rooms:
             what = "1 room ends" if len(rooms) == 1 else f"{len(rooms)} rooms end"
@@ -378,7 +378,7 @@ class SharedRooms(StoredRooms):
 
     def _lose(self, name: str) -> None:
         """End a room that another node has taken; nothing of it is saved."""
-        with self._lock:
+        with self.lock:
             room = self._owners.get(name)
         log.warning("room %s is not saved from here: another node has it", name)
         if room is not None and (room.farewell is None or room.farewell[1] != ELSEWHERE):
@@ -387,7 +387,7 @@ class SharedRooms(StoredRooms):
 
     def _end(self, room: StoredRoom, reason: str, deadline: float) -> None:
         """End a room; by then it has ended for its clients, whatever its program does."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
         room.inbox.close()

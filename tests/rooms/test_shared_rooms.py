@@ -255,7 +255,7 @@ def test_a_room_that_ends_while_it_is_asked_whether_it_was_lost_stays_nobodys(
         found: Any = SharedRooms.__new__(SharedRooms)
         found._store = SimpleNamespace(release=lambda name: one.release([name]))
         found._database = one
-        found._lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
+        found.lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
         found._owners = dict.fromkeys(("left", "gone", "open"))
         for name in (*found._owners, "new"):
             one.read(name)
