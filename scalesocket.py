@@ -3420,11 +3420,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
     if config.game is not None:
         return functools.partial(GameBackend, config.game)
     kind: Callable[[Config], Backend] = ProcessBackend
-    if config.tcp:
-        children = load_feature("children", "--tcp")
-        kind = functools.partial(children.TcpBackend, ports=children.PortPool(*config.tcpports))
-    elif config.pty:
-        kind = load_feature("children", "--pty").PtyBackend
+    if config.tcp or config.pty:
+        kind = load_feature("children", "--tcp" if config.tcp else "--pty").choose_kind(config)
     elif (lines := find_feature("linebuffer")) is not None:
         kind = lines.choose_kind(config)  # without it, Python runs unbuffered anyhow
     return functools.partial(kind, config)
@@ -5792,21 +5789,18 @@ class Config(NetConfig):
     serverframe: str = ""
     idfield: str = ""
     clientroute: bool = False
-    byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
     passstderr: bool = False
     tcp: bool = False
-    tcpports: tuple[int, int] = (9001, 9999)
     pty: bool = False
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     pcap: str = ""
     trace: tuple[str, ...] | None = None
-    log: str = "text"
     verbose: int = 0
 
     def find_features(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The options that only modules of this folder look at, with their defaults.
+"""The options that mean something only to modules of this folder, with their defaults.
 
 `scalesocket.Config` adds those that `scalesocket.py` itself looks at.
 """
@@ -47,8 +47,11 @@ class NetConfig:
     cachebytes: int = 64 * MIB
     dropmsg: str = ""
     resumemsg: str = ""
+    byteorder: str = "big"  # or "little"
+    tcpports: tuple[int, int] = (9001, 9999)
     linebuffer: str = "auto"  # or "on", "off"
     pcapsize: int = 0  # bytes; 0: any number
     pcapfiles: int = 1
     pcapfull: str = "wait"  # or "drop"
+    log: str = "text"  # or "json"
     console: tuple[Network | str, ...] | None = None
