@@ -2360,8 +2360,10 @@ class JsonFraming(Framing):
         run: list[bytes] = []
         last: Output | None = None
         for item in items:
-            output = self._route_one(item) if self._is_marked(item) else _TO_ALL
-            if output is None:
+            try:
+                output = self._read_route(item) if self._is_marked(item) else _TO_ALL
+            except (ValueError, RecursionError) as error:  # nobody gets it
+                self._report(None, f"message of the child was not sent: {error}")
                 continue
             if not isinstance(output, Route):
                 outputs.append(output)
@@ -2389,14 +2391,6 @@ class JsonFraming(Framing):
         if b"_" in item and self._routing.search(item) is not None:
             return True
         return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
-
-    def _route_one(self, item: bytes) -> Output | None:
-        """Return the route of a marked item; None if it cannot be read: nobody gets it."""
-        try:
-            return self._read_route(item)
-        except (ValueError, RecursionError) as error:
-            self._report(None, f"message of the child was not sent: {error}")
-        return None
 
     def _read_route(self, item: bytes) -> Output:
         text = item.decode()
