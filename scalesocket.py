@@ -2139,20 +2139,13 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_number(digits: str) -> None:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits; {MAX_DIGITS} is the most")
-
-
 # A program may read JSON in other ways than we do. If a client could spell `_from` or `_to` so that
 # the program knew it and we did not, it could speak for another client; so all spellings count. And
 # a long number ends a program whose parser refuses it: Python's takes 4,300 digits, Java's Jackson
 # 1,000. A run of digits is found by making all digits the same.
 _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
-_number_checker = json.JSONDecoder(
-    parse_int=_check_number, parse_float=_check_number, parse_constant=_reject_constant
-)
+_LONG_NUMBER = re.compile(rb"[0-9.]{%d,}" % len(_TOO_LONG))
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
@@ -2329,7 +2322,9 @@ class JsonFraming(Framing):
         if not isinstance(value, dict):
             raise ValueError(f"it is of type {type(value).__name__}")
         if len(payload) > MAX_DIGITS and _TOO_LONG in payload.translate(_DIGITS):
-            _number_checker.decode(text)  # what looks like a number may stand in a string
+            # What looks like a number may stand in a string.
+            if (number := _LONG_NUMBER.search(_JSON_STRING.sub(b"", payload))) is not None:
+                raise ValueError(f"a number of {len(number[0])} digits; {MAX_DIGITS} is the most")
         plain = payload.isascii()
         # Without an underscore, an escape or a character beyond ASCII nothing can be our own.
         if not (plain and self._marked and b"_" not in payload and b"\\" not in payload):
