@@ -5861,6 +5861,7 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
+parse_text = parser_of(r"[^\ud800-\udfff]*", "UTF-8", str)  # Python reads other bytes as those
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -5882,15 +5883,6 @@ def parse_address(text: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])
-
-
-def parse_text(text: str) -> str:
-    """Return text that can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
-    return text
 
 
 def parse_folder(text: str) -> Path:
