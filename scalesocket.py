@@ -4154,10 +4154,6 @@ class RoomRegistry:
         with self.lock:
             self.draining = True
 
-    def refuses(self, name: str) -> bool:
-        """Whether a room would have to be made and may not be."""
-        return self.draining and self.find(name) is None
-
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
         with self.lock:
@@ -4207,7 +4203,7 @@ class RoomRegistry:
             if self._refusal is not None:
                 raise self._refusal
             room = self._rooms.get(name)
-            if room is None and self.draining:  # it has ended since `refuses` was asked
+            if room is None and self.draining:  # it has ended since the session looked
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
             if room is not None or not limit or len(self.running) < limit:
                 return room
@@ -4602,7 +4598,8 @@ class Session:
             server.enter_behind(self, peer[0])
         if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
-        if server.registry.refuses(name):  # whoever asks may find it elsewhere
+        if server.registry.draining and server.registry.find(name) is None:
+            # Whoever asks may find it elsewhere.
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
         number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
