@@ -2810,9 +2810,7 @@ def count_spare_files(rooms: int) -> int:
     """Return how many connections the file limit has room for, beside so many rooms."""
     if not POSIX:
         return 500
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = os.sysconf("SC_OPEN_MAX")
     needed = 64 + 5 * rooms if rooms else limit  # a child takes up to five
     return max(limit // 2, limit - needed)
 
