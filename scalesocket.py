@@ -5733,57 +5733,48 @@ class Server:
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
-if not TYPE_CHECKING:  # the options that only modules of net/ look at
-    NetConfig = getattr(find_feature("config"), "NetConfig", object)
+class NoNetConfig:
+    """Stands for the options of net/, where this file has been copied alone: all are empty."""
+
+    def __getattr__(self, name: str) -> tuple[()]:
+        return ()
+
+
+if not TYPE_CHECKING:
+    NetConfig = getattr(find_feature("config"), "NetConfig", NoNetConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(NetConfig):
-    """The options, with their defaults; the value of `--header-ws` is in `header_ws`."""
+    """The options of this file, with their defaults; those of net/ are in net/config.py."""
 
     target: str = ""  # its name, for a lobby to show
     command: tuple[str, ...] = ()  # program and arguments, unless `game` is set
     game: type[Game] | None = None
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
-    tcplisten: tuple[tuple[str, int], ...] = ()
     staticdir: Path | None = None
     api: bool = False
     ping: float = 20.0  # seconds
-    reload: bool = False
-    trustproxy: tuple[Network | str, ...] = ()
-    subprotocol: tuple[str, ...] = ()
-    header: tuple[tuple[str, str], ...] = ()
-    header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
-    header_http: tuple[tuple[str, str], ...] = ()  # … to all other responses
-    unixsocket: Path | None = None
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxrate: int = 0  # messages a second of one client
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
-    store: str = ""
     oneshot: bool = False
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
     serverframe: str = ""
-    idfield: str = ""
-    clientroute: bool = False
     joinmsg: str = ""
     leavemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
-    passstderr: bool = False
-    tcp: bool = False
-    pty: bool = False
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
-    pcap: str = ""
     trace: tuple[str, ...] | None = None
     verbose: int = 0
 
