@@ -3068,9 +3068,8 @@ def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
     if status is None:
         return ConnectionClosed(CloseCode.NORMAL, "the program has closed its output")
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    if status == 0:
-        return ConnectionClosed(CloseCode.NORMAL, f"the program has ended with {how}")
-    return BackendError(f"the program has ended with {how}")
+    text = f"the program has ended with {how}"
+    return BackendError(text) if status else ConnectionClosed(CloseCode.NORMAL, text)
 
 
 def wait_writable(descriptor: int, timeout: float) -> bool:
