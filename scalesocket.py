@@ -2923,15 +2923,14 @@ class ProcessBackend(Backend):
             self._backoff = min(self._backoff * 2, RESPAWN_LAST)
             try:
                 self._launch()
-                break
             except (BackendError, ShortageError) as error:  # its file is being replaced, perhaps
                 if time.monotonic() > since + 2 * RESPAWN_LAST:
                     raise
                 self._room.log.warning("%s", error)
                 self.stop()
-        else:
-            return  # the room ends: its last events are taken, but nothing is written
-        self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
+            else:
+                self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
+                return
 
     def _encode(self, event: RoomEvent) -> bytes:
         """Return what the child reads for an event."""
