@@ -4112,6 +4112,7 @@ class RoomRegistry:
             client.departed = True
             room.seats.discard(client)
             if not room.seats:
+                room.empty_since = time.monotonic()
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
             client.connection.answer(left.reply)
@@ -4230,30 +4231,24 @@ class RoomRegistry:
             del self._rooms[room.name]
 
     def _let_go(self, room: Room) -> None:
-        """End an empty room, at once or after --linger."""
-        room.empty_since = time.monotonic()
-        if not self._config.linger:
-            self._abandon(room)
+        """End an empty room, now or when it has been empty for --linger seconds."""
+        rest = room.empty_since + self._config.linger - time.monotonic()
+        if rest <= 0:
+            room.is_abandoned = True
+            self._remove(room)
+            room.inbox.close()
         elif not room.is_timed:
-            self.timer.call_later(self._config.linger, lambda: self._collect(room))
+            self.timer.call_later(rest, lambda: self._collect(room))
             room.is_timed = True
-
-    def _abandon(self, room: Room) -> None:
-        room.is_abandoned = True
-        self._remove(room)
-        room.inbox.close()
 
     # -- the timer --
 
     def _collect(self, room: Room) -> None:
-        """End a room if it has been empty for --linger seconds."""
+        """Look again at a room that was empty; somebody may have been there meanwhile."""
         with self.lock:
-            rest = room.empty_since + self._config.linger - time.monotonic()
-            room.is_timed = rest > 0 and not (room.seats or room.ending.is_set())
-            if room.is_timed:  # somebody has been there meanwhile
-                self.timer.call_later(rest, lambda: self._collect(room))
-            elif rest <= 0 and not room.seats:
-                self._abandon(room)
+            room.is_timed = False
+            if not (room.seats or room.ending.is_set()):
+                self._let_go(room)
 
 
 # ==== 12. Plain HTTP =====================================================================
