@@ -2585,12 +2585,7 @@ class Called:
     function: Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The room is over: what came before this is still handled."""
-
-
-RoomEvent = Joined | Received | Unwritten | Left | Exited | Called | Ended
+RoomEvent = Joined | Received | Unwritten | Left | Exited | Called
 
 
 class Backend:
@@ -3514,11 +3509,11 @@ class Inbox:
                 self.events.insert(0, rest)
                 self.size += len(rest.data)
                 self.is_full = self.size >= self._limit and not self.closed.is_set()
-            if self.events:
+            if self.events or self.closed.is_set():
                 self._ring()
 
     def take(self, timeout: float | None = None) -> list[RoomEvent]:
-        """Wait for events and return all that are there; none after that many seconds."""
+        """Wait for events and return all; none after that many seconds, or when it is closed."""
         if not self.events:
             self._wait(timeout)
         with self.lock:
@@ -3530,15 +3525,13 @@ class Inbox:
     def close(self) -> None:
         """Let nothing more in, and the room end once its thread has handled what is there."""
         with self.lock:
-            if not self.closed.is_set():
-                self.closed.set()
-                self.events.append(Ended())
-                self._ring()
-                self._free()
+            self.closed.set()
+            self._ring()
+            self._free()
 
     def _wait(self, timeout: float | None) -> None:
         with self.lock:
-            if self.events:
+            if self.events or self.closed.is_set():
                 return
             self._asleep = True
         if not self._bell.acquire(timeout=-1 if timeout is None else timeout):
@@ -4003,7 +3996,7 @@ class Room:
             insist(self._close)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
-        """Pass events on; return whether `Ended`, the last of all, was among them."""
+        """Pass events on; return whether they were the last that there will be."""
         for event in events:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
@@ -4011,7 +4004,7 @@ class Room:
             self.backend.handle(events)
         finally:
             insist(self._answer, events)
-        return bool(events) and isinstance(events[-1], Ended)
+        return self.ending.is_set() and not self.inbox.events
 
     @staticmethod
     def _answer(events: list[RoomEvent]) -> None:
