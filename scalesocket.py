@@ -3564,8 +3564,6 @@ class Traffic:
     bytes_out: int = 0
     dropped: int = 0  # messages that could not be used
     slow_closed: int = 0  # clients closed because they did not read
-    tick_times: Any = 0  # histograms of net/metrics.py: how long `on_tick` took
-    tick_lateness: Any = 0  # … and how late it began
     ticks_late: int = 0
     ticks_skipped: int = 0
 
