@@ -130,7 +130,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Histories, History, Replay
     from scalesocket.net.lines import LineProtocol
-    from scalesocket.net.metrics import Metrics
+    from scalesocket.net.metrics import Metrics, Totals
     from scalesocket.net.relay import Relays
     from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.store import StoredRooms
@@ -2077,20 +2077,13 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_number(digits: str) -> None:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits; {MAX_DIGITS} is the most")
-
-
 # A program may read JSON in other ways than we do. If a client could spell `_from` or `_to` so that
 # the program knew it and we did not, it could speak for another client; so all spellings count. And
 # a long number ends a program whose parser refuses it: Python's takes 4,300 digits, Java's Jackson
 # 1,000. A run of digits is found by making all digits the same.
 _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
-_number_checker = json.JSONDecoder(
-    parse_int=_check_number, parse_float=_check_number, parse_constant=_reject_constant
-)
+_LONG_NUMBER = re.compile(rb"[0-9.]{%d,}" % len(_TOO_LONG))
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
@@ -2267,7 +2260,9 @@ class JsonFraming(Framing):
         if not isinstance(value, dict):
             raise ValueError(f"it is of type {type(value).__name__}")
         if len(payload) > MAX_DIGITS and _TOO_LONG in payload.translate(_DIGITS):
-            _number_checker.decode(text)  # what looks like a number may stand in a string
+            # What looks like a number may stand in a string.
+            if (number := _LONG_NUMBER.search(_JSON_STRING.sub(b"", payload))) is not None:
+                raise ValueError(f"a number of {len(number[0])} digits; {MAX_DIGITS} is the most")
         plain = payload.isascii()
         # Without an underscore, an escape or a character beyond ASCII nothing can be our own.
         if not (plain and self._marked and b"_" not in payload and b"\\" not in payload):
@@ -2298,8 +2293,10 @@ class JsonFraming(Framing):
         run: list[bytes] = []
         last: Output | None = None
         for item in items:
-            output = self._route_one(item) if self._is_marked(item) else _TO_ALL
-            if output is None:
+            try:
+                output = self._read_route(item) if self._is_marked(item) else _TO_ALL
+            except (ValueError, RecursionError) as error:  # nobody gets it
+                self._report(None, f"message of the child was not sent: {error}")
                 continue
             if not isinstance(output, Route):
                 outputs.append(output)
@@ -2327,14 +2324,6 @@ class JsonFraming(Framing):
         if b"_" in item and self._routing.search(item) is not None:
             return True
         return b"\\u00" in item and _ESCAPED_LETTER.search(item) is not None
-
-    def _route_one(self, item: bytes) -> Output | None:
-        """Return the route of a marked item; None if it cannot be read: nobody gets it."""
-        try:
-            return self._read_route(item)
-        except (ValueError, RecursionError) as error:
-            self._report(None, f"message of the child was not sent: {error}")
-        return None
 
     def _read_route(self, item: bytes) -> Output:
         text = item.decode()
@@ -2528,26 +2517,13 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Draining:
-    """The server will end, and the room with it."""
-
-    seconds: float  # that it may go on at the most
-
-
-@dataclass(frozen=True, slots=True)
 class Called:
-    """A game's own thread wants a function to be called on the room's."""
+    """Another thread wants a function to be called on the room's, for its game."""
 
-    function: Callable[..., object]
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The room is over: what came before this is still handled."""
+    function: Callable[[], object]
 
 
-RoomEvent = Joined | Received | Unwritten | Left | Exited | Draining | Called | Ended
+RoomEvent = Joined | Received | Unwritten | Left | Exited | Called
 
 
 class Backend:
@@ -2556,7 +2532,7 @@ class Backend:
     # Whether it answers while it handles an event. If so, a client becomes a member, and its Close
     # is answered, when that event is handled; if not, the reader does both at once.
     in_order = False
-    # Whether a reader may `hand_over` messages while the room's thread has nothing to do.
+    # Whether a reader may `hand_over` messages while the room's thread waits, without a timeout.
     takes_directly = False
     # Whether it does more about a join than take note of it. If not, a join does not wake the
     # room's thread, which took a fifth of the time of a connection storm.
@@ -2767,9 +2743,7 @@ def count_spare_files(rooms: int) -> int:
     """Return how many connections the file limit has room for, beside so many rooms."""
     if not POSIX:
         return 500
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = os.sysconf("SC_OPEN_MAX")
     needed = 64 + 5 * rooms if rooms else limit  # a child takes up to five
     return max(limit // 2, limit - needed)
 
@@ -2882,15 +2856,14 @@ class ProcessBackend(Backend):
             self._backoff = min(self._backoff * 2, RESPAWN_LAST)
             try:
                 self._launch()
-                break
             except (BackendError, ShortageError) as error:  # its file is being replaced, perhaps
                 if time.monotonic() > since + 2 * RESPAWN_LAST:
                     raise
                 self._room.log.warning("%s", error)
                 self.stop()
-        else:
-            return  # the room ends: its last events are taken, but nothing is written
-        self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
+            else:
+                self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
+                return
 
     def _encode(self, event: RoomEvent) -> bytes:
         """Return what the child reads for an event."""
@@ -3027,9 +3000,8 @@ def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
     if status is None:
         return ConnectionClosed(CloseCode.NORMAL, "the program has closed its output")
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    if status == 0:
-        return ConnectionClosed(CloseCode.NORMAL, f"the program has ended with {how}")
-    return BackendError(f"the program has ended with {how}")
+    text = f"the program has ended with {how}"
+    return BackendError(text) if status else ConnectionClosed(CloseCode.NORMAL, text)
 
 
 def wait_writable(descriptor: int, timeout: float) -> bool:
@@ -3190,7 +3162,7 @@ class GameRoom:
         """
         if not callable(function):
             raise TypeError(f"room.call_soon wants a function, not {function!r}")
-        inbox, call = self._room.inbox, Called(function, arguments)
+        inbox, call = self._room.inbox, Called(functools.partial(function, *arguments))
         own = threading.get_ident() == self._room.thread
         if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
@@ -3296,10 +3268,8 @@ class GameBackend(Backend):
             self.game_room.remove(event.client)
             event.client.left = True
             self.game.on_leave(event.client, event.code)
-        elif isinstance(event, Draining):
-            self.game.on_drain(event.seconds)
         elif isinstance(event, Called):
-            event.function(*event.arguments)
+            event.function()
 
     def _run_due(self) -> None:
         """Make the timed calls and the tick that are due; end the room if a hook asked for it.
@@ -3368,11 +3338,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
     if config.game is not None:
         return functools.partial(GameBackend, config.game)
     kind: Callable[[Config], Backend] = ProcessBackend
-    if config.tcp:
-        children = load_feature("children", "--tcp")
-        kind = functools.partial(children.TcpBackend, ports=children.PortPool(*config.tcpports))
-    elif config.pty:
-        kind = load_feature("children", "--pty").PtyBackend
+    if config.tcp or config.pty:
+        kind = load_feature("children", "--tcp" if config.tcp else "--pty").choose_kind(config)
     elif (lines := find_feature("linebuffer")) is not None:
         kind = lines.choose_kind(config)  # without it, Python runs unbuffered anyhow
     return functools.partial(kind, config)
@@ -3403,9 +3370,8 @@ class Inbox:
         self.departed = 0  # clients whose leaving waits
         self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
-        self._closed = False
+        self.closed = threading.Event()  # it takes nothing more, as the room is to end
         self._asleep = False  # the room's thread waits; nobody rang, or has its place (`claim`)
-        self._idle = False  # it waits without a timeout: no tick is due
 
     def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
         """Add an event; return False if the room is over.
@@ -3415,7 +3381,7 @@ class Inbox:
             urgent: wake the room's thread now, not only at a later event (MAX_NOT_URGENT).
         """
         with self.lock:
-            if self._closed:
+            if self.closed.is_set():
                 return False
             self.events.append(event)
             self.departed += isinstance(event, Left)
@@ -3427,22 +3393,22 @@ class Inbox:
         """Add an event of so many bytes once it fits; may wait. Return False: the room is over."""
         while True:
             freed = threading.Event()
+            self.when_freed(freed.set)
+            freed.wait()
             with self.lock:
-                if self._closed:
+                if self.closed.is_set():
                     return False
-                if not self.is_full:
+                if not self.is_full:  # still
                     self.events.append(event)
                     self.size += size
                     self.is_full = self.size >= self._limit
                     self._ring()
                     return True
-                self._on_freed.append(freed.set)
-            freed.wait()
 
     def put_messages(self, received: Iterable[Received]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""
         with self.lock:
-            if self._closed:
+            if self.closed.is_set():
                 return
             for event in received:
                 client = event.client  # who was kicked says no more
@@ -3464,10 +3430,11 @@ class Inbox:
         """Take the place of the room's thread if that is idle; `release` gives it back.
 
         A message then wakes no other thread of ours, which saves up to a third of an echo's time.
+        Only for a room whose thread waits without a timeout (`Backend.takes_directly`).
         """
         with self.lock:
-            is_free = self._asleep and self._idle and not self.events
-            if not is_free or self._closed or client.departed:
+            is_free = self._asleep and not self.events
+            if not is_free or self.closed.is_set() or client.departed:
                 return False
             self._asleep = False  # so that nobody wakes it
             return True
@@ -3479,12 +3446,12 @@ class Inbox:
             if rest is not None:
                 self.events.insert(0, rest)
                 self.size += len(rest.data)
-                self.is_full = self.size >= self._limit and not self._closed
-            if self.events:
+                self.is_full = self.size >= self._limit and not self.closed.is_set()
+            if self.events or self.closed.is_set():
                 self._ring()
 
     def take(self, timeout: float | None = None) -> list[RoomEvent]:
-        """Wait for events and return all that are there; none after that many seconds."""
+        """Wait for events and return all; none after that many seconds, or when it is closed."""
         if not self.events:
             self._wait(timeout)
         with self.lock:
@@ -3494,19 +3461,17 @@ class Inbox:
             return events
 
     def close(self) -> None:
-        """Let nothing more in, and wake who waits; `Ended` comes after what is there."""
+        """Let nothing more in, and the room end once its thread has handled what is there."""
         with self.lock:
-            if not self._closed:
-                self._closed = True
-                self.events.append(Ended())
-                self._ring()
-                self._free()
+            self.closed.set()
+            self._ring()
+            self._free()
 
     def _wait(self, timeout: float | None) -> None:
         with self.lock:
-            if self.events:
+            if self.events or self.closed.is_set():
                 return
-            self._asleep, self._idle = True, timeout is None
+            self._asleep = True
         if not self._bell.acquire(timeout=-1 if timeout is None else timeout):
             with self.lock:
                 rung = not self._asleep  # just now
@@ -3537,8 +3502,6 @@ class Traffic:
     bytes_out: int = 0
     dropped: int = 0  # messages that could not be used
     slow_closed: int = 0  # clients closed because they did not read
-    tick_times: Any = 0  # histograms of net/metrics.py: how long `on_tick` took
-    tick_lateness: Any = 0  # … and how late it began
     ticks_late: int = 0
     ticks_skipped: int = 0
 
@@ -3546,11 +3509,6 @@ class Traffic:
         """Count messages from a client."""
         self.messages_in += len(run.payloads)
         self.bytes_in += run.size
-
-    def add(self, other: Traffic) -> None:
-        """Add another room's numbers."""
-        for name in Traffic.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class RoomLog(logging.LoggerAdapter[logging.Logger]):
@@ -3739,8 +3697,9 @@ class Room:
         self.saved = ""  # JSON that a child has left for the next child (`_save`)
         self.traffic = Traffic()
         self.log = RoomLog(name)
-        self.ending = threading.Event()  # set when the end has been decided
+        self.ending = self.inbox.closed  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
+        self.visits = 0  # by how many clients; guarded by it, too
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
         self.thread = threading.get_ident()  # its own, once that runs
@@ -3855,11 +3814,6 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def ask_to_end(self) -> None:
-        """Let the room's thread end, once it has handled what was sent before."""
-        self.ending.set()
-        self.inbox.close()
-
     def cut(self) -> None:
         """End the room for its clients now, though its backend has not ended."""
         if self.farewell is not None:
@@ -3869,7 +3823,7 @@ class Room:
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         clients = self.registry.vacate(self)
-        self.ask_to_end()
+        self.inbox.close()
         if last_words:  # a game's come before the Close, if it does not take too long over them
             close = functools.partial(self._close_all, clients, code, reason)
             self.registry.timer.call_later(CLOSE_TIMEOUT, close)
@@ -3978,7 +3932,7 @@ class Room:
             insist(self._close)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
-        """Pass events on; return whether `Ended`, the last of all, was among them."""
+        """Pass events on; return whether they were the last that there will be."""
         for event in events:
             if isinstance(event, Received):
                 self.traffic.count_received(event.run)
@@ -3986,7 +3940,7 @@ class Room:
             self.backend.handle(events)
         finally:
             insist(self._answer, events)
-        return bool(events) and isinstance(events[-1], Ended)
+        return self.ending.is_set() and not self.inbox.events
 
     @staticmethod
     def _answer(events: list[RoomEvent]) -> None:
@@ -4022,13 +3976,13 @@ class RoomRegistry:
         self.make_backend = choose_backend(config)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
-        self._lock = threading.Lock()  # guards all below, and each room's seats
-        self._idle = threading.Condition(self._lock)  # told when a room has closed
+        self.lock = threading.Lock()  # guards all below, and each room's seats
+        self._idle = threading.Condition(self.lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
-        self._running: set[Room] = set()  # those whose thread has not finished, too
-        self._visits: dict[str, int] = {}  # connections ever, by room, the latest rooms
-        self._past = Traffic()  # of rooms that are gone
-        self._counts: Counter[str] = Counter()
+        # Those whose thread has not finished, too. Its methods are atomic; copy it to iterate.
+        self.running: set[Room] = set()
+        self.counts: Counter[str] = Counter()  # of what happens rarely
+        self.totals: Totals | None = None  # what rooms have had, also those that are gone
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
@@ -4044,16 +3998,14 @@ class RoomRegistry:
         name = client.room_name
         made: Room | None = None
         try:
-            with self._lock:
+            with self.lock:
                 room = self._find_place(name)
                 if room is None:
                     room = made = self._make_room(client)
                 self._check_seats(room)
                 client.room = room  # first: by this it is let go, should memory run out below
                 room.seats.add(client)
-                self._visits[name] = self._visits.pop(name, 0) + 1
-                if len(self._visits) > MAX_REMEMBERED_ROOMS:
-                    self._visits.pop(next(iter(self._visits)))
+                room.visits += 1
                 room.join(client)
         finally:
             if made is not None:  # also then: a room that never runs would never end
@@ -4068,9 +4020,9 @@ class RoomRegistry:
         A good guess, as it takes no lock.
         """
         room = self._rooms.get(name)
-        is_full = 0 < self._config.maxrooms <= len(self._running)
+        is_full = 0 < self._config.maxrooms <= len(self.running)
         is_asked_for = is_full or self.relays is not None
-        return self._lock.locked() or (is_asked_for if room is None else room.members.is_busy)
+        return self.lock.locked() or (is_asked_for if room is None else room.members.is_busy)
 
     def release(self, client: Client, left: Left) -> bool:
         """Take back a seat; return False if that was done before.
@@ -4082,13 +4034,14 @@ class RoomRegistry:
         room = client.room
         assert room is not None
         room.members.remove(client)  # before the room can tell it of its own leaving
-        with self._lock:
+        with self.lock:
             if client.departed:
                 return False
             heard = room.inbox.put(left)  # first, as there may be no memory for it
             client.departed = True
             room.seats.discard(client)
             if not room.seats:
+                room.empty_since = time.monotonic()
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
             client.connection.answer(left.reply)
@@ -4097,7 +4050,7 @@ class RoomRegistry:
 
     def vacate(self, room: Room) -> list[Client]:
         """Take back all seats, and let newcomers have a fresh room; return who had one."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
             clients = list(room.seats)
             room.seats.clear()
@@ -4107,64 +4060,53 @@ class RoomRegistry:
 
     def forget(self, room: Room) -> None:
         """Note that a room's thread is done."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
-            self._running.discard(room)
-            self._past.add(room.traffic)
+            self.running.discard(room)
+            if self.totals is not None:
+                self.totals.keep(room)
             if self.histories is not None and room.members.history is not None:
                 self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
 
     def is_deserted(self, room: Room) -> bool:
         """Whether no client of a room is left, though their readers may not know it yet."""
-        with self._lock:
+        with self.lock:
             seats = list(room.seats)
         return not any([client.connection.probe() for client in seats])
 
     def refuse_new_rooms(self) -> None:
         """Let no more rooms be made, while those that are there go on (see net/drain.py)."""
-        with self._lock:
+        with self.lock:
             self.draining = True
-
-    def refuses(self, name: str) -> bool:
-        """Whether a room would have to be made and may not be."""
-        return self.draining and self.find(name) is None
 
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
-        with self._lock:
+        with self.lock:
             self._refusal = ConnectionClosed(code, reason)
-            rooms = list(self._running)
+            rooms = list(self.running)
         for room in rooms:
             room.farewell = (code, reason)
-            room.ask_to_end()
+            room.inbox.close()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
-        with self._lock:
-            return self._idle.wait_for(lambda: not self._running, timeout)
+        with self.lock:
+            return self._idle.wait_for(lambda: not self.running, timeout)
 
     def count(self, name: str, number: int = 1) -> None:
         """Count something that happens rarely."""
-        with self._lock:
-            self._counts[name] += number
+        with self.lock:
+            self.counts[name] += number
 
     def listing(self) -> list[Room]:
         """Return the rooms that may be joined, by name."""
-        with self._lock:
+        with self.lock:
             return [self._rooms[name] for name in sorted(self._rooms)]
 
     def find(self, name: str) -> Room | None:
         """Return the room of that name, if it is open; takes no lock."""
         return self._rooms.get(name)
-
-    def totals(self) -> tuple[Traffic, Counter[str], dict[str, int], list[Room]]:
-        """Return all traffic so far, the counts, the visits by room, and the running rooms."""
-        with self._lock:
-            traffic = replace(self._past)
-            for room in self._running:
-                traffic.add(room.traffic)
-            return traffic, self._counts.copy(), dict(self._visits), list(self._running)
 
     def _start(self, room: Room) -> None:
         try:
@@ -4187,9 +4129,9 @@ class RoomRegistry:
             if self._refusal is not None:
                 raise self._refusal
             room = self._rooms.get(name)
-            if room is None and self.draining:  # it has ended since `refuses` was asked
+            if room is None and self.draining:  # it has ended since the session looked
                 raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
-            if room is not None or not limit or len(self._running) < limit:
+            if room is not None or not limit or len(self.running) < limit:
                 return room
             patience = deadline - time.monotonic()
             if len(self._rooms) >= limit or patience <= 0:
@@ -4201,7 +4143,7 @@ class RoomRegistry:
         history = self.histories.open(name) if self.histories else None
         room = self.room_type(name, self, self.make_backend(), opener, history=history, stall=stall)
         self._rooms[name] = room
-        self._running.add(room)
+        self.running.add(room)
         return room
 
     def _check_seats(self, room: Room) -> None:
@@ -4218,30 +4160,24 @@ class RoomRegistry:
             del self._rooms[room.name]
 
     def _let_go(self, room: Room) -> None:
-        """End an empty room, at once or after --linger."""
-        room.empty_since = time.monotonic()
-        if not self._config.linger:
-            self._abandon(room)
+        """End an empty room, now or when it has been empty for --linger seconds."""
+        rest = room.empty_since + self._config.linger - time.monotonic()
+        if rest <= 0:
+            room.is_abandoned = True
+            self._remove(room)
+            room.inbox.close()
         elif not room.is_timed:
-            self.timer.call_later(self._config.linger, lambda: self._collect(room))
+            self.timer.call_later(rest, lambda: self._collect(room))
             room.is_timed = True
-
-    def _abandon(self, room: Room) -> None:
-        room.is_abandoned = True
-        self._remove(room)
-        room.ask_to_end()
 
     # -- the poller --
 
     def _collect(self, room: Room) -> None:
-        """End a room if it has been empty for --linger seconds."""
-        with self._lock:
-            rest = room.empty_since + self._config.linger - time.monotonic()
-            room.is_timed = rest > 0 and not (room.seats or room.ending.is_set())
-            if room.is_timed:  # somebody has been there meanwhile
-                self.timer.call_later(rest, lambda: self._collect(room))
-            elif rest <= 0 and not room.seats:
-                self._abandon(room)
+        """Look again at a room that was empty; somebody may have been there meanwhile."""
+        with self.lock:
+            room.is_timed = False
+            if not (room.seats or room.ending.is_set()):
+                self._let_go(room)
 
 
 # ==== 12. Plain HTTP =====================================================================
@@ -4582,7 +4518,8 @@ class Session:
             server.enter_behind(self, peer[0])
         if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
-        if server.registry.refuses(name):  # whoever asks may find it elsewhere
+        if server.registry.draining and server.registry.find(name) is None:
+            # Whoever asks may find it elsewhere.
             raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
         number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
@@ -5616,7 +5553,7 @@ class Server:
     def kill(self) -> None:
         """End all children at once; their rooms have a moment to tell clients, and to close."""
         self.registry.end_all(*self.farewell)  # nor is one started again
-        for room in self.registry.totals()[3]:
+        for room in self.registry.running.copy():
             room.backend.kill()
         if (descendants := find_feature("descendants")) is not None:
             descendants.kill_orphans()
@@ -5655,12 +5592,12 @@ class Server:
 
     def _cut_short(self) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
-        rooms = self.registry.totals()[3]
+        rooms = self.registry.running.copy()
         names = ", ".join(sorted(room.name for room in rooms)[:10])
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
-        for room in self.registry.totals()[3]:
+        for room in self.registry.running.copy():
             room.cut()
 
     def say(self, text: str, *values: object) -> None:
@@ -5686,60 +5623,48 @@ class Server:
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
-if not TYPE_CHECKING:  # the options that only modules of net/ look at
-    NetConfig = getattr(find_feature("config"), "NetConfig", object)
+class NoNetConfig:
+    """Stands for the options of net/, where this file has been copied alone: all are empty."""
+
+    def __getattr__(self, name: str) -> tuple[()]:
+        return ()
+
+
+if not TYPE_CHECKING:
+    NetConfig = getattr(find_feature("config"), "NetConfig", NoNetConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(NetConfig):
-    """The options, with their defaults; the value of `--header-ws` is in `header_ws`."""
+    """The options of this file, with their defaults; those of net/ are in net/config.py."""
 
     target: str = ""  # its name, for a lobby to show
     command: tuple[str, ...] = ()  # program and arguments, unless `game` is set
     game: type[Game] | None = None
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
-    tcplisten: tuple[tuple[str, int], ...] = ()
     staticdir: Path | None = None
     api: bool = False
     ping: float = 20.0  # seconds
-    reload: bool = False
-    trustproxy: tuple[Network | str, ...] = ()
-    subprotocol: tuple[str, ...] = ()
-    header: tuple[tuple[str, str], ...] = ()
-    header_ws: tuple[tuple[str, str], ...] = ()  # … to handshakes alone
-    header_http: tuple[tuple[str, str], ...] = ()  # … to all other responses
-    unixsocket: Path | None = None
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
-    maxrate: int = 0  # messages a second of one client
     maxmsg: int = 1 * MIB  # bytes
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
-    store: str = ""
     binary: bool = False
     delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
     serverframe: str = ""
-    idfield: str = ""
-    clientroute: bool = False
-    byteorder: str = "big"
     joinmsg: str = ""
     leavemsg: str = ""
     multiline: bool = False
     passenv: tuple[str, ...] = PASSED
-    passstderr: bool = False
-    tcp: bool = False
-    tcpports: tuple[int, int] = (9001, 9999)
-    pty: bool = False
     delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
-    pcap: str = ""
     trace: tuple[str, ...] | None = None
-    log: str = "text"
     verbose: int = 0
 
     def find_features(self) -> list[Any]:
@@ -5813,6 +5738,7 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
+parse_text = parser_of(r"[^\ud800-\udfff]*", "UTF-8", str)  # Python reads other bytes as those
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -5834,15 +5760,6 @@ def parse_address(text: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
     return match[1] or match[2] or "0.0.0.0", int(match[3])
-
-
-def parse_text(text: str) -> str:
-    """Return text that can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
-    return text
 
 
 def parse_folder(text: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from scalesocket import (
@@ -71,6 +73,13 @@ def check_options(config: Config) -> None:
     refuse_if(config.pty and framed, "--pty takes no framing")
     refuse_if(config.pty and config.passstderr, "--pty and --passstderr exclude each other")
     refuse_if(config.pty and not POSIX, "--pty needs a POSIX system")
+
+
+def choose_kind(config: Config) -> Callable[[Config], ProcessBackend]:
+    """Return what makes the backend of a room, for --tcp or --pty."""
+    if config.pty:
+        return PtyBackend
+    return functools.partial(TcpBackend, ports=PortPool(*config.tcpports))
 
 
 class TcpBackend(PipeBackend):

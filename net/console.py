@@ -44,6 +44,7 @@ from scalesocket import (
 )
 
 from .files import WebFiles
+from .metrics import find_totals
 from .origins import is_own_page, make_guard
 from .peers import parse_json
 from .proxies import TrustedProxies, parse_proxies
@@ -90,6 +91,7 @@ class Console:
             raise ConfigError("--console needs the folder client/ beside scalesocket.py")
         self._config = config
         self._registry = registry
+        self._totals = find_totals(registry)
         self._allowed = TrustedProxies(config.console or ())
         self._guard = make_guard(config, proxies)
         self._files = WebFiles(PAGE)
@@ -185,7 +187,7 @@ class Console:
     # -- what the API tells --
 
     def _describe(self) -> dict[str, object]:
-        traffic, _, _, rooms = self._registry.totals()
+        (traffic, _), rooms = self._totals.add_up(), self._registry.running.copy()
         found = [self._describe_room(room) for room in rooms]
         kind = "game" if self._config.game else "terminal" if self._config.pty else "program"
         return {
@@ -227,8 +229,7 @@ def describe_client(client: Client) -> dict[str, object]:
 
 def counters(traffic: object) -> dict[str, int]:
     """Return the plain numbers of a `Traffic`."""
-    values = {field.name: getattr(traffic, field.name) for field in fields(traffic)}  # type: ignore[arg-type]  # it is a dataclass
-    return {name: value for name, value in values.items() if not name.startswith("tick_")}
+    return {field.name: getattr(traffic, field.name) for field in fields(traffic)}  # type: ignore[arg-type]  # it is a dataclass
 
 
 # ==== The tunnel ===========================================================

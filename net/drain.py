@@ -6,10 +6,11 @@ the server ends when the last client has gone. Then, or when the time is over, a
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
-from scalesocket import RESTARTING, CloseCode, Draining, parse_seconds
+from scalesocket import RESTARTING, Called, CloseCode, GameBackend, parse_seconds
 
 if TYPE_CHECKING:
     from scalesocket import Server
@@ -53,9 +54,13 @@ class Drain:
         registry.refuse_new_rooms()
         self._server.say("draining for %g s at the most", self._seconds)  # and it does
         for room in registry.listing():
-            room.inbox.put(Draining(self._seconds))
+            if isinstance(room.backend, GameBackend):
+                room.inbox.put(Called(functools.partial(self._tell, room.backend)))
         self._until = time.monotonic() + self._seconds
         self._check_rooms()
+
+    def _tell(self, backend: GameBackend) -> None:  # on the room's thread
+        backend.game.on_drain(self._seconds)
 
     def _check_rooms(self) -> None:
         """Stop if there is nobody left to wait for, or no time."""
@@ -69,4 +74,4 @@ class Drain:
         relays = self._server.registry.relays
         if relays is not None and relays.count:
             return False
-        return not any(room.seats for room in self._server.registry.totals()[3])
+        return not any(room.seats for room in self._server.registry.running.copy())

@@ -8,10 +8,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 
 from scalesocket import (
     FLAG,
     LATE_TICK,
+    MAX_REMEMBERED_ROOMS,
+    Game,
     GameBackend,
     Request,
     Response,
@@ -34,15 +37,11 @@ class Histogram:
         self.counts = [0] * len(self.BOUNDS)  # of values up to each bound, and over the last
         self.total = 0.0
 
-    def __add__(self, other: Histogram | int) -> Histogram:
-        if isinstance(other, int):  # 0: a room without any
-            return self
+    def __add__(self, other: Histogram) -> Histogram:
         both = Histogram()
         both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         both.total = self.total + other.total
         return both
-
-    __radd__ = __add__
 
     def observe(self, value: float) -> None:
         """Count a value."""
@@ -53,13 +52,74 @@ class Histogram:
 class MeasuredGame(GameBackend):
     """A game whose ticks are timed."""
 
+    def __init__(self, game: type[Game]) -> None:
+        super().__init__(game)
+        self.times = Histogram()  # how long `on_tick` took
+        self.lateness = Histogram()  # how late it began
+
     def _tick(self, now: float) -> None:
-        traffic, lateness = self._room.traffic, now - self._next_tick
+        lateness = now - self._next_tick
         super()._tick(now)
-        for name, value in (("times", time.monotonic() - now), ("lateness", lateness)):
-            histogram = getattr(traffic, f"tick_{name}") or Histogram()
-            histogram.observe(value)
-            setattr(traffic, f"tick_{name}", histogram)
+        self.times.observe(time.monotonic() - now)
+        self.lateness.observe(lateness)
+
+
+class Totals:
+    """What rooms have had since the server has started, also those that are gone.
+
+    Args:
+        registry: theirs, whose lock guards all of this.
+    """
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+        self._past = Traffic()  # of rooms that are gone
+        self._visits: dict[str, int] = {}  # of rooms that are gone, by name; the latest
+        self._ticks = Histogram(), Histogram()  # of games that are gone: times and lateness
+
+    def keep(self, room: Room) -> None:
+        """Add what a room has had that is done; the lock is held."""
+        add_traffic(self._past, room.traffic)
+        self._visits[room.name] = self._visits.pop(room.name, 0) + room.visits
+        if len(self._visits) > MAX_REMEMBERED_ROOMS:
+            self._visits.pop(next(iter(self._visits)))
+        self._ticks = add_ticks(self._ticks, room)
+
+    def add_up(self) -> tuple[Traffic, dict[str, int]]:
+        """Return all traffic so far, and how many clients have come, by room."""
+        with self._registry.lock:
+            traffic, visits = replace(self._past), Counter(self._visits)
+            for room in self._registry.running:
+                add_traffic(traffic, room.traffic)
+                visits[room.name] += room.visits
+            return traffic, visits
+
+    def add_up_ticks(self) -> tuple[Histogram, Histogram]:
+        """Return how long all ticks of games took, and how late they began."""
+        with self._registry.lock:
+            return functools.reduce(add_ticks, self._registry.running, self._ticks)
+
+
+def add_ticks(total: tuple[Histogram, Histogram], room: Room) -> tuple[Histogram, Histogram]:
+    """Return the ticks of a room's game added to others."""
+    game = room.backend
+    if not isinstance(game, MeasuredGame):
+        return total
+    return total[0] + game.times, total[1] + game.lateness
+
+
+def add_traffic(total: Traffic, traffic: Traffic) -> None:
+    """Add a room's numbers to others."""
+    for field in fields(Traffic):
+        number = getattr(total, field.name) + getattr(traffic, field.name)
+        setattr(total, field.name, number)
+
+
+def find_totals(registry: RoomRegistry) -> Totals:
+    """Return the totals of a registry; they are made when they are first asked for."""
+    if registry.totals is None:
+        registry.totals = Totals(registry)
+    return registry.totals
 
 
 class Metrics:
@@ -73,6 +133,7 @@ class Metrics:
 
     def __init__(self, registry: RoomRegistry) -> None:
         self._registry = registry
+        self._totals = find_totals(registry)
 
     def respond(self, _request: Request) -> Response:
         """Return all metrics."""
@@ -80,7 +141,8 @@ class Metrics:
         return Response(200, text.encode(), content_type=self.CONTENT_TYPE)
 
     def _families(self) -> Iterator[str]:
-        traffic, counts, visits, rooms = self._registry.totals()
+        (traffic, visits), rooms = self._totals.add_up(), self._registry.running.copy()
+        counts = self._registry.counts
         seats: Counter[str] = Counter()
         for room in rooms:
             seats[room.name] += len(room.seats)
@@ -127,7 +189,7 @@ class Metrics:
         yield self._family("log_lines_dropped", "counter", text, dropped)
         yield from self._describe_ticks(traffic)
 
-    def _describe_history(self, rooms: list[Room]) -> Iterator[str]:
+    def _describe_history(self, rooms: set[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
         histories = self._registry.histories
         archive = None if histories is None else histories.archive
@@ -141,10 +203,8 @@ class Metrics:
 
     def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
         """Yield how punctual in-process games are."""
-        yield self._histogram(
-            "tick_seconds", "How long a tick took.", traffic.tick_times or Histogram()
-        )
-        lateness = traffic.tick_lateness or Histogram()
+        times, lateness = self._totals.add_up_ticks()
+        yield self._histogram("tick_seconds", "How long a tick took.", times)
         yield self._histogram("tick_lateness_seconds", "How late a tick began.", lateness)
         late = f"Ticks over {LATE_TICK} s late."
         yield self._family("ticks_late", "counter", late, traffic.ticks_late)

@@ -134,6 +134,7 @@ def explain_failure(error: BaseException) -> str:
         where = where_is(type(given["self"].game), None)
         return f": {where}: tick_rate is {_RATE}, not {given['rate']!r}"
     function = given.get("function") or getattr(given.get("event"), "function", None)
+    function = getattr(function, "func", function)  # `room.call_soon` makes it a partial
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if isinstance(code, CodeType) and is_own(code.co_filename):
         return f": {place(code.co_filename, code.co_firstlineno)}: {what}"

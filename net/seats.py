@@ -622,8 +622,8 @@ class Seat:
         client, room = self.client, self.client.room
         assert room is not None
         if isinstance(room.backend, GameBackend):
-            call = functools.partial(call_hook, is_back=is_back, restored=restored)
-            room.inbox.put(Called(call, (room.backend, client)))
+            call = functools.partial(call_hook, room.backend, client)
+            room.inbox.put(Called(functools.partial(call, is_back=is_back, restored=restored)))
             return
         client.restored = restored
         data = self._seats.announce(client, is_back=is_back)
@@ -805,14 +805,14 @@ class Seats:
         registry, room = self.registry, old.room
         assert room is not None and old.seat is not None
         room.members.remove(old)
-        with registry._lock:
+        with registry.lock:
             if old.departed or not room.inbox.put(Left(old, CloseCode.ABNORMAL)):
                 return False
             old.departed = True
             room.seats.discard(old)
             room.seats.add(client)
             client.room = room
-            registry._visits[room.name] = registry._visits.pop(room.name, 0) + 1
+            room.visits += 1
             room.join(client)
         room.members.remove(old)  # if it was only just let in
         if self.note_token is not None:

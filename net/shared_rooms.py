@@ -290,7 +290,7 @@ class SharedRooms(StoredRooms):
         room = seat.client.room
         assert isinstance(room, StoredRoom)
         name = room.name
-        with self._lock:
+        with self.lock:
             is_asleep = room.is_left and self.must_be_read(name) and name not in self._recalled
             if is_asleep and not room.is_lost and not seat.has_left:
                 self._store.put_token(name, seat)
@@ -302,7 +302,7 @@ class SharedRooms(StoredRooms):
 
     def remove(self, room: StoredRoom) -> None:
         """Have what is stored of a room removed, if only whose it is."""
-        with self._lock:
+        with self.lock:
             if self._owners.get(room.name) is room:
                 self._store.put(room.name, None)
 
@@ -383,11 +383,11 @@ class SharedRooms(StoredRooms):
 
     def _give_up_lost(self) -> None:
         """End the rooms that others have taken while this node was not known to be alive."""
-        with self._lock:
+        with self.lock:
             names = list(self._owners)
         for name in self._database.find_lost(names):
             self._lose(name)
-        with self._lock:  # one that has ended meanwhile may have been taken back
+        with self.lock:  # one that has ended meanwhile may have been taken back
             for name in names:
                 if self.must_be_read(name) and name not in self._recalled:
                     self._store.release(name)
@@ -396,7 +396,7 @@ class SharedRooms(StoredRooms):
         """End all rooms before others may have them."""
         if not self._is_late():
             return
-        with self._lock:
+        with self.lock:
             rooms = [room for room in self._owners.values() if room.farewell is None]
         if rooms:
             what = "1 room ends" if len(rooms) == 1 else f"{len(rooms)} rooms end"
@@ -406,7 +406,7 @@ class SharedRooms(StoredRooms):
 
     def _lose(self, name: str) -> None:
         """End a room that another node has taken; nothing of it is saved."""
-        with self._lock:
+        with self.lock:
             room = self._owners.get(name)
         log.warning("room %s is not saved from here: another node has it", name)
         if room is not None and (room.farewell is None or room.farewell[1] != ELSEWHERE):
@@ -415,8 +415,8 @@ class SharedRooms(StoredRooms):
 
     def _end(self, room: StoredRoom, reason: str, deadline: float) -> None:
         """End a room; by then it has ended for its clients, whatever its program does."""
-        with self._lock:
+        with self.lock:
             self._remove(room)
         room.farewell = (CloseCode.SERVICE_RESTART, reason)
-        room.ask_to_end()
+        room.inbox.close()
         self.timer.call_later(max(deadline - time.monotonic(), 0.0), room.cut)

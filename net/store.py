@@ -774,7 +774,7 @@ class StoredRoom(Room):
         if ticks:
             return time.monotonic()
         traffic = self.traffic
-        seats = len(self.seats), self.registry.count_visits(self.name)
+        seats = len(self.seats), self.visits
         return traffic.messages_in, traffic.messages_out, seats, self.metadata, self.saved
 
     def join(self, client: Client) -> None:
@@ -1024,7 +1024,6 @@ class StoredRooms(RoomRegistry):
         super().__init__(config, timer)
         self._store = self.open_store(config.store)
         self.client_ids = itertools.count(self._store.highest + 1)
-        self.lock = self._lock
         self.keeps_programs = config.cachepersist
         # These are guarded by the registry's lock.
         self._dormant: dict[str, Dormant] = {}  # the longest unused first
@@ -1046,7 +1045,7 @@ class StoredRooms(RoomRegistry):
 
     def _note_stored(self, rooms: dict[str, bool]) -> None:
         """Note which rooms are stored, before any is made; on the writer's thread."""
-        with self._lock:
+        with self.lock:
             self._dormant = {
                 name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
             }
@@ -1083,10 +1082,10 @@ class StoredRooms(RoomRegistry):
         if not self._begin_recall(name):
             return None
         try:
-            with self._lock:
+            with self.lock:
                 self._find_place(name)  # or there is no need to read it
             record, is_lost = self.read(name)
-            with self._lock:
+            with self.lock:
                 room, seats = self._make_again(opener, record, is_lost=is_lost)
         except BaseException:
             made = self.find(name)
@@ -1095,7 +1094,7 @@ class StoredRooms(RoomRegistry):
                 self.forget(made)
             raise
         finally:
-            with self._lock:
+            with self.lock:
                 self._end_recall(name)
         self._start(room)
         now = time.monotonic()
@@ -1117,7 +1116,7 @@ class StoredRooms(RoomRegistry):
     def forget(self, room: Room) -> None:
         """Note that a room's thread is done; see `RoomRegistry`."""
         assert isinstance(room, StoredRoom)
-        with self._lock:
+        with self.lock:
             if self._owners.get(room.name) is room:
                 del self._owners[room.name]
                 self.note_end(room)
@@ -1138,13 +1137,13 @@ class StoredRooms(RoomRegistry):
 
     def save(self, room: StoredRoom, record: Record) -> None:
         """Have the record of a room written, unless there is another one of its name."""
-        with self._lock:
+        with self.lock:
             if self._owners.get(room.name) is room:
                 self._store.put(room.name, record)
 
     def remove(self, room: StoredRoom) -> None:
         """Have it removed, likewise, if there is one."""
-        with self._lock:
+        with self.lock:
             if room.is_stored and self._owners.get(room.name) is room:
                 self._store.put(room.name, None)
 
@@ -1155,15 +1154,11 @@ class StoredRooms(RoomRegistry):
         """
         room = seat.client.room
         assert isinstance(room, StoredRoom)
-        with self._lock:
+        with self.lock:
             is_there = self._owners.get(room.name) is room or room.name in self._dormant
             if is_there and not room.is_lost:
                 room.has_tokens = True
                 self._store.put_token(room.name, seat)
-
-    def count_visits(self, name: str) -> int:
-        """Return how many clients have come to a room."""
-        return self._visits.get(name, 0)
 
     def note_client(self, number: int) -> None:
         """Note the ID of a client that has come; the lock is held."""
@@ -1214,7 +1209,7 @@ class StoredRooms(RoomRegistry):
 
         One that is kept, and is ending, or that another client brings back, is waited for.
         """
-        with self._lock:
+        with self.lock:
             deadline = time.monotonic() + self.ending_time
             while name not in self._rooms and (self._is_ending(name) or name in self._recalled):
                 patience = deadline - time.monotonic()
@@ -1318,12 +1313,12 @@ class StoredRooms(RoomRegistry):
             return
         if room.progress != room.saved_at:
             room.is_due = True
-            room.inbox.put(Called(lambda: None, ()))
+            room.inbox.put(Called(lambda: None))
         self._call_for(room, self._config.saveevery, self._remind)
 
     def _give_up(self, first: list[tuple[str, Dormant]]) -> None:
         """Remove what is stored of rooms to which nobody has come back."""
-        with self._lock:
+        with self.lock:
             for name, dormant in first:
                 is_there = self._dormant.get(name) is dormant and name not in self._recalled
                 if is_there and not dormant.kept:

@@ -318,7 +318,7 @@ def test_calls_that_wait_are_bounded_and_after_the_end_a_thread_is_told() -> Non
     room.call_soon(done.append, -1)  # a hook's own never waits
     for event in fake.inbox.take(0):
         assert isinstance(event, Called)
-        event.function(*event.arguments)
+        event.function()
     assert done == [*range(1024), -1]
     wait_until(lambda: fake.inbox._on_freed)
     fake.inbox.close()

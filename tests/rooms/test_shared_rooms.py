@@ -263,7 +263,7 @@ def test_a_room_that_ends_while_it_is_asked_whether_it_was_lost_stays_nobodys(
         found: Any = SharedRooms.__new__(SharedRooms)
         found._store = SimpleNamespace(release=lambda name: one.release([name]))
         found._database = one
-        found._lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
+        found.lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
         found._owners = dict.fromkeys(("left", "gone", "open"))
         for name in (*found._owners, "new"):
             one.read(name)
@@ -801,7 +801,7 @@ def test_a_room_that_is_wanted_again_before_it_was_given_back_is_kept() -> None:
 def test_of_two_rooms_of_a_name_only_the_later_one_is_saved_or_removed(kind: Any) -> None:
     """The other one is at its end, and may take long for that."""
     found = kind.__new__(kind)
-    found._lock, found._store = threading.RLock(), Mock()
+    found.lock, found._store = threading.RLock(), Mock()
     old, new = (SimpleNamespace(name="den", is_stored=True) for _ in range(2))
     found._owners = {"den": new}
     for room in (old, new):
@@ -831,7 +831,7 @@ def test_which_rooms_were_lost_with_a_lease_is_asked_until_there_is_an_answer(
 def test_who_comes_back_while_its_room_ends_here_waits_for_the_last_save() -> None:
     """If Redis was back by then, it began with what was saved before, and the rest was lost."""
     found: Any = SharedRooms.__new__(SharedRooms)
-    found._lock, found._recalled, found._rooms = threading.RLock(), set(), {}
+    found.lock, found._recalled, found._rooms = threading.RLock(), set(), {}
     found._owners = {"den": SimpleNamespace(is_needed=False, farewell=(1012, "restarts"))}
     found.ending_time = 0.0
     with pytest.raises(ConnectionClosed, match="being saved"):
