@@ -52,6 +52,7 @@ from tests.support import (
     encode_client_frames,
     http_request,
     open_socket,
+    read_process,
     run_cli,
     serve,
     settled,
@@ -816,6 +817,23 @@ def test_a_parent_that_stands_still_holds_nobody_up() -> None:
         crash(server, 0)
         for client in clients:
             assert client.wait_close() == CRASHED
+
+
+def test_whom_a_worker_named_just_before_it_crashed_is_told() -> None:
+    with spread("cat") as server, contextlib.ExitStack() as opened:
+        worker = workers_of(server)[0]
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: is_stopped(server.pid))
+            rooms = [room_of(0, number) for number in range(5)]
+            clients = [opened.enter_context(RawClient.connect(server, room)) for room in rooms]
+            for client in clients:
+                say(client, "hello")
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: (it := read_process(worker)) and it.state == "Z")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert [client.wait_close() for client in clients] == [CRASHED] * 5
 
 
 def test_what_a_parent_did_not_take_it_is_told_in_order_and_no_descriptor_is_left() -> None:
