@@ -2083,7 +2083,7 @@ def _reject_constant(name: str) -> NoReturn:
 # 1,000. A run of digits is found by making all digits the same.
 _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
-_LONG_NUMBER = re.compile(rb"[0-9.]{%d,}" % len(_TOO_LONG))
+_LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9.]{%d,}" % len(_TOO_LONG))
 # Checks JSON without converting its numbers: a message keeps its bytes.
 _json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.

@@ -39,6 +39,7 @@ from tests.support import (
     HandshakeRefused,
     RawClient,
     ServerProcess,
+    encode_client_frame,
     encode_client_frames,
     http_request,
     run_cli,
@@ -364,6 +365,18 @@ def test_what_is_no_json_object_is_dropped_counted_and_the_client_stays(
     assert echo(client, '{"still":"here"}') == f'{{"_from":{number},"still":"here"}}'
     assert metric(tagging, "messages_dropped_total") == dropped + 1
     assert f"client={number}" in tagging.wait_log(r"\[WARN\].*JSON.*", since=lines)[0]
+
+
+def test_looking_for_long_numbers_holds_nobody_up() -> None:
+    """Seen: 1 MB of numbers of 1,000 digits took over a second, in which nobody else was served."""
+    numbers = b",".join([b"7" * 1000] * 60_000) + b"," + b"7" * 1001
+    with (
+        serve("--clientframe=json", "--maxmsg", "64M", "cat") as server,
+        RawClient.connect(server) as client,
+    ):
+        client.send_bytes(encode_client_frame(TEXT, b'{"n":[' + numbers + b"]}"))
+        assert echo(client, '{"n":1}').endswith('"n":1}')
+        server.wait_log("a number of 1001 digits; 1000 is the most")
 
 
 # ==== 4. JSON framing, to clients =========================================
