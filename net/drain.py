@@ -10,7 +10,7 @@ import functools
 import time
 from typing import TYPE_CHECKING
 
-from scalesocket import RESTARTING, Called, CloseCode, GameBackend, parse_seconds
+from scalesocket import RESTARTING, Backend, Called, CloseCode, GameBackend, parse_seconds
 
 if TYPE_CHECKING:
     from scalesocket import Server
@@ -54,12 +54,12 @@ class Drain:
         registry.refuse_new_rooms()
         self._server.say("draining for %g s at the most", self._seconds)  # and it does
         for room in registry.listing():
-            if isinstance(room.backend, GameBackend):
-                room.inbox.put(Called(functools.partial(self._tell, room.backend)))
+            room.inbox.put(Called(functools.partial(self._tell, room.backend)))
         self._until = time.monotonic() + self._seconds
         self._check_rooms()
 
-    def _tell(self, backend: GameBackend) -> None:  # on the room's thread
+    def _tell(self, backend: Backend) -> None:  # on the room's thread
+        assert isinstance(backend, GameBackend)  # others call nothing: they are only woken
         backend.game.on_drain(self._seconds)
 
     def _check_rooms(self) -> None:

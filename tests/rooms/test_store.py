@@ -814,6 +814,21 @@ def test_a_program_gets_what_the_last_one_saved(folder: Path) -> None:
         wait_until(lambda: not rooms(folder))  # its record has gone with its last seat
 
 
+def test_a_program_is_saved_as_the_server_begins_to_drain(folder: Path) -> None:
+    """Seen: only games were; what a program had said to save was lost if it was killed then."""
+    options = ("--frame=json", "--resume", "60", "--saveevery", "0", "--drain", "600")
+    with stored(folder, "program.py", *options) as server:
+        ann, _ = sit(server, "den")
+        ann.send_json({"add": 3, "save": True})
+        ann.send_json({"t": "still there"})
+        assert ann.receive_json() == {"t": "total", "total": 3}
+        ann.receive_json()  # what stands before this is known
+        server.process.send_signal(signal.SIGTERM)
+        wait_saved(folder, "3")
+        ann.close()
+        assert server.wait() == 0
+
+
 SAVES_ALL = """
 import json, sys
 
