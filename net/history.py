@@ -510,7 +510,7 @@ class HoldingConnection(Connection):
     def wait_while_full(self, stall: float) -> bool:
         """Wait for the peer, but not for a newcomer that is still being sent the history."""
         with self.lock:
-            if self.is_full and self.replay is not None:
+            if self.replay is not None:
                 return self.replay.held < self._max_backlog
         return super().wait_while_full(stall)
 

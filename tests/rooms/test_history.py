@@ -11,9 +11,10 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from scalesocket.net import deflate
@@ -749,6 +750,43 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(polle
             newcomer.receive_text()
     connection.dispose()
     assert not history.followers
+
+
+class LockWithGap:
+    """A lock of which something is done as soon as it is released, once."""
+
+    def __init__(self, lock: threading.Lock, gap: Callable[[], None]) -> None:
+        self._lock = lock
+        self._gaps = [gap]
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if self._gaps:
+            self._gaps.pop()()
+
+
+def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_asked(
+    poller: Poller,
+) -> None:
+    """It was not full, and then it was: a room waited for it, or closed it as too slow."""
+    archive = Archive()  # its thread does not run: this one does what that would
+    history = History(100, tagged=False, archive=archive)
+    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history.open()
+    history.add(Opcode.TEXT, [b"x" * (4 << 20)])
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
+    connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
+    client: Any = Seat(1, connection)
+    assert members.add(client)
+    connection.lock = cast(Any, LockWithGap(connection.lock, members.newcomers[client].advance))
+    assert connection.wait_while_full(0)
+    assert connection.is_full
+    connection.dispose()
+    theirs.close()
 
 
 if sys.platform != "linux":
