@@ -59,6 +59,7 @@ from scalesocket import (
     encode_close,
     encode_frame,
     error_response,
+    insist,
     log,
     parse_room_name,
     poll_end,
@@ -806,13 +807,13 @@ class Relays:
 
     def _probe(self, peer: Peer) -> None:
         misses = 0
-        while self._is_needed(peer) and not self._stopped.wait(0 if misses else self._ping):
+        while insist(self._is_needed, peer) and not self._stopped.wait(0 if misses else self._ping):
             misses = 0 if self._answers(peer) else misses + 1
             if misses < MOST_MISSES:
                 continue
             if misses == MOST_MISSES:
                 log.warning("peer %s does not answer; its clients are to come again", peer.name)
-            for relay in self._lead_to(peer):
+            for relay in insist(self._lead_to, peer):
                 relay.stop(SILENT)
 
     def _answers(self, peer: Peer) -> bool:

@@ -514,6 +514,29 @@ def test_one_thread_sees_whether_a_node_answers_while_clients_are_passed_through
         wait_until(lambda: not probers())
 
 
+def test_a_node_is_asked_on_whether_it_answers_though_memory_ran_out_meanwhile() -> None:
+    """Its thread ended, and no other one began, as it counted as watched."""
+    with stand_in(ok(b"[]")) as address:
+        (peer,) = (peers := Peers([address], lambda line: None)).all
+        relays = Relays(peers, lambda name: None, 0.1)
+        relays._running[object()] = peer  # type: ignore[index]
+        found = relays._lead_to
+        short = [MemoryError]
+        looked = []
+
+        def find(peer: Peer) -> list[Any]:
+            if short:
+                raise short.pop()
+            looked.append(peer)
+            return found(peer)
+
+        relays._lead_to = find  # type: ignore[method-assign]
+        relays._watch(peer)
+        wait_until(lambda: len(looked) > 1)
+        relays._running.clear()
+        wait_until(lambda: not probers())
+
+
 def test_with_ping_0_no_node_is_asked_whether_it_answers() -> None:
     relays = Relays(Peers(["127.0.0.1:9"], lambda line: None), lambda name: None, 0)
     (peer,) = relays._seeker._peers.all
