@@ -786,6 +786,7 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
     assert connection.wait_while_full(0)
     assert connection.is_full
     connection.dispose()
+    wait_until(lambda: connection.fileno() < 0)  # the poller closes it
     theirs.close()
 
 
