@@ -103,8 +103,8 @@ def test_who_goes_on_when_memory_runs_out_is_cut_off_as_some_of_it_may_be_lost(
 ) -> None:
     reader = limit(Config(maxrate=1), Mock())().shared
     session = Mock(want=Want.MESSAGES, held=[])
-    monkeypatch.setattr(scalesocket.Reader, "keep", Mock())
-    monkeypatch.setattr(reader, "_take", Mock(side_effect=MemoryError))
+    monkeypatch.setattr(scalesocket.Reader, "start_reading", Mock())
+    monkeypatch.setattr(reader, "_dispatch", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         reader._go_on(session)
     assert session.connection.abort.called
@@ -115,8 +115,8 @@ def test_who_goes_on_is_read_only_while_its_room_has_room(
     monkeypatch: pytest.MonkeyPatch, held: list[Event]
 ) -> None:
     reader = limit(Config(maxrate=1), Mock())().shared
-    monkeypatch.setattr(scalesocket.Reader, "keep", read := Mock())
-    monkeypatch.setattr(reader, "_take", Mock())
+    monkeypatch.setattr(scalesocket.Reader, "start_reading", read := Mock())
+    monkeypatch.setattr(reader, "_dispatch", Mock())
     reader._go_on(Mock(want=Want.MESSAGES, held=held))
     assert read.called == (not held)
 

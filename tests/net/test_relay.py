@@ -20,6 +20,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.client.websocket import connect
@@ -832,7 +833,8 @@ def test_who_is_passed_on_just_as_the_server_stops_is_told_and_nothing_stays_ope
     (ours, client), (ours_node, node) = socket.socketpair(), socket.socketpair()
     client.settimeout(PATIENCE)
     session: Any = SimpleNamespace(sock=ours, tls=None)
-    threading.Thread(target=relays._carry, args=(session, ours_node, b"GET /"), daemon=True).start()
+    passed_on = (session, Mock(), ours_node, b"GET /")
+    threading.Thread(target=relays._carry, args=passed_on, daemon=True).start()
     with client, node:
         assert read_all(client).endswith(f"\r\n\r\n{relay.RESTARTING}\n".encode())
     wait_until(lambda: not relays.count)
@@ -847,7 +849,8 @@ def test_who_takes_nothing_more_is_cut_off_when_the_time_to_stop_is_over(
     relays = Relays(Peers([], lambda line: None), lambda name: False, 0.0)
     (ours, client), (ours_node, node) = socket.socketpair(), socket.socketpair()
     session: Any = SimpleNamespace(sock=ours, tls=None)
-    threading.Thread(target=relays._carry, args=(session, ours_node, b"GET /"), daemon=True).start()
+    passed_on = (session, Mock(), ours_node, b"GET /")
+    threading.Thread(target=relays._carry, args=passed_on, daemon=True).start()
     wait_until(lambda: relays.count)
     (running,) = relays._running
     node.setblocking(False)

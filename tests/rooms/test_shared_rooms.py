@@ -816,7 +816,7 @@ def test_which_rooms_were_lost_with_a_lease_is_asked_until_there_is_an_answer(
 ) -> None:
     """By then the lease is valid again, but what others have taken meanwhile went on here, too."""
     found: Any = SharedRooms.__new__(SharedRooms)
-    found._lock, found._taken, found._owners = threading.RLock(), set(), {"den": None}
+    found.lock, found._taken, found._owners = threading.RLock(), set(), {"den": None}
     found._renew = Mock(side_effect=[False, True])
     found._database = SimpleNamespace(lease=3.0, find_lost=Mock(side_effect=[error, ["den"]]))
     found._ending = SimpleNamespace(wait=Mock(side_effect=[False, False, True]))
