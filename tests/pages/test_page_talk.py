@@ -371,6 +371,7 @@ def test_lines_that_come_together_are_laid_out_together(tabs: Any) -> None:
     """For each line all were laid out: of a program that talks much the page stood still."""
     with serve("cat") as server:
         page = tabs(server, "/")
+        wait_for(page, "messages.textContent.includes('You are in')")  # the page's own last line
         looks = page.evaluate(
             """async () => {
                 const { Log } = await import("/talk/log.js");
