@@ -39,6 +39,7 @@ from .redis_store import RENEWALS, HeldError, RedisDatabase
 from .store import (
     BEGINS_ANEW,
     MAX_DORMANT,
+    NOT_NOW,
     NOTHING,
     RETURN_TIME,
     Question,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from .seats import Seat
 
 ELSEWHERE = "the room goes on elsewhere"
-NOT_NOW = "the room cannot be read now"
 SWEEP_PAUSE = 10.0  # seconds until it is looked again for rooms that nobody comes back to
 MOST_RELEASED = MAX_DORMANT  # rooms that wait to be released, while Redis is away
 CUT_MARGIN = 0.1  # seconds of the lease that are left when clients are cut off at the latest

@@ -89,6 +89,7 @@ LOAD_TIMEOUT = 10.0  # seconds for a record to be read
 RETURN_TIME = 60.0  # seconds after the start for somebody to come back to a room, at the least
 TRIAL_TIME = 3.0  # seconds after which a program is not taken to end because of what it has read
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
+NOT_NOW = "the room cannot be read now"
 BEGINS_ANEW = "room %s begins anew and is not saved: what is stored stays"
 CURE = 'README.md, "Rooms that outlive their process", says how to begin anew'
 ONE_REDIS = "no Sentinel and no Cluster will do, but one Redis or Valkey: redis://HOST:PORT/0"
@@ -138,6 +139,10 @@ class StoreError(ConfigError):
     """The store cannot be used, though it may be later; the program ends with status 1."""
 
     status = 1
+
+
+class BusyError(StoreError):
+    """It can be used soon: another program has it locked, or the disk takes its time."""
 
 
 # ==== What is stored =====================================================================
@@ -197,6 +202,13 @@ def merge_facts(stored: str | None, latest: str) -> str:
         return json.dumps(json.loads(stored) | {"keys": json.loads(latest)["keys"]})
     except (KeyError, TypeError):
         raise ValueError("what is stored of a seat is damaged") from None
+
+
+def is_late(stored: str) -> bool:
+    """Whether the room of a seat had not heard of its client when it was saved."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        return bool(json.loads(stored).get("late"))
+    return False  # it is damaged
 
 
 class Record(NamedTuple):
@@ -291,6 +303,8 @@ class SqliteFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._place = os.path.realpath(path)  # or its lock would have as many names as the file
+        self._file: tuple[int, int] | None = None  # which one it was when it was claimed
         self._db: sqlite3.Connection | None = None
         self._names: set[str] | None = None  # of all rooms in it, at the least; None: not known
 
@@ -309,6 +323,7 @@ class SqliteFile:
                 db.execute("INSERT OR IGNORE INTO numbers VALUES ('client', 0)")
                 db.execute("UPDATE numbers SET value = value")  # whether it can be written
                 (highest,) = db.execute("SELECT value FROM numbers").fetchone()
+            self._file = self._identify()
             assert self._db is not None
             self._db.execute("PRAGMA journal_mode = WAL")
         except OSError as error:
@@ -322,6 +337,7 @@ class SqliteFile:
     def open(self) -> dict[str, bool]:
         """Connect; see `Database`."""
         self.close()  # if that has failed before
+        self._see_that_it_is_there()
         self._connect()
         assert self._db is not None
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -333,6 +349,7 @@ class SqliteFile:
     def write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
         """Write; see `Database`."""
         assert self._names is not None
+        self._see_that_it_is_there()
         names = {name for name, record in batch.items() if record is not None}
         names |= {name for name, said in latest.items() if any(said.values())}
         fresh = names - self._names
@@ -370,9 +387,10 @@ class SqliteFile:
                     found = db.execute(f"SELECT facts, missed FROM seats {where}", (name, number))
                     before, missed = found.fetchone() or (None, b"")
                     if fresh is not None:
-                        seat = name, number, merge_facts(before, fresh), missed
-                        db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
-                    elif before is not None and json.loads(before).get("late"):
+                        with contextlib.suppress(ValueError):  # damage keeps nothing else waiting
+                            seat = name, number, merge_facts(before, fresh), missed
+                            db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
+                    elif before is not None and is_late(before):
                         db.execute(f"DELETE FROM seats {where}", (name, number))
             db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
 
@@ -397,6 +415,24 @@ class SqliteFile:
             self._db.close()
             self._db = None
 
+    def _identify(self) -> tuple[int, int] | None:
+        """Return which file has this name now; None: none has."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self._place)
+            return status.st_dev, status.st_ino
+        return None
+
+    def _see_that_it_is_there(self) -> None:
+        """See that what is written will be found by the next server.
+
+        SQLite goes on with the file that it has opened, though that was removed or replaced.
+
+        Raises:
+            OSError: it would not be.
+        """
+        if self._identify() != self._file:
+            raise OSError(f"{self._path} has been removed or replaced; it has to be put back")
+
     def _inspect(self) -> bool:
         """Return whether the file is new; it is made, for this user alone.
 
@@ -404,7 +440,7 @@ class SqliteFile:
             ConfigError: it is somebody else's.
             OSError: it cannot be opened.
         """
-        with open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
+        with open(os.open(self._place, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
             head = file.read(100)  # https://www.sqlite.org/fileformat.html section 1.3
             version, application = int.from_bytes(head[60:64]), int.from_bytes(head[68:72])
             if head and (head[:16] != MAGIC or application != APPLICATION):
@@ -425,7 +461,7 @@ class SqliteFile:
             import fcntl
         except ImportError:  # Windows: SQLite's own locks are between transactions
             return
-        self._lock_file = os.open(f"{self._path}-lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock_file = os.open(f"{self._place}-lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -434,7 +470,7 @@ class SqliteFile:
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            self._place, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
         )
 
     @contextlib.contextmanager
@@ -462,6 +498,7 @@ class Question:
         self.answered = threading.Event()
         self.record: Record | None = None
         self.failed = True
+        self.is_locked = False  # it has failed as another program has the store locked
         self.given_up = False  # nobody waits for the answer; written under the store's lock
 
 
@@ -530,10 +567,13 @@ class Store:
         """Return the record of a room; it is not whole any more from now on.
 
         Raises:
-            StoreError: that cannot be told now.
+            BusyError: it is to be asked again.
+            StoreError: that cannot be told.
         """
         question = Question(room)
         self.put_question(question)
+        if question.given_up or question.is_locked:
+            raise BusyError(NOT_NOW)
         if question.failed:
             raise StoreError("it cannot be read")
         return question.record
@@ -686,6 +726,10 @@ class Store:
             question.failed = False
         except ValueError as error:
             self._tell_damage(question, error)
+        except sqlite3.Error as error:
+            number = getattr(error, "sqlite_errorcode", 0)  # whose low byte says it in short
+            question.is_locked = number & 0xFF == sqlite3.SQLITE_BUSY
+            raise
         finally:
             with self._changed:
                 self._conclude(question)
@@ -1174,10 +1218,12 @@ class StoredRooms(RoomRegistry):
         """Return the record of a room, and whether there is one that cannot be read now.
 
         Raises:
-            ConnectionClosed: the room cannot be here (1013).
+            ConnectionClosed: the room cannot be here, or not now (1013).
         """
         try:
             return self._store.read(name), False
+        except BusyError as error:
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, str(error)) from None
         except StoreError:
             log.error(BEGINS_ANEW, name)
             return None, True

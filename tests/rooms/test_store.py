@@ -1733,6 +1733,31 @@ def test_a_transaction_of_another_program_is_waited_for_and_play_is_not(folder: 
         client.close()
 
 
+def test_who_comes_back_while_another_program_has_the_store_finds_room_and_seat_afterwards(
+    folder: Path,
+) -> None:
+    """After 2 s their room began anew: seats were gone, and of what followed nothing was saved."""
+    with stored(folder, "games:Tally", "--resume", "60") as server:
+        ann, seat = sit(server, "den")
+        ann.receive_text()
+        say(ann, seat, "one")
+        stop(server, ann)
+    command = with_constants("scalesocket.net.store", BUSY_TIMEOUT=0.0)
+    with stored(folder, "games:Tally", "--resume", "60", command=command) as server:
+        server.wait_log("1 room is stored")
+        with contextlib.closing(sqlite3.connect(folder / "play.sqlite", timeout=10)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(Closed, match="1013"):
+                sit(server, "den", seat["token"], 2)
+            bob, _ = sit(server, "another")  # of which nothing is stored
+            assert bob.receive_text().endswith(" 0")
+            db.rollback()
+        ann, again = sit(server, "den", seat["token"], 2)
+        assert again["resumed"] and again["id"] == seat["id"]
+        ann.close()
+        bob.close()
+
+
 def test_a_record_that_cannot_be_read_stays(folder: Path) -> None:
     with stored(folder, "games:Kept") as server:
         client = RawClient.connect(server, "den")
@@ -1909,6 +1934,23 @@ def test_a_damaged_seat_counts_as_a_record_that_cannot_be_read_and_stays(folder:
         ann.close()
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "1", '{"keys": 1'])
+@pytest.mark.parametrize("token", ['{"keys": []}', None])
+def test_a_seat_that_is_damaged_meanwhile_keeps_no_other_room_from_being_saved(
+    folder: Path, damage: str, token: str | None
+) -> None:
+    """A token for it was tried again for ever, together with all that came after."""
+    file = SqliteFile(str(folder / "play.sqlite"))
+    file.claim()
+    file.open()
+    damaged = StoredSeat(1, damage, b"missed")
+    file.write({"den": NOTHING._replace(seats=(damaged,))}, 1, {})
+    file.write({"other": NOTHING}, 1, {"den": {1: token}})
+    file.close()
+    assert rooms(folder) == ["den", "other"]
+    assert read(folder, "SELECT id, facts, missed FROM seats") == [damaged]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("history", b"\x81"), ("history", b"\x81\x05He"), ("metadata", "{")],
@@ -2013,6 +2055,64 @@ def test_two_servers_never_share_a_store(folder: Path) -> None:
         assert refused(folder, "play.sqlite") == (1, said)
     with stored(folder, "cat"):
         pass
+
+
+def test_two_servers_never_share_a_store_that_has_two_names(folder: Path) -> None:
+    """The lock had the name that was given, so each of them had its own."""
+    (folder / "link.sqlite").symlink_to("play.sqlite")
+    with stored(folder, "cat"):
+        said = "another server uses --store link.sqlite"
+        assert refused(folder, "link.sqlite") == (1, said)
+
+
+def test_a_file_may_be_called_as_sqlite_calls_memory(folder: Path) -> None:
+    """It was claimed as a file, and opened as another thing: nobody was let in."""
+    for count in (0, 1):
+        with serve("--store", ":memory:", "games:Kept", cwd=folder) as server:
+            with RawClient.connect(server, "den") as client:
+                assert client.receive_text().endswith(f" {count}")
+                client.send_text("one")
+                client.receive_text()
+                client.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_taken_away_is_told_of_and_goes_on_when_it_is_back(
+    folder: Path, replaced: bool
+) -> None:
+    """All was written to a file without a name, and gone with the server."""
+    path, away = folder / "play.sqlite", folder / "away.sqlite"
+    with stored(folder, "games:Kept", "--saveevery", "0.05", "--metrics") as server:
+        client = RawClient.connect(server, "den")
+        client.receive_text()
+        client.send_text("one")
+        wait_saved(folder, "one")
+        path.rename(away)
+        if replaced:
+            path.touch()
+        client.send_text("two")
+        server.wait_log("cannot be saved, and play goes on: play.sqlite has been removed or repl")
+        wait_until(lambda: metric(server, "store_failures_total") >= 2)
+        away.rename(path)
+        server.wait_log("rooms are saved again")
+        client.sock.close()
+    with stored(folder, "games:Kept") as server, RawClient.connect(server, "den") as client:
+        assert client.receive_text().endswith(" 2")
+        client.close()
+
+
+def test_a_worker_makes_no_other_file_in_place_of_one_that_was_taken_away(folder: Path) -> None:
+    """SQLite made an empty one for it."""
+    path = folder / "play.sqlite"
+    file = SqliteFile(str(path))
+    file.claim()
+    path.rename(folder / "away.sqlite")
+    with pytest.raises(OSError, match="removed or replaced"):
+        file.open()
+    assert not path.exists()
+    (folder / "away.sqlite").rename(path)
+    assert file.open() == {}
+    file.close()
 
 
 def test_a_full_disk_at_the_start_is_one_line(folder: Path) -> None:
