@@ -8,6 +8,7 @@ What there is, each key behind a prefix (`?prefix=`, or "scalesocket"):
     …:fenced      nodes that others have taken rooms from, and when
     …:since       since when there has been a node
     …:turns       how often a room has been taken
+    …:calls:…     by node and thread, what it has asked last; for a day
     …:room:NAME   a record, the node that has the room: its `owner`, in which `turn` it was taken,
                   and, as `seat:ID`, seats that have got a token since
     …:rooms       by name, when a room was saved: those that go if nobody comes back
@@ -20,7 +21,13 @@ room is its owner's for as long as that is alive; then whoever wants it first ta
 that is written names its writer, and the same script looks up whether the room is still its own
 (a fence): a node that has been frozen for an hour, while another one has got its rooms, changes
 nothing of them. Nor does one that writes again what it was not told has been written, when another
-one has had the room in between, and has ended it: that one's turn was a later one.
+one has had the room in between, and has ended it: that one's turn was a later one. And what a node
+has given up, and asked again, may still come, as a network or a proxy has kept it: each call has a
+number, and one that comes behind a later one does nothing.
+
+Redis may lose what it was told last, as when a replica takes its place. So a node says, with its
+lease, which IDs and turns there have been. Who finds Redis read-only asks for it anew by name: that
+may be another one's by now.
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ import itertools
 import os
 import re
 import secrets
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,19 +170,32 @@ def explain(error: redis.RedisError) -> str:
 
 
 @contextlib.contextmanager
-def as_oserror() -> Iterator[None]:
-    """Have what Redis cannot do raise OSError, as for a file."""
+def as_oserror(client: redis.Redis) -> Iterator[None]:
+    """Have what Redis cannot do raise OSError, as for a file.
+
+    Args:
+        client: by which it is asked.
+    """
     try:
         yield
     except redis.RedisError as error:
+        if isinstance(error, redis.ReadOnlyError):  # or it would be asked again and again
+            client.connection_pool.disconnect()
         raise OSError(f"Redis: {explain(error)}") from None
 
 
 # ==== What it is asked ===================================================================
 
-# Each script gets the prefix and the ID of this node, and what its own comment says.
+# Each script gets the prefix; the ID of this node, its thread and the number of the call; and what
+# its own comment says. A Redis that is full cannot note the number, but can still remove rooms.
 PREAMBLE = """
-local prefix, me = ARGV[1], ARGV[2]
+local prefix = ARGV[1]
+local me, thread, number = string.match(ARGV[2], '^(%S+) (%S+) (%d+)$')
+local calls = prefix .. ':calls:' .. me .. ':' .. thread
+if tonumber(number) <= tonumber(redis.call('GET', calls) or 0) then
+    return redis.error_reply('ERR this comes too late')
+end
+redis.pcall('SET', calls, number, 'PX', 86400000)
 local nodes, fenced = prefix .. ':nodes', prefix .. ':fenced'
 local rooms, kept = prefix .. ':rooms', prefix .. ':kept'
 local function key(name) return prefix .. ':room:' .. name end
@@ -215,9 +236,16 @@ redis.call('ZREMRANGEBYSCORE', fenced, '-inf', now - 86400000)
 redis.call('ZADD', nodes, now + ARGV[5], me)
 return {'ok'}
 """
-# The marker, the version, ms of the lease; answers whether the last one had not run out.
+# The marker, the version, ms of the lease, the highest ID and turn that this node has been given;
+# answers whether the last lease had not run out.
 RENEW = """
 redis.call('SET', prefix .. ':about', ARGV[3] .. ' ' .. ARGV[4], 'NX')
+for at, name in ipairs({':clients', ':turns'}) do  -- or they would be given again
+    local highest = ARGV[5 + at]
+    if tonumber(redis.call('GET', prefix .. name) or 0) < tonumber(highest) then
+        redis.call('SET', prefix .. name, highest)
+    end
+end
 local was_live = is_live(me)
 redis.call('ZADD', nodes, now + ARGV[5], me)
 return was_live and 1 or 0
@@ -420,6 +448,14 @@ class HeldError(OSError):
         self.left = left / 1000
 
 
+class Calls(threading.local):
+    """Numbers what a thread asks of Redis."""
+
+    def __init__(self) -> None:
+        self.thread = secrets.token_hex(4)
+        self.numbers = itertools.count(1)
+
+
 class RedisDatabase:
     """Records in Redis; see `Database`.
 
@@ -440,6 +476,8 @@ class RedisDatabase:
         self._silence = ""  # why it could not say that it is alive; written on the thread "lease"
         self._turns: dict[str, int] = {}  # of this node's rooms; written on the writer's thread
         self._past: dict[str, int] = {}  # of rooms released last, of which something may follow
+        self._last_turn = self._last_id = 0  # that it has been given
+        self._calls = Calls()
 
     def claim(self) -> int:
         """See that the keys are ours; if there may be one node only, wait for the end of another.
@@ -471,7 +509,7 @@ class RedisDatabase:
         """Return how `CLAIM` has ended."""
         deadline = time.monotonic() + 2 * self.lease
         seen: list[Any] = []
-        with as_oserror(), connect(self.place, TIMEOUT) as client:
+        with connect(self.place, TIMEOUT) as client, as_oserror(client):
             while True:
                 status, *found = self._call(client, CLAIM, *self._lease, int(self.alone))
                 # Who is alive says so again; who is not will be forgotten.
@@ -490,6 +528,7 @@ class RedisDatabase:
         """
         if self._id_of != os.getpid() and not self.alone:
             self._node, self._id_of = secrets.token_hex(8), os.getpid()
+        self._calls = Calls()  # other workers may be the same node
         self._client = connect(self.place, TIMEOUT)
         return {}
 
@@ -498,7 +537,7 @@ class RedisDatabase:
 
         Whose room another node has is told `refuse`, and not written.
         """
-        with as_oserror():
+        with as_oserror(self._client):
             names: list[str] = []
             pipe = self._client.pipeline(transaction=False)
             size = 0
@@ -519,28 +558,29 @@ class RedisDatabase:
             HeldError: another node has it.
             ValueError, OSError: see `Database`.
         """
-        with as_oserror():
+        with as_oserror(self._client):
             status, *found = self._call(self._client, READ, room, *FIELDS)
         if status == b"held":
             raise HeldError(*found)
         if status == b"late":
             raise OSError(f"this node has not said in time that it is alive{self._silence}")
         self._past.pop(room, None)
-        self._turns[room], latest, *values = found
+        self._last_turn, latest, *values = found
+        self._turns[room] = self._last_turn
         try:
             record = decode(values, latest)
             if record is not None:
                 check_record(record)
         except ValueError:
             if values[0] == b"1":
-                with as_oserror():
+                with as_oserror(self._client):
                     self._call(self._client, KEEP_WHOLE, room)
             raise
         return record
 
     def release(self, names: Sequence[str]) -> None:
         """Let others have rooms."""
-        with as_oserror():
+        with as_oserror(self._client):
             self._call(self._client, RELEASE, *names)
         for name in names:
             if (turn := self._turns.pop(name, None)) is not None:
@@ -569,9 +609,11 @@ class RedisDatabase:
         Args:
             again: in haste, by another connection.
         """
+        client = self._other if again else self._own
+        last = self._last_id, self._last_turn
         try:
-            with as_oserror():
-                found = self._call(self._other if again else self._own, RENEW, *self._lease)
+            with as_oserror(client):
+                found = self._call(client, RENEW, *self._lease, *last)
         except OSError as error:
             self._silence = f": {error}"
             raise
@@ -582,7 +624,7 @@ class RedisDatabase:
         """Return which of these rooms others have taken meanwhile."""
         lost: list[bytes] = []
         turns = [(name, turn) for name in names if (turn := self._turns.get(name)) is not None]
-        with as_oserror():
+        with as_oserror(self._own):
             for at in range(0, len(turns), MOST_AT_ONCE):
                 pairs = turns[at : at + MOST_AT_ONCE]
                 lost += self._call(self._own, CHECK, *itertools.chain.from_iterable(pairs))
@@ -590,13 +632,14 @@ class RedisDatabase:
 
     def take_ids(self) -> range:
         """Return IDs of clients that nobody else has."""
-        with as_oserror():
+        with as_oserror(self._own):
             last: Any = self._own.incrby(f"{self.place.prefix}:clients", BLOCK)
+        self._last_id = last
         return range(last - BLOCK + 1, last + 1)
 
     def sweep(self, patience: float, most: int) -> None:
         """Remove rooms that nobody has wanted for so many seconds, and kept ones over `most`."""
-        with as_oserror():
+        with as_oserror(self._own):
             self._call(self._own, SWEEP, int(patience * 1000), most)
 
     def leave(self) -> None:
@@ -609,7 +652,8 @@ class RedisDatabase:
 
     def _call(self, client: Any, script: str, *arguments: Any) -> Any:
         """Have a script run, or add it to a pipeline."""
-        return client.eval(PREAMBLE + script, 0, self.place.prefix, self._node, *arguments)
+        who = f"{self._node} {self._calls.thread} {next(self._calls.numbers)}"
+        return client.eval(PREAMBLE + script, 0, self.place.prefix, who, *arguments)
 
     def _finish(self, pipe: Any, names: list[str]) -> None:
         for name, done in zip(names, pipe.execute(), strict=True):

@@ -31,7 +31,7 @@ from scalesocket.net.store import Record, StoredRooms
 from scalesocket import ConnectionClosed, HandshakeError
 from tests.net.test_workers import crash, room_of, workers_of
 from tests.proxies import proxy
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 from tests.rooms.test_redis_store import rooms, state
 from tests.rooms.test_store import (
     Player,
@@ -221,6 +221,123 @@ def test_a_node_that_was_frozen_until_its_room_was_given_up_writes_nothing_of_th
         two.write({"den": None}, 0, {})
         one.write({"den": record("old")}, 0, {})
         assert refused == ["den", "den"] and rooms(store) == []
+
+
+class Way:
+    """The way to a Redis, on which what is sent may be kept, and passed on when nobody waits.
+
+    So does a network that loses a packet, or a proxy, though the connection has been given up.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port  # to which it leads
+        self.is_free = threading.Event()  # what connections that are there now send is passed on
+        self.is_free.set()
+        self.answers = 0  # of Redis, whether anybody waits for them or not
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0?lease=60"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def keep(self) -> threading.Event:
+        """Keep what is sent from now on by connections that are there; return what ends that."""
+        kept, self.is_free = self.is_free, threading.Event()
+        self.is_free.set()
+        kept.clear()
+        return kept
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.port))
+                for function in (self._pass, self._answer):
+                    gate = self.is_free
+                    threading.Thread(target=function, args=(near, far, gate), daemon=True).start()
+
+    def _pass(self, near: socket.socket, far: socket.socket, is_free: threading.Event) -> None:
+        with near, contextlib.suppress(OSError):
+            while data := near.recv(65536):
+                assert is_free.wait(10 * PATIENCE)
+                far.sendall(data)
+            far.shutdown(socket.SHUT_WR)
+
+    def _answer(self, near: socket.socket, far: socket.socket, _gate: threading.Event) -> None:
+        with far:
+            while data := far.recv(65536):
+                self.answers += 1
+                with contextlib.suppress(OSError):
+                    near.sendall(data)
+
+
+@contextlib.contextmanager
+def node_behind(way: Way) -> Iterator[RedisDatabase]:
+    database = RedisDatabase(way.url)
+    database.claim()
+    database.open()
+    database.begin()
+    try:
+        yield database
+    finally:
+        database.leave()
+        database.close()
+        way.close()
+
+
+@pytest.mark.parametrize("last", [record("new", whole=True, kept=True), None], ids=["new", "gone"])
+def test_a_save_that_comes_late_changes_nothing_of_what_was_saved_since(
+    store: RedisServer, last: Record | None
+) -> None:
+    """The network had kept the first try: the room went back to it, and was the node's again."""
+    way = Way(store.port)
+    with node_behind(way) as one:
+        one.read("den")
+        kept = way.keep()
+        with pytest.raises(OSError, match="does not answer"):
+            one.write({"den": record("old")}, 0, {})
+        one.write({"den": last}, 0, {})
+        one.release(["den"])
+        before, answers = store.ask("HGETALL", "scalesocket:room:den"), way.answers
+        kept.set()
+        wait_until(lambda: way.answers > answers)
+        assert store.ask("HGETALL", "scalesocket:room:den") == before
+        assert owner(store, "den") == "" and state(store, "den") == ("new" if last else "")
+
+
+def test_a_redis_that_has_become_a_replica_is_left_for_whoever_has_its_name(
+    folder: Path, store: RedisServer
+) -> None:
+    """The connection to it stayed, and the node was without a store until it was started anew."""
+    way = Way(store.port)
+    with running_redis(folder / "other") as other, node_behind(way) as one:
+        one.read("den")
+        one.renew()
+        store.ask("REPLICAOF", "127.0.0.1", "1")  # which copies nothing: there is none
+        way.port = other.port
+        for function in (one.renew, lambda: one.write({"den": record("a")}, 0, {})):
+            with pytest.raises(OSError, match="read only"):
+                function()
+        one.renew()
+        one.write({"den": record("a")}, 0, {})
+        assert state(other, "den") == "a"
+
+
+def test_what_redis_has_lost_is_not_given_out_twice(store: RedisServer) -> None:
+    """A replica that had not heard of it took its place: two clients, or turns, had one number."""
+    with nodes(store, 60, 60) as (one, two):
+        ids = [one.take_ids(), two.take_ids()]
+        one.read("den")
+        two.read("pit")
+        store.ask("FLUSHALL")
+        one.renew()
+        two.renew()
+        ids += [one.take_ids(), two.take_ids()]
+        assert len({number for block in ids for number in block}) == sum(map(len, ids))
+        one.read("new")
+        assert int(store.ask("HGET", "scalesocket:room:new", "turn")) > 2
 
 
 def test_if_redis_loses_all_the_nodes_that_have_rooms_still_have_them(store: RedisServer) -> None:
