@@ -4579,7 +4579,7 @@ class Session:
             self.connection.protocol.finish()  # a timed call may have hold of it for a while
             server.connections.discard(self.connection)
         else:
-            self.sock.close()
+            self.layer.close()
 
     # -- for whoever runs it --
 

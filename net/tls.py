@@ -292,6 +292,13 @@ class TlsSocket:
         self._socket.sendall(self._tls.close())
         self._socket.shutdown(how)
 
+    def close(self) -> None:
+        """Give the socket back; the peer is told, or it would take our end for a cut."""
+        with contextlib.suppress(OSError):  # it has gone, or nobody has read what was sent
+            self._socket.setblocking(False)
+            self._socket.send(self._tls.close())
+        self._socket.close()
+
 
 class TlsConnection(Connection):
     """A connection whose bytes are encrypted.

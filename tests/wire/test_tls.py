@@ -602,6 +602,35 @@ def test_the_last_answer_ends_with_a_close_notice(
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+@both_versions
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_kept_connection_ends_with_a_close_notice(
+    certs: Certificates, version: ssl.TLSVersion, leaves: bool
+) -> None:
+    """Whoever ends it: an end without one looks like a cut, and clients said so as an error."""
+    trust = certs.trust()
+    trust.minimum_version = trust.maximum_version = version
+    times = with_constants(IDLE_TIMEOUT=3 * PATIENCE if leaves else 1.0)
+    with serve(*certs.options(), "cat", command=times) as server:
+        end = open_tls(server, trust)
+        end.raw.settimeout(PATIENCE)
+        with contextlib.closing(end):
+            end.send(request_head("GET", "/health", {"Host": "localhost"}))
+            answer = b""
+            while not answer.endswith(b'{"status": "ok"}'):
+                with contextlib.suppress(BlockingIOError):  # a part of a record
+                    answer += end.recv(RECEIVE_SIZE)
+            if leaves:
+                with pytest.raises(ssl.SSLWantReadError):
+                    end.tls.unwrap()
+                end.send_raw(end.outgoing.read())
+                end.incoming.write(read_to_end(end.raw))
+                end.tls.unwrap()  # it raises an error if no notice has come
+            else:
+                assert end.recv(RECEIVE_SIZE) == b""
+                assert end.raw.recv(1) == b""
+
+
 def test_alpn_chooses_http_1(echo: ServerProcess, certs: Certificates) -> None:
     trust = certs.trust()
     trust.set_alpn_protocols(["h2", "http/1.1"])
