@@ -835,7 +835,7 @@ class Request:
     def has_body(self) -> bool:
         """Something follows the head that belongs to the request; nobody here reads it."""
         length = self.headers.get("Content-Length")
-        return length not in ("", "0") or bool(self.headers.get("Transfer-Encoding"))
+        return length not in ("", "0") or bool(self.headers.get_all("Transfer-Encoding"))
 
     @property
     def keeps_alive(self) -> bool:

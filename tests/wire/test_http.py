@@ -530,7 +530,11 @@ def test_the_body_of_a_request_is_never_taken_for_a_request(site: ServerProcess)
     """Or someone behind the same proxy could be answered with what another asked for."""
     hidden = b"GET /digits.txt HTTP/1.1\r\nHost: x\r\n\r\n"
     for method in (b"POST", b"GET"):
-        for framing in (b"Content-Length: %d" % len(hidden), b"Transfer-Encoding: chunked"):
+        for framing in (
+            b"Content-Length: %d" % len(hidden),
+            b"Transfer-Encoding: chunked",
+            b"Transfer-Encoding:",  # whatever who has passed it on takes that for
+        ):
             raw = method + b" /health HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + hidden
             answer = exchange(site, raw)
             assert answer.count(b"HTTP/1.1 ") == 1
