@@ -4672,7 +4672,6 @@ class HttpSession(Session):
         """Answer requests until one asks for a WebSocket, which is returned, or there are none."""
         server, patience = self.server, HEAD_TIMEOUT
         while (yield from self.read_head(patience)):
-            self.request = None
             self.request = parse_request(self.head)
             self.request = request = server.enter_base(self.request)
             if self._over_limit:
@@ -4697,6 +4696,7 @@ class HttpSession(Session):
         Raises:
             HandshakeError: 400 if it is TLS, 408 if it takes too long, 431 if it is too large.
         """
+        self.head, self.request = b"", None
         self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 section 2.2 lets empty lines pass
         self.deadline = time.monotonic() + (HEAD_TIMEOUT if self.rest else patience)
         while (end := self.rest.find(b"\r\n\r\n")) < 0 and len(self.rest) <= MAX_HEAD:
@@ -4729,7 +4729,7 @@ class HttpSession(Session):
         with response.file or contextlib.nullcontext() as file:
             sock.settimeout(HEAD_TIMEOUT)
             head = response.encode_head(keep_alive=keep_alive, extra=extra)
-            is_bare = response.status == 304 or (request and request.method == "HEAD")
+            is_bare = response.status == 304 or (self.head or self.rest).startswith(b"HEAD ")
             data = head if is_bare else head + response.body
             for at in range(0, len(data), RECEIVE_SIZE):  # the time is for each of these
                 sock.sendall(data[at : at + RECEIVE_SIZE])

@@ -231,6 +231,38 @@ def test_head_has_the_same_headers_and_no_body(site: ServerProcess) -> None:
     assert http_request(site, "HEAD", "/nothing").status == 404
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /digits.txt HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"/ HTTP/1.1\r\n\r\n",
+        b" / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"/ HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"/ HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"/ HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+        b"/" + b"x" * 20_000,
+    ],
+)
+def test_what_is_wrong_with_a_head_request_is_told_without_a_body(
+    site: ServerProcess, before: bytes, rest: bytes
+) -> None:
+    """RFC 9110 section 9.3.2; who had asked so took a body for the next answer, or for garbage."""
+    answer = exchange(site, before + b"HEAD " + rest)
+    _, _, last = answer.rpartition(b"HTTP/1.1 ")
+    assert last[:1] in (b"4", b"5")
+    assert last.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("rest", [b"GET /" + b"x" * 20_000, b"\x16\x03\x01\x02\0"])
+def test_what_is_wrong_with_what_follows_a_head_request_is_told(
+    site: ServerProcess, rest: bytes
+) -> None:
+    """Its reason was left out, though its length was promised, as that of a HEAD request is."""
+    answer = exchange(site, b"HEAD /digits.txt HTTP/1.1\r\nHost: x\r\n\r\n" + rest)
+    _, _, last = answer.rpartition(b"\r\n\r\n")
+    assert last.startswith((b"request head over ", b"this port speaks no TLS"))
+
+
 def test_an_empty_file_has_no_bytes(site: ServerProcess) -> None:
     answer = get(site, "/empty.txt")
     assert (answer.status, answer.body) == (200, b"")
