@@ -176,6 +176,43 @@ def test_exit_statuses_are_not_stolen() -> None:
                 assert (code, "status 7" in reason) == (1011, True)
 
 
+MANY = """
+import os, subprocess, sys, threading
+sys.path.insert(0, {root!r})
+import scalesocket
+from scalesocket.net import descendants
+
+class Timer:
+    def call_later(self, seconds, function):
+        pass
+
+orphans = descendants.Orphans(Timer(), 0)
+orphans.start()
+subprocess.run(["sh", "-c", "setsid sleep 1000 > /dev/null 2>&1 &"])
+while not descendants.list_orphans():
+    pass
+list_them, descendants.read_orphans = descendants.read_orphans, None
+orphans._reap()
+print("each is not asked after")
+descendants.read_orphans = list_them
+with descendants._lock:
+    reaping = threading.Thread(target=orphans._reap, daemon=True)
+    reaping.start()
+    reaping.join({patience})
+    print("waiting" if reaping.is_alive() else "nobody is waited for")
+descendants.kill_orphans()
+"""
+
+
+def test_however_many_live_on_the_one_thread_that_serves_all_is_not_held_up() -> None:
+    """5,000 of them took half a second of each, in which no ping and no backlog was sent; and it
+    waited for a room that was stopping its own."""
+    program = MANY.format(root=os.fspath(ROOT), patience=PATIENCE)
+    run = [sys.executable, "-c", program]
+    told = subprocess.run(run, capture_output=True, text=True, timeout=3 * PATIENCE, check=True)
+    assert told.stdout == "each is not asked after\nnobody is waited for\n"
+
+
 STARVED = """
 import errno, os, subprocess, sys
 sys.path.insert(0, {root!r})
