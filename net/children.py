@@ -281,14 +281,14 @@ class PtyBackend(ProcessBackend):
 
         master, slave = pty.openpty()
         self._input = self._output = master
-        self._set_size()
-        modes = termios.tcgetattr(slave)
-        modes[0] |= _IUTF8
-        termios.tcsetattr(slave, termios.TCSANOW, modes)
-        environment.setdefault("TERM", "xterm-256color")
-        hint = explain_start(self._config.command[0])
-        command = [sys.executable, "-IS", "-c", _LAUNCHER, hint, *self._config.command]
         try:
+            self._set_size()
+            modes = termios.tcgetattr(slave)
+            modes[0] |= _IUTF8
+            termios.tcsetattr(slave, termios.TCSANOW, modes)
+            environment.setdefault("TERM", "xterm-256color")
+            hint = explain_start(self._config.command[0])
+            command = [sys.executable, "-IS", "-c", _LAUNCHER, hint, *self._config.command]
             self._start_child(command, environment, (slave, slave, subprocess.PIPE))
         finally:
             os.close(slave)

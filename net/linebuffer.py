@@ -247,5 +247,10 @@ def open_output_terminal() -> tuple[int, int]:
     import tty
 
     master, slave = os.openpty()
-    tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
+    try:
+        tty.setraw(slave)  # no echo, no \r before \n, no character that means anything
+    except BaseException:  # nobody else would close them
+        os.close(master)
+        os.close(slave)
+        raise
     return master, slave

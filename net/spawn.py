@@ -7,7 +7,7 @@ nobody would know of that program: it is ended.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from scalesocket import OUT_OF_MEMORY, ShortageError, insist, is_memory_error
@@ -28,11 +28,17 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         restore_file_limit(process.pid)
     except (MemoryError, RuntimeError) as error:
         if getattr(process, "pid", None):
-            pipes = filter(None, (process.stdin, process.stdout, process.stderr))
-            ends: list[Callable[[], object]] = [process.kill, process.wait]
-            for end in ends + [pipe.close for pipe in pipes]:
-                insist(end)
+            insist(end, process)
         if not is_memory_error(error):
             raise
         raise ShortageError(f"cannot start {command[0]}: {OUT_OF_MEMORY}") from None
     return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program of which nobody will know; may be called again if memory runs out in here."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

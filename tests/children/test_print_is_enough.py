@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import linebuffer
+from scalesocket.net.children import PtyBackend
 from scalesocket.net.linebuffer import (
     Launch,
     LineBufferedBackend,
@@ -246,6 +249,33 @@ def test_a_terminal_is_closed_but_once() -> None:
     os.close(output)
     backend._detach()
     backend._detach()
+
+
+def test_a_terminal_that_cannot_be_set_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of its ends stayed open for as long as the server ran."""
+    ends = os.pipe()  # the two ends of anything
+    monkeypatch.setattr(os, "openpty", lambda: ends)
+    with pytest.raises(termios.error):
+        open_output_terminal()
+    assert not any(map(is_open, ends))
+
+
+def test_likewise_a_terminal_for_all_three_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = os.pipe()
+    monkeypatch.setattr(pty, "openpty", lambda: ends)
+    backend = PtyBackend(parse_command_line(["--pty", "cat"]))
+    with pytest.raises(OSError, match="Inappropriate ioctl"):
+        backend._attach({})
+    backend._detach()
+    assert not any(map(is_open, ends))
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def test_with_null_bytes_between_messages_no_newline_is_waited_for(tmp_path: Path) -> None:

@@ -820,6 +820,34 @@ def test_a_program_that_started_when_memory_had_run_out_is_ended(
     assert process.returncode == -signal.SIGKILL
 
 
+def test_likewise_if_there_is_no_memory_to_end_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ran on, with nobody to end it, and its pipes stayed open."""
+    started: list[subprocess.Popen[bytes]] = []
+    failures = [RuntimeError("can't allocate lock"), MemoryError()]
+
+    def run_out(process: subprocess.Popen[bytes], *arguments: object) -> None:
+        execute(process, *arguments)
+        started.append(process)
+        raise MemoryError
+
+    def find_stderr(process: subprocess.Popen[bytes]) -> object:
+        if started and failures:
+            raise failures.pop()
+        return process.__dict__["stderr"]
+
+    def keep_stderr(process: subprocess.Popen[bytes], pipe: object) -> None:
+        process.__dict__["stderr"] = pipe
+
+    execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", run_out)
+    monkeypatch.setattr(subprocess.Popen, "stderr", property(find_stderr, keep_stderr), False)
+    with pytest.raises(scalesocket.ShortageError, match="out of memory"):
+        scalesocket.ChildProcess(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
+    [process] = started
+    assert process.returncode == -signal.SIGKILL
+    assert all(pipe and pipe.closed for pipe in (process.stdin, process.stdout, process.stderr))
+
+
 def test_memory_is_looked_for_once_for_many_threads_and_for_each_where_it_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
