@@ -19,6 +19,7 @@ import functools
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -217,9 +218,15 @@ def choose_line_buffer(path: str, program: str) -> str:
         return "terminal"
     kind = read_start(library)
     same_machine = head[4:6] + head[18:20] == kind[4:6] + kind[18:20]
-    if same_machine and re.search(rb"/ld-linux|/ld64\.so", head):  # the loader of glibc
+    is_glibc = re.search(rb"/ld-linux|/ld64\.so", head) is not None  # its loader
+    if same_machine and is_glibc and not is_privileged(path):
         return library
     return "" if b"Go\0\0" in head else "terminal"
+
+
+def is_privileged(path: str) -> bool:
+    """Whether a program runs as its owner or group (setuid, setgid): nothing is preloaded there."""
+    return bool(os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID))
 
 
 @functools.cache
