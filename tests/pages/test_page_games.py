@@ -286,6 +286,24 @@ def test_a_long_name_at_tictactoe_leaves_room_for_what_is_said_of_it(
 
 
 @pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
+def test_a_name_at_tictactoe_stands_on_one_line_with_what_is_said_of_it(
+    open_tab: OpenTab, size: dict[str, int]
+) -> None:
+    """Beside the board the apostrophe of “Ann’s turn.” was a comma."""
+    tops = """[...verdict.childNodes].map((part) => {
+        const range = document.createRange();
+        range.selectNodeContents(part);
+        return range.getBoundingClientRect().top;
+    })"""
+    ann, bob = (open_tab(TABLE, viewport=size) for _ in range(2))
+    sit_down(ann, "Ann")
+    sit_down(bob, "Bob")
+    expect(bob.locator("#verdict")).to_have_text("Ann’s turn.")
+    name, words = bob.evaluate(tops)
+    assert name == pytest.approx(words, abs=1)
+
+
+@pytest.mark.parametrize("size", [*SMALL_SCREENS, DESKTOP], ids=str)
 def test_the_board_of_tictactoe_stays_where_it_is(open_tab: OpenTab, size: dict[str, int]) -> None:
     place = "JSON.stringify(document.getElementById('board').getBoundingClientRect())"
     page, rival = (open_tab(TABLE, viewport=size) for _ in range(2))
