@@ -20,7 +20,7 @@ from tests.browser import PAGES, OpenTab, expect, note, wait_for, wait_for_note
 from tests.support import ServerProcess, free_port, serve, wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -333,6 +333,31 @@ def test_in_a_chat_both_sides_hear_what_was_said_meanwhile_once(
         parts = ("before", "from Bob", "from Ann", "the end")
         assert [text.count(part) for part in parts] == [1] * 4
     wait_for(ann, "document.querySelector('#unsent').textContent === ''")
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_in_a_chat_who_is_refused_for_once_keeps_the_seat(
+    open_tab: OpenTab, wire: Wire, status: int
+) -> None:
+    """Who had to log in anew (--authall, a proxy) was taken for one of a server without seats."""
+    ann = visit(open_tab, wire, "/chat/?room=lounge")
+    chat_as(ann, "Ann")
+    say(ann, "before")
+    ann.locator("#messages", has_text="before").wait_for()
+    refused: list[Route] = []
+
+    def refuse_once(route: Route) -> None:
+        if refused:
+            return route.fallback()
+        refused.append(route)
+        route.fulfill(status=status)
+
+    ann.route("**/lobby/about.json", refuse_once)
+    wire.cut()
+    wait_for(ann, f"{STATE} === 'waiting'")
+    wire.mend()
+    wait_for(ann, f"/^(Back|Connected) again/.test({NOTE})")
+    assert refused and ann.evaluate(BACK)
 
 
 def test_in_a_chat_what_a_seat_could_not_keep_is_said_again(open_tab: OpenTab, wire: Wire) -> None:

@@ -38,6 +38,7 @@ const LOOK_EVERY = 1_000;
 const ASKED_FOR = 5_000; // milliseconds until a server that says nothing of seats cannot be reached
 const SEATED_WITHIN = 10_000; // milliseconds from when a connection is open, as in client/seat.py
 const ELSEWHERE = 4001; // close code: the seat has been taken back by another connection
+const REFUSALS = [401, 403, 429]; // HTTP: for now, as to whoever has to log in anew, or asks too often
 
 const JSON_TEXT = { encode: JSON.stringify, decode: JSON.parse };
 
@@ -303,6 +304,7 @@ async function keepsSeats() {
   const signal = AbortSignal.timeout(ASKED_FOR);
   const response = await fetch(new URL("lobby/about.json", BASE), { cache: "no-store", signal });
   if (response.status >= 500) throw new Error("a proxy whose server restarts");
+  if (REFUSALS.includes(response.status)) throw new Error("it does not say");
   const text = await response.text();
   return response.ok && resumes(text);
 }
