@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import browser as in_browser
-from tests.browser import DESKTOP, PAGES, PATIENCE, wait_for
+from tests.browser import DESKTOP, NARROWEST, PAGES, PATIENCE, expect, wait_for
 from tests.support import ServerProcess, serve
 
 if TYPE_CHECKING:
@@ -173,3 +173,37 @@ def test_where_the_reader_chooses_all_colours_buttons_are_seen(
         pressed, widths = page.evaluate(BORDERS)
         assert len(widths) > count and min(widths) >= 1
         assert min(pressed, default=3) >= 3
+
+
+# The colours of what is painted, and what it is painted on.
+PAINTED = """(parts) => [...document.querySelectorAll(parts)].map(
+    (part) => getComputedStyle(part).backgroundColor)"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "parts", "count"),
+    [
+        (["cat"], "/chat/", ".status, .lamp", 2),
+        (["sandbox"], "/sandbox/", ".skins input", 8),
+        (["snake"], "/snake/", "body, #scores i", 2),
+        (["--pty", "cat"], "/terminal/", "#box, #cursor", 2),
+    ],
+    ids=["lamp", "skins", "snakes", "cursor"],
+)
+def test_where_the_reader_chooses_all_colours_what_a_colour_tells_is_seen(
+    browser: Browser, arguments: list[str], path: str, parts: str, count: int
+) -> None:
+    """All coats were one, and a terminal had no cursor."""
+    with (
+        serve("--staticdir", str(PAGES), *arguments) as server,
+        browser.new_context(viewport=NARROWEST, forced_colors="active") as context,
+    ):
+        page = context.new_page()
+        page.goto(server.http(f"{path}?room=den&name=Ann"))
+        expect(page.locator("#status")).to_have_text("Connected")
+        if path == "/snake/":
+            page.locator("form input").press("Enter")
+        if path == "/terminal/":
+            page.locator("#input").focus()
+        page.locator(parts).last.wait_for()
+        assert len(set(page.evaluate(PAINTED, parts))) == count
