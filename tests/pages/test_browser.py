@@ -442,6 +442,17 @@ def test_the_narrowest_page_shows_how_the_connection_is(open_tab: OpenTab) -> No
     assert sticking_out(page) == []
 
 
+@pytest.mark.parametrize("size", [{"width": 320, "height": 200}, {"width": 426, "height": 266}])
+def test_at_400_percent_the_rooms_lie_on_nothing(open_tab: OpenTab, size: dict[str, int]) -> None:
+    """They lay beside the game, as in any window that is broad, and on how the connection is."""
+    page = open_tab(viewport=size)
+    wait_for_players(page, 1)
+    lower = "document.querySelector('aside').getBoundingClientRect().top"
+    upper = "document.querySelector('header').getBoundingClientRect().bottom"
+    assert page.evaluate(f"{lower} >= {upper}")
+    assert not sticking_out(page)
+
+
 def test_a_name_tag_is_seen_whole_after_many_visitors(browser: Browser, tmp_path: Path) -> None:
     """At the edge of a phone the number of who came late was cut off."""
     player = {"id": 123_456, "x": 1200, "y": 400}
