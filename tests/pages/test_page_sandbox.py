@@ -578,6 +578,17 @@ def test_all_that_somebody_says_at_the_edge_of_the_view_is_seen(open_tab: OpenTa
     assert 0 < left < 0.9 < right < 1
 
 
+def test_a_name_at_the_edge_of_the_view_is_seen_whole(open_tab: OpenTab) -> None:
+    """Who stands at the edge of the island, or has just come into view, had half a name."""
+    page = open_tab(ISLAND, viewport=PHONE)
+    spawn(page, "Ann")
+    page.evaluate(AT_THE_EDGE)
+    page.evaluate(f"() => {{{SPY_ON_TEXTS}}}")
+    wait_for(page, "texts['Ann']")
+    left, right = page.evaluate("texts['Ann']")
+    assert 0 < left < 0.95 < right < 1
+
+
 def test_who_begins_to_talk_without_enter_does_nothing(open_tab: OpenTab) -> None:
     """The e of `hello` struck on and on."""
     page = open_tab(ISLAND)

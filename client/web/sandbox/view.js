@@ -190,7 +190,8 @@ export class View {
     const mine = player.sid === this.#world.me;
     const unit = 1 / this.#zoom;
     const { scale, name, health, maxHealth } = player;
-    outlinedText(context, name, x, y - scale - 20 * unit, { size: 15 * unit, palette });
+    const called = this.#inSight(x, labelWidth(context, name, 15 * unit));
+    outlinedText(context, name, called, y - scale - 20 * unit, { size: 15 * unit, palette });
     const [width, high] = [Math.max(70, 46 * unit), Math.max(9, 6 * unit)];
     const top = y + scale + 12;
     bar(context, x, top, { width: width + 5, height: high + 5, fill: palette.shade });
@@ -200,18 +201,23 @@ export class View {
     if (said === null) return;
     context.globalAlpha = clamp((1 - said) * 6, 0, 1);
     const style = { size: 15 * unit, ink: palette.words, paper: palette.paper };
-    const { left, width: seen } = this.#edges();
-    const widest = seen - 2 * style.size;
+    const widest = this.#edges().width - 2 * style.size;
     const lines = labelLines(context, player.words, style.size, widest);
     let below = lines.length;
     for (const part of lines) {
       below -= 1;
-      const half = labelWidth(context, part, style.size) / 2;
-      const within = clamp(x, left + half, left + seen - half);
-      const at = Math.abs(x - within) > half ? x : within; // who is out of sight says it there
+      const at = this.#inSight(x, labelWidth(context, part, style.size));
       label(context, part, at, y - scale - 48 * unit - 1.6 * below * style.size, style);
     }
     context.globalAlpha = 1;
+  }
+
+  /** Where the middle of something is that is to be seen whole, though what it belongs to, at x,
+      is at the edge of the view; what belongs to somebody out of sight is, too. */
+  #inSight(x, width) {
+    const { left, width: seen } = this.#edges();
+    const within = clamp(x, left + width / 2, left + seen - width / 2);
+    return Math.abs(x - within) > width / 2 ? x : within;
   }
 
   #drawFloats(context, palette) {
