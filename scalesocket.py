@@ -113,7 +113,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -2408,7 +2408,6 @@ PASSED = (
     *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
     *("LANG", "LANGUAGE", "LC_*", "TZ", "HOME"),
 )
-PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set, for --pty
 
 
 def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]:
@@ -5668,26 +5667,15 @@ class Config(NetConfig):
     verbose: int = 0
 
     def find_features(self) -> list[Any]:
-        """Return the modules of net/ that every server has, and those whose options are given.
-
-        Raises:
-            ConfigError: one of the latter is not there, as this file has been copied alone.
-        """
-        found = {name: find_feature(name) for name in ALWAYS}
-        defaults = Config()
-        for row in [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]:
-            for option in row.names.split():
-                name = option[2:].replace("-", "_")
-                if getattr(self, name, None) != getattr(defaults, name, None):
-                    found[row.module] = load_feature(row.module, option)
-        return [module for module in found.values() if module is not None]
+        """Return the modules of net/ that are wanted; see the function of that name."""
+        return find_features([f.name for f in fields(self) if getattr(self, f.name) != f.default])
 
 
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line."""
 
     def parse_options(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the options that words give, by name.
+        """Return the options that words give, by name, with `--json` spelled out.
 
         Raises:
             ConfigError: they are none, or their values cannot work.
@@ -5700,7 +5688,8 @@ class OptionParser(argparse.ArgumentParser):
         for name, value in vars(known).items():
             if isinstance(value, list) and [] in (value, *value):  # `--` is argparse's
                 raise ConfigError(f"argument --{name}: its value cannot be '--'")
-        return vars(known)
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(known).items()}
+        return JSON_SPELLED_OUT | options if options.pop("json", False) else options
 
     def print_help(self, file: Any = None) -> None:
         """Print what all options mean, with the command as it has been called."""
@@ -5746,6 +5735,12 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
+def parse_variables(text: str) -> tuple[str, ...]:
+    """Return names of environment variables; a list that begins with `+` adds to the default."""
+    names = parse_list(text.lstrip().removeprefix("+"))
+    return PASSED + names if text.lstrip().startswith("+") else names
+
+
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the members of a list that allows only these: it must not be empty by accident."""
     if not (names := parse_list(text)):
@@ -5785,6 +5780,8 @@ behind it; what follows -- is its arguments. SIZE takes K, M and G. Exit status:
 
 
 MODES = ("json", "gwsocket")
+JSON_MESSAGES = {"joinmsg": '{"t":"Join","_from":#ID}', "leavemsg": '{"t":"Leave","_from":#ID}'}
+JSON_SPELLED_OUT = {"frame": "json"} | JSON_MESSAGES
 FLAG = "store_true"  # what argparse calls it
 BARE = {  # options that may stand without a value, and what they mean then
     "--frame": "--frame=json",
@@ -5799,8 +5796,9 @@ Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
 class OptionsOf(NamedTuple):
     """Options of a module in net/, whose OPTIONS hold their rows.
 
-    The module may have `check_options(config)`, which refuses what cannot work, and
-    `set_up(server)`, which puts what it needs into attributes of the server.
+    The module may have `complete_options(options)`, which adds what follows from them to those that
+    are given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which
+    puts what it needs into attributes of the server.
     """
 
     module: str
@@ -5886,7 +5884,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         OptionsOf("delimiters", "--delimiters --null"),
     ),
     "child": (
-        ("--passenv", "LIST", parse_list,
+        ("--passenv", "LIST", parse_variables,
          "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
          "library paths, locale, TZ, HOME)"),
         OptionsOf("streams", "--passstderr"),
@@ -5993,41 +5991,31 @@ def combine_options(
     Raises:
         ConfigError: they contradict each other.
     """
-    options = expand_shorthands(own) | expand_shorthands(given)
-    if re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
-        options.setdefault("idfield", "id")
-    sender = options.get("idfield") or "_from"  # in the messages of --json, too
-    options |= expand_shorthands(own, sender) | expand_shorthands(given, sender)
+    options = own | given
     options = dict.fromkeys(("clientframe", "serverframe"), options.pop("frame", "")) | options
-    if options.get("pty"):
-        options["binary"] = True
-    if options.get("tcp"):
-        options.setdefault("delay", 1.0)
-    if "unixsocket" in options:
-        options.setdefault("addr", ())
-    options["passenv"] = complete_passenv(options.get("passenv", ("+",)), bool(options.get("pty")))
+    is_json = "json" in (options["clientframe"], options["serverframe"])
+    if is_json and re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
+        options.setdefault("idfield", "id")
+    for feature in find_features(options):
+        if hasattr(feature, "complete_options"):
+            feature.complete_options(options)
     config = Config(command=command, game=game, **options)
     check_options(config)
     return config
 
 
-def complete_passenv(names: tuple[str, ...], pty: bool) -> tuple[str, ...]:
-    """Return the variables of --passenv; a list that begins with `+` adds to the default."""
-    if not names or not names[0].startswith("+"):
-        return names
-    default = (*PASSED, *PASSED_TO_TERMINALS) if pty else PASSED
-    return default + tuple(filter(None, (names[0][1:].strip(), *names[1:])))
+def find_features(given: Collection[str]) -> list[Any]:
+    """Return the modules of net/ that every server has, and those whose options are given.
 
-
-def expand_shorthands(options: dict[str, Any], sender: str = "_from") -> dict[str, Any]:
-    """Return options of one place with `--json` and `--null` spelled out."""
-    options = dict(options)
-    if options.pop("json", False):
-        join, leave = (f'{{"t":"{event}","{sender}":#ID}}' for event in ("Join", "Leave"))
-        options = {"frame": "json", "joinmsg": join, "leavemsg": leave} | options
-    if options.pop("null", False):
-        options["delimiters"] = options.get("delimiters", b"") + b"\0"
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    Raises:
+        ConfigError: one of the latter is not there, as this file has been copied alone.
+    """
+    found = {name: find_feature(name) for name in ALWAYS}
+    for row in [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]:
+        for option in row.names.split():
+            if option[2:].replace("-", "_") in given:
+                found[row.module] = load_feature(row.module, option)
+    return [module for module in found.values() if module is not None]
 
 
 def refuse_if(applies: object, text: str) -> None:

@@ -21,11 +21,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from scalesocket import (
     _SHORTAGES,
     ABANDON_TIMEOUT,
     FLAG,
+    PASSED,
     POSIX,
     ROOM_TIMEOUT,
     BackendError,
@@ -45,6 +47,7 @@ from scalesocket import (
 from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
+PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set
 
 
 def parse_ports(text: str) -> tuple[int, int]:
@@ -60,6 +63,17 @@ OPTIONS = (
     ("--tcpports", "START:END", parse_ports, "ports for that (default 9001:9999)"),
     ("--pty", "", FLAG, "run TARGET in a pseudo-terminal, in binary"),
 )
+
+
+def complete_options(options: dict[str, Any]) -> None:
+    """Add what goes with a terminal, and the time in which most programs listen."""
+    if options.get("pty"):
+        options["binary"] = True
+        names = options.get("passenv", PASSED)
+        if names[: len(PASSED)] == PASSED:  # the default, or more than that
+            options["passenv"] = names + PASSED_TO_TERMINALS
+    if options.get("tcp"):
+        options.setdefault("delay", 1.0)
 
 
 def check_options(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from scalesocket import FLAG
 
@@ -22,6 +23,12 @@ OPTIONS = (
     ("--null", "", FLAG, "so does a null byte, alone or with --delimiters"),
 )
 # fmt: on
+
+
+def complete_options(options: dict[str, Any]) -> None:
+    """Count the null byte of --null among the delimiters."""
+    if options.pop("null", False):
+        options["delimiters"] = options.get("delimiters", b"") + b"\0"
 
 
 def make_unifier(delimiters: bytes) -> Callable[[bytes], bytes]:

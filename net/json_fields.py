@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     FLAG,
+    JSON_MESSAGES,
     ROUTING_FIELDS,
     FieldNames,
     JsonFraming,
@@ -32,6 +33,13 @@ OPTIONS = (
      "let clients say _to, _except, _meta, _cache and _close, too (JSON framing)"),
 )
 # fmt: on
+
+
+def complete_options(options: dict[str, Any]) -> None:
+    """Have the messages of --json name the field, too."""
+    for name, message in JSON_MESSAGES.items():
+        if options.get("idfield") and options.get(name) == message:
+            options[name] = message.replace("_from", options["idfield"])
 
 
 def check_options(config: Config) -> None:

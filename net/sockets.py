@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from scalesocket import Config, open_listeners, parser_of
 
@@ -25,6 +26,12 @@ OPTIONS = (
     ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
 )
 # fmt: on
+
+
+def complete_options(options: dict[str, Any]) -> None:
+    """Listen at no port beside, unless one is given."""
+    if "unixsocket" in options:
+        options.setdefault("addr", ())
 
 
 class SocketFile:

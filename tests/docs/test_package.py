@@ -295,6 +295,19 @@ def test_a_lone_copy_tells_who_comes_by_id_and_what_more_needs(copied_alone: Pat
     )
 
 
+def test_a_lone_copy_says_what_one_field_for_both_ways_needs(copied_alone: Path) -> None:
+    """A join message that puts the ID there asks for it; where there are no fields it may."""
+    command = [*ALONE, str(copied_alone)]
+    named = ["--joinmsg", '{"id":#ID}', "cat"]
+    done = subprocess.run(
+        [*command, "--json", *named], capture_output=True, text=True, timeout=PATIENCE
+    )
+    told = "scalesocket: --idfield needs the folder net/ beside scalesocket.py (try --help)\n"
+    assert (done.returncode, done.stderr) == (2, told)
+    with serve(*named, command=command) as server, RawClient.connect(server) as client:
+        assert client.receive_json() == {"id": 1}
+
+
 def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
     """Whole files; the parts of one, and word that it has not changed, are for net/files.py."""
     pages = copied_alone.parent / "pages"
