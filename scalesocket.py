@@ -1970,30 +1970,21 @@ _BREAKS_TO_SPACES = bytes.maketrans(b"\n\r\v\f\x1c\x1d\x1e", b" " * 7)
 
 
 class Framing:
-    """Lines, or raw bytes with --binary: the base of the framings, and the one by default.
+    """Lines: the base of the framings, and the one by default.
 
     One object serves one direction of one child: the client's side through `encode` and
     `announce`, or the child's side through `feed` and `finish`.
 
     Args:
-        binary: no delimiters, in either direction; what the child prints is binary messages.
-        delimiters: bytes, each of which ends a message from the child.
         report: is told what had to be dropped.
         one_line: line breaks in a client's message become spaces, so that it cannot write a line
             that looks like a join or leave message.
     """
 
-    def __init__(
-        self, *, binary: bool, delimiters: bytes, report: Report, one_line: bool = False
-    ) -> None:
-        self._binary = binary
-        if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
-            delimiters = b"\n" + delimiters.replace(b"\n", b"")
-        self._delimiter = delimiters[:1]
-        self._unify: Callable[[bytes], bytes] | None = None  # replaces each by the first
-        if len(delimiters) > 1:
-            self._unify = load_feature("delimiters", "--delimiters").make_unifier(delimiters)
-        self._strip_cr = b"\n" in delimiters and b"\r" not in delimiters
+    delimiter = b"\n"  # ends a message from the child; net/delimiters.py may set both of these
+    unify: Callable[[bytes], bytes] | None = None  # replaces others by that one
+
+    def __init__(self, *, report: Report, one_line: bool = False) -> None:
         self._report = report
         self._one_line = one_line
         self.rest: list[bytes] = []  # of an item that has not ended
@@ -2003,8 +1994,6 @@ class Framing:
     def encode(self, sender: int, run: Messages) -> bytes:
         """Return what the child reads for a run of messages from one client."""
         whole = b"".join(run.payloads)
-        if self._binary:
-            return whole
         if self._one_line or b"\n" in whole:
             return b"\n".join(map(self._to_line, run.payloads)) + b"\n"
         return b"\n".join(run.payloads) + b"\n"
@@ -2021,18 +2010,16 @@ class Framing:
 
     def announce(self, sender: int, message: str) -> bytes:
         """Return what the child reads for a join or leave message."""
-        return message.encode() + (b"" if self._binary else b"\n")
+        return message.encode() + b"\n"
 
     def feed(self, data: bytes) -> list[Output]:
         """Take what the child printed; return what it amounts to.
 
         An item that does not end sets `error`.
         """
-        if self._binary:
-            return [Route(Opcode.BINARY, [data])]
-        if self._unify is not None:
-            data = self._unify(data)
-        head, found, tail = data.rpartition(self._delimiter)
+        if self.unify is not None:
+            data = self.unify(data)
+        head, found, tail = data.rpartition(self.delimiter)
         if not found:
             self._keep(tail)
             return []
@@ -2041,16 +2028,16 @@ class Framing:
             self.rest, self._rest_size = [], 0
         if tail:
             self._keep(tail)
-        if self._strip_cr and b"\r" in head:
+        if self.delimiter == b"\n" and b"\r" in head:
             head = head.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        items = head.split(self._delimiter)
+        items = head.split(self.delimiter)
         if not head.isascii():
             items = [self._to_text(item) for item in items]
         return self.route(items)
 
     def finish(self) -> list[Output]:
         """Return what is left when the child has ended: its last line may have no newline."""
-        return self.feed(self._delimiter) if any(self.rest) else []
+        return self.feed(self.delimiter) if any(self.rest) else []
 
     def route(self, items: list[bytes]) -> list[Output]:
         """Say where items go; here, to everyone."""
@@ -2232,8 +2219,8 @@ class JsonFraming(Framing):
     names_type: type[FieldNames] = FieldNames
     _marked = True  # the names of all of these begin with an underscore
 
-    def __init__(self, *, delimiters: bytes, report: Report, strip: bool = False) -> None:
-        super().__init__(binary=False, delimiters=delimiters, report=report)
+    def __init__(self, *, report: Report, strip: bool = False) -> None:
+        super().__init__(report=report)
         # Fields that only the program or only the server may write: a client's are taken out.
         routing = self.routing_fields if strip else ()
         self._own = self.names_type(self.sender_field, "_save", "_restore", *routing)
@@ -2968,7 +2955,7 @@ class ProcessBackend(Backend):
             insist(self._room.inbox.put, Exited(framing.error))
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
-        lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
+        lines = Framing(report=self._room.report)
         skipping = False  # what is left of a line that was too long
         for data in child.read(descriptor):
             if skipping:
@@ -2977,7 +2964,7 @@ class ProcessBackend(Backend):
             self._take_stderr(lines.feed(data))
             if lines.error:
                 self._room.report(None, f"stderr: {lines.error}")
-                lines = Framing(binary=False, delimiters=b"\n", report=self._room.report)
+                lines = Framing(report=self._room.report)
                 skipping = True
         self._take_stderr(lines.finish())
 
@@ -3310,22 +3297,25 @@ class GameBackend(Backend):
 
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
     """Return the framing of one direction: `json`, `gwsocket` or none."""
-    kind: Callable[..., Framing] = JsonFraming
+    if mode == "gwsocket":
+        kind: Callable[..., Framing] = load_feature("gwsocket", "--frame=gwsocket").GwsocketFraming
+        return kind(report=report, order=config.byteorder)
+    if config.binary:
+        kind = load_feature("binary", "--binary").BinaryFraming
+        return kind(report=report)
+    kind = JsonFraming
     if mode == "json":
         if config.idfield:
             fields = load_feature("json_fields", "--idfield")
             kind = functools.partial(fields.IdFraming, id_field=config.idfield)
         strip = config.serverframe == "json" and not config.clientroute
-        return kind(delimiters=config.delimiters, report=report, strip=strip)
-    if mode == "gwsocket":
-        kind = load_feature("gwsocket", "--frame=gwsocket").GwsocketFraming
-        return kind(report=report, order=config.byteorder)
-    return Framing(
-        binary=config.binary,
-        delimiters=config.delimiters,
-        report=report,
-        one_line=bool(config.joinmsg or config.leavemsg) and not config.multiline,
-    )
+        framing = kind(report=report, strip=strip)
+    else:
+        one_line = bool(config.joinmsg or config.leavemsg) and not config.multiline
+        framing = Framing(report=report, one_line=one_line)
+    if config.delimiters != b"\n":
+        load_feature("delimiters", "--delimiters").set_delimiters(framing, config.delimiters)
+    return framing
 
 
 def choose_backend(config: Config) -> Callable[[], Backend]:
@@ -6037,6 +6027,8 @@ def check_options(config: Config) -> None:
     framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
+    if config.binary:
+        load_feature("binary", "--binary")
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
     announces = config.joinmsg + config.leavemsg
     if "#" in announces.replace("#ID", ""):

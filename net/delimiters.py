@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from scalesocket import FLAG
+from scalesocket import FLAG, Framing
 
 
 def parse_delimiters(text: str) -> bytes:
@@ -31,8 +31,17 @@ def complete_options(options: dict[str, Any]) -> None:
         options["delimiters"] = options.get("delimiters", b"") + b"\0"
 
 
+def set_delimiters(framing: Framing, delimiters: bytes) -> None:
+    """Have each of these bytes end a message, in all that one program prints."""
+    if b"\n" in delimiters:  # it comes first, so that \r\n can be told from it
+        delimiters = b"\n" + delimiters.replace(b"\n", b"")
+    framing.delimiter = delimiters[:1]
+    if len(delimiters) > 1:
+        framing.unify = make_unifier(delimiters)
+
+
 def make_unifier(delimiters: bytes) -> Callable[[bytes], bytes]:
-    r"""Return what makes each delimiter the first of them, in all that one program prints.
+    r"""Return what makes each delimiter the first of them.
 
     `\r\n` is one delimiter if both of them are some, also where a read has cut it.
     """

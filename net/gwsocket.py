@@ -51,7 +51,7 @@ class GwsocketFraming(Framing):
     """
 
     def __init__(self, *, report: Report, order: str = "big") -> None:
-        super().__init__(binary=True, delimiters=b"\n", report=report)
+        super().__init__(report=report)
         self.header = struct.Struct(">III" if order == "big" else "<III")
         self._data = bytearray()
 

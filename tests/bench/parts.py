@@ -71,9 +71,9 @@ def parts(server: Any) -> Iterator[tuple[str, Work]]:
     long = TEXT.ljust(1 << 16, b"x")
     yield "64 KiB unmasked", lambda: server.apply_mask(long, b"\x37\xfa\x21\x3d")
     yield "JSON tagged", tagger(server)
-    lines = server.Framing(binary=False, delimiters=b"\n", report=ignore)
+    lines = server.Framing(report=ignore)
     yield "line of a program read", lambda: lines.feed(TEXT + b"\n")
-    routed = server.JsonFraming(delimiters=b"\n", report=ignore)
+    routed = server.JsonFraming(report=ignore)
     line = b'{"_to":7,' + JSON[1:] + b"\n"
     yield "JSON line routed", lambda: routed.feed(line)
     yield "frame made", frame_maker(server)
@@ -87,7 +87,7 @@ def ignore(client_id: int | None, what: str) -> None:
 
 def tagger(server: Any) -> Work:
     """Return what tags a JSON message with its sender."""
-    framing = server.JsonFraming(delimiters=b"\n", report=ignore)
+    framing = server.JsonFraming(report=ignore)
     messages = server.Messages(1, [JSON], len(JSON))
     return lambda: framing.encode(7, messages)
 

@@ -407,7 +407,7 @@ def test_a_prompt_that_nobody_gets_is_told_of(options: tuple[str, ...], tmp_path
 
 def test_a_line_that_goes_on_is_no_prompt_and_one_prompt_is_told_of() -> None:
     backend, room = PipeBackend(Config(command=("cat",))), Mock()
-    framing = Framing(binary=False, delimiters=b"\n", report=Mock())
+    framing = Framing(report=Mock())
     backend._room, backend._from_child = room, framing
 
     def print_to_it(data: bytes) -> int:

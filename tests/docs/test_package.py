@@ -342,12 +342,13 @@ def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
     rows = [row for rows in scalesocket.OPTIONS.values() for row in rows]
     elsewhere = [o for row in rows if isinstance(row, OptionsOf) for o in row.names.split()]
     assert len(elsewhere) > 25
+    elsewhere += ["--frame=gwsocket", "--binary"]
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import scalesocket\n"
         "for option in sys.argv[1:]: assert scalesocket.run([option, 'cat']) == 2"
     )
     done = subprocess.run(
-        [*ALONE, "-c", program, str(copied_alone.parent), *elsewhere, "--frame=gwsocket"],
+        [*ALONE, "-c", program, str(copied_alone.parent), *elsewhere],
         cwd=copied_alone.parent,
         capture_output=True,
         text=True,
@@ -355,7 +356,7 @@ def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     needs = "needs the folder net/ beside scalesocket.py (try --help)"
-    told = [f"scalesocket: {option} {needs}" for option in [*elsewhere, "--frame=gwsocket"]]
+    told = [f"scalesocket: {option} {needs}" for option in elsewhere]
     assert done.stderr.splitlines() == told
 
 

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote_plus
 
 import scalesocket.net.deflate
+import scalesocket.net.delimiters
 import scalesocket.net.extensions
 import scalesocket.net.files
 import scalesocket.net.gwsocket
@@ -637,7 +638,7 @@ def json_framing(
     kind = scalesocket.JsonFraming
     if name:
         kind = functools.partial(scalesocket.net.json_fields.IdFraming, id_field=name)
-    return kind(delimiters=b"\n", report=report, strip=strip)
+    return kind(report=report, strip=strip)
 
 
 @target(
@@ -769,7 +770,10 @@ def lines(data: bytes) -> None:
 
     def framing() -> tuple[scalesocket.Framing, Reports]:
         reports = Reports()
-        return scalesocket.Framing(binary=False, delimiters=delimiters, report=reports), reports
+        cut = scalesocket.Framing(report=reports)
+        if delimiters != b"\n":
+            scalesocket.net.delimiters.set_delimiters(cut, delimiters)
+        return cut, reports
 
     found = [output.payloads[0] for output in feed_alike(framing, printed, how)]
     pair = b"\r\n|" if set(b"\r\n") <= set(delimiters) else b""

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalesocket.net.binary import BinaryFraming
+from scalesocket.net.delimiters import set_delimiters
 from scalesocket.net.gwsocket import GwsocketFraming
 from scalesocket.net.json_fields import IdFraming
 from scalesocket.net.threads import small_stack
@@ -54,14 +56,17 @@ def texts(*payloads: bytes) -> Messages:
 
 
 def lines_framing(delimiters: bytes = b"\n", report: Reports | None = None) -> Framing:
-    return Framing(binary=False, delimiters=delimiters, report=report or Reports())
+    framing = Framing(report=report or Reports())
+    if delimiters != b"\n":
+        set_delimiters(framing, delimiters)
+    return framing
 
 
 def json_framing(
     id_field: str = "", report: Reports | None = None, *, strip: bool = False
 ) -> JsonFraming:
     kind = functools.partial(IdFraming, id_field=id_field) if id_field else JsonFraming
-    return kind(delimiters=b"\n", report=report or Reports(), strip=strip)
+    return kind(report=report or Reports(), strip=strip)
 
 
 def broadcasts(outputs: list[Any]) -> list[bytes]:
@@ -111,7 +116,7 @@ def test_one_line_break_at_the_end_of_a_message_is_the_end_of_its_line(
 @pytest.mark.parametrize("broken", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\u2028", "\x85"])
 def test_beside_join_messages_a_client_writes_one_line(broken: str) -> None:
     """`hello\\nLEAVE 7` reached the program as two lines, the second like its own (case 41)."""
-    framing = Framing(binary=False, delimiters=b"\n", report=Reports(), one_line=True)
+    framing = Framing(report=Reports(), one_line=True)
     message = f"hello{broken}LEAVE 7{broken}{broken}".encode()
     line = framing.encode(3, texts(message)).decode()
     assert line.endswith("\n") and len(line.splitlines()) == 1
@@ -215,7 +220,7 @@ def test_many_lines_together_may_be_longer_than_the_limit() -> None:
 
 
 def test_binary_passes_bytes_both_ways() -> None:
-    framing = Framing(binary=True, delimiters=b"\n", report=Reports())
+    framing = BinaryFraming(report=Reports())
     assert framing.encode(1, Messages(Opcode.BINARY, [b"\0\n", b"\xff"], 3)) == b"\0\n\xff"
     assert framing.encode(1, texts(b"a", b"b")) == b"ab"
     assert framing.feed(b"\0\n\xff") == [Route(Opcode.BINARY, [b"\0\n\xff"])]
@@ -1256,7 +1261,7 @@ def test_a_last_message_that_breaks_off_is_sent_to_nobody() -> None:
         (b"[1, 2", [b"[1, 2"]),
     ):
         reports: list[str] = []
-        framing = JsonFraming(delimiters=b"\n", report=lambda _, what, to=reports: to.append(what))
+        framing = JsonFraming(report=lambda _, what, to=reports: to.append(what))
         assert framing.feed(rest) == []
         routes = framing.finish()
         assert [p for r in routes if isinstance(r, Route) for p in r.payloads] == delivered

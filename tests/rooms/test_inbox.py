@@ -606,7 +606,7 @@ def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
 
 def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
     backend: Any = ProcessBackend(parse_command_line(["cat"]))
-    backend._to_child = Framing(binary=False, delimiters=b"\n", report=lambda *_: None)
+    backend._to_child = Framing(report=lambda *_: None)
     client: Any = SimpleNamespace(id=1)
     reader, backend._input = os.pipe()
     os.set_blocking(backend._input, False)

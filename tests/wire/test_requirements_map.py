@@ -152,7 +152,7 @@ def test_no_reserved_bit_is_set_that_was_not_agreed_on(payload: bytes, encoding:
 def test_no_program_can_make_the_server_send_a_forbidden_code(code: int) -> None:
     with pytest.raises(ValueError, match=str(code)):  # what a game's `close` does
         check_close_code(code)
-    framing = JsonFraming(delimiters=b"\n", report=lambda client, what: None)
+    framing = JsonFraming(report=lambda client, what: None)
     (wish,) = framing.route([b'{"_close":{"code":%d}}' % code])  # what a child asks for
     assert isinstance(wish, Kick) and wish.code == CloseCode.NORMAL
 
