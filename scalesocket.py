@@ -120,7 +120,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn,
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
-    from ipaddress import IPv4Network, IPv6Network
 
     from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
@@ -188,7 +187,6 @@ OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
-MAX_REMEMBERED_ROOMS = 1024  # histories and counts of rooms that are gone
 GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
@@ -494,7 +492,6 @@ class FrameParser:
         self._data = b""
         self._position = 0
         self._header: FrameHeader | None = None  # of the frame whose payload is arriving
-        self._fresh = False  # none of its pieces has been given out
         self._taken = 0  # bytes of its payload already given out
 
     def feed(self, data: bytes) -> None:
@@ -554,9 +551,9 @@ class FrameParser:
         Raises:
             ProtocolError: as soon as the bytes of the header show it.
         """
-        if self._header is None:
+        first = self._header is None
+        if first:
             self._header = self._take_header()
-            self._fresh = True
         header = self._header
         if header is None:
             return None
@@ -567,12 +564,11 @@ class FrameParser:
             self._header = None
             self._position -= 2 + len(header.masking_key)
             return None
-        if not (piece or last or self._fresh):
+        if not (piece or last or first):
             return None
-        return self._take_piece(header, piece, last)
+        return self._take_piece(header, piece, first, last)
 
-    def _take_piece(self, header: FrameHeader, piece: bytes, last: bool) -> Frame:
-        first, self._fresh = self._fresh, False
+    def _take_piece(self, header: FrameHeader, piece: bytes, first: bool, last: bool) -> Frame:
         self._position += len(piece)
         key = header.masking_key
         if key:
@@ -929,7 +925,6 @@ def parse_field_line(line: str) -> tuple[str, str]:
 
 
 Negotiate = Callable[[str], tuple[Encoding, str]]
-Network: TypeAlias = "IPv4Network | IPv6Network"
 Endpoint = tuple[str, int]  # address and port
 
 
@@ -2418,24 +2413,19 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
         "REQUEST_METHOD": request.method,
         "REQUEST_URI": request.base + request.target,
         "SCRIPT_NAME": request.base,
-        "PATH_INFO": _as_variable(urllib.parse.unquote_to_bytes(request.path)),
+        "PATH_INFO": as_variable(urllib.parse.unquote_to_bytes(request.path)),
         "QUERY_STRING": request.query,
         "REMOTE_ADDR": client.address,
         "REMOTE_HOST": client.address,
         "REMOTE_PORT": str(client.peer[1]),
         "UNIQUE_ID": os.urandom(16).hex(),
-        "ROOM": _as_variable(client.room_name.encode()),
+        "ROOM": as_variable(client.room_name.encode()),
     }
     if client.secure:
         environment["HTTPS"] = "on"
     environment |= _header_variables(request.headers)
-    if client.user:
-        environment["REMOTE_USER"] = _as_variable(client.user.encode())
-        scheme = request.headers.get("Authorization").partition(" ")[0]
-        if TOKEN.fullmatch(scheme):
-            environment["AUTH_TYPE"] = scheme
-    for name, value in client.claims.items():
-        environment[f"REMOTE_USER_{name.upper()}"] = _as_variable(value.encode())
+    if client.user or client.claims:  # only --auth says that of a program's client
+        environment |= load_feature("auth", "--auth").describe_user(client)
     return {key: value.replace("\0", " ") for key, value in environment.items()}
 
 
@@ -2444,13 +2434,13 @@ def _header_variables(headers: Headers) -> dict[str, str]:
     # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
     names = dict.fromkeys(name.lower() for name, _ in headers.fields)
     return {
-        "HTTP_" + name.upper().replace("-", "_"): _as_variable(headers.get(name).encode("latin-1"))
+        "HTTP_" + name.upper().replace("-", "_"): as_variable(headers.get(name).encode("latin-1"))
         for name in names
         if name != "proxy" and re.fullmatch(r"[a-z0-9-]+", name)
     }
 
 
-def _as_variable(data: bytes) -> str:
+def as_variable(data: bytes) -> str:
     """Return the text that gives a program just these bytes."""
     return os.fsdecode(data) if POSIX else data.decode(errors="replace")
 
@@ -2752,7 +2742,6 @@ class ProcessBackend(Backend):
         self._present: dict[int, Client] = {}  # who the child knows of
         self._started_at = 0.0
         self._backoff = RESPAWN_FIRST
-        self._streams = load_feature("streams", "--passstderr") if config.passstderr else None
 
     # -- the room's thread --
 
@@ -2812,8 +2801,8 @@ class ProcessBackend(Backend):
             child.signal_group(STOP_STEPS[-1][0])
 
     def _launch(self) -> None:
-        config, opener = self._config, self._opener
-        environment = build_environment(opener, config.passenv)
+        config = self._config
+        environment = build_environment(self._opener, config.passenv)
         self._from_child = make_framing(config, config.serverframe, self._room.report)
         self._started_at = time.monotonic()
         try:
@@ -2907,14 +2896,13 @@ class ProcessBackend(Backend):
         self._take_pipes(self._start_child(self._command, environment, (pipe, pipe, pipe)))
 
     def _take_pipes(self, child: ChildProcess, terminal: int = -1) -> None:
-        """Note the descriptors of the child, or of its pseudo-terminal, then wait for --delay."""
+        """Note the descriptors of the child, or of its pseudo-terminal."""
         stdin, stdout = child.popen.stdin, child.popen.stdout
         assert stdin is not None
         self._input = stdin.fileno()
         self._output = stdout.fileno() if stdout is not None else terminal
         if POSIX:
             os.set_blocking(self._input, False)
-        self._room.ending.wait(self._config.delay)
 
     def _start_child(
         self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
@@ -2944,11 +2932,11 @@ class ProcessBackend(Backend):
         assert child is not None
         try:
             for data in child.read(self._output):
-                self._deliver("stdout", framing.feed(data))
+                self._deliver(framing.feed(data))
                 if framing.error:
                     break
             else:
-                self._deliver("stdout", framing.finish())
+                self._deliver(framing.finish())
         except MemoryError:
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
@@ -2973,12 +2961,9 @@ class ProcessBackend(Backend):
             assert isinstance(output, Route)
             for line in output.payloads:
                 self._room.log.info("stderr: %s", line[:MAX_LOG_LINE].decode(errors="replace"))
-        if self._streams is not None:
-            self._deliver("stderr", outputs)
 
-    def _deliver(self, stream: str, outputs: list[Output]) -> None:
-        named = outputs if self._streams is None else self._streams.name_stream(stream, outputs)
-        self._room.deliver(named)
+    def _deliver(self, outputs: list[Output]) -> None:
+        self._room.deliver(outputs)
 
 
 def describe_exit(status: int | None) -> ConnectionClosed | BackendError:
@@ -5648,9 +5633,7 @@ class Config(NetConfig):
     serverframe: str = ""
     joinmsg: str = ""
     leavemsg: str = ""
-    multiline: bool = False
     passenv: tuple[str, ...] = PASSED
-    delay: float = 0.0  # seconds
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     trace: tuple[str, ...] | None = None
@@ -5868,8 +5851,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "#QUERY_XYZ, #TEXT_XYZ, #JSON_XYZ, #USER and #USER_XYZ are filled in (see README)"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
         OptionsOf("seats", "--dropmsg --resumemsg"),
-        ("--multiline", "", FLAG,
-         "a client's text may be several lines also with --joinmsg or --leavemsg"),
+        OptionsOf("templates", "--multiline"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
         OptionsOf("delimiters", "--delimiters --null"),
     ),
@@ -5879,8 +5861,7 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "library paths, locale, TZ, HOME)"),
         OptionsOf("streams", "--passstderr"),
         OptionsOf("children", "--tcp --tcpports --pty"),
-        OptionsOf("linebuffer", "--linebuffer"),
-        ("--delay", "SECONDS", parse_seconds, "wait before using TARGET (default 0; 1 with --tcp)"),
+        OptionsOf("linebuffer", "--linebuffer --delay"),
         ("--respawn", "", FLAG, "start TARGET again when it exits, for the same clients"),
         ("--closegrace", "SECONDS", parse_seconds,
          "added to each step of stopping TARGET (default 0.1)"),
@@ -6033,10 +6014,6 @@ def check_options(config: Config) -> None:
     announces = config.joinmsg + config.leavemsg
     if "#" in announces.replace("#ID", ""):
         load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
-    refuse_if(
-        config.multiline and (config.binary or config.clientframe or not announces),
-        "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",
-    )
 
 
 # -- what is to be served --

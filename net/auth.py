@@ -20,6 +20,7 @@ from scalesocket import (
     FLAG,
     KIB,
     STOP_STEPS,
+    TOKEN,
     UNIX_PEER,
     BackendError,
     ChildProcess,
@@ -28,6 +29,7 @@ from scalesocket import (
     HandshakeError,
     Poller,
     ShortageError,
+    as_variable,
     asks_game,
     build_environment,
     check_nesting,
@@ -171,6 +173,19 @@ class AuthCommand:
             if child in self._running:
                 log.warning("--auth took over %g s and was stopped", AUTH_TIMEOUT)
                 child.signal_group(STOP_STEPS[-1][0])
+
+
+def describe_user(client: Client) -> dict[str, str]:
+    """Return the variables that tell a program who has opened its room (RFC 3875 section 4.1)."""
+    variables = {}
+    if client.user:
+        variables["REMOTE_USER"] = as_variable(client.user.encode())
+        scheme = client.request.headers.get("Authorization").partition(" ")[0]
+        if TOKEN.fullmatch(scheme):
+            variables["AUTH_TYPE"] = scheme
+    for name, value in client.claims.items():
+        variables[f"REMOTE_USER_{name.upper()}"] = as_variable(value.encode())
+    return variables
 
 
 def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:

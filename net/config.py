@@ -7,14 +7,15 @@ these are empty there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from scalesocket import MIB
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
 
-    from scalesocket import Network
+    Network: TypeAlias = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class NetConfig:
     cachebytes: int = 64 * MIB
     dropmsg: str = ""
     resumemsg: str = ""
+    multiline: bool = False
     idfield: str = ""
     clientroute: bool = False
     byteorder: str = "big"  # or "little"
@@ -67,6 +69,7 @@ class NetConfig:
     pty: bool = False
     tcpports: tuple[int, int] = (9001, 9999)
     linebuffer: str = "auto"  # or "on", "off"
+    delay: float = 0.0  # seconds
     pcap: str = ""
     pcapsize: int = 0  # bytes; 0: any number
     pcapfiles: int = 1

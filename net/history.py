@@ -25,7 +25,6 @@ from scalesocket import (
     FLAG,
     GAME_BACKLOGS,
     KIB,
-    MAX_REMEMBERED_ROOMS,
     Client,
     Closing,
     Connection,
@@ -42,6 +41,7 @@ from scalesocket import (
 if TYPE_CHECKING:
     from scalesocket import Config, Output, RoomLog, Server, Traffic
 
+MAX_REMEMBERED_ROOMS = 1024  # whose past is kept though they are gone
 MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
 SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in

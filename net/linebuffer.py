@@ -35,14 +35,18 @@ from scalesocket import (
     Config,
     Output,
     ProcessBackend,
+    parse_seconds,
     refuse_if,
 )
+
+from .streams import name_stream
 
 # fmt: off
 OPTIONS = (
     ("--linebuffer", "WHEN", ("auto", "on", "off"),
      "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
      "pseudo-terminal for stdout, off leaves it alone"),
+    ("--delay", "SECONDS", parse_seconds, "wait before using TARGET (default 0; 1 with --tcp)"),
 )
 # fmt: on
 
@@ -75,7 +79,10 @@ def is_wanted(config: Config) -> bool:
 
 
 class PipeBackend(ProcessBackend):
-    """A child on pipes; of one that cannot be started, or asks for an answer, it is said why."""
+    """A child on pipes, also with --delay and --passstderr.
+
+    Of one that cannot be started, or asks for an answer, it is said why.
+    """
 
     _is_watched = False  # whether it asks; for ever, once that has been said
 
@@ -87,8 +94,17 @@ class PipeBackend(ProcessBackend):
         except BackendError as error:
             raise BackendError(f"{error}{explain_start(command[0])}") from None
 
-    def _deliver(self, stream: str, outputs: list[Output]) -> None:
-        super()._deliver(stream, outputs)
+    def _take_pipes(self, child: ChildProcess, terminal: int = -1) -> None:
+        super()._take_pipes(child, terminal)
+        self._room.ending.wait(self._config.delay)
+
+    def _take_stderr(self, outputs: list[Output]) -> None:
+        super()._take_stderr(outputs)
+        if self._config.passstderr:
+            super()._deliver(name_stream("stderr", outputs))
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        super()._deliver(name_stream("stdout", outputs) if self._config.passstderr else outputs)
         self._watch()
 
     def _watch(self) -> None:

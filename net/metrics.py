@@ -13,7 +13,6 @@ from dataclasses import fields, replace
 from scalesocket import (
     FLAG,
     LATE_TICK,
-    MAX_REMEMBERED_ROOMS,
     Game,
     GameBackend,
     Request,
@@ -24,6 +23,8 @@ from scalesocket import (
     Traffic,
     log,
 )
+
+from .history import MAX_REMEMBERED_ROOMS
 
 OPTIONS = (("--metrics", "", FLAG, "OpenMetrics at /metrics"),)
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from scalesocket import KIB, UNIX_PEER, Proxies, Want, log, parse_names
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, Headers, Life, Network, Session
+    from scalesocket import Endpoint, Headers, Life, Session
+
+    from .config import Network
 
 MAX_PROXY_HEADER = 4 * KIB  # bytes of a header of the PROXY protocol
 _PROXY_V1 = b"PROXY "

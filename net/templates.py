@@ -1,4 +1,8 @@
-"""What join and leave messages may tell of a client (`--joinmsg`, `--leavemsg`)."""
+"""Join and leave messages: what they may tell of a client (`--joinmsg`, `--leavemsg`).
+
+A client's own text is one line beside them, so that it cannot look like one; `--multiline` lets it
+be several.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,32 @@ import json
 import re
 import urllib.parse
 
-from scalesocket import RARE_BREAKS, Client
+from scalesocket import FLAG, RARE_BREAKS, Client, Config, refuse_if
+
+# fmt: off
+OPTIONS = (
+    ("--multiline", "", FLAG,
+     "a client's text may be several lines also with --joinmsg or --leavemsg"),
+)
+# fmt: on
 
 _VARIABLE = re.compile(
     r"#(ID|ROOM|REMOTE_ADDR|RESTORED|QUERY_STRING|QUERY\b|USER\b|(?:QUERY|TEXT|JSON|USER)_\w+)",
     re.ASCII,
 )
+
+
+def check_options(config: Config) -> None:
+    """Refuse --multiline where it changes nothing.
+
+    Raises:
+        ConfigError: there are no such messages, or clients' text is no lines.
+    """
+    announces = config.joinmsg or config.leavemsg
+    refuse_if(
+        config.multiline and (config.binary or config.clientframe or not announces),
+        "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",
+    )
 
 
 def fill_in(template: str, client: Client) -> str:

@@ -411,7 +411,7 @@ def test_a_line_that_goes_on_is_no_prompt_and_one_prompt_is_told_of() -> None:
     backend._room, backend._from_child = room, framing
 
     def print_to_it(data: bytes) -> int:
-        backend._deliver("stdout", framing.feed(data))
+        backend._deliver(framing.feed(data))
         return room.registry.timer.call_later.call_count
 
     def look() -> int:
