@@ -2311,12 +2311,12 @@ class JsonFraming(Framing):
         text = item.decode()
         try:
             reader = _json_reader if len(text) <= MAX_DIGITS else _long_json_reader
-            value, is_json = decode_json(reader, text), True
+            value = decode_json(reader, text)
         except ValueError:
-            value, is_json = None, False
+            value = None
         if not isinstance(value, dict):
             text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-            if _JSON_BEGIN.match(text) is not None and self._is_addressed(text, is_json):
+            if _JSON_BEGIN.match(text) is not None and self._is_addressed(text, value):
                 raise ValueError("it names a field that routes, and is no JSON object")
             return _TO_ALL
         if odd := [key for key in value if key != key.lower() and self._named.fullmatch(key)]:
@@ -2330,14 +2330,14 @@ class JsonFraming(Framing):
         exclude = _read_ids("_except", value.get("_except")) or ()
         close = value.get("_close")
         if close is True or isinstance(close, dict):
-            code, reason = _read_close(close)
-            return Kick(to, exclude, code, reason)
+            return Kick(to, exclude, *_read_close(close))
         return Route(Opcode.TEXT, [], to, exclude, value.get("_cache") is True)
 
-    def _is_addressed(self, text: str, is_json: bool) -> bool:
+    def _is_addressed(self, text: str, value: JsonValue) -> bool:
         """Whether a line that is no JSON object names a field that routes.
 
         It begins as JSON, or as what some take for JSON (`{'_to':1}`): it was meant for somebody.
+        `value` is what it says; None: it is no JSON.
         """
         return self._named.search(text) is not None
 
@@ -2893,14 +2893,9 @@ class ProcessBackend(Backend):
     def _attach(self, environment: dict[str, str]) -> None:
         """Start the child, and open the ways to it."""
         pipe = subprocess.PIPE
-        self._take_pipes(self._start_child(self._command, environment, (pipe, pipe, pipe)))
-
-    def _take_pipes(self, child: ChildProcess, terminal: int = -1) -> None:
-        """Note the descriptors of the child, or of its pseudo-terminal."""
-        stdin, stdout = child.popen.stdin, child.popen.stdout
-        assert stdin is not None
-        self._input = stdin.fileno()
-        self._output = stdout.fileno() if stdout is not None else terminal
+        popen = self._start_child(self._command, environment, (pipe, pipe, pipe)).popen
+        assert popen.stdin is not None and popen.stdout is not None
+        self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
         if POSIX:
             os.set_blocking(self._input, False)
 
@@ -5206,8 +5201,8 @@ class ConnectionLimits:
     Where net/per_address.py is there, its `AddressLimits` takes its place (--maxperaddr).
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, config: Config) -> None:
+        self._limit = config.maxconns or count_spare_files(config.maxrooms)
         self._lock = threading.Lock()  # guards the two below
         self._served = 0
         self._refused = 0  # those that are being told so
@@ -5328,7 +5323,7 @@ class Server:
         self.registry: RoomRegistry = make_rooms(config, self.poller)
         proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
         self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
-        self.limits = ConnectionLimits(config.maxconns)
+        self.limits = ConnectionLimits(config)
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
         self.stopping = False  # it has been told to end, at once or after --drain
@@ -6004,7 +5999,6 @@ def check_options(config: Config) -> None:
     for feature in config.find_features():
         if hasattr(feature, "check_options"):
             feature.check_options(config)
-    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
@@ -6221,8 +6215,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if config.reload:
             load_feature("reload", "--reload").oversee(config, arguments)  # never comes back
-        spare = config.maxconns or count_spare_files(config.maxrooms)
-        return serve(replace(config, maxconns=spare), Server)
+        return serve(config, Server)
     finally:
         if (logs := find_feature("logs")) is not None:
             logs.finish_log()

@@ -93,11 +93,11 @@ class IdFraming(JsonFraming):
             return True
         return super()._is_marked(item)
 
-    def _is_addressed(self, text: str, is_json: bool) -> bool:
-        if super()._is_addressed(text, is_json):
+    def _is_addressed(self, text: str, value: JsonValue) -> bool:
+        if super()._is_addressed(text, value):
             return True
         # A list of objects that have an `id` is nothing to wonder at.
-        return not is_json and self._id_named.search(text) is not None
+        return value is None and self._id_named.search(text) is not None
 
     def _read_to(self, value: JsonValue) -> tuple[int, ...] | None:
         value = value.get(self.sender_field)

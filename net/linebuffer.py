@@ -94,8 +94,8 @@ class PipeBackend(ProcessBackend):
         except BackendError as error:
             raise BackendError(f"{error}{explain_start(command[0])}") from None
 
-    def _take_pipes(self, child: ChildProcess, terminal: int = -1) -> None:
-        super()._take_pipes(child, terminal)
+    def _attach(self, environment: dict[str, str]) -> None:
+        super()._attach(environment)
         self._room.ending.wait(self._config.delay)
 
     def _take_stderr(self, outputs: list[Output]) -> None:
@@ -141,7 +141,10 @@ class LineBufferedBackend(PipeBackend):
             child = self._start_child(self._command, environment, streams)
         finally:
             os.close(output)
-        self._take_pipes(child, self._terminal)
+        assert child.popen.stdin is not None
+        self._input, self._output = child.popen.stdin.fileno(), self._terminal
+        os.set_blocking(self._input, False)
+        self._room.ending.wait(self._config.delay)
 
     def _detach(self) -> None:
         if self._terminal >= 0:

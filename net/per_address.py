@@ -58,7 +58,7 @@ class AddressLimits(ConnectionLimits):
     def __init__(
         self, config: Config, proxies: Proxies, count: Callable[[str], None] = lambda name: None
     ) -> None:
-        super().__init__(config.maxconns)
+        super().__init__(config)
         of_one = config.maxperaddr
         self.of_one = max(1, self._limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None

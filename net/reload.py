@@ -64,7 +64,6 @@ from scalesocket import (
     ConfigError,
     HttpSession,
     Server,
-    count_spare_files,
     log,
     parse_command_line,
     refuse_if,
@@ -472,7 +471,6 @@ def take_over(
             config,
             resume=config.resume or SEATS,
             store=config.store or facts["store"],
-            maxconns=config.maxconns or count_spare_files(config.maxrooms),
         )
         files = find_sources(config)
         Server(replace(config, store=""))  # whether it can be made; it has opened nothing yet
