@@ -151,7 +151,10 @@ def find_modules(config: Config) -> set[str]:
 
 def file_of(module: object) -> str:
     """Return the file of a module, or "" if it has none."""
-    file = getattr(module, "__file__", None)
+    try:
+        file = getattr(module, "__file__", None)
+    except Exception:  # one that is loaded only when it is used, and cannot be
+        return ""
     return os.path.realpath(file) if isinstance(file, str) else ""
 
 

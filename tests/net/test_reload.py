@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scalesocket.net.reload import Files, find_program
+from scalesocket.net.reload import Files, file_of, find_program
 
 from scalesocket import ConfigError
 from tests.net.test_workers import has_taken
@@ -681,6 +681,17 @@ def test_a_program_s_files_are_its_own_and_not_what_it_writes(folder: Path) -> N
     (folder / "helper.py").write_text("def")
     with pytest.raises(ConfigError, match=r"helper\.py, line 1"):
         find_program([sys.executable, "-u", script])
+
+
+def test_a_module_that_cannot_even_be_asked_has_no_file() -> None:
+    """One that is loaded only when it is used, and is not installed, ended the server at once."""
+
+    class Lazy:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(f"{name}: it cannot be loaded")
+
+    assert file_of(Lazy()) == ""
+    assert file_of(sys.modules[__name__]) == os.path.realpath(__file__)
 
 
 def test_a_file_that_was_written_while_it_was_read_has_changed(tmp_path: Path) -> None:
