@@ -3880,12 +3880,11 @@ class Room:
                 self._stop_backend()
             self.end(CloseCode.NORMAL, "the room has ended")
         except ConnectionClosed as over:
-            self.log.info("%s", over.reason)
+            self.log.info("%s", over.reason or "the game has closed the room")
             self.end(over.code, over.reason, last_words=self.backend.in_order)
         except BackendError as error:
-            mistakes = find_feature("mistakes") if error.__cause__ is not None else None
-            where = mistakes.explain_failure(error.__cause__) if mistakes is not None else ""
-            self.log.error("%s%s", error, where, exc_info=error.__cause__)
+            explain = getattr(find_feature("mistakes"), "explain_failure", lambda _: "")
+            self.log.error("%s%s", error, explain(error.__cause__), exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
         except ShortageError as error:
             report_shortage(str(error))
@@ -5562,7 +5561,8 @@ class Server:
     def _cut_short(self) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
         rooms = self.registry.running.copy()
-        names = ", ".join(sorted(room.name for room in rooms)[:10])
+        name = getattr(find_feature("mistakes"), "name_room", lambda room: room.name)
+        names = ", ".join(sorted(map(name, rooms))[:10])
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
@@ -6090,7 +6090,7 @@ def import_game(load: Callable[[], object], class_name: str, where: str) -> type
     """
     mistakes = find_feature("mistakes")
     try:
-        module = load()
+        module = mistakes.load_patiently(load, where) if mistakes is not None else load()
     except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"

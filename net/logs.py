@@ -17,6 +17,7 @@ import stat
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -251,9 +252,25 @@ def log_failure(failed: threading.ExceptHookArgs) -> None:
         log.error("thread %s has failed%s", name, explain_failure(error), exc_info=error)
 
 
+def log_unawaited(show: Callable[..., None], message: Warning | str, *about: Any) -> None:
+    """Log that an `async def` was called and has done nothing; show any other warning.
+
+    Args:
+        show: what has shown warnings so far.
+        message: what is said.
+        about: see `warnings.showwarning`.
+    """
+    if "was never awaited" not in str(message):
+        show(message, *about)
+        return
+    log.error("%s, so it did nothing: functions and hooks of a game are plain `def`", message)
+
+
 def make_handler(stream: TextIO) -> logging.Handler:
     """Return what writes the log to a stream; threads that fail are told of there, too."""
     threading.excepthook = log_failure
+    if not isinstance(warnings.showwarning, functools.partial):
+        warnings.showwarning = functools.partial(log_unawaited, warnings.showwarning)
     try:
         return LogHandler(stream.fileno(), stream.encoding)
     except (OSError, ValueError):  # it is no file: a test captures it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import inspect
 import math
 import os
@@ -14,10 +15,11 @@ import re
 import shlex
 import sys
 import textwrap
+import threading
 import tomllib
 import traceback
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -28,10 +30,13 @@ from scalesocket import (
     HERE,
     MAX_OUTPUT_ITEM,
     TOKEN,
+    Client,
     Config,
     ConfigError,
     Game,
     GameBackend,
+    GameRoom,
+    Room,
     list_options,
     log,
 )
@@ -46,12 +51,69 @@ ELSEWHERE = {
     "on_disconnect": ("on_leave",),
     "on_close": ("on_leave",),
 }
+# What a client or a room is asked for that it has not, and where that is.
+ATTRIBUTES: dict[type, dict[str, str]] = {
+    Client: {
+        "broadcast": "room.broadcast",
+        "parameters": "client.request.parameters",
+        "query": "client.request.parameters",
+        "headers": "client.request.headers",
+        "path": "client.request.path",
+        "username": "client.name",
+        "disconnect": "client.close",
+        "kick": "client.close",
+    },
+    GameRoom: {
+        "send": "room.broadcast",
+        "send_json": "room.broadcast_json",
+        "send_all": "room.broadcast",
+        "name": "room.id",
+        "players": "room.clients",
+        "members": "room.clients",
+        "call_after": "room.call_later",
+    },
+}
+SLOW_IMPORT = 3.0  # seconds until it is told that an import takes long
 _RATE = "a number from 0 on"
+_CHANGES = {"update", "setdefault", "pop", "clear", "append", "extend", "insert", "remove"}
+_TABLE = re.compile(rb"^#[ \t]*\[tool\.scalesocket\]", re.MULTILINE)
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 
 
 # ==== What an import has met =============================================================
+
+
+def load_patiently(load: Callable[[], object], where: str) -> object:
+    """Run an import; say in between if it takes long, and in which line it is."""
+    told = threading.Timer(SLOW_IMPORT, tell_slow, (threading.get_ident(), where))
+    told.daemon = True
+    told.start()
+    try:
+        return load()
+    finally:
+        told.cancel()
+
+
+def tell_slow(thread: int, where: str) -> None:
+    """Say that an import takes long; there is no log yet."""
+    at = find_thread(thread)
+    text = f"scalesocket: still importing {where}{f': {at}' if at else ''}"
+    print(text, file=sys.stderr, flush=True)
+
+
+def find_thread(thread: int) -> str:
+    """Return in which line of the user's own code a thread is, if it is in any."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and not is_own(frame.f_code.co_filename):
+        frame = frame.f_back
+    return place(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def name_room(room: Room) -> str:
+    """Return the name of a room that does not end, and where its game is: in a loop, perhaps."""
+    at = find_thread(room.thread)
+    return f"{room.name} (its game is at {at})" if at else room.name
 
 
 def explain_import(error: BaseException, module_name: str) -> str:
@@ -110,6 +172,8 @@ def find_dependencies(file: str) -> list[str]:
 def explain_missing_name(error: ImportError, module_name: str) -> str:
     """Return what to say of `from module import name` if that does not have it, or is not there."""
     if "no known parent package" in str(error):  # as of `from .rules import`
+        if module_name.endswith(".py"):
+            return f"{error}; say it without the dot, or have an __init__.py in the folder"
         inside = f"{Path.cwd().name}.{module_name}"
         return f"{error}; it has one if you serve {inside}:CLASS in the folder above"
     wanted = re.match(r"cannot import name '(\w+)' from '(\S+)'", str(error))
@@ -120,10 +184,14 @@ def explain_missing_name(error: ImportError, module_name: str) -> str:
     return f"{module} has no {wanted[1]}{did_you_mean(wanted[1], names)}"
 
 
-def explain_failure(error: BaseException) -> str:
-    """Return why a game has failed, and where in the user's own code."""
+def explain_failure(error: BaseException | None) -> str:
+    """Return why a game has failed, and where in the user's own code; None: no game has."""
+    if error is None:
+        return ""
     file, line = find_own_frame(error)
     what = traceback.format_exception_only(error)[-1].strip()
+    if hint := explain_attribute(error):
+        what = what.partition(". Did you mean")[0] + hint  # Python knows names alone
     if file:
         return f": {place(file, line)}: {what}"
     # The server could not use what it had been given, which its innermost frame has.
@@ -135,10 +203,29 @@ def explain_failure(error: BaseException) -> str:
         return f": {where}: tick_rate is {_RATE}, not {given['rate']!r}"
     function = given.get("function") or getattr(given.get("event"), "function", None)
     function = getattr(function, "func", function)  # `room.call_soon` makes it a partial
+    owner = given.get("self")
+    if function is None and isinstance(owner, GameBackend):  # a hook that the object has itself
+        own = [hook for name, hook in vars(owner.game).items() if name in frame.f_code.co_names]
+        function = own[0] if len(own) == 1 else None
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if isinstance(code, CodeType) and is_own(code.co_filename):
         return f": {place(code.co_filename, code.co_firstlineno)}: {what}"
     return f": {what}"
+
+
+def explain_attribute(error: BaseException) -> str:
+    """Return a hint at what was meant by an attribute that a game, a client or a room has not."""
+    if not isinstance(error, AttributeError) or not isinstance(error.name, str):
+        return ""
+    if isinstance(error.obj, Game) and error.name == "room":
+        return "; keep it: def on_create(self, room): self.room = room"
+    if isinstance(error.obj, Room):
+        return "; this is the server's own: use the room of on_create(self, room)"
+    for kind, words in ATTRIBUTES.items():
+        if isinstance(error.obj, kind):
+            meant = words.get(error.name)
+            return f"; did you mean {meant}?" if meant else ""
+    return ""
 
 
 def find_own_frame(error: BaseException) -> tuple[str, int | None]:
@@ -217,16 +304,19 @@ def check_program(path: Path) -> None:
             soon as somebody came; or it is a `Game`.
     """
     try:
+        source = path.read_bytes()
         with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
-            body = ast.parse(path.read_bytes(), str(path)).body
+            body = ast.parse(source, str(path)).body
     except SyntaxError as error:
         raise ConfigError(f"cannot run {path}: {explain_import(error, path.stem)}") from None
     except (OSError, ValueError, RecursionError, MemoryError):
         return  # it is Python's to say
+    check_block(path, source, body)
+    names = names_of_game(body)
     for node in body:
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
-            if bases & {"Game", "scalesocket.Game"} and not calls_main(body):
+            if bases & names and not calls_main(body):
                 raise ConfigError(
                     f"{place(str(path), node.lineno)}: {node.name} is a Game, not a program: "
                     f'serve {path.stem}:{node.name}, or have game = "{node.name}" in a '
@@ -234,6 +324,37 @@ def check_program(path: Path) -> None:
                 )
     if find_dependencies(str(path)):
         check_imports(path, body)
+
+
+def check_block(path: Path, source: bytes, body: list[ast.stmt]) -> None:
+    """See that a block of options is one: another would be a comment, and mean nothing.
+
+    Raises:
+        ConfigError: it does not begin or end as it should, or a line in it is no comment.
+    """
+    match = _TABLE.search(source)
+    if match is None or read_script_block(path):
+        return
+    line = source.count(b"\n", 0, match.start()) + 1
+    texts = [part for node in body for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    if any(text.lineno <= line <= (text.end_lineno or 0) for text in texts):
+        return  # it is an example in a text
+    raise ConfigError(
+        f"{place(str(path), line)}: this is read only between a line `# /// script` and a line "
+        "`# ///`, where each line begins with `# `"
+    )
+
+
+def names_of_game(body: list[ast.stmt]) -> set[str]:
+    """Return by which names a module knows `scalesocket.Game`."""
+    names = {"Game", "scalesocket.Game"}
+    for node in body:
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if isinstance(node, ast.Import) and alias.name == "scalesocket":
+                names.add(f"{alias.asname or alias.name}.Game")
+            elif getattr(node, "module", "") == "scalesocket" and alias.name == "Game":
+                names.add(alias.asname or alias.name)
+    return names
 
 
 def check_imports(path: Path, body: list[ast.stmt]) -> None:
@@ -259,12 +380,18 @@ def check_imports(path: Path, body: list[ast.stmt]) -> None:
 
 
 def calls_main(body: list[ast.stmt]) -> bool:
-    """Whether a module does something by itself when it is run."""
-    return any(
-        isinstance(node, ast.If | ast.For | ast.While)
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
-        for node in body
-    )
+    """Whether a module does something by itself when it is run: asks or tells, or begins to.
+
+    Tables that are filled and a generator of chance that is seeded are a game's, too.
+    """
+    own = {node.name for node in body if isinstance(node, ast.FunctionDef)} | {"main", "input"}
+    for node in body:
+        if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Expr):
+            text = ast.unparse(node)
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            if names & own or re.search(r"\bstdin\b|\bopen\(0|\bwhile True:", text):
+                return True
+    return False
 
 
 # ==== Hooks that would never be called, or not as they are ===============================
@@ -286,6 +413,8 @@ def check_hooks(game: type[Game]) -> None:
                     check_hook(game, base, name, value)
             elif not name.startswith("_") and name not in used:
                 check_spelling(game, base, name, value)
+    for base in own:
+        check_body(game, base, used)
     check_ticks(game, used)
     if missing := ", ".join(sorted(getattr(game, "__abstractmethods__", ()))):
         where = where_is(game, None)
@@ -365,6 +494,113 @@ def check_ticks(game: type[Game], used: set[str]) -> None:
         )
 
 
+def check_body(game: type[Game], base: type, used: set[str]) -> None:
+    """See that a class does nothing that comes to nothing without a word.
+
+    Args:
+        game: what is served.
+        base: it, or a class that it is made of.
+        used: names that it looks up.
+
+    Raises:
+        ConfigError: it does.
+    """
+    try:
+        lines, first = inspect.getsourcelines(base)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):  # there is no source
+        return
+    idle = functools.partial(find_idle_call, game)
+    late = functools.partial(find_late_rate, find_early(game))
+    answer = functools.partial(find_answer, used)
+    for look in (idle, find_lost_metadata, answer, late):
+        for line, what in filter(None, map(look, ast.walk(tree))):
+            file = inspect.getsourcefile(base) or ""
+            raise ConfigError(f"{place(file, first + line - 1)}: {what}")
+
+
+def find_early(game: type[Game]) -> set[str]:
+    """Return the names of the functions that a game may call before its ticks begin."""
+    waiting = ["__init__", "__post_init__", "on_create", "on_restore"]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            for base in game.__mro__:
+                function = vars(base).get(name)
+                code = getattr(getattr(function, "__func__", function), "__code__", None)
+                waiting += names_in(code) if isinstance(code, CodeType) and base is not Game else ()
+    return found
+
+
+def find_late_rate(early: set[str], node: ast.AST) -> tuple[int, str] | None:
+    """Return line and fault of a function that changes `tick_rate` when nobody looks at it."""
+    match node:
+        case ast.FunctionDef(name=name, args=ast.arguments(args=[ast.arg(arg="self"), *_])):
+            for part in ast.walk(node) if name not in early else ():
+                match part:
+                    case ast.Attribute(ast.Name("self"), "tick_rate", ast.Store()):
+                        what = "tick_rate is looked at when on_create has returned, and never again"
+                        return part.lineno, what
+    return None
+
+
+def find_idle_call(game: type[Game], node: ast.AST) -> tuple[int, str] | None:
+    """Return line and fault of a call that the room is to make, but that would do nothing."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return None
+    name = node.func.attr
+    wanted = node.args[{"call_soon": 0, "call_later": 1}.get(name, len(node.args)) :][:1]
+    match wanted:
+        case [ast.Attribute(ast.Name("self"), method)]:
+            function = inspect.getattr_static(game, method, None)
+            inner = getattr(function, "__func__", function)
+            if inspect.iscoroutinefunction(inner):
+                return node.lineno, f"room.{name} calls a plain `def`; {method} is `async def`"
+            if inspect.isgeneratorfunction(inner):
+                what = f"room.{name} calls {method}, which does nothing: it has a `yield`"
+                return node.lineno, what
+    return None
+
+
+def find_lost_metadata(node: ast.AST) -> tuple[int, str] | None:
+    """Return line and fault of a change to what `room.metadata` has returned, which is a copy."""
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AugAssign):
+        targets = [node.target]
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        function = node.value.func
+        is_change = isinstance(function, ast.Attribute) and function.attr in _CHANGES
+        targets = [function] if is_change else []
+    for target in targets:
+        changed = target
+        while isinstance(changed, ast.Subscript | ast.Attribute) and changed is not None:
+            changed = changed.value
+            if ast.unparse(changed) in ("room.metadata", "self.room.metadata"):
+                return target.lineno, "room.metadata is a copy: assign the whole of it"
+    return None
+
+
+def find_answer(used: set[str], node: ast.AST) -> tuple[int, str] | None:
+    """Return line and fault of a hook that returns what it wants to say."""
+    if not (isinstance(node, ast.FunctionDef) and node.name in {"on_join", "on_message"} - used):
+        return None
+    waiting: list[ast.AST] = list(node.body)
+    while waiting:
+        part = waiting.pop()
+        match part:
+            case ast.Return(ast.Constant(str() | bytes()) | ast.JoinedStr() | ast.Dict()):
+                what = f"nobody gets what {node.name} returns; say client.send or room.broadcast"
+                return part.lineno, what
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() | ast.ClassDef():
+                continue  # which returns it to the hook
+        waiting += ast.iter_child_nodes(part)
+    return None
+
+
 def check_spelling(game: type[Game], base: type, name: str, value: object) -> None:
     """See that a name which nothing uses is not meant for one that the server uses.
 
@@ -435,11 +671,17 @@ def strip_types(signature: inspect.Signature) -> inspect.Signature:
 def names_used(owner: type) -> Iterator[str]:
     """Yield the names that the functions of a class look up, its own methods among them."""
     codes = [getattr(value, "__func__", value) for value in vars(owner).values()]
-    waiting = [value.__code__ for value in codes if isinstance(value, FunctionType)]
-    while waiting:
-        code = waiting.pop()
-        yield from code.co_names
-        waiting += [value for value in code.co_consts if isinstance(value, CodeType)]
+    for value in codes:
+        if isinstance(value, FunctionType):
+            yield from names_in(value.__code__)
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that a function, and those inside it, look up."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from names_in(inner)
 
 
 def where_is(owner: type, value: object) -> str:

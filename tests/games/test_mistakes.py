@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +21,15 @@ from scalesocket.net import examples, linebuffer, mistakes
 
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
-from tests.support import PATIENCE, SCRIPT, RawClient, run_cli, serve, wait_until
+from tests.support import (
+    PATIENCE,
+    SCRIPT,
+    RawClient,
+    run_cli,
+    serve,
+    wait_until,
+    with_constants,
+)
 
 
 @pytest.fixture
@@ -69,6 +79,27 @@ HOOKS = [
         "on_auth returns nothing, so that nobody could come in",
     ),
     ("on_tick = 4", "on_tick is a hook, and no int"),
+    (
+        "def on_join(self, client): self.room.call_soon(self.go)\n    def go(self): yield",
+        "room.call_soon calls go, which does nothing: it has a `yield`",
+    ),
+    (
+        "def on_join(self, client): self.room.call_later(1, self.go)\n    async def go(self): pass",
+        "room.call_later calls a plain `def`; go is `async def`",
+    ),
+    (
+        "def on_join(self, client): self.room.metadata['n'] = 1",
+        "room.metadata is a copy: assign the whole of it",
+    ),
+    ("def on_join(self, client): self.room.metadata['a']['b'] += 1", "room.metadata is a copy"),
+    ("def on_join(self, client): self.room.metadata.update(n=1)", "room.metadata is a copy"),
+    ("def on_join(self, client): self.room.metadata['a'].append(1)", "room.metadata is a copy"),
+    ("def on_message(self, client, message): return 'pong'", "nobody gets what on_message returns"),
+    ("def on_join(self, client): return f'{client.name}'", "nobody gets what on_join returns"),
+    (
+        "def on_message(self, client, message): return {'pong': message}",
+        "nobody gets what on_message returns; say client.send or room.broadcast",
+    ),
     ("def __init__(self, room): pass", "G() is called without arguments"),
     ("def on_connect(self, client): pass", "nothing calls on_connect; did you mean on_join?"),
     ("def onClose(self, client): pass", "nothing calls onClose; did you mean on_leave?"),
@@ -94,6 +125,27 @@ def test_a_hook_that_could_not_be_called_is_named_with_its_line(
     text = complaint("own:G")
     assert said in text
     assert re.match(r"own.py, line [34]: ", text)
+
+
+LATE = """
+from scalesocket import Game
+
+class G(Game):
+    tick_rate = 0
+    def on_create(self, room): self.begin()
+    def begin(self): self.tick_rate = 5
+    def on_tick(self, dt): pass
+    def on_message(self, client, message):
+        if message:
+            self.tick_rate = 20
+"""
+
+
+def test_a_tick_rate_that_is_changed_too_late_is_named_with_its_line(here: Path) -> None:
+    """There were no ticks, or as many as before, and no word of it."""
+    (here / "own.py").write_text(LATE)
+    said = "own.py, line 11: tick_rate is looked at when on_create has returned, and never again"
+    assert complaint("own:G") == said
 
 
 def test_a_game_whose_init_python_has_written_is_named_with_its_line(here: Path) -> None:
@@ -136,6 +188,11 @@ class Mixin:
 
 class G(Mixin, Game):
     tick_rate = 2
+    on_tick = None or (lambda self, dt: None)
+    def on_message(self, client, message):
+        def name():
+            return "ann"
+        return self.on_joined() or [name(), lambda: "bob"] and None
     on_click = None
     def __init__(self, size=3): self.on_ticks = size
     def on_join(self, client, *, quiet=False): [self.on_tickk() for _ in ()]
@@ -143,6 +200,17 @@ class G(Mixin, Game):
     def on_joined(self): pass
     def on_joins(self): pass
     def on_open(self, chest): pass
+    def on_create(self, room):
+        self.metadata = {}
+        self.metadata["n"] = 1
+        room.metadata = self.metadata
+        room.call_later(1, self.on_joins)
+        room.call_soon(*[self.on_joins])
+        def later():
+            self.tick_rate = 3
+        later()
+        room.call_later(self.number, self.on_joins)
+    def number(self): yield 1
     on_auth = staticmethod(lambda request: True)
     on_leave = staticmethod(lambda client, code: None)
 """
@@ -355,9 +423,54 @@ def test_where_the_first_line_means_nothing_none_is_blamed(
 
 def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
     (here / "both.py").write_text(GAME + "for line in open(0):\n    print(line)\n")
-    (here / "other.py").write_text("# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nf()\n")
-    assert parse_command_line(["both.py"]).game is None
-    assert parse_command_line(["other.py"]).game is None
+    (here / "guarded.py").write_text(GAME + "if __name__ == '__main__':\n    main()\n")
+    (here / "own.py").write_text(GAME + "def play(): print('hi')\nplay()\n")
+    (here / "loop.py").write_text(GAME + "import sys\nwhile x := sys.stdin.readline(): pass\n")
+    (here / "other.py").write_text(
+        "# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nmain()\n"
+    )
+    for name in ("both.py", "guarded.py", "own.py", "loop.py", "other.py"):
+        assert parse_command_line([name]).game is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import scalesocket as ss\nclass G(ss.Game): pass\n",
+        "from scalesocket import Game as Base\nclass G(Base): pass\n",
+        "from scalesocket import Game\nclass G(Game): pass\nrandom.seed(1)\n",
+        "from scalesocket import Game\nclass G(Game): pass\nfor n in range(9): WORDS.append(n)\n",
+        "from scalesocket import Game\nclass G(Game): pass\nif __name__ == '__main__': G().run()\n",
+    ],
+)
+def test_a_game_that_is_named_as_a_program_is_told_however_it_is_written(
+    here: Path, code: str
+) -> None:
+    """It was run as a program, which ended at once or found no module `scalesocket`."""
+    (here / "own.py").write_text(code)
+    assert complaint("own.py").startswith("own.py, line 2: G is a Game, not a program: serve own:G")
+
+
+BLOCKS = {
+    "no spaces": "#/// script\n#[tool.scalesocket]\n#json = true\n#///\n",
+    "no end": "# /// script\n# [tool.scalesocket]\n# json = true\n",
+    "a gap": "# /// script\n# [tool.scalesocket]\n\n# json = true\n# ///\n",
+    "another word": "# /// Script\n# [tool.scalesocket]\n# json = true\n# ///\n",
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_a_block_of_options_that_is_none_is_told_of(here: Path, block: str) -> None:
+    """It was a comment, and the program was served without its options."""
+    (here / "own.py").write_text(f"{block}print('hi')\n")
+    assert complaint("own.py").startswith(
+        "own.py, line 2: this is read only between a line `# /// script` and a line `# ///`"
+    )
+
+
+def test_a_block_of_options_in_a_text_is_none(here: Path) -> None:
+    (here / "own.py").write_text(f'"""Begin with\n{BLOCKS["no end"]}"""\nprint("hi")\n')
+    assert parse_command_line(["own.py"]).clientframe == ""
 
 
 def test_a_command_of_many_megabytes_is_not_read(
@@ -400,6 +513,37 @@ def test_an_import_that_fails_is_named_with_its_line(here: Path, code: str, said
 
 
 LISTED = '"""A program."""\n# /// script\n# dependencies = ["chess>=1", "x"]\n# ///\n'
+
+
+SLOW = """import sys, time
+from scalesocket import Game
+
+class G(Game): pass
+
+for _ in range(3000):
+    if "own.py" in sys.stderr.getvalue(): break
+    time.sleep(0.01)
+"""
+
+
+def test_an_import_that_takes_long_is_told_with_its_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was said, and nothing was served."""
+    (here / "own.py").write_text(SLOW)
+    monkeypatch.setattr(mistakes, "SLOW_IMPORT", 0.05)
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
+    assert parse_command_line(["own:G"]).game is not None
+    assert re.fullmatch(
+        r"scalesocket: still importing own:G: own\.py, line [678]\n", said.getvalue()
+    )
+
+
+def test_a_relative_import_in_a_file_is_told_the_cure(here: Path) -> None:
+    """ "serve project./home/ann/project/own.py:CLASS in the folder above" was the hint."""
+    block = '# /// script\n# [tool.scalesocket]\n# game = "G"\n# ///\n'
+    (here / "own.py").write_text(f"{block}from .rules import X\n")
+    assert complaint("own.py").endswith("without the dot, or have an __init__.py in the folder")
 
 
 def test_a_program_without_its_packages_is_told_how_to_come_by_them(here: Path) -> None:
@@ -585,7 +729,7 @@ MISUSED = [
     ),
     (
         "def __init__(self): self.on_join = lambda: None",
-        "the game failed: TypeError: G.__init__.<locals>.<lambda>() takes 0 positional arguments",
+        "the game failed: own.py, line 3: TypeError: G.__init__.<locals>.<lambda>() takes 0",
     ),
 ]
 
@@ -602,6 +746,90 @@ def test_what_a_game_gives_the_server_and_it_cannot_use_is_told_too(
     ):
         assert client.wait_close() == (1011, "the game failed")
         wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+ATTRIBUTES = [
+    ("self.room.send('x')", "no attribute 'send'; did you mean room.broadcast?"),
+    ("client.broadcast('x')", "no attribute 'broadcast'; did you mean room.broadcast?"),
+    ("client.parameters", "'parameters'; did you mean client.request.parameters?"),
+    ("client.room.broadcast('x')", "the server's own: use the room of on_create(self, room)"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), ATTRIBUTES, ids=[line for line, _ in ATTRIBUTES])
+def test_what_a_client_or_a_room_has_not_is_told_where_it_is(
+    here: Path, line: str, said: str
+) -> None:
+    hooks = f"def on_create(self, room): self.room = room\n    def on_join(self, client): {line}"
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hooks}\n")
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close() == (1011, "the game failed")
+        wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+def test_a_game_that_has_not_kept_its_room_is_told_how(here: Path) -> None:
+    hook = "def on_join(self, client): self.room.broadcast('x')"
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close() == (1011, "the game failed")
+        said = "no attribute 'room'; keep it: def on_create(self, room): self.room = room"
+        wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+UNAWAITED = [
+    "def on_join(self, client): self.go()\n    async def go(self): pass",
+    "def on_create(self, room): room.call_later(0, lambda: self.go())\n"
+    "    async def go(self): pass",
+    "def on_create(self, room): self.on_join = self.go\n    async def go(self, client): pass",
+]
+
+
+@pytest.mark.parametrize("hook", UNAWAITED)
+def test_an_async_function_that_nobody_awaits_is_a_line_of_the_log(here: Path, hook: str) -> None:
+    """Python wrote a warning among the lines, with a line of this server in it."""
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with serve("own:G", cwd=here) as server, RawClient.connect(server, path="/x"):
+        said = "[ERROR] coroutine 'G.go' was never awaited, so it did nothing: "
+        wait_until(lambda: any(logged.startswith(said) for logged in server.log()))
+        assert not any("RuntimeWarning" in logged for logged in server.log())
+
+
+def test_a_hook_that_never_ends_is_told_when_the_server_does(here: Path) -> None:
+    """The room was named, and not what it was waiting for."""
+    hook = (
+        "def on_message(self, client, message):\n"
+        "        print('it begins', flush=True)\n        while True: pass"
+    )
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    words = with_constants(END_TIMEOUT=0.1)
+    with (
+        serve("own:G", cwd=here, command=words) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        client.send_text("go")
+        wait_until(lambda: "it begins" in server.output())
+        server.process.send_signal(signal.SIGINT)
+        server.wait_log(r"did not end within .*: x \(its game is at own\.py, line 5\)")
+        client.sock.close()
+        assert server.wait() == 0
+
+
+def test_a_room_that_a_game_closes_without_a_reason_has_one_in_the_log(here: Path) -> None:
+    """There was an empty line."""
+    hook = "def on_create(self, room): room.close()"
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with (
+        serve("own:G", cwd=here) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close() == (1000, "")
+        server.wait_log(r"\[INFO\] the game has closed the room  room=x")
 
 
 def test_what_fails_in_a_package_is_told_as_it_is(here: Path) -> None:
