@@ -73,6 +73,7 @@ ATTRIBUTES: dict[type, dict[str, str]] = {
         "call_after": "room.call_later",
     },
 }
+_OF_CLIENT = {"id", "name", "data", "send", "send_json", "close"}  # what an ID is asked for
 SLOW_IMPORT = 3.0  # seconds until it is told that an import takes long
 _RATE = "a number from 0 on"
 _CHANGES = {"update", "setdefault", "pop", "clear", "append", "extend", "insert", "remove"}
@@ -215,10 +216,14 @@ def explain_failure(error: BaseException | None) -> str:
 
 def explain_attribute(error: BaseException) -> str:
     """Return a hint at what was meant by an attribute that a game, a client or a room has not."""
+    if isinstance(error, TypeError) and str(error) == "'Client' object is not iterable":
+        return "; exclude is a list: exclude=[client]"
     if not isinstance(error, AttributeError) or not isinstance(error.name, str):
         return ""
     if isinstance(error.obj, Game) and error.name == "room":
         return "; keep it: def on_create(self, room): self.room = room"
+    if type(error.obj) is int and error.name in _OF_CLIENT:
+        return "; it may be an ID: room.clients[ID] is a client, room.clients.values() are all"
     if isinstance(error.obj, Room):
         return "; this is the server's own: use the room of on_create(self, room)"
     for kind, words in ATTRIBUTES.items():

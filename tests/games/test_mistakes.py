@@ -752,6 +752,9 @@ ATTRIBUTES = [
     ("self.room.send('x')", "no attribute 'send'; did you mean room.broadcast?"),
     ("client.broadcast('x')", "no attribute 'broadcast'; did you mean room.broadcast?"),
     ("client.parameters", "'parameters'; did you mean client.request.parameters?"),
+    ("[it.send('x') for it in self.room.clients]", "it may be an ID: room.clients[ID] is a client"),
+    ("self.room.broadcast('x', exclude=[client.id])", "room.clients.values() are all"),
+    ("self.room.broadcast('x', exclude=client)", "exclude is a list: exclude=[client]"),
     ("client.room.broadcast('x')", "the server's own: use the room of on_create(self, room)"),
 ]
 
