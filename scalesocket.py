@@ -5246,28 +5246,22 @@ class Listener:
         self._server = server
         self._kind = kind
         self._reader = server.readers.shared
-        self._is_open = False  # it is watched; that thread's alone
 
     def start(self) -> None:
         """Begin."""
-        self._reader.call_soon(self._open)
+        self._reader.call_soon(self._watch)
 
     def stop(self) -> None:
         """Accept no more, soon: that thread closes the socket."""
         self._reader.call_soon(self._end)
 
-    def _open(self) -> None:
-        if self._socket.fileno() >= 0 and not self._is_open:
+    def _watch(self) -> None:
+        if self._socket.fileno() >= 0:  # `stop` may have been called meanwhile
             self._reader.watch(self._socket, selectors.EVENT_READ, self._accept_all)
-            self._is_open = True  # not before: without memory for that, it is tried again
-
-    def _close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._reader.unwatch(self._socket)
 
     def _end(self) -> None:
-        self._close()
+        with contextlib.suppress(KeyError):  # it is not watched for a moment
+            self._reader.unwatch(self._socket)
         self._socket.close()
 
     def _accept_all(self) -> None:
@@ -5282,20 +5276,19 @@ class Listener:
         except BlockingIOError:
             pass
         except ShortageError:
-            self._close()
-            insist(self._reader.call_later, 0.1, self._open)  # for others to end
+            self._reader.unwatch(self._socket)
+            insist(self._reader.call_later, 0.1, self._watch)  # for others to end
             raise
 
     def _accept_one(self) -> None:
         try:
-            sock, address, early = self.accept()
+            self._server.serve(self._kind, *self.accept())
         except BlockingIOError:
             raise
-        except ConnectionError:  # gone again before it was accepted
-            return
-        except OSError as error:
+        except ConnectionError as error:  # gone again, or one of too many from its address
+            log.debug("not accepted: %s", error)
+        except (OSError, ShortageError) as error:
             raise ShortageError(f"cannot accept: {error}") from None
-        self._server.serve(self._kind, sock, address, early)
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return who waits, its address, and what has been read from it already.
@@ -5463,17 +5456,13 @@ class Server:
         """Serve a connection that has been accepted (see `Session`); on the shared reader's thread.
 
         Raises:
-            ShortageError: there is no place for it, or no thread; it has been closed.
+            ShortageError, ConnectionAbortedError: see `ConnectionLimits.enter`; it has been closed.
         """
         try:
             over_limit = self.limits.enter(address[0])
-        except ConnectionAbortedError as error:
-            log.debug("%s", error)
+        except (ShortageError, ConnectionAbortedError):
             sock.close()
-            return
-        except ShortageError as error:
-            sock.close()
-            raise ShortageError(f"cannot accept: {error}") from None
+            raise
         try:
             session = kind(self, sock, address, early, over_limit=over_limit)
         except (OSError, MemoryError):
