@@ -3129,8 +3129,11 @@ class GameRoom:
         if not callable(function):
             raise TypeError(f"room.call_soon wants a function, not {function!r}")
         inbox, call = self._room.inbox, Called(functools.partial(function, *arguments))
-        own = threading.get_ident() == self._room.thread
-        if not (inbox.put(call) if own else inbox.put_patiently(call, CALL_SIZE)):
+        if threading.get_ident() != self._room.thread:
+            freed = threading.Event()
+            inbox.when_freed(freed.set)
+            freed.wait()
+        if not inbox.put(call, CALL_SIZE):
             raise RuntimeError(f"room {self.id} has ended; nothing can be called there any more")
 
     def add(self, client: Client) -> None:
@@ -3337,42 +3340,32 @@ class Inbox:
         self.events: list[RoomEvent] = []
         self.size = 0  # bytes of messages that wait
         self.departed = 0  # clients whose leaving waits
-        self.is_full = False
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self.closed = threading.Event()  # it takes nothing more, as the room is to end
         self._asleep = False  # the room's thread waits; nobody rang, or has its place (`claim`)
 
-    def put(self, event: RoomEvent, *, urgent: bool = True) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever has bytes for it is to wait; when it is closed, nobody is."""
+        return self.size >= self._limit and not self.closed.is_set()
+
+    def put(self, event: RoomEvent, size: int = 0, *, urgent: bool = True) -> bool:
         """Add an event; return False if the room is over.
 
         Args:
             event: what happened.
+            size: bytes that it counts as; if there are any, look at `is_full` before.
             urgent: wake the room's thread now, not only at a later event (MAX_NOT_URGENT).
         """
         with self.lock:
             if self.closed.is_set():
                 return False
             self.events.append(event)
+            self.size += size
             self.departed += isinstance(event, Left)
             if urgent or len(self.events) > MAX_NOT_URGENT:
                 self._ring()
             return True
-
-    def put_patiently(self, event: RoomEvent, size: int) -> bool:
-        """Add an event of so many bytes once it fits; may wait. Return False: the room is over."""
-        while True:
-            freed = threading.Event()
-            self.when_freed(freed.set)
-            freed.wait()
-            with self.lock:
-                if self.closed.is_set():
-                    return False
-                if not self.is_full:  # still
-                    self.events.append(event)
-                    self.size += size
-                    self.is_full = self.size >= self._limit
-                    self._ring()
-                    return True
 
     def put_messages(self, received: Iterable[Received]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""
@@ -3384,7 +3377,6 @@ class Inbox:
                 if not client.departed and (client.seat is None or client.seat.takes(event.run)):
                     self.events.append(event)
                     self.size += event.run.size
-            self.is_full = self.size >= self._limit
             self._ring()
 
     def when_freed(self, function: Callable[[], None]) -> None:
@@ -3415,7 +3407,6 @@ class Inbox:
             if rest is not None:
                 self.events.insert(0, rest)
                 self.size += len(rest.data)
-                self.is_full = self.size >= self._limit and not self.closed.is_set()
             if self.events or self.closed.is_set():
                 self._ring()
 
@@ -3456,7 +3447,6 @@ class Inbox:
             self._bell.release()
 
     def _free(self) -> None:
-        self.is_full = False
         while self._on_freed:
             self._on_freed.pop()()
 
