@@ -3496,44 +3496,23 @@ def group(clients: Iterable[Client]) -> dict[Encoding, list[Client]]:
     return groups
 
 
-class Outbox:
-    """What clients are to be sent, in one piece for each of them.
+Addressed: TypeAlias = "tuple[Sequence[Client], bytes]"  # who is sent something, and that
 
-    As long as every piece is for the same clients (the very same list, as in a row of broadcasts),
-    it is kept once. From the first other piece on, each client has a list of its own.
+
+def join_pieces(items: Sequence[Addressed]) -> list[Addressed]:
+    """Return what clients are to be sent, in one piece for each of them; there is something.
+
+    Where all is for the same clients (the very same list, as in a row of broadcasts), it is joined
+    once for all of them.
     """
-
-    def __init__(self) -> None:
-        self._clients: Sequence[Client] = ()
-        self._pieces: list[bytes] = []  # for these clients
-        self._mixed: defaultdict[Client, list[bytes]] = defaultdict(list)
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces or self._mixed)
-
-    def add(self, clients: Sequence[Client], data: bytes) -> None:
-        """Add what some clients are to be sent."""
-        if not self._mixed:
-            if not self._pieces:
-                self._clients = clients
-            if clients is self._clients:
-                self._pieces.append(data)
-                return
-            for client in self._clients:
-                self._mixed[client] += self._pieces
-            self._clients, self._pieces = (), []
-        for client in clients:
-            self._mixed[client].append(data)
-
-    def take(self) -> list[tuple[Sequence[Client], bytes]]:
-        """Return all that there is, and forget it."""
-        items: list[tuple[Sequence[Client], bytes]]
-        items = [((client,), b"".join(pieces)) for client, pieces in self._mixed.items()]
-        if self._pieces:
-            items.append((self._clients, b"".join(self._pieces)))
-        self._clients, self._pieces = (), []
-        self._mixed.clear()
-        return items
+    clients, _ = items[0]
+    if all(to is clients for to, _ in items):
+        return [(clients, b"".join([data for _, data in items]))]
+    pieces: defaultdict[Client, list[bytes]] = defaultdict(list)
+    for to, data in items:
+        for client in to:
+            pieces[client].append(data)
+    return [((client,), b"".join(some)) for client, some in pieces.items()]
 
 
 class Members:
@@ -3576,7 +3555,7 @@ class Members:
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
         full = []
-        with self._lock, take_turn(items := list(self._address(outputs))):
+        with self._lock, take_turn(items := self._address(outputs)):
             for clients, data in items:
                 for client in clients:
                     connection = client.connection
@@ -3592,18 +3571,13 @@ class Members:
 
     # -- under the lock --
 
-    def _address(self, outputs: Sequence[Output]) -> Iterable[tuple[Sequence[Client], bytes]]:
+    def _address(self, outputs: Sequence[Output]) -> list[Addressed]:
         """Return what clients are to be sent; each of them is there once."""
-        if len(outputs) == 1 and isinstance(outputs[0], Route):
-            return self._encode(outputs[0])
-        outbox = Outbox()
-        for output in outputs:
-            if isinstance(output, Route):
-                for hearers, data in self._encode(output):
-                    outbox.add(hearers, data)
-        return outbox.take()
+        routes = [output for output in outputs if isinstance(output, Route)]
+        items = [item for route in routes for item in self._encode(route)]
+        return join_pieces(items) if len(routes) > 1 and items else items
 
-    def _encode(self, route: Route) -> Iterable[tuple[Sequence[Client], bytes]]:
+    def _encode(self, route: Route) -> Iterable[Addressed]:
         """Encode a run of messages, once for each encoding; most often there is but one."""
         clients = self._find_hearers(route)
         if self._log.traces:
@@ -3665,7 +3639,7 @@ class Room:
         self.backend = backend
         self._opener = opener
         self._stall = stall
-        self._outbox = Outbox()  # what a game has said since its hook was called
+        self._outbox: list[Addressed] = []  # what a game has said since its hook was called
         self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
@@ -3832,7 +3806,7 @@ class Room:
                 self.report(client.id, "a binary message was not sent: it is no line of text")
             return
         self.traffic.messages_out += len(clients)
-        self._outbox.add(clients, data)
+        self._outbox.append((clients, data))
 
     def flush(self) -> None:
         """Send what a game has said to those it is for; nobody else is looked at.
@@ -3842,7 +3816,9 @@ class Room:
         if not self._outbox:
             return
         slow = []
-        with take_turn(items := self._outbox.take()):
+        items = join_pieces(self._outbox)
+        self._outbox.clear()
+        with take_turn(items):
             for clients, data in items:
                 self.traffic.bytes_out += len(data) * len(clients)
                 for client in clients:
