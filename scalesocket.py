@@ -1192,19 +1192,24 @@ def is_memory_error(error: BaseException | None) -> bool:
     )
 
 
-def report_failure() -> None:
-    """Log what has just been raised: a bug of ours, or that memory has run out, which is said once.
+def report_failure(logger: logging.Logger | RoomLog = log) -> str:
+    """Log what has just been raised; return what has run out, or "" if it is a bug of ours.
 
     No thread of the server ends because of either.
     """
+    error = sys.exc_info()[1]
+    shortage = OUT_OF_MEMORY if is_memory_error(error) else ""
     try:
-        if is_memory_error(sys.exc_info()[1]):
-            report_shortage(OUT_OF_MEMORY)
+        if isinstance(error, ShortageError):
+            shortage = str(error)
+        if shortage:
+            report_shortage(shortage)
         else:
-            log.exception("our own bug")
-    except (MemoryError, RuntimeError) as error:  # not even enough to say so
-        if not is_memory_error(error):
+            logger.exception("our own bug")
+    except (MemoryError, RuntimeError) as another:  # not even enough to say so
+        if not is_memory_error(another):
             raise
+    return shortage
 
 
 def insist(function: Callable[..., T], *args: Any) -> T:
@@ -1347,8 +1352,6 @@ class Poller:
         """Call a function; return False if there was no memory for it."""
         try:
             function()
-        except ShortageError as error:
-            report_shortage(str(error))
         except BaseException as error:
             report_failure()
             if is_memory_error(error):
@@ -3852,16 +3855,10 @@ class Room:
             explain = getattr(find_feature("mistakes"), "explain_failure", lambda _: "")
             self.log.error("%s%s", error, explain(error.__cause__), exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
-        except ShortageError as error:
-            report_shortage(str(error))
-            self.end(CloseCode.TRY_AGAIN_LATER, str(error))
-        except BaseException as error:
-            if is_memory_error(error):
-                report_failure()
-                insist(self.end, CloseCode.TRY_AGAIN_LATER, OUT_OF_MEMORY)
-            else:
-                self.log.exception("our own bug")
-                self.end(CloseCode.INTERNAL_ERROR, "internal error")
+        except BaseException:
+            shortage = report_failure(self.log)
+            code = CloseCode.TRY_AGAIN_LATER if shortage else CloseCode.INTERNAL_ERROR
+            insist(self.end, code, shortage or "internal error")
         finally:
             insist(self._close)
 
@@ -4867,8 +4864,6 @@ class Reader(Poller):
         for session, events in heard:
             try:
                 self._dispatch(session, events, batches)
-            except ShortageError as error:  # it has been ended
-                report_shortage(str(error))
             except BaseException:  # our bug ends one client, not the thread that reads all
                 report_failure()
                 session.connection.abort()
