@@ -111,7 +111,6 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
-    Sized,
 )
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -1242,7 +1241,7 @@ NO_TURN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 TURN = threading.Lock() if getattr(sys, "_is_gil_enabled", lambda: True)() else NO_TURN
 
 
-def take_turn(items: Sequence[tuple[Sized, bytes]]) -> contextlib.AbstractContextManager[object]:
+def take_turn(items: Sequence[Addressed]) -> contextlib.AbstractContextManager[object]:
     """Return TURN for a fan-out to a crowd; one to a few clients does not wait for its turn."""
     return TURN if len(items) >= CROWD or any(len(to) >= CROWD for to, _ in items) else NO_TURN
 
@@ -3608,25 +3607,12 @@ class Room:
     """Clients and the backend that they share.
 
     Args:
-        name: unique among the rooms that are open.
-        registry: where it is listed while newcomers may join.
-        backend: not started yet.
-        opener: the client for whom it is made.
-        history: what newcomers get of what was said before they came (net/history.py).
-        stall: seconds that a full backlog may make no progress.
+        registry: where it is listed while newcomers may join; its lock is held.
+        opener: the client for whom it is made, who has named it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        registry: RoomRegistry,
-        backend: Backend,
-        opener: Client,
-        *,
-        history: History | None,
-        stall: float,
-    ) -> None:
-        self.name = name
+    def __init__(self, registry: RoomRegistry, opener: Client) -> None:
+        self.name = name = opener.room_name
         self.registry = registry
         self.inbox = Inbox()
         self.metadata = "null"  # JSON
@@ -3639,9 +3625,9 @@ class Room:
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
         self.thread = threading.get_ident()  # its own, once that runs
-        self.backend = backend
+        self.backend = registry.make_backend()  # not started yet
         self._opener = opener
-        self._stall = stall
+        self._stall = registry.config.stall  # seconds that a full backlog may make no progress
         self._outbox: list[Addressed] = []  # what a game has said since its hook was called
         self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
@@ -3650,6 +3636,7 @@ class Room:
         self._lost = 0  # messages from the backend since then
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
+        history = registry.histories.open(name) if registry.histories else None
         members = history.make_members if history is not None else Members
         self.members: Members = members(self.traffic, self.log)
 
@@ -3902,7 +3889,7 @@ class RoomRegistry:
     room_type: type[Room] = Room
 
     def __init__(self, config: Config, timer: Poller) -> None:
-        self._config = config
+        self.config = config
         self.timer = timer
         self.make_backend = choose_backend(config)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
@@ -3951,7 +3938,7 @@ class RoomRegistry:
         A good guess, as it takes no lock.
         """
         room = self._rooms.get(name)
-        is_full = 0 < self._config.maxrooms <= len(self.running)
+        is_full = 0 < self.config.maxrooms <= len(self.running)
         is_asked_for = is_full or self.relays is not None
         return self.lock.locked() or (is_asked_for if room is None else room.members.is_busy)
 
@@ -4054,7 +4041,7 @@ class RoomRegistry:
 
         A room whose child is about to end still takes a place: that is waited for.
         """
-        limit = self._config.maxrooms
+        limit = self.config.maxrooms
         deadline = time.monotonic() + ROOM_TIMEOUT
         while True:
             if self._refusal is not None:
@@ -4070,16 +4057,13 @@ class RoomRegistry:
             self._idle.wait(patience)
 
     def _make_room(self, opener: Client) -> Room:
-        name, stall = opener.room_name, self._config.stall
-        history = self.histories.open(name) if self.histories else None
-        room = self.room_type(name, self, self.make_backend(), opener, history=history, stall=stall)
-        self._rooms[name] = room
+        room = self._rooms[opener.room_name] = self.room_type(self, opener)
         self.running.add(room)
         return room
 
     def _check_seats(self, room: Room) -> None:
-        game = self._config.game
-        limits = self._config.maxclients, game.max_clients if game else 0
+        game = self.config.game
+        limits = self.config.maxclients, game.max_clients if game else 0
         limit = min((n for n in limits if n), default=0)
         if limit and len(room.seats) >= limit:
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} at most")
@@ -4092,7 +4076,7 @@ class RoomRegistry:
 
     def _let_go(self, room: Room) -> None:
         """End an empty room, now or when it has been empty for --linger seconds."""
-        rest = room.empty_since + self._config.linger - time.monotonic()
+        rest = room.empty_since + self.config.linger - time.monotonic()
         if rest <= 0:
             room.is_abandoned = True
             self._remove(room)

@@ -221,7 +221,7 @@ class SharedRooms(StoredRooms):
 
     def start(self) -> None:
         """Start the writer and the thread that says that this node is alive."""
-        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
+        self._patience = max(self.config.resume, self.config.linger, RETURN_TIME)
         self._store.start()
         self._database.begin()
         self._sweep_at = time.monotonic() + SWEEP_PAUSE

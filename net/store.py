@@ -1084,7 +1084,7 @@ class StoredRooms(RoomRegistry):
 
     def start(self) -> None:
         """Start the writer, and look up which rooms are stored."""
-        self._patience = max(self._config.resume, self._config.linger, RETURN_TIME)
+        self._patience = max(self.config.resume, self.config.linger, RETURN_TIME)
         self._store.start(self._note_stored)
 
     def _note_stored(self, rooms: dict[str, bool]) -> None:
@@ -1145,7 +1145,7 @@ class StoredRooms(RoomRegistry):
         for seat in seats:
             seat.lose(now)
         if not seats:  # whoever it is for may be refused
-            wait = max(self._config.linger, RETURN_TIME)
+            wait = max(self.config.linger, RETURN_TIME)
             self._call_for(room, wait, self._collect)
         return room
 
@@ -1311,7 +1311,7 @@ class StoredRooms(RoomRegistry):
             self.begin_anew(name)  # it will not do so itself any more
         self._owners[name] = room
         room.returned, room.late = {}, set()
-        every = self._config.saveevery
+        every = self.config.saveevery
         if every:  # not all of them at the same time
             self._call_for(room, every * random.uniform(0.5, 1), self._remind)
         return room
@@ -1360,7 +1360,7 @@ class StoredRooms(RoomRegistry):
         if room.progress != room.saved_at:
             room.is_due = True
             room.inbox.put(Called(lambda: None))
-        self._call_for(room, self._config.saveevery, self._remind)
+        self._call_for(room, self.config.saveevery, self._remind)
 
     def _give_up(self, first: list[tuple[str, Dormant]]) -> None:
         """Remove what is stored of rooms to which nobody has come back."""

@@ -1,14 +1,24 @@
-"""A room and clients for a game whose hooks a test calls itself: no server, socket or thread."""
+"""Rooms and clients without a server, a socket or a thread, for what a test calls itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from scalesocket import Client, Game, GameRoom, write_json
+from scalesocket import Client, Config, Game, GameRoom, Room, write_json
+
+
+def make_room(backend: Any) -> Room:
+    """Return a room that nobody is in, and that is listed nowhere."""
+    registry: Any = SimpleNamespace(
+        make_backend=lambda: backend, histories=None, config=Config(command=("cat",))
+    )
+    opener: Any = SimpleNamespace(room_name="room")
+    return Room(registry, opener)
 
 
 class FakeClient:

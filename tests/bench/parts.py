@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import importlib.util
+import inspect
 import itertools
 import json
 import sys
@@ -110,7 +111,11 @@ def fan_out(server: Any, count: int) -> Work:
         )
         history = server.History(0, tagged=False) if kept else server.History()
     backend = SimpleNamespace(in_order=False)
-    room = server.Room("room", registry, backend, None, history=history, stall=5.0)
+    if "name" in inspect.signature(server.Room).parameters:  # an older version
+        room = server.Room("room", registry, backend, None, history=history, stall=5.0)
+    else:
+        registry.make_backend = lambda: backend
+        room = server.Room(registry, SimpleNamespace(room_name="room"))
     plain = getattr(server, "PLAIN", None)  # in older versions a coding of 0
     connection = SimpleNamespace(encoding=plain, coding=0, is_full=False, send=lambda data: True)
     members = getattr(room, "members", room)  # in older versions the room itself does that

@@ -36,9 +36,9 @@ from scalesocket import (
     Messages,
     Opcode,
     Received,
-    Room,
     RoomEvent,
 )
+from tests.fake_room import make_room
 from tests.support import (
     BINARY,
     TEXT,
@@ -99,8 +99,7 @@ class Stage:
     def __init__(self, game: type[Game] = Recorder) -> None:
         self.now = self.start = 1000.0
         self.backend = GameBackend(game)
-        nobody: Any = None
-        self.room = Room("room", nobody, self.backend, nobody, history=None, stall=5)
+        self.room = make_room(self.backend)
         self.traffic = self.room.traffic
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)

@@ -42,6 +42,7 @@ from scalesocket import (
     WebSocketProtocol,
     parse_command_line,
 )
+from tests.fake_room import make_room
 from tests.support import free_port, wait_until
 
 PATIENCE = 30  # seconds that a wait may take on a busy machine
@@ -662,7 +663,7 @@ def test_mistakes_of_strangers_are_logged_once_each_and_not_without_end(
 
 
 def test_what_a_room_had_to_drop_is_a_warning_once_for_each_client_and_not_without_end() -> None:
-    room: Any = scalesocket.Room("den", Mock(), Mock(), Mock(), history=None, stall=1.0)
+    room: Any = make_room(Mock())
     room.log = Mock()
     for number in [0, *range(1001)]:
         room.report(number, f"no JSON: {number}")

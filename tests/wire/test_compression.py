@@ -38,11 +38,11 @@ from scalesocket import (
     Opcode,
     Ping,
     Role,
-    Room,
     Route,
     WebSocketProtocol,
     parse_request,
 )
+from tests.fake_room import make_room
 from tests.support import (
     BINARY,
     CLOSE,
@@ -740,15 +740,8 @@ def seats(*windows: int) -> dict[int, Any]:
     return {number: Seat(number, ENCODINGS[bits]) for number, bits in enumerate(windows, 1)}
 
 
-def make_room() -> Room:
-    """Return a room with neither a server nor a backend."""
-    backend: Any = SimpleNamespace(in_order=False)
-    nobody: Any = None
-    return Room("room", nobody, backend, nobody, history=None, stall=5)
-
-
 def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
-    room = make_room()
+    room = make_room(SimpleNamespace(in_order=False))
     room.members._members = seats(15, 0, 15, 12, 15, 12, 0)
     room.deliver([Route(Opcode.TEXT, [LONG.encode(), b"short", LONG.encode()])])
     assert sorted(windows_used) == [12, 12, 15, 15], "two long messages, two windows"
@@ -759,7 +752,7 @@ def test_a_childs_message_is_compressed_once_for_each_window(windows_used: list[
 
 
 def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[int]) -> None:
-    room = make_room()
+    room = make_room(SimpleNamespace(in_order=False))
     room.members._members = seats(15, 0, 12)
     room.deliver([Route(Opcode.TEXT, [LONG.encode()], to=(2,))])
     assert windows_used == []
@@ -768,7 +761,7 @@ def test_a_childs_message_for_one_is_compressed_for_that_one(windows_used: list[
 
 
 def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list[int]) -> None:
-    inner = make_room()
+    inner = make_room(SimpleNamespace(in_order=False))
     room = GameRoom(inner, None)  # type: ignore[arg-type]
     room.clients = seats(15, 0, 15, 12, 15, 12, 0)
     room.broadcast(LONG)
@@ -781,7 +774,7 @@ def test_a_games_broadcast_is_compressed_once_for_each_window(windows_used: list
 
 
 def test_nothing_is_compressed_for_those_who_are_left_out(windows_used: list[int]) -> None:
-    inner = make_room()
+    inner = make_room(SimpleNamespace(in_order=False))
     room = GameRoom(inner, None)  # type: ignore[arg-type]
     room.clients = seats(0, 12, 15)
     room.broadcast(LONG, exclude=[room.clients[2]])
