@@ -4522,11 +4522,11 @@ class Session:
             report_failure()
         return self.want
 
-    def read(self, until: float) -> bool:
-        """On a helper, wait until then for bytes that it wants; return False if none have come."""
+    def read(self, receive: Callable[..., bytes], *args: Any) -> bool:
+        """Receive bytes that it wants, and send them in; return False if there are none yet."""
         try:
-            data = self.receive(min(self.deadline, until) - time.monotonic())
-        except TimeoutError:  # its reader waits on, and sees to the deadline
+            data = receive(*args)
+        except (BlockingIOError, TimeoutError):
             return False
         except OSError:  # a reset, which is an end like any other
             data = b""
@@ -4829,15 +4829,8 @@ class Reader(Poller):
     # -- sessions that open --
 
     def _read_opening(self, session: Session) -> None:
-        """Receive the bytes that a session wants."""
-        try:
-            data = session.layer.recv(FIRST_RECEIVE_SIZE, _DONT_WAIT)
-        except BlockingIOError:
-            return
-        except OSError:  # a reset, which is an end like any other
-            data = b""
-        session.resume(data)
-        self.attend(session)
+        if session.read(session.layer.recv, FIRST_RECEIVE_SIZE, _DONT_WAIT):
+            self.attend(session)
 
     # -- sessions in a room --
 
@@ -4981,8 +4974,8 @@ class Readers:
         while session.want is Want.HELPER or session.want is Want.BYTES:
             if session.want is Want.HELPER:
                 session.resume()
-            elif not session.read(until):
-                session.sock.settimeout(None)
+            elif not session.read(session.receive, min(session.deadline, until) - time.monotonic()):
+                session.sock.settimeout(None)  # its reader waits on, and sees to the deadline
                 break
         if session.want is not None:
             insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
