@@ -93,14 +93,15 @@ def keep_little(seat: str) -> str:
     return seat.replace("MOST_KEPT = 2 ** 20", "MOST_KEPT = 10")
 
 
-# Notes the code of each packet that the page sends.
-SPY = """async () => {
+# Notes the code of each packet that the page sends, and loses it on the way until told otherwise.
+LOSE = """async () => {
     const { decode } = await import("/sandbox/msgpack.js");
     const send = WebSocket.prototype.send;
     window.sent = [];
+    window.loses = true;
     WebSocket.prototype.send = function (data) {
         if (typeof data !== "string") sent.push(decode(data)[0]); // not the seat
-        send.call(this, data);
+        if (!loses) send.call(this, data);
     };
 }"""
 
@@ -272,15 +273,14 @@ def test_in_the_sandbox_the_time_of_an_answer_is_told_also_after_a_ping_was_lost
     wait_for(page, "document.querySelector('#ping').textContent !== ''")
     give_name(page, "Ann")
     wait_for(page, "game.me !== null")
-    wire.swallows = True
-    page.evaluate(SPY)
+    page.evaluate(LOSE)
     ping = next(kind.code for kind in PACKETS if kind.cls is packets.Ping)
     wait_for(page, "sent.includes(value)", ping)
     page.keyboard.press("d")
     wait_for(page, "sent.at(-1) !== value", ping)
     wire.cut()
     wait_for(page, f"{STATE} === 'waiting'")
-    wire.swallows = False
+    page.evaluate("loses = false")
     note(page.locator("#ping"))
     wire.mend()
     wait_for(page, f"{NOTE} === 'Back again, but not all that you did has arrived.'")
@@ -532,7 +532,7 @@ def test_a_page_of_chat_loses_and_doubles_nothing_however_often_it_is_cut(
         wait_for(page, "link.state === 'waiting'")
         wire.mend()
         page.evaluate("link.retryNow()")
-    wait_for(page, "said === 400 && heard.length >= 400")
+    wait_for(page, "link.state === 'connected' && said === 400 && heard.length >= 400")
     assert page.evaluate("heard") == list(range(400))
     resumed = [state for state in page.evaluate("states") if state[0] == "connected"]
     assert resumed == [["connected", False], *[["connected", True]] * 4]
