@@ -301,6 +301,40 @@ def test_a_program_that_nobody_knows_may_speak_the_language_of_a_page(
         expect(page.locator(".elsewhere")).to_have_count(0)
 
 
+# Connections that open and end by the test's hand.
+BY_HAND = """
+    window.opened = [];
+    window.WebSocket = class {
+        static OPEN = 1;
+        readyState = 1;
+        constructor() { opened.push(this); }
+        close() {}
+    };
+"""
+
+
+def test_a_page_is_not_given_up_before_it_could_hear_anything(visit: Visit, tmp_path: Path) -> None:
+    """Over a slow network, or before a full room, it ended its attempts and led elsewhere."""
+    (tmp_path / "mine.py").write_text("for line in open(0):\n    pass\n")
+    with serve(*SITE, "--json", str(tmp_path / "mine.py")) as server:
+        page = visit(server, "/health")
+        page.clock.install()
+        page.add_init_script(BY_HAND)
+        page.goto(server.http("/tictactoe/?room=pond"))
+        wait_for(page, "opened.length === 1")
+        asked = 'import("/shared/share.js").then((share) => share.askWhatIsServed())'
+        assert page.evaluate(asked)["target"] == "mine"
+        page.clock.fast_forward(60_000)
+        page.evaluate("opened[0].onopen(), opened[0].onclose({ code: 1013, reason: 'full' })")
+        page.clock.fast_forward(1_000)
+        wait_for(page, "opened.length === 2")
+        page.clock.fast_forward(60_000)
+        expect(page.locator(".elsewhere")).to_have_count(0)
+        page.evaluate("opened[1].onopen()")
+        page.clock.fast_forward(10_000)
+        expect(page.locator(".elsewhere")).to_contain_text("This server runs mine")
+
+
 def test_a_page_that_is_refused_does_not_say_that_nobody_is_there(visit: Visit) -> None:
     with serve("--staticdir", str(PAGES), "cat") as server:  # without --api nobody can tell
         page = visit(server, "/sandbox/?room=den")

@@ -5,7 +5,7 @@ import { PAGES, pageFor } from "../lobby/catalogue.js";
 import { BASE } from "./connection.js";
 import { askWhatIsServed } from "./share.js";
 
-const PATIENCE = 2_500; // milliseconds for something that this page understands
+const PATIENCE = 2_500; // milliseconds of a connection, for something that this page understands
 
 /** `understood()` tells whether the room has said anything that this page can show. Programs that
     nobody here knows get the benefit of the doubt: they may speak the language of this page. */
@@ -20,7 +20,24 @@ export async function checkServed({ room, connection, understood }) {
     sayWhere(page, room);
   };
   if (known) tell();
-  else setTimeout(() => understood() || tell(), PATIENCE);
+  else onceHeard(connection, () => understood() || tell());
+}
+
+/** Call `judge` when a connection has lasted for long enough to have heard something. Where the
+    network is slow, or the room full, that is long after this page was there. */
+function onceHeard(connection, judge) {
+  let timer = 0;
+  const ends = new AbortController();
+  const count = () => {
+    clearTimeout(timer);
+    if (connection.state === "connected") timer = setTimeout(heard, PATIENCE);
+  };
+  const heard = () => {
+    ends.abort();
+    judge();
+  };
+  connection.addEventListener("state", count, { signal: ends.signal });
+  count();
 }
 
 function sayWhere(page, room) {
