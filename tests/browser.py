@@ -28,7 +28,7 @@ import pytest
 from tests.support import ROOT, ServerProcess, require_tool
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
+    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page, Route
 
 PAGES = ROOT / "client" / "web"
 PATIENCE = 40_000  # milliseconds that a test waits for a condition
@@ -111,6 +111,21 @@ def open_tab(browser: Browser, server: ServerProcess) -> Iterator[OpenTab]:
 def wait_for(page: Page, condition: str, value: object = None) -> None:
     """Wait until a JavaScript expression is true; in it, `value` is the argument."""
     page.wait_for_function(f"(value) => {condition}", arg=value)
+
+
+def hold(page: Page, pattern: str) -> Callable[[], None]:
+    """Have a page wait for what matches, as on a slow network, until what is returned is called."""
+    held: list[Route] = []
+    is_free = False
+    page.route(pattern, lambda route: route.continue_() if is_free else held.append(route))
+
+    def let_go() -> None:
+        nonlocal is_free
+        is_free = True
+        for route in held:
+            route.continue_()
+
+    return let_go
 
 
 def note(element: Locator) -> None:

@@ -14,7 +14,18 @@ import pytest
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
 from tests import browser as in_browser
-from tests.browser import DESKTOP, MARKUP, PAGES, PATIENCE, PHONE, Visit, expect, note, wait_for
+from tests.browser import (
+    DESKTOP,
+    MARKUP,
+    PAGES,
+    PATIENCE,
+    PHONE,
+    Visit,
+    expect,
+    hold,
+    note,
+    wait_for,
+)
 from tests.support import (
     ROOT,
     RawClient,
@@ -363,6 +374,41 @@ def test_the_arrow_that_brings_back_what_was_sent_loses_nothing(tabs: Any) -> No
         ]:
             field.press(key)
             assert field.input_value() == shown, key
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_is_typed_before_the_page_is_all_there_is_kept(visit: Visit) -> None:
+    """The script put the old room and name over it; "Send" loaded another room's page."""
+    with serve("cat") as server:
+        page = visit(server, "/health")
+        let_go = hold(page, "**/talk/talk.js")
+        page.goto(server.http("/?room=attic&name=Ann"), wait_until="commit")
+        typed = {"#room": "cellar", "#name": "Bea", "#text": "hello"}
+        for field, text in typed.items():
+            page.fill(field, text)
+        page.get_by_role("button", name="Send").click()
+        let_go()
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        assert page.evaluate("document.body.dataset.room") == "attic"
+        assert {field: page.input_value(field) for field in typed} == typed
+        page.press("#room", "Enter")
+        wait_for(page, "document.body.dataset.room === 'cellar'")
+        assert page.url == server.http("/?room=cellar&name=Bea")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_the_server_says_of_itself_late_changes_nothing_that_was_typed(visit: Visit) -> None:
+    with serve("--api", "cat") as server:
+        page = visit(server, "/health")
+        let_go = hold(page, "**/api/")
+        page.goto(server.http("/?room=attic&name=Ann"))
+        page.fill("#room", "cellar")
+        page.fill("#name", "Bea")
+        let_go()
+        expect(page.locator("#heading")).to_have_text("cat")
+        assert [page.input_value(field) for field in ("#room", "#name")] == ["cellar", "Bea"]
 
 
 @pytest.mark.browser

@@ -24,6 +24,7 @@ from tests.browser import (
     STRANGE,
     Visit,
     expect,
+    hold,
     note,
     sticking_out,
     turned_around,
@@ -113,6 +114,36 @@ def test_a_room_has_a_name_before_one_thinks_of_any(visit: Visit) -> None:
         field.press("Enter")
         page.wait_for_url(server.http(f"/bunny/?room={name}"))
         wait_for(page, "game.me !== null")
+
+
+def test_a_room_that_is_typed_before_the_lobby_is_all_there_is_kept(visit: Visit) -> None:
+    """Where the network is slow, the script put another name over it."""
+    with serve("game.py") as server:
+        page = visit(server, "/health")
+        let_go = hold(page, "**/lobby/lobby.js")
+        page.goto(server.http("/"), wait_until="commit")
+        page.fill("#room", "den")
+        let_go()
+        wait_for(page, "document.querySelector('#title').textContent === 'Meadow'")
+        assert page.input_value("#room") == "den"
+        expect(page.locator("#link")).to_have_text(server.http("/bunny/?room=den"))
+
+
+def test_who_enters_a_room_before_it_is_known_what_is_served_comes_to_its_page(
+    visit: Visit,
+) -> None:
+    """It was the meadow's; the link to copy, and its code for phones, led there, too."""
+    with serve("chat") as server:
+        page = visit(server, "/health")
+        let_go = hold(page, "**/api/")
+        page.goto(server.http("/"))
+        page.fill("#room", "den")
+        link = server.http("/?room=den")
+        expect(page.locator("#link")).to_have_text(link)
+        page.press("#room", "Enter")
+        page.wait_for_url(link)
+        let_go()
+        page.wait_for_url(server.http("/chat/?room=den"))
 
 
 def test_the_link_to_share_contains_the_room(visit: Visit) -> None:

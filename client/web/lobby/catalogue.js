@@ -52,8 +52,6 @@ export const PAGES = [
 
 const byName = new Map(PAGES.map((page) => [page.name, page]));
 
-export const USUAL_PAGE = byName.get("bunny");
-
 /** The page for what `/api/` says is served. Any program can be talked to. */
 export function pageFor({ target, kind }) {
   if (kind === "terminal") return byName.get("terminal");

@@ -5,7 +5,7 @@ import "../shared/loaded.js";
 import { BASE } from "../shared/connection.js";
 import { copyText, flash, problemWith } from "../shared/rooms.js";
 import { forOthers, isNearOnly, showCode } from "../shared/share.js";
-import { PAGES, USUAL_PAGE, describeCrowd, pageFor, pageNamed } from "./catalogue.js";
+import { PAGES, describeCrowd, pageFor, pageNamed } from "./catalogue.js";
 import { suggestName } from "./names.js";
 import { Watch } from "./watch.js";
 
@@ -133,8 +133,9 @@ function roomItem(room) {
 
 // ---- A room of one's own --------------------------------------------------
 
+/** Before it is known which page shows what is served, this is the lobby's own: it leads on. */
 function linkTo(room) {
-  const { name, path = `${name}/` } = page ?? USUAL_PAGE;
+  const { name, path = `${name}/` } = page ?? { path: location.pathname };
   const url = new URL(path, BASE);
   url.search = new URLSearchParams({ room });
   return url.href;
@@ -157,14 +158,15 @@ function showLink() {
 
 function suggest() {
   $("room").value = suggestName();
-  $("problem").textContent = "";
+  showRoom();
+}
+
+function showRoom() {
+  $("problem").textContent = typed() && problemWith(typed());
   showLink();
 }
 
-$("room").addEventListener("input", () => {
-  $("problem").textContent = typed() && problemWith(typed());
-  showLink();
-});
+$("room").addEventListener("input", showRoom);
 
 $("start").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -183,12 +185,8 @@ $("page").addEventListener("change", () => (showPage(), showRooms()));
 $("retry").addEventListener("click", () => watch.look());
 
 for (const { name, title } of PAGES) $("page").append(new Option(title, name));
-suggest();
-const before = wanted || history.state?.room;
-if (before) {
-  $("room").value = before;
-  $("problem").textContent = problemWith(before);
-  showLink();
-}
+// Not its `value`: whoever has typed one before this script came, keeps it.
+$("room").defaultValue = wanted || history.state?.room || suggestName();
+showRoom();
 setInterval(countDown, 500);
 watch.look();

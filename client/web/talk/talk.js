@@ -64,8 +64,6 @@ function show() {
   const link = forOthers(linkTo(room), about);
   const near = isNearOnly(link, about);
   $("room-name").textContent = room; // it comes from a stranger: text, never markup
-  $("room").value = room;
-  $("name").value = query().get("name") ?? "";
   $("link").textContent = link;
   $("near").hidden = !near;
   showCode($("qr"), near ? "" : link);
@@ -74,9 +72,17 @@ function show() {
   document.body.dataset.room = room;
 }
 
+/** Fill the fields in: their `value`, or their `defaultValue`, which leaves alone what somebody has
+    typed already. */
+function fillIn(property) {
+  $("room")[property] = room;
+  $("name")[property] = query().get("name") ?? "";
+}
+
 function arrive() {
   room = currentRoom(USUAL_ROOM);
   log.clear();
+  fillIn("value");
   show();
   connection.moveTo(address());
 }
@@ -198,6 +204,7 @@ async function findOutWhatIsServed() {
   show();
 }
 
+fillIn("defaultValue"); // this page may have been seen long before this script came
 show();
 connection.open();
 findOutWhatIsServed().catch(() => {}); // the connection says what is wrong
