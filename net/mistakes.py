@@ -78,6 +78,7 @@ SLOW_IMPORT = 3.0  # seconds until it is told that an import takes long
 _RATE = "a number from 0 on"
 _CHANGES = {"update", "setdefault", "pop", "clear", "append", "extend", "insert", "remove"}
 _TABLE = re.compile(rb"^#[ \t]*\[tool\.scalesocket\]", re.MULTILINE)
+_UNREAD = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 
@@ -301,6 +302,13 @@ def is_game(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Game) and value is not Game
 
 
+def read_program(path: Path) -> tuple[bytes, list[ast.stmt]]:
+    """Return the bytes of a Python file, and its statements."""
+    source = path.read_bytes()
+    with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
+        return source, ast.parse(source, str(path)).body
+
+
 def check_program(path: Path) -> None:
     """See that a file which is to run as a program is Python, and no `Game` to be named.
 
@@ -309,21 +317,20 @@ def check_program(path: Path) -> None:
             soon as somebody came; or it is a `Game`.
     """
     try:
-        source = path.read_bytes()
-        with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
-            body = ast.parse(source, str(path)).body
+        _, body = read_program(path)
     except SyntaxError as error:
         raise ConfigError(f"cannot run {path}: {explain_import(error, path.stem)}") from None
-    except (OSError, ValueError, RecursionError, MemoryError):
+    except _UNREAD:
         return  # it is Python's to say
-    check_block(path, source, body)
     names = names_of_game(body)
     for node in body:
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
             if bases & names and not calls_main(body):
+                lost = find_lost_block(path)  # it may have said just that
                 raise ConfigError(
-                    f"{place(str(path), node.lineno)}: {node.name} is a Game, not a program: "
+                    lost
+                    or f"{place(str(path), node.lineno)}: {node.name} is a Game, not a program: "
                     f'serve {path.stem}:{node.name}, or have game = "{node.name}" in a '
                     f"[tool.scalesocket] block"
                 )
@@ -331,20 +338,20 @@ def check_program(path: Path) -> None:
         check_imports(path, body)
 
 
-def check_block(path: Path, source: bytes, body: list[ast.stmt]) -> None:
-    """See that a block of options is one: another would be a comment, and mean nothing.
-
-    Raises:
-        ConfigError: it does not begin or end as it should, or a line in it is no comment.
-    """
+def find_lost_block(path: Path) -> str:
+    """Return what to say of a block of options that is none (PEP 723), but a comment; or ""."""
+    try:
+        source, body = read_program(path)
+    except _UNREAD:
+        return ""
     match = _TABLE.search(source)
     if match is None or read_script_block(path):
-        return
+        return ""
     line = source.count(b"\n", 0, match.start()) + 1
     texts = [part for node in body for part in ast.walk(node) if isinstance(part, ast.Constant)]
     if any(text.lineno <= line <= (text.end_lineno or 0) for text in texts):
-        return  # it is an example in a text
-    raise ConfigError(
+        return ""  # it is an example in a text
+    return (
         f"{place(str(path), line)}: this is read only between a line `# /// script` and a line "
         "`# ///`, where each line begins with `# `"
     )
@@ -462,8 +469,14 @@ def is_count(value: object) -> bool:
 
 
 def warn_of_options(config: Config, words: Sequence[str]) -> None:
-    """Say which options mean nothing to a game, or let in more than a program can print."""
+    """Say which options mean nothing to a game, or let in more than a program can print.
+
+    And which of a script's own are not read, as they are a comment.
+    """
     if config.game is None:
+        if config.command[:2] == (sys.executable, "-u"):  # see `command_for`
+            if lost := find_lost_block(Path(config.command[2])):
+                log.warning("%s", lost)
         if config.maxmsg > MAX_OUTPUT_ITEM:
             text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"
             log.warning(text, MAX_OUTPUT_ITEM)

@@ -459,13 +459,24 @@ BLOCKS = {
 }
 
 
+LOST = "own.py, line 2: this is read only between a line `# /// script` and a line `# ///`"
+
+
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-def test_a_block_of_options_that_is_none_is_told_of(here: Path, block: str) -> None:
+def test_a_block_of_options_that_is_none_is_told_of(
+    here: Path, caplog: pytest.LogCaptureFixture, block: str
+) -> None:
     """It was a comment, and the program was served without its options."""
     (here / "own.py").write_text(f"{block}print('hi')\n")
-    assert complaint("own.py").startswith(
-        "own.py, line 2: this is read only between a line `# /// script` and a line `# ///`"
-    )
+    mistakes.warn_of_options(parse_command_line(["own.py"]), ["own.py"])
+    assert [record.getMessage()[: len(LOST)] for record in caplog.records] == [LOST]
+
+
+def test_a_game_whose_block_of_options_is_none_is_told_of_that(here: Path) -> None:
+    """It was told to have the block that it has."""
+    code = "from scalesocket import Game\nclass G(Game): pass\n"
+    (here / "own.py").write_text(BLOCKS["no end"].replace("json = true", 'game = "G"') + code)
+    assert complaint("own.py").startswith(LOST)
 
 
 def test_a_block_of_options_in_a_text_is_none(here: Path) -> None:
@@ -540,7 +551,7 @@ def test_an_import_that_takes_long_is_told_with_its_line(
 
 
 def test_a_relative_import_in_a_file_is_told_the_cure(here: Path) -> None:
-    """ "serve project./home/ann/project/own.py:CLASS in the folder above" was the hint."""
+    """ "serve project./srv/project/own.py:CLASS in the folder above" was the hint."""
     block = '# /// script\n# [tool.scalesocket]\n# game = "G"\n# ///\n'
     (here / "own.py").write_text(f"{block}from .rules import X\n")
     assert complaint("own.py").endswith("without the dot, or have an __init__.py in the folder")

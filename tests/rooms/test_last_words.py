@@ -222,7 +222,8 @@ def test_a_hook_that_hangs_holds_up_its_own_room_alone(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         found, code = read_to_the_end(other)
         assert (found, code) == ([], 1001)
-        server.wait_log(r"rooms that did not end within 5 s: bad$")
+        at = r"\(its game is at hang\.py, line 9\)"
+        server.wait_log(rf"rooms that did not end within 5 s: bad {at}$")
         assert server.wait() == 0
 
 
