@@ -97,10 +97,12 @@ if TYPE_CHECKING:
 
     from scalesocket import Endpoint, HttpSite, Life, Server
 
-KINDS = ("http", "lines", "question")  # of what comes through a channel
+# What comes through a channel, and for how many seconds it waits until there is room. A question
+# waits hardly: a worker that has so many before it gives no answer in time.
+KINDS = {"http": 5.0, "lines": 5.0, "question": 0.1}
 MAX_HANDED = MAX_HEAD + 2 * RECEIVE_SIZE + 4096  # bytes: request, what came with it, an address
-HAND_OVER_TIMEOUT = 5.0  # seconds until a channel has room
 ANSWER_TIMEOUT = 1.0  # seconds for all workers together
+PEER_TIMEOUT = 0.4  # seconds, if another node asks: less than it waits (net/relay.py, net/peers.py)
 MAX_ANSWER = 64 * MIB  # bytes of one worker
 FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
 RESTART_PAUSE = 1.0  # seconds between two starts of a worker
@@ -268,7 +270,7 @@ class Worker:
         try:
             socket.send_fds(self._outsides[owner][kind], [message], [sock.fileno()])
         except OSError as error:
-            log.warning("worker %d takes no connection: %s", owner, error)
+            report_shortage(f"worker {owner} takes no connection: {error}")
             raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1")) from None
 
     def open_channels(self, server: Server) -> list[Listener]:
@@ -378,37 +380,43 @@ class Worker:
     def gather(self, request: Request) -> Response:
         """Answer for all workers what each knows of itself: metrics, or for the API.
 
+        Another node, which does not wait for long, is answered before it takes this whole one for
+        silent, because a single worker is: it would open the rooms of all the others, too.
+
         Raises:
             HandshakeError: there is no such room or metric, or its worker does not answer.
         """
         room = urllib.parse.unquote(request.path.removeprefix("/api/").partition("/")[0])
         if request.path.rstrip("/") == "/metrics":
-            told = self._ask(self._others, request.target)
+            told = self._ask(self._others, request.target, ANSWER_TIMEOUT)
             told[self._index] = tell(self._site, request)
             text = merge_metrics({index: told[index].body.decode() for index in sorted(told)})
             return Response(200, text.encode(), content_type=told[self._index].content_type)
         if request.path.rstrip("/") == "/api/rooms":
             is_local = request.query.partition("=")[0] == "local"
             wanted = urllib.parse.parse_qs(request.query).get("room", [""])[0]
+            timeout = PEER_TIMEOUT if is_local else ANSWER_TIMEOUT
             if is_local and wanted:  # a peer looks for it
-                return self._ask_owner(wanted, request)
+                return self._ask_owner(wanted, request, timeout)
             question = request.target if is_local else "/api/rooms/?local"
-            responses = [tell(self._site, request), *self._ask(self._others, question).values()]
+            answers = self._ask(self._others, question, timeout)
+            responses = [tell(self._site, request), *answers.values()]
             listings = [response.body.decode()[1:-1] for response in responses]
             return json_response(f"[{', '.join(filter(None, listings))}]")
-        return self._ask_owner(room, request)
+        return self._ask_owner(room, request, ANSWER_TIMEOUT)
 
-    def _ask_owner(self, room: str, request: Request) -> Response:
+    def _ask_owner(self, room: str, request: Request, timeout: float) -> Response:
         """Return what the worker says that has a room; no room: this one."""
         owner = self.find_owner(room) if room else self._index
         if owner == self._index:
             return tell(self._site, request)
-        if response := self._ask([owner], request.target).get(owner):
+        if response := self._ask([owner], request.target, timeout).get(owner):
             return response
         raise HandshakeError(503, NO_ANSWER, ("Retry-After", "1"))
 
-    def _ask(self, workers: Sequence[int], target: str) -> dict[int, Response]:
-        """Return what each of these workers answers, if it does; none is waited for alone."""
+    def _ask(self, workers: Sequence[int], target: str, timeout: float) -> dict[int, Response]:
+        """Return what each of these workers answers in time; none is waited for alone."""
+        deadline = time.monotonic() + timeout
         answers = {}
         with contextlib.ExitStack() as open_sockets:
             for index in workers:
@@ -418,7 +426,7 @@ class Worker:
                     self._pass(index, "question", there, ("", 0), target.encode())
                     answers[index] = here
             told = {}
-            for index, data in receive_answers(answers, time.monotonic() + ANSWER_TIMEOUT):
+            for index, data in receive_answers(answers, deadline):
                 with contextlib.suppress(ValueError):
                     told[index] = decode_answer(data)
         return told
@@ -586,7 +594,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal comes, and all workers have ended; return the exit status."""
-        self._channels = [{kind: make_channel() for kind in KINDS} for _ in self._next_client]
+        self._channels = [make_channels() for _ in self._next_client]
         handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         woken, signal_end = socket.socketpair()
         signal_end.setblocking(False)
@@ -847,14 +855,20 @@ class Supervisor:
         sock.close()
 
 
+def make_channels() -> dict[str, tuple[socket.socket, socket.socket]]:
+    """Return a worker's channels, by kind."""
+    channels = {kind: make_channel() for kind in KINDS}
+    for kind, (_, outside) in channels.items():
+        outside.settimeout(KINDS[kind])
+    return channels
+
+
 def make_channel() -> tuple[socket.socket, socket.socket]:
     """Return both ends of what connections go through, each with its descriptor: a channel.
 
     Messages stay whole, however many processes send at a time.
     """
-    inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    outside.settimeout(HAND_OVER_TIMEOUT)
-    return inside, outside
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from scalesocket.net import peers, relay
 from scalesocket.net.workers import (
-    KINDS,
+    PEER_TIMEOUT,
     RESTART_PAUSE,
     ChannelListener,
     Supervisor,
@@ -36,6 +37,7 @@ from scalesocket.net.workers import (
     decode_answer,
     encode_answer,
     make_channel,
+    make_channels,
     merge_metrics,
 )
 
@@ -50,6 +52,7 @@ from tests.support import (
     ServerProcess,
     drain,
     encode_client_frames,
+    free_port,
     http_request,
     open_socket,
     read_process,
@@ -58,6 +61,7 @@ from tests.support import (
     settled,
     wait_until,
     with_constants,
+    with_constants_of,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
@@ -273,12 +277,9 @@ def test_a_worker_that_does_not_answer_is_left_out() -> None:
         )
 
 
-def test_who_does_not_answer_takes_no_answer_away_from_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_who_does_not_answer_takes_no_answer_away_from_others() -> None:
     """They were read one after the other, so that one took all the time that there was."""
-    monkeypatch.setattr("scalesocket.net.workers.ANSWER_TIMEOUT", 3.0)
-    channels = [{kind: make_channel() for kind in KINDS} for _ in range(3)]
+    channels = [make_channels() for _ in range(3)]
     here, there = socket.socketpair()
 
     def answer() -> None:
@@ -292,9 +293,65 @@ def test_who_does_not_answer_takes_no_answer_away_from_others(
         thread = threading.Thread(target=answer)
         thread.start()
         worker = Worker(0, channels, there, 1, None)
-        told = worker._ask([1, 2], "/api/rooms/?local")  # the first takes the question, no more
+        # The first takes the question, and no more.
+        told = worker._ask([1, 2], "/api/rooms/?local", 3.0)
         thread.join()
     assert {index: response.body for index, response in told.items()} == {2: b"[]"}
+
+
+def test_a_node_is_not_taken_for_silent_because_one_of_its_workers_is() -> None:
+    """Others left it out for 5 s: they opened rooms of its other workers, too, and listed none."""
+    assert PEER_TIMEOUT < relay.ASK_TIMEOUT
+    assert PEER_TIMEOUT < peers.PATIENCE
+    one, two = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    endless = with_constants("scalesocket.net.workers", ANSWER_TIMEOUT=3600)
+    patient = with_constants_of(
+        {
+            "scalesocket.net.relay": {"ASK_TIMEOUT": PATIENCE, "LEFT_OUT": 3600},
+            "scalesocket.net.peers": {"PATIENCE": PATIENCE},
+        }
+    )
+    options = ("--api", "--metrics", "cat")
+    with (
+        spread("--peers", two, *options, addr=one, command=endless) as node,
+        serve("--peers", one, *options, addr=two, command=patient) as asker,
+        RawClient.connect(node, room_of(0)) as ann,
+    ):
+        say(ann, "hello")
+        pid = workers_of(node)[1]
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(pid))
+        try:
+            with RawClient.connect(asker, room_of(1)) as bob:
+                say(bob, "nobody answers for this room")
+            with RawClient.connect(asker, room_of(0)) as cid:
+                cid.send_text("to the one that is open")
+                assert ann.receive_text() == "to the one that is open"
+            listing = json.loads(http_request(asker, path="/api/rooms/").body)
+            assert room_of(0) in {room["name"] for room in listing}
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_has_too_many_questions_before_it_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each further one waited 5 s until there was room, and wrote a line into the log."""
+    channels = [make_channels() for _ in range(2)]
+    here, there = socket.socketpair()
+    outside = channels[1]["question"][1]
+    assert (outside.gettimeout() or 0) < PEER_TIMEOUT
+    with contextlib.ExitStack() as opened:
+        for end in (here, there, *(end for pairs in channels for x in pairs.values() for end in x)):
+            opened.enter_context(end)
+        worker = Worker(0, channels, there, 1, None)
+        with pytest.raises(TimeoutError):
+            while True:
+                outside.send(b"?")
+        for _ in range(2):
+            assert worker._ask([1], "/metrics", 3600) == {}
+    told = [record.levelname for record in caplog.records if "takes no" in record.message]
+    assert told.count("ERROR") == 1
 
 
 def test_what_is_handed_over_waits_until_there_is_a_descriptor_for_it() -> None:
