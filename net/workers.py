@@ -106,6 +106,7 @@ PEER_TIMEOUT = 0.4  # seconds, if another node asks: less than it waits (net/rel
 MAX_ANSWER = 64 * MIB  # bytes of one worker
 FAREWELL_TIMEOUT = 2.0  # seconds for a client to take its Close
 RESTART_PAUSE = 1.0  # seconds between two starts of a worker
+KILL_TIMEOUT = 5.0  # seconds that a worker has to end in, after a second signal
 UNTOLD_PAUSE = 0.1  # seconds until the parent is told again what it did not take
 NO_ANSWER = "the process that has this room does not answer"
 CRASHED = "the process that had this room has ended"
@@ -589,6 +590,7 @@ class Supervisor:
         self._orphans: dict[int, list[tuple[float, int]]] = {}  # those, and what is to be done
         self._steps: tuple[tuple[int, float], ...] = STOP_STEPS  # to stop them
         self._signals: list[int] = []  # to be passed on
+        self._kill_at: float | None = None  # when workers that hang are killed
         self._stopping = False
         self._failed = False
 
@@ -617,6 +619,7 @@ class Supervisor:
                 if self._reap() or self._orphans:
                     self._stop_orphans()
                 self._pass_signals()
+                self._kill_hanging()
                 self._forget_leaving()
             signal.set_wakeup_fd(-1)
         self._server.opened.close()
@@ -629,7 +632,8 @@ class Supervisor:
 
     def _find_patience(self) -> float | None:
         steps = [plan[0][0] for plan in self._orphans.values() if plan]
-        times = [*self._due.values(), *self._leaving.values(), *steps]
+        kill = [self._kill_at] if self._kill_at is not None else []
+        times = [*self._due.values(), *self._leaving.values(), *steps, *kill]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _pass_signals(self) -> None:
@@ -643,10 +647,19 @@ class Supervisor:
             elif number != signal.SIGHUP:  # no more patience
                 self._steps, self._orphans = STOP_STEPS[-1:], {}
                 self._stop_orphans()
+                self._kill_at = self._kill_at or time.monotonic() + KILL_TIMEOUT
             for process in self._processes.values():
                 with contextlib.suppress(OSError):  # it ends, or has not heard of many
                     process.line.send(bytes([number]))
                 os.kill(process.pid, number)  # it has not been waited for, so it is still this one
+
+    def _kill_hanging(self) -> None:
+        """Kill those that a second signal has not ended: they hang, and hear of none."""
+        if self._kill_at is not None and self._kill_at <= time.monotonic():
+            self._kill_at = None
+            for index, process in self._processes.items():
+                log.error("worker %d (process %d) hangs, and is killed", index, process.pid)
+                os.kill(process.pid, signal.SIGKILL)
 
     # -- workers --
 

@@ -720,6 +720,25 @@ def test_a_second_signal_to_all_processes_ends_them_at_once(tmp_path: Path) -> N
         assert server.wait() == 1  # though the gate is shut
 
 
+def test_a_second_signal_ends_a_worker_that_hangs_too() -> None:
+    """Its parent waited for it without end: the server could only be killed, worker by worker."""
+    with spread("cat") as server, RawClient.connect(server, room_of(1)) as client:
+        say(client, "hello")
+        pid = workers_of(server)[1]
+        os.kill(pid, signal.SIGSTOP)  # as code in C does that keeps the interpreter lock
+        try:
+            os.kill(server.pid, signal.SIGTERM)
+            server.wait_log(r"\] stopping")
+            os.kill(server.pid, signal.SIGTERM)
+            assert client.wait_close() == CRASHED
+            assert server.wait() == 1
+            assert is_gone(pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        assert f"[ERROR] worker 1 (process {pid}) hangs, and is killed" in server.log()
+
+
 def test_workers_drain_when_all_processes_get_the_signal_at_once() -> None:
     with spread("--drain=600", "cat") as server, contextlib.ExitStack() as opened:
         clients = [opened.enter_context(RawClient.connect(server, room_of(n))) for n in range(2)]
