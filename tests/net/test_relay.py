@@ -69,6 +69,7 @@ pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves t
 PATIENT = with_constants_of(
     {
         "scalesocket.net.relay": {"ASK_TIMEOUT": PATIENCE, "AGREE_TIMEOUT": PATIENCE},
+        "scalesocket.net.workers": {"PEER_TIMEOUT": PATIENCE},
         "scalesocket.net.auth": {"AUTH_TIMEOUT": 3 * PATIENCE},
     }
 )
