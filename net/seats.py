@@ -312,12 +312,11 @@ class Seat:
         self.kind = kind
         self.encoding = TEXT_SEAT if kind == "lines" else SEAT
         self.keys: list[bytes] = []  # of its tokens; guarded by the lock of `seats`
-        self.source: Connection | None = None  # from which messages are taken
         self.taken = 0  # messages of the client; guarded by the inbox's lock
         self._seats = seats
         self._limit = limit
         self._lock = threading.Lock()  # guards all below, and the order of what is sent
-        self._connection: Connection | None = None  # the latest
+        self._connection: Connection | None = None  # the latest, and the only one it listens to
         self._number = 0  # of the client as which it was opened: the newest one has the seat
         self._key = b""  # of the token that this one was given
         self._is_known = False  # to its client: a token is known to have come
@@ -391,8 +390,8 @@ class Seat:
             self._kept.append(piece)
             self._sent += piece[1]
             size = self._size = self._size + len(data) + PIECE_COST
-            if size > self._limit:
-                self._forget_pieces()
+            while self._size > self._limit:
+                self._forget_piece()
             connection = self._connection
             if connection is not None:
                 encoding = connection.encoding
@@ -419,7 +418,7 @@ class Seat:
 
     def takes(self, run: Messages) -> bool:
         """Count messages, if they are of the connection that has the seat; under inbox's lock."""
-        if run.source is not self.source:
+        if run.source is not self._connection:
             return False
         self.taken += len(run.payloads)
         return True
@@ -468,11 +467,10 @@ class Seat:
                 self._number = client.id
                 owner = self.client
                 owner.peer, owner.local, owner.secure = client.peer, client.local, client.secure
-                self.source = connection
                 self._welcome(connection, asked, seen, anew=anew, restored=restored)
             else:
-                self.source, self.has_left = None, True
-                old = self._end()
+                self.has_left = True
+                old, self._connection = self._end(), None
         if goes_on and (note_token := self._seats.note_token) is not None:
             note_token(self)
         if old is not None:
@@ -487,7 +485,7 @@ class Seat:
         with self._lock:
             if self._is_over or connection is not self._connection:
                 return
-            self._connection = self.source = None
+            self._connection = None
             self._code = code
             self._dropped_at = time.monotonic()
             self.client.dropped = True
@@ -622,8 +620,10 @@ class Seat:
         client, room = self.client, self.client.room
         assert room is not None
         if isinstance(room.backend, GameBackend):
-            call = functools.partial(call_hook, room.backend, client)
-            room.inbox.put(Called(functools.partial(call, is_back=is_back, restored=restored)))
+            hear = functools.partial(
+                call_hook, room.backend, client, is_back=is_back, restored=restored
+            )
+            room.inbox.put(Called(hear))
             return
         client.restored = restored
         data = self._seats.announce(client, is_back=is_back)
@@ -642,25 +642,21 @@ class Seat:
 
     def _forget(self, seen: int) -> None:
         """Drop what is kept of the messages before this number."""
-        kept, first, size = self._kept, self._first, self._size
-        while kept and first + kept[0][1] <= seen:
-            data, count = kept.popleft()
-            first += count
-            size -= len(data) + PIECE_COST
-        self._first, self._size = first, size
-        if first < seen:
-            data, count = self._kept.popleft()
-            cut = find_frames(data)[seen - self._first]
-            self._kept.appendleft((data[cut:], count - (seen - self._first)))
+        while self._kept and self._first + self._kept[0][1] <= seen:
+            self._forget_piece()
+        if self._first < seen:
+            data, count = self._kept[0]
+            gone = seen - self._first
+            cut = find_frames(data)[gone]
+            self._kept[0] = (data[cut:], count - gone)
             self._size -= cut
             self._first = seen
 
-    def _forget_pieces(self) -> None:
-        """Drop what is too much to be kept."""
-        while self._size > self._limit:
-            data, count = self._kept.popleft()
-            self._first += count
-            self._size -= len(data) + PIECE_COST
+    def _forget_piece(self) -> None:
+        """Drop the oldest piece that is kept."""
+        data, count = self._kept.popleft()
+        self._first += count
+        self._size -= len(data) + PIECE_COST
 
 
 class Seats:
@@ -727,6 +723,7 @@ class Seats:
                 code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
                 log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
                 connection.close(code, refusal.reason)
+            finally:
                 session.end_opening()
             if seat is None:
                 event = yield Want.MESSAGES
@@ -773,24 +770,20 @@ class Seats:
         if seat is not None and seat.may_be_taken(session.KIND, client):
             owner = seat.client
             if seat.attach(session.connection, asked, client):
-                session.end_opening()
                 return seat
         if back is not None and back.failure is not None:  # it would fail again
             raise back.failure
         return self._take(session, client, asked, owner)
 
     def _take(
-        self, session: Session, client: Client, asked: Asked, before: Client | None = None
+        self, session: Session, client: Client, asked: Asked, before: Client | None
     ) -> Seat | None:
         """Return a new seat, in the place of the client that it was `before`; see `_find_seat`."""
         seat = Seat(client, session.KIND, self, self._limit)
         connection, client.seat = session.connection, seat
         client.connection = seat  # type: ignore[assignment]  # it has what rooms use of one
-        try:
-            if before is None or not self._replace(before, client):
-                self.registry.join(client)
-        finally:
-            session.end_opening()
+        if before is None or not self._replace(before, client):
+            self.registry.join(client)
         if not seat.attach(connection, asked, client, anew=True):
             connection.close(*seat.farewell)
             return None
