@@ -41,7 +41,6 @@ from .store import (
     MAX_DORMANT,
     NOT_NOW,
     NOTHING,
-    RETURN_TIME,
     Question,
     Record,
     Store,
@@ -122,7 +121,7 @@ class SharedStore(Store):
         """Let others have a room, once what waits of it has been written."""
         with self._changed:
             self._note_released(room)
-            self._hurried = True
+            self._hurry()
             self._changed.notify()
 
     def _note_released(self, room: str) -> None:
@@ -160,9 +159,9 @@ class SharedStore(Store):
             if question.given_up:
                 return
             # What waits of it is written first: then it is clear whether it still counts.
-            if name in self._pending and not self._failing and not self._stopping:
+            if name in self._pending and not self._failing and not self._is_stopping():
                 self._questions.append(question)
-                self._hurried = True
+                self._hurry()
                 return
             waits = name in self._pending
             # Each room that Redis may have given to this node, though nobody was told, is to be
@@ -221,7 +220,6 @@ class SharedRooms(StoredRooms):
 
     def start(self) -> None:
         """Start the writer and the thread that says that this node is alive."""
-        self._patience = max(self.config.resume, self.config.linger, RETURN_TIME)
         self._store.start()
         self._database.begin()
         self._sweep_at = time.monotonic() + SWEEP_PAUSE

@@ -29,6 +29,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -289,6 +290,12 @@ CREATE TABLE IF NOT EXISTS seats (
     room TEXT, id INTEGER, facts TEXT, missed BLOB, PRIMARY KEY (room, id));
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER);
 """
+INTO_ROOMS = "INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+def make_row(name: str, record: Record) -> tuple[Any, ...]:
+    """Return a record as a row of `rooms`."""
+    return name, record.whole, record.kept, time.time(), *record[2:5]
 
 
 class SqliteFile:
@@ -366,33 +373,33 @@ class SqliteFile:
         return self._names is None or room in self._names
 
     def _write(self, batch: Mapping[str, Record | None], highest: int, latest: Latest) -> None:
-        now = time.time()
-        insert = "INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?)"
         with self._transaction() as db:
             for name, record in batch.items():
                 db.execute("DELETE FROM seats WHERE room = ?", (name,))
                 if record is None:
                     db.execute("DELETE FROM rooms WHERE name = ?", (name,))
                     continue
-                facts = name, record.whole, record.kept, now, *record[2:5]
-                db.execute(f"INSERT OR REPLACE {insert}", facts)
+                db.execute(f"INSERT OR REPLACE {INTO_ROOMS}", make_row(name, record))
                 seats = [(name, *seat) for seat in record.seats]
                 db.executemany("INSERT INTO seats VALUES (?, ?, ?, ?)", seats)
             for name, said in latest.items():
                 if any(said.values()):
-                    facts = name, NOTHING.whole, NOTHING.kept, now, *NOTHING[2:5]
-                    db.execute(f"INSERT OR IGNORE {insert}", facts)
-                for number, fresh in said.items():
-                    where = "WHERE room = ? AND id = ?"
-                    found = db.execute(f"SELECT facts, missed FROM seats {where}", (name, number))
-                    before, missed = found.fetchone() or (None, b"")
-                    if fresh is not None:
-                        with contextlib.suppress(ValueError):  # damage keeps nothing else waiting
-                            seat = name, number, merge_facts(before, fresh), missed
-                            db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
-                    elif before is not None and is_late(before):
-                        db.execute(f"DELETE FROM seats {where}", (name, number))
+                    db.execute(f"INSERT OR IGNORE {INTO_ROOMS}", make_row(name, NOTHING))
+                for number, facts in said.items():
+                    self._write_latest(db, name, number, facts)
             db.execute("UPDATE numbers SET value = max(value, ?)", (highest,))
+
+    @staticmethod
+    def _write_latest(db: sqlite3.Connection, name: str, number: int, latest: str | None) -> None:
+        where = "WHERE room = ? AND id = ?"
+        found = db.execute(f"SELECT facts, missed FROM seats {where}", (name, number))
+        before, missed = found.fetchone() or (None, b"")
+        if latest is not None:
+            with contextlib.suppress(ValueError):  # damage keeps nothing else waiting
+                seat = name, number, merge_facts(before, latest), missed
+                db.execute("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)", seat)
+        elif before is not None and is_late(before):
+            db.execute(f"DELETE FROM seats {where}", (name, number))
 
     def read(self, room: str) -> Record | None:
         """Read; see `Database`."""
@@ -508,22 +515,22 @@ class Store:
     Args:
         database: where they are.
         count: is told of each failure, and of each record that was written.
+        highest: ID of a client so far.
     """
 
-    def __init__(self, database: Database, count: Any) -> None:
+    def __init__(self, database: Database, count: Any, highest: int = 0) -> None:
         self._database = database
         self._count = count
-        self._changed = threading.Condition()  # guards all below but the last three
+        self._changed = threading.Condition()  # guards all below but the last four
         self._pending: dict[str, Record | None] = {}
         self._given: dict[str, dict[int, Seat]] = {}  # tokens; to which seats of rooms
         self._write_at = 0.0  # when what waits is due
-        self._hurried = False  # it is due now
         self._questions: list[Question] = []
-        self._stopping = False
-        self._give_up_at = 0.0  # from then on, it has been tried often enough
+        self._give_up_at = math.inf  # it is to end, and tries until then; infinite: it is not
         self.is_open = False  # it is known which rooms are stored; written by the thread
-        self.highest = 0  # ID of a client; written under the registry's lock
-        self._failing = self._was_slow = False  # the thread's alone
+        self._failing = False  # what was tried last was in vain; written by the thread
+        self.highest = highest  # written under the registry's lock
+        self._was_slow = False  # the thread's alone
 
     def start(self, tell: Callable[[dict[str, bool]], None] = lambda _rooms: None) -> None:
         """Start the thread, and wait until it has tried to open the store.
@@ -540,7 +547,6 @@ class Store:
         """Write what waits, and end the thread; wait for that, but not for ever."""
         with self._changed:
             self._give_up_at = time.monotonic() + LAST_PATIENCE
-            self._stopping = True
             self._changed.notify()
         self._thread.join(END_TIMEOUT)
         with self._changed:
@@ -582,7 +588,8 @@ class Store:
         """Have a question answered, and wait for that, but not for ever."""
         with self._changed:
             self._questions.append(question)
-            self._hurried = self._hurried or question.room in self._given  # they belong to it
+            if question.room in self._given:  # they belong to it
+                self._hurry()
             self._changed.notify()
         question.answered.wait(LOAD_TIMEOUT)
         with self._changed:
@@ -596,12 +603,19 @@ class Store:
             self._write_at = max(self._write_at, time.monotonic() + GATHER_TIME)
             self._changed.notify()
 
+    def _hurry(self) -> None:
+        """Have what waits written at once, unless it has been tried in vain just now."""
+        if not self._failing:
+            self._write_at = 0.0
+
     def _waits(self) -> bool:
         return bool(self._pending or self._given or not self.is_open)
 
+    def _is_stopping(self) -> bool:
+        return self._give_up_at < math.inf
+
     def _is_due(self) -> bool:
-        is_hurried = self._hurried and not self._failing
-        return self._stopping or is_hurried or time.monotonic() >= self._write_at
+        return self._is_stopping() or time.monotonic() >= self._write_at
 
     def _conclude(self, question: Question) -> None:
         """Tell who waits; if nobody does any more, what has been read is as whole as before."""
@@ -620,7 +634,7 @@ class Store:
             except BaseException as error:
                 insist(self._fail, error)
                 time.sleep(GATHER_TIME)
-                goes_on = not self._stopping or time.monotonic() < self._give_up_at
+                goes_on = time.monotonic() < self._give_up_at
             self._tried.set()
         self._try(self._database.close)
 
@@ -631,15 +645,14 @@ class Store:
         questions: list[Question] = []
         with self._changed:
             if not self._questions and not (self._waits() and self._is_due()):
-                if self._stopping:
+                if self._is_stopping():
                     return False
                 patience = max(self._write_at - time.monotonic(), 0) if self._waits() else None
                 self._changed.wait(patience)
-            is_due, stopping = self._is_due(), self._stopping
+            is_due, stopping = self._is_due(), self._is_stopping()
             if is_due:
                 batch, self._pending = self._pending, batch
                 given, self._given = self._given, given
-                self._hurried = False
             questions, self._questions = self._questions, questions
         written = not is_due or self._try(self._write, batch, given)
         if not written:
@@ -776,14 +789,13 @@ class StoredRoom(Room):
     is_lost = False  # what is stored could not be read: it must stay
     _is_too_long = False  # what its game says now: the record before stays
     is_left = False  # something is stored of it, for the next room of this name
-    returned: dict[Client, bool]  # who has come back with it, and whether its game had lost them
-    late: set[Client]  # those of them who came after the game had said what to save
+    returned: dict[Client, dict[str, Any]]  # who has come back with it, and what was stored of them
     has_tokens = False  # some of its seats may have been stored since it began
     saved_at: object = None  # what `progress` was when it was last saved
     _is_complete = False  # all has been heard, to the end, and the game has said what to save
     _is_trusted = True  # what it was brought back from does not make it fail
     _is_finished = False
-    _cut_seats: Mapping[Client, tuple[dict[str, Any], bytes] | None] | None = None
+    _cut_seats: dict[Seat, tuple[dict[str, Any], bytes]] | None = None  # as its clients lost them
     _code = 0  # how it has ended for its clients
     failure: ConnectionClosed | None = None  # likewise, if it has failed
     _state: str | bytes | None = None
@@ -833,21 +845,21 @@ class StoredRoom(Room):
         assert isinstance(self.backend, GameBackend)
         game, room = self.backend.game, self.backend.game_room
         returned, self.returned = self.returned, {}
-        clients = list(returned)
         text, self._past = self._past, None
-        late = self.late if text is not None else set()
-        for client in clients:
+        # Those who came after the game had said what to save.
+        late = {it for it, facts in returned.items() if text is not None and facts.get("late")}
+        for client in returned:
             if client not in late:
                 room.add(client)
         if text is not None:
             game.on_restore(json.loads(text) if isinstance(text, str) else text)
-        for client in clients:
+        for client in returned:
             if client in late:
                 room.add(client)
             if client in late or text is None:
                 game.on_join(client)
-        for client in clients:
-            if text is None or not returned[client]:
+        for client, facts in returned.items():
+            if text is None or not facts["dropped"]:
                 game.on_drop(client)
         self._is_trusted = True
 
@@ -872,9 +884,7 @@ class StoredRoom(Room):
         What it says from now on they lack, so they are to be told all anew.
         """
         if self.farewell is not None and self._cut_seats is None:
-            with self.registry.lock:
-                seats = {client: client.seat for client in self.seats if client.seat is not None}
-            self._cut_seats = {it: seat.describe(whole=True) for it, seat in seats.items()}
+            self._cut_seats = self._describe_seats(whole=True)
         super().cut()
 
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
@@ -967,15 +977,21 @@ class StoredRoom(Room):
             past = self.members.history
             history = past.replay(PLAIN) if past is not None else b""
             kept = self.keeps
-            seats = tuple(self._describe_seats(whole=whole))
+            seats = tuple(self._list_seats(whole=whole))
             record = Record(whole, kept, self._state, self.metadata, history, seats)
             self.registry.save(self, record)
 
-    def _describe_seats(self, *, whole: bool) -> Iterator[StoredSeat]:
-        cut = self._cut_seats  # looked at once: it may be cut while this runs
+    def _describe_seats(self, *, whole: bool) -> dict[Seat, tuple[dict[str, Any], bytes]]:
+        """Return what its seats say of themselves; see `Seat.describe`."""
         with self.registry.lock:
-            those = self.seats if cut is None else cut
-            clients = [client for client in those if client.seat is not None]
+            seats = [client.seat for client in self.seats if client.seat is not None]
+        described = [(seat, seat.describe(whole=whole)) for seat in seats]
+        return {seat: said for seat, said in described if said is not None}
+
+    def _list_seats(self, *, whole: bool) -> Iterator[StoredSeat]:
+        """Return all that is to be stored of its seats."""
+        cut = self._cut_seats  # looked at once: it may be cut while this runs
+        described = self._describe_seats(whole=whole) if cut is None else cut
         waiting: Counter[int] = Counter()  # messages that have come, and not been heard
         late = set()  # clients of whom it has not heard
         with self.inbox.lock:
@@ -984,16 +1000,13 @@ class StoredRoom(Room):
                     waiting[event.client.id] += len(event.run.payloads)
                 elif isinstance(event, Joined):
                     late.add(event.client)
-            taken = [client.seat.taken - waiting[client.id] for client in clients if client.seat]
-        for client, number in zip(clients, taken, strict=True):
-            assert client.seat is not None
-            described = client.seat.describe(whole=whole) if cut is None else cut[client]
-            if described is not None:
-                facts, missed = described
-                if cut is not None:
-                    facts.update(stale=True, dropped=client.seat.was_told)
-                facts |= {"taken": number, "late": client in late, **describe_client(client)}
-                yield StoredSeat(client.id, json.dumps(facts), missed)
+            taken = {seat: seat.taken - waiting[seat.client.id] for seat in described}
+        for seat, (facts, missed) in described.items():
+            client = seat.client
+            if cut is not None:
+                facts |= {"stale": True, "dropped": seat.was_told}
+            facts |= {"taken": taken[seat], "late": client in late, **describe_client(client)}
+            yield StoredSeat(client.id, json.dumps(facts), missed)
 
 
 def describe_client(client: Client) -> dict[str, Any]:
@@ -1069,6 +1082,7 @@ class StoredRooms(RoomRegistry):
         self._store = self.open_store(config.store)
         self.client_ids = itertools.count(self._store.highest + 1)
         self.keeps_programs = config.cachepersist
+        self._patience = max(config.resume, config.linger, RETURN_TIME)
         # These are guarded by the registry's lock.
         self._dormant: dict[str, Dormant] = {}  # the longest unused first
         self._owners: dict[str, StoredRoom] = {}  # the latest room of a name, until it is done
@@ -1077,14 +1091,10 @@ class StoredRooms(RoomRegistry):
     def open_store(self, place: str) -> Store:
         """Return what writes to the place that --store names, once that is ours."""
         database = SqliteFile(place)
-        highest = database.claim()
-        store = Store(database, self.count)
-        store.highest = highest
-        return store
+        return Store(database, self.count, database.claim())
 
     def start(self) -> None:
         """Start the writer, and look up which rooms are stored."""
-        self._patience = max(self.config.resume, self.config.linger, RETURN_TIME)
         self._store.start(self._note_stored)
 
     def _note_stored(self, rooms: dict[str, bool]) -> None:
@@ -1310,7 +1320,6 @@ class StoredRooms(RoomRegistry):
         if before is not None and before.is_stored:
             self.begin_anew(name)  # it will not do so itself any more
         self._owners[name] = room
-        room.returned, room.late = {}, set()
         every = self.config.saveevery
         if every:  # not all of them at the same time
             self._call_for(room, every * random.uniform(0.5, 1), self._remind)
@@ -1321,6 +1330,7 @@ class StoredRooms(RoomRegistry):
         room.bring_back(record)
         is_game = isinstance(room.backend, GameBackend)
         holder, seats = self.holder, []
+        room.returned = {}
         for stored in record.seats:
             if holder is None:  # --resume is no longer given
                 break
@@ -1330,9 +1340,7 @@ class StoredRooms(RoomRegistry):
             room.seats.add(client)
             room.members._members[client.id] = client
             if is_game:
-                room.returned[client] = facts["dropped"]
-                if facts.get("late"):
-                    room.late.add(client)
+                room.returned[client] = facts
                 continue
             room.inbox.put(Joined(client))
             if data := holder.announce(client, is_back=False):

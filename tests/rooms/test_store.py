@@ -544,7 +544,6 @@ def test_a_token_that_is_given_during_the_last_save_is_written(
     store = Store(Mock(open=dict, write=write), Mock())
     store.start()
     with store._changed:  # both at once
-        store._stopping = True
         store._give_up_at = time.monotonic() + PATIENCE
         store.put("attic", None)
     store.stop()
