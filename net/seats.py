@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         Connection,
         ConnectionLimits,
         Event,
+        Life,
         RoomRegistry,
         Server,
         Session,
@@ -710,37 +711,47 @@ class Seats:
             worker.vouch(session, client.id)
         self.registry.timer.call_later(OPENING_TIMEOUT, functools.partial(self._check, protocol))
         event = yield Want.MESSAGES
-        seat = None
         if isinstance(event, Asked):
-            try:
-                if self.registry.may_wait(client.room_name):
-                    yield Want.HELPER
-                    session.begin_opening()
-                back = self.recall(client) if self.recall is not None and event.token else None
-                seat = self._find_seat(session, client, event, back)
-            except (ConnectionClosed, HandshakeError) as refusal:
-                # The room is full, or is on another node now, or it comes too late.
-                code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
-                log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
-                connection.close(code, refusal.reason)
-            finally:
-                session.end_opening()
-            if seat is None:
-                event = yield Want.MESSAGES
-        if seat is None:
-            connection.answer(event)
-            return True
-        session.client = client = seat.client
-        protocol.seat = seat
+            protocol.seat = yield from self._give_seat(session, client, event)
+            if protocol.seat is not None:
+                yield from self._hold(session, protocol.seat)
+                return True
+            event = yield Want.MESSAGES
+        connection.answer(event)
+        return True
+
+    def _give_seat(
+        self, session: Session, client: Client, asked: Asked
+    ) -> Generator[Want, Any, Seat | None]:
+        """Return the seat that a connection has got; None: it is refused, and is being closed."""
+        try:
+            if self.registry.may_wait(client.room_name):
+                yield Want.HELPER
+                session.begin_opening()
+            back = self.recall(client) if self.recall is not None and asked.token else None
+            return self._find_seat(session, client, asked, back)
+        except (ConnectionClosed, HandshakeError) as refusal:
+            # The room is full, or is on another node now, or it comes too late.
+            code = getattr(refusal, "code", CloseCode.TRY_AGAIN_LATER)
+            log.warning("room %s refused a client: %s", client.room_name, refusal.reason)
+            session.connection.close(code, refusal.reason)
+            return None
+        finally:
+            session.end_opening()
+
+    @staticmethod
+    def _hold(session: Session, seat: Seat) -> Life:
+        """Have a client in its room until this connection ends."""
+        connection = session.connection
+        session.client = seat.client
         try:
             closing = yield Want.MESSAGES
-            if closing.code == CloseCode.NORMAL and not closing.failed:
-                if seat.finish(connection):
-                    yield from session.leave(client, closing)
-                    return True
-            seat.detach(connection, closing.code)
-            connection.answer(closing)
-            return True
+            leaves = closing.code == CloseCode.NORMAL and not closing.failed
+            if leaves and seat.finish(connection):
+                yield from session.leave(seat.client, closing)
+            else:
+                seat.detach(connection, closing.code)
+                connection.answer(closing)
         finally:
             seat.detach(connection, CloseCode.ABNORMAL)  # unless that is done
             session.client = None
