@@ -506,9 +506,8 @@ class Link:
     ) -> None:
         self._encode = encode
         self._patient = patient
-        self._is_open = False
         self.events: queue.SimpleQueue[Opened | Received | Lost | Exception] = queue.SimpleQueue()
-        self._ws: WebSocket | None = None
+        self._ws: WebSocket | None = None  # while it is open
         self._reconnecting = reconnecting
         happenings = self._reconnecting.events()
         self._note(next(happenings))
@@ -522,14 +521,14 @@ class Link:
 
         Return whether it is sent, or waits.
         """
-        may_wait = self._is_open or self._patient
-        return may_wait and self._reconnecting.send(self._encode(message), SEND_TIMEOUT)
+        goes_on = self._patient or self._ws is not None
+        return goes_on and self._reconnecting.send(self._encode(message), SEND_TIMEOUT)
 
     def stop(self) -> None:
         """End the connection."""
         self._reconnecting.stop()
-        if self._ws is not None:
-            self._ws.close()
+        if (ws := self._ws) is not None:
+            ws.close()
         self._thread.join(1.0)  # it may be in the middle of an attempt to connect
 
     def _run(self, happenings: Iterator[Opened | Received | Lost]) -> None:
@@ -541,9 +540,9 @@ class Link:
 
     def _note(self, event: Opened | Received | Lost) -> None:
         if isinstance(event, Opened):
-            self._ws, self._is_open = event.ws, True
+            self._ws = event.ws
         elif isinstance(event, Lost):
-            self._is_open = False
+            self._ws = None  # closed by now
         self.events.put(event)
 
 

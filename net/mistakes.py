@@ -25,6 +25,7 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from scalesocket import (
     HERE,
@@ -209,10 +210,8 @@ def explain_failure(error: BaseException | None) -> str:
     if function is None and isinstance(owner, GameBackend):  # a hook that the object has itself
         own = [hook for name, hook in vars(owner.game).items() if name in frame.f_code.co_names]
         function = own[0] if len(own) == 1 else None
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if isinstance(code, CodeType) and is_own(code.co_filename):
-        return f": {place(code.co_filename, code.co_firstlineno)}: {what}"
-    return f": {what}"
+    where = place_of(function)
+    return f": {where}: {what}" if where else f": {what}"
 
 
 def explain_attribute(error: BaseException) -> str:
@@ -546,9 +545,8 @@ def find_early(game: type[Game]) -> set[str]:
         if name not in found:
             found.add(name)
             for base in game.__mro__:
-                function = vars(base).get(name)
-                code = getattr(getattr(function, "__func__", function), "__code__", None)
-                waiting += names_in(code) if isinstance(code, CodeType) and base is not Game else ()
+                code = code_of(vars(base).get(name))
+                waiting += names_in(code) if code is not None and base is not Game else ()
     return found
 
 
@@ -572,8 +570,7 @@ def find_idle_call(game: type[Game], node: ast.AST) -> tuple[int, str] | None:
     wanted = node.args[{"call_soon": 0, "call_later": 1}.get(name, len(node.args)) :][:1]
     match wanted:
         case [ast.Attribute(ast.Name("self"), method)]:
-            function = inspect.getattr_static(game, method, None)
-            inner = getattr(function, "__func__", function)
+            inner = inner_function(inspect.getattr_static(game, method, None))
             if inspect.iscoroutinefunction(inner):
                 return node.lineno, f"room.{name} calls a plain `def`; {method} is `async def`"
             if inspect.isgeneratorfunction(inner):
@@ -595,7 +592,7 @@ def find_lost_metadata(node: ast.AST) -> tuple[int, str] | None:
         targets = [function] if is_change else []
     for target in targets:
         changed = target
-        while isinstance(changed, ast.Subscript | ast.Attribute) and changed is not None:
+        while isinstance(changed, ast.Subscript | ast.Attribute):
             changed = changed.value
             if ast.unparse(changed) in ("room.metadata", "self.room.metadata"):
                 return target.lineno, "room.metadata is a copy: assign the whole of it"
@@ -641,7 +638,7 @@ def check_hook(game: type[Game], base: type, name: str, value: object) -> None:
         ConfigError: it is not.
     """
     where = where_is(base, value)
-    inner = getattr(value, "__func__", value)
+    inner = inner_function(value)
     if not callable(getattr(game, name)):
         raise ConfigError(f"{where}: {name} is a hook, and no {type(value).__name__}")
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
@@ -657,7 +654,7 @@ def check_hook(game: type[Game], base: type, name: str, value: object) -> None:
         raise ConfigError(
             f"{where}: on_auth is asked before there is a game: @classmethod above it"
         )
-    wanted = inspect.signature(getattr(Game.__dict__[name], "__func__", Game.__dict__[name]))
+    wanted = inspect.signature(inner_function(vars(Game)[name]))
     try:
         inspect.signature(inner).bind(*wanted.parameters)
     except TypeError:
@@ -688,10 +685,8 @@ def strip_types(signature: inspect.Signature) -> inspect.Signature:
 
 def names_used(owner: type) -> Iterator[str]:
     """Yield the names that the functions of a class look up, its own methods among them."""
-    codes = [getattr(value, "__func__", value) for value in vars(owner).values()]
-    for value in codes:
-        if isinstance(value, FunctionType):
-            yield from names_in(value.__code__)
+    for code in filter(None, map(code_of, vars(owner).values())):
+        yield from names_in(code)
 
 
 def names_in(code: CodeType) -> Iterator[str]:
@@ -704,10 +699,28 @@ def names_in(code: CodeType) -> Iterator[str]:
 
 def where_is(owner: type, value: object) -> str:
     """Return file and line of a function, or else of the class that it is in."""
-    code = getattr(getattr(value, "__func__", value), "__code__", None)
-    if isinstance(code, CodeType) and is_own(code.co_filename):  # a dataclass has some of Python's
-        return place(code.co_filename, code.co_firstlineno)
+    if where := place_of(value):
+        return where
     try:
         return place(inspect.getfile(owner), inspect.findsource(owner)[1] + 1)
     except (OSError, TypeError):  # there is no source
         return owner.__qualname__
+
+
+def place_of(value: object) -> str:
+    """Return file and line of a function of the user's own, or nothing if it is none."""
+    code = code_of(value)
+    if code is None or not is_own(code.co_filename):  # a dataclass has some of Python's
+        return ""
+    return place(code.co_filename, code.co_firstlineno)
+
+
+def code_of(value: object) -> CodeType | None:
+    """Return the code of a function, or of the one in a method; None: it is neither."""
+    code = getattr(inner_function(value), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def inner_function(value: Any) -> Any:
+    """Return the function in a method, also of a class or a static one; or else the value."""
+    return getattr(value, "__func__", value)

@@ -371,7 +371,7 @@ def find_end(data: bytes) -> int:
         length = int.from_bytes(data[at + 3 : at + 5])
         if data[at] not in RECORD_TYPES or length > MAX_RECORD:
             return len(data)
-        if len(data) < at + 5 + length or len(data) < at + 5:
+        if len(data) < at + 5 + length:
             break
         at += 5 + length
     return at
