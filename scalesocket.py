@@ -5926,14 +5926,14 @@ def check_options(config: Config) -> None:
     for feature in config.find_features():
         if hasattr(feature, "check_options"):
             feature.check_options(config)
+    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     framings = (config.clientframe, config.serverframe)
     if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
         load_feature("gwsocket", "--frame=gwsocket")
     if config.binary:
         load_feature("binary", "--binary")
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
-    announces = config.joinmsg + config.leavemsg
-    if "#" in announces.replace("#ID", ""):
+    if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
         load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
 
 
