@@ -25,11 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     RESTARTING,
-    Client,
     CloseCode,
     ConnectionClosed,
     HandshakeError,
-    Room,
     log,
     report_failure,
     start_thread,
@@ -41,11 +39,13 @@ from .store import (
     MAX_DORMANT,
     NOT_NOW,
     NOTHING,
+    DamageError,
     Question,
     Record,
     Store,
     StoredRoom,
     StoredRooms,
+    StoreError,
 )
 
 if TYPE_CHECKING:
@@ -96,26 +96,16 @@ class ClientIds:
             return self._next - 1
 
 
-class SharedQuestion(Question):
-    """What is asked of the writer's thread: to take a room."""
-
-    held: HeldError | None = None  # by another node
-    is_damaged = False  # it is this node's, and what is stored of it cannot be used
-
-
 class SharedStore(Store):
-    """Writes records, and reads them, as `Store` does; a room that is read is this node's."""
+    """Writes records, and reads them, as `Store` does; a room that is read is this node's.
+
+    So is one that is damaged. One that another node has raises `HeldError`.
+    """
 
     def __init__(self, database: RedisDatabase, count: Any) -> None:
         super().__init__(database, count)
         self._shared = database
         self._released: set[str] = set()  # guarded by `_changed`
-
-    def ask(self, room: str) -> SharedQuestion:
-        """Return what has become of a question for a room."""
-        question = SharedQuestion(room)
-        self.put_question(question)
-        return question
 
     def release(self, room: str) -> None:
         """Let others have a room, once what waits of it has been written."""
@@ -153,7 +143,6 @@ class SharedStore(Store):
         return goes_on
 
     def _answer(self, question: Question) -> None:
-        assert isinstance(question, SharedQuestion)
         name = question.room
         with self._changed:
             if question.given_up:
@@ -173,20 +162,21 @@ class SharedStore(Store):
         if waits and self._shared.alone:  # then nobody else has written of it
             super()._answer(question)
             return
+        is_clear = False  # whose it is
         try:
             if not waits:
                 question.record = self._database.read(name)
-                question.failed = False
+                question.error, is_clear = None, True
         except HeldError as error:
-            question.held, question.failed = error, False
+            question.error, is_clear = error, True
         except ValueError as error:
-            question.is_damaged, question.failed = True, False
-            self._tell_damage(question, error)
+            self._note_damage(question, error)
+            is_clear = True
         except (OSError, MemoryError) as error:
             self._fail(error)
         finally:
             with self._changed:
-                if question.failed or question.given_up:
+                if question.given_up or not is_clear:
                     self._note_released(name)  # Redis may have given it to this node
                 self._conclude(question)
 
@@ -197,8 +187,6 @@ class SharedRooms(StoredRooms):
     _store: SharedStore
 
     def __init__(self, config: Config, timer: Poller) -> None:
-        # Guarded by the registry's lock: rooms that are this node's, and about to be made.
-        self._taken: set[str] = set()
         super().__init__(config, timer)
         self.client_ids = self._ids = ClientIds()
         self._ending = threading.Event()
@@ -242,36 +230,45 @@ class SharedRooms(StoredRooms):
 
     def must_be_read(self, name: str) -> bool:
         """Whether a room is not this node's."""
-        return name not in self._owners and name not in self._taken
+        return name not in self._owners
 
     def read(self, name: str) -> tuple[Record | None, bool]:
-        """Take a room, and return its record."""
+        """Take a room, and return its record; wait until who has it is known to be dead."""
         lease = self._database.lease
         deadline = time.monotonic() + lease + 1
         seen: object = None
         while True:
-            question = self._store.ask(name)
-            if question.failed or question.given_up:
-                if self._database.alone:
-                    log.error(BEGINS_ANEW, name)
-                    return None, True
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
-            if question.held is None:
-                if self._is_late():  # rooms end just now
-                    self.put_back(name, question.record)
-                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
-                if question.is_damaged:
-                    log.error(BEGINS_ANEW, name)
-                return question.record, question.is_damaged
-            held = question.held
-            if (seen is not None and held.lease != seen) or time.monotonic() > deadline:
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, str(held))
-            seen = held.lease  # if it is alive, it will soon have another one
-            time.sleep(min(held.left + 0.02, 1.2 * lease / RENEWALS))
+            try:
+                return self._take(name)
+            except HeldError as held:
+                if (seen is not None and held.lease != seen) or time.monotonic() > deadline:
+                    raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, str(held)) from None
+                seen = held.lease  # if it is alive, it will soon have another one
+                pause = min(held.left + 0.02, 1.2 * lease / RENEWALS)
+            time.sleep(pause)
 
-    def note_read(self, name: str) -> None:
-        """Note that a room has been taken, and is about to be made."""
-        self._taken.add(name)
+    def _take(self, name: str) -> tuple[Record | None, bool]:
+        """Take a room that no other node has, and return what `read` does.
+
+        Raises:
+            HeldError: another one has it.
+            ConnectionClosed: see `StoredRooms.read`.
+        """
+        try:
+            record, is_lost = self._store.read(name), False
+        except DamageError:
+            record, is_lost = None, True
+        except StoreError:
+            if not self._database.alone:
+                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW) from None
+            log.error(BEGINS_ANEW, name)
+            return None, True
+        if self._is_late():  # rooms end just now
+            self.put_back(name, record)
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, NOT_NOW)
+        if is_lost:
+            log.error(BEGINS_ANEW, name)
+        return record, is_lost
 
     def put_back(self, name: str, record: Record | None) -> None:
         """Let others have a room again."""
@@ -303,12 +300,6 @@ class SharedRooms(StoredRooms):
         with self.lock:
             if self._owners.get(room.name) is room:
                 self._store.put(room.name, None)
-
-    def _make_room(self, opener: Client) -> Room:
-        try:
-            return super()._make_room(opener)
-        finally:
-            self._taken.discard(opener.room_name)
 
     def _is_ending(self, name: str) -> bool:
         room = self._owners.get(name)

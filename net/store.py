@@ -146,6 +146,10 @@ class BusyError(StoreError):
     """It can be used soon: another program has it locked, or the disk takes its time."""
 
 
+class DamageError(StoreError):
+    """What is stored of a room cannot be used; that is of this room alone."""
+
+
 # ==== What is stored =====================================================================
 
 
@@ -504,8 +508,7 @@ class Question:
         self.room = room
         self.answered = threading.Event()
         self.record: Record | None = None
-        self.failed = True
-        self.is_locked = False  # it has failed as another program has the store locked
+        self.error: Exception | None = StoreError("it cannot be read")  # in place of an answer
         self.given_up = False  # nobody waits for the answer; written under the store's lock
 
 
@@ -574,26 +577,22 @@ class Store:
 
         Raises:
             BusyError: it is to be asked again.
-            StoreError: that cannot be told.
+            DamageError, StoreError: that cannot be told.
         """
         question = Question(room)
-        self.put_question(question)
-        if question.given_up or question.is_locked:
-            raise BusyError(NOT_NOW)
-        if question.failed:
-            raise StoreError("it cannot be read")
-        return question.record
-
-    def put_question(self, question: Question) -> None:
-        """Have a question answered, and wait for that, but not for ever."""
         with self._changed:
             self._questions.append(question)
-            if question.room in self._given:  # they belong to it
+            if room in self._given:  # they belong to it
                 self._hurry()
             self._changed.notify()
-        question.answered.wait(LOAD_TIMEOUT)
+        question.answered.wait(LOAD_TIMEOUT)  # not for ever
         with self._changed:
             question.given_up = not question.answered.is_set()
+        if question.given_up:
+            raise BusyError(NOT_NOW)
+        if question.error is not None:
+            raise question.error
+        return question.record
 
     # -- under the lock --
 
@@ -736,19 +735,21 @@ class Store:
                     self._pending[question.room] = question.record._replace(whole=False)
             if not waiting:
                 question.record = self._database.read(question.room)
-            question.failed = False
+            question.error = None
         except ValueError as error:
-            self._tell_damage(question, error)
+            self._note_damage(question, error)
         except sqlite3.Error as error:
             number = getattr(error, "sqlite_errorcode", 0)  # whose low byte says it in short
-            question.is_locked = number & 0xFF == sqlite3.SQLITE_BUSY
+            if number & 0xFF == sqlite3.SQLITE_BUSY:
+                question.error = BusyError(NOT_NOW)
             raise
         finally:
             with self._changed:
                 self._conclude(question)
 
-    def _tell_damage(self, question: Question, error: ValueError) -> None:
-        """Say what is damaged of a room; that is of this room alone."""
+    def _note_damage(self, question: Question, error: ValueError) -> None:
+        """Say what is damaged of a room."""
+        question.error = DamageError(str(error))
         log.error("room %s: %s", question.room, error)
         self._count("store_failures")
 
@@ -1238,10 +1239,6 @@ class StoredRooms(RoomRegistry):
             log.error(BEGINS_ANEW, name)
             return None, True
 
-    def note_read(self, name: str) -> None:
-        """Note that a room has been read, and is about to be made."""
-        self._dormant.pop(name, None)
-
     def put_back(self, name: str, record: Record | None) -> None:
         """Let a room be as it was, as it is not made after all."""
         if record is not None:
@@ -1291,9 +1288,8 @@ class StoredRooms(RoomRegistry):
         dormant = self._dormant.get(name)
         try:
             self._find_place(name)
-            self.note_read(name)
-            room = self._make_room(opener)
-            assert isinstance(room, StoredRoom)
+            self._dormant.pop(name, None)
+            room = self._make_own_room(opener)
             room.is_lost = room.is_left = is_lost
             if record is None:
                 return room, []
@@ -1314,12 +1310,17 @@ class StoredRooms(RoomRegistry):
         name = opener.room_name
         if self.must_be_read(name) or self._is_ending(name):
             raise Again
-        room = super()._make_room(opener)
-        assert isinstance(room, StoredRoom)
         before = self._owners.get(name)
+        room = self._make_own_room(opener)
         if before is not None and before.is_stored:
             self.begin_anew(name)  # it will not do so itself any more
-        self._owners[name] = room
+        return room
+
+    def _make_own_room(self, opener: Client) -> StoredRoom:
+        """Make a room that is the latest of its name, whatever is stored of that."""
+        room = super()._make_room(opener)
+        assert isinstance(room, StoredRoom)
+        self._owners[room.name] = room
         every = self.config.saveevery
         if every:  # not all of them at the same time
             self._call_for(room, every * random.uniform(0.5, 1), self._remind)

@@ -1871,7 +1871,7 @@ def fail_once(owner, name):
     setattr(owner, name, fail)
 
 fail_once(store.Store, "read")
-fail_once(store.StoredRooms, "_make_room")
+fail_once(store.StoredRooms, "_make_own_room")
 fail_once(seats.Seats, "revive")
 sys.exit(scalesocket.main())
 """
