@@ -552,9 +552,9 @@ class Store:
             self._give_up_at = time.monotonic() + LAST_PATIENCE
             self._changed.notify()
         self._thread.join(END_TIMEOUT)
-        with self._changed:
-            left = len(self._pending)
-        if left or self._thread.is_alive():
+        if self._thread.is_alive():
+            log.error("the store does not answer at the end: what it was told last may be lost")
+        elif left := len(self._pending):
             log.error("%d rooms could not be saved at the end", left)
 
     def put(self, room: str, record: Record | None) -> None:

@@ -565,6 +565,29 @@ def test_a_slow_store_is_told_of_once(
     assert caplog.text.count("the store is slow: 1 rooms took") == 1
 
 
+def test_a_store_that_does_not_answer_at_the_end_is_told_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log said "0 rooms could not be saved", as what was being written did not count."""
+    monkeypatch.setattr(logging.getLogger("scalesocket"), "propagate", True)
+    monkeypatch.setattr("scalesocket.net.store.END_TIMEOUT", 0.01)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    store = Store(Mock(open=dict, write=write), Mock())
+    store.start()
+    store.put("den", NOTHING)
+    assert begun.wait(PATIENCE)
+    store.stop()
+    go_on.set()
+    store._thread.join(PATIENCE)
+    assert "the store does not answer at the end" in caplog.text
+    assert "0 rooms" not in caplog.text
+
+
 def test_without_a_store_a_stop_is_1001_as_before(folder: Path) -> None:
     with serve("games:Tally", cwd=folder) as server:
         client = RawClient.connect(server, "den")
