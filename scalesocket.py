@@ -3283,13 +3283,12 @@ class GameBackend(Backend):
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
     """Return the framing of one direction: `json`, `gwsocket` or none."""
     if mode == "gwsocket":
-        kind: Callable[..., Framing] = load_feature("gwsocket", "--frame=gwsocket").GwsocketFraming
-        return kind(report=report, order=config.byteorder)
-    if config.binary:
-        kind = load_feature("binary", "--binary").BinaryFraming
-        return kind(report=report)
-    kind = JsonFraming
-    if mode == "json":
+        gwsocket = load_feature("gwsocket", "--frame=gwsocket")
+        framing: Framing = gwsocket.GwsocketFraming(report=report, order=config.byteorder)
+    elif config.binary:
+        framing = load_feature("binary", "--binary").BinaryFraming(report=report)
+    elif mode == "json":
+        kind: Callable[..., Framing] = JsonFraming
         if config.idfield:
             fields = load_feature("json_fields", "--idfield")
             kind = functools.partial(fields.IdFraming, id_field=config.idfield)
@@ -5489,7 +5488,7 @@ class Server:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
         rooms = self.registry.running.copy()
         name = getattr(find_feature("mistakes"), "name_room", lambda room: room.name)
-        names = ", ".join(sorted(map(name, rooms))[:10])
+        names = ", ".join(map(name, sorted(rooms, key=lambda room: room.name)[:10]))
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
         self.kill()
