@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import os
 import re
@@ -19,6 +20,7 @@ import threading
 import tomllib
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
@@ -96,6 +98,7 @@ def load_patiently(load: Callable[[], object], where: str) -> object:
         return load()
     finally:
         told.cancel()
+        told.join()  # --workers forks
 
 
 def tell_slow(thread: int, where: str) -> None:
@@ -193,7 +196,7 @@ def explain_failure(error: BaseException | None) -> str:
         return ""
     file, line = find_own_frame(error)
     what = traceback.format_exception_only(error)[-1].strip()
-    if hint := explain_attribute(error):
+    if hint := explain_attribute(error, what):
         what = what.partition(". Did you mean")[0] + hint  # Python knows names alone
     if file:
         return f": {place(file, line)}: {what}"
@@ -214,20 +217,28 @@ def explain_failure(error: BaseException | None) -> str:
     return f": {where}: {what}" if where else f": {what}"
 
 
-def explain_attribute(error: BaseException) -> str:
-    """Return a hint at what was meant by an attribute that a game, a client or a room has not."""
-    if isinstance(error, TypeError) and str(error) == "'Client' object is not iterable":
+def explain_attribute(error: BaseException, what: str) -> str:
+    """Return a hint at what was meant by an attribute that a game, a client or a room has not.
+
+    Nothing of the user's own is called, which may fail: a room is waiting to be ended.
+
+    Args:
+        error: what a game has raised.
+        what: its type and text.
+    """
+    if what == "TypeError: 'Client' object is not iterable":
         return "; exclude is a list: exclude=[client]"
-    if not isinstance(error, AttributeError) or not isinstance(error.name, str):
+    if type(error) is not AttributeError or not isinstance(error.name, str):
         return ""
-    if isinstance(error.obj, Game) and error.name == "room":
+    kind = type(error.obj)
+    if issubclass(kind, Game) and error.name == "room":
         return "; keep it: def on_create(self, room): self.room = room"
-    if type(error.obj) is int and error.name in _OF_CLIENT:
+    if kind is int and error.name in _OF_CLIENT:
         return "; it may be an ID: room.clients[ID] is a client, room.clients.values() are all"
-    if isinstance(error.obj, Room):
+    if issubclass(kind, Room):
         return "; this is the server's own: use the room of on_create(self, room)"
-    for kind, words in ATTRIBUTES.items():
-        if isinstance(error.obj, kind):
+    for owner, words in ATTRIBUTES.items():
+        if issubclass(kind, owner):
             meant = words.get(error.name)
             return f"; did you mean {meant}?" if meant else ""
     return ""
@@ -524,29 +535,47 @@ def check_body(game: type[Game], base: type, used: set[str]) -> None:
     """
     try:
         lines, first = inspect.getsourcelines(base)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError):  # there is no source
+        (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
+    except (OSError, TypeError, ValueError, SyntaxError):  # there is no source
         return
     idle = functools.partial(find_idle_call, game)
     late = functools.partial(find_late_rate, find_early(game))
     answer = functools.partial(find_answer, used)
     for look in (idle, find_lost_metadata, answer, late):
-        for line, what in filter(None, map(look, ast.walk(tree))):
+        for line, what in filter(None, map(look, walk(tree))):
             file = inspect.getsourcefile(base) or ""
             raise ConfigError(f"{place(file, first + line - 1)}: {what}")
 
 
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the parts of a class or a function, but not those of classes inside it."""
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        inner = ast.iter_child_nodes(node)
+        waiting += [part for part in inner if not isinstance(part, ast.ClassDef)]
+
+
 def find_early(game: type[Game]) -> set[str]:
-    """Return the names of the functions that a game may call before its ticks begin."""
+    """Return the names of the functions that a game may call before its ticks begin.
+
+    Those of its modules are among them, as they may call its own.
+    """
     waiting = ["__init__", "__post_init__", "on_create", "on_restore"]
+    own = [base for base in game.__mro__ if base not in Game.__mro__]
+    modules = [sys.modules[base.__module__] for base in own if base.__module__ in sys.modules]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            for base in game.__mro__:
-                code = code_of(vars(base).get(name))
-                waiting += names_in(code) if code is not None and base is not Game else ()
+            for owner in [*own, *modules]:
+                value = vars(owner).get(name)
+                if (code := code_of(value)) is not None:
+                    waiting += names_in(code)
+                elif isinstance(value, type) and value is not Game:
+                    waiting += names_used(value)
     return found
 
 
@@ -554,7 +583,7 @@ def find_late_rate(early: set[str], node: ast.AST) -> tuple[int, str] | None:
     """Return line and fault of a function that changes `tick_rate` when nobody looks at it."""
     match node:
         case ast.FunctionDef(name=name, args=ast.arguments(args=[ast.arg(arg="self"), *_])):
-            for part in ast.walk(node) if name not in early else ():
+            for part in walk(node) if name not in early else ():
                 match part:
                     case ast.Attribute(ast.Name("self"), "tick_rate", ast.Store()):
                         what = "tick_rate is looked at when on_create has returned, and never again"
@@ -580,23 +609,32 @@ def find_idle_call(game: type[Game], node: ast.AST) -> tuple[int, str] | None:
 
 
 def find_lost_metadata(node: ast.AST) -> tuple[int, str] | None:
-    """Return line and fault of a change to what `room.metadata` has returned, which is a copy."""
-    targets: list[ast.expr] = []
-    if isinstance(node, ast.Assign):
-        targets = node.targets
-    elif isinstance(node, ast.AugAssign):
-        targets = [node.target]
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        function = node.value.func
-        is_change = isinstance(function, ast.Attribute) and function.attr in _CHANGES
-        targets = [function] if is_change else []
-    for target in targets:
+    """Return line and fault of a change to what `room.metadata` has returned, which is a copy.
+
+    What is called `room` elsewhere may be one of the game's own: a room of a house.
+    """
+    if not isinstance(node, ast.FunctionDef):
+        return None
+    names = {"self.room.metadata", "room.metadata" if node.name == "on_create" else ""}
+    for target in itertools.chain.from_iterable(map(list_changed, walk(node))):
         changed = target
         while isinstance(changed, ast.Subscript | ast.Attribute):
             changed = changed.value
-            if ast.unparse(changed) in ("room.metadata", "self.room.metadata"):
+            if ast.unparse(changed) in names:
                 return target.lineno, "room.metadata is a copy: assign the whole of it"
     return None
+
+
+def list_changed(node: ast.AST) -> list[ast.expr]:
+    """Return what a statement assigns to, or the method by which it changes something."""
+    match node:
+        case ast.Assign(targets=targets):
+            return targets
+        case ast.AugAssign(target=target):
+            return [target]
+        case ast.Expr(ast.Call(ast.Attribute(attr=name) as method)) if name in _CHANGES:
+            return [method]
+    return []
 
 
 def find_answer(used: set[str], node: ast.AST) -> tuple[int, str] | None:

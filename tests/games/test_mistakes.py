@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,11 @@ RIGHT = """
 import functools
 from scalesocket import Game
 
+def set_up(game): game.begin_slowly() or Setting(game)
+
+class Setting:
+    def __init__(self, game): game.begin_fast()
+
 class Mixin:
     def on_message(self, *arguments): self.on_joined()
 
@@ -210,7 +216,18 @@ class G(Mixin, Game):
             self.tick_rate = 3
         later()
         room.call_later(self.number, self.on_joins)
+        set_up(self)
+        self.bot = self.Bot()
     def number(self): yield 1
+    def begin_slowly(self): self.tick_rate = 1
+    def begin_fast(self): self.tick_rate = 9
+    def look_round(self):
+        for room in self.places:
+            room.metadata["seen"] = True
+    class Bot:
+        def on_message(self, text): return "what it says to the game"
+        def hurry(self): self.tick_rate = 3
+        def enter(self): self.room.metadata["seen"] = True
     on_auth = staticmethod(lambda request: True)
     on_leave = staticmethod(lambda client, code: None)
 """
@@ -550,6 +567,26 @@ def test_an_import_that_takes_long_is_told_with_its_line(
     )
 
 
+def test_what_would_tell_of_a_slow_import_is_gone_once_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """--workers forks, which must not happen beside another thread."""
+    timers: list[threading.Timer] = []
+    returned = threading.Event()
+
+    class Slow(threading.Timer):
+        def run(self) -> None:
+            timers.append(self)
+            super().run()
+            returned.wait(1)
+
+    monkeypatch.setattr(threading, "Timer", Slow)
+    assert mistakes.load_patiently(lambda: "module", "own") == "module"
+    alive = [timer for timer in timers if timer.is_alive()]
+    returned.set()
+    assert timers and not alive
+
+
 def test_a_relative_import_in_a_file_is_told_the_cure(here: Path) -> None:
     """ "serve project./srv/project/own.py:CLASS in the folder above" was the hint."""
     block = '# /// script\n# [tool.scalesocket]\n# game = "G"\n# ///\n'
@@ -782,6 +819,38 @@ def test_what_a_client_or_a_room_has_not_is_told_where_it_is(
     ):
         assert client.wait_close() == (1011, "the game failed")
         wait_until(lambda: any(said in logged for logged in server.log()))
+
+
+ODD = """
+from scalesocket import Game
+
+class OddError(TypeError):
+    def __str__(self): return self.nothing
+
+class Odd:
+    __class__ = property(lambda self: 1 / 0)
+    def __dir__(self): return 1 / 0
+
+class G(Game):
+    def on_message(self, client, message):
+        if message == "text":
+            raise OddError()
+        Odd().nothing
+"""
+
+
+@pytest.mark.parametrize("message", ["text", "attribute"])
+def test_what_cannot_be_described_ends_its_room_as_any_other_failure(
+    here: Path, message: str
+) -> None:
+    """What asked for it failed, too: the room never ended, and its clients waited for ever."""
+    (here / "own.py").write_text(ODD)
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        client.send_text(message)
+        assert client.wait_close() == (1011, "the game failed")
 
 
 def test_a_game_that_has_not_kept_its_room_is_told_how(here: Path) -> None:
