@@ -72,9 +72,9 @@ def parts(server: Any) -> Iterator[tuple[str, Work]]:
     long = TEXT.ljust(1 << 16, b"x")
     yield "64 KiB unmasked", lambda: server.apply_mask(long, b"\x37\xfa\x21\x3d")
     yield "JSON tagged", tagger(server)
-    lines = server.Framing(report=ignore)
+    lines = make_framing(server.Framing)
     yield "line of a program read", lambda: lines.feed(TEXT + b"\n")
-    routed = server.JsonFraming(report=ignore)
+    routed = make_framing(server.JsonFraming)
     line = b'{"_to":7,' + JSON[1:] + b"\n"
     yield "JSON line routed", lambda: routed.feed(line)
     yield "frame made", frame_maker(server)
@@ -86,9 +86,16 @@ def ignore(client_id: int | None, what: str) -> None:
     """Take a report of what was dropped."""
 
 
+def make_framing(kind: Any) -> Any:
+    """Return a framing of lines; those of older versions are told that they are."""
+    older = {"binary": False, "delimiters": b"\n"}
+    wanted = inspect.signature(kind).parameters
+    return kind(report=ignore, **{name: older[name] for name in older.keys() & wanted.keys()})
+
+
 def tagger(server: Any) -> Work:
     """Return what tags a JSON message with its sender."""
-    framing = server.JsonFraming(report=ignore)
+    framing = make_framing(server.JsonFraming)
     messages = server.Messages(1, [JSON], len(JSON))
     return lambda: framing.encode(7, messages)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -419,6 +420,18 @@ def test_every_part_can_be_measured() -> None:
     for work in named.values():
         work()
     assert parts.best(lambda: None) > 0
+
+
+def test_the_parts_of_an_older_version_can_be_measured_beside_them() -> None:
+    """It was not told that its lines are lines: there was no comparison."""
+
+    class JsonFraming(scalesocket.JsonFraming):
+        def __init__(self, *, delimiters: bytes, report: scalesocket.Report) -> None:
+            assert delimiters == b"\n"
+            super().__init__(report=report)
+
+    older = SimpleNamespace(JsonFraming=JsonFraming, Messages=scalesocket.Messages)
+    assert parts.tagger(older)() == parts.tagger(scalesocket)()
 
 
 # ==== Workers =============================================================
