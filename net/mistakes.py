@@ -336,7 +336,7 @@ def check_program(path: Path) -> None:
     for node in body:
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
-            if bases & names and not calls_main(body):
+            if bases & names and not calls_main(body, names):
                 lost = find_lost_block(path)  # it may have said just that
                 raise ConfigError(
                     lost
@@ -368,14 +368,18 @@ def find_lost_block(path: Path) -> str:
 
 
 def names_of_game(body: list[ast.stmt]) -> set[str]:
-    """Return by which names a module knows `scalesocket.Game`."""
+    """Return by which names a module knows `scalesocket.Game`; a `Game` of its own is another."""
     names = {"Game", "scalesocket.Game"}
     for node in body:
-        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-            if isinstance(node, ast.Import) and alias.name == "scalesocket":
-                names.add(f"{alias.asname or alias.name}.Game")
-            elif getattr(node, "module", "") == "scalesocket" and alias.name == "Game":
-                names.add(alias.asname or alias.name)
+        if isinstance(node, ast.ClassDef):
+            names.discard(node.name)
+        elif isinstance(node, ast.Import):
+            known = [alias for alias in node.names if alias.name == "scalesocket"]
+            names |= {f"{alias.asname or alias.name}.Game" for alias in known}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                is_ours = node.module == "scalesocket" and alias.name == "Game"
+                (names.add if is_ours else names.discard)(alias.asname or alias.name)
     return names
 
 
@@ -401,12 +405,21 @@ def check_imports(path: Path, body: list[ast.stmt]) -> None:
                 raise ConfigError(f"cannot run {path}: {place(str(path), node.lineno)}: {what}")
 
 
-def calls_main(body: list[ast.stmt]) -> bool:
+def calls_main(body: list[ast.stmt], games: set[str]) -> bool:
     """Whether a module does something by itself when it is run: asks or tells, or begins to.
 
     Tables that are filled and a generator of chance that is seeded are a game's, too.
+
+    Args:
+        body: of the module.
+        games: what its games are made of.
     """
-    own = {node.name for node in body if isinstance(node, ast.FunctionDef)} | {"main", "input"}
+    own = {"main", "input"}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.ClassDef) and games.isdisjoint(map(ast.unparse, node.bases)):
+            own.add(node.name)
     for node in body:
         if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Expr):
             text = ast.unparse(node)

@@ -446,8 +446,24 @@ def test_a_program_that_has_a_game_too_is_run(here: Path) -> None:
     (here / "other.py").write_text(
         "# scalesocket\nclass Game: pass\nclass Mine(Game): pass\nmain()\n"
     )
-    for name in ("both.py", "guarded.py", "own.py", "loop.py", "other.py"):
-        assert parse_command_line([name]).game is None
+    (here / "console.py").write_text(GAME + "class Console: pass\nConsole().cmdloop()\n")
+    (here / "later.py").write_text(GAME + "async def go(): pass\nasyncio.run(go())\n")
+    for name in ("both", "guarded", "own", "loop", "other", "console", "later"):
+        assert parse_command_line([f"{name}.py"]).game is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class Game: pass\nclass Chess(Game): pass\nif __name__ == '__main__': Chess().play()\n",
+        "class Game: pass\nclass Chess(Game): pass\ngame = Chess()\ngame.play()\n",
+        "from engine import Game\nclass Chess(Game): pass\ngame = Chess()\ngame.play()\n",
+    ],
+)
+def test_a_program_with_a_game_that_is_not_of_this_server_is_run(here: Path, code: str) -> None:
+    """Whatever was called `Game` was taken for that of this server: it was refused."""
+    (here / "chess.py").write_text(code)
+    assert parse_command_line(["chess.py"]).game is None
 
 
 @pytest.mark.parametrize(
