@@ -121,3 +121,15 @@ def test_the_differences_are_as_readme_says() -> None:
         answer = http_request(server, "POST", "/health")
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
         assert server.output() == []  # the log is on stderr
+
+
+def test_paths_that_are_no_rooms_are_refused_as_readme_says() -> None:
+    """It said 404, which is what they are to a request for no WebSocket."""
+    said = README[README.index("What websocketd's own black-box tests expect") :]
+    paths = re.search(r"`(/)` and\s+`(/deep/nested/path)` are no rooms \((\d+)\)", said)
+    assert paths is not None
+    with serve("cat") as server:
+        for path in paths.groups()[:2]:
+            with pytest.raises(HandshakeRefused) as refused:
+                RawClient.connect(server, path.removeprefix("/"))
+            assert refused.value.status == int(paths[3]), path

@@ -22,6 +22,7 @@ from scalesocket import ConfigError
 from tests.net.test_workers import has_taken
 from tests.rooms.test_store import Player, sit, wait_closed, wait_for_players
 from tests.support import (
+    ROOT,
     SCRIPT,
     Closed,
     RawClient,
@@ -297,6 +298,34 @@ def test_with_a_syntax_error_the_old_code_goes_on_until_it_is_mended(
         assert wait_closed(ann) == 1012
         assert about(server)[kind if which == "target" else "helper"].endswith("2")
         assert console_problem(server) == ""
+
+
+def test_the_log_is_what_readme_shows(tmp_path: Path) -> None:
+    """It showed a mistake in a script in the words for a module."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = "$ python3 scalesocket.py --reload treasure.py\n"
+    shown = readme.partition(command)[2].partition("```")[0].splitlines()[2:]
+    block = '# /// script\n# [tool.scalesocket]\n# game = "Treasure"\n# ///\n'
+    game = "from scalesocket import Game\n\n\nclass Treasure(Game):\n"
+    file = tmp_path / "treasure.py"
+    file.write_text(f"{block}{game}    def on_join(self, client):\n        pass\n")
+    with reloading(tmp_path, "./treasure.py") as server:
+        before = len(server.log())
+        ann, seat = sit(server, "island")
+        server.wait_log("room opened")
+        change(file, "pass", "return")
+        assert wait_closed(ann) == 1012
+        server.wait_log("room is stored")
+        again, _ = sit(server, "island", seat["token"], 0)
+        wait_until(lambda: times(server, "room opened") == 2)
+        change(file, "def on_join(self, client):", "def on_join(:")
+        server.wait_log("the old code goes on")
+        told = [line for line in server.log()[before:] if line.startswith("[")]
+        ann.sock.close()
+        again.sock.close()
+    assert len(shown) == 8
+    for line, true in zip(shown, told, strict=False):
+        assert re.fullmatch(re.escape(line).replace("…", ".*"), true), (line, true)
 
 
 def test_a_missing_module_that_comes_into_being_is_noticed(folder: Path) -> None:
