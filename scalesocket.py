@@ -20,7 +20,7 @@ Everything moves in batches of whatever is there: one `recv` makes one item in t
 that wait make one write, one read of the child's output makes one send for each client. Nothing
 waits to make a batch bigger, but a crowd that talks is read only every few milliseconds. While a
 room has nothing to do, a reader writes to the child itself (`ProcessBackend.hand_over`). The first
-few clients have a reader each; a crowd shares one, which takes one `recv` from each that is ready.
+few clients have a reader each; all others share one, which takes a `recv` from each that is ready.
 
 A message passes `Connection.receive`, `Reader._dispatch`, `Room.receive`, `Room.run` and
 `ProcessBackend.handle`; back, `ProcessBackend._run_pump`, `Room.deliver`, `Members.send` and
@@ -923,7 +923,7 @@ def parse_field_line(line: str) -> tuple[str, str]:
     return name, value
 
 
-Negotiate = Callable[[str], tuple[Encoding, str]]
+Negotiate = Callable[[str], tuple[Encoding, str]]  # what is offered -> what is chosen, the answer
 Endpoint = tuple[str, int]  # address and port
 
 
@@ -1173,7 +1173,7 @@ def start_thread(name: str, target: Callable[..., None], *args: object) -> threa
     return thread
 
 
-_reported: dict[str, float] = {}  # when each was reported; a line too many would do no harm
+_reported: dict[str, float] = {}  # when each was; with no lock, as a line too many does no harm
 
 
 def report_shortage(what: str) -> None:
@@ -1185,7 +1185,7 @@ def report_shortage(what: str) -> None:
 
 
 def is_memory_error(error: BaseException | None) -> bool:
-    """Whether memory has run out; where that is for a lock, Python raises a RuntimeError."""
+    """Whether memory has run out; for lack of it for a lock, Python raises a RuntimeError."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and str(error).startswith("can't allocate")
     )
@@ -1327,7 +1327,7 @@ class Poller:
         return self._selector.select(patience if wait else 0.0)
 
     def _call_due(self) -> None:
-        now = time.monotonic()  # what these functions have called soon has to wait for a round
+        now = time.monotonic()  # `call_soon` by one of these functions: that is for the next round
         while not self._stopped:
             with self._lock:
                 if not self._calls or self._calls[0][0] > now:
@@ -1365,7 +1365,7 @@ class Poller:
         try:
             self._selector.register(sock, events, data)
         except OSError as error:
-            if error.errno in (errno.ENOMEM, errno.ENOSPC):  # the latter: its user has too many
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):  # ENOSPC: too many for its user
                 raise MemoryError("no memory to watch a socket") from None
             raise
 
@@ -1925,7 +1925,7 @@ class Client:
 # ==== 8. Framing and routing =============================================================
 # What crosses the pipe between the server and a child. Without framing a client's message is a
 # line for the child, and a line from the child a message for everyone. JSON framing adds who
-# sent a message, and reads whom one is for. (gwsocket's binary framing is in net/gwsocket.py.)
+# sent a message, and reads whom one is for. (Raw bytes: net/binary.py; gwsocket: net/gwsocket.py.)
 
 
 class Route(NamedTuple):
@@ -2175,7 +2175,7 @@ class FieldNames:
     leave out what cannot be seen, normalize, or end a name at a null character.
 
     Args:
-        names: of ASCII letters, digits and underscores, of which one comes first.
+        names: of ASCII letters, digits and underscores; each begins with an underscore.
     """
 
     def __init__(self, *names: str) -> None:
@@ -2513,7 +2513,7 @@ class Backend:
     # Whether a reader may `hand_over` messages while the room's thread waits, without a timeout.
     takes_directly = False
     # Whether it does more about a join than take note of it. If not, a join does not wake the
-    # room's thread, which took a fifth of the time of a connection storm.
+    # room's thread: that took a fifth of the time of a connection storm.
     hears_joins = True
 
     def start(self, room: Room, opener: Client) -> None:
@@ -3343,7 +3343,7 @@ class Inbox:
         self.departed = 0  # clients whose leaving waits
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self.closed = threading.Event()  # it takes nothing more, as the room is to end
-        self._asleep = False  # the room's thread waits; nobody rang, or has its place (`claim`)
+        self._asleep = False  # the room's thread waits, not rung yet, its place not taken (`claim`)
 
     @property
     def is_full(self) -> bool:
@@ -3546,7 +3546,7 @@ class Members:
             self._members.pop(client.id, None)
 
     def remember(self, message: str | bytes) -> Collection[Client]:
-        """Keep what an in-process game has broadcast; return who is sent it from there."""
+        """Keep what a game has broadcast; return who gets it with the past, not by itself."""
         return ()
 
     def is_outrun(self) -> bool:
@@ -3620,7 +3620,7 @@ class Room:
         self.log = RoomLog(name)
         self.ending = self.inbox.closed  # set when the end has been decided
         self.seats: set[Client] = set()  # guarded by the registry's lock
-        self.visits = 0  # by how many clients; guarded by it, too
+        self.visits = 0  # how many clients have joined; guarded by that lock, too
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
         self.thread = threading.get_ident()  # its own, once that runs
@@ -3920,7 +3920,7 @@ class RoomRegistry:
                 if room is None:
                     room = made = self._make_room(client)
                 self._check_seats(room)
-                client.room = room  # first: by this it is let go, should memory run out below
+                client.room = room  # first: `leave` needs it, should memory run out below
                 room.seats.add(client)
                 room.visits += 1
                 room.join(client)
@@ -4768,7 +4768,7 @@ class Reader(Poller):
             session.descriptor = -1
 
     def _do_round(self) -> None:
-        # Twice there: a child that starts has a copy of a closed socket, whose number it has now.
+        # Some stand there twice: a starting child has a copy of a closed socket of that number.
         for session in dict.fromkeys(key.data for key, _ in self._select(wait=not self._ready)):
             if not isinstance(session, Session):
                 self._do(session)
@@ -4937,7 +4937,7 @@ class Readers:
 
     def __init__(self) -> None:
         self.shared = self.kind("acceptor", self)
-        # Readers that may be started yet; each takes three descriptors.
+        # As many more readers may be started; each takes three descriptors.
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
@@ -4983,7 +4983,7 @@ class Readers:
 # ==== 14. Server =========================================================================
 # Listens, and holds what sessions use: who may come in, how many, and how it all ends.
 
-# What is no fault of the operator's: `localhost` has an IPv6 address on machines without IPv6.
+# Errors that are not the operator's: `localhost` has an IPv6 address also where IPv6 is missing.
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
@@ -5044,7 +5044,7 @@ def describe_listener(listener: socket.socket) -> str:
     return "{} on port {}".format(*listener.getsockname())
 
 
-_LOCAL = re.compile(
+_LOCAL = re.compile(  # an Origin or a Host of this machine
     r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
 )
 
@@ -5262,7 +5262,8 @@ class Server:
         self._listeners: list[tuple[socket.socket, type[Session]]] = []
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
-        # What follows is set by the `set_up` of the modules of options.
+        self.taps: Taps | None = None  # set by `prepare`
+        # What follows is set by modules of net/, nearly all of it by their `set_up`.
         self.guard = LocalPages()
         self.warn_once: Callable[[str], None] = log.debug  # what strangers do wrong, each kind once
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
@@ -5279,13 +5280,12 @@ class Server:
         self.cors: Cors | None = None
         self.enter_base: Callable[[Request], Request] = lambda request: request
         self.negotiate: Negotiate | None = None
-        # What a kind of connection is replaced by (net/history.py).
+        # Which class takes the place of a kind of connection (net/history.py).
         self.find_kind: Callable[..., type[Connection]] = lambda kind: kind
         self.seats: Seats | None = None
         self.drain: Drain | None = None
         self.tls_context: ssl.SSLContext | None = None
         self.reload_certificates: Callable[[bool], bool] = lambda _anyhow: False
-        self.taps: Taps | None = None
         self.run_all: Callable[[], int | None] = self.run  # or several processes (--workers)
         self.worker: Worker | None = None  # which one this is, then
         game = config.game
@@ -5588,12 +5588,12 @@ class OptionParser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """Print what all options mean, with the command as it has been called."""
         command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
-        text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # where it must stand
+        text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # no space in it
         text += examples.BUNDLED if (examples := find_feature("examples")) else ""
         self._print_message(re.sub(r"(python3 )?scalesocket\.py", command, text), file)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        print(message, end="", file=file, flush=True)  # argparse says nothing of what it cannot
+        print(message, end="", file=file, flush=True)  # argparse would hide its failure
 
     def error(self, message: str) -> NoReturn:
         """Raise as ConfigError what argparse would print."""
@@ -5644,7 +5644,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
-    part, ipv6 = r"[^][:.]{1,63}", r"(?!\.|.*\.\.)[0-9A-Fa-f:.%]{1,63}"  # or it is no OSError
+    part, ipv6 = r"[^][:.]{1,63}", r"(?!\.|.*\.\.)[0-9A-Fa-f:.%]{1,63}"  # others raise UnicodeError
     match = re.fullmatch(rf"(?:\[({ipv6})\]|((?:{part}\.)*(?:{part})?)):(\d{{1,5}})", text)
     if match is None or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port up to 65535")
@@ -6055,7 +6055,7 @@ class TextFormatter(logging.Formatter):
         return line
 
     def join(self, level: str, message: str, where: str) -> str:
-        """Return what a line says as the line."""
+        """Return the line that these parts make."""
         return f"[{level}] {message}{where}"
 
 
@@ -6116,7 +6116,7 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     except KeyboardInterrupt:
         server.kill()
         return 1
-    finally:  # Python gives signals back to the system as it ends: one more would be the status
+    finally:  # Python resets handlers as it ends: one more signal would then be the exit status
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 

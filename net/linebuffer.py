@@ -1,4 +1,4 @@
-"""How a program that is not written in Python prints line by line (`--linebuffer`).
+"""Programs on pipes: how one that is not Python prints line by line (`--linebuffer`).
 
 A program that prints into a pipe keeps what it has printed until some kilobytes have come
 together. What helps against that depends on the kind of program:
@@ -11,6 +11,9 @@ together. What helps against that depends on the kind of program:
                     nothing is echoed, and nothing changes on the way
 
 Go, Java, Node and Rust write each line at once anyway, and the server runs Python unbuffered.
+
+All of these programs may also be waited for (`--delay`), and have clients hear their stderr
+(`--passstderr`, see streams.py).
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def fill_in(template: str, client: Client) -> str:
 
     The variables are `#ID`, `#ROOM`, `#REMOTE_ADDR`, `#QUERY_STRING` and `#QUERY_NAME` for the
     query parameter `name`, which is URL-encoded: a space is `%20`; `#USER` and `#USER_NAME` for
-    what --auth has said. Values are escaped as in a JSON string, and none has a line break.
+    what --auth has said; `#RESTORED` is for --resumemsg. Values are escaped as in a JSON string,
+    and none has a line break.
     Decoded are `#TEXT_NAME`, `#JSON_NAME`, in quotes, and `#QUERY`, an object of all parameters.
     """
     query = client.request.query

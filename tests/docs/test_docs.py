@@ -294,6 +294,18 @@ def test_the_table_of_modules_has_each_of_them() -> None:
     assert listed == sorted(listed)
 
 
+def test_what_a_module_may_hang_on_the_server_is_told() -> None:
+    """Three places were missing: who wants one has to find it in the code."""
+    source = SOURCE.partition("# What follows is set by")[2].partition("game = config.game")[0]
+    places = re.findall(r"^        self\.(\w+)", source, re.MULTILINE)
+    guide = (ROOT / "net" / "README.md").read_text(encoding="utf-8")
+    table = guide.partition("What a module may hang on the server")[2].partition("\n\nModules")[0]
+    rows = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(places) > 10
+    assert [name for name in places if name not in told] == []
+
+
 PAGES = sorted(
     path
     for path in (*ROOT.glob("*.md"), *(p for d in PARTS for p in (ROOT / d).rglob("*.md")))
