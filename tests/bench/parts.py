@@ -9,6 +9,7 @@ The best of some repetitions: what is left when nothing interrupts. Versions are
 from __future__ import annotations
 
 import _thread
+import argparse
 import importlib.util
 import inspect
 import itertools
@@ -163,4 +164,6 @@ def main(others: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python3 -m tests.bench.parts")
+    parser.add_argument("file", nargs="*", metavar="FILE", help="another version, in turn")
+    main(parser.parse_args().file)

@@ -50,6 +50,7 @@ from tests.bench.scenarios import (
 )
 from tests.support import (
     BINARY,
+    PATIENCE,
     PING,
     ROOT,
     TEXT,
@@ -530,3 +531,11 @@ def test_what_is_no_crowd_is_refused(text: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         crowd.main([text, "--peers=none"])
     assert repr(text) in capsys.readouterr().err
+
+
+def test_what_measures_the_parts_tells_how_it_is_called() -> None:
+    """It took `--help` for a file to measure, and ended with a traceback."""
+    command = [sys.executable, "-m", "tests.bench.parts", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "FILE" in done.stdout
