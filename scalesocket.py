@@ -1449,7 +1449,6 @@ class Connection:
     """
 
     IS_DIRECT: ClassVar[bool] = bool(_DONT_WAIT)  # frames go to the socket as they are
-    replay: Replay | None = None  # sends it the past before all else (net/history.py)
 
     def __init__(
         self,
@@ -1697,6 +1696,11 @@ class Connection:
             if patience <= 0:
                 return False
             self._freed.wait(patience)
+
+    @property
+    def lags(self) -> bool:
+        """Whether the peer is behind, and is to be looked after; net/history.py knows more."""
+        return self.is_full
 
     def overflows(self, size: int) -> bool:
         """Whether it is full, and `size` bytes more are more than even a game may send it."""
@@ -3549,10 +3553,6 @@ class Members:
         """Keep what a game has broadcast; return who gets it with the past, not by itself."""
         return ()
 
-    def is_outrun(self) -> bool:
-        """Whether there are only newcomers, and none of them keeps up."""
-        return False
-
     def send(self, outputs: Sequence[Output]) -> list[Client]:
         """Send messages to those they are for; return whose backlog is full now."""
         full = []
@@ -3626,7 +3626,7 @@ class Room:
         self.thread = threading.get_ident()  # its own, once that runs
         self.backend = registry.make_backend()  # not started yet
         self._opener = opener
-        self._stall = registry.config.stall  # seconds that a full backlog may make no progress
+        self.stall = registry.config.stall  # seconds that a full backlog may make no progress
         self._outbox: list[Addressed] = []  # what a game has said since its hook was called
         self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
@@ -3688,29 +3688,17 @@ class Room:
         """Look after a client while it lags behind: one that takes nothing is closed."""
         if not client.is_watched:
             client.is_watched = True
-            period = min(max(self._stall, 0.1), 1.0)  # seconds
+            period = min(max(self.stall, 0.1), 1.0)  # seconds
             self.registry.timer.call_later(period, functools.partial(self._look_after, client))
 
     def _look_after(self, client: Client) -> None:  # on the poller's thread
-        connection, replay = client.connection, client.connection.replay
         client.is_watched = False  # first: what changes from now on calls `watch` again
-        if client.departed:
-            if replay and replay.is_lost:
-                connection.abort()
-            elif replay:
-                self.watch(client)
-        elif replay or connection.is_full:
-            if self.is_stuck(client):
-                self.drop_slow(client)
-            else:
-                self.watch(client)
-
-    def is_stuck(self, client: Client) -> bool:
-        """Whether a client that lags behind takes nothing, or lags too far."""
-        connection, replay = client.connection, client.connection.replay
-        # With --stall 0 one who has only come need not have taken all of the past at once.
-        patience = self._stall or (1.0 if replay else 0.0)
-        return connection.has_stalled(patience) or bool(replay and replay.is_lost)
+        if client.departed or not client.connection.lags:
+            return
+        if client.connection.has_stalled(self.stall):
+            self.drop_slow(client)
+        else:
+            self.watch(client)
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""
@@ -3778,10 +3766,8 @@ class Room:
             else:
                 full += self.members.send(list(some))
         for client in full:
-            if not client.connection.wait_while_full(self._stall):
+            if not client.connection.wait_while_full(self.stall):
                 self.drop_slow(client)
-        while self.members.is_outrun():  # only newcomers, far behind: the child waits for them
-            time.sleep(0.01)
 
     # -- the room's thread --
 
@@ -3813,7 +3799,7 @@ class Room:
                 for client in clients:
                     connection = client.connection
                     if connection.is_full and (
-                        connection.overflows(len(data)) or self.is_stuck(client)
+                        connection.overflows(len(data)) or connection.has_stalled(self.stall)
                     ):
                         slow.append(client)
                         continue

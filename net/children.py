@@ -342,7 +342,7 @@ class PtyBackend(ProcessBackend):
         """Tell clients the terminal's size. Nobody is waited for: see `Room.flush`."""
         room = self._room
         for client in room.members.send([Route(Opcode.TEXT, [self._size], to)]):
-            if client.connection.overflows(0) or room.is_stuck(client):
+            if client.connection.overflows(0) or client.connection.has_stalled(room.stall):
                 room.drop_slow(client)
             else:
                 room.watch(client)

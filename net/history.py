@@ -17,6 +17,7 @@ import math
 import queue
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -411,6 +412,8 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
+        if self._client.departed and self.is_lost:  # its room does not look after it any more
+            self._connection.abort()
         if self._is_over() or not self._connection.replay:
             self._end()
         elif self._connection.has_space:  # if not, it wakes us later
@@ -420,6 +423,15 @@ class Replay:
                 self.wake()
             elif self._members.promote(self._client, self):
                 self._end()
+
+    def wait(self, limit: int) -> bool:
+        """Wait while its room speaks to nobody who can follow; return whether less is held back.
+
+        Nobody waits for a newcomer else. But if there are only such, the child waits for them.
+        """
+        while self._members.is_outrun():
+            time.sleep(0.01)
+        return self.held < limit
 
     def has_caught_up(self, *, for_now: bool = False) -> bool:
         """Whether it has been sent all there is, and, but `for_now`, no earlier room can add."""
@@ -484,6 +496,8 @@ class Replay:
 class HoldingConnection(Connection):
     """A connection that holds back what is sent while a replay tells its peer the past."""
 
+    replay: Replay | None = None
+
     def open(self) -> None:
         """Send the response of the opening handshake; then a replay may begin."""
         super().open()
@@ -510,9 +524,22 @@ class HoldingConnection(Connection):
     def wait_while_full(self, stall: float) -> bool:
         """Wait for the peer, but not for a newcomer that is still being sent the history."""
         with self.lock:
-            if self.replay is not None:
-                return self.replay.held < self._max_backlog
-        return super().wait_while_full(stall)
+            replay = self.replay
+        return replay.wait(self._max_backlog) if replay else super().wait_while_full(stall)
+
+    @property
+    def lags(self) -> bool:
+        """Whether the peer is behind: also while it is told the past."""
+        return self.is_full or self.replay is not None
+
+    def has_stalled(self, stall: float) -> bool:
+        """Whether the peer takes nothing, or is too far behind.
+
+        With --stall 0 one who has only come need not have taken all of the past at once.
+        """
+        if (replay := self.replay) is None:
+            return super().has_stalled(stall)
+        return replay.is_lost or super().has_stalled(stall or 1.0)
 
     def overflows(self, size: int) -> bool:
         """Whether even a game may not send so much more; what comes of the past is no fault."""
@@ -636,8 +663,10 @@ class HistoryMembers(Members):
         """Send messages to those they are for; return whose backlog is full now."""
         full = super().send(outputs)
         if self.newcomers:
+            is_outrun = self.is_outrun()
             with self._lock:
-                full += [c for c in self.newcomers if c.connection.is_full and c not in full]
+                slow = [c for c in self.newcomers if is_outrun or c.connection.is_full]
+                full += [client for client in slow if client not in full]
         return full
 
     # -- under the lock --

@@ -306,8 +306,6 @@ class Seat:
         limit: bytes of messages that are kept for it.
     """
 
-    replay = None
-
     def __init__(self, client: Client, kind: str, seats: Seats, limit: int) -> None:
         self.client = client
         self.kind = kind
@@ -349,6 +347,12 @@ class Seat:
         """Bytes that wait for its connection."""
         connection = self._connection
         return 0 if connection is None else connection.backlog_size
+
+    @property
+    def lags(self) -> bool:
+        """Whether its connection does."""
+        connection = self._connection
+        return connection is not None and connection.lags
 
     def wait_while_full(self, stall: float) -> bool:
         """As of a connection; one that is lost holds nobody up."""
