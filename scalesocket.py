@@ -112,7 +112,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -1018,7 +1018,7 @@ class Messages:
     opcode: int  # TEXT or BINARY
     payloads: list[bytes]
     size: int  # bytes of memory or wire that they took, for accounting
-    source: Connection | None = None  # with --resume: the connection that they came by
+    source: Connection | None = None  # what they came by, if that matters (net/seats.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1072,7 +1072,6 @@ class WebSocketProtocol:
         self.encoding = encoding
         self.is_open = True  # until their Close or their error: then nothing is read (7.1.7)
         self.pending = False  # `receive` has more to give from what it has got
-        self.source: Connection | None = None  # for `Messages.source` (--resume)
         self._parser = FrameParser(
             masked=role is Role.SERVER, max_length=max_message, allowed_rsv=encoding.rsv
         )
@@ -1107,7 +1106,7 @@ class WebSocketProtocol:
             if payloads:
                 valid = valid_text_count(payloads) if opcode == Opcode.TEXT else len(payloads)
                 if valid:
-                    events.append(Messages(opcode, payloads[:valid], size, self.source))
+                    events.append(Messages(opcode, payloads[:valid], size))
                 if valid < len(payloads):
                     raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8")
                 return self._parser.has_bytes
@@ -1121,7 +1120,7 @@ class WebSocketProtocol:
         if message is not None:
             size = len(message) + 64  # about what a bytes object costs beside its content
             self._given += size
-            events.append(Messages(self._assembler.opcode, [message], size, self.source))
+            events.append(Messages(self._assembler.opcode, [message], size))
         return self._given < EVENTS_SIZE
 
     def _take_control(self, frame: Frame, events: list[Event]) -> None:
@@ -1836,53 +1835,34 @@ def check_thread(owner: int, call: str) -> None:
         )
 
 
+@dataclass(eq=False, repr=False)
 class Client:
     """A member of a room: messages come from one, and go to one.
 
     It is not the socket: with --resume a client outlives its connection. In-process games
     get this object in their hooks; `id`, `request`, `data`, `send` and `close` are theirs.
-
-    Args:
-        client_id: unique in this server, from 1 on.
-        room_name: the room asked for.
-        request: the upgrade request.
-        connection: what it is connected by.
-        peer: its address and port.
-        local: address and port of ours that it connected to.
-        secure: it came over TLS.
     """
 
+    id: int  # unique in this server, from 1 on
+    room_name: str  # the room asked for
+    request: Request  # for an upgrade
+    connection: Connection  # what it is connected by
+    _: KW_ONLY
+    peer: Endpoint  # its address and port
+    local: Endpoint  # address and port of ours that it connected to
+    secure: bool = False  # it came over TLS
     user: str = ""  # as --auth or `on_auth` has named it
-    claims: Mapping[str, str] = MappingProxyType({})  # what else --auth has said of the user
+    claims: Mapping[str, str] = field(default_factory=dict)  # what else --auth has said of the user
+    since: float = field(default_factory=time.monotonic)
+    data: dict[str, Any] = field(default_factory=dict)  # the game's own
+    room: Room | None = None  # set when it joins
     seat: Seat | None = None  # with --resume: outlives the socket, and is `connection`, too
-    dropped = False  # its seat has no connection now
-    restored = False  # it came back, and has kept nothing of what it had been sent
-
-    def __init__(
-        self,
-        client_id: int,
-        room_name: str,
-        request: Request,
-        connection: Connection,
-        *,
-        peer: Endpoint,
-        local: Endpoint,
-        secure: bool = False,
-    ) -> None:
-        self.id = client_id
-        self.room_name = room_name
-        self.request = request
-        self.connection = connection
-        self.peer = peer
-        self.local = local
-        self.secure = secure
-        self.since = time.monotonic()
-        self.data: dict[str, Any] = {}  # the game's own
-        self.room: Room | None = None  # set when it joins
-        self.departed = False  # its seat is taken back; guarded by the registry's lock
-        self.kicked = False  # its backend wants no more of it
-        self.left = False  # its game has been told that it has gone
-        self.is_watched = False  # `Room._look_after` will be called for it
+    dropped: bool = False  # its seat has no connection now
+    restored: bool = False  # it came back, and has kept nothing of what it had been sent
+    departed: bool = False  # its seat is taken back; guarded by the registry's lock
+    kicked: bool = False  # its backend wants no more of it
+    left: bool = False  # its game has been told that it has gone
+    is_watched: bool = False  # `Room._look_after` will be called for it
 
     @property
     def address(self) -> str:
@@ -5913,10 +5893,8 @@ def check_options(config: Config) -> None:
             feature.check_options(config)
     refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     framings = (config.clientframe, config.serverframe)
-    if "gwsocket" in framings:  # what is missing is said now, and not when it is needed
-        load_feature("gwsocket", "--frame=gwsocket")
-    if config.binary:
-        load_feature("binary", "--binary")
+    for mode in framings:  # what is missing is said now, and not when it is needed
+        make_framing(config, mode, lambda *_: None)
     refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
     if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
         load_feature("templates", "more than #ID in --joinmsg or --leavemsg")

@@ -168,7 +168,6 @@ class LineProtocol:
     pending = False
     answers_close = False
     ping = pong = b""
-    source: Connection | None = None  # of its messages, if they are a seat's
 
     def __init__(self, *, max_message: int) -> None:
         self._max_message = max_message
@@ -204,7 +203,7 @@ class LineProtocol:
         valid = valid_text_count(lines[:short])
         events: list[Event] = []
         if valid:
-            events.append(Messages(Opcode.TEXT, lines[:valid], size, self.source))
+            events.append(Messages(Opcode.TEXT, lines[:valid], size))
         if valid < min(short, len(lines)):
             events.append(Closing(CloseCode.INVALID_DATA, "line is not UTF-8", failed=True))
         elif short < len(lengths):

@@ -244,7 +244,7 @@ class SeatProtocol:
 
     def __init__(self, protocol: WebSocketProtocol | LineProtocol, connection: Connection) -> None:
         self._protocol = protocol
-        self.connection = protocol.source = connection
+        self.connection = connection
         self.is_waiting = True  # its first message has not come
         self._behind: list[Event] = []  # that, and not given out
         self.pending = protocol.pending  # `receive` has more to give though no more bytes come
@@ -257,6 +257,9 @@ class SeatProtocol:
     def receive(self, data: bytes) -> list[Event]:
         """Take the bytes of one `recv`; return what they amount to."""
         events = self._protocol.receive(data)
+        for event in events:
+            if isinstance(event, Messages):
+                event.source = self.connection
         if self._behind:
             events, self._behind = self._behind + events, []
         if self.is_waiting:

@@ -1038,12 +1038,13 @@ def make_client(number: int, room: Room, facts: Mapping[str, Any]) -> Client:
         peer=tuple(facts["peer"]),
         local=tuple(facts["local"]),
         secure=facts["secure"],
+        user=facts["user"],
+        claims=facts["claims"],
+        room=room,
+        dropped=True,
     )
-    client.user, client.claims = facts["user"], facts["claims"]
     if facts["name"] is not None:
         client.name = facts["name"]
-    client.room = room
-    client.dropped = True
     return client
 
 
