@@ -114,7 +114,6 @@ from collections.abc import (
 )
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
@@ -126,7 +125,7 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.deflate import Inflater
     from scalesocket.net.descendants import Orphans
     from scalesocket.net.drain import Drain
-    from scalesocket.net.history import Archive, Histories, History, Replay
+    from scalesocket.net.history import Archive, Histories, History
     from scalesocket.net.lines import LineProtocol
     from scalesocket.net.metrics import Metrics, Totals
     from scalesocket.net.relay import Relays
@@ -3054,9 +3053,8 @@ class GameRoom:
         if self._room.log.traces:
             self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
         if not excluded:  # only what is for everyone is also for those who come later
-            if self._room.members.newcomers:
-                self._room.flush()  # what they were sent before
-            excluded = {client.id for client in self._room.members.remember(message)}
+            told = self._room.members.remember(message, self._room.flush)
+            excluded = {client.id for client in told}
         if excluded:
             groups = group(c for c in self.clients.values() if c.id not in excluded)
         else:
@@ -3504,7 +3502,6 @@ class Members:
     """The clients that are sent what a room's backend says."""
 
     history: History | None = None  # what newcomers get (--cache)
-    newcomers: Mapping[Client, Replay] = MappingProxyType({})  # are still being told it
 
     def __init__(self, traffic: Traffic, log: RoomLog) -> None:
         self._traffic = traffic
@@ -3529,8 +3526,8 @@ class Members:
         with self._lock:
             self._members.pop(client.id, None)
 
-    def remember(self, message: str | bytes) -> Collection[Client]:
-        """Keep what a game has broadcast; return who gets it with the past, not by itself."""
+    def remember(self, message: str | bytes, flush: Callable[[], None]) -> Collection[Client]:
+        """Keep what a game has broadcast, once all before is sent; return who gets it there."""
         return ()
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
@@ -3869,8 +3866,6 @@ class RoomRegistry:
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
-        self.holder: Seats | None = None  # of seats that outlive their connections (--resume)
-        self.owns: Callable[[str], bool] = lambda _room: True  # is a room this process's?
 
     def join(self, client: Client) -> Room:
         """Give a client a seat in its room, which is made if need be.

@@ -19,7 +19,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from scalesocket import (
@@ -598,12 +598,11 @@ class HistoryMembers(Members):
     """
 
     history: History
-    newcomers: dict[Client, Replay]
 
     def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
         super().__init__(traffic, log)
         self.history = history
-        self.newcomers = {}  # guarded by the lock, too
+        self.newcomers: dict[Client, Replay] = {}  # guarded by the lock, too
 
     def add(self, client: Client) -> bool:
         """Make a client a member, and give it the history; return whether it is still behind.
@@ -639,7 +638,7 @@ class HistoryMembers(Members):
             self._members.pop(client.id, None)
             self.newcomers.pop(client, None)
 
-    def remember(self, message: str | bytes) -> Collection[Client]:
+    def remember(self, message: str | bytes, flush: Callable[[], None]) -> Collection[Client]:
         """Keep what an in-process game has broadcast; return who is sent it from there."""
         if not self.history.wants(Route(Opcode.TEXT, [])):
             return ()
@@ -647,6 +646,8 @@ class HistoryMembers(Members):
             opcode, payload = Opcode.TEXT, message.encode(errors="replace")
         else:
             opcode, payload = Opcode.BINARY, bytes(memoryview(message))  # no number, or list
+        if self.newcomers:
+            flush()  # what they were sent before
         with self._lock:
             self.history.add(opcode, [payload])
             return list(self.newcomers)

@@ -24,7 +24,7 @@ from scalesocket import (
     log,
 )
 
-from .history import MAX_REMEMBERED_ROOMS
+from .history import MAX_REMEMBERED_ROOMS, HistoryMembers
 
 OPTIONS = (("--metrics", "", FLAG, "OpenMetrics at /metrics"),)
 
@@ -195,8 +195,8 @@ class Metrics:
         histories = self._registry.histories
         archive = None if histories is None else histories.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)
-        newcomers = [r for room in rooms for r in dict(room.members.newcomers).values()]
-        left = sum(replay.left for replay in newcomers)
+        told = [room.members for room in rooms if isinstance(room.members, HistoryMembers)]
+        left = sum(replay.left for some in told for replay in some.newcomers.copy().values())
         yield self._family("history_bytes", "gauge", "Kept for newcomers.", size, "bytes")
         yield self._family("replay_bytes", "gauge", "Yet to be replayed.", left, "bytes")
         text = "Messages of histories that outgrew --cachebytes."

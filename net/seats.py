@@ -950,4 +950,4 @@ def digest(token: str) -> bytes:
 
 def set_up(server: Server) -> None:
     """Have a server's clients take seats."""
-    server.seats = server.registry.holder = Seats(server.config, server.registry, server.limits)
+    server.seats = Seats(server.config, server.registry, server.limits)

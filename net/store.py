@@ -133,6 +133,7 @@ def check_options(config: Config) -> None:
 def set_up(server: Server) -> None:
     """Have what is stored opened before the first room is made, and written at the end."""
     if isinstance(server.registry, StoredRooms):  # or --reload has left no more than --saveevery
+        server.registry.server = server
         server.services.append(server.registry)
 
 
@@ -1076,6 +1077,7 @@ def make_rooms(config: Config, timer: Poller) -> StoredRooms:
 class StoredRooms(RoomRegistry):
     """The rooms, of which some are stored; see `RoomRegistry`."""
 
+    server: Server  # theirs
     room_type = StoredRoom
     ending_time = ROOM_TIMEOUT  # seconds that a client waits for a room to be saved, or read
 
@@ -1101,10 +1103,10 @@ class StoredRooms(RoomRegistry):
 
     def _note_stored(self, rooms: dict[str, bool]) -> None:
         """Note which rooms are stored, before any is made; on the writer's thread."""
+        worker = self.server.worker
+        own = {name: kept for name, kept in rooms.items() if worker is None or worker.owns(name)}
         with self.lock:
-            self._dormant = {
-                name: Dormant(kept=kept) for name, kept in rooms.items() if self.owns(name)
-            }
+            self._dormant = {name: Dormant(kept=kept) for name, kept in own.items()}
             first = list(self._dormant.items())
         self.timer.call_later(self._patience, lambda: self._give_up(first))
         if first:
@@ -1331,7 +1333,7 @@ class StoredRooms(RoomRegistry):
         """Give a room that has not started what is stored of it; the lock is held."""
         room.bring_back(record)
         is_game = isinstance(room.backend, GameBackend)
-        holder, seats = self.holder, []
+        holder, seats = self.server.seats, []
         room.returned = {}
         for stored in record.seats:
             if holder is None:  # --resume is no longer given

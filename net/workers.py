@@ -210,7 +210,6 @@ class Worker:
         """Have a server be one of several that have the same listeners; before it runs."""
         server.worker, server.site.gather = self, self.gather
         server.takers.insert(0, self.take)
-        server.registry.owns = self.owns
         server.registry.client_ids = self.client_ids
         if server.config.tcp:
             config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))

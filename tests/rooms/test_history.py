@@ -23,6 +23,7 @@ from scalesocket.net.lines import LINES
 
 import scalesocket
 from scalesocket import (
+    CloseCode,
     Opcode,
     Poller,
     Role,
@@ -787,6 +788,30 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
     assert connection.is_full
     connection.dispose()
     wait_until(lambda: connection.fileno() < 0)  # the poller closes it
+    theirs.close()
+
+
+def test_who_has_left_and_is_too_far_behind_for_its_last_words_is_cut_off(poller: Poller) -> None:
+    archive = Archive()  # its thread does not run: this one does what that would
+    history = History(100, tagged=False, archive=archive, limit=64 * 1024)
+    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history.open()
+    history.add(Opcode.TEXT, [b"x" * 20_000])
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
+    connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
+    client: Any = Seat(1, connection)
+    assert members.add(client)
+    replay = members.newcomers[client]
+    client.departed = True  # kicked: its Close waits behind the past
+    connection.close(CloseCode.NORMAL)
+    for _ in range(10):
+        history.add(Opcode.TEXT, [b"x" * 20_000])
+    assert connection.is_alive() and replay.is_lost
+    replay.advance()
+    assert not connection.is_alive()
+    assert not history.followers
+    connection.dispose()
     theirs.close()
 
 
