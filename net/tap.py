@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import enum
+import errno
 import os
 import socket
 import struct
@@ -65,6 +66,8 @@ PATIENCE = 2.0  # seconds to wait for a disk that takes nothing; below the usual
 GATHER_TIME = 0.02  # seconds; waking the thread for each record would slow down the game
 STOP_TIMEOUT = 5.0  # seconds for what is on a tape to be consumed at the end
 CHUNK_SIZE = 64 * 1024  # bytes of a file sent at once
+# Whether to close with bytes unread resets a connection, as RFC 1122 section 4.2.2.13 asks.
+RESETS_UNREAD = sys.platform == "linux"
 
 Address: TypeAlias = tuple[str, int]
 
@@ -404,9 +407,25 @@ class TappedSocket(socket.socket):
     def close(self) -> None:
         """Close as a socket does."""
         if self.fileno() >= 0:
+            unread = bool(self._watchers) and not self._deaf and self._look_once_more()
             linger = self.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
-            self._note(Event.RESET if linger == struct.pack("ii", 1, 0) else Event.CLOSED)
+            resets = linger == struct.pack("ii", 1, 0) or (unread and RESETS_UNREAD)
+            self._note(Event.RESET if resets else Event.CLOSED)
         super().close()
+
+    def _look_once_more(self) -> bool:
+        """Note how the peer has ended, if nobody has heard of it; return whether bytes wait."""
+        self.settimeout(0)
+        error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            waiting = super().recv(1, socket.MSG_PEEK)
+        except OSError:
+            waiting = None
+        if waiting == b"" and error != errno.ECONNRESET:
+            self._note(Event.PEER_ENDED)
+        if error in (errno.ECONNRESET, errno.EPIPE):  # EPIPE: behind the peer's end
+            self._note_reset()
+        return bool(waiting)
 
     @contextlib.contextmanager
     def _in_order(self) -> Iterator[None]:

@@ -817,8 +817,8 @@ class Ends:
 
     def finish(self) -> list[Packet]:
         """Close all, and return what was recorded."""
-        self.client.close()
         self.server.close()
+        self.client.close()
         if not self._finished:
             self.taps.close()
         self._finished = True
@@ -964,6 +964,56 @@ def test_a_reset_behind_the_end_of_the_peer_is_recorded_as_one(ends: Ends) -> No
     ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ends.server.close()
     assert flags_of(ends.finish())[3:] == [(2, PSH | ACK), (1, RST | ACK)]
+
+
+def break_off(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize("way", ["close", "break off", "close behind our end"])
+def test_a_reset_that_nobody_has_heard_of_is_the_peers(ends: Ends, way: str) -> None:
+    """Nothing was received or sent behind it: it was recorded as our end, or as our reset."""
+    ends.begin()
+    if way == "close behind our end":
+        ends.server.shutdown(socket.SHUT_WR)
+    break_off(ends.client)
+    wait_until(lambda: is_hung_up(ends.server))
+    if way == "break off":
+        break_off(ends.server)
+    ours = [(2, FIN | ACK)] if way == "close behind our end" else []
+    assert flags_of(ends.finish())[3:] == [*ours, (1, RST | ACK)]
+
+
+def test_a_reset_behind_an_end_of_which_nobody_has_heard_is_recorded_with_it(ends: Ends) -> None:
+    ends.begin()
+    ends.client.close()
+    ends.server.send(b"x")
+    wait_until(lambda: is_hung_up(ends.server))
+    ends.server.close()
+    assert flags_of(ends.finish())[3:] == [(2, PSH | ACK), (1, FIN | ACK), (1, RST | ACK)]
+
+
+def test_an_end_of_the_peer_that_nobody_has_received_stands_before_ours(ends: Ends) -> None:
+    ends.begin()
+    ends.client.shutdown(socket.SHUT_WR)
+    wait_until(lambda: can_be_read(ends.server))
+    assert flags_of(ends.finish())[3:] == [(1, FIN | ACK), (2, FIN | ACK), (1, ACK)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others close with a FIN")
+def test_to_close_with_bytes_unread_is_recorded_as_the_reset_that_it_is(ends: Ends) -> None:
+    ends.begin()
+    ends.client.sendall(b"never read")
+    wait_until(lambda: can_be_read(ends.server))
+    ends.server.close()
+    with pytest.raises(ConnectionResetError):
+        ends.client.recv(100)
+    assert flags_of(ends.finish())[3:] == [(2, RST | ACK)]
+
+
+def can_be_read(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 def is_hung_up(sock: socket.socket) -> bool:
