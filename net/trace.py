@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+import contextlib
 import hashlib
 import itertools
 import os
@@ -47,6 +48,7 @@ SHOWN_TEXT = 480  # characters of a text
 SHOWN_BYTES = 128  # bytes of what is no text
 MAX_PENDING = 64  # requests of a connection that are looked at before they are answered
 INDENT = "    "
+WIDEST = 1000  # columns, of a file or a pipe
 TAIL = b"\x00\x00\xff\xff"  # what RFC 7692 section 7.2.1 leaves out at the end
 
 OPCODES = {opcode.value: opcode.name.lower() for opcode in Opcode}
@@ -282,18 +284,24 @@ def dump(data: bytes) -> str:
     return data.hex(" ")
 
 
-def draw_table(columns: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return three lines: the columns' titles, what is on the wire, and what that means."""
+def draw_table(columns: Sequence[tuple[str, str, str]], width: int) -> list[str]:
+    """Return three lines: the columns' titles, what is on the wire, and what that means.
+
+    Columns for which a terminal of that width has no space stand below the others.
+    """
     widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+    ends = list(itertools.accumulate((w + 3 for w in widths), initial=1))
+    count = max(1, sum(end <= width for end in ends[1:]))
+    rows = zip(*columns[:count], strict=True)
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths[:count], strict=True)) + " |"
         for row in rows
     ]
+    return lines + draw_table(columns[count:], width) if columns[count:] else lines
 
 
-def draw_header(frame: SeenFrame, compressed: bool) -> list[str]:
-    """Return a frame's header as a table."""
+def draw_header(frame: SeenFrame, compressed: bool, width: int = WIDEST) -> list[str]:
+    """Return a frame's header as a table, or as some if it is wider than that."""
     short = frame.header[1] & 0x7F
     follow = {126: "16 bits follow", 127: "64 bits follow"}.get(short, str(frame.length))
     columns = [
@@ -307,7 +315,7 @@ def draw_header(frame: SeenFrame, compressed: bool) -> list[str]:
         columns.append(("extended length", dump(frame.extended), str(frame.length)))
     if frame.masked:
         columns.append(("masking key", dump(frame.key), ""))
-    return draw_table(columns)
+    return draw_table(columns, width)
 
 
 def draw_bytes(data: bytes, length: int) -> list[str]:
@@ -566,7 +574,7 @@ class TracedFlow(Flow):
                 continue
             compression = messages.compression
             compressed = compression and frame.begins_message and frame.rsv & RSV1
-            lines = draw_header(frame, bool(compressed))
+            lines = draw_header(frame, bool(compressed), self._printer.width - len(INDENT))
             faults += find_faults(frame, from_client=way == "<", compression=compression)
             lines += [f"! {fault}" for fault in faults]
             if plain is None:
@@ -619,6 +627,7 @@ class Printer:
         self._offset = 0.0  # from the monotonic clock to the wall's, in seconds
         self._hidden = 0
         self.hurried = False  # there is too much to show
+        self.width = WIDEST  # columns
 
     def wants(self, room: str | None, *kinds: str, urgent: bool = False) -> bool:
         """Whether something is to be shown now; if it would be, but for the hurry, count it.
@@ -665,6 +674,11 @@ class Printer:
     def set_clock(self) -> None:
         """Take the time of day from the system's clock again."""
         self._offset = time.time() - time.monotonic()
+
+    def measure(self) -> None:
+        """Ask a terminal how wide it is now."""
+        with contextlib.suppress(OSError):  # it is none
+            self.width = os.get_terminal_size(self._stream.fileno()).columns or WIDEST
 
     def flush(self, *, last: bool = False) -> None:
         """Write what waits.
@@ -728,6 +742,7 @@ class Tracer:
             return
         self._printer.hurried = self._tape.is_behind
         self._printer.set_clock()
+        self._printer.measure()
         try:
             for record in records:
                 flow = record[1]

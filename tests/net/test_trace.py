@@ -112,6 +112,24 @@ def test_each_form_of_length_is_drawn(size: int, short: str, meaning: str, exten
     assert frame.length == size and len(frame.payload) == min(size, KEPT_SIZE)
 
 
+@pytest.mark.parametrize("size", [5, 300, 70_000])
+def test_the_table_of_a_header_fits_into_a_terminal_of_any_width(size: int) -> None:
+    """At 80 columns each line of the table of a long message went on in the next one."""
+    (frame,) = FrameReader().feed(from_client(Opcode.CONTINUATION, bytes(size)))
+
+    def cells(lines: Sequence[str]) -> list[str]:
+        return [cell.strip() for line in lines for cell in line.strip("|").split("|")]
+
+    whole = draw_header(frame, False)
+    assert len(whole) == 3
+    for width in range(30, 200):
+        lines = draw_header(frame, False, width)
+        assert max(map(len, lines)) <= width
+        rows = [cells(lines[n::3]) for n in range(3)]
+        assert rows == [cells([line]) for line in whole]
+        assert len(lines) == 3 or len(whole[0]) > width
+
+
 def test_frames_are_found_however_the_bytes_are_cut(trace: Trace) -> None:
     session = trace.open()
     session.upgrade()
@@ -582,6 +600,28 @@ def test_a_terminal_gets_colours_unless_it_wants_none(
         text = os.read(screen, 10_000).decode()
     os.close(screen)
     assert ("\x1b[36m" in text) == (not no_colour)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_it_is_as_wide_as_the_terminal_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    import termios
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen, terminal = os.openpty()
+    with open(terminal, "w", encoding="utf-8") as stream:
+        drawn = []
+        for width in (80, 120):
+            termios.tcsetwinsize(terminal, (24, width))
+            tracer = Tracer(stream)
+            session = Session(tracer.open(("192.0.2.1", 1)))
+            session.upgrade()
+            session.receive(from_client(Opcode.TEXT, b"x" * 300))
+            tracer.close()
+            drawn += [os.read(screen, 10_000).decode().splitlines()]
+    os.close(screen)
+    tables = [[line for line in lines if line.startswith("    |")] for lines in drawn]
+    assert [len(table) for table in tables] == [6, 3]
+    assert max(map(len, tables[0])) <= 80 < len(tables[1][0])
 
 
 def test_a_terminal_without_unicode_is_not_sent_any(tmp_path: Path) -> None:
