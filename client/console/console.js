@@ -238,7 +238,8 @@ function showView() {
 }
 
 const wanted = new URLSearchParams(location.search).get("room");
-if (wanted) $("room").value = wanted;
+const untouched = $("room").value === $("room").defaultValue; // nobody has typed while we came
+if (wanted && untouched) $("room").value = wanted;
 window.addEventListener("hashchange", showView);
 if ($("style").sheet?.cssRules.length) $("unloaded").remove(); // all of the page has come
 makeEditor();

@@ -23,7 +23,7 @@ from scalesocket import (
     encode_frame,
 )
 from tests import browser as in_browser
-from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, Visit, expect, sticking_out
+from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, Visit, expect, hold, sticking_out
 from tests.support import (
     ROOT,
     Call,
@@ -500,6 +500,29 @@ def test_the_handshake_is_drawn_and_its_accept_value_worked_out(open_tab: OpenTa
     assert accept_key(asked["Sec-WebSocket-Key"]) == answered["in base64"]
     links = page.locator("#drawing a").evaluate_all("(found) => found.map(({ href }) => href)")
     assert "https://www.rfc-editor.org/rfc/rfc6455#section-4.1" in links
+
+
+def test_what_is_typed_before_the_page_is_all_there_is_kept(
+    visit: Visit, server: ServerProcess
+) -> None:
+    """ "Connect" loaded the page anew, without it; and the address's room came in its place."""
+    page = visit(server, "/health")
+    let_go = hold(page, "**/console/console.js")
+    page.goto(server.http("/console/?room=attic"), wait_until="commit")
+    room = page.get_by_label("Room", exact=True)
+    room.fill("cellar")
+    page.get_by_label("Message", exact=True).fill("hello")
+    for name in ("Connect", "Send message", "Ping", "Close"):
+        page.get_by_role("button", name=name, exact=True).click()
+    let_go()
+    page.locator("body[data-server=live]").wait_for()
+    assert page.url == server.http("/console/?room=attic")
+    assert room.input_value() == "cellar"
+    assert page.get_by_label("Message", exact=True).input_value() == "hello"
+    page.get_by_role("button", name="Connect", exact=True).click()
+    page.locator("body[data-state=open]").wait_for()
+    choose(page, "sent", "handshake")
+    assert drawn_fields(page)["GET"] == "GET /cellar HTTP/1.1"
 
 
 def test_hello_goes_out_as_the_bytes_of_the_rfc_and_comes_back(open_tab: OpenTab) -> None:
