@@ -942,7 +942,6 @@ class Handshake:
     """The server's side of the opening handshake (RFC 6455 section 4.2).
 
     Args:
-        request: the upgrade request.
         subprotocols: what the server speaks; the first of the client's list that is among
             them is chosen.
         negotiate: accepts one of the extensions that are offered, if the server has any (9.1);
@@ -1858,10 +1857,10 @@ class Client:
     seat: Seat | None = None  # with --resume: outlives the socket, and is `connection`, too
     dropped: bool = False  # its seat has no connection now
     restored: bool = False  # it came back, and has kept nothing of what it had been sent
-    departed: bool = False  # its seat is taken back; guarded by the registry's lock
-    kicked: bool = False  # its backend wants no more of it
-    left: bool = False  # its game has been told that it has gone
-    is_watched: bool = False  # `Room._look_after` will be called for it
+    kicked: bool = False  # its backend has ended it: what it has said counts no more
+    departed: bool = False  # then: it is out of its room; guarded by the registry's lock
+    left: bool = False  # then: its game has been told
+    is_watched: bool = False  # `Room._check_lagging` will be called for it
 
     @property
     def address(self) -> str:
@@ -3304,8 +3303,8 @@ def choose_backend(config: Config) -> Callable[[], Backend]:
 # A room is one order of events. What its clients do is put into one inbox and taken out by one
 # thread; what its backend says goes to its members under one lock, together with the history
 # that newcomers get, so that between history and what follows there is no gap and no repeat.
-# A client in a room has a seat: seats are counted, and with the last one the room ends. It is a
-# member while it is sent what the backend says. (A `Seat` of --resume also outlives a connection.)
+# A client is one of the room's `clients` from when it joins until it leaves; with the last one the
+# room ends. It is a member while it is sent what the backend says.
 
 
 class Inbox:
@@ -3522,7 +3521,7 @@ class Members:
         return False
 
     def remove(self, client: Client) -> None:
-        """Take a client off the members; its seat has been taken back."""
+        """Take a client off the members; it has left the room."""
         with self._lock:
             self._members.pop(client.id, None)
 
@@ -3596,7 +3595,7 @@ class Room:
         self.traffic = Traffic()
         self.log = RoomLog(name)
         self.ending = self.inbox.closed  # set when the end has been decided
-        self.seats: set[Client] = set()  # guarded by the registry's lock
+        self.clients: set[Client] = set()  # who have joined; guarded by the registry's lock
         self.visits = 0  # how many clients have joined; guarded by that lock, too
         self.since = self.empty_since = time.monotonic()  # empty_since: also guarded by that lock
         self.is_timed = False  # also guarded by it: `RoomRegistry._collect` will be called
@@ -3619,7 +3618,7 @@ class Room:
     # -- a reader's thread, or a helper's --
 
     def join(self, client: Client) -> None:
-        """Let a client in who has got a seat; the registry's lock is held.
+        """Let a client in that is counted already; the registry's lock is held.
 
         The client is a member before the backend hears of it, or it could miss the answer. An
         in-order backend makes it one itself.
@@ -3666,9 +3665,9 @@ class Room:
         if not client.is_watched:
             client.is_watched = True
             period = min(max(self.stall, 0.1), 1.0)  # seconds
-            self.registry.timer.call_later(period, functools.partial(self._look_after, client))
+            self.registry.timer.call_later(period, functools.partial(self._check_lagging, client))
 
-    def _look_after(self, client: Client) -> None:  # on the poller's thread
+    def _check_lagging(self, client: Client) -> None:  # on the poller's thread
         client.is_watched = False  # first: what changes from now on calls `watch` again
         if client.departed or not client.connection.lags:
             return
@@ -3846,7 +3845,7 @@ class Room:
 
 
 class RoomRegistry:
-    """The rooms, the seats in them, and what outlives them."""
+    """The rooms, the clients in them, and what outlives them."""
 
     room_type: type[Room] = Room
 
@@ -3856,7 +3855,7 @@ class RoomRegistry:
         self.make_backend = choose_backend(config)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
-        self.lock = threading.Lock()  # guards all below, and each room's seats
+        self.lock = threading.Lock()  # guards all below, and each room's clients
         self._idle = threading.Condition(self.lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
         # Those whose thread has not finished, too. Its methods are atomic; copy it to iterate.
@@ -3868,7 +3867,7 @@ class RoomRegistry:
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
 
     def join(self, client: Client) -> Room:
-        """Give a client a seat in its room, which is made if need be.
+        """Let a client into its room, which is made if need be.
 
         Raises:
             ConnectionClosed: there are too many rooms, or clients in it (1013).
@@ -3880,9 +3879,9 @@ class RoomRegistry:
                 room = self._find_place(name)
                 if room is None:
                     room = made = self._make_room(client)
-                self._check_seats(room)
+                self._check_place(room)
                 client.room = room  # first: `leave` needs it, should memory run out below
-                room.seats.add(client)
+                room.clients.add(client)
                 room.visits += 1
                 room.join(client)
         finally:
@@ -3903,9 +3902,9 @@ class RoomRegistry:
         return self.lock.locked() or (is_asked_for if room is None else room.members.is_busy)
 
     def release(self, client: Client, left: Left) -> bool:
-        """Take back a seat; return False if that was done before.
+        """Take a client out of its room; return False if that was done before.
 
-        The room hears that the client `left`. If nobody else has a seat, it ends, at once or
+        The room hears that the client `left`. If nobody else is in it, it ends, at once or
         after --linger; all in one step, so that the next to join finds either this room alive
         or a fresh one.
         """
@@ -3917,8 +3916,8 @@ class RoomRegistry:
                 return False
             heard = room.inbox.put(left)  # first, as there may be no memory for it
             client.departed = True
-            room.seats.discard(client)
-            if not room.seats:
+            room.clients.discard(client)
+            if not room.clients:
                 room.empty_since = time.monotonic()
                 self._let_go(room)
         if not heard and left.reply is not None:  # the room is about to end, and answers nobody
@@ -3927,11 +3926,11 @@ class RoomRegistry:
         return True
 
     def vacate(self, room: Room) -> list[Client]:
-        """Take back all seats, and let newcomers have a fresh room; return who had one."""
+        """Take all clients out, and let newcomers have a fresh room; return who was there."""
         with self.lock:
             self._remove(room)
-            clients = list(room.seats)
-            room.seats.clear()
+            clients = list(room.clients)
+            room.clients.clear()
             for client in clients:
                 client.departed = True
         return clients
@@ -3950,8 +3949,8 @@ class RoomRegistry:
     def is_deserted(self, room: Room) -> bool:
         """Whether no client of a room is left, though their readers may not know it yet."""
         with self.lock:
-            seats = list(room.seats)
-        return not any([client.connection.probe() for client in seats])
+            clients = list(room.clients)
+        return not any([client.connection.probe() for client in clients])
 
     def refuse_new_rooms(self) -> None:
         """Let no more rooms be made, while those that are there go on (see net/drain.py)."""
@@ -4021,11 +4020,11 @@ class RoomRegistry:
         self.running.add(room)
         return room
 
-    def _check_seats(self, room: Room) -> None:
+    def _check_place(self, room: Room) -> None:
         game = self.config.game
         limits = self.config.maxclients, game.max_clients if game else 0
         limit = min((n for n in limits if n), default=0)
-        if limit and len(room.seats) >= limit:
+        if limit and len(room.clients) >= limit:
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"the room is full: {limit} at most")
         if room.inbox.departed >= MAX_DEPARTED:  # its backend hangs: who comes and goes adds up
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, "the room does not get on")
@@ -4051,7 +4050,7 @@ class RoomRegistry:
         """Look again at a room that was empty; somebody may have been there meanwhile."""
         with self.lock:
             room.is_timed = False
-            if not (room.seats or room.ending.is_set()):
+            if not (room.clients or room.ending.is_set()):
                 self._let_go(room)
 
 
@@ -4185,13 +4184,13 @@ class RoomsApi:
         room = self._registry.find(name)
         if room is None:
             return {}
-        connections = str(len(room.seats))
+        connections = str(len(room.clients))
         return {"": self._to_json(room), "metadata": room.metadata, "connections": connections}
 
     @staticmethod
     def _to_json(room: Room) -> str:
-        facts = {"name": room.name, "connections": len(room.seats)}
-        if dropped := sum(client.dropped for client in list(room.seats)):
+        facts = {"name": room.name, "connections": len(room.clients)}
+        if dropped := sum(client.dropped for client in list(room.clients)):
             facts["dropped"] = dropped
         return f'{json.dumps(facts)[:-1]}, "metadata": {room.metadata}}}'
 
@@ -4249,7 +4248,13 @@ class HttpSite:
 
 # ==== 13. Sessions and readers ===========================================================
 # The life of a connection is one generator, from the first byte of its request to its last. Readers
-# are the threads that run such lives, thousands of them on one thread if need be.
+# are the threads that run such lives, thousands of them on one thread if need be. That of a client,
+# with the thread that resumes it, and what that gives it (see `Want`):
+#
+#     acceptor  nothing      it wants a request: yield BYTES
+#     acceptor  the request  it has shaken hands, and has joined its room: yield MESSAGES
+#     reader    `Closing`    it has left the room, and has sent its Close: yield END
+#     reader    nothing      the peer has gone, too: it closes the socket
 
 
 def parse_room_name(path: str) -> str:
@@ -4291,14 +4296,10 @@ Opened: TypeAlias = "Generator[Want, Any, Client | None]"
 class Session:
     """A connection, from its first byte to its last.
 
-    Its life is one generator, `live`. Where it must wait, it yields a `Want`, and some thread calls
-    `resume` when that has come: a `Reader` for bytes, messages and the end, a helper thread (see
-    `Readers`) for whatever may block. Only one thread at a time has a session.
+    Its life is the generator `live`. Where it must wait, it yields a `Want`, and a `Reader`, or a
+    thread that may wait (a helper), resumes it. Only one thread at a time has a session.
 
     Args:
-        server: what it came to.
-        sock: has been accepted.
-        address: of the peer.
         early: what has been read from it already.
         over_limit: why it is refused (see `ConnectionLimits.enter`), or ""; None: not counted.
 
@@ -4411,7 +4412,7 @@ class Session:
         self.server.connections.add(connection)
 
     def join(self, client: Client) -> Life:
-        """Give a client its seat, or have it refused, and send the response of the handshake."""
+        """Let a client into its room, or refuse it, and send the response of the handshake."""
         registry, worker = self.server.registry, self.server.worker
         if registry.may_wait(client.room_name):
             yield Want.HELPER
@@ -4428,7 +4429,7 @@ class Session:
             worker.vouch(self, client.id)
 
     def leave(self, client: Client, closing: Closing) -> Life:
-        """Give back the seat, if it has one, and answer how the connection has ended."""
+        """Leave the room, if it is in one, and answer how the connection has ended."""
         if client.room is None:
             client.connection.answer(closing)
         else:
@@ -4444,7 +4445,7 @@ class Session:
                 insist(give_back)
 
     def _dismiss(self) -> None:
-        """Give back seat and socket; may be done again."""
+        """Leave the room, and give back the socket; may be done again."""
         server, client = self.server, self.client
         self.end_opening()
         if client is not None and client.room is not None and not client.departed:
@@ -4673,7 +4674,6 @@ class Reader(Poller):
     the interpreter lock, too. This saves a third of the processor time for 200 clients in a room.
 
     Args:
-        name: of the thread.
         readers: has threads for sessions that are not for this one.
         only: the session with which it ends.
     """
@@ -4686,7 +4686,7 @@ class Reader(Poller):
         self._ready: dict[Session, None] = {}  # in the order in which they are to be read
         self._paused: dict[Room, deque[Session]] = {}  # their room's inbox is full
         self._opening: dict[Session, None] = {}  # those that have a deadline
-        self._is_timed = False  # `_look_after` will be called
+        self._is_timed = False  # `_check_waiting` will be called
 
     # -- its thread --
 
@@ -4769,10 +4769,10 @@ class Reader(Poller):
     def _watch_over(self) -> None:
         """Look after those who wait, once a second as long as there are any."""
         if not self._is_timed:
-            self.call_later(1.0, self._look_after)
+            self.call_later(1.0, self._check_waiting)
             self._is_timed = True
 
-    def _look_after(self) -> None:
+    def _check_waiting(self) -> None:
         """End who takes too long, and read on from those who have gone while they were paused."""
         now = time.monotonic()
         for session in [session for session in self._opening if session.deadline <= now]:
@@ -4780,7 +4780,7 @@ class Reader(Poller):
             self._do(functools.partial(self.attend, session))
         for room, paused in self._paused.items():
             for session in [s for s in paused if not self._is_there(s)]:
-                self._resume(session, room)
+                self._unpause(session, room)
                 paused.remove(session)
         self._is_timed = False
         if self._opening or self._paused:
@@ -4862,20 +4862,20 @@ class Reader(Poller):
         self._paused[room].append(session)
 
     def _wait_for(self, room: Room) -> None:
-        room.inbox.when_freed(lambda: self.call_soon(lambda: self._resume_all(room)))
+        room.inbox.when_freed(lambda: self.call_soon(lambda: self._unpause_all(room)))
 
-    def _resume_all(self, room: Room) -> None:
+    def _unpause_all(self, room: Room) -> None:
         """Let who waits for a room go on, as long as there is room in its inbox."""
         paused = self._paused[room]
         while paused and not room.inbox.is_full:
-            self._resume(paused[0], room)
+            self._unpause(paused[0], room)
             paused.popleft()  # not before: without memory for that, it is tried again
         if paused:
             self._wait_for(room)
         else:
             del self._paused[room]
 
-    def _resume(self, session: Session, room: Room) -> None:
+    def _unpause(self, session: Session, room: Room) -> None:
         received, session.held = session.held, []
         try:
             if received:
@@ -5134,7 +5134,6 @@ class Listener:
 
     Args:
         sock: listens; does not block from now on, and is closed at the end.
-        server: what gets the connections.
         kind: of session that they become.
     """
 

@@ -198,14 +198,17 @@ class Console:
             "threads": threading.active_count(),
             "problem": self.problem,
             "rooms": found,
-            "totals": {**counters(traffic), "connections": sum(len(room.seats) for room in rooms)},
+            "totals": {
+                **counters(traffic),
+                "connections": sum(len(room.clients) for room in rooms),
+            },
         }
 
     @staticmethod
     def _describe_room(room: Room) -> dict[str, object]:
         return {
             "name": room.name,
-            "clients": [describe_client(client) for client in room.seats.copy()],
+            "clients": [describe_client(client) for client in room.clients.copy()],
             **counters(room.traffic),
             "inbox": room.inbox.size,
             "age": round(time.monotonic() - room.since, 3),

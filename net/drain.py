@@ -74,4 +74,4 @@ class Drain:
         relays = self._server.registry.relays
         if relays is not None and relays.count:
             return False
-        return not any(room.seats for room in self._server.registry.running.copy())
+        return not any(room.clients for room in self._server.registry.running.copy())

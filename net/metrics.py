@@ -146,12 +146,12 @@ class Metrics:
         counts = self._registry.counts
         seats: Counter[str] = Counter()
         for room in rooms:
-            seats[room.name] += len(room.seats)
-        connections = [client.connection for room in rooms for client in list(room.seats)]
+            seats[room.name] += len(room.clients)
+        connections = [client.connection for room in rooms for client in list(room.clients)]
         name = "websocket_connections"
         yield self._family(name, "counter", "Clients that have joined.", visits)
         yield self._family(f"{name}_open", "gauge", "Clients that are there.", seats)
-        dropped_seats = sum(client.dropped for room in rooms for client in list(room.seats))
+        dropped_seats = sum(client.dropped for room in rooms for client in list(room.clients))
         text = "Clients without a connection that may come back."
         yield self._family("seats_dropped", "gauge", text, dropped_seats)
         yield self._family("messages_received", "counter", "From clients.", traffic.messages_in)

@@ -137,7 +137,7 @@ class RateReader(Reader):
 
     def _continue(self, session: Session) -> None:
         self._timed.discard(session)
-        if session in self._kept and not session.held:  # else `_resume` will do it
+        if session in self._kept and not session.held:  # else `_unpause` will do it
             self._go_on(session)
 
     def _go_on(self, session: Session) -> None:

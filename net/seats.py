@@ -820,8 +820,8 @@ class Seats:
             if old.departed or not room.inbox.put(Left(old, CloseCode.ABNORMAL)):
                 return False
             old.departed = True
-            room.seats.discard(old)
-            room.seats.add(client)
+            room.clients.discard(old)
+            room.clients.add(client)
             client.room = room
             room.visits += 1
             room.join(client)

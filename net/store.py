@@ -832,7 +832,7 @@ class StoredRoom(Room):
         if ticks:
             return time.monotonic()
         traffic = self.traffic
-        seats = len(self.seats), self.visits
+        seats = len(self.clients), self.visits
         return traffic.messages_in, traffic.messages_out, seats, self.metadata, self.saved
 
     def join(self, client: Client) -> None:
@@ -986,7 +986,7 @@ class StoredRoom(Room):
     def _describe_seats(self, *, whole: bool) -> dict[Seat, tuple[dict[str, Any], bytes]]:
         """Return what its seats say of themselves; see `Seat.describe`."""
         with self.registry.lock:
-            seats = [client.seat for client in self.seats if client.seat is not None]
+            seats = [client.seat for client in self.clients if client.seat is not None]
         described = [(seat, seat.describe(whole=whole)) for seat in seats]
         return {seat: said for seat, said in described if said is not None}
 
@@ -1341,7 +1341,7 @@ class StoredRooms(RoomRegistry):
             facts = json.loads(stored.facts)
             client = make_client(stored.id, room, facts)
             seats.append(holder.revive(client, facts, stored.missed, whole=record.whole))
-            room.seats.add(client)
+            room.clients.add(client)
             room.members._members[client.id] = client
             if is_game:
                 room.returned[client] = facts

@@ -135,7 +135,7 @@ def test_however_many_come_and_speak_one_timed_call_waits_for_those_who_do_not()
         reader.attend(session)
     assert len(reader._calls) == 1
     reader._calls.clear()  # it is called
-    reader._look_after()
+    reader._check_waiting()
     session.want = Want.BYTES
     reader.start_reading(session)
     assert len(reader._calls) == 1
@@ -169,7 +169,7 @@ def test_what_comes_just_as_the_time_is_over_comes_too_late(
         assert len(reader._opening) == len(peers)
         for session in reader._opening:
             session.deadline = 0.0
-        reader.call_soon(reader._look_after)
+        reader.call_soon(reader._check_waiting)
         for theirs in peers:
             theirs.sendall(b"/1.1\r\n")
         reader._call_due()
