@@ -137,11 +137,13 @@ def test_a_finger_will_do(open_tab: OpenTab) -> None:
 def test_keys_will_do(open_tab: OpenTab, key: str, axis: str, sign: int) -> None:
     page = open_tab()
     wait_for_players(page, 1)
+    came = place_of(page, me(page))
     click_at(page, 0.5, 0.5)
-    wait_for(page, "game.players[game.me].x > 590 && game.players[game.me].x < 610")
+    wait_for(page, "game.players[game.me].y !== value", came["y"])
     before = place_of(page, me(page))
-    page.keyboard.press(key)
+    page.keyboard.down(key)
     wait_for(page, f"(game.players[game.me].{axis} - value) * {sign} > 50", before[axis])
+    page.keyboard.up(key)
     other = "y" if axis == "x" else "x"
     assert place_of(page, me(page))[other] == before[other]
 
