@@ -2,12 +2,14 @@
 
 `Reconnecting.to` (reconnecting.py) uses it; README.md, "Seats that outlive connections", says what
 crosses the wire. A `Seat` knows what has come for it, and keeps what was said: whatever the server
-has not taken is said again on the next connection, once.
+has not taken is said again on the next connection, once. The last of what it has taken is kept,
+too: a server that crashes then, or stops before its program has read it, has taken less after all.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import ssl
 import threading
@@ -96,9 +98,11 @@ class Seat:
         self._lock = threading.Lock()  # guards all below, and the order of what is sent
         self._token = ""
         self._ws: WebSocket | None = None
-        self._said: deque[str | bytes] = deque()  # the last of it; the server may lack something
+        # The last of it. The server may lack something, and after a crash what it had taken, too.
+        self._said: deque[str | bytes] = deque()
         self._size = 0  # bytes of these
         self._first = 0  # number of the first
+        self._taken = 0  # number of the first that the server had not taken when it last said so
         self._waiting = 0  # bytes of what was said while there is no connection
 
     @property
@@ -130,11 +134,10 @@ class Seat:
                 self._forget_said()
                 self._seen = 0
             self.lost = max(0, self._first - taken) if resumed else 0
-            while self._said and self._first < taken:
-                self._forget_oldest()
-            self._first, self._waiting = taken, min(self._waiting, self._size)
+            lacking = self._find_lacking(taken)
+            self._waiting = min(self._waiting, sum(map(size_of, lacking)))
             self._token, self._ws = token, ws
-            for message in self._said:
+            for message in lacking:
                 if self._ws is not None:
                     self._say(self._ws, message, timeout)
             if self._ws is not None:
@@ -168,6 +171,7 @@ class Seat:
         size = size_of(message)
         with self._lock:
             if self._ws is None:
+                self._forget_taken(2 * MOST_KEPT - size)
                 most = min(MOST_KEPT - self._waiting, 2 * MOST_KEPT - self._size)
                 if not self._token or size > most:
                     return False
@@ -194,13 +198,28 @@ class Seat:
             ws.abort()
             self._ws = None
 
+    def _find_lacking(self, taken: int) -> list[str | bytes]:
+        """Return what the server lacks, which has taken so many messages."""
+        if not self._first <= taken <= self._first + len(self._said):
+            while self._said and self._first < taken:
+                self._forget_oldest()
+            self._first = taken  # what was before is lost
+        self._taken = taken
+        self._forget_taken(MOST_KEPT)
+        return list(itertools.islice(self._said, taken - self._first, None))
+
+    def _forget_taken(self, size: int) -> None:
+        """Forget what the server has said to have, until no more than so many bytes are kept."""
+        while self._size > size and self._first < self._taken:
+            self._forget_oldest()
+
     def _forget_oldest(self) -> None:
         self._size -= size_of(self._said.popleft())
         self._first += 1
 
     def _forget_said(self) -> None:
         self._said.clear()
-        self._size = self._first = self._waiting = 0
+        self._size = self._first = self._taken = self._waiting = 0
 
 
 def size_of(message: str | bytes) -> int:

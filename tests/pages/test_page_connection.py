@@ -406,3 +406,25 @@ def test_who_has_come_back_hears_each_message_once(open_tab: OpenTab, listener: 
         wait_for(page, "happened.filter(Array.isArray).length >= value", times)
         assert page.evaluate("happened.filter(Array.isArray)") == [[1]] * times
         sock.close()
+
+
+# What a page says again whose server has taken 3 messages, and after a crash but 1.
+CRASH = """async () => {
+    const { Seat } = await import("/shared/seat.js");
+    const seat = new Seat("ws://localhost/room", false);
+    const take = (taken, resumed) => seat.take({ token: "t", id: 1, taken, seen: 0, resumed });
+    take(0, false);
+    for (const word of ["one", "two", "three"]) seat.say(word);
+    const first = take(3, true);
+    seat.keep("four");
+    return [first.again, take(1, true)];
+}"""
+
+
+def test_what_a_server_had_taken_before_it_crashed_is_said_again(
+    open_tab: OpenTab, listener: Listener
+) -> None:
+    """A page that had come back since the last save had forgotten it by then."""
+    before, after = open_tab().evaluate(CRASH)
+    assert before == []
+    assert after == {"again": ["two", "three", "four"], "goesOn": True, "lost": 0}

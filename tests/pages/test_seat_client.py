@@ -368,6 +368,37 @@ def test_what_was_said_again_and_what_waits_have_one_bound() -> None:
     assert seat.send("x" * MOST_KEPT) and seat.lost == 0
 
 
+def test_what_a_server_had_taken_before_it_crashed_is_said_again() -> None:
+    """Who had come back since the last save had forgotten it by then."""
+    seat = Seat()
+    resume(seat)
+    for word in ("one", "two", "three"):
+        seat.send(word)
+    seat.take(Script(3, resumed=True))  # type: ignore[arg-type]
+    seat.lose()
+    assert seat.send("four")
+    after_crash = Script(1, resumed=True)
+    assert seat.take(after_crash)  # type: ignore[arg-type]
+    assert after_crash.sent[1:] == ["two", "three", "four"] and seat.lost == 0
+
+
+def test_what_the_server_has_taken_takes_no_room_from_what_waits() -> None:
+    seat = Seat()
+    resume(seat)
+    assert seat.send("x" * MOST_KEPT)
+    seat.lose()
+    assert seat.send("x" * MOST_KEPT)
+    seat.take(Script(2, resumed=True))  # type: ignore[arg-type]
+    assert seat._size <= MOST_KEPT
+    assert seat.send("y" * (MOST_KEPT - 1)) and seat._size <= MOST_KEPT
+    seat.lose()
+    assert seat.send("z" * MOST_KEPT) and not seat.send("z")
+    assert seat._size <= 2 * MOST_KEPT
+    back = Script(2, resumed=True)
+    assert seat.take(back)  # type: ignore[arg-type]
+    assert [text[0] for text in back.sent[1:]] == ["y", "z"] and seat.lost == 0
+
+
 @pytest.mark.parametrize("online", [True, False])
 def test_what_can_never_be_sent_is_not_kept(online: bool) -> None:
     """It was counted as said, so that after a loss the message behind it was said twice; or else

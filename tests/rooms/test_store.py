@@ -28,6 +28,9 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+from scalesocket.client.seat import Seat as ClientSeat
+from scalesocket.client.seat import name_seat
+from scalesocket.client.websocket import ConnectionClosed, WebSocket, connect
 from scalesocket.net.seats import digest
 from scalesocket.net.store import (
     NOTHING,
@@ -300,6 +303,20 @@ def wait_closed(client: RawClient) -> int:
     return closed.value.code
 
 
+def take(seat: ClientSeat, server: ServerProcess) -> WebSocket:
+    """Return a connection on which a client of ours has its seat, for the first time or again."""
+    ws = connect(name_seat(server.url("den")))
+    is_first = not seat.is_taken
+    assert seat.take(ws, PATIENCE) is not is_first
+    return ws
+
+
+def hear(seat: ClientSeat, ws: WebSocket) -> Any:
+    message = ws.receive(PATIENCE)
+    seat.count()
+    return message
+
+
 def stop(server: ServerProcess, client: RawClient) -> int:
     """Stop a server, and return with which code it closes its client, which does as it is told."""
     server.process.send_signal(signal.SIGTERM)
@@ -459,6 +476,48 @@ def test_what_is_said_while_there_is_no_program_is_said_again_after_a_stop(folde
         client, again = sit(server, "den", seat["token"], 1)
         assert again["resumed"] and again["taken"] == 2
         client.close()
+
+
+def test_what_had_been_taken_as_there_was_no_program_is_said_again_after_a_stop(
+    folder: Path,
+) -> None:
+    """Who had come back in that pause had forgotten it, as the server had told that it has it."""
+    program, away = folder / "program", folder / "away"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "for line in sys.stdin:\n"
+        "    if 'exit' in line: sys.exit(3)\n"
+        "    print(line, end='', flush=True)\n"
+    )
+    program.chmod(0o755)
+    options = ("--json", "--joinmsg", "", "--leavemsg", "", "--respawn", "--resume", "60")
+    seat = ClientSeat()
+    with stored(folder, "./program", *options) as server:
+        with take(seat, server) as ws:
+            seat.send('{"n":1}')
+            assert '"n":1' in hear(seat, ws)
+            program.rename(away)
+            seat.send('{"exit":2}')
+            server.wait_log("cannot start")
+            seat.send('{"n":3}')
+            ws.ping()
+            while ws.latency is None:
+                with contextlib.suppress(TimeoutError):
+                    ws.receive(0.05)
+            ws.abort()
+        seat.lose()
+        with take(seat, server) as ws:
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed):
+                ws.receive(PATIENCE)
+        seat.lose()
+        assert server.wait() == 0
+    away.rename(program)
+    with stored(folder, "./program", *options) as server:
+        with take(seat, server) as ws:
+            assert seat.lost == 0
+            assert '"n":3' in hear(seat, ws)
 
 
 def test_the_last_save_is_tried_again_for_a_while() -> None:
@@ -943,6 +1002,30 @@ def test_after_a_crash_everybody_is_told_all_anew(folder: Path) -> None:
         heard = ann.receive_json()
         assert heard["restored"] is False and again["taken"] == 4
         ann.close()
+
+
+def test_what_was_said_before_a_reconnection_and_a_crash_is_said_again(folder: Path) -> None:
+    """The client had forgotten it, as the server had told that it has it."""
+    options = ("--resume", "60", "--saveevery", "3600")
+    seat = ClientSeat()
+    with stored(folder, "games:Tally", *options) as server:
+        with take(seat, server) as ws:
+            seat.send("one")
+            while not hear(seat, ws).endswith(":one"):
+                pass
+            ws.abort()
+        seat.lose()
+        with take(seat, server) as ws:
+            key = digest(seat._token).hex()
+            wait_until(lambda: key in str(read(folder, "SELECT facts FROM seats")))
+            server.kill()
+            ws.abort()
+        seat.lose()
+    with stored(folder, "games:Tally", *options) as server:
+        with take(seat, server) as ws:
+            assert seat.lost == 0
+            while not hear(seat, ws).endswith(":one"):
+                pass
 
 
 class LineClient:

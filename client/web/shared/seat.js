@@ -43,13 +43,12 @@ export class Seat {
     const goesOn = resumed && this.#seen !== null;
     if (!goesOn) this.#forgetSaid();
     const lost = goesOn ? Math.max(0, this.#first - taken) : 0;
-    while (this.#said.length && this.#first < taken) this.#forgetOldest();
-    this.#first = taken;
+    const again = this.#findLacking(taken);
     this.#waiting = 0;
     this.#seen = seen;
     this.#note(token);
     if (this.#place) this.#tellWindows(`${this.#place}#${id}`);
-    return { again: [...this.#said], goesOn, lost };
+    return { again, goesOn, lost };
   }
 
   /** A message has come. */
@@ -105,6 +104,18 @@ export class Seat {
       this.#windows.onmessage = ({ data }) => this.#learn(data);
     }
     this.#windows.postMessage(this.#token);
+  }
+
+  /** Return what the server lacks. The last of what it has taken is kept, too: a server that
+      crashes then, or stops before its program has read it, has taken less after all. */
+  #findLacking(taken) {
+    const end = this.#first + this.#said.length;
+    if (taken < this.#first || taken > end) {
+      while (this.#said.length && this.#first < taken) this.#forgetOldest();
+      this.#first = taken; // what was before is lost
+    }
+    while (this.#size > MOST_KEPT && this.#first < taken) this.#forgetOldest();
+    return this.#said.slice(taken - this.#first);
   }
 
   #add(data) {
