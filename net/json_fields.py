@@ -43,12 +43,13 @@ def complete_options(options: dict[str, Any]) -> None:
 
 
 def check_options(config: Config) -> None:
-    """Refuse to let clients say what nobody reads.
+    """Refuse a field that nobody reads or writes, and to let clients say what nobody reads.
 
     Raises:
         ConfigError: nobody does.
     """
     framings = (config.clientframe, config.serverframe)
+    refuse_if(config.idfield and "json" not in framings, "--idfield needs JSON framing")
     is_read = framings == ("json", "json")
     refuse_if(config.clientroute and not is_read, "--clientroute needs JSON framing both ways")
 

@@ -492,7 +492,7 @@ def is_count(value: object) -> bool:
 
 
 def warn_of_options(config: Config, words: Sequence[str]) -> None:
-    """Say which options mean nothing to a game, or let in more than a program can print.
+    """Say which options mean nothing, or let in more than a program can print.
 
     And which of a script's own are not read, as they are a comment.
     """
@@ -503,6 +503,8 @@ def warn_of_options(config: Config, words: Sequence[str]) -> None:
         if config.maxmsg > MAX_OUTPUT_ITEM:
             text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"
             log.warning(text, MAX_OUTPUT_ITEM)
+        for text in find_idle_options(config):
+            log.warning("%s", text)
         return
     script = sys.modules.get(f"{config.target} (game)")  # see `load_game_file`
     table = read_script_table(Path(script.__file__)) if script and script.__file__ else {}
@@ -518,6 +520,17 @@ def warn_of_options(config: Config, words: Sequence[str]) -> None:
         found.append("-- ARGS")
     if found:
         log.warning("means nothing to a Game, only to a program: %s", ", ".join(found))
+
+
+def find_idle_options(config: Config) -> Iterator[str]:
+    """Yield which options mean nothing to a program; ScaleSocket takes them, so they are taken."""
+    raw = "--pty" if config.pty else "--binary" if config.binary else ""
+    if config.serverframe == "gwsocket":
+        raw = "gwsocket framing"
+    if raw and config.delimiters != Config().delimiters:
+        yield f"--delimiters and --null mean nothing with {raw}"
+    if config.tcpports != Config().tcpports and not config.tcp:
+        yield "--tcpports means nothing without --tcp"
 
 
 def check_ticks(game: type[Game], used: set[str]) -> None:

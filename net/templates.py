@@ -33,9 +33,11 @@ def check_options(config: Config) -> None:
     """
     announces = config.joinmsg or config.leavemsg
     refuse_if(
-        config.multiline and (config.binary or config.clientframe or not announces),
+        config.multiline and (config.clientframe or not announces),
         "--multiline needs --joinmsg or --leavemsg, and no framing of what clients send",
     )
+    raw = "--pty" if config.pty else "--binary" if config.binary else ""
+    refuse_if(config.multiline and raw, f"{raw} and --multiline exclude each other")
 
 
 def fill_in(template: str, client: Client) -> str:

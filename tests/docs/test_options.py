@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scalesocket.net.mistakes as mistakes
 import scalesocket.net.script_options as script_options
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -174,7 +175,7 @@ EXAMPLES: list[tuple[list[str], dict[str, object]]] = [
     (["--frame", "--serverframe=gwsocket"], {"clientframe": "json", "serverframe": "gwsocket"}),
     (["--joinmsg", "#ID came", "--leavemsg=-"], {"joinmsg": "#ID came", "leavemsg": "-"}),
     (["--joinmsg="], {"joinmsg": ""}),
-    (["--idfield", "who"], {"idfield": "who"}),
+    (["--json", "--idfield", "who"], {"idfield": "who"}),
     (["--json", "--clientroute"], {"clientroute": True}),
     (["--frame=gwsocket", "--byteorder", "little"], {"byteorder": "little"}),
     (["--leavemsg=-#ID", "--multiline"], {"multiline": True}),
@@ -428,11 +429,41 @@ def test_the_id_field_follows_the_join_message(words: list[str], field: str) -> 
         ["--multiline"],
         ["--multiline", "--json"],
         ["--multiline", "--joinmsg=x", "--clientframe=gwsocket"],
+        ["--idfield=who"],
+        ["--idfield=who", "--joinmsg=x", "--frame=gwsocket"],
     ],
 )
 def test_options_that_contradict_each_other_are_named(words: list[str]) -> None:
     text = refusal(*words, "cat")
     assert words[0].partition("=")[0] in text
+
+
+@pytest.mark.parametrize("raw", ["--binary", "--pty"])
+def test_what_is_in_the_way_of_lines_is_named(raw: str) -> None:
+    """It was told to need a join message, which it had, and no framing, of which it had none."""
+    text = refusal("--multiline", "--joinmsg=x", raw, "cat")
+    assert text == f"{raw} and --multiline exclude each other"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--null", "--binary"], "--delimiters and --null mean nothing with --binary"),
+        (["--delimiters=;", "--pty"], "--delimiters and --null mean nothing with --pty"),
+        (["--null", "--frame=gwsocket"], "--delimiters and --null mean nothing with gwsocket"),
+        (["--tcpports=5000:5001"], "--tcpports means nothing without --tcp"),
+        (["--null", "--clientframe=gwsocket"], ""),
+        (["--tcp", "--tcpports=5000:5001"], ""),
+        (["--binary"], ""),
+    ],
+)
+def test_what_means_nothing_is_told_though_it_is_taken(
+    words: list[str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ScaleSocket takes these pairs; here they were taken without a word."""
+    mistakes.warn_of_options(parse(*words, "cat"), [*words, "cat"])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == bool(told) and "".join(said).startswith(told)
 
 
 # ==== A script's own options ==============================================
