@@ -5915,8 +5915,8 @@ def find_target(target: str) -> Path | str:
         return Path(example)
     if (command := shutil.which(target)) is not None:
         return Path(command)
-    refuse_if(os.path.isfile(path), f"{target} is not executable: chmod +x {target}")
     hint = near.suggest_target(target) if (near := find_feature("spelling")) else ""
+    refuse_if(os.path.isfile(path), f"{target} is not executable{hint}")
     raise ConfigError(f"there is no class, file, example or command {target!r}{hint}")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from scalesocket import BARE, HERE, OPTIONS, OptionsOf, is_program
+from scalesocket import BARE, HERE, OPTIONS, POSIX, OptionsOf, is_program
 
 from .examples import is_example
 
@@ -33,7 +34,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def suggest_target(target: str) -> str:
-    """Return a hint at the file here, or the bundled example, that TARGET may mean."""
+    """Return a hint at the file here, or the bundled example, that TARGET may mean.
+
+    Of a file that cannot be executed, it is what helps.
+    """
+    if os.path.isfile(target):
+        return suggest_cure(target)
     if os.path.isdir(target):
         inside = Path(target, f"{Path(target).name}.py")
         return f": it is a folder{f'; did you mean {inside}?' if is_program(inside) else ''}"
@@ -49,6 +55,17 @@ def suggest_target(target: str) -> str:
     names = [path.name for path in Path().glob("*") if is_program(path)]
     games = filter(is_example, (HERE / "game").glob("*.py"))
     return did_you_mean(target, names + [name for path in games for name in (path.name, path.stem)])
+
+
+def suggest_cure(path: str) -> str:
+    """Return what helps if a file cannot be executed."""
+    if POSIX and os.statvfs(path).f_flag & getattr(os, "ST_NOEXEC", 0):  # not everywhere
+        cure = f"move it, or name what runs it, as in sh -- {path}"
+        return f": nothing is on its file system, which is mounted noexec; {cure}"
+    mode = os.stat(path).st_mode
+    if mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH):
+        return f" for this user: its mode is {stat.filemode(mode)}"
+    return f": chmod +x {path}"
 
 
 def suggest_word(word: str, words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import types
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -790,6 +791,29 @@ def test_a_file_that_is_not_executable_is_told_its_cure(here: Path) -> None:
     text = refusal("./notes.txt")
     assert "notes.txt" in text
     assert "chmod +x" in text
+
+
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="nobody tells how a disk is mounted")
+def test_where_nothing_can_be_executed_chmod_is_no_cure(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executable script on a disk that is mounted noexec was told to be made executable."""
+    executable(here / "tool")
+    mounted = types.SimpleNamespace(f_flag=os.ST_NOEXEC)
+    monkeypatch.setattr(os, "statvfs", lambda path: mounted)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    text = refusal("./tool")
+    assert "noexec" in text and "sh -- ./tool" in text and "chmod" not in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no executable bit")
+def test_what_only_others_may_execute_is_told_with_its_mode(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(here / "tool")
+    (here / "tool").chmod(0o740)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert refusal("./tool").endswith("not executable for this user: its mode is -rwxr-----")
 
 
 def test_a_target_that_is_nowhere_is_named(here: Path) -> None:
