@@ -271,10 +271,12 @@ class World:
         delta.died.append({**death, "respawn": snake.respawn})
 
     def _bear_snakes(self, solid: set[Cell], delta: Delta) -> None:
-        """Give new lives to those whose time has come, as long as there is a place."""
-        for player in self.players.values():
-            if player.respawn is None or player.respawn > self.tick:
-                continue
+        """Give new lives to those whose time has come, as long as there is a place.
+
+        Who has waited longest is first: in a crowd those who came last would never be born.
+        """
+        waiting = [p for p in self.players.values() if p.respawn and p.respawn <= self.tick]
+        for player in sorted(waiting, key=lambda player: player.respawn or 0):
             lane = self._find_lane(solid)
             if lane is None:
                 return

@@ -310,6 +310,20 @@ def test_in_a_full_world_one_waits_for_a_place() -> None:
     assert tiny.describe()["food"] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+def test_in_a_crowd_who_has_waited_longest_is_born_first() -> None:
+    """Who came first was first again after each death: the last ones were never born."""
+    narrow = Barren(LENGTH + CLEARANCE, 1)  # room for one
+    for number, respawn in enumerate((9, 7, 8), 1):
+        narrow.put(number, "up").respawn = respawn
+    narrow.tick = 9
+    order: list[int] = []
+    for _ in range(100):  # a place is looked for by chance
+        order += [born["id"] for born in narrow.step().born]
+        for number in order:
+            narrow.players[number].body = []  # it makes room for the next
+    assert order == [2, 3, 1]
+
+
 def test_a_newborn_has_room_to_move() -> None:
     for seed in range(50):
         crowd = World(30, 15, random.Random(seed))
