@@ -196,11 +196,13 @@ class Table:
         """Note that a player wants another game; begin it, with marks swapped, if both do.
 
         Raises:
-            RuleError: the game is not over, or the name has no seat.
+            RuleError: the game is not over, the name has no seat, or has asked already.
         """
         mark = self._seat_of_player(name)
         if self.result is None:
             raise RuleError("the game is not over yet")
+        if mark in self.rematch:
+            raise RuleError("you have asked for a rematch already")
         self.rematch.add(mark)
         self._begin_if_wanted()
 

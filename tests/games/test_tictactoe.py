@@ -428,6 +428,18 @@ def test_a_mistake_is_told_to_who_made_it_alone(
     assert ann.take() == []
 
 
+def test_who_asks_again_for_a_rematch_wakes_nobody(room: FakeRoom) -> None:
+    """One who asked a thousand times was a thousand messages to everybody."""
+    ann, bob = room.join("ann"), room.join("bob")
+    for cell in (0, 3, 1, 4, 2):
+        room.say(ann if cell < 3 else bob, {"t": "move", "cell": cell})
+    room.say(ann, {"t": "rematch"})
+    ann.take(), bob.take()
+    room.say(ann, {"t": "rematch"})
+    assert error_of(ann) == "you have asked for a rematch already"
+    assert bob.take() == []
+
+
 def test_who_has_no_name_is_told_to_give_one(room: FakeRoom) -> None:
     client = room.join()
     for message in ({"t": "move", "cell": 0}, {"t": "rematch"}):
