@@ -13,6 +13,7 @@ back when the connection is lost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import locale
 import os
@@ -54,6 +55,8 @@ DEFAULT_NAME = "player"
 FRAME_TIME = 30  # milliseconds for a key to come before messages are looked at
 REDRAW_TIME = 0.25  # seconds between two drawings when nothing happens, for what counts down
 GOOD_NEWS_STAYS = 4.0  # seconds
+MOST_KEYS = 8  # between two drawings that are commands: nobody presses more, so more is pasted
+PASTE_TIME = 2.0  # seconds that what is still being pasted is read for, when one leaves
 SEND_TIMEOUT = 1.0  # seconds that a key may take to go out, or the connection is lost
 MAX_NAMES = 9  # names that are tried when the wanted one is taken: ann, ann2, … ann9
 
@@ -478,6 +481,13 @@ class Screen:
             return EDITING.get(key, key if key.isprintable() else None)
         return self._letters.get(key.lower())
 
+    def drop_keys(self) -> None:
+        """Read what waits: of what was pasted into a game, a shell would run the rest."""
+        until = time.monotonic() + PASTE_TIME
+        with contextlib.suppress(self._error):  # none has come for `FRAME_TIME`
+            while time.monotonic() < until:
+                self._window.get_wch()
+
 
 # ==== 4. Connection ======================================================================
 
@@ -577,7 +587,7 @@ class App:
             ConnectionClosed, InvalidHandshake, OSError: the server has, for good.
             WrongGame: the room plays something else.
         """
-        drawn_at = 0.0
+        drawn_at, keys = 0.0, 0
         changed, key = True, None
         while True:
             changed |= self._take_events()
@@ -586,13 +596,16 @@ class App:
             due = key is None or since > FRAME_TIME / 1000
             if (changed and due) or since > REDRAW_TIME:
                 screen.paint(self.draw(screen.canvas()))
-                changed, drawn_at = False, self._clock()
-            key = screen.read_key(typing=self.game.typing is not None)
+                changed, drawn_at, keys = False, self._clock(), 0
+            typing = self.game.typing is not None
+            key = screen.read_key(typing=typing)
+            if key is not None:
+                keys, changed = keys + 1, True
+            if key is None or (keys > MOST_KEYS and not typing):
+                continue
             if key == "quit":
                 return
-            if key is not None:
-                self._send(self.game.press(key))
-                changed = True
+            self._send(self.game.press(key))
             if self.game.done:
                 return
 
@@ -710,7 +723,15 @@ def play(game: GameView, link: Link, url: str) -> None:
     curses.setupterm()
     if curses.tigetstr("cup") is None:  # as of `dumb`, where each row would hide the one before
         raise curses.error("it places no cursor; set TERM to what it is")
-    curses.wrapper(lambda window: App(game, link, url).run(Screen(window, game.letters)))
+
+    def run(window: curses.window) -> None:
+        screen = Screen(window, game.letters)
+        try:
+            App(game, link, url).run(screen)
+        finally:
+            screen.drop_keys()
+
+    curses.wrapper(run)
 
 
 def main(make_game: type[GameView], argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from scalesocket.client import snake, terminal, tictactoe
 from scalesocket.client.reconnecting import Lost, Opened, Received, Reconnecting
 from scalesocket.client.snake import SnakeView
 from scalesocket.client.terminal import (
+    FRAME_TIME,
     App,
     Canvas,
     GameView,
@@ -212,6 +214,7 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.events: SimpleQueue[Any] = SimpleQueue()
 
     def send(self, message: Any) -> bool:
         self.sent.append(message)
@@ -698,6 +701,48 @@ def test_digits_and_the_cursor_put_marks() -> None:
     assert game.press("enter") == {"t": "move", "cell": 8}
 
 
+class Keyboard:
+    """A screen at which these keys come at once, and after each None a moment later."""
+
+    unicode = True
+
+    def __init__(self, clock: list[float], *keys: str | None) -> None:
+        self._clock = clock
+        self._keys = [*keys]
+
+    def canvas(self) -> Canvas:
+        return Canvas(30, 9)
+
+    def paint(self, lines: Any) -> None:
+        """Nobody looks."""
+
+    def read_key(self, *, typing: bool) -> str | None:
+        key = self._keys.pop(0)
+        self._clock[0] += FRAME_TIME / 1000 if key is None else 0.0001
+        return key
+
+
+def test_what_is_pasted_into_a_game_plays_no_game() -> None:
+    """1,500 characters of it were 600 packets, for which the sandbox closes who sends them."""
+
+    class Commands(GameView):
+        hint = "q quits"
+
+        def press(self, key: str) -> str:
+            return key
+
+        def draw(self, canvas: Canvas, now: float) -> None:
+            """Nobody looks."""
+
+    clock, link = [100.0], FakeLink()
+    app = App(Commands("ann"), link, "ws://host/room", clock=lambda: clock[0])  # type: ignore[arg-type]
+    pasted = ["up"] * 2000
+    app.run(Keyboard(clock, *pasted, None, "down", None, "left", None, "quit"))  # type: ignore[arg-type]
+    assert len(link.sent) < 100
+    assert link.sent[:2] == ["up", "up"]
+    assert link.sent[-2:] == ["down", "left"], "what is pressed after that counts"
+
+
 # ==== A real terminal =====================================================
 
 
@@ -902,6 +947,21 @@ def test_the_clients_ask_for_address_and_name(
     screen.wait_for(r"^ player .*place 1 of 1")
     screen.keys("q")
     screen.wait_for("^exit 0$")
+
+
+@slow
+def test_the_rest_of_what_was_pasted_into_a_game_is_not_left_to_the_shell(
+    open_terminal: Callable[[], Terminal], snake_server: ServerProcess
+) -> None:
+    screen = open_terminal()
+    run = '"$@"; echo over; cat'  # cat in place of a shell, which would run it
+    screen.start("sh", "-c", run, "sh", *client("snake", snake_server, "ann", "pasted"))
+    screen.wait_for("place 1 of 1")
+    screen.type("q\nrm leftover\nrm leftover\n")
+    screen.wait_for("^over$")
+    screen.type("the end\n")
+    screen.wait_for("^the end$\n^the end$")  # of the terminal, and of cat
+    assert "leftover" not in screen.text()
 
 
 @slow
