@@ -44,7 +44,7 @@ function connect() {
   const browser = $("how").value === "browser";
   const protocols = $("protocols").value.split(/[\s,]+/).filter(Boolean);
   const made = browser
-    ? new Browser({ address: $("address").value.trim(), protocols })
+    ? new Browser({ address: fullAddress(), protocols })
     : new Wire({
       room: roomName(), query: $("query").value.trim(), protocols,
       compress: $("compress").checked, extra: $("extra").value,
@@ -64,11 +64,21 @@ function roomName() {
   return name;
 }
 
+/** A browser would take what has no scheme as a part of this page's own address. */
+function fullAddress() {
+  const address = $("address").value.trim();
+  if (/^[a-z][a-z\d+.-]*:/iu.test(address)) return address;
+  throw new RangeError("An address begins with ws:// or wss://.");
+}
+
 function showState() {
   const state = link?.state ?? "closed";
   document.body.dataset.state = state;
   $("state").textContent = WORDS[state];
   $("drop").disabled = state === "closed";
+  $("drop").title = link?.canSendFrames === false
+    ? "The browser's own WebSocket can only close, with no code"
+    : "End the TCP connection with no Close";
   $("open").textContent = state === "closed" ? "Connect" : "Connect again";
   const open = state === "open" || state === "closing";
   for (const button of document.querySelectorAll(".needs-open")) {

@@ -56,7 +56,7 @@ function preview(opcode, payload) {
     return code === null ? "no code" : `${code} ${reason}`;
   }
   const start = payload.subarray(0, PREVIEW * 4);
-  const text = opcode === 2 ? null : toText(start);
+  const text = opcode === 2 ? null : toText(start, start.length < payload.length);
   return (text ?? toHex(start.subarray(0, PREVIEW / 3))).slice(0, PREVIEW);
 }
 
@@ -180,8 +180,9 @@ function drawColumn(className, rows) {
   return make("span", { className }, ...rows.map((textContent) => make("span", { textContent })));
 }
 
-function drawWhole({ payload, opcode }) {
-  const text = opcode === 2 || opcode === CLOSE ? null : toText(payload);
+function drawWhole({ payload, length, opcode }) {
+  const isText = opcode !== 2 && opcode !== CLOSE;
+  const text = isText ? toText(payload, payload.length < length) : null;
   return text ? drawAs("text", text) : [];
 }
 

@@ -184,7 +184,8 @@ function titleOf(entry) {
 
 function searchable(entry) {
   const payload = entry.frame?.payload ?? entry.payload;
-  return payload ? (toText(payload.subarray(0, SEARCHED)) ?? "") : "";
+  if (!payload) return "";
+  return toText(payload.subarray(0, SEARCHED), payload.length > SEARCHED) ?? "";
 }
 
 function clock(time) {

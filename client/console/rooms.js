@@ -95,7 +95,8 @@ export class RoomsView {
     const focused = document.activeElement?.dataset.room;
     $("room-rows").replaceChildren(...sorted.slice(0, MOST_ROWS).map((room) => this.#row(room)));
     if (focused !== undefined) {
-      $("room-rows").querySelector(`[data-room="${CSS.escape(focused)}"]`)?.focus();
+      const button = $("room-rows").querySelector(`[data-room="${CSS.escape(focused)}"]`);
+      button?.focus({ preventScroll: true }); // its reader may be looking at another part
     }
     $("room-note").textContent = describeList(rooms.length);
   }
@@ -115,6 +116,7 @@ export class RoomsView {
     row.addEventListener("click", () => { // anywhere on it; from the keyboard it is the name
       this.#chosen = this.#chosen === room.name ? null : room.name;
       this.draw();
+      if (this.#chosen !== null) $("room-detail").scrollIntoView({ block: "nearest" });
     });
     return row;
   }

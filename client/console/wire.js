@@ -18,6 +18,7 @@ import {
 import { buildRequest, fieldOf, newKey, parseHead, problemWith, roomPath } from "./handshake.js";
 
 const PIECE = 16 * 1024; // bytes of a message of the tunnel
+const NOT_SENT = "It closes: the browser's own WebSocket sends nothing more.";
 const MOST_HEAD = 64 * 1024; // bytes of an answer to the handshake
 
 class Link extends EventTarget {
@@ -51,6 +52,7 @@ export class Wire extends Link {
   #reader = null;
   #inMessage = { sent: false, received: false }; // a fragmented message is under way
   #asked = false; // the request has been sent
+  #dropped = false; // by whoever uses it
   #refusal = "";
   #compresses = false; // permessage-deflate was agreed on
   #closeSent = false;
@@ -103,6 +105,7 @@ export class Wire extends Link {
 
   /** End the TCP connection with no closing handshake. */
   drop() {
+    this.#dropped = true;
     this.#tunnel.close();
   }
 
@@ -185,7 +188,11 @@ export class Wire extends Link {
 
   #describeEnd({ code, reason }) {
     if (this.#refusal) return `Handshake failed: ${this.#refusal}.`;
-    if (!this.#asked) return "No connection: the server lends this page no tunnel.";
+    if (!this.#asked) {
+      return this.#dropped
+        ? "Given up: the request had not been sent yet."
+        : "No connection: the server lends this page no tunnel.";
+    }
     if (this.#closeSent && this.#closeSeen) {
       return "The TCP connection has ended, after a closing handshake.";
     }
@@ -219,7 +226,10 @@ export class Browser extends Link {
     this.enter("connecting");
   }
 
+  /** Throws an Error once either side has begun to close: the browser would send nothing more,
+      and say nothing of it. */
   sendMessage(opcode, payload) {
+    if (this.#socket.readyState !== WebSocket.OPEN) throw new Error(NOT_SENT);
     const data = opcode === 1 ? toText(payload) : payload;
     this.#reportMessage(data, "sent");
     this.#socket.send(data);
@@ -231,8 +241,9 @@ export class Browser extends Link {
     this.enter("closing");
   }
 
+  /** Close, with no code: a browser has no way to just end the TCP connection. */
   drop() {
-    this.#socket.close();
+    this.close(null);
   }
 
   #opened() {

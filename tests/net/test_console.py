@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +25,18 @@ from scalesocket import (
     encode_frame,
 )
 from tests import browser as in_browser
-from tests.browser import MARKUP, NARROWEST, PHONE, OpenTab, Visit, expect, hold, sticking_out
+from tests.browser import (
+    MARKUP,
+    NARROWEST,
+    PATIENCE,
+    PHONE,
+    OpenTab,
+    Visit,
+    expect,
+    hold,
+    note,
+    sticking_out,
+)
 from tests.support import (
     ROOT,
     Call,
@@ -240,6 +253,7 @@ def test_the_drawn_fields_are_the_bits_of_the_header(node: Call, spec: dict[str,
         ("48 65", "4865"),
         ("0x48,0X65:6c", "48656c"),
         ("48\n656C", "48656c"),
+        ("0x1 0X2,0xf:10", "01020f10"),
         ("", ""),
         ("4", "1 digits: each byte needs two"),
         ("zz", "“z” is no hexadecimal digit (0–9, a–f)"),
@@ -478,6 +492,12 @@ def send_text(page: Page, text: str, pieces: int = 1, times: int = 1) -> None:
     page.get_by_label("Message", exact=True).fill(text)
     page.get_by_label("Frames", exact=True).fill(str(pieces))
     page.get_by_label("Times", exact=True).fill(str(times))
+    page.get_by_role("button", name="Send message").click()
+
+
+def send_text_only(page: Page, text: str) -> None:
+    """Send a message in a way that cannot be in several frames."""
+    page.get_by_label("Message", exact=True).fill(text)
     page.get_by_role("button", name="Send message").click()
 
 
@@ -737,6 +757,92 @@ def test_the_browsers_own_websocket_goes_to_the_room_that_was_typed_last(open_ta
     expect(address).to_have_value("wss://example.com/")
 
 
+@pytest.mark.parametrize("address", ["", "localhost/lobby"])
+def test_an_address_without_a_scheme_is_no_part_of_the_pages_own(
+    open_tab: OpenTab, address: str
+) -> None:
+    """The browser took it as one: an empty address led to a room of this server."""
+    page = open_tab("/console/")
+    page.locator("summary", has_text="More").click()
+    page.locator("#how").select_option("browser")
+    page.get_by_label("Address", exact=True).fill(address)
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.locator("#connect-problem")).to_contain_text("ws://")
+    expect(page.locator("body")).to_have_attribute("data-state", "closed")
+
+
+def test_what_the_browser_would_discard_is_not_listed_as_sent(open_tab: OpenTab) -> None:
+    """After "Close", while the other side had not answered, a message was said to be sent."""
+    page = open_tab("/console/")
+    page.locator("summary", has_text="More").click()
+    page.locator("#how").select_option("browser")
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # never answers a Close
+        listener.settimeout(PATIENCE / 1000)
+        address = "ws://{}:{}/".format(*listener.getsockname())
+        page.get_by_label("Address", exact=True).fill(address)
+        page.get_by_role("button", name="Connect", exact=True).click()
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(PATIENCE / 1000)
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += peer.recv(4096)
+            key = re.search(rb"(?i)sec-websocket-key: (\S+)", request)
+            assert key
+            peer.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+                % accept_key(key[1].decode()).encode()
+            )
+            page.locator("body[data-state=open]").wait_for()
+            send_text_only(page, "before")
+            await_entries(page, "sent", "text")
+            page.get_by_role("button", name="Close", exact=True).click()
+            page.locator("body[data-state=closing]").wait_for()
+            send_text_only(page, "after")
+            expect(page.locator("#message-problem")).to_contain_text("sends nothing more")
+            assert entries(page, "sent") == [("text", "before")]
+
+
+def test_what_is_dropped_before_it_is_open_was_given_up(open_tab: OpenTab) -> None:
+    """It said that the server lends no tunnel."""
+    page = open_tab("/console/")
+    page.evaluate(
+        """() => {
+            for (const id of ["open", "drop"]) document.getElementById(id).click();
+        }"""
+    )
+    await_said(page, "Given up")
+    expect(page.locator("body")).to_have_attribute("data-state", "closed")
+
+
+@pytest.mark.parametrize("length", [160, 70_000], ids=["in the list", "in what is kept"])
+def test_a_long_text_is_shown_as_text_wherever_it_is_cut(open_tab: OpenTab, length: int) -> None:
+    """One that happened to be cut within a character was shown as bytes, and never found."""
+    page = connect(open_tab)
+    for start in ("", "x", "xy"):
+        text = f"{start}{'漢' * length}"
+        send_text(page, text)
+        await_drawn(page, f"Received: text frame, {len(text.encode()):,} bytes")
+        page.get_by_role("heading", name="As text").wait_for()
+    found = [preview[:5] for _, preview in entries(page, "sent")]
+    assert found == ["漢漢漢漢漢", "x漢漢漢漢", "xy漢漢漢"]
+    page.get_by_label("Search in payloads").fill("漢漢漢")
+    assert len(shown_entries(page)) == 6
+
+
+def test_a_large_size_does_not_cover_what_is_said(open_tab: OpenTab) -> None:
+    page = connect(open_tab)
+    send_text(page, "x" * 1_000_000)
+    await_drawn(page, "Received: text frame")
+    sizes = page.locator("#log .size").evaluate_all(
+        "(found) => found.map(({ textContent, scrollWidth, clientWidth }) => "
+        "[textContent, scrollWidth <= clientWidth])"
+    )
+    assert sizes[-2:] == [["1,000,000", True]] * 2
+    assert all(fits for _, fits in sizes)
+
+
 def test_on_the_narrowest_page_the_state_is_seen_whole(open_tab: OpenTab) -> None:
     page = open_tab("/console/", viewport=NARROWEST)
     assert sticking_out(page) == []
@@ -909,6 +1015,31 @@ def test_a_row_that_is_pressed_stays_until_it_is_let_go_of(
             page.wait_for_event("response", lambda answer: answer.url.endswith("/console/api"))
         page.mouse.up()
         page.get_by_role("button", name="Connect to it").wait_for()
+
+
+def test_a_long_table_leaves_the_clients_of_a_room_and_the_page_where_they_are_seen(
+    visit: Visit,
+) -> None:
+    """They were below the table, out of sight; and who looked elsewhere was taken back each second,
+    to the row that had been pressed."""
+    with serve("--console", "cat") as server, ExitStack() as stack:
+        for number in range(40):
+            stack.enter_context(RawClient.connect(server, f"room-{number:02}"))
+        page = visit(server, "/console/#rooms")
+        last = page.locator("#room-rows button", has_text="room-39")
+        last.click()
+        for part in (page.locator("#room-detail"), last):
+            expect(part).to_be_in_viewport(ratio=1)
+        page.get_by_role("button", name="room-00").click()
+        expect(page.locator("#detail-title")).to_have_text("Clients of room-00")
+        expect(page.locator("#room-detail")).to_be_in_viewport(ratio=1)
+        last.focus()
+        note(page.locator("#room-rows"))
+        page.evaluate("document.querySelector('#rooms-view .scroll').scrollTop = 0; scrollTo(0, 0)")
+        wait_until(lambda: page.evaluate("noted.length") >= 2)  # it has been drawn anew
+        assert page.evaluate("document.activeElement.dataset.room") == "room-39"
+        assert page.evaluate("document.querySelector('#rooms-view .scroll').scrollTop") == 0
+        assert page.evaluate("scrollY") == 0
 
 
 def test_it_says_when_there_is_no_news_and_asks_again(visit: Visit) -> None:
