@@ -8,8 +8,8 @@
 
 `<` was received, `>` was sent, `=` is what happened to the connection. The tracer listens in on
 what the server reads and writes (`net/tap.py`) and has a parser of its own, so it also shows
-what the server refuses. It prints from a thread of its own; when the terminal cannot keep up,
-frames are counted instead of shown.
+what the server refuses. It prints from a thread of its own; when that or the terminal cannot keep
+up, frames are counted instead of shown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import codecs
 import contextlib
 import hashlib
 import itertools
+import math
 import os
 import time
 import urllib.parse
@@ -43,6 +44,7 @@ from .deflate import RSV1
 from .tap import Address, Event, Flow, Record, Tape, write_patiently
 
 TAPE_SIZE = 4 * 1024 * 1024  # bytes that may wait to be printed
+LAST_TIME = 3.0  # seconds at the end in which frames are drawn; to count the rest takes few more
 KEPT_SIZE = 4096  # bytes of a payload that are looked at
 SHOWN_TEXT = 480  # characters of a text
 SHOWN_BYTES = 128  # bytes of what is no text
@@ -717,6 +719,7 @@ class Tracer:
         self._numbers = itertools.count(1)  # `next` on it is atomic
         self._printer = Printer(stream, Filter(words))
         self._failed = False
+        self._hurried_from = math.inf  # on the monotonic clock: the server ends
         self._tape = Tape("tracer", self._consume, limit=tape_size)
         self._tape.start()
 
@@ -725,7 +728,8 @@ class Tracer:
         return TracedFlow(self._tape, next(self._numbers), peer, self._printer, self._base)
 
     def close(self) -> None:
-        """Print what is left."""
+        """Print what is left, and count what would take too long."""
+        self._hurried_from = time.monotonic() + LAST_TIME
         if not self._tape.stop():
             log.error("the trace breaks off: whoever takes it has stopped doing so")
             return
@@ -747,6 +751,8 @@ class Tracer:
             for record in records:
                 flow = record[1]
                 assert isinstance(flow, TracedFlow)
+                if time.monotonic() >= self._hurried_from:
+                    self._printer.hurried = True
                 flow.take(record)
             self._printer.flush()
         except (OSError, MemoryError) as error:

@@ -687,6 +687,34 @@ def test_a_terminal_that_does_not_keep_up_is_never_waited_for() -> None:
     assert len(text) < 2_000_000
 
 
+def test_at_the_end_what_would_take_too_long_is_counted(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing told of it, and the log blamed whoever read the trace."""
+    tracer, ending = trace.tracer, threading.Event()
+    measure, stop = tracer._printer.measure, tracer._tape.stop
+    monkeypatch.setattr("scalesocket.net.trace.LAST_TIME", 0.0)
+
+    def measure_late() -> None:
+        assert ending.wait(PATIENCE)
+        measure()
+
+    def begin_to_end() -> bool:
+        ending.set()
+        return stop()
+
+    monkeypatch.setattr(tracer._printer, "measure", measure_late)
+    monkeypatch.setattr(tracer._tape, "stop", begin_to_end)
+    session = trace.open()
+    session.upgrade()
+    for _ in range(100):
+        session.send(encode_frame(Opcode.TEXT, b"hello"))
+    heads = 2  # of the handshake
+    counted = f"= {100 + heads} frames are not shown; they came too fast"
+    assert counted in trace.finish()
+    assert trace.frames() == []
+
+
 def test_an_output_that_does_not_wait_is_waited_for() -> None:
     """Who had started the server had made it so, and the trace ended as soon as it was full."""
     pipe = Pipe()
