@@ -413,6 +413,31 @@ def test_what_the_server_says_of_itself_late_changes_nothing_that_was_typed(visi
 
 @pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.parametrize("chosen", [["JSON", "text"], ["text"], ["JSON"], []], ids=str)
+def test_what_the_server_says_of_itself_late_leaves_alone_how_it_is_sent(
+    visit: Visit, chosen: list[str]
+) -> None:
+    """It was set to JSON, whatever one had chosen, and what was wrong with a text was gone."""
+    with serve("--frame=json", "--api", "cat") as server:
+        page = visit(server, "/health")
+        let_go = hold(page, "**/api/")
+        page.goto(server.http("/"))
+        for label in chosen:
+            page.get_by_label(label, exact=True).click()
+        page.fill("#text", "{")
+        if chosen[-1:] == ["JSON"]:
+            page.press("#text", "Enter")
+        problem = page.locator("#text-problem")
+        told = problem.text_content()
+        let_go()
+        expect(page.locator("#heading")).to_have_text("cat")
+        assert page.get_by_label("text", exact=True).is_checked() == (chosen[-1:] == ["text"])
+        assert problem.text_content() == told
+        assert bool(told) == (chosen[-1:] == ["JSON"])
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 def test_lines_that_come_together_are_laid_out_together(tabs: Any) -> None:
     """For each line all were laid out: of a program that talks much the page stood still."""
     with serve("cat") as server:

@@ -168,8 +168,15 @@ $("compose").addEventListener("submit", (event) => {
 
 $("compose").addEventListener("input", () => {
   $("text-problem").textContent = "";
-  $("text").placeholder = sendsJson() ? '{"t": "hello"}' : "A line of text";
+  showExample();
 });
+
+// A choice, too, though nothing changes: what the server says later leaves it alone.
+$("plain").addEventListener("click", () => ($("json").checked = false));
+
+function showExample() {
+  $("text").placeholder = sendsJson() ? '{"t": "hello"}' : "A line of text";
+}
 
 $("text").addEventListener("keydown", (event) => {
   if (event.isComposing || event.shiftKey) return;
@@ -198,8 +205,8 @@ async function findOutWhatIsServed() {
   about = { ...own, ...told };
   const title = about.title ?? about.target;
   if (title) $("heading").textContent = title;
-  if (about.json) $("compose").elements.as.value = "json";
-  $("compose").dispatchEvent(new Event("input"));
+  if (about.json) $("json").defaultChecked = true; // where nobody has chosen yet
+  showExample();
   document.querySelector(".home").hidden = told === null; // without --api there is no list
   show();
 }
