@@ -428,3 +428,38 @@ def test_what_a_server_had_taken_before_it_crashed_is_said_again(
     before, after = open_tab().evaluate(CRASH)
     assert before == []
     assert after == {"again": ["two", "three", "four"], "goesOn": True, "lost": 0}
+
+
+def test_a_late_word_on_an_earlier_loss_leaves_alone_what_is_said_of_the_next(
+    open_tab: OpenTab,
+) -> None:
+    """Instead of "the room is full" it was said that the server refuses the page."""
+    shown = open_tab().evaluate(
+        """async () => {
+            const { StatusView } = await import("/shared/status.js");
+            const names = ["word", "note", "text", "countdown", "retry"];
+            const make = (name) => [name, document.createElement("p")];
+            const parts = Object.fromEntries(names.map(make));
+            const lost = { state: "waiting", code: 1006, reason: "the server cannot be reached" };
+            const link = Object.assign(new EventTarget(), { retryAt: 0 });
+            const enter = (facts) => {
+                Object.assign(link, facts);
+                link.dispatchEvent(new Event("state"));
+            };
+            const answers = [];
+            window.fetch = () => new Promise((answer) => answers.push(answer));
+            new StatusView(Object.assign(link, lost), parts);
+            enter({ state: "connecting" });
+            enter({ state: "waiting", code: 1013, reason: "the room is full" });
+            const after = [];
+            for (const facts of [{}, lost]) {
+                enter(facts);
+                answers.shift()(new Response());
+                await new Promise((done) => setTimeout(done));
+                after.push(parts.text.textContent);
+            }
+            return after;
+        }"""
+    )
+    refused = "the server is there, but it refuses this page or this room"
+    assert shown == [f"No connection: {words}." for words in ("the room is full", refused)]

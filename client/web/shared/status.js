@@ -83,7 +83,8 @@ export class StatusView {
   /** A browser hides why there is no WebSocket: the server may be there, and refuse this one. */
   async #lookWhetherItIsThere() {
     const answer = await fetch(new URL("health", BASE), { cache: "no-store" }).catch(() => null);
-    if (!answer?.ok || this.#connection.state !== "waiting") return;
+    const { state, code } = this.#connection; // where the answer is late, another loss may be told
+    if (!answer?.ok || state !== "waiting" || code !== LOST) return;
     this.#say("No connection: the server is there, but it refuses this page or this room.");
   }
 
