@@ -412,8 +412,8 @@ class Replay:
     def advance(self) -> None:
         """Send the next piece if the connection has room for it; on the archive's thread."""
         self._called = False
-        if self._client.departed and self.is_lost:  # its room does not look after it any more
-            self._connection.abort()
+        if self._connection.replay is self and self._client.departed and self.is_lost:
+            self._connection.abort()  # its room does not look after it any more
         if self._is_over() or not self._connection.replay:
             self._end()
         elif self._connection.has_space:  # if not, it wakes us later

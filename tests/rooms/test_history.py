@@ -815,5 +815,35 @@ def test_who_has_left_and_is_too_far_behind_for_its_last_words_is_cut_off(poller
     theirs.close()
 
 
+def test_who_has_left_after_its_replay_is_not_cut_off_as_the_history_goes_on(
+    poller: Poller,
+) -> None:
+    """The archive's thread often has it once more: it took its old place for a loss by then."""
+    archive = Archive()  # its thread does not run: this one does what that would
+    history = History(100, tagged=False, archive=archive, limit=64 * 1024)
+    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history.open()
+    history.add(Opcode.TEXT, [b"x" * 20_000])
+    ours, theirs = socket.socketpair()
+    protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
+    connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
+    client: Any = Seat(1, connection)
+    assert members.add(client)
+    replay = members.newcomers[client]
+    while connection.replay is not None:
+        replay.advance()
+    for _ in range(10):
+        history.add(Opcode.TEXT, [b"x" * 20_000])
+    client.departed = True  # kicked: its Close is under way
+    connection.close(4000, "kicked")
+    replay.advance()
+    with RawClient(theirs) as member:
+        assert member.receive_text() == "x" * 20_000
+        with pytest.raises(Closed, match="4000"):
+            member.receive_text()
+    assert connection.is_alive()
+    connection.dispose()
+
+
 if sys.platform != "linux":
     pytest.skip("memory and children are read from /proc", allow_module_level=True)
