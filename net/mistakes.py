@@ -414,12 +414,13 @@ def calls_main(body: list[ast.stmt], games: set[str]) -> bool:
         body: of the module.
         games: what its games are made of.
     """
-    own = {"main", "input"}
+    own, kinds = {"main", "input"}, set(games)
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             own.add(node.name)
-        elif isinstance(node, ast.ClassDef) and games.isdisjoint(map(ast.unparse, node.bases)):
-            own.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            is_game = not kinds.isdisjoint(map(ast.unparse, node.bases))
+            (kinds if is_game else own).add(node.name)
     for node in body:
         if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Expr):
             text = ast.unparse(node)
@@ -498,7 +499,7 @@ def warn_of_options(config: Config, words: Sequence[str]) -> None:
     """
     if config.game is None:
         if config.command[:2] == (sys.executable, "-u"):  # see `command_for`
-            if lost := find_lost_block(Path(config.command[2])):
+            if lost := "".join(map(find_lost_block, map(Path, config.command[2:3]))):
                 log.warning("%s", lost)
         if config.maxmsg > MAX_OUTPUT_ITEM:
             text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"

@@ -474,6 +474,7 @@ def test_a_program_with_a_game_that_is_not_of_this_server_is_run(here: Path, cod
         "from scalesocket import Game\nclass G(Game): pass\nrandom.seed(1)\n",
         "from scalesocket import Game\nclass G(Game): pass\nfor n in range(9): WORDS.append(n)\n",
         "from scalesocket import Game\nclass G(Game): pass\nif __name__ == '__main__': G().run()\n",
+        "from scalesocket import Game\nclass G(Game): pass\nclass H(G): pass\nH.words.clear()\n",
     ],
 )
 def test_a_game_that_is_named_as_a_program_is_told_however_it_is_written(
@@ -503,6 +504,13 @@ def test_a_block_of_options_that_is_none_is_told_of(
     (here / "own.py").write_text(f"{block}print('hi')\n")
     mistakes.warn_of_options(parse_command_line(["own.py"]), ["own.py"])
     assert [record.getMessage()[: len(LOST)] for record in caplog.records] == [LOST]
+
+
+def test_an_interpreter_without_a_program_is_served(caplog: pytest.LogCaptureFixture) -> None:
+    """It ended with a traceback: the program's block of options was looked for."""
+    words = [sys.executable, "--", "-u"]
+    mistakes.warn_of_options(parse_command_line(words), words)
+    assert not caplog.records
 
 
 def test_a_game_whose_block_of_options_is_none_is_told_of_that(here: Path) -> None:
