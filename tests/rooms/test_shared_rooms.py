@@ -26,7 +26,7 @@ from scalesocket.net.shared_rooms import (
     SharedRooms,
     SharedStore,
 )
-from scalesocket.net.store import BusyError, Record, StoredRooms
+from scalesocket.net.store import Record, StoredRooms
 
 from scalesocket import ConnectionClosed, HandshakeError
 from tests.net.test_workers import crash, room_of, workers_of
@@ -36,6 +36,7 @@ from tests.rooms.test_redis_store import rooms, state
 from tests.rooms.test_store import (
     Player,
     ask,
+    is_busy,
     metric,
     say,
     sit,
@@ -380,7 +381,7 @@ def test_a_room_that_ends_while_it_is_asked_whether_it_was_lost_stays_nobodys(
         found: Any = SharedRooms.__new__(SharedRooms)
         found._store = SimpleNamespace(release=lambda name: one.release([name]))
         found._database = one
-        found.lock, found._taken, found._recalled = threading.RLock(), set(), {"new"}
+        found.lock, found._recalled = threading.RLock(), {"new"}
         found._owners = dict.fromkeys(("left", "gone", "open"))
         for name in (*found._owners, "new"):
             one.read(name)
@@ -846,14 +847,6 @@ def test_a_room_that_was_read_for_somebody_who_waits_no_longer_is_released_as_it
     wait_until(lambda: database.done == [{"den": WHOLE}, ["den"]])
     store.stop()
     assert database.read_rooms == ["den"]
-
-
-def is_busy(store: SharedStore, room: str) -> bool:
-    """Whether a room is to be asked for again."""
-    with contextlib.suppress(BusyError):
-        store.read(room)
-        return False
-    return True
 
 
 class AwayDatabase(SlowDatabase):
