@@ -786,8 +786,10 @@ class Seats:
             seat = self._by_key.get(digest(asked.token))
         owner = None
         if seat is not None and seat.may_be_taken(session.KIND, client):
-            owner = seat.client
-            if seat.attach(session.connection, asked, client):
+            owner, connection = seat.client, session.connection
+            # First, as there may be no memory below: then nobody else would let go of the seat.
+            session.at_end.append(functools.partial(seat.detach, connection, CloseCode.ABNORMAL))
+            if seat.attach(connection, asked, client):
                 return seat
         if back is not None and back.failure is not None:  # it would fail again
             raise back.failure

@@ -700,6 +700,24 @@ def test_a_seat_that_has_just_ended_takes_no_connection() -> None:
     assert not late.send.called
 
 
+def test_a_seat_for_whose_new_connection_there_is_no_memory_is_given_up_in_time() -> None:
+    """It had that connection for ever: its client stayed in the room, and the room never ended."""
+    seat, attach = make_seat()
+    first, second = Mock(encoding=PLAIN), Mock(encoding=PLAIN)
+    token = attach(first)["token"]
+    seat.detach(first, 1006)
+    second.send.side_effect = MemoryError
+    session: Any = Mock(KIND="http", connection=second, at_end=[])
+    asked = seats.Asked(1000, "", failed=False, token=token, seen=0)
+    with pytest.raises(MemoryError):
+        seat._seats._find_seat(session, seat.client, asked, None)
+    for give_back in session.at_end:
+        give_back()
+    assert not seat.is_alive()
+    seat.expire(seat._dropped_at)
+    cast(Any, seat._seats.registry).release.assert_called_once()
+
+
 def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
     """The client was told of less than there was, and said it again."""
     seat, attach = make_seat()
