@@ -356,8 +356,8 @@ def test_in_a_chat_who_is_refused_for_once_keeps_the_seat(
     wire.cut()
     wait_for(ann, f"{STATE} === 'waiting'")
     wire.mend()
-    wait_for(ann, f"/^(Back|Connected) again/.test({NOTE})")
-    assert refused and ann.evaluate(BACK)
+    said = ann.wait_for_function(f"/^(Back|Connected) again/.test({NOTE}) && {NOTE}")
+    assert refused and said.json_value() == "Back again, nothing missed."
 
 
 def test_in_a_chat_what_a_seat_could_not_keep_is_said_again(open_tab: OpenTab, wire: Wire) -> None:
