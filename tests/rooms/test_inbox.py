@@ -680,7 +680,7 @@ def test_who_leaves_hears_nothing_more_before_the_room_is_told_of_it() -> None:
     told: list[str] = []
     member: Any = Mock(departed=False)
     member.room = SimpleNamespace(
-        seats={member, object()},
+        clients={member, object()},
         inbox=SimpleNamespace(put=lambda left: told.append("the room")),
         members=SimpleNamespace(remove=lambda client: told.append("the members")),
     )

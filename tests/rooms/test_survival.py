@@ -718,9 +718,9 @@ def test_who_waits_for_a_room_is_not_forgotten_though_memory_runs_out_as_it_goes
     room.inbox.is_full = session.connection.has_more = False
     room.receive.side_effect = MemoryError
     reader._paused[room] = deque([session])
-    assert not reader._do(lambda: reader._resume_all(room))  # it is tried again
+    assert not reader._do(lambda: reader._unpause_all(room))  # it is tried again
     assert session.connection.abort.called
-    assert reader._do(lambda: reader._resume_all(room))
+    assert reader._do(lambda: reader._unpause_all(room))
     assert room.receive.call_count == 1  # the rest of it may have arrived
     assert reader._selector.register.called and not reader._paused
 
