@@ -205,5 +205,5 @@ def test_where_the_reader_chooses_all_colours_what_a_colour_tells_is_seen(
             page.locator("form input").press("Enter")
         if path == "/terminal/":
             page.locator("#input").focus()
-        page.locator(parts).last.wait_for()
+        wait_for(page, "document.querySelectorAll(value[0]).length >= value[1]", [parts, count])
         assert len(set(page.evaluate(PAINTED, parts))) == count
