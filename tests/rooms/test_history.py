@@ -791,7 +791,10 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
     theirs.close()
 
 
-def test_who_has_left_and_is_too_far_behind_for_its_last_words_is_cut_off(poller: Poller) -> None:
+def newcomer_to_a_long_past(
+    poller: Poller,
+) -> tuple[History, Any, HoldingConnection, socket.socket]:
+    """Return a history, its members with one newcomer, and that one's connection at both ends."""
     archive = Archive()  # its thread does not run: this one does what that would
     history = History(100, tagged=False, archive=archive, limit=64 * 1024)
     members: Any = history.make_members(Traffic(), RoomLog("room"))
@@ -802,6 +805,12 @@ def test_who_has_left_and_is_too_far_behind_for_its_last_words_is_cut_off(poller
     connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
     client: Any = Seat(1, connection)
     assert members.add(client)
+    return history, members, connection, theirs
+
+
+def test_who_has_left_and_is_too_far_behind_for_its_last_words_is_cut_off(poller: Poller) -> None:
+    history, members, connection, theirs = newcomer_to_a_long_past(poller)
+    [client] = members.newcomers
     replay = members.newcomers[client]
     client.departed = True  # kicked: its Close waits behind the past
     connection.close(CloseCode.NORMAL)
@@ -819,16 +828,8 @@ def test_who_has_left_after_its_replay_is_not_cut_off_as_the_history_goes_on(
     poller: Poller,
 ) -> None:
     """The archive's thread often has it once more: it took its old place for a loss by then."""
-    archive = Archive()  # its thread does not run: this one does what that would
-    history = History(100, tagged=False, archive=archive, limit=64 * 1024)
-    members: Any = history.make_members(Traffic(), RoomLog("room"))
-    history.open()
-    history.add(Opcode.TEXT, [b"x" * 20_000])
-    ours, theirs = socket.socketpair()
-    protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
-    connection = HoldingConnection(ours, protocol, poller=poller, max_backlog=1 << 20)
-    client: Any = Seat(1, connection)
-    assert members.add(client)
+    history, members, connection, theirs = newcomer_to_a_long_past(poller)
+    [client] = members.newcomers
     replay = members.newcomers[client]
     while connection.replay is not None:
         replay.advance()
