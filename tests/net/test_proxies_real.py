@@ -127,13 +127,25 @@ def run_ip(*arguments: str) -> None:
         raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
+def remove_leftovers(name: str) -> None:
+    """Remove a machine that a run before this one had no time to remove: it was killed.
+
+    It answers at the same addresses, and refuses whoever connects.
+    """
+    if Path("/run/netns", name).exists():
+        with contextlib.suppress(OSError):  # our end has gone with the other one
+            run_ip("link", "delete", name)
+        run_ip("netns", "delete", name)
+
+
 @contextlib.contextmanager
 def machine(number: int) -> Iterator[Machine]:
     """Make a machine, of a range of addresses that is meant for tests (RFC 2544)."""
-    net = f"198.18.{10 * worker_number() % 250 + number}"
-    name = f"node{os.getpid()}-{number}"
+    number += 10 * worker_number() % 250
+    name, net = f"node{number}", f"198.18.{number}"
     made = Machine(name, name, f"{net}.1", f"{net}.2")
     with contextlib.ExitStack() as stack:
+        remove_leftovers(name)
         run_ip("netns", "add", name)
         stack.callback(run_ip, "netns", "delete", name)
         run_ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
@@ -180,6 +192,15 @@ def exchange_text(client: RawClient, text: str) -> None:
     client.send_text(text)
     while client.receive_text() != text:
         pass
+
+
+def test_a_machine_that_a_killed_run_has_left_is_in_nobodys_way() -> None:
+    killed = f"import os, {__name__} as tests\nwith tests.machine(9): os._exit(0)"
+    if subprocess.run([sys.executable, "-c", killed], cwd=ROOT, timeout=PATIENCE).returncode:
+        pytest.skip("no network namespaces here")
+    with machine(9) as made, made.server("cat") as server:
+        with RawClient.connect(server, "lobby") as client:
+            exchange_text(client, "hello")
 
 
 # ==== All clients of a room meet ==========================================
