@@ -78,7 +78,8 @@ class AuthCommand:
         """Return whether a client may come in; this may take 2 * AUTH_TIMEOUT seconds.
 
         Raises:
-            HandshakeError: 503, too many wait for an answer, or the command cannot be started now.
+            HandshakeError: 503, too many wait for an answer, the command cannot be started now, or
+                has been ended with the server.
         """
         later = ("Retry-After", "1")
         network = network_of(client.address)
@@ -87,6 +88,8 @@ class AuthCommand:
         let_in = False
         try:
             let_in = not self._stopped and self._run(client) == 0
+            if self._stopped and not let_in:  # that says nothing of the client
+                raise HandshakeError(503, "the server is ending", later)
             return let_in
         except BackendError as error:
             log.error("--auth: %s", error)
@@ -102,13 +105,15 @@ class AuthCommand:
             self._stopped = True
             for child in self._running:
                 child.signal_group(STOP_STEPS[-1][0])
+        with self._turns:
+            self._turns.notify_all()  # nobody waits for a turn any more
 
     def _take_turn(self, network: str) -> bool:
         """Wait until one more command may run, also for this network; return whether it may."""
 
         def is_free() -> bool:
             of_one = self._taken_by[network] if network != UNIX_PEER[0] else 0
-            return self._taken < MAX_AUTH and of_one < MAX_AUTH_OF_ONE
+            return self._stopped or (self._taken < MAX_AUTH and of_one < MAX_AUTH_OF_ONE)
 
         with self._turns:
             if not self._turns.wait_for(is_free, AUTH_TIMEOUT):

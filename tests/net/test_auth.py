@@ -332,29 +332,36 @@ def test_a_command_that_takes_long_to_start_is_waited_for_by_its_client_alone(
             wait_until(stop.done)
         finally:
             go_on.set()
-        assert not answer.result()
+        with pytest.raises(HandshakeError, match="ending"):
+            answer.result()
         begun.clear()
-        assert not command.ask(make_client())
+        with pytest.raises(HandshakeError, match="ending"):
+            command.ask(make_client())
     assert not begun.is_set()  # no more is started
     assert not command._running
 
 
-def test_stopping_the_server_stops_the_commands() -> None:
-    with serve("--auth", "sleep 12345", "cat") as server:
-        results: list[object] = []
-
-        def connect() -> None:
-            try:
-                RawClient.connect(server).sock.close()
-            except (EOFError, HandshakeRefused, ConnectionError) as error:
-                results.append(error)
-
-        thread = threading.Thread(target=connect)
-        thread.start()
+def test_stopping_the_server_stops_the_commands_and_tells_clients_to_come_again() -> None:
+    """With 401, which they got, a client gives up."""
+    with serve("--auth", "sleep 12345", "cat") as server, ThreadPoolExecutor(1) as pool:
+        told = pool.submit(refusal, server)
         wait_until(lambda: server.survivors())
         assert server.stop() == 0
-        thread.join(PATIENCE)
-        assert len(results) == 1
+        assert told.result(PATIENCE) == (503, b"the server is ending\n")
+
+
+def test_who_waits_for_a_turn_as_the_server_ends_need_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "AUTH_TIMEOUT", 3 * PATIENCE)
+    monkeypatch.setattr(auth, "MAX_AUTH", 0)
+    command = auth.AuthCommand(parse_command_line(["--auth", "true", "cat"]), ScarceTimer("timer"))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(command.ask, make_client())
+        wait_until(lambda: command._turns._waiters)  # type: ignore[attr-defined]
+        command.stop()
+        with pytest.raises(HandshakeError, match="ending"):
+            answer.result(PATIENCE)
 
 
 # ==== Games ================================================================
