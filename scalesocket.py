@@ -5167,25 +5167,17 @@ class Listener:
         Raises:
             ShortageError: something has run out; it is tried again a little later.
         """
-        try:
-            for _ in range(64):
-                self._accept_one()
-        except BlockingIOError:
-            pass
-        except ShortageError:
-            self._reader.unwatch(self._socket)
-            insist(self._reader.call_later, 0.1, self._watch)  # for others to end
-            raise
-
-    def _accept_one(self) -> None:
-        try:
-            self._server.serve(self._kind, *self.accept())
-        except BlockingIOError:
-            raise
-        except ConnectionError as error:  # gone again, or one of too many from its address
-            log.debug("not accepted: %s", error)
-        except (OSError, ShortageError) as error:
-            raise ShortageError(f"cannot accept: {error}") from None
+        for _ in range(64):
+            try:
+                self._server.serve(self._kind, *self.accept())
+            except BlockingIOError:
+                return
+            except ConnectionError as error:  # gone again, or one of too many from its address
+                log.debug("not accepted: %s", error)
+            except (OSError, ShortageError) as error:
+                self._reader.unwatch(self._socket)
+                insist(self._reader.call_later, 0.1, self._watch)  # for others to end
+                raise ShortageError(f"cannot accept: {error}") from None
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
         """Return who waits, its address, and what has been read from it already.
