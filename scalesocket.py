@@ -4944,57 +4944,31 @@ class Readers:
 # ==== 14. Server =========================================================================
 # Listens, and holds what sessions use: who may come in, how many, and how it all ends.
 
-# Errors that are not the operator's: `localhost` has an IPv6 address also where IPv6 is missing.
-_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
-
 
 def open_listeners(
     opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
 ) -> list[socket.socket]:
-    """Listen at all addresses of the hosts that this machine has; log those that it has not.
+    """Listen at addresses; net/addresses.py at all that the name of a host stands for.
 
     Args:
-        opened: closes them, unless they are taken from it.
-        addresses: a name or an address each, and a port; 0 for any that is free, at the first of
-            the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
+        opened: closes what listens, unless it is taken from it.
+        addresses: a name or an address each, and a port; 0 for any that is free.
         option: which chooses them.
 
     Raises:
-        OSError: no address of a host can be had, or one is in use or forbidden: see `filename`.
+        OSError: one cannot be had: see `filename`.
     """
-    listeners: list[socket.socket] = []
+    if (module := find_feature("addresses")) is not None:
+        return list(module.open_listeners(opened, addresses, option))
+    listeners = []
     for host, port in addresses:
-        here: list[socket.socket] = []
-        missing: list[tuple[str, OSError]] = []
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, address in found:
-                alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
-                both = alone and socket.has_dualstack_ipv6()
-                try:
-                    listener = socket.create_server(
-                        address, family=family, backlog=4096, dualstack_ipv6=both
-                    )
-                except OSError as error:
-                    error.strerror = os.strerror(error.errno or 0)  # without the address
-                    if error.errno not in _NOT_OURS:
-                        raise
-                    missing.append((str(address[0]), error))
-                    continue
-                here.append(opened.enter_context(listener))
-                if not port:
-                    break
-            if missing and not here:
-                raise missing[-1][1]
+            listener = socket.create_server((host, port), family=family, backlog=4096)
         except OSError as error:
-            at = f"[{host}]:" if ":" in host else f"{host}:"
-            error.filename = f"{at}{port}"
-            if error.errno == errno.EADDRINUSE:
-                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
+            error.filename = f"{host}:{port}"
             raise
-        for name, why in missing:
-            log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
-        listeners += here
+        listeners.append(opened.enter_context(listener))
     return listeners
 
 

@@ -1,12 +1,14 @@
-"""Where other devices find this server: for the log, and for links that pages show (`--api`).
+"""Where this server listens, and where other devices find it.
 
-A page that was opened at `localhost` cannot know any other name of the machine, and a link to
-`localhost` leads every friend to a machine of their own.
+The latter is for the log, and for links that pages show (`--api`). A page that was opened at
+`localhost` cannot know any other name of the machine, and a link to `localhost` leads every friend
+to a machine of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import socket
@@ -26,7 +28,59 @@ if TYPE_CHECKING:
 ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 WILDCARDS = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}
 OPTIONS = (("--qr", "", FLAG, "show the address that other devices open as a QR code"),)
+# Errors that are not the operator's: `localhost` has an IPv6 address also where IPv6 is missing.
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via")
+
+
+def open_listeners(
+    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str
+) -> list[socket.socket]:
+    """Listen at all addresses of the hosts that this machine has; log those that it has not.
+
+    Args:
+        opened: closes them, unless they are taken from it.
+        addresses: a name or an address each, and a port; 0 for any that is free, at the first of
+            the addresses that a name stands for. `[::]` means IPv4, too, if it is the only one.
+        option: which chooses them.
+
+    Raises:
+        OSError: no address of a host can be had, or one is in use or forbidden: see `filename`.
+    """
+    listeners: list[socket.socket] = []
+    for host, port in addresses:
+        here: list[socket.socket] = []
+        missing: list[tuple[str, OSError]] = []
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, address in found:
+                alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
+                both = alone and socket.has_dualstack_ipv6()
+                try:
+                    listener = socket.create_server(
+                        address, family=family, backlog=4096, dualstack_ipv6=both
+                    )
+                except OSError as error:
+                    error.strerror = os.strerror(error.errno or 0)  # without the address
+                    if error.errno not in _NOT_OURS:
+                        raise
+                    missing.append((str(address[0]), error))
+                    continue
+                here.append(opened.enter_context(listener))
+                if not port:
+                    break
+            if missing and not here:
+                raise missing[-1][1]
+        except OSError as error:
+            at = f"[{host}]:" if ":" in host else f"{host}:"
+            error.filename = f"{at}{port}"
+            if error.errno == errno.EADDRINUSE:
+                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
+            raise
+        for name, why in missing:
+            log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)
+        listeners += here
+    return listeners
 
 
 def outward_address(family: socket.AddressFamily) -> str | None:

@@ -269,6 +269,20 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
             assert client.receive_text() == "hello"
 
 
+def test_a_lone_copy_says_where_it_cannot_listen(copied_alone: Path) -> None:
+    """It listens at one address of a name; net/addresses.py at all, and it names another port."""
+    command = [*ALONE, str(copied_alone)]
+    with serve("cat", addr="localhost:0", command=command, cwd=copied_alone.parent) as server:
+        told = subprocess.run(
+            [*command, "--addr", f"localhost:{server.port}", "cat"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    said = f"scalesocket: cannot listen at localhost:{server.port}: "
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1) and told.stderr.startswith(said)
+
+
 def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None:
     folder = copied_alone.parent / "net"
     folder.mkdir()
