@@ -5512,11 +5512,10 @@ class OptionParser(argparse.ArgumentParser):
         return JSON_SPELLED_OUT | options if options.pop("json", False) else options
 
     def print_help(self, file: Any = None) -> None:
-        """Print what all options mean, with the command as it has been called."""
-        command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
+        """Print what all options mean."""
         text = re.sub(r" (\[=\w+\])", r"\1 ", build_parser().format_help())  # no space in it
-        text += examples.BUNDLED if (examples := find_feature("examples")) else ""
-        self._print_message(re.sub(r"(python3 )?scalesocket\.py", command, text), file)
+        examples = find_feature("examples")
+        self._print_message(examples.complete_help(text) if examples else text, file)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         print(message, end="", file=file, flush=True)  # argparse would hide its failure
@@ -5938,18 +5937,15 @@ def import_game(load: Callable[[], object], class_name: str, where: str) -> type
         ConfigError: what went wrong and in which line, as it is the operator's to mend; or the
             class is no `Game`, or one whose hooks cannot be called.
     """
-    mistakes = find_feature("mistakes")
+    if (mistakes := find_feature("mistakes")) is not None:
+        game: type[Game] = mistakes.import_game(load, class_name, where)
+        return game
     try:
-        module = mistakes.load_patiently(load, where) if mistakes is not None else load()
+        found = getattr(load(), class_name, None)
     except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        if mistakes is not None:
-            text = mistakes.explain_import(error, where.partition(":")[0])
         raise ConfigError(f"cannot import {where}: {text}") from None
-    if mistakes is not None:
-        mistakes.check_game(module, class_name)
-    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Game)):
         raise ConfigError(f"{where} is no subclass of scalesocket.Game")
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
 from scalesocket import HERE
@@ -14,6 +16,12 @@ BUNDLED = """\
 Bundled examples: game.py, snake, tictactoe, sandbox, chat.
 A Python script may carry its own options in a "# /// script" block (see README).
 """
+
+
+def complete_help(text: str) -> str:
+    """Return what --help says, with these games, and with the command as it has been called."""
+    command = r"\g<0>" if sys.argv[0].endswith(".py") else "scalesocket"
+    return re.sub(r"(python3 )?scalesocket\.py", command, text + BUNDLED)
 
 
 def find_example(target: str) -> Path | None:

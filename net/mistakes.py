@@ -89,6 +89,22 @@ _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 # ==== What an import has met =============================================================
 
 
+def import_game(load: Callable[[], object], class_name: str, where: str) -> Any:
+    """Run an import, and return the module's class of that name; see `scalesocket.import_game`.
+
+    Raises:
+        ConfigError: what went wrong and in which line; or there is no such `Game`, or one whose
+            hooks cannot be called.
+    """
+    try:
+        module: Any = load_patiently(load, where)
+    except (Exception, SystemExit) as error:
+        text = explain_import(error, where.partition(":")[0])
+        raise ConfigError(f"cannot import {where}: {text}") from None
+    check_game(module, class_name)
+    return getattr(module, class_name)
+
+
 def load_patiently(load: Callable[[], object], where: str) -> object:
     """Run an import; say in between if it takes long, and in which line it is."""
     told = threading.Timer(SLOW_IMPORT, tell_slow, (threading.get_ident(), where))
