@@ -5220,9 +5220,7 @@ class Server:
         rated = config.maxrate or (game and game.max_rate)
         rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
         self.readers = (rate.limit(config, self.registry) if rate else Readers)()
-        for feature in config.find_features():
-            if hasattr(feature, "set_up"):
-                feature.set_up(self)
+        config.call_features("set_up", self)
 
     def listen(self) -> None:
         """Open the listening sockets, and then the files of --pcap and --trace.
@@ -5486,9 +5484,10 @@ class Config(NetConfig):
     trace: tuple[str, ...] | None = None
     verbose: int = 0
 
-    def find_features(self) -> list[Any]:
-        """Return the modules of net/ that are wanted; see the function of that name."""
-        return find_features([f.name for f in fields(self) if getattr(self, f.name) != f.default])
+    def call_features(self, function: str, argument: object) -> None:
+        """Call a function of the modules of net/ that are wanted; see the function of that name."""
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        call_features(changed, function, argument)
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -5623,15 +5622,17 @@ class OptionsOf(NamedTuple):
     module: str
     names: str
 
-    def load(self, given: Collection[str] | None) -> list[Option]:
-        """Return them if one of them is given; see `list_options`."""
-        names = self.names.split()
+    def load(self, given: Collection[str] | None) -> Any:
+        """Return the module if one of its options is given; see `list_options`."""
         if given is None:
-            module = find_feature(self.module)
-        else:
-            wanted = [name for name in names if name in given]
-            module = load_feature(self.module, wanted[0]) if wanted else None
-        return [o for o in module.OPTIONS if set(o[0].split()) & set(names)] if module else []
+            return find_feature(self.module)
+        wanted = [name for name in self.names.split() if name in given]
+        return load_feature(self.module, wanted[0]) if wanted else None
+
+    def rows(self, given: Collection[str] | None) -> list[Option]:
+        """Return the options themselves, if one of them is given; see `list_options`."""
+        module, names = self.load(given), set(self.names.split())
+        return [o for o in module.OPTIONS if names & set(o[0].split())] if module else []
 
 
 ALWAYS = ("per_address", "origins", "pages", "descendants", "threads", "room_names", "extensions")
@@ -5738,7 +5739,7 @@ def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]
     groups: dict[str, list[Option]] = {title: [] for title in OPTIONS}
     for title, rows in OPTIONS.items():
         for row in rows:
-            groups[title] += row.load(given) if isinstance(row, OptionsOf) else [row]
+            groups[title] += row.rows(given) if isinstance(row, OptionsOf) else [row]
     return groups
 
 
@@ -5813,26 +5814,24 @@ def combine_options(
     is_json = "json" in (options["clientframe"], options["serverframe"])
     if is_json and re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
         options.setdefault("idfield", "id")
-    for feature in find_features(options):
-        if hasattr(feature, "complete_options"):
-            feature.complete_options(options)
+    call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
     check_options(config)
     return config
 
 
-def find_features(given: Collection[str]) -> list[Any]:
-    """Return the modules of net/ that every server has, and those whose options are given.
+def call_features(given: Collection[str], function: str, argument: object) -> None:
+    """Call a function of the modules of net/ that have it: of ALWAYS, and of the options given.
 
     Raises:
         ConfigError: one of the latter is not there, as this file has been copied alone.
     """
-    found = {name: find_feature(name) for name in ALWAYS}
-    for row in [r for rows in OPTIONS.values() for r in rows if isinstance(r, OptionsOf)]:
-        for option in row.names.split():
-            if option[2:].replace("-", "_") in given:
-                found[row.module] = load_feature(row.module, option)
-    return [module for module in found.values() if module is not None]
+    words = {f"--{name.replace('_', '-')}" for name in given}
+    rows = [row for rows in OPTIONS.values() for row in rows if isinstance(row, OptionsOf)]
+    modules = [*map(find_feature, ALWAYS), *(row.load(words) for row in rows)]
+    for module in dict.fromkeys(modules):
+        if hasattr(module, function):
+            getattr(module, function)(argument)
 
 
 def refuse_if(applies: object, text: str) -> None:
@@ -5847,9 +5846,7 @@ def check_options(config: Config) -> None:
     Raises:
         ConfigError: they do, and it names them; or the module of one is not there.
     """
-    for feature in config.find_features():
-        if hasattr(feature, "check_options"):
-            feature.check_options(config)
+    config.call_features("check_options", config)
     refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     framings = (config.clientframe, config.serverframe)
     for mode in framings:  # what is missing is said now, and not when it is needed
