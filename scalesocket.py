@@ -5189,24 +5189,20 @@ class Server:
         self.opened = contextlib.ExitStack()  # closes them, and removes the file of --unixsocket
         self._waker: socket.socket | None = None  # while `run` waits for `stop`
         self.taps: Taps | None = None  # set by `prepare`
-        # What follows is set by modules of net/, nearly all of it by their `set_up`.
+        # What follows is set by modules of net/, nearly all of it by their `set_up`. What each is
+        # for stands in net/README.md ("A new option").
         self.guard = LocalPages()
         self.warn_once: Callable[[str], None] = log.debug  # what strangers do wrong, each kind once
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
-        # Counts a client by the address that a proxy has told (net/per_address.py).
         self.enter_behind: Callable[[Session, str], None] = lambda *_: None
-        # Checks who may come in, when nothing else is to be checked (net/oneshot.py).
         self.check_last: Callable[[Session], None] = lambda _session: None
-        # Asks whether a request that is for no room may be answered.
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
-        # Who may take a connection over that asks for a WebSocket.
         self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []
         self.services: list[Archive | Orphans | StoredRooms] = []  # from `run` to its end
         self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
         self.cors: Cors | None = None
         self.enter_base: Callable[[Request], Request] = lambda request: request
         self.negotiate: Negotiate | None = None
-        # Which class takes the place of a kind of connection (net/history.py).
         self.find_kind: Callable[..., type[Connection]] = lambda kind: kind
         self.seats: Seats | None = None
         self.drain: Drain | None = None
@@ -5612,12 +5608,7 @@ Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
 
 
 class OptionsOf(NamedTuple):
-    """Options of a module in net/, whose OPTIONS hold their rows.
-
-    The module may have `complete_options(options)`, which adds what follows from them to those that
-    are given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which
-    puts what it needs into attributes of the server.
-    """
+    """Options of a module in net/, whose OPTIONS hold their rows; see `call_features`, too."""
 
     module: str
     names: str
@@ -5807,21 +5798,32 @@ def combine_options(
     """Put a script's own options under those of the command line, and check them together.
 
     Raises:
-        ConfigError: they contradict each other.
+        ConfigError: they contradict each other, or the module of one is not there.
     """
     options = own | given
     options = dict.fromkeys(("clientframe", "serverframe"), options.pop("frame", "")) | options
-    is_json = "json" in (options["clientframe"], options["serverframe"])
+    framings = options["clientframe"], options["serverframe"]
+    is_json = "json" in framings
     if is_json and re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
         options.setdefault("idfield", "id")
     call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
-    check_options(config)
+    config.call_features("check_options", config)
+    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
+    for mode in framings:  # what is missing is said now, and not when it is needed
+        make_framing(config, mode, lambda *_: None)
+    refuse_if(config.binary and is_json, "--binary and JSON framing exclude each other")
+    if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
+        load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
     return config
 
 
 def call_features(given: Collection[str], function: str, argument: object) -> None:
     """Call a function of the modules of net/ that have it: of ALWAYS, and of the options given.
+
+    A module may have `complete_options(options)`, which adds what follows from those that are
+    given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which puts
+    what it needs into attributes of the server.
 
     Raises:
         ConfigError: one of the latter is not there, as this file has been copied alone.
@@ -5838,22 +5840,6 @@ def refuse_if(applies: object, text: str) -> None:
     """Raise ConfigError with this text, if options that contradict each other are given."""
     if applies:
         raise ConfigError(text)
-
-
-def check_options(config: Config) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        ConfigError: they do, and it names them; or the module of one is not there.
-    """
-    config.call_features("check_options", config)
-    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
-    framings = (config.clientframe, config.serverframe)
-    for mode in framings:  # what is missing is said now, and not when it is needed
-        make_framing(config, mode, lambda *_: None)
-    refuse_if(config.binary and "json" in framings, "--binary and JSON framing exclude each other")
-    if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
-        load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
 
 
 # -- what is to be served --
