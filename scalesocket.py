@@ -1289,6 +1289,12 @@ class Poller:
         if is_first and not self._woken:  # else it will look for an earlier one anyhow
             self._wake()
 
+    def flush(self) -> None:
+        """Wait until the thread has called all that it was to call soon."""
+        done = threading.Event()
+        self.call_soon(done.set)
+        done.wait()
+
     def stop(self) -> None:
         """End the thread, from another one; what it has not called by then will not be."""
         self._stopped = True
@@ -4902,6 +4908,7 @@ class Readers:
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
+        self._helped: set[Session] = set()  # those that helpers have
 
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; one of `spare` has been acquired for it."""
@@ -4920,8 +4927,10 @@ class Readers:
             ShortageError: there is none, and it has been ended.
         """
         try:
+            self._helped.add(session)
             self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
+            self._helped.discard(session)
             cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
             shortage = ShortageError(f"cannot start a thread: {cause}")
             if session.fail(shortage) is None:
@@ -4939,6 +4948,18 @@ class Readers:
                 break
         if session.want is not None:
             insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
+        self._helped.discard(session)
+
+    def stop(self) -> None:
+        """End the threads; a request that is being answered has CLOSE_TIMEOUT seconds for that."""
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        while self._helped and time.monotonic() < deadline:
+            for session in self._helped.copy():
+                with contextlib.suppress(OSError):
+                    session.sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
+            time.sleep(0.01)
+        self.shared.flush()
+        self.shared.stop()
 
 
 # ==== 14. Server =========================================================================
@@ -5276,14 +5297,12 @@ class Server:
                 listener.start()
             accept_key("")  # loads what the first client would have to wait for
             self._wait_for_stop(wake_up, self._waker)
-            closed = threading.Event()
             for listener in listeners:
                 listener.stop()
-            self.readers.shared.call_soon(closed.set)
-            closed.wait()
+            self.readers.shared.flush()
         self.opened.close()
         self._end()
-        self.readers.shared.stop()
+        self.readers.stop()
 
     def _wait_for_stop(self, wake_up: socket.socket, waker: socket.socket) -> None:
         """Wait until `stop` is called, and let signals have their handlers run.

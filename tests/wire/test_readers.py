@@ -255,6 +255,53 @@ def test_a_server_that_ends_leaves_no_reader_of_a_client_that_does_not_end(
     assert not server.limits._served
 
 
+@pytest.fixture
+def last_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[scalesocket.Server, Any, Any]]:
+    """A server, and both ends of a connection to it that is its last one."""
+    for constant in ("HELPER_PATIENCE", "HEAD_TIMEOUT", "IDLE_TIMEOUT", "CLOSE_TIMEOUT"):
+        monkeypatch.setattr(scalesocket, constant, 3 * PATIENCE)
+    server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
+    server.readers.shared.start()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(PATIENCE)
+        serve_it = partial(server.serve, scalesocket.HttpSession, ours, UNIX_PEER, b"")
+        server.readers.shared.call_soon(serve_it)
+        yield server, ours, theirs
+    assert ours.fileno() == -1 and not server.limits._served
+
+
+def test_a_request_that_is_being_answered_as_the_server_ends_gets_its_answer(
+    last_one: tuple[scalesocket.Server, Any, Any],
+) -> None:
+    server, ours, theirs = last_one
+    respond, is_asked = server.site.respond, threading.Event()
+
+    def respond_late(*args: Any) -> scalesocket.Response:
+        is_asked.set()
+        ours.recv(1)  # until nothing more is read
+        return respond(*args)
+
+    server.site.respond = respond_late  # type: ignore[method-assign]
+    theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert is_asked.wait(PATIENCE)
+    server.readers.stop()
+    theirs.setblocking(False)
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert theirs.recv(4096) == b""
+
+
+def test_who_may_ask_for_more_as_the_server_ends_is_waited_for_no_longer(
+    last_one: tuple[scalesocket.Server, Any, Any],
+) -> None:
+    """A helper waited for its next request, and nobody closed its socket after that."""
+    server, _, theirs = last_one
+    theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+    server.readers.stop()
+    assert theirs.recv(4096) == b""
+
+
 @pytest.mark.parametrize("error", [OSError, MemoryError])
 def test_who_cannot_be_served_is_let_go_and_counts_no_more(error: type[Exception]) -> None:
     """A server that had been short of something so often would have refused all others."""
