@@ -6017,8 +6017,10 @@ def handle_signals(server: Server) -> None:
         else:
             server.stop()
 
+    once = getattr(find_feature("signals"), "once", lambda handler: handler)
+    handler = once(on_signal)
     for number in filter(None, (*stop_signals, hangup)):
-        signal.signal(number, on_signal)
+        signal.signal(number, handler)
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:

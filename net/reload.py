@@ -75,6 +75,7 @@ from scalesocket import (
 from .file_limit import raise_file_limit, restore_file_limit
 from .logs import finish_log
 from .mistakes import place
+from .signals import once
 from .standard_streams import open_standard_streams
 
 # fmt: off
@@ -353,6 +354,7 @@ class Ear:
         Who stops all processes of a name (`pkill`) sends one to this process, too. With the first
         one's that would be two, and a second one cuts all off.
         """
+        handler = getattr(handler, "__wrapped__", handler)  # see `once`; of these there is no echo
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if os.getppid() != self._parent_pid:  # it is gone, or a game has forked this process
@@ -586,8 +588,9 @@ class Overseer(Server):
         numbers = (*SIGNALS, signal.SIGHUP) if heeded else SIGNALS
         before: dict[int, Any] = {n: signal.getsignal(n) for n in (*numbers, signal.SIGCHLD)}
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
+        on_signal = once(lambda number, _frame: self._wanted.append(number))
         for number in numbers:
-            signal.signal(number, lambda number, _frame: self._wanted.append(number))
+            signal.signal(number, on_signal)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         return before
 

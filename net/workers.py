@@ -82,6 +82,7 @@ from scalesocket import (
 from .descendants import adopt, list_orphans
 from .lines import LINES, LineSession
 from .logs import finish_log
+from .signals import once
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -299,6 +300,7 @@ class Worker:
         signal, too. With the parent's that would be two, and a second one cuts all off. So the
         parent says which it passes on, before it sends it.
         """
+        handler = getattr(handler, "__wrapped__", handler)  # see `once`; of these there is no echo
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if os.getppid() != self._parent_pid:  # it is gone, or a game has forked this process
@@ -602,9 +604,10 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(RECEIVE_SIZE))
         signal.set_wakeup_fd(signal_end.fileno(), warn_on_full_buffer=False)
+        on_signal = once(lambda number, _frame: self._signals.append(number))
         for number in SIGNALS:
             if handlers[number] == handlers[signal.SIGTERM]:  # or it is ignored (`nohup`)
-                signal.signal(number, lambda number, _frame: self._signals.append(number))
+                signal.signal(number, on_signal)
         handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         if not self._server.stopping:  # a signal was faster
             self._due = dict.fromkeys(range(len(self._channels)), 0.0)

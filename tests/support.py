@@ -49,6 +49,7 @@ T = TypeVar("T")
 # ==== 1. Waiting ==========================================================
 # A test waits for a condition, never for a length of time.
 
+ECHO = 0.1  # seconds in which a signal that comes twice is one; see net/signals.py
 PATIENCE = 40  # seconds; a wait that is in vain takes so long, every other one as long as it must
 
 
@@ -406,6 +407,11 @@ class ServerProcess:
             self.fail(f"the server has not ended within {timeout} s")
         self._join()
         return status
+
+    def signal_again(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal that the server has taken note of before, so that it waits for nothing."""
+        time.sleep(ECHO)  # one that comes sooner says nothing new
+        self.process.send_signal(number)
 
     def stop(self, timeout: float = PATIENCE) -> int:
         """Send SIGTERM and return the exit status.

@@ -130,7 +130,7 @@ def test_a_second_signal_kills_it_too(tmp_path: Path) -> None:
             pid = int(client.receive_text())
             server.process.send_signal(signal.SIGTERM)
             wait_until(ends.exists)
-            server.process.send_signal(signal.SIGTERM)
+            server.signal_again()
             assert client.wait_close()[0] == 1001
             assert server.wait() == 1
         wait_until(lambda: not is_alive(pid))

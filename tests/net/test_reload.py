@@ -566,7 +566,7 @@ def test_a_second_signal_waits_for_nothing(folder: Path) -> None:
         assert ann.receive_text()
         server.process.send_signal(signal.SIGINT)
         wait_until((folder / "saving").exists)
-        server.process.send_signal(signal.SIGINT)
+        server.signal_again(signal.SIGINT)
         assert server.wait() == 1
         (folder / "gate").unlink()
         ann.sock.close()

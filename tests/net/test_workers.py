@@ -575,7 +575,7 @@ def test_a_second_signal_ends_what_crashed_workers_have_left_at_once() -> None:
             server.wait_log(f"process {pid} is left of a worker, and is stopped")
             os.kill(server.pid, signal.SIGTERM)
             server.wait_log(r"\] stopping")
-            os.kill(server.pid, signal.SIGTERM)
+            server.signal_again()
             wait_until(lambda: server.process.poll() is not None)
             assert is_gone(pid)
 
@@ -671,7 +671,7 @@ def signal_all(server: ServerProcess, number: signal.Signals) -> None:
     for pid in workers_of(server).values():
         os.kill(pid, number)
         wait_until(functools.partial(has_taken, pid, number))
-    os.kill(server.pid, number)
+    server.signal_again(number)
 
 
 def has_taken(pid: int, number: signal.Signals) -> bool:
@@ -730,7 +730,7 @@ def test_a_second_signal_ends_a_worker_that_hangs_too() -> None:
         try:
             os.kill(server.pid, signal.SIGTERM)
             server.wait_log(r"\] stopping")
-            os.kill(server.pid, signal.SIGTERM)
+            server.signal_again()
             assert client.wait_close() == CRASHED
             assert server.wait() == 1
             assert is_gone(pid)

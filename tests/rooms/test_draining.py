@@ -133,7 +133,7 @@ def test_a_second_signal_ends_a_server_that_drains(number: int) -> None:
             client.send_text("hello")
             assert client.receive_text() == "hello"
             begin_to_drain(server)
-            server.process.send_signal(number)
+            server.signal_again(number)
             assert client.wait_close()[0] == 1012
             assert server.process.wait(40) == 1
         assert sum("room opened" in line for line in server.log()) == 1
@@ -165,5 +165,5 @@ def test_clients_of_plain_tcp_are_told_why_they_get_no_room() -> None:
             begin_to_drain(server)
             answer = exchange(("127.0.0.1", port), b"new\n")
             assert json.loads(answer) == {"error": "the server restarts"}
-            server.process.send_signal(signal.SIGTERM)
+            server.signal_again()
             assert server.process.wait(40) == 1

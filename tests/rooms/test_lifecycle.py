@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.support import (
     shell,
     wait_until,
     with_constants,
+    with_constants_of,
 )
 
 pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
@@ -384,10 +385,29 @@ def test_a_second_signal_ends_at_once_with_status_1(
             assert client.receive_text() == "ready"
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: lines_of(notes))  # a signal that is not yet heeded takes no second
-            server.process.send_signal(signal.SIGTERM)
+            server.signal_again()
             assert client.wait_close()[0] == 1001
             assert server.wait() == 1
         wait_until(lambda: server.survivors() == [])
+
+
+@pytest.mark.parametrize("options", [(), ("--workers=2",), ("--reload",)])
+def test_a_signal_that_comes_twice_at_once_is_one(options: Sequence[str], tmp_path: Path) -> None:
+    """`timeout` sends it to a process and to its group: all was killed, with status 1."""
+    ends, go_on = tmp_path / "the input has ended", tmp_path / "go on"
+    os.mkfifo(go_on)
+    script = 'echo ready; cat; : > "$0"; cat "$1"'
+    program = ("sh", "--", "-c", script, os.fspath(ends), os.fspath(go_on))
+    lasting = with_constants_of({"scalesocket.net.signals": {"ECHO": 3 * PATIENCE}})
+    with serve("--closegrace=3600", *options, *program, command=lasting) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "ready"
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(ends.exists)
+            server.process.send_signal(signal.SIGTERM)
+            go_on.write_text("goodbye\n")
+            assert client.receive_text() == "goodbye"
+        assert server.wait() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
