@@ -5202,7 +5202,7 @@ class Server:
         self.limits = ConnectionLimits(config)
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
-        self.stopping = False  # it has been told to end, at once or after --drain
+        self.stopping = False  # a signal has told it to end, at once or after --drain
         self.is_ending = False  # at once: `run` ends rooms and connections
         self.has_ended = False  # it has ended them all
         self.farewell = (CloseCode.GOING_AWAY, "the server is going away")  # for its clients
@@ -5378,7 +5378,7 @@ class Server:
 
     def stop(self) -> None:
         """Make `run` end; may be called by any thread, and by a signal handler."""
-        self.stopping = self.is_ending = True
+        self.is_ending = True
         with contextlib.suppress(OSError):  # closed already, or full of such bytes
             if self._waker is not None:  # an Event would take a lock, as no handler may
                 self._waker.send(b"\0")
@@ -6012,10 +6012,10 @@ def handle_signals(server: Server) -> None:
             for number in stop_signals:
                 signal.signal(number, signal.SIG_IGN)
             raise KeyboardInterrupt
-        elif number != signal.SIGINT and server.drain is not None:
-            server.drain.ask()
         else:
-            server.stop()
+            server.stopping = True
+            drain = server.drain if number != signal.SIGINT else None
+            (drain.ask if drain is not None else server.stop)()
 
     once = getattr(find_feature("signals"), "once", lambda handler: handler)
     handler = once(on_signal)

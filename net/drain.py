@@ -43,7 +43,7 @@ class Drain:
 
     def ask(self) -> None:
         """Have it begin. For a signal handler: it takes no lock, and `look` does the rest."""
-        self._server.stopping = self.asked = True
+        self.asked = True
 
     def look(self) -> None:
         """Begin, if that has been asked for; on the main thread, which may lock."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,6 +36,7 @@ from tests.support import (
     CLOSE,
     CONTINUATION,
     PATIENCE,
+    ROOT,
     TEXT,
     Closed,
     HandshakeRefused,
@@ -875,6 +878,25 @@ def test_oneshot_serves_one_client_and_exits_with_0() -> None:
             assert echo(client, "mine") == "mine"
             client.close()
         assert server.wait() == 0
+
+
+def test_the_first_signal_while_it_ends_by_itself_is_no_second_one() -> None:
+    """With --oneshot the program was killed, and the exit status 1, if ^C came as it ended."""
+    code = """
+import signal, scalesocket
+
+server = scalesocket.Server(scalesocket.parse_command_line(["--oneshot", "cat"]))
+scalesocket.handle_signals(server)
+server.stop()  # as --oneshot does
+signal.raise_signal(signal.SIGTERM)
+print("patient", flush=True)
+try:
+    signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt:
+    print("cut short", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("patient\ncut short\n", "")
 
 
 def test_oneshot_does_not_end_with_a_tunnel_of_the_console() -> None:
