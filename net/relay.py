@@ -10,7 +10,9 @@ others at once, and passes the connection through to the one that has it:
 
 If none has it, the node opens it itself. Two that are asked for the same room at the same moment
 both say "opening" of it: then the one whose ID is less goes on, and the other asks again until it
-has opened. IDs are random, as nodes need no names of their own.
+has opened. IDs are random, as nodes need no names of their own. One that cannot be reached has no
+say, and may have the room open, too: then there are two, each for whoever comes to its node, until
+either has emptied.
 
 A client that comes through a node carries a mark. It is never passed through a second time: if its
 room has gone elsewhere meanwhile, it is told 503, and comes again.
@@ -581,6 +583,7 @@ class Relay:
         self._checked_at = now
         for side in (self._client, self._node):
             if is_gone(side.sock, self._ping):
+                self._farewell = SILENT  # it may well be there, and only the way to it cut
                 side.cut()
             elif poll_end(side.sock) & POLLERR:
                 self._is_broken = True

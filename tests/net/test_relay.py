@@ -458,6 +458,31 @@ def test_when_the_node_that_has_a_room_is_killed_its_late_comers_are_told() -> N
             del ann
 
 
+def test_a_room_that_nodes_opened_twice_is_one_again_once_either_of_the_two_has_emptied() -> None:
+    """While one cannot reach the other, both open it; nobody who is in is moved or cut off."""
+    address = f"127.0.0.1:{free_port()}"
+
+    def nodes_of_lobby(node: ServerProcess) -> list[str | None]:
+        rooms = json.loads(http_request(node, path="/api/rooms/").body)
+        return [room.get("node") for room in rooms if room["name"] == "lobby"]
+
+    with serve("--api", "--peers", address, "cat", command=PATIENT) as near:
+        ann = RawClient.connect(near, "lobby")
+        exchange(ann, "the other one cannot be reached")
+        with serve("--api", "cat", addr=address) as far, RawClient.connect(far, "lobby") as bob:
+            exchange(bob, "nor does it know of the first one")
+            wait_until(lambda: nodes_of_lobby(near) == [None, address])
+            with RawClient.connect(near, "lobby") as late:
+                exchange(late, "met ann alone")
+                assert ann.receive_text() == "met ann alone"
+                late.close()
+            ann.close()
+            wait_until(lambda: nodes_of_lobby(near) == [address])
+            with RawClient.connect(near, "lobby") as late:
+                exchange(late, "met bob")
+                assert bob.receive_text() == "met bob"
+
+
 def test_when_the_node_that_has_a_room_hangs_its_late_comers_are_told() -> None:
     """The system beneath it took what they sent, so nobody noticed: they sat there for ever."""
     one, two = (f"127.0.0.1:{free_port()}" for _ in range(2))
@@ -773,7 +798,7 @@ def test_a_node_that_vanishes_is_given_up_and_its_client_is_told(
         ends.node.sendall(ACCEPTED)
         assert ends.client.recv(65536) == ACCEPTED
         ends.gone.add(ends.ours["node"])
-        assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.GONE))
+        assert read_all(ends.client) == encode_frame(Opcode.CLOSE, encode_close(1012, relay.SILENT))
 
 
 def test_to_who_is_given_up_the_system_sends_nothing_more() -> None:
@@ -935,7 +960,7 @@ def test_a_node_whose_machine_vanishes_is_noticed_while_something_is_on_its_way(
                     exchange(late, "hello")
                     machine.vanish()
                     late.send_text("is anybody there?")
-                    assert late.wait_close() == (1012, relay.GONE)
+                    assert late.wait_close() == (1012, relay.SILENT)  # it runs on, unreachable
 
 
 def test_what_a_peer_says_of_a_room_is_read_with_care() -> None:
