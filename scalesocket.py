@@ -558,18 +558,10 @@ class FrameParser:
         missing = header.length - self._taken
         piece = self._data[self._position : self._position + missing]
         last = len(piece) == missing
-        if not last and header.opcode >= Opcode.CLOSE:  # it is short, and parsed again when whole
-            self._header = None
-            self._position -= 2 + len(header.masking_key)
-            return None
         if not (piece or last or first):
             return None
-        return self._take_piece(header, piece, first, last)
-
-    def _take_piece(self, header: FrameHeader, piece: bytes, first: bool, last: bool) -> Frame:
         self._position += len(piece)
-        key = header.masking_key
-        if key:
+        if key := header.masking_key:
             shift = self._taken % 4
             piece = apply_mask(piece, key[shift:] + key[:shift])
         self._taken += len(piece)
@@ -579,11 +571,13 @@ class FrameParser:
         return Frame(header, piece, first, last)
 
     def _take_header(self) -> FrameHeader | None:
+        """Return the next header if it is all there; that of a control frame, if the frame is."""
         data, start = self._data, self._position
         available = len(data) - start
         if available < 2:
             return None
         first_byte, second_byte = data[start], data[start + 1]
+        fin, rsv, opcode = first_byte >= 0x80, first_byte >> 4 & 0x7, first_byte & 0xF
         length = second_byte & 0x7F
         self._check_header(first_byte, second_byte)
         extended = {126: 2, 127: 8}.get(length, 0)
@@ -594,10 +588,9 @@ class FrameParser:
         if extended:
             length = int.from_bytes(data[start + 2 : key_at], "big")
             self._check_length(length, extended)
-        if available < size:
+        if available < size + (length if opcode >= Opcode.CLOSE else 0):
             return None
         self._position = start + size
-        fin, rsv, opcode = first_byte >= 0x80, first_byte >> 4 & 0x7, first_byte & 0xF
         return FrameHeader(fin, rsv, opcode, length, data[key_at : start + size])
 
     def _check_header(self, first_byte: int, second_byte: int) -> None:

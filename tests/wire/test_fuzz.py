@@ -75,10 +75,10 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
         r'if (data := data.lstrip(b"\r\n")) and not self.rest:',
     ),
     "a zone is part of an address": ("proxies", 'or "%" in address', "or False"),
-    "a control frame that was cut is put back wrongly": (
+    "a control frame that was cut is taken before it is whole": (
         "frames",
-        "self._position -= 2 + len(header.masking_key)",
-        "self._position -= 2",
+        "if available < size + (length if opcode >= Opcode.CLOSE else 0):",
+        "if available < size:",
     ),
     "text may end inside a character": (
         "frames",
