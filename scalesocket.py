@@ -1965,8 +1965,7 @@ class Framing:
     def __init__(self, *, report: Report, one_line: bool = False) -> None:
         self._report = report
         self._one_line = one_line
-        self.rest: list[bytes] = []  # of an item that has not ended
-        self._rest_size = 0
+        self.rest = bytearray()  # of an item that has not ended; another object for each item
         self.error: BackendError | None = None  # why nothing more can be read
 
     def encode(self, sender: int, run: Messages) -> bytes:
@@ -1998,14 +1997,14 @@ class Framing:
         if self.unify is not None:
             data = self.unify(data)
         head, found, tail = data.rpartition(self.delimiter)
+        if found:
+            head, self.rest = bytes(self.rest) + head, bytearray()
+        self.rest += tail
+        if len(self.rest) > MAX_OUTPUT_ITEM:
+            printed = f"the child printed {len(self.rest)} bytes without a delimiter"
+            self.error = BackendError(f"{printed}; {MAX_OUTPUT_ITEM} is the most")
         if not found:
-            self._keep(tail)
             return []
-        if self.rest:
-            head = b"".join([*self.rest, head])
-            self.rest, self._rest_size = [], 0
-        if tail:
-            self._keep(tail)
         if self.delimiter == b"\n" and b"\r" in head:
             head = head.replace(b"\r\n", b"\n").removesuffix(b"\r")
         items = head.split(self.delimiter)
@@ -2015,18 +2014,11 @@ class Framing:
 
     def finish(self) -> list[Output]:
         """Return what is left when the child has ended: its last line may have no newline."""
-        return self.feed(self.delimiter) if any(self.rest) else []
+        return self.feed(self.delimiter) if self.rest else []
 
     def route(self, items: list[bytes]) -> list[Output]:
         """Say where items go; here, to everyone."""
         return [Route(Opcode.TEXT, items)]
-
-    def _keep(self, tail: bytes) -> None:
-        self.rest.append(tail)
-        self._rest_size += len(tail)
-        if self._rest_size > MAX_OUTPUT_ITEM:
-            printed = f"the child printed {self._rest_size} bytes without a delimiter"
-            self.error = BackendError(f"{printed}; {MAX_OUTPUT_ITEM} is the most")
 
     def _to_text(self, item: bytes) -> bytes:
         """Return an item as valid UTF-8, as a text message must be."""
@@ -2073,7 +2065,7 @@ def name_fields(names: Iterable[str]) -> str:
 
 # A string, also one without an end. Brackets outside of strings are those of lists and objects.
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_TO_STEPS = bytes.maketrans(b"{[]}", b"\1\1\xff\xff")  # 1 and -1, as signed bytes
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -2089,16 +2081,9 @@ def check_nesting(text: str) -> None:
     if len(text) <= MAX_NESTING or text.count("[") + text.count("{") <= MAX_NESTING:
         return
     brackets = _JSON_STRING.sub(b"", text.encode(errors="replace"))
-    brackets = brackets.translate(_TO_SQUARE, _NO_BRACKETS)
-    depth = 4
-    for _ in range(depth):  # each takes off the innermost level; most JSON has no more
-        brackets = brackets.replace(b"[]", b"")
-    for start in range(0, len(brackets), 4 * KIB):
-        steps = [1 if bracket == 0x5B else -1 for bracket in brackets[start : start + 4 * KIB]]
-        depths = list(itertools.accumulate(steps, initial=depth))
-        if max(depths) > MAX_NESTING:
-            raise RecursionError(f"nested deeper than {MAX_NESTING} levels")
-        depth = depths[-1]
+    steps = memoryview(brackets.translate(_TO_STEPS, _NO_BRACKETS)).cast("b")
+    if max(itertools.accumulate(steps), default=0) > MAX_NESTING:
+        raise RecursionError(f"nested deeper than {MAX_NESTING} levels")
 
 
 def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
@@ -2275,7 +2260,7 @@ class JsonFraming(Framing):
 
     def finish(self) -> list[Output]:
         """Drop a last line that breaks off: it may have been meant for one client only."""
-        rest = b"".join(self.rest).strip().removeprefix(codecs.BOM_UTF8)
+        rest = self.rest.strip().removeprefix(codecs.BOM_UTF8)
         if rest.startswith(b"{"):
             try:
                 decode_json(_json_checker, rest.decode())

@@ -113,14 +113,14 @@ class PipeBackend(ProcessBackend):
     def _watch(self) -> None:
         """Have the poller look whether a line that has not ended stays so, as a prompt does."""
         rest = self._from_child.rest
-        if any(rest) and not self._is_watched:
+        if rest and not self._is_watched:
             self._is_watched = True
             look = functools.partial(self._find_prompt, rest, len(rest))
             self._room.registry.timer.call_later(PROMPT_TIME, look)
 
-    def _find_prompt(self, rest: list[bytes], count: int) -> None:
-        if rest is self._from_child.rest and len(rest) == count:
-            text = b"".join(rest).decode(errors="replace")[-60:]
+    def _find_prompt(self, rest: bytearray, size: int) -> None:
+        if rest is self._from_child.rest and len(rest) == size:
+            text = rest.decode(errors="replace")[-60:]
             self._room.log.warning("clients do not get %r before its line has ended", text)
         else:
             self._is_watched = False
