@@ -122,7 +122,6 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
     from scalesocket.net.cors import Cors
-    from scalesocket.net.deflate import Inflater
     from scalesocket.net.descendants import Orphans
     from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Histories, History
@@ -625,6 +624,68 @@ class FrameParser:
 # the connection at once, not when the message is complete (RFC 6455 sections 5.4 and 8.1).
 
 
+class MessageAssembler:
+    """Joins frames into messages (RFC 6455 sections 5.4 and 5.6).
+
+    Args:
+        max_message: bytes; a longer message fails with 1009, from its header alone (10.4).
+    """
+
+    def __init__(self, max_message: int) -> None:
+        self.max_message = max_message
+        self._limit = max_message  # bytes of payload; of what is compressed, see net/deflate.py
+        self.opcode = 0  # of the message under way
+        self._message = bytearray()  # so far; tiny fragments would weigh more one by one
+        self._size = 0  # bytes that the headers so far have promised
+        self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
+        self.idle = True  # the next data frame begins a new message
+
+    def add(self, frame: Frame) -> bytes | None:
+        """Take a data frame or piece of one; return the message when it is complete.
+
+        Raises:
+            ProtocolError: fragments out of order, not UTF-8, too long.
+        """
+        if frame.first:
+            self._begin(frame.header)
+        return self._take(frame.payload, frame.last and frame.header.fin)
+
+    def _take(self, piece: bytes, complete: bool) -> bytes | None:
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(piece, complete)
+            except UnicodeDecodeError:
+                raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
+        if not complete or self._message:
+            self._message += piece
+        if not complete:
+            return None
+        message = bytes(self._message) if self._message else piece
+        self._message.clear()
+        self._size = 0
+        self.idle = True
+        return message
+
+    def _begin(self, header: FrameHeader) -> None:
+        continued = header.opcode == Opcode.CONTINUATION
+        if continued and self.idle:  # 5.4: fragments are in order, and not interleaved
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
+        if not (continued or self.idle):
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside a fragmented one")
+        if not continued:
+            self.idle = False
+            self.opcode = header.opcode
+            is_text = header.opcode == Opcode.TEXT
+            self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
+        self._size += header.length
+        if self._size > self._limit:
+            self._fail_as_too_big(str(self._size))
+
+    def _fail_as_too_big(self, size: str) -> NoReturn:
+        reason = f"message of {size} bytes; {self.max_message} is the most"
+        raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, reason)
+
+
 class Encoding:
     """How messages are written on a connection: as plain frames, unless a subclass says otherwise.
 
@@ -653,83 +714,12 @@ class Encoding:
         kind = type(message).__name__
         raise TypeError(f"a message is str or bytes, not {kind}: send_json or broadcast_json")
 
-    def make_inflater(self) -> Inflater:
-        """Return what decompresses one message that has the bits of `rsv`."""
-        raise NotImplementedError
+    def make_assembler(self, max_message: int) -> MessageAssembler:
+        """Return what joins the frames of a peer that writes like this, too."""
+        return MessageAssembler(max_message)
 
 
 PLAIN = Encoding()
-
-
-class MessageAssembler:
-    """Joins frames into messages (RFC 6455 sections 5.4 and 5.6).
-
-    Args:
-        max_message: bytes; a longer message fails with 1009, from its header alone (10.4).
-        encoding: knows how to decompress.
-    """
-
-    def __init__(self, *, max_message: int, encoding: Encoding) -> None:
-        self.max_message = max_message
-        self._encoding = encoding
-        self.opcode = 0  # of the message under way
-        self._message = bytearray()  # so far; tiny fragments would weigh more one by one
-        self._size = 0  # bytes that the headers so far have promised
-        self._decoder: codecs.IncrementalDecoder | None = None  # checks text, keeps nothing
-        self._inflater: Inflater | None = None  # of a compressed message
-        self.idle = True  # the next data frame begins a new message
-
-    def add(self, frame: Frame) -> bytes | None:
-        """Take a data frame or piece of one; return the message when it is complete.
-
-        Raises:
-            ProtocolError: fragments out of order, not UTF-8, too long.
-        """
-        if frame.first:
-            self._begin(frame.header)
-        piece = frame.payload
-        complete = frame.last and frame.header.fin
-        if self._inflater is not None:
-            space = self.max_message - len(self._message) + 1  # one byte more shows: too big
-            piece = self._inflater.feed(piece, space, complete=complete)
-            if len(piece) == space:
-                self._fail_as_too_big(f"over {self.max_message}")
-        if self._decoder is not None:
-            try:
-                self._decoder.decode(piece, complete)
-            except UnicodeDecodeError:
-                raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
-        if not complete or self._message:
-            self._message += piece
-        if not complete:
-            return None
-        message = bytes(self._message) if self._message else piece
-        self._message.clear()
-        self._size = 0
-        self.idle = True
-        return message
-
-    def _begin(self, header: FrameHeader) -> None:
-        continued = header.opcode == Opcode.CONTINUATION
-        if continued and self.idle:  # 5.4: fragments are in order, and not interleaved
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
-        if not (continued or self.idle):
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside a fragmented one")
-        if not continued:
-            self.idle = False
-            self.opcode = header.opcode
-            is_text = header.opcode == Opcode.TEXT
-            self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
-            self._inflater = self._encoding.make_inflater() if header.rsv else None
-        self._size += header.length
-        # Compressing what cannot be compressed makes it a little longer.
-        slack = self.max_message // 8 + KIB if self._inflater else 0
-        if self._size > self.max_message + slack:
-            self._fail_as_too_big(str(self._size))
-
-    def _fail_as_too_big(self, size: str) -> NoReturn:
-        reason = f"message of {size} bytes; {self.max_message} is the most"
-        raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, reason)
 
 
 def valid_text_count(payloads: Sequence[bytes]) -> int:
@@ -1066,7 +1056,7 @@ class WebSocketProtocol:
         self._parser = FrameParser(
             masked=role is Role.SERVER, max_length=max_message, allowed_rsv=encoding.rsv
         )
-        self._assembler = MessageAssembler(max_message=max_message, encoding=encoding)
+        self._assembler = encoding.make_assembler(max_message)
         self._given = 0  # bytes of messages in this call's events
 
     def receive(self, data: bytes) -> list[Event]:
@@ -1127,7 +1117,7 @@ class WebSocketProtocol:
     def finish(self) -> list[Event] | None:
         """Return the events of the stream's end, None if a Close is missing; free the buffers."""
         self._parser.feed(b"")
-        self._assembler = MessageAssembler(max_message=0, encoding=self.encoding)
+        self._assembler = self.encoding.make_assembler(0)
         return None
 
     @staticmethod

@@ -12,7 +12,19 @@ import re
 import zlib
 from collections.abc import Sequence
 
-from scalesocket import FLAG, PLAIN, CloseCode, Encoding, ProtocolError, Server, encode_frame
+from scalesocket import (
+    FLAG,
+    KIB,
+    PLAIN,
+    CloseCode,
+    Encoding,
+    FrameHeader,
+    MessageAssembler,
+    Opcode,
+    ProtocolError,
+    Server,
+    encode_frame,
+)
 
 from .extensions import parse_extensions
 
@@ -66,9 +78,9 @@ class Deflate(Encoding):
             frames.append(encode_frame(opcode, data, rsv=rsv))
         return b"".join(frames)
 
-    def make_inflater(self) -> Inflater:
-        """Return what decompresses one message."""
-        return Inflater()
+    def make_assembler(self, max_message: int) -> MessageAssembler:
+        """Return what joins frames, and decompresses messages that have the bit RSV1."""
+        return InflatingAssembler(max_message)
 
 
 DEFLATE = {bits: Deflate(bits) for bits in range(9, 16)}  # zlib cannot make a window of 8 bits
@@ -159,6 +171,27 @@ class Inflater:
             extra = self._stream.decompress(_TAIL + _LAST_BLOCK)
             if extra or not self._stream.eof:
                 raise zlib.error("it breaks off")
+
+
+class InflatingAssembler(MessageAssembler):
+    """Joins frames into messages, some of which are compressed (section 6.2)."""
+
+    _inflater: Inflater | None = None  # of the message under way, if it is compressed
+
+    def _begin(self, header: FrameHeader) -> None:
+        if header.opcode != Opcode.CONTINUATION:
+            self._inflater = Inflater() if header.rsv else None
+            # Compressing what cannot be compressed makes it a little longer.
+            self._limit = self.max_message + (self.max_message // 8 + KIB if header.rsv else 0)
+        super()._begin(header)
+
+    def _take(self, piece: bytes, complete: bool) -> bytes | None:
+        if self._inflater is not None:
+            space = self.max_message - len(self._message) + 1  # one byte more shows: too big
+            piece = self._inflater.feed(piece, space, complete=complete)
+            if len(piece) == space:
+                self._fail_as_too_big(f"over {self.max_message}")
+        return super()._take(piece, complete)
 
 
 def set_up(server: Server) -> None:

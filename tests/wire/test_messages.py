@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalesocket import PLAIN, CloseCode, FrameParser, MessageAssembler, ProtocolError
+from scalesocket import CloseCode, FrameParser, MessageAssembler, ProtocolError
 from tests.support import BINARY, CONTINUATION, PING, TEXT, encode_client_frame
 
 
@@ -17,7 +17,7 @@ class Receiver:
 
     def __init__(self, max_message: int = 1 << 20) -> None:
         self.parser = FrameParser(masked=True, max_length=max_message)
-        self.assembler = MessageAssembler(max_message=max_message, encoding=PLAIN)
+        self.assembler = MessageAssembler(max_message)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete."""
