@@ -2445,9 +2445,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The child has no more output; `error`: why the pump has stopped before its end, if it has."""
-
-    error: BackendError | None = None
+    """The child has no more output, or what it prints cannot be read any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -2712,16 +2710,16 @@ class ProcessBackend(Backend):
 
     def handle(self, events: list[RoomEvent]) -> None:
         """Write everything that waits to the child at once."""
-        exited: Exited | None = None
+        has_exited = False
         for event in events:
             if isinstance(event, Joined):
                 self._present[event.client.id] = event.client
             elif isinstance(event, Left):
                 self._present.pop(event.client.id, None)
             elif isinstance(event, Exited):
-                exited = event
-        if exited is not None:
-            self._after_exit(exited)
+                has_exited = True
+        if has_exited:
+            self._after_exit()
             # The next child has been told who is there; it also gets what the last one did not.
             events = [e for e in events if self._is_for_next(e)]
         self._write(b"".join(map(self._encode, events)))
@@ -2772,15 +2770,16 @@ class ProcessBackend(Backend):
         if self._room.saved:
             self._write(f'{{"_restore":{self._room.saved}}}\n'.encode())
 
-    def _after_exit(self, exited: Exited) -> None:
+    def _after_exit(self) -> None:
         """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
         since = time.monotonic()
         by_itself = self._child.wait(EXIT_TIME + self._config.closegrace)
         if by_itself and self._stderr is not None:
             self._stderr.join()  # its last words come before the Close frame, too
-        ending = exited.error or describe_exit(self._child.popen.returncode if by_itself else None)
-        if not self._config.respawn or exited.error is not None:
+        error = self._from_child.error
+        ending = error or describe_exit(self._child.popen.returncode if by_itself else None)
+        if not self._config.respawn or error is not None:
             raise ending
         self._room.log.info("%s", ending)
         self.stop()
@@ -2893,7 +2892,7 @@ class ProcessBackend(Backend):
         except MemoryError:
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
-            insist(self._room.inbox.put, Exited(framing.error))
+            insist(self._room.inbox.put, Exited())
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(report=self._room.report)

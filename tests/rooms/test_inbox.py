@@ -551,7 +551,7 @@ def test_the_next_child_gets_what_the_last_had_not_begun_to_read() -> None:
     gone: Any = SimpleNamespace(id=2)
     written: list[bytes] = []
     backend._present = {1: here}
-    backend._after_exit = lambda exited: None
+    backend._after_exit = lambda: None
     backend._write = written.append
     backend.handle(
         [
@@ -574,6 +574,7 @@ def test_nothing_is_written_while_no_program_can_be_started_again(
     backend._present = {1: here}
     backend._room, backend._opener = Mock(ending=threading.Event()), here
     backend._room.log.warning = lambda *_: backend._room.ending.set()
+    backend._from_child = Framing(report=lambda *_: None)
     backend._start_child = Mock(side_effect=BackendError("Text file busy"))
     backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
     reader, backend._input = os.pipe()
@@ -596,6 +597,7 @@ def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
     backend._backoff, backend._started_at = scalesocket.RESPAWN_LAST, time.monotonic()
     waits = Mock(side_effect=[False, False, True])  # the room is closing
     backend._room, backend._opener = Mock(ending=Mock(wait=waits)), Mock()
+    backend._from_child = Framing(report=lambda *_: None)
     backend._start_child = Mock(side_effect=BackendError("Text file busy"))
     backend._child = Mock(popen=Mock(returncode=0), stop=lambda end_input: end_input())
     reader, backend._input = os.pipe()
