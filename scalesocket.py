@@ -3256,22 +3256,6 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
     return framing
 
 
-def choose_backend(config: Config) -> Callable[[], Backend]:
-    """Return what makes the backend of a room, of the kind that the options ask for.
-
-    Raises:
-        ConfigError: the module of that kind is not there.
-    """
-    if config.game is not None:
-        return functools.partial(GameBackend, config.game)
-    kind: Callable[[Config], Backend] = ProcessBackend
-    if config.tcp or config.pty:
-        kind = load_feature("children", "--tcp" if config.tcp else "--pty").choose_kind(config)
-    elif (lines := find_feature("linebuffer")) is not None:
-        kind = lines.choose_kind(config)  # without it, Python runs unbuffered anyhow
-    return functools.partial(kind, config)
-
-
 # ==== 11. Rooms ==========================================================================
 # A room is one order of events. What its clients do is put into one inbox and taken out by one
 # thread; what its backend says goes to its members under one lock, together with the history
@@ -3825,7 +3809,10 @@ class RoomRegistry:
     def __init__(self, config: Config, timer: Poller) -> None:
         self.config = config
         self.timer = timer
-        self.make_backend = choose_backend(config)
+        # What a room runs; of programs, net/linebuffer.py and net/children.py have other kinds.
+        self.make_backend: Callable[[], Backend] = functools.partial(ProcessBackend, config)
+        if config.game is not None:
+            self.make_backend = functools.partial(GameBackend, config.game)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
         self.histories: Histories | None = None  # what newcomers get (--cache)
         self.lock = threading.Lock()  # guards all below, and each room's clients
@@ -5612,7 +5599,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if names & set(o[0].split())] if module else []
 
 
-ALWAYS = ("per_address", "origins", "pages", "descendants", "threads", "room_names", "extensions")
+ALWAYS = "per_address origins pages descendants threads room_names extensions linebuffer".split()
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off

@@ -41,6 +41,7 @@ from scalesocket import (
     Received,
     RoomEvent,
     Route,
+    Server,
     refuse_if,
 )
 
@@ -89,11 +90,17 @@ def check_options(config: Config) -> None:
     refuse_if(config.pty and not POSIX, "--pty needs a POSIX system")
 
 
-def choose_kind(config: Config) -> Callable[[Config], ProcessBackend]:
+def choose_backend(config: Config) -> Callable[[], ProcessBackend]:
     """Return what makes the backend of a room, for --tcp or --pty."""
     if config.pty:
-        return PtyBackend
-    return functools.partial(TcpBackend, ports=PortPool(*config.tcpports))
+        return functools.partial(PtyBackend, config)
+    return functools.partial(TcpBackend, config, ports=PortPool(*config.tcpports))
+
+
+def set_up(server: Server) -> None:
+    """Have a server's rooms run such programs."""
+    if server.config.tcp or server.config.pty:
+        server.registry.make_backend = choose_backend(server.config)
 
 
 class TcpBackend(PipeBackend):

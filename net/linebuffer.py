@@ -38,6 +38,7 @@ from scalesocket import (
     Config,
     Output,
     ProcessBackend,
+    Server,
     parse_seconds,
     refuse_if,
 )
@@ -155,9 +156,12 @@ class LineBufferedBackend(PipeBackend):
             self._terminal = -1
 
 
-def choose_kind(config: Config) -> type[ProcessBackend]:
-    """Return the kind of backend that a program on pipes has."""
-    return LineBufferedBackend if is_wanted(config) else PipeBackend
+def set_up(server: Server) -> None:
+    """Have a server's program on pipes print line by line, as far as it can be made to."""
+    config = server.config
+    if config.command:
+        kind = LineBufferedBackend if is_wanted(config) else PipeBackend
+        server.registry.make_backend = functools.partial(kind, config)
 
 
 class Launch(NamedTuple):

@@ -66,7 +66,6 @@ from scalesocket import (
     Response,
     Session,
     Want,
-    choose_backend,
     encode_close,
     encode_frame,
     error_response,
@@ -79,6 +78,7 @@ from scalesocket import (
     start_thread,
 )
 
+from .children import choose_backend
 from .descendants import adopt, list_orphans
 from .lines import LINES, LineSession
 from .logs import finish_log
