@@ -2512,7 +2512,7 @@ STOP_STEPS = (  # how a child is stopped, and the seconds it is given each time
 
 
 class ChildProcess:
-    """A child that leads a process group of its own.
+    """A child that leads a process group of its own; net/spawn.py does more for one.
 
     Args:
         command: program and arguments.
@@ -2525,6 +2525,8 @@ class ChildProcess:
         ShortageError: not now.
     """
 
+    spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
     def __init__(
         self,
         command: Sequence[str],
@@ -2534,14 +2536,9 @@ class ChildProcess:
         grace: float,
     ) -> None:
         self._grace = grace
-        self._marker = f"\0UNIQUE_ID={environment.get('UNIQUE_ID')}\0".encode()
-        self._since = time.monotonic()
-        self._last_read = find_feature("last_read")  # now: later there may be no memory for it
-        spawn = find_feature("spawn")
-        start = subprocess.Popen if spawn is None else spawn.start
         stdin, stdout, stderr = streams
         try:
-            self.popen: subprocess.Popen[bytes] = start(
+            self.popen = self.spawn(
                 command,
                 env=environment,
                 bufsize=0,
@@ -2622,19 +2619,11 @@ class ChildProcess:
             if self.wait(patience + self._grace):
                 break
         self._stop_group()
-        if (descendants := find_feature("descendants")) is not None:
-            descendants.stop_orphans(self._marker, self._grace)
 
     def end_input(self) -> None:
-        """Close its stdin; with net/last_read.py it has time to read what is left there."""
-        stdin = self.popen.stdin
-        assert stdin is not None
-        if stdin.closed:  # memory had run out when this was first tried
-            return
-        if self._last_read is None:
-            stdin.close()
-        else:
-            self._last_read.close_input(stdin, self.wait, since=self._since, grace=self._grace)
+        """Close its stdin."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
 
     def close(self) -> None:
         """Close our ends of the pipes; no thread may be reading from them."""
@@ -2684,6 +2673,7 @@ class ProcessBackend(Backend):
     """A child that reads stdin and writes stdout."""
 
     takes_directly = POSIX  # elsewhere writing to a pipe blocks
+    child_type: type[ChildProcess] = ChildProcess
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -2860,7 +2850,7 @@ class ProcessBackend(Backend):
         self, command: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
     ) -> ChildProcess:
         """Start the child, and the thread that reads what it says for the log."""
-        self._child = ChildProcess(command, environment, streams, grace=self._config.closegrace)
+        self._child = self.child_type(command, environment, streams, grace=self._config.closegrace)
         self._room.registry.count("children_started")
         self._room.log.debug("child %d started", self._child.pid)
         said = self._child.popen.stderr or self._child.popen.stdout

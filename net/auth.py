@@ -23,7 +23,6 @@ from scalesocket import (
     TOKEN,
     UNIX_PEER,
     BackendError,
-    ChildProcess,
     Client,
     Config,
     HandshakeError,
@@ -44,6 +43,7 @@ from scalesocket import (
 
 from .linebuffer import find_command
 from .per_address import network_of
+from .spawn import TidyChild
 
 if TYPE_CHECKING:
     from scalesocket import Endpoint, HttpSession, Request, Server
@@ -71,7 +71,7 @@ class AuthCommand:
         self._taken = 0
         self._taken_by: Counter[str] = Counter()  # by network
         self._lock = threading.Lock()  # guards the two below
-        self._running: set[ChildProcess] = set()
+        self._running: set[TidyChild] = set()
         self._stopped = False
 
     def ask(self, client: Client) -> bool:
@@ -143,7 +143,7 @@ class AuthCommand:
         """Run the command, and note the user that it names; return its exit status."""
         environment = build_environment(client, self._config.passenv)
         streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
-        child = ChildProcess(self._config.auth, environment, streams, grace=0.0)  # may take long
+        child = TidyChild(self._config.auth, environment, streams, grace=0.0)  # may take long
         with self._lock:
             self._running.add(child)
             if self._stopped:  # meanwhile
@@ -168,12 +168,12 @@ class AuthCommand:
         return status
 
     @staticmethod
-    def _log(child: ChildProcess, stderr: int) -> None:
+    def _log(child: TidyChild, stderr: int) -> None:
         for data in child.read(stderr):
             for line in data.decode(errors="replace").splitlines():
                 log.info("auth: %s", line)
 
-    def _expire(self, child: ChildProcess) -> None:
+    def _expire(self, child: TidyChild) -> None:
         with self._lock:
             if child in self._running:
                 log.warning("--auth took over %g s and was stopped", AUTH_TIMEOUT)

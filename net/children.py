@@ -46,6 +46,7 @@ from scalesocket import (
 )
 
 from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
+from .spawn import TidyChild
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set
@@ -289,6 +290,7 @@ class PtyBackend(ProcessBackend):
     share the terminal, so the server sends that message on to all of them.
     """
 
+    child_type = TidyChild
     _size = b""  # the last message that has set it
     _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import IO
 
 from scalesocket import FIRST_READ_TIMEOUT, POSIX, STOP_STEPS
 
@@ -24,7 +24,7 @@ LAST_READ_TIMEOUT = 5.0  # seconds for all that is left
 
 
 def close_input(
-    stdin: BinaryIO, wait: Callable[[float], bool], *, since: float, grace: float
+    stdin: IO[bytes], wait: Callable[[float], bool], *, since: float, grace: float
 ) -> None:
     """Close the stdin of a program, and let it read what is left there, for as long as it reads on.
 

@@ -43,6 +43,7 @@ from scalesocket import (
     refuse_if,
 )
 
+from .spawn import TidyChild
 from .streams import name_stream
 
 # fmt: off
@@ -88,6 +89,7 @@ class PipeBackend(ProcessBackend):
     Of one that cannot be started, or asks for an answer, it is said why.
     """
 
+    child_type = TidyChild
     _is_watched = False  # whether it asks; for ever, once that has been said
 
     def _start_child(

@@ -314,13 +314,13 @@ def test_a_command_that_takes_long_to_start_is_waited_for_by_its_client_alone(
     """Where its program lay on a disk that hung, the timer hung, and the server did not end."""
     begun, go_on = threading.Event(), threading.Event()
 
-    class Slow(scalesocket.ChildProcess):
+    class Slow(auth.TidyChild):
         def __init__(self, *args: Any, **options: Any) -> None:
             begun.set()
             go_on.wait(PATIENCE)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(auth, "ChildProcess", Slow)
+    monkeypatch.setattr(auth, "TidyChild", Slow)
     timer = ScarceTimer("timer")
     timer.failures = 0
     command = auth.AuthCommand(parse_command_line(["--auth", "sleep 60", "cat"]), timer)

@@ -28,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalesocket.net.logs import MAX_LOG_WAITING, LogHandler
 from scalesocket.net.peers import parse_listing
+from scalesocket.net.spawn import TidyChild
 from scalesocket.net.threads import Headroom
 
 import scalesocket
@@ -815,7 +816,7 @@ def test_a_program_that_started_when_memory_had_run_out_is_ended(
     execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
     monkeypatch.setattr(subprocess.Popen, "_execute_child", run_out)
     with pytest.raises(scalesocket.ShortageError, match="out of memory"):
-        scalesocket.ChildProcess(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
+        TidyChild(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
     [process] = started
     assert process.returncode == -signal.SIGKILL
 
@@ -842,7 +843,7 @@ def test_likewise_if_there_is_no_memory_to_end_it_either(monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess.Popen, "_execute_child", run_out)
     monkeypatch.setattr(subprocess.Popen, "stderr", property(find_stderr, keep_stderr), False)
     with pytest.raises(scalesocket.ShortageError, match="out of memory"):
-        scalesocket.ChildProcess(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
+        TidyChild(["sleep", "60"], os.environ, (subprocess.PIPE,) * 3, grace=0.0)
     [process] = started
     assert process.returncode == -signal.SIGKILL
     assert all(pipe and pipe.closed for pipe in (process.stdin, process.stdout, process.stderr))
