@@ -2331,6 +2331,17 @@ def _read_close(value: JsonValue) -> tuple[int, str]:
     return code, reason if isinstance(reason, str) else ""
 
 
+def make_framing(
+    config: Config, mode: str, report: Report, json_type: Callable[..., Framing] = JsonFraming
+) -> Framing:
+    """Return the framing of one direction, JSON or lines; net/framings.py has others, too."""
+    if mode == "json":
+        strip = config.serverframe == "json" and not config.clientroute
+        return json_type(report=report, strip=strip)
+    one_line = bool(config.joinmsg or config.leavemsg) and not config.multiline
+    return Framing(report=report, one_line=one_line)
+
+
 def expand_template(template: str, client: Client) -> str:
     """Fill in a join or leave message: `#ID`, and with net/templates.py many more."""
     if (templates := find_feature("templates")) is not None:
@@ -2674,6 +2685,7 @@ class ProcessBackend(Backend):
 
     takes_directly = POSIX  # elsewhere writing to a pipe blocks
     child_type: type[ChildProcess] = ChildProcess
+    make_framing: Callable[[Config, str, Report], Framing] = staticmethod(make_framing)
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -2695,7 +2707,7 @@ class ProcessBackend(Backend):
         """Start the child and the two threads that read it."""
         self._room = room
         self._opener = opener
-        self._to_child = make_framing(self._config, self._config.clientframe, room.report)
+        self._to_child = self.make_framing(self._config, self._config.clientframe, room.report)
         self._launch()
 
     def handle(self, events: list[RoomEvent]) -> None:
@@ -2749,7 +2761,7 @@ class ProcessBackend(Backend):
     def _launch(self) -> None:
         config = self._config
         environment = build_environment(self._opener, config.passenv)
-        self._from_child = make_framing(config, config.serverframe, self._room.report)
+        self._from_child = self.make_framing(config, config.serverframe, self._room.report)
         self._started_at = time.monotonic()
         try:
             self._attach(environment)
@@ -3222,28 +3234,6 @@ class GameBackend(Backend):
             raise
         except BaseException as error:  # `sys.exit()` ends its room, too, not its thread alone
             raise BackendError("the game failed") from error
-
-
-def make_framing(config: Config, mode: str, report: Report) -> Framing:
-    """Return the framing of one direction: `json`, `gwsocket` or none."""
-    if mode == "gwsocket":
-        gwsocket = load_feature("gwsocket", "--frame=gwsocket")
-        framing: Framing = gwsocket.GwsocketFraming(report=report, order=config.byteorder)
-    elif config.binary:
-        framing = load_feature("binary", "--binary").BinaryFraming(report=report)
-    elif mode == "json":
-        kind: Callable[..., Framing] = JsonFraming
-        if config.idfield:
-            fields = load_feature("json_fields", "--idfield")
-            kind = functools.partial(fields.IdFraming, id_field=config.idfield)
-        strip = config.serverframe == "json" and not config.clientroute
-        framing = kind(report=report, strip=strip)
-    else:
-        one_line = bool(config.joinmsg or config.leavemsg) and not config.multiline
-        framing = Framing(report=report, one_line=one_line)
-    if config.delimiters != b"\n":
-        load_feature("delimiters", "--delimiters").set_delimiters(framing, config.delimiters)
-    return framing
 
 
 # ==== 11. Rooms ==========================================================================
@@ -5773,8 +5763,10 @@ def combine_options(
     config = Config(command=command, game=game, **options)
     config.call_features("check_options", config)
     refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
-    for mode in framings:  # what is missing is said now, and not when it is needed
-        make_framing(config, mode, lambda *_: None)
+    if "gwsocket" in framings:
+        load_feature("gwsocket", "--frame=gwsocket")
+    if config.binary:
+        load_feature("binary", "--binary")
     refuse_if(config.binary and is_json, "--binary and JSON framing exclude each other")
     if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
         load_feature("templates", "more than #ID in --joinmsg or --leavemsg")

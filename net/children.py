@@ -45,6 +45,7 @@ from scalesocket import (
     refuse_if,
 )
 
+from .framings import make_framing
 from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
 from .spawn import TidyChild
 
@@ -291,6 +292,7 @@ class PtyBackend(ProcessBackend):
     """
 
     child_type = TidyChild
+    make_framing = staticmethod(make_framing)
     _size = b""  # the last message that has set it
     _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
 

@@ -43,6 +43,7 @@ from scalesocket import (
     refuse_if,
 )
 
+from .framings import make_framing
 from .spawn import TidyChild
 from .streams import name_stream
 
@@ -90,6 +91,7 @@ class PipeBackend(ProcessBackend):
     """
 
     child_type = TidyChild
+    make_framing = staticmethod(make_framing)
     _is_watched = False  # whether it asks; for ever, once that has been said
 
     def _start_child(

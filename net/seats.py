@@ -50,12 +50,12 @@ from scalesocket import (
     encode_frame,
     expand_template,
     log,
-    make_framing,
     parse_seconds,
     parse_text,
     refuse_if,
 )
 
+from .framings import make_framing
 from .per_address import AddressLimits
 
 if TYPE_CHECKING:
