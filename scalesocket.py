@@ -836,9 +836,8 @@ class Response:
     start: int = 0
     length: int = 0
 
-    def encode_head(self, *, keep_alive: bool, extra: Iterable[tuple[str, str]] = ()) -> bytes:
+    def encode_head(self, *, keep_alive: bool, extra: Collection[tuple[str, str]] = ()) -> bytes:
         """Return status line and headers as bytes, with `extra` fields."""
-        extra = tuple(extra)
         replaced = {name.lower() for name, _ in extra} - {"vary"}  # each adds to the others
         own = (*self.headers, ("X-Content-Type-Options", "nosniff"))  # no browser guesses a type
         fields = [("Connection", "keep-alive" if keep_alive else "close")]
@@ -1987,12 +1986,13 @@ class Framing:
         if self.unify is not None:
             data = self.unify(data)
         head, found, tail = data.rpartition(self.delimiter)
-        if found:
+        if found and self.rest:
             head, self.rest = bytes(self.rest) + head, bytearray()
-        self.rest += tail
-        if len(self.rest) > MAX_OUTPUT_ITEM:
-            printed = f"the child printed {len(self.rest)} bytes without a delimiter"
-            self.error = BackendError(f"{printed}; {MAX_OUTPUT_ITEM} is the most")
+        if tail:
+            self.rest += tail
+            if len(self.rest) > MAX_OUTPUT_ITEM:
+                printed = f"the child printed {len(self.rest)} bytes without a delimiter"
+                self.error = BackendError(f"{printed}; {MAX_OUTPUT_ITEM} is the most")
         if not found:
             return []
         if self.delimiter == b"\n" and b"\r" in head:
@@ -2146,9 +2146,7 @@ class FieldNames:
         return [key for key in keys if self._is_spelled(key)]
 
     def _is_spelled(self, key: str) -> bool:
-        return self._fold(key) in self._names or (
-            "\0" in key and self._fold(key.partition("\0")[0]) in self._names
-        )
+        return any(self._fold(it) in self._names for it in {key, key.partition("\0")[0]})
 
     def _fold(self, key: str) -> str:
         folded = ""
