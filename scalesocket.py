@@ -2390,21 +2390,15 @@ def build_environment(client: Client, passed: Collection[str]) -> dict[str, str]
     }
     if client.secure:
         environment["HTTPS"] = "on"
-    environment |= _header_variables(request.headers)
+    # RFC 3875 section 4.1.18. `Proxy` would become HTTP_PROXY, which many programs obey
+    # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
+    for name in {name.lower() for name, _ in request.headers.fields}:
+        if name != "proxy" and re.fullmatch(r"[a-z0-9-]+", name):
+            value = as_variable(request.headers.get(name).encode("latin-1"))
+            environment["HTTP_" + name.upper().replace("-", "_")] = value
     if client.user or client.claims:  # only --auth says that of a program's client
         environment |= load_feature("auth", "--auth").describe_user(client)
     return {key: value.replace("\0", " ") for key, value in environment.items()}
-
-
-def _header_variables(headers: Headers) -> dict[str, str]:
-    # RFC 3875 section 4.1.18. `Proxy` would become HTTP_PROXY, which many programs obey
-    # ("httpoxy"), and `X_Name` would pass for `X-Name`: neither is handed on.
-    names = dict.fromkeys(name.lower() for name, _ in headers.fields)
-    return {
-        "HTTP_" + name.upper().replace("-", "_"): as_variable(headers.get(name).encode("latin-1"))
-        for name in names
-        if name != "proxy" and re.fullmatch(r"[a-z0-9-]+", name)
-    }
 
 
 def as_variable(data: bytes) -> str:
