@@ -93,6 +93,8 @@ REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")  # with an s: over TLS
 NOT_NOW = "the room cannot be read now"
 BEGINS_ANEW = "room %s begins anew and is not saved: what is stored stays"
 CURE = 'README.md, "Rooms that outlive their process", says how to begin anew'
+IS_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+IS_REFUSED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 ONE_REDIS = "no Sentinel and no Cluster will do, but one Redis or Valkey: redis://HOST:PORT/0"
 MAX_STATE = 16 << 20  # bytes, or characters, that a room may save
 MAX_DORMANT = 10_000  # rooms that are stored and not running; the longest unused go first
@@ -330,6 +332,7 @@ class SqliteFile:
                 if is_new:
                     db.execute(f"PRAGMA application_id = {APPLICATION}")
                     db.execute(f"PRAGMA user_version = {VERSION}")
+                self._check(db)
                 for statement in SCHEMA.split(";"):
                     db.execute(statement)
                 db.execute("INSERT OR IGNORE INTO numbers VALUES ('client', 0)")
@@ -338,13 +341,37 @@ class SqliteFile:
             self._file = self._identify()
             assert self._db is not None
             self._db.execute("PRAGMA journal_mode = WAL")
-        except OSError as error:
-            raise StoreError(f"cannot use --store {self._path}: {error.strerror}") from None
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot use --store {self._path}: {error}") from None
+        except (OSError, sqlite3.Error) as error:
+            why = self._explain(error)
+            raise StoreError(f"cannot use --store {self._path}: {why}") from None
         finally:
             self.close()  # no connection may be carried into another process
         return int(highest)
+
+    @staticmethod
+    def _check(db: sqlite3.Connection) -> None:
+        """See that all of the file can be read: nobody could come in, or no room be saved.
+
+        Raises:
+            sqlite3.Error: it is damaged.
+        """
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+    def _explain(self, error: OSError | sqlite3.Error) -> str:
+        """Return what keeps the file from being used, and the cure if that is known."""
+        reason = getattr(error, "strerror", None) or str(error)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # in short
+        if code in IS_DAMAGED:
+            cure = f"put a backup in place of {self._path}*, or move them away to begin anew"
+            return f"{reason}; {cure}"
+        if isinstance(error, PermissionError) or code in IS_REFUSED:
+            who = f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
+            return f"{reason}; {who} must own {self._path}* and be able to write to its folder"
+        return reason
 
     def open(self) -> dict[str, bool]:
         """Connect; see `Database`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -2155,6 +2156,48 @@ def test_what_is_no_store_is_refused_in_one_line_and_left_alone(folder: Path) ->
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     status, said = refused(folder, "play.sqlite")
     assert (status, said) == (2, "--store play.sqlite is of a later version of this server")
+
+
+@pytest.mark.parametrize("table", ["rooms", "seats", "sqlite_autoindex_seats_1"])
+def test_a_damaged_file_is_refused_with_the_cure_and_left_alone(folder: Path, table: str) -> None:
+    """It was opened: nobody was let into any room, or no room was saved."""
+    path = folder / "play.sqlite"
+    with stored(folder, "cat"):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        where = "FROM sqlite_master WHERE name = ?"
+        (page,) = db.execute(f"SELECT rootpage {where}", (table,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    data = path.read_bytes()
+    damaged = data[: (page - 1) * size] + b"x" * size + data[page * size :]
+    path.write_bytes(damaged)
+    cure = "put a backup in place of play.sqlite*, or move them away to begin anew"
+    said = f"cannot use --store play.sqlite: database disk image is malformed; {cure}"
+    assert refused(folder, "play.sqlite") == (1, said)
+    assert path.read_bytes() == damaged
+    for each in folder.glob("play.sqlite*"):
+        each.rename(folder / f"old-{each.name}")
+    with stored(folder, "cat"):
+        pass
+
+
+def test_a_file_of_another_user_is_refused_with_the_cure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said no more than "Operation not permitted"."""
+
+    def forbid(_descriptor: int, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    path = folder / "play.sqlite"
+    cure = rf"; user {os.geteuid()} must own {path}\* and be able to write to its folder$"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fchmod", forbid)
+        with pytest.raises(StoreError, match=f"{os.strerror(errno.EPERM)}{cure}"):
+            SqliteFile(str(path)).claim()
+    (folder / "play.sqlite-journal").mkdir()  # as one that a run as root has left behind
+    with pytest.raises(StoreError, match=f"unable to open database file{cure}"):
+        SqliteFile(str(path)).claim()
 
 
 def test_two_servers_never_share_a_store(folder: Path) -> None:
