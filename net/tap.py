@@ -400,7 +400,12 @@ class TappedSocket(socket.socket):
         if how != socket.SHUT_WR:
             self._deaf = True
         with self._order:
-            super().shutdown(how)
+            try:
+                super().shutdown(how)
+            except OSError:  # so the kernel tells of a reset that nobody has heard of
+                if Event.ENDED not in self._noted:
+                    self._note_reset()
+                raise
             if how != socket.SHUT_RD:
                 self._note(Event.ENDED)
 
@@ -410,8 +415,13 @@ class TappedSocket(socket.socket):
             unread = bool(self._watchers) and not self._deaf and self._look_once_more()
             linger = self.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
             resets = linger == struct.pack("ii", 1, 0) or (unread and RESETS_UNREAD)
-            self._note(Event.RESET if resets else Event.CLOSED)
+            self._note(Event.RESET if resets and not self._is_over() else Event.CLOSED)
         super().close()
+
+    def _is_over(self) -> bool:
+        """Whether there is nothing left to reset: both sides have ended, or the peer has reset."""
+        both = {Event.PEER_ENDED, Event.ENDED} <= self._noted
+        return both or Event.PEER_RESET in self._noted
 
     def _look_once_more(self) -> bool:
         """Note how the peer has ended, if nobody has heard of it; return whether bytes wait."""

@@ -994,6 +994,19 @@ def test_a_reset_behind_an_end_of_which_nobody_has_heard_is_recorded_with_it(end
     assert flags_of(ends.finish())[3:] == [(2, PSH | ACK), (1, FIN | ACK), (1, RST | ACK)]
 
 
+def test_a_reset_of_which_the_end_of_our_side_tells_is_the_peers(ends: Ends) -> None:
+    """It came between our last use of the connection and our end: it was recorded as our reset."""
+    ends.begin()
+    ends.client.close()
+    assert ends.server.recv(100) == b""
+    ends.server.send(b"x")
+    wait_until(lambda: is_hung_up(ends.server))
+    with pytest.raises(OSError):
+        ends.server.shutdown(socket.SHUT_RDWR)
+    break_off(ends.server)
+    assert flags_of(ends.finish())[3:] == [(1, FIN | ACK), (2, PSH | ACK), (1, RST | ACK)]
+
+
 def test_an_end_of_the_peer_that_nobody_has_received_stands_before_ours(ends: Ends) -> None:
     ends.begin()
     ends.client.shutdown(socket.SHUT_WR)

@@ -131,6 +131,19 @@ def test_what_the_server_refuses_is_drawn_with_its_fault() -> None:
     assert below(server, answer)[3].startswith("03 ea = 1002 PROTOCOL_ERROR")
 
 
+def test_a_client_that_leaves_without_a_close_frame_is_not_said_to_be_broken_off() -> None:
+    """The server drops what is under way to such a client; where nothing is, it breaks nothing."""
+    with serve("--trace", "cat") as server:
+        with RawClient.connect(server, "lobby") as client:
+            echo(client, "hello")
+            client.sock.close()
+        wait_until(lambda: any("we have closed our side" in line for line in headings(server)))
+        wait_until(lambda: not server.children())  # its room is over, so its socket is closed
+        server.stop()
+    ends = [what.partition(" = ")[2] for what in headings(server) if " = " in what]
+    assert ends == ["the peer has closed its side", "we have closed our side"]
+
+
 def test_plain_requests_are_shown_too() -> None:
     with serve("--trace", "cat") as server:
         assert http_request(server, path="/health").status == 200
