@@ -145,7 +145,9 @@ class LogHandler(logging.Handler):
             time.sleep(0.005)
 
     def _encode(self, record: logging.LogRecord) -> bytes:
-        return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
+        is_json = isinstance(self.formatter, JsonFormatter)  # which is UTF-8 (RFC 8259 section 8.1)
+        encoding = "utf-8" if is_json else self._encoding
+        return f"{self.format(record)}\n".encode(encoding, "backslashreplace")
 
     # -- under the lock --
 

@@ -153,6 +153,15 @@ def test_json_logs_are_one_object_per_line() -> None:
         assert any(entry["message"] == 'stderr: a "b" \\' for entry in found)
 
 
+def test_a_json_log_is_utf_8_whatever_the_locale_is() -> None:
+    """`\\xfc` stood in it, which no parser of JSON takes."""
+    locale = {"PYTHONIOENCODING": "ascii"}
+    with serve("--log", "json", "cat", env=locale) as server:
+        chat(server, "%C3%BC%E4%B8%AD")
+        server.stop()
+        assert {entry.get("room") for entry in entries(server)} >= {"ü中"}
+
+
 def test_a_traceback_in_a_json_log_is_part_of_its_entry(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(
         "from scalesocket import Game\n"
