@@ -270,7 +270,13 @@ def find_own_frame(error: BaseException) -> tuple[str, int | None]:
 
 def is_own(file: str) -> bool:
     """Whether code is the user's own: not the server's, Python's or a package's."""
-    return not file.startswith(("<", _LIBRARY, *_OURS)) and "site-packages" not in file
+    foreign = file.startswith(("<", _LIBRARY)) or "site-packages" in file
+    return not foreign and not is_of_server(file)
+
+
+def is_of_server(file: str) -> bool:
+    """Whether code is the server's."""
+    return file.startswith(_OURS)
 
 
 def place(file: str, line: int | None, known: str = "") -> str:

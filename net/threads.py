@@ -45,12 +45,19 @@ _stack_lock = threading.Lock()  # guards the size of stacks, which is one for th
 
 
 def set_up(server: Server) -> None:
-    """Have a server's threads get stacks that fit, and what they free be the system's again."""
+    """Have a server's threads get stacks that fit, and what they free be the system's again.
+
+    Of one that a game holds up it is told.
+    """
     game = server.config.game
     set_stack_size(game)
     return_memory()
     small = game is not None and not asks_game(game)  # nothing of it runs on a helper
     server.readers.start_helper = Helpers(small=small).start
+    if game is not None:
+        from .hung import watch
+
+        watch(server)
 
 
 def set_stack_size(game: type[Game] | None) -> None:

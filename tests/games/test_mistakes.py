@@ -19,9 +19,10 @@ from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import examples, linebuffer, mistakes
+from scalesocket.net.hung import HungHooks
 
 import scalesocket
-from scalesocket import HERE, PLAIN, ConfigError, Game, parse_command_line
+from scalesocket import HERE, PLAIN, ConfigError, Game, GameBackend, parse_command_line
 from tests.support import (
     PATIENCE,
     SCRIPT,
@@ -925,6 +926,69 @@ def test_a_hook_that_never_ends_is_told_when_the_server_does(here: Path) -> None
         server.wait_log(r"did not end within .*: x \(its game is at own\.py, line 5\)")
         client.sock.close()
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("hook", "where"),
+    [
+        ("def on_join(self, client)", "  room=x$"),
+        ("@classmethod\n    def on_auth(cls, request)", "$"),
+    ],
+)
+def test_a_hook_that_does_not_return_is_told_of_while_it_hangs(
+    here: Path, hook: str, where: str
+) -> None:
+    """The room stood still, or nobody was let in, and until the server's end nothing was said."""
+    head = f"import os\nfrom scalesocket import Game\nclass G(Game):\n    {hook}:\n"
+    body = "        while not os.path.exists('go'): pass\n        return True\n"
+    (here / "own.py").write_text(head + body)
+    name, line = re.findall(r"on_\w+", hook)[0], head.count("\n") + 1
+    words = with_constants("scalesocket.net.hung", HUNG_TIME=0.05)
+    with (
+        serve("own:G", cwd=here, command=words) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client = pool.submit(RawClient.connect, server, path="/x")
+        said = rf"^\[WARN\] G\.{name} has not returned for more than 0\.05 s: it is at "
+        try:
+            server.wait_log(rf"{said}own\.py, line {line}{where}")
+        finally:
+            (here / "go").touch()
+        with client.result() as come:
+            come.close()
+
+
+def test_a_hook_that_does_not_return_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each call of one is another: a hook that is often called does not hang."""
+    goes_on, begun = threading.Event(), threading.Semaphore(0)
+
+    class Own(Game):
+        def on_dispose(self) -> None:
+            begun.release()
+            goes_on.wait()
+
+    def call() -> threading.Thread:
+        thread = threading.Thread(target=backend.stop)
+        thread.start()
+        assert begun.acquire(timeout=PATIENCE)
+        return thread
+
+    backend: Any = GameBackend(Own)
+    backend.game, backend._room = Own(), Mock()
+    server: Any = Mock(is_ending=True)
+    server.registry.running = set()
+    hooks, said = HungHooks(server), list[int]()
+    for _ in range(2):
+        thread = call()
+        try:
+            for _ in range(3):
+                hooks.look()
+                said.append(caplog.text.count("Own.on_dispose has not returned"))
+        finally:
+            goes_on.set()
+            thread.join()
+            goes_on.clear()
+    assert said == [0, 1, 1, 1, 2, 2]
 
 
 def test_a_room_that_a_game_closes_without_a_reason_has_one_in_the_log(here: Path) -> None:
