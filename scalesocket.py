@@ -5386,8 +5386,8 @@ class Server:
 class NoNetConfig:
     """Stands for the options of net/, where this file has been copied alone: all are empty."""
 
-    def __getattr__(self, name: str) -> tuple[()]:
-        return ()
+    def __getattr__(self, name: str) -> Any:
+        return object.__getattribute__(self, name) if name.startswith("__") else ()
 
 
 if not TYPE_CHECKING:

@@ -261,6 +261,18 @@ def test_a_lone_copy_tells_its_version(copied_alone: Path) -> None:
     assert version() in shown.stdout
 
 
+def test_the_options_of_a_lone_copy_can_be_copied(copied_alone: Path) -> None:
+    """A special method was taken for an option of net/, and was empty, as those are."""
+    program = "import copy, scalesocket as s; c = s.Config(api=True); assert copy.deepcopy(c) == c"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=copied_alone.parent,
+        env={**os.environ, "PYTHONPATH": ""},
+        check=True,
+        timeout=PATIENCE,
+    )
+
+
 def test_a_lone_copy_serves(copied_alone: Path) -> None:
     command = [*ALONE, str(copied_alone)]
     with serve("cat", command=command, cwd=copied_alone.parent) as server:
