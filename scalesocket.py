@@ -3948,8 +3948,8 @@ class RoomRegistry:
             self._idle.wait(patience)
 
     def _make_room(self, opener: Client) -> Room:
-        room = self._rooms[opener.room_name] = self.room_type(self, opener)
-        self.running.add(room)
+        self.running.add(room := self.room_type(self, opener))  # first, as memory may run out
+        self._rooms[room.name] = room
         return room
 
     def _check_place(self, room: Room) -> None:

@@ -942,3 +942,33 @@ def test_without_address_space_it_sheds_and_recovers(rooms: int, extra: int) -> 
         assert len(errors) <= 4, "each shortage is told once"
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_room_that_finds_no_place_in_memory_is_not_there_for_the_next_client() -> None:
+    """It was listed and never ran: whoever came to a room of that name was never heard."""
+
+    class Full(set[scalesocket.Room]):
+        failures = [MemoryError()]
+
+        def add(self, room: scalesocket.Room) -> None:
+            if self.failures:
+                raise self.failures.pop()
+            super().add(room)
+
+    registry = scalesocket.RoomRegistry(
+        scalesocket.Config(game=scalesocket.Game), scalesocket.Poller("timer")
+    )
+    registry.running = Full()
+    request = scalesocket.Request("GET", "/lobby", "HTTP/1.1", scalesocket.Headers())
+    peer = ("192.0.2.1", 1)
+    first, second = (
+        scalesocket.Client(number, "lobby", request, Mock(), peer=peer, local=peer)
+        for number in (1, 2)
+    )
+    with pytest.raises(MemoryError):
+        registry.join(first)
+    assert registry.find("lobby") is None
+    room = registry.join(second)
+    wait_until(lambda: 2 in room.members._members)  # its game has heard of the client
+    room.leave(second, scalesocket.Closing(1006, "", failed=False))
+    assert registry.wait_until_idle(PATIENCE)
