@@ -49,6 +49,7 @@ from scalesocket import (
     Want,
     encode_frame,
     expand_template,
+    insist,
     log,
     parse_seconds,
     parse_text,
@@ -493,12 +494,12 @@ class Seat:
         with self._lock:
             if self._is_over or connection is not self._connection:
                 return
-            self._connection = None
             self._code = code
             self._dropped_at = time.monotonic()
             self.client.dropped = True
-            self._tell(is_back=False)
             oldest = self._seats.expect(self, self._dropped_at)
+            self._tell(is_back=False)
+            self._connection = None  # last: if memory runs out above, all is done once more
             if not self._is_known and not self.taken:
                 self._seats.expire_soon(self, self._dropped_at)
         room.log.debug("dropped with %d", code, client=self.client.id)
@@ -760,7 +761,7 @@ class Seats:
                 seat.detach(connection, closing.code)
                 connection.answer(closing)
         finally:
-            seat.detach(connection, CloseCode.ABNORMAL)  # unless that is done
+            insist(seat.detach, connection, CloseCode.ABNORMAL)  # unless that is done
             session.client = None
 
     @staticmethod
@@ -788,7 +789,8 @@ class Seats:
         if seat is not None and seat.may_be_taken(session.KIND, client):
             owner, connection = seat.client, session.connection
             # First, as there may be no memory below: then nobody else would let go of the seat.
-            session.at_end.append(functools.partial(seat.detach, connection, CloseCode.ABNORMAL))
+            detach = functools.partial(seat.detach, connection, CloseCode.ABNORMAL)
+            session.at_end.append(functools.partial(insist, detach))
             if seat.attach(connection, asked, client):
                 return seat
         if back is not None and back.failure is not None:  # it would fail again
@@ -911,7 +913,7 @@ class Seats:
             found = None if oldest is None else (oldest, self._dropped[oldest][0])
             is_timed, self._is_timed = self._is_timed, True
         if not is_timed:
-            self.registry.timer.call_later(self._patience, self._expire_due)
+            insist(self.registry.timer.call_later, self._patience, self._expire_due)
         return found
 
     def expire_soon(self, seat: Seat, dropped_at: float) -> None:

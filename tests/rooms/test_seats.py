@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -22,6 +23,7 @@ from scalesocket.net.per_address import AddressLimits
 from scalesocket import (
     PLAIN,
     Client,
+    Closing,
     Headers,
     Inbox,
     Messages,
@@ -716,6 +718,35 @@ def test_a_seat_for_whose_new_connection_there_is_no_memory_is_given_up_in_time(
     assert not seat.is_alive()
     seat.expire(seat._dropped_at)
     cast(Any, seat._seats.registry).release.assert_called_once()
+
+
+@pytest.mark.parametrize("scarce", ["to tell the room", "to give it up in time"])
+def test_a_seat_for_whose_loss_there_is_no_memory_is_lost_all_the_same(
+    scarce: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never given up: its client stayed in the room, and the room never ended."""
+    seat, attach = make_seat()
+    first, timer = Mock(encoding=PLAIN), cast(Any, seat._seats.registry.timer)
+    attach(first)
+    timed = timer.call_later
+    failures = [MemoryError()]
+
+    def fail_once(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return function(*arguments, **named)
+
+    telling = scarce == "to tell the room"
+    owner, name = (seat._seats, "announce") if telling else (timer, "call_later")
+    monkeypatch.setattr(owner, name, functools.partial(fail_once, getattr(owner, name)))
+    session: Any = Mock(connection=first)
+    life = seat._seats._hold(session, seat)
+    next(life)
+    with pytest.raises((StopIteration, MemoryError)):
+        life.send(Closing(1006, "", failed=False))
+    assert not failures and not seat.is_alive() and seat.client.dropped
+    assert seat in seat._seats._dropped
+    assert seat._seats._expire_due in [call.args[1] for call in timed.mock_calls]
 
 
 def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
