@@ -261,7 +261,8 @@ class PortPool:
 
 
 _RESIZE = re.compile(rb'\s*\{\s*"resize"\s*:\s*\[([^][{}"]*)\]\s*\}\s*')
-_TERMINAL_SIZE = re.compile(rb"\s*([1-9]\d{0,2})\s*,\s*([1-9]\d{0,2})\s*")
+_WHOLE = rb"\s*([1-9]\d{0,2})(?:\.0+)?\s*"  # 80.0 from clients whose numbers are all fractions
+_TERMINAL_SIZE = re.compile(_WHOLE + rb"," + _WHOLE)
 _IUTF8 = 0x4000  # Linux, macOS; Python has no name for it: backspace deletes whole characters
 
 # Takes its stdin as the terminal that controls its session, then becomes the program. It is a

@@ -221,6 +221,14 @@ def test_a_size_that_cannot_be_is_not_typed_into_the_program(size: str) -> None:
         server.wait_log("resize takes two numbers from 1 to 999")
 
 
+@pytest.mark.parametrize("size", ["100.0,30.0", "100,30.00"])
+def test_a_size_may_come_from_a_client_whose_numbers_are_all_fractions(size: str) -> None:
+    """Godot's `JSON.stringify` writes 80.0; an ID in `_to` may be 1.0, too (case 19)."""
+    with serve("--pty", "cat") as server, RawClient.connect(server) as client:
+        client.send_text(f'{{"resize":[{size}]}}')
+        assert client.receive_text() == '{"resize":[100,30]}'
+
+
 def test_what_is_no_whole_resize_is_input() -> None:
     messages = ['{"resize"', "{}", '{"resize":[5,5],"x":1}', '{"resize":["5",5]}', '[{"resize":1}]']
     with serve("--pty", "cat") as server, RawClient.connect(server) as client:
