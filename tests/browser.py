@@ -144,6 +144,32 @@ def wait_for_note(page: Page, pattern: str) -> None:
     wait_for(page, "noted.some((html) => RegExp(value).test(html))", pattern)
 
 
+# Has a page get no frames, as where nobody sees it, from `hide()` to `show()`.
+HIDING = """
+    const { requestAnimationFrame: ask } = window;
+    const held = [];
+    let isHidden = false;
+    window.requestAnimationFrame = (frame) => (isHidden ? held.push(frame) : ask(frame));
+    window.hide = () => (isHidden = true);
+    window.show = () => {
+        isHidden = false;
+        held.splice(0).forEach((frame) => ask(frame));
+    };"""
+
+
+def overlapping(page: Page, names: list[str]) -> list[str]:
+    """Return the pairs of those elements, given by selectors, that cover each other."""
+    script = """(names) => {
+        const boxes = names.map((name) =>
+            [name, document.querySelector(name).getBoundingClientRect()]);
+        const apart = (a, b) => a.right <= b.left || b.right <= a.left ||
+            a.bottom <= b.top || b.bottom <= a.top;
+        return boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
+            .filter(([, b]) => !apart(a, b)).map(([other]) => `${one} ${other}`));
+    }"""
+    return cast("list[str]", page.evaluate(script, names))
+
+
 # Notes from where to where, as parts of its width, a canvas shows each text.
 SPY_ON_TEXTS = """
     window.texts = {};

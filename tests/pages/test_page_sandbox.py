@@ -28,6 +28,7 @@ from tests.browser import (
     OpenTab,
     expect,
     note,
+    overlapping,
     sticking_out,
     wait_for,
     wait_for_note,
@@ -44,6 +45,9 @@ browser, open_tab = in_browser.browser, in_browser.open_tab
 HAN = range(0x4E00, 0x4E00 + 60)  # letters of Chinese, which has no spaces
 
 ISLAND = "/sandbox/?room=island"
+HALF = {"width": 640, "height": 800}  # of a screen
+ZOOMED = {"width": 640, "height": 400}  # a desktop's page at 200 %
+LOW = {"width": 1000, "height": 400}
 SMALL = {"width": 800, "height": 600}  # two pages that are drawn all the time are work
 SMALL_ISLAND = f"""\
 # /// script
@@ -911,24 +915,31 @@ def test_on_the_narrowest_page_no_button_lies_on_its_title(open_tab: OpenTab) ->
     assert title.evaluate("(title) => title.scrollWidth <= title.clientWidth")
 
 
-def test_the_parts_of_a_phones_page_do_not_cover_each_other(open_tab: OpenTab) -> None:
-    for size in (PHONE, PHONE_ON_ITS_SIDE):
-        page = open_tab(ISLAND, viewport=size, has_touch=True, is_mobile=True)
-        spawn(page, "A name of length")
-        wait_for(page, "document.querySelectorAll('#leaders li').length >= 1")
-        overlapping = page.evaluate(
-            """() => {
-                const names = ["#map", "#leaders", "#resources", "#bar", "#move-stick",
-                    "#strike-stick", "#talk", "#auto"];
-                const boxes = names.map((name) =>
-                    [name, document.querySelector(name).getBoundingClientRect()]);
-                const apart = (a, b) => a.right <= b.left || b.right <= a.left ||
-                    a.bottom <= b.top || b.bottom <= a.top;
-                return boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
-                    .filter(([, b]) => !apart(a, b)).map(([other]) => `${one} ${other}`));
-            }"""
-        )
-        assert overlapping == []
+PARTS = ["#map", "#leaders", "#resources", "#bar", "#talk", "#auto"]
+
+
+@pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE, NARROWEST], ids=str)
+def test_the_parts_of_a_phones_page_do_not_cover_each_other(
+    open_tab: OpenTab, size: dict[str, int]
+) -> None:
+    page = open_tab(ISLAND, viewport=size, has_touch=True, is_mobile=True)
+    spawn(page, "A name of length")
+    wait_for(page, "document.querySelectorAll('#leaders li').length >= 1")
+    wait_for(page, "document.querySelectorAll('.price').length === 4")
+    assert overlapping(page, [*PARTS, "#move-stick", "#strike-stick"]) == []
+
+
+@pytest.mark.parametrize("size", [NARROWEST, HALF, ZOOMED, LOW, DESKTOP], ids=str)
+def test_the_parts_of_the_page_in_a_small_window_do_not_cover_each_other(
+    open_tab: OpenTab, size: dict[str, int]
+) -> None:
+    """At 200 % the buttons that talk and strike on lay over what one has, and over the windmill."""
+    page = open_tab(ISLAND, viewport=size)
+    spawn(page, "A name of length")
+    wait_for(page, "document.querySelectorAll('#leaders li').length >= 1")
+    wait_for(page, "document.querySelectorAll('.price').length === 4")
+    assert overlapping(page, PARTS) == []
+    assert sticking_out(page) == []
 
 
 @pytest.mark.parametrize("size", [PHONE, PHONE_ON_ITS_SIDE, DESKTOP], ids=str)

@@ -24,6 +24,7 @@ from tests.browser import (
     expect,
     hold,
     note,
+    overlapping,
     wait_for,
 )
 from tests.support import (
@@ -310,6 +311,19 @@ def test_a_phone_has_room_name_and_invitation_in_a_row_and_is_told_what_comes_he
         page.press("#text", "Enter")
         wait_until(lambda: lines(page, "sent") == ["hello"])
         expect(hint).to_be_hidden()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [PHONE, {"width": 568, "height": 320}], ids=str)
+def test_what_is_said_of_a_room_does_not_lie_over_what_is_said_of_the_page(
+    tabs: Any, size: dict[str, int]
+) -> None:
+    """On a phone's side the long name of a room covered what comes here."""
+    with serve("cat") as server:
+        page = tabs(server, f"/?room={'x' * 128}", viewport=size)
+        expect(page.locator(".news")).to_contain_text("You are in")
+        assert overlapping(page, [".empty", ".news"]) == []
 
 
 @pytest.mark.browser
