@@ -592,6 +592,45 @@ def test_a_snake_glides_between_ticks(open_tab: OpenTab) -> None:
     )
 
 
+def test_who_looks_away_from_the_snakes_is_not_shown_all_that_died_since(
+    open_tab: OpenTab,
+) -> None:
+    """All the dead of a hidden hour lay in the garden on coming back."""
+    page = open_tab(GARDEN)
+    drawn = page.evaluate(
+        """async () => {
+            const { World } = await import("/snake/world.js");
+            const { View } = await import("/snake/view.js");
+            const world = new World();
+            const canvas = document.createElement("canvas");
+            document.createElement("div").append(canvas);
+            const view = new View(canvas, world);
+            const ann = { id: 1, name: "Ann", body: [], dir: "right", score: 0, best: 0 };
+            world.welcome({ width: 60, height: 20, rate: 8 });
+            world.replace({ tick: 0, players: [ann], food: [] });
+            view.reset();
+            for (let tick = 1; tick <= 400; tick += 1) {
+                const y = tick % 20;
+                const born = tick % 16 ? [] : [{ id: 1, body: [[3, y], [2, y]], dir: "right" }];
+                const died = tick % 16 === 8 ? [{ id: 1, dir: "right", respawn: 0 }] : [];
+                world.apply({ tick, born, died });
+                view.ticked();
+            }
+            view.update(0.02);
+            let heads = 0;
+            const { rotate } = CanvasRenderingContext2D.prototype;
+            CanvasRenderingContext2D.prototype.rotate = function (angle) {
+                heads += 1;
+                rotate.call(this, angle);
+            };
+            view.draw(0);
+            CanvasRenderingContext2D.prototype.rotate = rotate;
+            return heads;
+        }"""
+    )
+    assert 1 <= drawn <= 2, "of 25 lives, the last one, and the one before that fades"
+
+
 def test_a_snake_can_be_steered_with_swipes_and_with_the_pad(open_tab: OpenTab) -> None:
     page = open_tab(GARDEN, viewport=PHONE, has_touch=True, is_mobile=True)
     play_snake(page, "Ann")

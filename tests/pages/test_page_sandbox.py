@@ -18,6 +18,7 @@ from scalesocket.net.sandbox_packets import PACKETS, Direction, PacketType, Tabl
 from tests import browser as in_browser
 from tests.browser import (
     DESKTOP,
+    HIDING,
     MARKUP,
     NARROWEST,
     PAGES,
@@ -491,6 +492,67 @@ def test_the_keys_walk_in_eight_directions(open_tab: OpenTab) -> None:
     wait_for(page, "moves.length === 4 && moves.at(-1) === null")
     turn = 3.141592653589793 / 4
     assert page.evaluate("moves") == pytest.approx([-2 * turn, -turn, 0, None])
+
+
+def test_who_looks_away_with_a_key_held_down_stands_still(open_tab: OpenTab) -> None:
+    """A hidden page gets no frames, and without them it told nothing: the player walked on."""
+    page = open_tab(ISLAND)
+    page.evaluate(HIDING)
+    spawn(page, "Ann")
+    page.evaluate(SPY)
+    moves = "sent.filter((code) => code === value).length"
+    page.keyboard.down("d")
+    wait_for(page, f"{moves} === 1", code_of(packets.Move))
+    page.evaluate("hide(), dispatchEvent(new Event('blur'))")
+    wait_for(page, f"{moves} === 2", code_of(packets.Move))
+
+
+def test_who_looks_away_with_a_thumb_on_the_stick_stands_still(open_tab: OpenTab) -> None:
+    page = open_tab(ISLAND, viewport=PHONE, has_touch=True, is_mobile=True)
+    page.evaluate(HIDING)
+    spawn(page, "Ann")
+    page.evaluate(SPY)
+    moves = "sent.filter((code) => code === value).length"
+    touch = """(type) => {
+        const stick = document.getElementById("move-stick");
+        stick.setPointerCapture = () => {};  // this finger is not a real one
+        stick.dispatchEvent(new PointerEvent(type, { clientX: 0, clientY: 0 }));
+    }"""
+    page.evaluate(touch, "pointerdown")
+    wait_for(page, f"{moves} === 1", code_of(packets.Move))
+    page.evaluate("hide()")
+    page.evaluate(touch, "pointercancel")
+    wait_for(page, f"{moves} === 2", code_of(packets.Move))
+
+
+def test_what_was_to_be_seen_for_a_while_has_passed_for_who_looks_away(open_tab: OpenTab) -> None:
+    """Who came back to a hidden page saw all blows and heard all words since at once."""
+    page = open_tab(ISLAND)
+    seen = page.evaluate(
+        """async () => {
+            const { World } = await import("/sandbox/world.js");
+            const world = new World();
+            world.init({ world: 900, view: 900, tickRate: 20, playerScale: 35 });
+            world.introduce({ sid: 1, health: 100 });
+            const tell = (ticks, act) => {
+                for (let i = 0; i < ticks; i += 1) {
+                    world.place([{ sid: 1, x: i, y: 0, dir: 0 }]);
+                    act();
+                }
+                const { words, since } = world.known.get(1);
+                return [world.floats.length, since.speech === undefined ? "" : words];
+            };
+            world.begin(1, "speech", { words: "old" });
+            let health = 100;
+            const hidden = tell(600, () => world.changeHealth({ sid: 1, value: (health -= 1) }));
+            world.begin(1, "speech", { words: "new" });
+            return [hidden, tell(40, () => {})];
+        }"""
+    )
+    (floats, words), after = seen
+    assert floats <= 2 * 20, "of 600 blows, those of the last two seconds at the most"
+    assert words == ""
+    assert after == [0, "new"]
 
 
 def test_the_player_stays_in_the_middle_of_the_picture(open_tab: OpenTab) -> None:

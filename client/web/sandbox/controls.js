@@ -29,6 +29,7 @@ export class Controls {
     this.#watchMouse(surface, centre);
     watchStick(moveStick, (angle) => {
       this.#stick = angle;
+      if (angle === null) this.#tellWalk();
       if (angle !== null && !this.#striking.has("stick")) this.aim = angle;
     });
     watchStick(strikeStick, (angle, pressed) => {
@@ -101,6 +102,7 @@ export class Controls {
     });
     window.addEventListener("blur", () => {
       this.#held.clear();
+      this.#tellWalk(); // at once: a hidden page gets no frames, and so no update
       this.#strike("key", false);
       this.#strike("mouse", false);
     });

@@ -58,6 +58,8 @@ export class World {
       player.samples = [...before, { tick: this.#tick, x, y, dir }];
       Object.assign(player, rest);
     }
+    const missed = this.time.missed(this.#rate);
+    if (missed) this.advance(missed); // what is seen for a while passes also where nobody looks
   }
 
   addObjects(rows) {

@@ -26,6 +26,12 @@ export class ShownTime {
     this.#sinceTick = 0;
   }
 
+  /** The seconds for which no frame has come: a page that is hidden has none, a slow one few. */
+  missed(rate) {
+    const behind = this.#tick - MEMORY - this.#now;
+    return behind > MEMORY ? behind / rate : 0;
+  }
+
   /** Go on by some seconds, at `rate` ticks per second. */
   advance(seconds, rate) {
     this.#sinceTick += seconds;

@@ -57,6 +57,8 @@ export class View {
   /** The world is one tick older. */
   ticked() {
     this.#time.arrived(this.#world.tick);
+    const missed = this.#time.missed(this.#world.rate);
+    if (missed) this.update(missed); // what is seen for a while passes also where nobody looks
     this.#adopt();
   }
 
