@@ -156,6 +156,23 @@ HIDING = """
         held.splice(0).forEach((frame) => ask(frame));
     };"""
 
+# Notes in `drawn` the texts of the first picture that shows all of those, in their order.
+SPY_ON_ORDER = """(wanted) => {
+    const { requestAnimationFrame: ask } = window;
+    let texts = [];
+    window.requestAnimationFrame = (frame) => ask((time) => {
+        texts = [];
+        frame(time);
+        const found = texts.filter((text) => wanted.includes(text));
+        if (new Set(found).size === wanted.length) window.drawn ??= found;
+    });
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+        texts.push(text);
+        fillText.call(this, text, ...more);
+    };
+}"""
+
 
 def overlapping(page: Page, names: list[str]) -> list[str]:
     """Return the pairs of those elements, given by selectors, that cover each other."""

@@ -21,6 +21,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    SPY_ON_ORDER,
     SPY_ON_TEXTS,
     OpenTab,
     Visit,
@@ -629,6 +630,16 @@ def test_who_looks_away_from_the_snakes_is_not_shown_all_that_died_since(
         }"""
     )
     assert 1 <= drawn <= 2, "of 25 lives, the last one, and the one before that fades"
+
+
+def test_ones_own_name_lies_on_those_of_other_snakes(open_tab: OpenTab) -> None:
+    ann, bob = open_tab(GARDEN), open_tab(GARDEN)
+    play_snake(ann, "Ann")
+    play_snake(bob, "Bob")
+    for page, names in ((ann, ["Bob", "Ann"]), (bob, ["Ann", "Bob"])):
+        page.evaluate(SPY_ON_ORDER, names)
+        wait_for(page, "window.drawn")
+        assert page.evaluate("drawn") == names
 
 
 def test_a_snake_can_be_steered_with_swipes_and_with_the_pad(open_tab: OpenTab) -> None:

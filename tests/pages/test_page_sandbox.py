@@ -25,6 +25,7 @@ from tests.browser import (
     PATIENCE,
     PHONE,
     PHONE_ON_ITS_SIDE,
+    SPY_ON_ORDER,
     SPY_ON_TEXTS,
     OpenTab,
     expect,
@@ -791,6 +792,14 @@ def test_on_an_island_others_glide_between_ticks(open_tab: OpenTab) -> None:
         return bool(bob.evaluate("between > 5"))
 
     wait_until(have_glided)
+
+
+def test_on_an_island_ones_own_name_lies_on_those_of_others(open_tab: OpenTab) -> None:
+    ann, bob = two_players(open_tab)
+    for page, names in ((ann, ["Bob", "Ann"]), (bob, ["Ann", "Bob"])):
+        page.evaluate(SPY_ON_ORDER, names)
+        wait_for(page, "window.drawn")
+        assert page.evaluate("drawn") == names
 
 
 def test_on_an_island_what_one_says_the_other_reads(open_tab: OpenTab) -> None:

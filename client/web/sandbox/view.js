@@ -68,7 +68,8 @@ export class View {
     const scale = this.#zoom * this.#ratio;
     context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale);
     this.#drawGround(context, palette);
-    const players = this.#world.inView();
+    const isMine = ({ player }) => player.sid === this.#world.me;
+    const players = this.#world.inView().sort((a, b) => isMine(a) - isMine(b)); // mine on top
     this.#drawObjects(context, time, dark, (art) => art !== "tree");
     if (this.plan) drawPlan(context, this.plan, dark);
     for (const { player, at } of players) this.#drawPlayer(context, player, at, dark);

@@ -199,8 +199,7 @@ export class View {
   #drawThings(context, palette, seconds) {
     for (const item of this.#food.values()) drawBerry(context, item, seconds);
     for (const ghost of this.#ghosts) this.#drawGhost(context, ghost, palette);
-    const mineLast = [...this.#trails].sort(([a], [b]) => (a === this.me) - (b === this.me));
-    for (const [id, trail] of mineLast) {
+    for (const [id, trail] of this.#mineLast()) {
       drawSnake(context, trail.at(this.#time.now), { id, mine: id === this.me, palette, seconds });
     }
     for (const burst of this.#bursts) drawBurst(context, burst);
@@ -214,9 +213,14 @@ export class View {
     context.restore();
   }
 
+  /** The snakes in the order in which they are drawn: one's own lies on top. */
+  #mineLast() {
+    return [...this.#trails].sort(([a], [b]) => (a === this.me) - (b === this.me));
+  }
+
   #drawNames(context, palette) {
     const size = 12 / this.#box.cell;
-    for (const [id, trail] of this.#trails) {
+    for (const [id, trail] of this.#mineLast()) {
       const name = this.#world.players.get(id)?.name;
       if (!name) continue;
       const [x, y] = trail.at(this.#time.now)[0];
