@@ -51,6 +51,28 @@ def texts(page: Page, selector: str) -> list[str]:
     return [text.strip() for text in page.locator(selector).all_inner_texts()]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "path", "usual"),
+    [
+        (["snake"], "/snake/", "garden"),
+        (["tictactoe"], "/tictactoe/", "parlour"),
+        (["sandbox"], "/sandbox/", "island"),
+        (["chat"], "/chat/", "lounge"),
+        (["cat"], "/", "lobby"),
+    ],
+    ids=["snake", "tictactoe", "sandbox", "chat", "talk"],
+)
+def test_a_link_to_an_impossible_room_says_why_this_is_another(
+    visit: Visit, arguments: list[str], path: str, usual: str
+) -> None:
+    """Only the meadow said so: elsewhere one waited for the others in the wrong room."""
+    with serve(*arguments) as server:
+        page = visit(server, f"{path}?room=a%2Fb")
+        expect(page.get_by_text("A room’s name has no slash in it.")).to_be_attached()
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        expect(page.locator("#room-name")).to_have_text(usual)
+
+
 # ==== 1. The lobby =========================================================
 
 

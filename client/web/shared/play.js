@@ -3,7 +3,7 @@
 
 import { Connection, roomUrl } from "./connection.js";
 import "./loaded.js";
-import { copyLink, currentRoom } from "./rooms.js";
+import { copyLink, currentRoom, problemWithLink } from "./rooms.js";
 import { checkServed } from "./served.js";
 import { StatusView } from "./status.js";
 
@@ -15,7 +15,7 @@ const understanding = new WeakSet(); // connections over which something usable 
 export function enterRoom(usual, { repeats, ...options } = {}) {
   const room = currentRoom(usual);
   const connection = new Connection(roomUrl(room), options);
-  new StatusView(connection, {
+  const status = new StatusView(connection, {
     word: $("status"),
     note: $("note"),
     text: $("note-text"),
@@ -25,6 +25,9 @@ export function enterRoom(usual, { repeats, ...options } = {}) {
   $("room-name").textContent = room; // it comes from a stranger: text, never markup
   $("copy").addEventListener("click", () => copyLink($("copy"), room));
   document.body.dataset.room = room;
+  const problem = problemWithLink();
+  const tell = () => status.tell(`${problem} This is the room “${room}”.`);
+  if (problem) connection.addEventListener("settled", tell, { once: true });
   checkServed({ room, connection, understood: () => understanding.has(connection) });
   return { room, connection };
 }

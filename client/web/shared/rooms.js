@@ -36,6 +36,11 @@ export function problemWith(room) {
   return "";
 }
 
+/** The same of the room that the page's address names, if it names one. */
+export function problemWithLink() {
+  return askedFor() && problemWith(askedFor());
+}
+
 export function linkTo(room) {
   const url = new URL(location.href);
   url.search = new URLSearchParams({ room });
@@ -70,7 +75,7 @@ export class RoomChooser {
     window.addEventListener("popstate", () => this.#arrive(currentRoom()));
     document.addEventListener("visibilitychange", () => this.refresh());
     window.addEventListener("online", () => this.refreshSoon());
-    this.problem.textContent = askedFor() && problemWith(askedFor());
+    this.problem.textContent = problemWithLink();
     this.#show();
     this.refresh();
   }

@@ -4,6 +4,7 @@
 import { BASE } from "./connection.js";
 
 const GOOD_NEWS_STAYS = 4_000; // milliseconds
+const WORDS_STAY = 10_000;
 const SLOW_AFTER = 1_000; // a connection attempt that takes this long is worth a note
 
 const LOST = 1006; // no closing handshake at all
@@ -35,6 +36,13 @@ export class StatusView {
     connection.addEventListener("state", () => this.#update());
     connection.addEventListener("settled", () => this.#showSettled());
     this.#update();
+  }
+
+  /** Say something else for a while, or until the connection has news. */
+  tell(words) {
+    this.#say(words);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#hide(), WORDS_STAY);
   }
 
   #update() {

@@ -6,7 +6,7 @@
 import "../shared/loaded.js";
 import { BASE, Connection, roomUrl } from "../shared/connection.js";
 import { apart } from "../shared/name.js";
-import { copyText, currentRoom, flash, problemWith } from "../shared/rooms.js";
+import { copyText, currentRoom, flash, problemWith, problemWithLink } from "../shared/rooms.js";
 import { askWhatIsServed, forOthers, isNearOnly, showCode } from "../shared/share.js";
 import { StatusView } from "../shared/status.js";
 import { Log } from "./log.js";
@@ -77,6 +77,7 @@ function show() {
 function fillIn(property) {
   $("room")[property] = room;
   $("name")[property] = query().get("name") ?? "";
+  $("room-problem").textContent = problemWithLink();
 }
 
 function arrive() {
