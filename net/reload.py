@@ -377,6 +377,7 @@ class Ear:
                 elif self.server is not None and self.server.site.console is not None:
                     self.server.site.console.problem = message["problem"]
         if self.server is not None:
+            self.server.stopping = True  # as by a signal: one that comes now is the second
             self.server.stop()
         elif not self._is_over:  # the code is being loaded, which may never end
             os._exit(0)

@@ -276,20 +276,21 @@ class Worker:
 
     def open_channels(self, server: Server) -> list[Listener]:
         """Return what takes connections and questions from other workers; stop with the parent."""
-        self._watch_parent(server.stop)
+        self._watch_parent(server)
         kinds = {"http": HttpSession, "lines": LineSession, "question": QuestionSession}
         return [ChannelListener(self._insides[kind], server, kinds[kind]) for kind in KINDS]
 
     # -- the parent --
 
-    def _watch_parent(self, stop: Callable[[], None]) -> None:
-        """Call `stop` when the parent has ended, however it did."""
+    def _watch_parent(self, server: Server) -> None:
+        """Stop when the parent has ended, however it did: that is as good as a first signal."""
         end = select.poll()
         end.register(self._parent, 0)  # what it says meanwhile is for the signal handler
 
         def watch() -> None:
             end.poll()
-            stop()
+            server.stopping = True
+            server.stop()
 
         start_thread("parent", watch)
 

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from scalesocket.net.reload import Files, file_of, find_program
+from scalesocket.net.reload import Ear, Files, Line, file_of, find_program
 
 from scalesocket import ConfigError
 from tests.net.test_workers import has_taken
@@ -570,6 +571,18 @@ def test_a_second_signal_waits_for_nothing(folder: Path) -> None:
         assert server.wait() == 1
         (folder / "gate").unlink()
         ann.sock.close()
+
+
+def test_the_end_of_the_first_process_is_as_good_as_a_first_signal() -> None:
+    """Who serves stops by itself then, which takes its time: one signal ends it at once."""
+    first, here = socket.socketpair()
+    with here:
+        ear = Ear(Line(here))
+        server = ear.server = Mock(stopping=False)
+        first.close()
+        wait_until(lambda: server.stop.called)
+        assert server.stopping is True
+        ear.stop()
 
 
 def test_a_signal_to_all_processes_at_once_is_one_signal(folder: Path) -> None:
