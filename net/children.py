@@ -100,9 +100,10 @@ def choose_backend(config: Config) -> Callable[[], ProcessBackend]:
 
 
 def set_up(server: Server) -> None:
-    """Have a server's rooms run such programs."""
-    if server.config.tcp or server.config.pty:
-        server.registry.make_backend = choose_backend(server.config)
+    """Have a server's rooms run such programs; to a game these options mean nothing."""
+    config = server.config
+    if config.command and (config.tcp or config.pty):
+        server.registry.make_backend = choose_backend(config)
 
 
 class TcpBackend(PipeBackend):

@@ -212,7 +212,7 @@ class Worker:
         server.worker, server.site.gather = self, self.gather
         server.takers.insert(0, self.take)
         server.registry.client_ids = self.client_ids
-        if server.config.tcp:
+        if server.config.command and server.config.tcp:
             config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
             server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file

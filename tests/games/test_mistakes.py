@@ -1061,6 +1061,18 @@ def test_options_for_programs_are_named_if_there_is_a_game(
         assert said == [named]
 
 
+@pytest.mark.parametrize("words", [["--pty"], ["--tcp"], ["--tcp", "--workers=2"]])
+def test_options_for_programs_leave_a_game_what_it_is(here: Path, words: list[str]) -> None:
+    """Its rooms were to run a program without a name, and nobody came in."""
+    hook = 'def on_join(self, client): client.send("hello")'
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with serve(*words, "own:G", cwd=here) as server:
+        with RawClient.connect(server, path="/x") as client:
+            assert client.receive_text() == "hello"
+        server.stop()
+        assert any(USELESS + words[0] in line for line in server.log())
+
+
 @pytest.mark.parametrize("words", [["--", "own:G"], ["--api", "own:G", "--"], ["--json", "cat"]])
 def test_where_all_words_mean_something_none_is_named(here: Path, words: list[str]) -> None:
     (here / "own.py").write_text(GAME.replace("Treasure", "G"))
