@@ -1271,12 +1271,6 @@ class Poller:
         if is_first and not self._woken:  # else it will look for an earlier one anyhow
             self._wake()
 
-    def flush(self) -> None:
-        """Wait until the thread has called all that it was to call soon."""
-        done = threading.Event()
-        self.call_soon(done.set)
-        done.wait()
-
     def stop(self) -> None:
         """End the thread, from another one; what it has not called by then will not be."""
         self._stopped = True
@@ -4426,13 +4420,13 @@ class Session:
         self.resume(data)
         return True
 
-    def receive(self, patience: float) -> bytes:
-        """Return what comes within so many seconds; no bytes at its end.
+    def receive(self, until: float) -> bytes:
+        """Return what comes by then, or by its deadline; no bytes at its end.
 
         Raises:
             TimeoutError: nothing has come.
         """
-        if patience <= 0:
+        if (patience := min(self.deadline, until) - time.monotonic()) <= 0:
             raise TimeoutError("it took too long")
         self.layer.settimeout(patience)
         return self.layer.recv(RECEIVE_SIZE)
@@ -4547,7 +4541,7 @@ class HttpSession(Session):
         if not keep_alive:  # read what comes, or closing would reset what was sent (RFC 9112, 9.6)
             sock.shutdown(socket.SHUT_WR)
             self.deadline = time.monotonic() + HEAD_TIMEOUT
-            while self.receive(min(1.0, self.deadline - time.monotonic())):
+            while self.receive(time.monotonic() + 1.0):
                 pass
         return keep_alive
 
@@ -4866,26 +4860,29 @@ class Readers:
     def run(self, session: Session) -> None:
         """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
         until = time.monotonic() + HELPER_PATIENCE
-        while session.want is Want.HELPER or session.want is Want.BYTES:
-            if session.want is Want.HELPER:
-                session.resume()
-            elif not session.read(session.receive, min(session.deadline, until) - time.monotonic()):
-                session.sock.settimeout(None)  # its reader waits on, and sees to the deadline
-                break
-        if session.want is not None:
-            insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
-        self._helped.discard(session)
+        try:
+            while session.want is Want.HELPER or session.want is Want.BYTES:
+                if session.want is Want.HELPER:
+                    session.resume()
+                elif not session.read(session.receive, until):
+                    session.sock.settimeout(None)  # its reader waits on, and sees to the deadline
+                    break
+        except Exception as error:  # memory, or our bug
+            session.fail(error)
+        insist(self.shared.call_soon, functools.partial(self._take_back, session))
 
-    def stop(self) -> None:
-        """End the threads; a request that is being answered has CLOSE_TIMEOUT seconds for that."""
+    def _take_back(self, session: Session) -> None:  # on the thread of the shared reader
+        self._helped.discard(session)  # not before: `finish` would miss it
+        self.shared.attend(session)
+
+    def finish(self) -> None:
+        """Wait for the helpers; a request that is being answered has CLOSE_TIMEOUT seconds."""
         deadline = time.monotonic() + CLOSE_TIMEOUT
         while self._helped and time.monotonic() < deadline:
             for session in self._helped.copy():
                 with contextlib.suppress(OSError):
                     session.sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
             time.sleep(0.01)
-        self.shared.flush()
-        self.shared.stop()
 
 
 # ==== 14. Server =========================================================================
@@ -5225,10 +5222,12 @@ class Server:
             self._wait_for_stop(wake_up, self._waker)
             for listener in listeners:
                 listener.stop()
-            self.readers.shared.flush()
+            closed = threading.Event()
+            self.readers.shared.call_soon(closed.set)
+            closed.wait()
         self.opened.close()
         self._end()
-        self.readers.stop()
+        self.readers.shared.stop()
 
     def _wait_for_stop(self, wake_up: socket.socket, waker: socket.socket) -> None:
         """Wait until `stop` is called, and let signals have their handlers run.
@@ -5341,6 +5340,7 @@ class Server:
                 connection._die()
         while self.connections and time.monotonic() < deadline + CLOSE_TIMEOUT:
             time.sleep(0.01)
+        self.readers.finish()
         for service in self.services:
             service.stop()
         self.poller.stop()

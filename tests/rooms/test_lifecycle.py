@@ -391,6 +391,23 @@ def test_a_second_signal_ends_at_once_with_status_1(
         wait_until(lambda: server.survivors() == [])
 
 
+def test_a_second_signal_cuts_an_answer_off_that_nobody_takes(tmp_path: Path) -> None:
+    """The server had "stopped", and let signals pass, while it waited for that."""
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(5 * 1024**3)  # more than any buffer takes
+    lasting = with_constants(CLOSE_TIMEOUT=3 * PATIENCE)  # the first signal alone would not do it
+    with (
+        serve("--staticdir", os.fspath(tmp_path), "cat", command=lasting) as server,
+        socket.create_connection((server.host, server.port), PATIENCE) as client,
+    ):
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(1) == b"H"
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("stopping")
+        server.signal_again()
+        assert server.wait() == 1
+
+
 @pytest.mark.parametrize("options", [(), ("--workers=2",), ("--reload",)])
 def test_a_signal_that_comes_twice_at_once_is_one(options: Sequence[str], tmp_path: Path) -> None:
     """`timeout` sends it to a process and to its group: all was killed, with status 1."""

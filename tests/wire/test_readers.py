@@ -285,10 +285,67 @@ def test_a_request_that_is_being_answered_as_the_server_ends_gets_its_answer(
     server.site.respond = respond_late  # type: ignore[method-assign]
     theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert is_asked.wait(PATIENCE)
-    server.readers.stop()
+    server.readers.finish()
+    server.readers.shared.stop()
     theirs.setblocking(False)
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
     assert theirs.recv(4096) == b""
+
+
+def test_a_request_that_is_answered_while_the_last_helper_goes_is_waited_for_at_the_end(
+    last_one: tuple[scalesocket.Server, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper of the request before took the next one's out of the list as it went."""
+    monkeypatch.setattr(scalesocket, "HELPER_PATIENCE", 0.0)
+    server, ours, theirs = last_one
+    readers, shared = server.readers, server.readers.shared
+    respond, call_soon, run = server.site.respond, shared.call_soon, readers.run
+    is_asked, has_gone = threading.Event(), threading.Event()
+
+    def respond_late(*args: Any) -> scalesocket.Response:
+        is_asked.set()
+        ours.recv(1)  # until nothing more is read
+        return respond(*args)
+
+    def call_soon_and_pause(function: Any) -> None:
+        call_soon(function)
+        if threading.get_ident() != shared._thread.ident:
+            assert is_asked.wait(PATIENCE)
+
+    def run_and_tell(session: scalesocket.Session) -> None:
+        run(session)
+        has_gone.set()
+
+    monkeypatch.setattr(shared, "call_soon", call_soon_and_pause)
+    monkeypatch.setattr(readers, "run", run_and_tell)
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    theirs.sendall(request)
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+    server.site.respond = respond_late  # type: ignore[method-assign]
+    theirs.sendall(request)
+    assert is_asked.wait(PATIENCE)
+    assert has_gone.wait(PATIENCE)
+    readers.finish()
+    shared.stop()
+    theirs.setblocking(False)
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_whom_a_helper_has_no_memory_to_read_is_let_go_at_once(
+    last_one: tuple[scalesocket.Server, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of those who are being helped kept it, and its place, until the server's end."""
+    server, _, theirs = last_one
+    failing, report = Mock(side_effect=MemoryError), Mock()
+    monkeypatch.setattr(scalesocket.Session, "receive", failing)
+    monkeypatch.setattr(scalesocket, "report_failure", report)
+    theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert theirs.recv(4096) == b""
+    wait_until(lambda: not server.limits._served)
+    assert failing.call_count == report.call_count == 1
+    server.readers.finish()
+    server.readers.shared.stop()
 
 
 def test_who_may_ask_for_more_as_the_server_ends_is_waited_for_no_longer(
@@ -298,7 +355,8 @@ def test_who_may_ask_for_more_as_the_server_ends_is_waited_for_no_longer(
     server, _, theirs = last_one
     theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
-    server.readers.stop()
+    server.readers.finish()
+    server.readers.shared.stop()
     assert theirs.recv(4096) == b""
 
 
