@@ -399,6 +399,9 @@ class TappedSocket(socket.socket):
         """Shut one side or both as a socket does."""
         if how != socket.SHUT_WR:
             self._deaf = True
+        if how == socket.SHUT_RD:  # nothing to note, and nobody to wait for who is sending
+            super().shutdown(how)
+            return
         with self._order:
             try:
                 super().shutdown(how)
@@ -406,8 +409,7 @@ class TappedSocket(socket.socket):
                 if Event.ENDED not in self._noted:
                     self._note_reset()
                 raise
-            if how != socket.SHUT_RD:
-                self._note(Event.ENDED)
+            self._note(Event.ENDED)
 
     def close(self) -> None:
         """Close as a socket does."""

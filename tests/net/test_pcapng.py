@@ -1071,6 +1071,31 @@ def test_a_tapped_socket_keeps_the_descriptor(ends: Ends) -> None:
         assert tapped.fileno() == number and plain.fileno() == -1
 
 
+def test_who_shuts_the_receiving_side_waits_for_no_sender() -> None:
+    """At the server's end, that of a slow client held the end up for as long as it was sent to."""
+    ours, theirs = socket.socketpair()
+    has_shut = threading.Event()
+    with theirs, TappedSocket(ours) as tapped:
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                tapped.sendall(bytes(1 << 28))  # more than any buffer takes
+
+        def shut() -> None:
+            tapped.shutdown(socket.SHUT_RD)
+            has_shut.set()
+
+        threads = [threading.Thread(target=function) for function in (send, shut)]
+        threads[0].start()
+        assert theirs.recv(1) == b"\0"
+        threads[1].start()
+        in_time = has_shut.wait(PATIENCE)
+        theirs.close()
+        for thread in threads:
+            thread.join()
+    assert in_time
+
+
 # ==== 5. TLS ==============================================================
 
 
