@@ -4623,6 +4623,7 @@ class Reader(Poller):
             ShortageError: there is no such thread; the session has been ended.
         """
         want = session.want
+        self._readers.helped.discard(session)  # not before: `finish` would miss it
         self._opening.pop(session, None)
         if want is Want.MESSAGES and self._only is None and self._readers.spare.acquire(False):
             self._unwatch(session)
@@ -4828,7 +4829,7 @@ class Readers:
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
-        self._helped: set[Session] = set()  # those that helpers have
+        self.helped: set[Session] = set()  # those that helpers have
 
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; one of `spare` has been acquired for it."""
@@ -4847,10 +4848,10 @@ class Readers:
             ShortageError: there is none, and it has been ended.
         """
         try:
-            self._helped.add(session)
+            self.helped.add(session)
             self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
-            self._helped.discard(session)
+            self.helped.discard(session)
             cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
             shortage = ShortageError(f"cannot start a thread: {cause}")
             if session.fail(shortage) is None:
@@ -4869,17 +4870,13 @@ class Readers:
                     break
         except Exception as error:  # memory, or our bug
             session.fail(error)
-        insist(self.shared.call_soon, functools.partial(self._take_back, session))
-
-    def _take_back(self, session: Session) -> None:  # on the thread of the shared reader
-        self._helped.discard(session)  # not before: `finish` would miss it
-        self.shared.attend(session)
+        insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
 
     def finish(self) -> None:
         """Wait for the helpers; a request that is being answered has CLOSE_TIMEOUT seconds."""
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        while self._helped and time.monotonic() < deadline:
-            for session in self._helped.copy():
+        while self.helped and time.monotonic() < deadline:
+            for session in self.helped.copy():
                 with contextlib.suppress(OSError):
                     session.sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
             time.sleep(0.01)
@@ -4907,8 +4904,11 @@ def open_listeners(
     listeners = []
     for host, port in addresses:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = host == "::" and len(addresses) == 1 and socket.has_dualstack_ipv6()
         try:
-            listener = socket.create_server((host, port), family=family, backlog=4096)
+            listener = socket.create_server(
+                (host, port), family=family, backlog=4096, dualstack_ipv6=both
+            )
         except OSError as error:
             error.filename = f"{host}:{port}"
             raise

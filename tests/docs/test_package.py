@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -293,6 +294,14 @@ def test_a_lone_copy_says_where_it_cannot_listen(copied_alone: Path) -> None:
         )
     said = f"scalesocket: cannot listen at localhost:{server.port}: "
     assert (told.returncode, told.stderr.count("\n")) == (1, 1) and told.stderr.startswith(said)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_a_lone_copy_that_listens_at_all_addresses_takes_ipv4_too(copied_alone: Path) -> None:
+    """Whoever gave it `[::]`, as it is with net/, was found by IPv6 alone."""
+    command = [*ALONE, str(copied_alone)]
+    with serve("cat", addr="[::]:0", command=command, cwd=copied_alone.parent) as server:
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE).close()
 
 
 def test_a_lone_copy_takes_no_users_package_for_ours(copied_alone: Path) -> None:
