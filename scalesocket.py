@@ -176,8 +176,7 @@ ROUND_TIME = 0.005  # seconds between two rounds in which a crowd is read
 IDLE_TIMEOUT = 15.0  # seconds between two requests on a kept-alive connection
 HELPER_PATIENCE = 1.0  # seconds that a helper waits for a slow peer; then the acceptor does
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
-RESPAWN_FIRST = 0.1  # seconds before an exited child is started again; doubled each time
-RESPAWN_LAST = 10.0  # … up to this; a child that lived for longer has RESPAWN_FIRST again
+RESPAWN_PAUSE = 1.0  # seconds before an exited child is started again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had passed
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
@@ -188,7 +187,6 @@ GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not 
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
-FIRST_READ_TIMEOUT = 3.0  # … but not sooner than this after its start
 
 OUT_OF_MEMORY_PAUSE = 0.05  # seconds until the next try: others may free some memory
 SHORTAGE_PAUSE = 10.0  # seconds without a failure, after which the next is an error in the log
@@ -2548,9 +2546,6 @@ class ChildProcess:
             kind = ShortageError if error.errno in _SHORTAGES else BackendError
             raise kind(f"cannot start {command[0]}: {error.strerror}") from None
         self.pid = self.popen.pid
-        self._pidfd = -1  # becomes readable when the child exits
-        with contextlib.suppress(AttributeError, OSError, MemoryError):  # it is not everywhere
-            self._pidfd = os.pidfd_open(self.pid)
 
     def read(self, descriptor: int) -> Iterator[bytes]:
         """Yield what the child writes to a descriptor until the child closes it or exits.
@@ -2564,42 +2559,20 @@ class ChildProcess:
         os.set_blocking(descriptor, False)
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
-        if self._pidfd >= 0:
-            poller.register(self._pidfd, select.POLLIN)
-        emptied = False  # nothing was left when it was last read: no need to try
-        for count in itertools.count(1):
-            ready = [descriptor]
-            if emptied:
-                ready = [fd for fd, _ in poller.poll(None if self._pidfd >= 0 else 200)]
-            # A child of the child may never pause, so it is also asked now and then.
-            if (ready != [descriptor] or not count % 64) and self._has_exited():
-                break
-            try:
-                data = os.read(descriptor, RECEIVE_SIZE)
-            except BlockingIOError:
-                emptied = True
-                continue
-            except OSError:  # EIO: the end of a pseudo-terminal
-                return
-            if not data:
-                return
-            yield data
-            emptied = len(data) < select.PIPE_BUF
+        while self.popen.poll() is None:
+            if poller.poll(200):  # milliseconds, until it looks again whether the child has exited
+                if not (data := os.read(descriptor, RECEIVE_SIZE)):
+                    return
+                yield data
+        yield from self._read_rest(descriptor)
+
+    @staticmethod
+    def _read_rest(descriptor: int) -> Iterator[bytes]:
         with contextlib.suppress(OSError):  # nothing is left
             for _ in range(16):  # 1 MiB: more does not fit into a pipe
                 if not (data := os.read(descriptor, RECEIVE_SIZE)):
                     return
                 yield data
-
-    def _has_exited(self) -> bool:
-        """Whether the child has exited; it stays unreaped, so that its number stays taken."""
-        if not hasattr(os, "waitid"):  # macOS
-            return self.popen.poll() is not None
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        try:
-            return os.waitid(os.P_PID, self.pid, options) is not None
-        except ChildProcessError:  # reaped already
-            return True
 
     def wait(self, timeout: float) -> bool:
         """Wait for the child to exit; return whether it has."""
@@ -2627,8 +2600,6 @@ class ChildProcess:
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             if stream is not None:
                 stream.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
 
     def signal_group(self, signal_number: int) -> bool:
         """Signal the whole process group; return False if there is none left."""
@@ -2643,18 +2614,11 @@ class ChildProcess:
         return True
 
     def _stop_group(self) -> None:
-        """Stop what the child has left behind in its group, which keeps the number reserved.
+        """Stop what the child has left behind in its group, which keeps the number reserved."""
+        if self.signal_group(signal.SIGTERM):
+            time.sleep(STOP_STEPS[2][1] + self._grace)
+            self.signal_group(STOP_STEPS[-1][0])
 
-        What it has started in a session of its own is for net/descendants.py.
-        """
-        for signal_number, patience in STOP_STEPS[2:]:
-            if not self.signal_group(signal_number):
-                return
-            deadline = time.monotonic() + patience + self._grace
-            while time.monotonic() < deadline:
-                if not self.signal_group(0):
-                    return
-                time.sleep(0.01)
 
 
 def count_spare_files(rooms: int) -> int:
@@ -2684,8 +2648,6 @@ class ProcessBackend(Backend):
         self._stderr: threading.Thread | None = None
         self._child: ChildProcess | None = None
         self._present: dict[int, Client] = {}  # who the child knows of
-        self._started_at = 0.0
-        self._backoff = RESPAWN_FIRST
 
     # -- the room's thread --
 
@@ -2748,7 +2710,6 @@ class ProcessBackend(Backend):
         config = self._config
         environment = build_environment(self._opener, config.passenv)
         self._from_child = self.make_framing(config, config.serverframe, self._room.report)
-        self._started_at = time.monotonic()
         try:
             self._attach(environment)
         except OSError as error:  # there is no pipe, terminal or socket to be had
@@ -2761,7 +2722,6 @@ class ProcessBackend(Backend):
     def _after_exit(self) -> None:
         """End the room, which stops what is left of the child, or start the next one."""
         assert self._child is not None
-        since = time.monotonic()
         by_itself = self._child.wait(EXIT_TIME + self._config.closegrace)
         if by_itself and self._stderr is not None:
             self._stderr.join()  # its last words come before the Close frame, too
@@ -2771,19 +2731,13 @@ class ProcessBackend(Backend):
             raise ending
         self._room.log.info("%s", ending)
         self.stop()
-        self._backoff = RESPAWN_FIRST if since > self._started_at + RESPAWN_LAST else self._backoff
-        while not self._room.ending.wait(self._backoff):
-            self._backoff = min(self._backoff * 2, RESPAWN_LAST)
-            try:
-                self._launch()
-            except (BackendError, ShortageError) as error:  # its file is being replaced, perhaps
-                if time.monotonic() > since + 2 * RESPAWN_LAST:
-                    raise
-                self._room.log.warning("%s", error)
-                self.stop()
-            else:
-                self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
-                return
+        self._respawn()
+
+    def _respawn(self) -> None:
+        """Start the next child, unless the room ends; net/patience.py tries it more than once."""
+        if not self._room.ending.wait(RESPAWN_PAUSE):
+            self._launch()
+            self._write(b"".join(map(self._encode, map(Joined, self._present.values()))))
 
     def _encode(self, event: RoomEvent) -> bytes:
         """Return what the child reads for an event."""
@@ -2824,14 +2778,11 @@ class ProcessBackend(Backend):
                 self._input_closed = True
 
     def _should_abandon(self, blocked_since: float) -> bool:
-        ended = self._pump is not None and not self._pump.is_alive()
-        if ended and self._child is not None and self._child.wait(0):
-            return True
-        since_start = time.monotonic() - self._started_at
-        if time.monotonic() - blocked_since < ABANDON_TIMEOUT or since_start < FIRST_READ_TIMEOUT:
+        if time.monotonic() - blocked_since < ABANDON_TIMEOUT:
             return False
-        room = self._room
-        return ended or room.ending.is_set() or room.registry.is_deserted(room)
+        room, pump = self._room, self._pump
+        has_ended = pump is not None and not pump.is_alive()
+        return has_ended or room.ending.is_set() or room.registry.is_deserted(room)
 
     # -- how the child is connected: net/children.py and net/linebuffer.py have other ways --
 
@@ -2884,16 +2835,11 @@ class ProcessBackend(Backend):
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(report=self._room.report)
-        skipping = False  # what is left of a line that was too long
         for data in child.read(descriptor):
-            if skipping:
-                _, newline, data = data.partition(b"\n")
-                skipping = not newline
             self._take_stderr(lines.feed(data))
             if lines.error:
                 self._room.report(None, f"stderr: {lines.error}")
                 lines = Framing(report=self._room.report)
-                skipping = True
         self._take_stderr(lines.finish())
 
     def _take_stderr(self, outputs: list[Output]) -> None:

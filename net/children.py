@@ -45,9 +45,8 @@ from scalesocket import (
     refuse_if,
 )
 
-from .framings import make_framing
 from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
-from .spawn import TidyChild
+from .patience import PatientBackend
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set
@@ -286,15 +285,13 @@ except OSError as error:
 """
 
 
-class PtyBackend(ProcessBackend):
+class PtyBackend(PatientBackend):
     """A child in a pseudo-terminal: clients send keys, and get what it draws as binary messages.
 
     A client sets the terminal's size with a text message, `{"resize":[columns,rows]}`. All clients
     share the terminal, so the server sends that message on to all of them.
     """
 
-    child_type = TidyChild
-    make_framing = staticmethod(make_framing)
     _size = b""  # the last message that has set it
     _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from scalesocket import FIRST_READ_TIMEOUT, POSIX, STOP_STEPS
+from scalesocket import POSIX, STOP_STEPS
 
 with contextlib.suppress(ImportError):  # POSIX
     import fcntl
     import termios
 
+FIRST_READ_TIMEOUT = 3.0  # seconds after its start in which it may still have to begin
 LAST_READ_TIMEOUT = 5.0  # seconds for all that is left
 
 

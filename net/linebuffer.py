@@ -37,14 +37,12 @@ from scalesocket import (
     ChildProcess,
     Config,
     Output,
-    ProcessBackend,
     Server,
     parse_seconds,
     refuse_if,
 )
 
-from .framings import make_framing
-from .spawn import TidyChild
+from .patience import PatientBackend
 from .streams import name_stream
 
 # fmt: off
@@ -84,14 +82,12 @@ def is_wanted(config: Config) -> bool:
     return config.linebuffer != "off" and not config.binary and POSIX
 
 
-class PipeBackend(ProcessBackend):
+class PipeBackend(PatientBackend):
     """A child on pipes, also with --delay and --passstderr.
 
     Of one that cannot be started, or asks for an answer, it is said why.
     """
 
-    child_type = TidyChild
-    make_framing = staticmethod(make_framing)
     _is_watched = False  # whether it asks; for ever, once that has been said
 
     def _start_child(

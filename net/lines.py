@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     AF_UNIX,
-    FIRST_READ_TIMEOUT,
     HEAD_TIMEOUT,
     MAX_ROOM_NAME,
     CloseCode,
@@ -39,6 +38,8 @@ from scalesocket import (
     refuse_if,
     valid_text_count,
 )
+
+from .last_read import FIRST_READ_TIMEOUT
 
 if TYPE_CHECKING:
     from scalesocket import Client, Config, Event, Life, Opened

@@ -372,6 +372,39 @@ def test_a_lone_copy_stops_what_its_program_has_started(copied_alone: Path) -> N
         wait_until(lambda: (process := read_process(started)) is None or process.state == "Z")
 
 
+@pytest.mark.parametrize("ends", ["exit 3", "sleep 1000 & exit 3", "exec >&-; exec sleep 1000"])
+def test_a_lone_copy_notices_that_its_program_has_ended(copied_alone: Path, ends: str) -> None:
+    """Also while what it has started may still print, or when it prints nothing any more."""
+    script = f"read line; echo last words; echo why >&2; {ends}"
+    with serve("sh", "--", "-c", script, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            client.send_text("go")
+            assert client.receive_text() == "last words"
+            assert client.wait_close()[0] == (1000 if ">&-" in ends else 1011)
+        server.wait_log("stderr: why")
+        wait_until(lambda: not server.children())
+
+
+def test_a_lone_copy_starts_its_program_again(copied_alone: Path) -> None:
+    script = "read join; read line; echo $join said $line"
+    options = ("--respawn", "--joinmsg", "#ID")
+    with serve(*options, "sh", "--", "-c", script, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            for word in ("one", "two"):
+                client.send_text(word)
+                assert client.receive_text() == f"1 said {word}"
+
+
+def test_a_lone_copy_gives_up_on_a_program_that_reads_nothing(copied_alone: Path) -> None:
+    options = ("sh", "--", "-c", "echo up; exec sleep 1000")
+    with serve(*options, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            assert client.receive_text() == "up"
+            client.send_text("x" * 500_000)
+        server.wait_log("the child took no input; what it was sent is dropped")
+        wait_until(lambda: not server.children())
+
+
 def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
     """Those of this file work; all others are in net/, and are answered by one line each."""
     rows = [row for rows in scalesocket.OPTIONS.values() for row in rows]

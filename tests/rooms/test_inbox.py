@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import children
+from scalesocket.net import children, patience
 from scalesocket.net.children import PortPool
 from scalesocket.net.history import Archive, History
+from scalesocket.net.linebuffer import PipeBackend
 from scalesocket.net.lines import LINES
 from scalesocket.net.origins import MAX_TOLD, ToldOnce
 
@@ -33,7 +34,6 @@ from scalesocket import (
     Messages,
     Opcode,
     Poller,
-    ProcessBackend,
     Received,
     Role,
     Route,
@@ -546,7 +546,7 @@ def test_ports_are_never_shared_and_always_return(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_next_child_gets_what_the_last_had_not_begun_to_read() -> None:
-    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
+    backend: Any = PipeBackend(parse_command_line(["--respawn", "cat"]))
     here: Any = SimpleNamespace(id=1)
     gone: Any = SimpleNamespace(id=2)
     written: list[bytes] = []
@@ -569,7 +569,7 @@ def test_nothing_is_written_while_no_program_can_be_started_again(
 ) -> None:
     """The descriptor of the last one's stdin may be a client's socket by now."""
     monkeypatch.setattr(scalesocket, "build_environment", lambda *_: {})
-    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
+    backend: Any = PipeBackend(parse_command_line(["--respawn", "cat"]))
     here: Any = SimpleNamespace(id=1)
     backend._present = {1: here}
     backend._room, backend._opener = Mock(ending=threading.Event()), here
@@ -593,8 +593,8 @@ def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
     """Where the pause had come to ten seconds, one start that failed ended the room: its file was
     being replaced."""
     monkeypatch.setattr(scalesocket, "build_environment", lambda *_: {})
-    backend: Any = ProcessBackend(parse_command_line(["--respawn", "cat"]))
-    backend._backoff, backend._started_at = scalesocket.RESPAWN_LAST, time.monotonic()
+    backend: Any = PipeBackend(parse_command_line(["--respawn", "cat"]))
+    backend._backoff, backend._started_at = patience.RESPAWN_LAST, time.monotonic()
     waits = Mock(side_effect=[False, False, True])  # the room is closing
     backend._room, backend._opener = Mock(ending=Mock(wait=waits)), Mock()
     backend._from_child = Framing(report=lambda *_: None)
@@ -608,7 +608,7 @@ def test_a_program_that_often_exits_may_fail_to_start_once_as_any_other(
 
 
 def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
-    backend: Any = ProcessBackend(parse_command_line(["cat"]))
+    backend: Any = PipeBackend(parse_command_line(["cat"]))
     backend._to_child = Framing(report=lambda *_: None)
     client: Any = SimpleNamespace(id=1)
     reader, backend._input = os.pipe()
@@ -631,7 +631,7 @@ def test_a_child_that_ends_just_as_the_server_kills_it_ends_nothing_else() -> No
     """The children of other rooms were not killed, and the server ended with a traceback."""
     killed: list[int] = []
 
-    class Ending(ProcessBackend):
+    class Ending(PipeBackend):
         """The room's thread is done with the child as soon as the main thread has seen it."""
 
         @property

@@ -1120,7 +1120,7 @@ def test_a_program_that_is_being_replaced_is_started_again_when_it_is_there(
     program, other = tmp_path / "program", tmp_path / "other"
     program.write_text("#!/bin/sh\necho one\nread line\n")
     program.chmod(0o755)
-    command = with_constants(RESPAWN_LAST=1e9 if is_back else 0.5)
+    command = with_constants("scalesocket.net.patience", RESPAWN_LAST=1e9 if is_back else 0.5)
     with (
         serve("--respawn", str(program), command=command) as server,
         RawClient.connect(server) as client,
