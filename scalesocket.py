@@ -1130,8 +1130,6 @@ class WebSocketProtocol:
 # queue or a hand-over, and no byte is written out of order or by two threads.
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_POLL_END = getattr(select, "POLLRDHUP", 0)  # the peer has closed its side (Linux)
-_POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
 def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
@@ -1198,15 +1196,6 @@ def insist(function: Callable[..., T], *args: Any) -> T:
                 raise
             report_failure()
             time.sleep(OUT_OF_MEMORY_PAUSE)
-
-
-def poll_end(sock: socket.socket) -> int:
-    """Return the signs that a peer has ended its side or the connection; 0 where none show."""
-    if not _POLL_BROKEN:
-        return 0
-    poller = select.poll()
-    poller.register(sock, _POLL_END | _POLL_BROKEN)
-    return dict(poller.poll(0)).get(sock.fileno(), 0)
 
 
 # Each `recv` and `send` lets go of the interpreter lock, and another thread takes it: a fan-out to
@@ -1628,8 +1617,6 @@ class Connection:
         silence = now - self.silent_since
         if not self.is_reading:
             self.probe()
-        elif not self.protocol.ping:
-            pass  # nothing can be asked of it; its kernel is (see net/lines.py)
         elif silence > 2 * interval:
             self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
         elif silence > interval and not self.is_full:
@@ -1645,11 +1632,8 @@ class Connection:
             return True
         if not self._backlog:
             self.send_control(self.protocol.pong)
-        with self.lock:
-            seen = 0 if self._dead else poll_end(self._socket)
-            if seen & _POLL_BROKEN:
-                self._die()
-            return not (seen or self._dead)
+        presence = find_feature("presence")  # sees its end at once
+        return self.is_alive() and not (presence and presence.has_ended(self))
 
     # -- what waits for the peer --
 
@@ -5517,7 +5501,10 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if names & set(o[0].split())] if module else []
 
 
-ALWAYS = "per_address origins pages descendants threads room_names extensions linebuffer".split()
+ALWAYS = (
+    "per_address origins pages descendants threads room_names extensions linebuffer mistakes "
+    "presence"
+).split()
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off

@@ -232,8 +232,9 @@ class LineConnection(Connection):
         return super().send(data)
 
     def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
-        """End the connection if the peer's system does not answer any more."""
-        super().check_peer(interval, now, deaf)
+        """End the connection if the peer's system does not answer any more; it cannot be pinged."""
+        if not self.is_reading:
+            self.probe()
         if self.is_alive() and is_gone(self._socket, interval):
             log.debug("a peer has not answered for two intervals, and is cut off")
             self.abort()

@@ -64,13 +64,13 @@ from scalesocket import (
     insist,
     log,
     parse_room_name,
-    poll_end,
     start_thread,
 )
 
 from .lines import is_gone, keep_alive
 from .origins import find_forwarded_host
 from .peers import parse_list, take_body
+from .presence import poll_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from scalesocket.net.console import wait_for
+from scalesocket.net.presence import POLL_END
 
 import scalesocket
 from scalesocket import (
@@ -794,7 +795,7 @@ def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
         wait_until(lambda: not connection.probe(), PATIENCE)
 
 
-@pytest.mark.skipif(not scalesocket._POLL_END, reason="this system does not show it")
+@pytest.mark.skipif(not POLL_END, reason="this system does not show it")
 def test_a_peer_that_has_ended_its_side_counts_as_gone_though_nobody_reads(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
