@@ -178,7 +178,6 @@ HELPER_PATIENCE = 1.0  # seconds that a helper waits for a slow peer; then the a
 CLOSE_TIMEOUT = 5.0  # seconds for the peer's Close after ours
 RESPAWN_PAUSE = 1.0  # seconds before an exited child is started again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had passed
-LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
@@ -2978,8 +2977,6 @@ class GameRoom:
             RuntimeError: this is another thread; see `call_soon`.
         """
         check_thread(self._room.thread, "room.call_later")
-        if not callable(function):  # as of `self.step()` in place of `self.step`
-            raise TypeError(f"room.call_later wants a function, not {function!r}")
         period = max(0.001, seconds) if repeat else 0.0
         call = [time.monotonic() + max(0.0, seconds), next(self._order), function, period]
         heapq.heappush(self._calls, call)
@@ -3000,8 +2997,6 @@ class GameRoom:
         Raises:
             RuntimeError: the room has ended, and the function will not be called.
         """
-        if not callable(function):
-            raise TypeError(f"room.call_soon wants a function, not {function!r}")
         inbox, call = self._room.inbox, Called(functools.partial(function, *arguments))
         if threading.get_ident() != self._room.thread:
             freed = threading.Event()
@@ -3031,6 +3026,7 @@ class GameRoom:
             due, _, function, period = call = heapq.heappop(self._calls)
             if period:  # what was missed is left out
                 call[0] = (due if due + period > now else now) + period
+    room_type: type[GameRoom] = GameRoom
                 heapq.heappush(self._calls, call)
             function()
 
@@ -3052,7 +3048,7 @@ class GameBackend(Backend):
     def start(self, room: Room, opener: Client) -> None:
         """Make the game."""
         self._room = room
-        self.game_room = GameRoom(room, opener.request)
+        self.game_room = self.room_type(room, opener.request)
         self._guard(self._begin)
 
     def handle(self, events: list[RoomEvent]) -> None:
@@ -3079,8 +3075,7 @@ class GameBackend(Backend):
         self.game = self._factory()
         self.game.on_create(self.game_room)
         self._room.restore()
-        if not 0 <= (rate := self.game.tick_rate) < math.inf:
-            self._room.log.warning("no ticks: tick_rate is a number from 0 on, not %r", rate)
+        rate = self.game.tick_rate
         self._interval = 1 / rate if 0 < rate < math.inf else math.inf
         self._last_tick = time.monotonic()
         self._next_tick = self._last_tick + self._interval
@@ -3131,7 +3126,6 @@ class GameBackend(Backend):
             self._room.flush()
 
     def _tick(self, now: float) -> None:
-        lateness = now - self._next_tick
         dt = min(now - self._last_tick, MAX_TICK_TIME)
         self._last_tick = now
         self.game.on_tick(dt)
@@ -3139,8 +3133,6 @@ class GameBackend(Backend):
         # number of intervals away, so that some time is left for messages in any case.
         skipped = int((time.monotonic() - self._next_tick) / self._interval)
         self._next_tick += self._interval * (skipped + 1)
-        self._room.traffic.ticks_late += lateness > LATE_TICK
-        self._room.traffic.ticks_skipped += skipped
 
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
         """End the room if a hook raises anything; the operator sees its traceback in the log."""
@@ -3296,8 +3288,6 @@ class Traffic:
     bytes_out: int = 0
     dropped: int = 0  # messages that could not be used
     slow_closed: int = 0  # clients closed because they did not read
-    ticks_late: int = 0
-    ticks_skipped: int = 0
 
     def count_received(self, run: Messages) -> None:
         """Count messages from a client."""

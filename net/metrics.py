@@ -8,13 +8,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from scalesocket import (
     FLAG,
-    LATE_TICK,
     Game,
-    GameBackend,
     Request,
     Response,
     Room,
@@ -25,6 +23,9 @@ from scalesocket import (
 )
 
 from .history import MAX_REMEMBERED_ROOMS, HistoryMembers
+from .mistakes import CheckedGame
+
+LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 
 OPTIONS = (("--metrics", "", FLAG, "OpenMetrics at /metrics"),)
 
@@ -50,19 +51,38 @@ class Histogram:
         self.total += value
 
 
-class MeasuredGame(GameBackend):
+@dataclass
+class Ticks:
+    """How punctual games have been."""
+
+    times: Histogram = field(default_factory=Histogram)  # how long `on_tick` took
+    lateness: Histogram = field(default_factory=Histogram)  # how late it began
+    late: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Ticks) -> Ticks:
+        return Ticks(
+            self.times + other.times,
+            self.lateness + other.lateness,
+            self.late + other.late,
+            self.skipped + other.skipped,
+        )
+
+
+class MeasuredGame(CheckedGame):
     """A game whose ticks are timed."""
 
     def __init__(self, game: type[Game]) -> None:
         super().__init__(game)
-        self.times = Histogram()  # how long `on_tick` took
-        self.lateness = Histogram()  # how late it began
+        self.ticks = Ticks()
 
     def _tick(self, now: float) -> None:
-        lateness = now - self._next_tick
+        due = self._next_tick
         super()._tick(now)
-        self.times.observe(time.monotonic() - now)
-        self.lateness.observe(lateness)
+        self.ticks.times.observe(time.monotonic() - now)
+        self.ticks.lateness.observe(now - due)
+        self.ticks.late += now - due > LATE_TICK
+        self.ticks.skipped += round((self._next_tick - due) / self._interval) - 1
 
 
 class Totals:
@@ -76,7 +96,7 @@ class Totals:
         self._registry = registry
         self._past = Traffic()  # of rooms that are gone
         self._visits: dict[str, int] = {}  # of rooms that are gone, by name; the latest
-        self._ticks = Histogram(), Histogram()  # of games that are gone: times and lateness
+        self._ticks = Ticks()  # of games that are gone
 
     def keep(self, room: Room) -> None:
         """Add what a room has had that is done; the lock is held."""
@@ -95,25 +115,22 @@ class Totals:
                 visits[room.name] += room.visits
             return traffic, visits
 
-    def add_up_ticks(self) -> tuple[Histogram, Histogram]:
-        """Return how long all ticks of games took, and how late they began."""
+    def add_up_ticks(self) -> Ticks:
+        """Return how punctual all games have been."""
         with self._registry.lock:
             return functools.reduce(add_ticks, self._registry.running, self._ticks)
 
 
-def add_ticks(total: tuple[Histogram, Histogram], room: Room) -> tuple[Histogram, Histogram]:
+def add_ticks(total: Ticks, room: Room) -> Ticks:
     """Return the ticks of a room's game added to others."""
     game = room.backend
-    if not isinstance(game, MeasuredGame):
-        return total
-    return total[0] + game.times, total[1] + game.lateness
+    return total + game.ticks if isinstance(game, MeasuredGame) else total
 
 
 def add_traffic(total: Traffic, traffic: Traffic) -> None:
     """Add a room's numbers to others."""
-    for field in fields(Traffic):
-        number = getattr(total, field.name) + getattr(traffic, field.name)
-        setattr(total, field.name, number)
+    for name in [part.name for part in fields(Traffic)]:
+        setattr(total, name, getattr(total, name) + getattr(traffic, name))
 
 
 def find_totals(registry: RoomRegistry) -> Totals:
@@ -188,7 +205,7 @@ class Metrics:
         dropped = sum(getattr(handler, "dropped", 0) for handler in log.handlers)
         text = "Lines of the log that nobody read in time."
         yield self._family("log_lines_dropped", "counter", text, dropped)
-        yield from self._describe_ticks(traffic)
+        yield from self._describe_ticks(self._totals.add_up_ticks())
 
     def _describe_history(self, rooms: set[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
@@ -202,15 +219,14 @@ class Metrics:
         text = "Messages of histories that outgrew --cachebytes."
         yield self._family("history_messages_dropped", "counter", text, dropped)
 
-    def _describe_ticks(self, traffic: Traffic) -> Iterator[str]:
+    def _describe_ticks(self, ticks: Ticks) -> Iterator[str]:
         """Yield how punctual in-process games are."""
-        times, lateness = self._totals.add_up_ticks()
-        yield self._histogram("tick_seconds", "How long a tick took.", times)
-        yield self._histogram("tick_lateness_seconds", "How late a tick began.", lateness)
+        yield self._histogram("tick_seconds", "How long a tick took.", ticks.times)
+        yield self._histogram("tick_lateness_seconds", "How late a tick began.", ticks.lateness)
         late = f"Ticks over {LATE_TICK} s late."
-        yield self._family("ticks_late", "counter", late, traffic.ticks_late)
+        yield self._family("ticks_late", "counter", late, ticks.late)
         skipped = "Ticks left out after a delay."
-        yield self._family("ticks_skipped", "counter", skipped, traffic.ticks_skipped)
+        yield self._family("ticks_skipped", "counter", skipped, ticks.skipped)
 
     @staticmethod
     def _histogram(name: str, text: str, histogram: Histogram) -> str:

@@ -40,6 +40,7 @@ from scalesocket import (
     GameBackend,
     GameRoom,
     Room,
+    Server,
     list_options,
     log,
 )
@@ -84,6 +85,46 @@ _TABLE = re.compile(rb"^#[ \t]*\[tool\.scalesocket\]", re.MULTILINE)
 _UNREAD = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
+
+
+# ==== What a game does in vain ===========================================================
+
+
+class CheckedRoom(GameRoom):
+    """A room that tells its game at once what it cannot call."""
+
+    def call_later(
+        self, seconds: float, function: Callable[[], None], *, repeat: bool = False
+    ) -> Callable[[], None]:
+        check_function("room.call_later", function)
+        return super().call_later(seconds, function, repeat=repeat)
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        check_function("room.call_soon", function)
+        super().call_soon(function, *arguments)
+
+
+def check_function(call: str, function: object) -> None:
+    """See that a game says what is to be called, as `self.step` and not `self.step()`."""
+    if not callable(function):
+        raise TypeError(f"{call} wants a function, not {function!r}")
+
+
+class CheckedGame(GameBackend):
+    """A game of which it is said if it asks for what cannot be."""
+
+    room_type = CheckedRoom
+
+    def _begin(self) -> None:
+        super()._begin()
+        if not 0 <= (rate := self.game.tick_rate) < math.inf:
+            self._room.log.warning("no ticks: tick_rate is %s, not %r", _RATE, rate)
+
+
+def set_up(server: Server) -> None:
+    """Have a server tell its game such things."""
+    if server.config.game is not None:
+        server.registry.make_backend = functools.partial(CheckedGame, server.config.game)
 
 
 # ==== What an import has met =============================================================

@@ -10,7 +10,18 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from scalesocket.net import auth, children, history, lines, logs, per_address, proxies, relay, store
+from scalesocket.net import (
+    auth,
+    children,
+    history,
+    lines,
+    logs,
+    metrics,
+    per_address,
+    proxies,
+    relay,
+    store,
+)
 
 import scalesocket
 from tests.support import ROOT, SCRIPT, run_cli
@@ -271,7 +282,7 @@ def test_the_table_of_limits_is_true() -> None:
             "503",
         ],
         "start of a program": [f"{children.TCP_CONNECT_TIMEOUT:g} s"],
-        "a game's": [f"{module.MAX_TICK_TIME:g} s", f"{module.LATE_TICK:g} s"],
+        "a game's": [f"{module.MAX_TICK_TIME:g} s", f"{metrics.LATE_TICK:g} s"],
         "all rooms' end": [f"{module.END_TIMEOUT:g} s"],
     }
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

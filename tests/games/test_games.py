@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scalesocket.net.metrics import MeasuredGame
 
 import scalesocket
 from scalesocket import (
@@ -29,7 +30,6 @@ from scalesocket import (
     Client,
     ConnectionClosed,
     Game,
-    GameBackend,
     GameRoom,
     Joined,
     Left,
@@ -98,9 +98,8 @@ class Stage:
 
     def __init__(self, game: type[Game] = Recorder) -> None:
         self.now = self.start = 1000.0
-        self.backend = GameBackend(game)
+        self.backend = MeasuredGame(game)
         self.room = make_room(self.backend)
-        self.traffic = self.room.traffic
         self.sent: list[tuple[float, bytes]] = []  # when something was sent to a client
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
         self._clock = mock.patch.object(scalesocket, "time", clock)
@@ -165,7 +164,7 @@ def test_ticks_do_not_drift_however_late_each_of_them_is(delays: list[float]) ->
             stage.wake(late)
         expected = [number * 0.1 + late for number, late in enumerate(delays, 1)]
         assert stage.times("tick") == pytest.approx(expected, abs=1e-6)
-        assert stage.traffic.ticks_skipped == 0
+        assert stage.backend.ticks.skipped == 0
 
 
 def test_a_tick_tells_the_time_since_the_last() -> None:
@@ -195,7 +194,7 @@ def test_ticks_that_were_missed_are_skipped_and_the_step_is_cut(pause: float, sk
         stage.handle()
         ((_, dt),) = stage.diary("tick")
         assert dt == pytest.approx(min(pause, MAX_TICK_TIME), abs=1e-5)
-        assert stage.traffic.ticks_skipped == skipped
+        assert stage.backend.ticks.skipped == skipped
         stage.wake()
         after = stage.times("tick")[-1]
         assert after == pytest.approx((skipped + 2) * 0.1, abs=1e-5), "back in the old rhythm"
@@ -217,7 +216,7 @@ def test_ticks_that_take_too_long_leave_time_for_messages() -> None:
         ticks = stage.times("tick")
         assert ticks[:3] == pytest.approx([0.1, 0.5, 0.9], abs=0.01 + 1e-6)
         assert 100 / 6 < len(ticks) <= 100 / 4 + 1, "about five messages for each tick"
-        assert stage.traffic.ticks_skipped == 3 * len(ticks)
+        assert stage.backend.ticks.skipped == 3 * len(ticks)
 
 
 def test_a_tick_rate_may_be_less_than_one() -> None:
