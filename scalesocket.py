@@ -2150,7 +2150,6 @@ class JsonFraming(Framing):
         # Fields that only the program or only the server may write: a client's are taken out.
         routing = self.routing_fields if strip else ()
         self._own = self.names_type(self.sender_field, "_save", "_restore", *routing)
-        self._told = False  # the log has told that a client routes
         names = name_fields(self.routing_fields)
         self._routing = re.compile(names.encode())
         self._named = re.compile(rf"(?<!\w){names}")
@@ -2193,11 +2192,7 @@ class JsonFraming(Framing):
         return prefix + (b"," if value else b"") + rest + b"\n"
 
     def _strip(self, text: str, names: list[str]) -> bytes:
-        """Return a message without the members `names`; warn of the first that routes."""
-        routing = next((name for name in names if name in ROUTING_FIELDS), None)
-        if routing is not None and not self._told:
-            self._told = True  # whoever comes from ScaleSocket may have relied on it
-            log.warning("%s of a client's message was left out; --clientroute keeps it", routing)
+        """Return a message without the members `names`."""
         return remove_members(text, names).encode()
 
     def route(self, items: list[bytes]) -> list[Output]:

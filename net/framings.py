@@ -9,7 +9,20 @@ import functools
 from collections.abc import Callable
 
 import scalesocket
-from scalesocket import Config, Framing, JsonFraming, Report
+from scalesocket import ROUTING_FIELDS, Config, Framing, JsonFraming, Report, log
+
+
+class HintingFraming(JsonFraming):
+    """JSON lines; the log tells of the first field that routes and was taken from a client."""
+
+    _told = False
+
+    def _strip(self, text: str, names: list[str]) -> bytes:
+        routing = next((name for name in names if name in ROUTING_FIELDS), None)
+        if routing is not None and not self._told:
+            self._told = True  # whoever comes from ScaleSocket may have relied on it
+            log.warning("%s of a client's message was left out; --clientroute keeps it", routing)
+        return super()._strip(text, names)
 
 
 def make_framing(config: Config, mode: str, report: Report) -> Framing:
@@ -24,7 +37,7 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
 
         framing = BinaryFraming(report=report)
     else:
-        json_type: Callable[..., Framing] = JsonFraming
+        json_type: Callable[..., Framing] = HintingFraming
         if config.idfield:
             from .json_fields import IdFraming
 

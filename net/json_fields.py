@@ -14,12 +14,13 @@ from scalesocket import (
     JSON_MESSAGES,
     ROUTING_FIELDS,
     FieldNames,
-    JsonFraming,
     JsonValue,
     name_fields,
     parser_of,
     refuse_if,
 )
+
+from .framings import HintingFraming
 
 if TYPE_CHECKING:
     from scalesocket import Config
@@ -69,7 +70,7 @@ class AnyNames(FieldNames):
         return super().find(keys)
 
 
-class IdFraming(JsonFraming):
+class IdFraming(HintingFraming):
     """JSON lines with one field that says who sent a message, or whom it is for (`--idfield`).
 
     Args:
