@@ -2598,14 +2598,9 @@ class ChildProcess:
             self.signal_group(STOP_STEPS[-1][0])
 
 
-
-def count_spare_files(rooms: int) -> int:
-    """Return how many connections the file limit has room for, beside so many rooms."""
-    if not POSIX:
-        return 500
-    limit = os.sysconf("SC_OPEN_MAX")
-    needed = 64 + 5 * rooms if rooms else limit  # a child takes up to five
-    return max(limit // 2, limit - needed)
+def count_spare_files() -> int:
+    """Return how many connections the limit of open files has room for, beside what rooms need."""
+    return os.sysconf("SC_OPEN_MAX") // 2 if POSIX else 500
 
 
 class ProcessBackend(Backend):
@@ -4741,7 +4736,7 @@ class Readers:
     def __init__(self) -> None:
         self.shared = self.kind("acceptor", self)
         # As many more readers may be started; each takes three descriptors.
-        self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files(0) // 32))
+        self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files() // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
         self.helped: set[Session] = set()  # those that helpers have
@@ -4932,7 +4927,7 @@ class ConnectionLimits:
     """
 
     def __init__(self, config: Config) -> None:
-        self._limit = config.maxconns or count_spare_files(config.maxrooms)
+        self._limit = config.maxconns or count_spare_files()
         self._lock = threading.Lock()  # guards the two below
         self._served = 0
         self._refused = 0  # those that are being told so

@@ -6,7 +6,9 @@ A program gets the limit that the server was given: one that uses select() relie
 from __future__ import annotations
 
 import contextlib
+import os
 
+import scalesocket
 from scalesocket import POSIX
 
 _given: tuple[int, int] | None = None  # the limit as it was before `raise_file_limit`
@@ -34,3 +36,11 @@ def restore_file_limit(pid: int) -> None:
 
     with contextlib.suppress(AttributeError, OSError):  # prlimit is Linux; it may be gone
         resource.prlimit(pid, resource.RLIMIT_NOFILE, _given)
+
+
+def count_spare_files(rooms: int) -> int:
+    """Return how many connections the limit has room for, beside so many rooms; 0: any number."""
+    spare = scalesocket.count_spare_files()
+    if POSIX and rooms:  # a child takes up to five
+        spare = max(spare, os.sysconf("SC_OPEN_MAX") - 64 - 5 * rooms)
+    return spare

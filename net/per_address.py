@@ -22,6 +22,8 @@ from scalesocket import (
     parse_count,
 )
 
+from .file_limit import count_spare_files
+
 if TYPE_CHECKING:
     from scalesocket import Config, Proxies, Server, Session
 
@@ -59,6 +61,7 @@ class AddressLimits(ConnectionLimits):
         self, config: Config, proxies: Proxies, count: Callable[[str], None] = lambda name: None
     ) -> None:
         super().__init__(config)
+        self._limit = config.maxconns or count_spare_files(config.maxrooms)
         of_one = config.maxperaddr
         self.of_one = max(1, self._limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None
