@@ -1358,15 +1358,14 @@ class Backlog:
         """
         self.size += len(data) - sent
         last = self._pieces[-1] if len(self._pieces) > 1 else b""
-        if isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
-            last += data
-            return
-        short = len(data) < JOINED_SIZE // 4
-        if self._pieces:
-            self._pieces.append(bytearray(data) if short else data)
-        else:
+        if not self._pieces:
             self._pieces.append(data)
             self._offset = sent
+        elif isinstance(last, bytearray) and len(last) + len(data) <= JOINED_SIZE:
+            last += data
+        else:
+            short = len(data) < JOINED_SIZE // 4
+            self._pieces.append(bytearray(data) if short else data)
 
     def buffers(self) -> list[memoryview | bytes | bytearray]:
         """Return what is to be sent next."""
@@ -2739,15 +2738,13 @@ class ProcessBackend(Backend):
             try:
                 rest = rest[os.write(self._input, rest) :]
                 blocked_since = 0.0
-                continue
             except BlockingIOError:
                 blocked_since = blocked_since or time.monotonic()
+                if not wait_writable(self._input, 0.5) and self._should_abandon(blocked_since):
+                    self._room.log.warning("the child took no input; what it was sent is dropped")
+                    self._input_closed = True
             except OSError:
                 self._room.log.debug("the child has closed its stdin")
-                self._input_closed = True
-                break
-            if not wait_writable(self._input, 0.5) and self._should_abandon(blocked_since):
-                self._room.log.warning("the child took no input; what it was sent is dropped")
                 self._input_closed = True
 
     def _should_abandon(self, blocked_since: float) -> bool:
@@ -3016,7 +3013,6 @@ class GameRoom:
             due, _, function, period = call = heapq.heappop(self._calls)
             if period:  # what was missed is left out
                 call[0] = (due if due + period > now else now) + period
-    room_type: type[GameRoom] = GameRoom
                 heapq.heappush(self._calls, call)
             function()
 
@@ -3030,6 +3026,7 @@ class GameBackend(Backend):
     """
 
     in_order = True
+    room_type: type[GameRoom] = GameRoom
 
     def __init__(self, game: type[Game]) -> None:
         self._factory = game
