@@ -385,14 +385,48 @@ def test_a_lone_copy_notices_that_its_program_has_ended(copied_alone: Path, ends
         wait_until(lambda: not server.children())
 
 
+def test_a_lone_copy_runs_a_game(copied_alone: Path) -> None:
+    """With ticks and timed calls; a hook that raises ends its room."""
+    game = """
+from scalesocket import Game
+
+class Clock(Game):
+    tick_rate = 50
+
+    def on_create(self, room):
+        self.room, self.ticks = room, 0
+
+    def on_tick(self, dt):
+        self.ticks += 1
+
+    def on_message(self, client, message):
+        self.room.call_later(0.1, lambda: client.send(f"{self.ticks > 0} {message}"))
+        self.room.broadcast(message)
+        if message == "what is no function":
+            self.room.call_later(0.0, message)
+"""
+    copied_alone.with_name("own.py").write_text(game)
+    command = [*ALONE, str(copied_alone)]
+    with serve(
+        "own:Clock", command=command, cwd=copied_alone.parent, allow_traceback=True
+    ) as server:
+        with RawClient.connect(server) as client, RawClient.connect(server) as other:
+            client.send_text("hello")
+            assert (client.receive_text(), other.receive_text()) == ("hello", "hello")
+            assert client.receive_text() == "True hello"
+            client.send_text("what is no function")
+            assert client.wait_close() == (1011, "the game failed")
+
+
 def test_a_lone_copy_starts_its_program_again(copied_alone: Path) -> None:
-    script = "read join; read line; echo $join said $line"
+    script = "read join; echo $join is here; read line; echo it says $line"
     options = ("--respawn", "--joinmsg", "#ID")
     with serve(*options, "sh", "--", "-c", script, command=[*ALONE, str(copied_alone)]) as server:
         with RawClient.connect(server) as client:
             for word in ("one", "two"):
+                assert client.receive_text() == "1 is here"
                 client.send_text(word)
-                assert client.receive_text() == f"1 said {word}"
+                assert client.receive_text() == f"it says {word}"
 
 
 def test_a_lone_copy_gives_up_on_a_program_that_reads_nothing(copied_alone: Path) -> None:
