@@ -5478,10 +5478,7 @@ class OptionsOf(NamedTuple):
         return [o for o in module.OPTIONS if names & set(o[0].split())] if module else []
 
 
-ALWAYS = (
-    "per_address origins pages descendants threads room_names extensions linebuffer mistakes "
-    "presence"
-).split()
+ALWAYS = "per_address origins pages descendants threads room_names extensions presence".split()
 
 # By group, in the order of --help. How to add one: "A new option" in net/README.md.
 # fmt: off
@@ -5676,7 +5673,7 @@ def combine_options(
 
 
 def call_features(given: Collection[str], function: str, argument: object) -> None:
-    """Call a function of the modules of net/ that have it: of ALWAYS, and of the options given.
+    """Call a function of the modules of net/ that have it: of ALWAYS, and of what is given.
 
     A module may have `complete_options(options)`, which adds what follows from those that are
     given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which puts
@@ -5687,7 +5684,8 @@ def call_features(given: Collection[str], function: str, argument: object) -> No
     """
     words = {f"--{name.replace('_', '-')}" for name in given}
     rows = [row for rows in OPTIONS.values() for row in rows if isinstance(row, OptionsOf)]
-    modules = [*map(find_feature, ALWAYS), *(row.load(words) for row in rows)]
+    always = [*ALWAYS, "mistakes" if "game" in given else "linebuffer"]  # as a program has that
+    modules = [*map(find_feature, always), *(row.load(words) for row in rows)]
     for module in dict.fromkeys(modules):
         if hasattr(module, function):
             getattr(module, function)(argument)

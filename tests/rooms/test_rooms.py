@@ -891,7 +891,7 @@ server.stop()  # as --oneshot does
 signal.raise_signal(signal.SIGTERM)
 print("patient", flush=True)
 try:
-    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
     print("cut short", flush=True)
 """
