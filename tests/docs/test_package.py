@@ -518,6 +518,21 @@ def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) ->
     assert set(shown.stdout.split()) - sys.stdlib_module_names - ours == set()
 
 
+def test_a_server_of_a_program_starts_without_what_only_others_need() -> None:
+    """Each module is read, and at first compiled, before anybody can come in."""
+    program = (
+        "import sys, scalesocket; scalesocket.Server(scalesocket.parse_command_line(['cat']));"
+        "print(*(name for name in sys.modules if name.startswith('scalesocket.net.')))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {name.removeprefix("scalesocket.net.") for name in shown.stdout.split()}
+    others = {"mistakes", "spelling", "tls", "deflate", "metrics", "relay", "seats", "store"}
+    assert "linebuffer" in loaded
+    assert loaded & others == set()
+
+
 def test_importing_it_needs_no_module_that_only_posix_has(copied_alone: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
