@@ -5828,35 +5828,22 @@ def set_up_logging(config: Config) -> None:
 
 
 def handle_signals(server: Server) -> None:
-    """Let signals stop or drain a server; SIGHUP may reload its certificates instead (net/tls.py).
-
-    SIGHUP says that the terminal has been closed, too.
-    """
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    stop_signals = [signal.SIGINT, signal.SIGTERM]
-
-    # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit SIG_IGN,
-    # and `--pty` stops them by SIGHUP.
-    is_ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    """Let a signal stop a server, and a second one end all at once; see net/signals.py, too."""
+    if (signals := find_feature("signals")) is not None:
+        signals.handle_signals(server)
+        return
 
     def on_signal(number: int, _frame: object) -> None:
-        is_reload = number == hangup and server.reload_certificates(is_ignored)
-        is_noise = number == hangup and (is_ignored or server.stopping)  # shells send it twice
-        if is_reload or is_noise or server.has_ended:
-            pass
-        elif server.stopping:  # a second signal: no more patience, and a third changes nothing
-            for number in stop_signals:
-                signal.signal(number, signal.SIG_IGN)
+        if server.stopping:
+            signal.signal(number, signal.SIG_IGN)  # a third changes nothing
             raise KeyboardInterrupt
-        else:
-            server.stopping = True
-            drain = server.drain if number != signal.SIGINT else None
-            (drain.ask if drain is not None else server.stop)()
+        server.stopping = True
+        server.stop()
 
-    once = getattr(find_feature("signals"), "once", lambda handler: handler)
-    handler = once(on_signal)
-    for number in filter(None, (*stop_signals, hangup)):
-        signal.signal(number, handler)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, signal.SIGTERM)  # Windows has no SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # as after `nohup`
+            signal.signal(number, on_signal)
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:

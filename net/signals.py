@@ -1,4 +1,7 @@
-"""A signal that comes twice at once is one: `timeout` sends it to a process and to its group."""
+"""What signals ask of a server: its end, at once or after --drain, or newer certificates.
+
+A signal that comes twice at once is one: `timeout` sends it to a process and to its group.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scalesocket import Server
 
 ECHO = 0.1  # seconds in which the same signal again says nothing new; nobody presses a key so fast
 
@@ -31,3 +38,34 @@ def once(handler: Handler) -> Handler:
         handler(number, frame)
 
     return on_signal
+
+
+def handle_signals(server: Server) -> None:
+    """Let signals stop or drain a server; SIGHUP may reload its certificates instead (tls.py).
+
+    SIGHUP says that the terminal has been closed, too.
+    """
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    stop_signals = [signal.SIGINT, signal.SIGTERM]
+
+    # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit SIG_IGN,
+    # and `--pty` stops them by SIGHUP.
+    is_ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+
+    def on_signal(number: int, _frame: object) -> None:
+        is_reload = number == hangup and server.reload_certificates(is_ignored)
+        is_noise = number == hangup and (is_ignored or server.stopping)  # shells send it twice
+        if is_reload or is_noise or server.has_ended:
+            pass
+        elif server.stopping:  # a second signal: no more patience, and a third changes nothing
+            for number in stop_signals:
+                signal.signal(number, signal.SIG_IGN)
+            raise KeyboardInterrupt
+        else:
+            server.stopping = True
+            drain = server.drain if number != signal.SIGINT else None
+            (drain.ask if drain is not None else server.stop)()
+
+    handler = once(on_signal)
+    for number in filter(None, (*stop_signals, hangup)):
+        signal.signal(number, handler)

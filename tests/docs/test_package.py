@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -437,6 +438,28 @@ def test_a_lone_copy_gives_up_on_a_program_that_reads_nothing(copied_alone: Path
             client.send_text("x" * 500_000)
         server.wait_log("the child took no input; what it was sent is dropped")
         wait_until(lambda: not server.children())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
+    copied_alone: Path, name: str
+) -> None:
+    """The first one gives programs --closegrace seconds; that a second one cuts short."""
+    number = getattr(signal, name)
+    command = [*ALONE, str(copied_alone)]
+    with serve("cat", command=command) as server, RawClient.connect(server) as client:
+        server.process.send_signal(number)
+        assert client.wait_close()[0] == 1001
+        assert server.wait() == 0
+    deaf = "trap '' INT TERM; echo up; cat >&2; while :; do sleep 1; done"
+    options = ("--closegrace", "1000", "sh", "--", "-c", deaf)
+    with serve(*options, command=command) as server, RawClient.connect(server) as client:
+        assert client.receive_text() == "up"
+        server.process.send_signal(number)
+        assert client.wait_close()[0] == 1001
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 1
+        wait_until(lambda: server.survivors() == [])
 
 
 def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:

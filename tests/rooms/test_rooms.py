@@ -891,7 +891,7 @@ server.stop()  # as --oneshot does
 signal.raise_signal(signal.SIGTERM)
 print("patient", flush=True)
 try:
-    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # the same one would be its echo
 except KeyboardInterrupt:
     print("cut short", flush=True)
 """
