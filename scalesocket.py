@@ -181,7 +181,6 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had 
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
-ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
@@ -3338,11 +3337,6 @@ class Members:
         self._lock = threading.Lock()  # guards the members, and so the order of a fan-out
         self._members: dict[int, Client] = {}
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something is being sent."""
-        return self._lock.locked()
-
     def add(self, client: Client) -> bool:
         """Make a client a member; return whether it is still being told the past."""
         with self._lock:
@@ -3437,8 +3431,6 @@ class Room:
         self._complained: set[tuple[int | None, str]] = set()  # what `report` has logged
         self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
-        self._is_cut = False  # nobody hears any more what its backend says
-        self._lost = 0  # messages from the backend since then
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
         history = registry.histories.open(name) if registry.histories else None
@@ -3530,12 +3522,6 @@ class Room:
             self._complained.add(kind)
         self.log.log(logging.WARNING if first else logging.DEBUG, "%s", what, client=client_id)
 
-    def cut(self) -> None:
-        """End the room for its clients now, though its backend has not ended."""
-        if self.farewell is not None:
-            self._is_cut = True
-            self.end(*self.farewell)
-
     def end(self, code: int, reason: str, *, last_words: bool = False) -> None:
         """End the room for clients, who hear its `farewell` if it has one; then for its backend."""
         clients = self.registry.vacate(self)
@@ -3561,8 +3547,6 @@ class Room:
         for output in outputs:
             if isinstance(output, Metadata):
                 setattr(self, output.name, output.text)
-            elif isinstance(output, Route) and self._is_cut:
-                self._lost += len(output.payloads)
         for is_kick, some in itertools.groupby(outputs, lambda output: type(output) is Kick):
             if is_kick:
                 for kick in some:
@@ -3663,8 +3647,6 @@ class Room:
         try:
             self._stop_backend()
         finally:
-            if self._lost:
-                self.report(None, f"{self._lost} messages that came too late for the end were lost")
             self.registry.forget(self)
             self.log.info("room closed")
 
@@ -3725,14 +3707,8 @@ class RoomRegistry:
         return room
 
     def may_wait(self, name: str) -> bool:
-        """Whether `join` may have to wait: for a lock, for a place, or to ask where the room is.
-
-        A good guess, as it takes no lock.
-        """
-        room = self._rooms.get(name)
-        is_full = 0 < self.config.maxrooms <= len(self.running)
-        is_asked_for = is_full or self.relays is not None
-        return self.lock.locked() or (is_asked_for if room is None else room.members.is_busy)
+        """Whether to `join` a room may take long; net/rooms.py waits for a place."""
+        return False
 
     def release(self, client: Client, left: Left) -> bool:
         """Take a client out of its room; return False if that was done before.
@@ -3785,11 +3761,6 @@ class RoomRegistry:
             clients = list(room.clients)
         return not any([client.connection.probe() for client in clients])
 
-    def refuse_new_rooms(self) -> None:
-        """Let no more rooms be made, while those that are there go on (see net/drain.py)."""
-        with self.lock:
-            self.draining = True
-
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
         with self.lock:
@@ -3798,6 +3769,12 @@ class RoomRegistry:
         for room in rooms:
             room.farewell = (code, reason)
             room.inbox.close()
+
+    def cut_short(self, kill: Callable[[], None]) -> None:
+        """Kill what has not ended in time; its clients get what that still brings, then Close."""
+        kill()
+        for room in self.running.copy():
+            room.end(CloseCode.GOING_AWAY, "")
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every room has closed; False after that many seconds."""
@@ -3829,24 +3806,16 @@ class RoomRegistry:
     # -- under the lock --
 
     def _find_place(self, name: str) -> Room | None:
-        """Return the room of that name, or None if there is place to make it.
-
-        A room whose child is about to end still takes a place: that is waited for.
-        """
+        """Return the room of that name, or None if there is place to make it."""
+        if self._refusal is not None:
+            raise self._refusal
+        room = self._rooms.get(name)
+        if room is None and self.draining:  # it has ended since the session looked
+            raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
         limit = self.config.maxrooms
-        deadline = time.monotonic() + ROOM_TIMEOUT
-        while True:
-            if self._refusal is not None:
-                raise self._refusal
-            room = self._rooms.get(name)
-            if room is None and self.draining:  # it has ended since the session looked
-                raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
-            if room is not None or not limit or len(self.running) < limit:
-                return room
-            patience = deadline - time.monotonic()
-            if len(self._rooms) >= limit or patience <= 0:
-                raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no room left: {limit} at most")
-            self._idle.wait(patience)
+        if room is None and 0 < limit <= len(self.running):
+            raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no room left: {limit} at most")
+        return room
 
     def _make_room(self, opener: Client) -> Room:
         self.running.add(room := self.room_type(self, opener))  # first, as memory may run out
@@ -5025,7 +4994,8 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.poller = Poller("poller")
-        make_rooms = load_feature("store", "--store").make_rooms if config.store else RoomRegistry
+        rooms = load_feature("store", "--store") if config.store else find_feature("rooms")
+        make_rooms = rooms.make_rooms if rooms is not None else RoomRegistry
         self.registry: RoomRegistry = make_rooms(config, self.poller)
         proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
         self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
@@ -5235,7 +5205,7 @@ class Server:
             pass  # in short waits, after each of which a second signal can be heeded
         deadline = time.monotonic() + CLOSE_TIMEOUT
         if not self.registry.wait_until_idle(0):
-            self._cut_short()
+            self.registry.cut_short(self.kill)
         if self.registry.relays is not None:
             self.registry.relays.stop(CLOSE_TIMEOUT)
         while self.connections and time.monotonic() < deadline:
@@ -5255,17 +5225,6 @@ class Server:
             self.taps.close()
         self.has_ended = True
         self.say("stopped")
-
-    def _cut_short(self) -> None:
-        """Kill what has not ended in time; its clients get what that still brings, then Close."""
-        rooms = self.registry.running.copy()
-        name = getattr(find_feature("mistakes"), "name_room", lambda room: room.name)
-        names = ", ".join(map(name, sorted(rooms, key=lambda room: room.name)[:10]))
-        more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
-        log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
-        self.kill()
-        for room in self.registry.running.copy():
-            room.cut()
 
     def say(self, text: str, *values: object) -> None:
         """Log what one process does; of several workers, their parent tells it."""

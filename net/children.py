@@ -29,7 +29,6 @@ from scalesocket import (
     FLAG,
     PASSED,
     POSIX,
-    ROOM_TIMEOUT,
     BackendError,
     ChildProcess,
     CloseCode,
@@ -47,6 +46,7 @@ from scalesocket import (
 
 from .linebuffer import PipeBackend, explain_start, is_wanted, plan_launch
 from .patience import PatientBackend
+from .rooms import ROOM_TIMEOUT
 
 TCP_CONNECT_TIMEOUT = 10.0  # seconds for a child to listen, after --delay
 PASSED_TO_TERMINALS = ("USER", "LOGNAME", "SHELL")  # what a login has set

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from scalesocket import RESTARTING, Backend, Called, CloseCode, GameBackend, parse_seconds
 
+from .rooms import PatientRooms
+
 if TYPE_CHECKING:
     from scalesocket import Server
 
@@ -51,6 +53,7 @@ class Drain:
         if not self.asked or registry.draining:
             return
         self._server.farewell = (CloseCode.SERVICE_RESTART, RESTARTING)
+        assert isinstance(registry, PatientRooms)
         registry.refuse_new_rooms()
         self._server.say("draining for %g s at the most", self._seconds)  # and it does
         for room in registry.listing():

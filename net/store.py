@@ -45,7 +45,6 @@ from scalesocket import (
     END_TIMEOUT,
     PLAIN,
     RESTARTING,
-    ROOM_TIMEOUT,
     Called,
     Client,
     CloseCode,
@@ -60,7 +59,6 @@ from scalesocket import (
     Request,
     Room,
     RoomEvent,
-    RoomRegistry,
     Unwritten,
     insist,
     log,
@@ -71,6 +69,7 @@ from scalesocket import (
     write_json,
 )
 
+from .rooms import ROOM_TIMEOUT, LateRoom, PatientRooms
 from .seats import find_frames, split_frames
 
 if TYPE_CHECKING:
@@ -809,7 +808,7 @@ def describe_latest(seats: Mapping[int, Seat]) -> Iterator[tuple[int, str | None
 # ==== Rooms ==============================================================================
 
 
-class StoredRoom(Room):
+class StoredRoom(LateRoom):
     """A room that is saved; see `Room`."""
 
     registry: StoredRooms
@@ -1101,7 +1100,7 @@ def make_rooms(config: Config, timer: Poller) -> StoredRooms:
     return StoredRooms(config, timer)
 
 
-class StoredRooms(RoomRegistry):
+class StoredRooms(PatientRooms):
     """The rooms, of which some are stored; see `RoomRegistry`."""
 
     server: Server  # theirs

@@ -462,6 +462,20 @@ def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
         wait_until(lambda: server.survivors() == [])
 
 
+def test_a_lone_copy_refuses_a_room_more_than_there_may_be(copied_alone: Path) -> None:
+    """net/rooms.py waits for the place of one that is ending, too."""
+    command = [*ALONE, str(copied_alone)]
+    with serve("--maxrooms", "1", "cat", command=command) as server:
+        with RawClient.connect(server, "one") as client:
+            with RawClient.connect(server, "other") as refused:
+                assert refused.wait_close() == (1013, "no room left: 1 at most")
+            client.close()
+        server.wait_log("room closed")
+        with RawClient.connect(server, "other") as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+
+
 def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
     """Those of this file work; all others are in net/, and are answered by one line each."""
     rows = [row for rows in scalesocket.OPTIONS.values() for row in rows]

@@ -1074,7 +1074,9 @@ def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: P
     """
     (tmp_path / "lingers.py").write_text(LINGERS)
     options = ("--workers=2", "-vv", "--maxrooms=1", "lingers:Lingers")
-    command = with_constants(ROOM_TIMEOUT=1000.0, OWN_READERS=0)  # a client costs no thread
+    constants = {"OWN_READERS": 0}  # a client costs no thread
+    patient = {"ROOM_TIMEOUT": 1000.0}
+    command = with_constants_of({"scalesocket": constants, "scalesocket.net.rooms": patient})
     with serve(*options, cwd=tmp_path, command=command) as server:
         wait_until(lambda: len(workers_of(server)) == 2)
         for number in range(3):

@@ -1415,7 +1415,7 @@ def test_of_two_who_wait_for_a_place_for_a_stored_room_one_brings_it_back(folder
         stop(server, client)
     (folder / "go").unlink()
     (folder / "saving").unlink()
-    command = with_constants(ROOM_TIMEOUT=PATIENCE)
+    command = with_constants("scalesocket.net.rooms", ROOM_TIMEOUT=PATIENCE)
     with stored(folder, "games:SlowKept", "--maxrooms", "1", command=command) as server:
         RawClient.connect(server, "other").close()
         wait_until((folder / "saving").exists)

@@ -1,0 +1,113 @@
+"""Rooms that wait: for the place of one that is ending, and for a program that does not end.
+
+A room whose program is about to end still takes a place of --maxrooms: whoever wants a new room
+waits for that. At the server's end it is said which rooms did not end in time, and how much of what
+their programs still printed came too late for their clients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from scalesocket import (
+    END_TIMEOUT,
+    Output,
+    Room,
+    RoomRegistry,
+    Route,
+    find_feature,
+    log,
+)
+
+if TYPE_CHECKING:
+    from scalesocket import Config, Poller
+
+ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
+
+
+def make_rooms(config: Config, timer: Poller) -> PatientRooms:
+    """Return the rooms of a server that stores none; see `Server`."""
+    return PatientRooms(config, timer)
+
+
+class LateRoom(Room):
+    """A room that may end for its clients before its backend has ended."""
+
+    _is_cut = False  # nobody hears any more what its backend says
+    _lost = 0  # messages from the backend since then
+
+    def cut(self) -> None:
+        """End the room for its clients now, though its backend has not ended."""
+        if self.farewell is not None:
+            self._is_cut = True
+            self.end(*self.farewell)
+
+    def deliver(self, outputs: list[Output]) -> None:
+        """Send what the child said; see `Room`."""
+        if self._is_cut:
+            self._lost += sum(len(it.payloads) for it in outputs if isinstance(it, Route))
+        super().deliver(outputs)
+
+    def report_lost(self) -> None:
+        """Say how much nobody has heard."""
+        if self._lost:
+            self.report(None, f"{self._lost} messages that came too late for the end were lost")
+
+
+class PatientRooms(RoomRegistry):
+    """The rooms; see `RoomRegistry`."""
+
+    room_type = LateRoom
+
+    def may_wait(self, name: str) -> bool:
+        """Whether `join` may have to wait: for a lock, for a place, or to ask where the room is.
+
+        A good guess, as it takes no lock.
+        """
+        room = self._rooms.get(name)
+        if room is not None:
+            return self.lock.locked() or room.members._lock.locked()
+        is_full = 0 < self.config.maxrooms <= len(self.running)
+        return self.lock.locked() or is_full or self.relays is not None
+
+    def forget(self, room: Room) -> None:
+        """Note that a room's thread is done; see `RoomRegistry`."""
+        assert isinstance(room, LateRoom)
+        room.report_lost()
+        super().forget(room)
+
+    def refuse_new_rooms(self) -> None:
+        """Let no more rooms be made, while those that are there go on (see drain.py)."""
+        with self.lock:
+            self.draining = True
+
+    def cut_short(self, kill: Callable[[], None]) -> None:
+        """Kill what has not ended in time; its clients get what that still brings, then Close."""
+        rooms = self.running.copy()
+        name = getattr(find_feature("mistakes"), "name_room", lambda room: room.name)
+        names = ", ".join(map(name, sorted(rooms, key=lambda room: room.name)[:10]))
+        more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
+        log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)
+        kill()
+        for room in self.running.copy():
+            assert isinstance(room, LateRoom)
+            room.cut()
+
+    # -- under the lock --
+
+    def _find_place(self, name: str) -> Room | None:
+        """Return the room of that name, or None if there is place to make it.
+
+        A room whose child is about to end still takes a place: that is waited for.
+        """
+        deadline = time.monotonic() + ROOM_TIMEOUT
+        while self._may_get_place(name) and (patience := deadline - time.monotonic()) > 0:
+            self._idle.wait(patience)
+        return super()._find_place(name)
+
+    def _may_get_place(self, name: str) -> bool:
+        """Whether there is no place for a room, but that of one that is ending."""
+        is_wanted = name not in self._rooms and self._refusal is None and not self.draining
+        return is_wanted and len(self._rooms) < self.config.maxrooms <= len(self.running)
