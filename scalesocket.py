@@ -18,8 +18,7 @@ The way of the data:
 
 Everything moves in batches of whatever is there: one `recv` makes one item in the inbox, all items
 that wait make one write, one read of the child's output makes one send for each client. Nothing
-waits to make a batch bigger, but a crowd that talks is read only every few milliseconds. While a
-room has nothing to do, a reader writes to the child itself (`ProcessBackend.hand_over`). The first
+waits to make a batch bigger, but a crowd that talks is read only every few milliseconds. The first
 few clients have a reader each; all others share one, which takes a `recv` from each that is ready.
 
 A message passes `Connection.receive`, `Reader._dispatch`, `Room.receive`, `Room.run` and
@@ -2398,7 +2397,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """What a reader could not write to the child at once."""
+    """What the child is still to read; of some modules of net/."""
 
     client: Client
     data: bytes  # as the child reads it
@@ -2430,13 +2429,11 @@ RoomEvent = Joined | Received | Unwritten | Left | Exited | Called
 
 
 class Backend:
-    """What a room's clients talk to; on the room's thread, but for `hand_over` and `kill`."""
+    """What a room's clients talk to; on the room's thread, but for `kill`."""
 
     # Whether it answers while it handles an event. If so, a client becomes a member, and its Close
     # is answered, when that event is handled; if not, the reader does both at once.
     in_order = False
-    # Whether a reader may `hand_over` messages while the room's thread waits, without a timeout.
-    takes_directly = False
     # Whether it does more about a join than take note of it. If not, a join does not wake the
     # room's thread: that took a fifth of the time of a connection storm.
     hears_joins = True
@@ -2456,10 +2453,6 @@ class Backend:
             ConnectionClosed: the room is to end, with this code and reason for its clients.
             BackendError: the same with 1011.
         """
-        raise NotImplementedError
-
-    def hand_over(self, event: Received) -> Unwritten | None:
-        """Do without waiting what `handle` would; return what is left."""
         raise NotImplementedError
 
     def wait_time(self) -> float | None:
@@ -2604,7 +2597,6 @@ def count_spare_files() -> int:
 class ProcessBackend(Backend):
     """A child that reads stdin and writes stdout."""
 
-    takes_directly = POSIX  # elsewhere writing to a pipe blocks
     child_type: type[ChildProcess] = ChildProcess
     make_framing: Callable[[Config, str, Report], Framing] = staticmethod(make_framing)
 
@@ -2650,15 +2642,6 @@ class ProcessBackend(Backend):
         if not isinstance(event, Received | Unwritten) or event.client.id not in self._present:
             return False
         return isinstance(event, Received) or event.whole
-
-    def hand_over(self, event: Received) -> Unwritten | None:
-        """Write what the child takes at once; return the rest. On a reader's thread."""
-        data = self._encode(event)
-        try:
-            size = os.write(self._input, data) if not self._input_closed else len(data)
-        except OSError:  # it takes nothing now, or nothing any more: `_write` will see which
-            size = 0
-        return Unwritten(event.client, data[size:], size == 0) if size < len(data) else None
 
     def stop(self) -> None:
         """Stop the child, wait for its threads, close what was open."""
@@ -3155,7 +3138,7 @@ class Inbox:
         self.departed = 0  # clients whose leaving waits
         self._on_freed: list[Callable[[], None]] = []  # called when it is no longer full
         self.closed = threading.Event()  # it takes nothing more, as the room is to end
-        self._asleep = False  # the room's thread waits, not rung yet, its place not taken (`claim`)
+        self._asleep = False  # the room's thread waits, not rung yet
 
     @property
     def is_full(self) -> bool:
@@ -3199,29 +3182,6 @@ class Inbox:
                 self._on_freed.append(function)
                 return
         function()
-
-    def claim(self, client: Client) -> bool:
-        """Take the place of the room's thread if that is idle; `release` gives it back.
-
-        A message then wakes no other thread of ours, which saves up to a third of an echo's time.
-        Only for a room whose thread waits without a timeout (`Backend.takes_directly`).
-        """
-        with self.lock:
-            is_free = self._asleep and not self.events
-            if not is_free or self.closed.is_set() or client.departed:
-                return False
-            self._asleep = False  # so that nobody wakes it
-            return True
-
-    def release(self, rest: Unwritten | None) -> None:
-        """Let the room's thread go on, with what is left to write before all else."""
-        with self.lock:
-            self._asleep = True
-            if rest is not None:
-                self.events.insert(0, rest)
-                self.size += len(rest.data)
-            if self.events or self.closed.is_set():
-                self._ring()
 
     def take(self, timeout: float | None = None) -> list[RoomEvent]:
         """Wait for events and return all; none after that many seconds, or when it is closed."""
@@ -3410,10 +3370,12 @@ class Room:
         opener: the client for whom it is made, who has named it.
     """
 
+    inbox_type: type[Inbox] = Inbox
+
     def __init__(self, registry: RoomRegistry, opener: Client) -> None:
         self.name = name = opener.room_name
         self.registry = registry
-        self.inbox = Inbox()
+        self.inbox = self.inbox_type()
         self.metadata = "null"  # JSON
         self.saved = ""  # JSON that a child has left for the next child (`_save`)
         self.traffic = Traffic()
@@ -3454,17 +3416,7 @@ class Room:
         if self.log.traces:
             for event in received:
                 self.log.trace("<", event.run.payloads, event.client.id)
-        first = received[0]
-        alone = len(received) == 1 and self.backend.takes_directly and first.client.seat is None
-        if not (alone and self.inbox.claim(first.client)):
-            self.inbox.put_messages(received)
-            return
-        rest = None
-        try:
-            self.traffic.count_received(first.run)
-            rest = self.backend.hand_over(first)
-        finally:
-            self.inbox.release(rest)
+        self.inbox.put_messages(received)
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""

@@ -21,6 +21,8 @@ from scalesocket import (
     log,
 )
 
+from .direct import DirectRoom
+
 if TYPE_CHECKING:
     from scalesocket import Config, Poller
 
@@ -32,7 +34,7 @@ def make_rooms(config: Config, timer: Poller) -> PatientRooms:
     return PatientRooms(config, timer)
 
 
-class LateRoom(Room):
+class LateRoom(DirectRoom):
     """A room that may end for its clients before its backend has ended."""
 
     _is_cut = False  # nobody hears any more what its backend says

@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 from scalesocket.net import children, patience
 from scalesocket.net.children import PortPool
+from scalesocket.net.direct import DirectInbox
 from scalesocket.net.history import Archive, History
 from scalesocket.net.linebuffer import PipeBackend
 from scalesocket.net.lines import LINES
@@ -115,7 +116,7 @@ def test_taking_waits_for_something_to_come() -> None:
 def test_what_comes_while_a_reader_has_the_rooms_place_wakes_the_room_when_it_is_back(
     rest: Unwritten | None,
 ) -> None:
-    inbox, client = Inbox(), messages(1).client
+    inbox, client = DirectInbox(), messages(1).client
     taker = Worker(inbox.take)
     wait_until(lambda: inbox._asleep)
     assert inbox.claim(client) and not inbox.claim(client)

@@ -1,0 +1,87 @@
+"""While a room has nothing to do, a reader writes to its program itself, and wakes no other thread.
+
+This saves up to a third of an echo's time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from scalesocket import POSIX, Client, Inbox, ProcessBackend, Received, Room, Unwritten
+
+from .framings import make_framing
+from .spawn import TidyChild
+
+
+class DirectInbox(Inbox):
+    """An inbox whose thread may be another one for a moment."""
+
+    def claim(self, client: Client) -> bool:
+        """Take the place of the room's thread if that is idle; `release` gives it back.
+
+        Only for a room whose thread waits without a timeout, as it does for a program.
+        """
+        with self.lock:
+            is_free = self._asleep and not self.events
+            if not is_free or self.closed.is_set() or client.departed:
+                return False
+            self._asleep = False  # so that nobody wakes it
+            return True
+
+    def release(self, rest: Unwritten | None) -> None:
+        """Let the room's thread go on, with what is left to write before all else."""
+        with self.lock:
+            self._asleep = True
+            if rest is not None:
+                self.events.insert(0, rest)
+                self.size += len(rest.data)
+            if self.events or self.closed.is_set():
+                self._ring()
+
+
+class DirectBackend(ProcessBackend):
+    """A child that a reader may write to, and that has what this folder does for a program."""
+
+    takes_directly = POSIX  # elsewhere writing to a pipe blocks
+    child_type = TidyChild
+    make_framing = staticmethod(make_framing)
+
+    def hand_over(self, event: Received) -> Unwritten | None:
+        """Write what the child takes at once; return the rest. On a reader's thread."""
+        data = self._encode(event)
+        try:
+            size = os.write(self._input, data) if not self._input_closed else len(data)
+        except OSError:  # it takes nothing now, or nothing any more: `_write` will see which
+            size = 0
+        return Unwritten(event.client, data[size:], size == 0) if size < len(data) else None
+
+
+class DirectRoom(Room):
+    """A room whose thread a reader may stand in for."""
+
+    inbox: DirectInbox
+    inbox_type = DirectInbox
+
+    def receive(self, received: list[Received]) -> None:
+        """Take what clients have sent; see `Room`."""
+        first, backend = received[0], self.backend
+        if (
+            isinstance(backend, DirectBackend)
+            and backend.takes_directly
+            and len(received) == 1
+            and first.client.seat is None
+            and self.inbox.claim(first.client)
+        ):
+            self._hand_over(backend, first)
+        else:
+            super().receive(received)
+
+    def _hand_over(self, backend: DirectBackend, event: Received) -> None:
+        rest = None
+        try:
+            if self.log.traces:
+                self.log.trace("<", event.run.payloads, event.client.id)
+            self.traffic.count_received(event.run)
+            rest = backend.hand_over(event)
+        finally:
+            self.inbox.release(rest)
