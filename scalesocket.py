@@ -4846,9 +4846,8 @@ class ConnectionLimits:
 
     def __init__(self, config: Config) -> None:
         self._limit = config.maxconns or count_spare_files()
-        self._lock = threading.Lock()  # guards the two below
-        self._served = 0
-        self._refused = 0  # those that are being told so
+        self._lock = threading.Lock()  # guards the count
+        self._taken = 0  # of those that are being refused, too
 
     def enter(self, address: str) -> str:
         """Count one more; return "", or, if it is one too many, the words to refuse it with.
@@ -4858,21 +4857,16 @@ class ConnectionLimits:
             ConnectionAbortedError: the same, for its address (--maxperaddr).
         """
         with self._lock:
-            if self._served < self._limit:
-                self._served += 1
-                return ""
-            if self._refused >= MAX_REFUSED:
+            if self._taken >= self._limit + MAX_REFUSED:
                 raise ShortageError(f"far over the {self._limit} connections of --maxconns")
-            self._refused += 1
-        return f"all {self._limit} connections are in use"
+            self._taken += 1
+            is_over = self._taken > self._limit
+        return f"all {self._limit} connections are in use" if is_over else ""
 
     def leave(self, address: str, over_limit: str) -> None:
         """Count one less; `over_limit` is what `enter` has returned for it."""
         with self._lock:
-            if over_limit:
-                self._refused -= 1
-            else:
-                self._served -= 1
+            self._taken -= 1
 
 
 class Listener:

@@ -62,12 +62,14 @@ class AddressLimits(ConnectionLimits):
     ) -> None:
         super().__init__(config)
         self._limit = config.maxconns or count_spare_files(config.maxrooms)
+        self._served = 0  # guarded by the lock, as all that follows
+        self._refused = 0  # those that are being told so
         of_one = config.maxperaddr
         self.of_one = max(1, self._limit // 2) if of_one is None else of_one
         self._spares_own = of_one is None
         self._proxies = proxies
         self.name = functools.lru_cache(1024)(self._find_name)  # asked twice for each connection
-        self._served_by: Counter[str] = Counter()  # both kinds, by network; guarded by the lock
+        self._served_by: Counter[str] = Counter()  # both kinds, by network
         self._count = count
 
     def enter(self, address: str) -> str:

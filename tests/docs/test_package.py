@@ -22,6 +22,7 @@ from tests.support import (
     PATIENCE,
     ROOT,
     SCRIPT,
+    HandshakeRefused,
     RawClient,
     http_request,
     read_process,
@@ -474,6 +475,24 @@ def test_a_lone_copy_refuses_a_room_more_than_there_may_be(copied_alone: Path) -
         with RawClient.connect(server, "other") as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
+
+
+def test_a_lone_copy_tells_one_too_many_so_and_lets_the_next_one_in(copied_alone: Path) -> None:
+    with serve("--maxconns", "1", "cat", command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as client:
+            with pytest.raises(HandshakeRefused) as refused:
+                RawClient.connect(server)
+            assert refused.value.status == 503
+            client.close()
+
+        def is_let_in() -> bool:
+            try:
+                RawClient.connect(server).close()
+            except HandshakeRefused:
+                return False
+            return True
+
+        wait_until(is_let_in)
 
 
 def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
