@@ -4744,13 +4744,6 @@ def open_listeners(
     return listeners
 
 
-def describe_listener(listener: socket.socket) -> str:
-    """Return where it listens, for the log."""
-    if listener.family == AF_UNIX:
-        return str(listener.getsockname())
-    return "{} on port {}".format(*listener.getsockname())
-
-
 _LOCAL = re.compile(  # an Origin or a Host of this machine
     r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
 )
@@ -5003,15 +4996,11 @@ class Server:
                 listeners = open_listeners(opened, config.addr)
             self.prepare(listeners, lines)
             self.opened = opened.pop_all()
-        for listener in listeners:
-            log.info("running at %s", describe_listener(listener))
-        for listener in lines:
-            log.info("lines of text at %s", describe_listener(listener))
         if (addresses := find_feature("addresses")) is not None:
-            addresses.tell_operator(listeners, config)
-        elif listeners[0].family == socket.AF_INET:
-            host, port = listeners[0].getsockname()
-            log.info("open http://%s:%d/", host.replace("0.0.0.0", "localhost"), port)
+            addresses.tell_operator(listeners, lines, config)
+            return
+        for listener in listeners:
+            log.info("running at %s on port %d", *listener.getsockname()[:2])
 
     def prepare(self, listeners: Sequence[socket.socket], lines: Sequence[socket.socket]) -> None:
         """Do what is to be done between listening and `run`; see `listen`."""

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scalesocket import FLAG, is_loopback, log
+from scalesocket import AF_UNIX, FLAG, is_loopback, log
 
 from .origins import is_address, split_origin
 
@@ -105,8 +105,27 @@ def reachable_addresses(config: Config) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def tell_operator(listeners: Sequence[socket.socket], config: Config) -> None:
-    """Log what to open here and on other devices, and show that as a QR code (`--qr`)."""
+def describe_listener(listener: socket.socket) -> str:
+    """Return where it listens, for the log."""
+    if listener.family == AF_UNIX:
+        return str(listener.getsockname())
+    return "{} on port {}".format(*listener.getsockname())
+
+
+def tell_operator(
+    listeners: Sequence[socket.socket], lines: Sequence[socket.socket], config: Config
+) -> None:
+    """Log where it listens, and what to open here and on other devices; show that as a QR code.
+
+    Args:
+        listeners: for HTTP and WebSockets.
+        lines: for lines of text (`--tcplisten`).
+        config: whether there is to be a code (`--qr`).
+    """
+    for listener in listeners:
+        log.info("running at %s", describe_listener(listener))
+    for listener in lines:
+        log.info("lines of text at %s", describe_listener(listener))
     places = [sock.getsockname()[:2] for sock in listeners if sock.family in ELSEWHERE]
     told = {describe_url(host, port, config) for host, port in places[:1]}
     if listeners[0].family in ELSEWHERE:
