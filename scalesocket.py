@@ -5625,22 +5625,18 @@ def is_program(path: Path) -> bool:
 def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
     """Return the options that a Python script carries itself, and the `Game` that it names, if any.
 
-    They stand in its inline metadata (PEP 723), which net/script_options.py reads. Where that is
-    not there, metadata that does not speak of this server is ignored.
+    They stand in its inline metadata (PEP 723), which net/script_options.py reads.
 
     Raises:
         ConfigError: they cannot work, or the file cannot be read.
     """
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    own, game, option = {}, None, f"[tool.scalesocket] in {path}"
-    if b"# /// script" in source and (find_feature("script_options") or b"scalesocket" in source):
-        own, game = load_feature("script_options", option).read_script(path)
-    if game is None and (mistakes := find_feature("mistakes")) is not None:
-        mistakes.check_program(path)
-    return own, game
+    if (module := find_feature("script_options")) is not None:
+        own, game = module.read_script(path)
+        return own, game
+    source = path.read_bytes()
+    if b"# /// script" in source and b"scalesocket" in source:
+        load_feature("script_options", f"[tool.scalesocket] in {path}")  # which is not there
+    return {}, None
 
 
 def command_for(path: Path) -> tuple[str, ...]:
@@ -5654,32 +5650,23 @@ def load_game(target: str) -> type[Game]:
     """Import `module:Class`, looking in the working directory first.
 
     Raises:
-        ConfigError: it cannot be imported, or is no `Game`.
+        ConfigError: it cannot be imported, or is no `Game`; net/mistakes.py says in which line.
     """
     module_name, _, class_name = target.partition(":")
     with contextlib.suppress(FileNotFoundError):  # it has been deleted
         sys.path.insert(0, os.getcwd())
-    return import_game(lambda: importlib.import_module(module_name), class_name, target)
-
-
-def import_game(load: Callable[[], object], class_name: str, where: str) -> type[Game]:
-    """Run an import, and return the module's class of that name.
-
-    Raises:
-        ConfigError: what went wrong and in which line, as it is the operator's to mend; or the
-            class is no `Game`, or one whose hooks cannot be called.
-    """
+    load = functools.partial(importlib.import_module, module_name)
     if (mistakes := find_feature("mistakes")) is not None:
-        game: type[Game] = mistakes.import_game(load, class_name, where)
+        game: type[Game] = mistakes.import_game(load, class_name, target)
         return game
     try:
         found = getattr(load(), class_name, None)
     except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        raise ConfigError(f"cannot import {where}: {text}") from None
+        raise ConfigError(f"cannot import {target}: {text}") from None
     if not (isinstance(found, type) and issubclass(found, Game)):
-        raise ConfigError(f"{where} is no subclass of scalesocket.Game")
+        raise ConfigError(f"{target} is no subclass of scalesocket.Game")
     return found
 
 
@@ -5772,9 +5759,6 @@ def run(arguments: Sequence[str]) -> int:
         print(f"scalesocket: {escape_controls(str(error))} (try --help)", file=sys.stderr)
         return 2
     set_up_logging(config)
-    if config.command and (config.joinmsg or config.leavemsg) and not config.clientframe:
-        cure = "" if config.binary else ": use --frame=json"
-        log.warning("a client can write what looks like --joinmsg or --leavemsg%s", cure)
     if (mistakes := find_feature("mistakes")) is not None:
         mistakes.warn_of_options(config, arguments)
     if (file_limit := find_feature("file_limit")) is not None:

@@ -130,12 +130,12 @@ def set_up(server: Server) -> None:
 # ==== What an import has met =============================================================
 
 
-def import_game(load: Callable[[], object], class_name: str, where: str) -> Any:
-    """Run an import, and return the module's class of that name; see `scalesocket.import_game`.
+def import_game(load: Callable[[], object], class_name: str, where: str) -> type[Game]:
+    """Run an import, and return the module's class of that name.
 
     Raises:
-        ConfigError: what went wrong and in which line; or there is no such `Game`, or one whose
-            hooks cannot be called.
+        ConfigError: what went wrong and in which line, as it is the operator's to mend; or there is
+            no such `Game`, or one whose hooks cannot be called.
     """
     try:
         module: Any = load_patiently(load, where)
@@ -143,7 +143,8 @@ def import_game(load: Callable[[], object], class_name: str, where: str) -> Any:
         text = explain_import(error, where.partition(":")[0])
         raise ConfigError(f"cannot import {where}: {text}") from None
     check_game(module, class_name)
-    return getattr(module, class_name)
+    game: type[Game] = getattr(module, class_name)
+    return game
 
 
 def load_patiently(load: Callable[[], object], where: str) -> object:
@@ -561,6 +562,9 @@ def warn_of_options(config: Config, words: Sequence[str]) -> None:
     And which of a script's own are not read, as they are a comment.
     """
     if config.game is None:
+        if (config.joinmsg or config.leavemsg) and not config.clientframe:
+            cure = "" if config.binary else ": use --frame=json"
+            log.warning("a client can write what looks like --joinmsg or --leavemsg%s", cure)
         if config.command[:2] == (sys.executable, "-u"):  # see `command_for`
             if lost := "".join(map(find_lost_block, map(Path, config.command[2:3]))):
                 log.warning("%s", lost)

@@ -30,7 +30,6 @@ from scalesocket import (
     Game,
     JsonValue,
     build_parser,
-    import_game,
     is_program,
     list_options,
 )
@@ -46,10 +45,23 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
     """Return the options in a script's inline metadata, and the `Game` that it names, if any.
 
     Raises:
-        ConfigError: see `read_script_options` and `load_game_file`.
+        ConfigError: see `read_script_options` and `load_game_file`; or the file cannot be read, or
+            is no program.
     """
-    own, class_name = read_script_options(path)
-    return own, load_game_file(path, class_name) if class_name else None
+    from .mistakes import check_program  # not above: it reads scripts, too
+
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    own: dict[str, Any] = {}
+    game = None
+    if b"# /// script" in source:
+        own, class_name = read_script_options(path)
+        game = load_game_file(path, class_name) if class_name else None
+    if game is None:
+        check_program(path)
+    return own, game
 
 
 def read_script_options(path: Path) -> tuple[dict[str, Any], str]:
@@ -163,6 +175,8 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     Raises:
         ConfigError: it cannot be imported, or is no `Game`.
     """
+    from .mistakes import import_game  # not above: it reads scripts, too
+
     path = path.resolve()
     if path.parent == HERE / "game":
         name = f"scalesocket.game.{path.stem}"
@@ -189,6 +203,8 @@ def load_packaged_game(path: Path, class_name: str) -> type[Game]:
     Raises:
         ConfigError: it cannot be imported, or is no `Game`.
     """
+    from .mistakes import import_game
+
     names, folder = [path.stem], path.parent
     while (folder / "__init__.py").exists():
         names.insert(0, folder.name)
