@@ -336,5 +336,5 @@ class LineSession(Session):
         self.sock.sendall(json.dumps({"error": refusal.reason}).encode() + b"\n")
         self.sock.shutdown(socket.SHUT_WR)
         self.deadline = time.monotonic() + HEAD_TIMEOUT
-        while self.receive(min(1.0, self.deadline - time.monotonic())):
+        while self.receive(time.monotonic() + 1.0):
             pass  # what it says meanwhile; unread, it would reset what was sent
