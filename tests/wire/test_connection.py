@@ -781,18 +781,23 @@ def test_a_peer_that_is_there_is_not_disturbed(
         assert client.receive_text() == "x"  # a pong on the way is passed over
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["with net/", "alone"])
 def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
+    """Its connection ends, too, so that its reader learns of it, and it leaves its room."""
     monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
         connection.set_reading(False)
         client.send_text("unread")
+        if alone:  # then only the reset that answers a Pong tells
+            monkeypatch.setattr(scalesocket, "find_feature", lambda name: None)
         assert connection.probe()
         client.sock.close()
         wait_until(lambda: not connection.probe(), PATIENCE)
+        wait_until(lambda: not (connection.probe() or connection.is_alive()), PATIENCE)
 
 
 @pytest.mark.skipif(not POLL_END, reason="this system does not show it")
