@@ -29,7 +29,7 @@ from scalesocket.net.lines import (
     keep_alive,
 )
 
-from scalesocket import MAX_ROOM_NAME, Closing, Event, Messages, Want
+from scalesocket import MAX_ROOM_NAME, Closing, Event, HandshakeError, Messages, Want
 from tests.net.test_proxies_real import make_machines
 from tests.support import (
     PATIENCE,
@@ -281,6 +281,19 @@ def test_who_is_refused_reads_why_to_its_end_whatever_else_it_has_sent(
     with LineClient(echo, "a/b\n" + "hello\n" * size) as client:
         assert "one path segment" in json.loads(client.line())["error"]
         assert client.line() == ""
+
+
+def test_all_that_who_is_refused_still_says_is_read() -> None:
+    """Whether any of it was, was up to the system's buffers: the wait was over as it began."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        session = LineSession.__new__(LineSession)
+        session.sock = session.layer = ours
+        theirs.sendall(b"hello\n")
+        theirs.shutdown(socket.SHUT_WR)
+        session.refuse(HandshakeError(400, "no such room"))
+        assert json.loads(theirs.recv(1000)) == {"error": "no such room"}
+        assert ours.recv(1000) == b""
 
 
 def test_a_first_line_without_an_end_is_answered(echo: ServerProcess) -> None:
