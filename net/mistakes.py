@@ -29,6 +29,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import scalesocket
 from scalesocket import (
     HERE,
     MAX_OUTPUT_ITEM,
@@ -38,7 +39,6 @@ from scalesocket import (
     ConfigError,
     Game,
     GameBackend,
-    GameRoom,
     Room,
     Server,
     list_options,
@@ -67,7 +67,7 @@ ATTRIBUTES: dict[type, dict[str, str]] = {
         "disconnect": "client.close",
         "kick": "client.close",
     },
-    GameRoom: {
+    scalesocket.GameRoom: {
         "send": "room.broadcast",
         "send_json": "room.broadcast_json",
         "send_all": "room.broadcast",
@@ -90,8 +90,11 @@ _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 # ==== What a game does in vain ===========================================================
 
 
-class CheckedRoom(GameRoom):
-    """A room that tells its game at once what it cannot call."""
+class GameRoom(scalesocket.GameRoom):
+    """A room that tells its game at once what it cannot call.
+
+    It has the name of the class that a game knows, as Python's errors name it.
+    """
 
     def call_later(
         self, seconds: float, function: Callable[[], None], *, repeat: bool = False
@@ -113,7 +116,7 @@ def check_function(call: str, function: object) -> None:
 class CheckedGame(GameBackend):
     """A game of which it is said if it asks for what cannot be."""
 
-    room_type = CheckedRoom
+    room_type = GameRoom
 
     def _begin(self) -> None:
         super()._begin()

@@ -991,6 +991,27 @@ def test_a_hook_that_does_not_return_is_told_of_once(caplog: pytest.LogCaptureFi
     assert said == [0, 1, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("room.call_later(1.0)", "GameRoom.call_later() missing"),
+        ("room.brodcast('x')", "'GameRoom' object has no attribute 'brodcast'"),
+    ],
+)
+def test_errors_call_a_room_by_the_name_that_a_game_imports(
+    here: Path, call: str, said: str
+) -> None:
+    """They spoke of a class that stands in no documentation."""
+    hook = f"def on_create(self, room): {call}"
+    (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close()[0] == 1011
+        server.wait_log(re.escape(said))
+
+
 def test_a_room_that_a_game_closes_without_a_reason_has_one_in_the_log(here: Path) -> None:
     """There was an empty line."""
     hook = "def on_create(self, room): room.close()"
