@@ -3848,8 +3848,7 @@ class StaticFiles:
         """Return the file that a request asks for.
 
         Raises:
-            HandshakeError: there is none (404), it may not be read (403), or it has no such part
-                (416).
+            HandshakeError: there is none (404), or it may not be read (403).
         """
         path = self._locate(request.path)
         if os.path.isdir(path):
@@ -4966,6 +4965,7 @@ class Server:
         self.find_kind: Callable[..., type[Connection]] = lambda kind: kind
         self.seats: Seats | None = None
         self.drain: Drain | None = None
+        self.make_taps: Callable[[], Taps | None] = lambda: None  # they hear all traffic
         self.tls_context: ssl.SSLContext | None = None
         self.reload_certificates: Callable[[bool], bool] = lambda _anyhow: False
         self.run_all: Callable[[], int | None] = self.run  # or several processes (--workers)
@@ -5004,9 +5004,7 @@ class Server:
 
     def prepare(self, listeners: Sequence[socket.socket], lines: Sequence[socket.socket]) -> None:
         """Do what is to be done between listening and `run`; see `listen`."""
-        if self.config.pcap or self.config.trace is not None:
-            tap = load_feature("tap", "--pcap" if self.config.pcap else "--trace")
-            self.taps = tap.make_taps(self.config, self.tls_context)
+        self.taps = self.make_taps()
         tcp = [x.getsockname()[0] for x in listeners if x.family != AF_UNIX]
         self.guard.is_local = all(map(is_loopback, tcp))
         self._listeners = [(listener, HttpSession) for listener in listeners]
@@ -5215,7 +5213,6 @@ class Config(NetConfig):
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
     binary: bool = False
-    delimiters: bytes = b"\n"
     clientframe: str = ""  # "", "json" or "gwsocket"
     serverframe: str = ""
     joinmsg: str = ""
@@ -5223,7 +5220,6 @@ class Config(NetConfig):
     passenv: tuple[str, ...] = PASSED
     respawn: bool = False
     closegrace: float = 0.1  # seconds
-    trace: tuple[str, ...] | None = None
     verbose: int = 0
 
     def call_features(self, function: str, argument: object) -> None:

@@ -63,6 +63,7 @@ class NetConfig:
     multiline: bool = False
     idfield: str = ""
     clientroute: bool = False
+    delimiters: bytes = b"\n"
     byteorder: str = "big"  # or "little"
     passstderr: bool = False
     tcp: bool = False
@@ -71,6 +72,7 @@ class NetConfig:
     linebuffer: str = "auto"  # or "on", "off"
     delay: float = 0.0  # seconds
     pcap: str = ""
+    trace: tuple[str, ...] | None = None  # rooms and kinds; of all, if it is empty
     pcapsize: int = 0  # bytes; 0: any number
     pcapfiles: int = 1
     pcapfull: str = "wait"  # or "drop"

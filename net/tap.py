@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+    from scalesocket import Server
+
     from .pcapng import Recorder
     from .trace import Tracer
 
@@ -601,6 +603,11 @@ class Taps:
         for listener in (self._recorder, self._tracer):
             if listener is not None:
                 listener.close()
+
+
+def set_up(server: Server) -> None:
+    """Have a server listen in on its connections from when it listens for them."""
+    server.make_taps = lambda: make_taps(server.config, server.tls_context)
 
 
 def make_taps(config: Config, context: ssl.SSLContext | None) -> Taps:
