@@ -5629,7 +5629,10 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
     if (module := find_feature("script_options")) is not None:
         own, game = module.read_script(path)
         return own, game
-    source = path.read_bytes()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     if b"# /// script" in source and b"scalesocket" in source:
         load_feature("script_options", f"[tool.scalesocket] in {path}")  # which is not there
     return {}, None
