@@ -5744,7 +5744,10 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
         server.kill()
         return 1
     finally:  # Python resets handlers as it ends: one more signal would then be the exit status
-        for number in (signal.SIGINT, signal.SIGTERM):
+        stop_signals = signal.SIGINT, signal.SIGTERM
+        if POSIX:  # first, as Python complains of one that comes just as it is ignored
+            signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+        for number in stop_signals:
             signal.signal(number, signal.SIG_IGN)
 
 

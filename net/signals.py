@@ -46,20 +46,20 @@ def handle_signals(server: Server) -> None:
     SIGHUP says that the terminal has been closed, too.
     """
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    stop_signals = [signal.SIGINT, signal.SIGTERM]
 
     # After `nohup`, SIGHUP is to be ignored. A handler does that: children would inherit SIG_IGN,
     # and `--pty` stops them by SIGHUP.
     is_ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    is_cut = False  # a second signal has come
 
     def on_signal(number: int, _frame: object) -> None:
+        nonlocal is_cut
         is_reload = number == hangup and server.reload_certificates(is_ignored)
         is_noise = number == hangup and (is_ignored or server.stopping)  # shells send it twice
-        if is_reload or is_noise or server.has_ended:
-            pass
-        elif server.stopping:  # a second signal: no more patience, and a third changes nothing
-            for number in stop_signals:
-                signal.signal(number, signal.SIG_IGN)
+        if is_reload or is_noise or is_cut or server.has_ended:
+            pass  # a third signal changes nothing
+        elif server.stopping:  # a second one: no more patience
+            is_cut = True
             raise KeyboardInterrupt
         else:
             server.stopping = True
@@ -67,5 +67,5 @@ def handle_signals(server: Server) -> None:
             (drain.ask if drain is not None else server.stop)()
 
     handler = once(on_signal)
-    for number in filter(None, (*stop_signals, hangup)):
+    for number in filter(None, (signal.SIGINT, signal.SIGTERM, hangup)):
         signal.signal(number, handler)

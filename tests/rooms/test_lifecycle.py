@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import (
     PATIENCE,
+    ROOT,
     SCRIPT,
     TEXT,
     Closed,
@@ -425,6 +426,24 @@ def test_a_signal_that_comes_twice_at_once_is_one(options: Sequence[str], tmp_pa
             go_on.write_text("goodbye\n")
             assert client.receive_text() == "goodbye"
         assert server.wait() == 0
+
+
+def test_signals_are_held_back_before_they_are_ignored_at_the_end() -> None:
+    """Of one that came at that very moment Python told with a traceback."""
+    code = """
+import signal, unittest.mock, scalesocket
+
+def note(number, handler, really=signal.signal):
+    if handler == signal.SIG_IGN:
+        print(number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    return really(number, handler)
+
+signal.signal = note
+ended = unittest.mock.Mock(run_all=lambda: 0)
+print(scalesocket.serve(scalesocket.Config(), lambda config: ended))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("True\nTrue\n0\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
