@@ -5001,6 +5001,9 @@ class Server:
             return
         for listener in listeners:
             log.info("running at %s on port %d", *listener.getsockname()[:2])
+        if listeners[0].family == socket.AF_INET:
+            host, port = listeners[0].getsockname()
+            log.info("open http://%s:%d/", host.replace("0.0.0.0", "localhost"), port)
 
     def prepare(self, listeners: Sequence[socket.socket], lines: Sequence[socket.socket]) -> None:
         """Do what is to be done between listening and `run`; see `listen`."""
