@@ -4531,7 +4531,7 @@ class Reader(Poller):
         now = time.monotonic()
         for session in [session for session in self._opening if session.deadline <= now]:
             session.fail(TimeoutError("it took too long"))
-            self._do(functools.partial(self.attend, session))
+            self._do(functools.partial(insist, self.attend, session))
         for room, paused in self._paused.items():
             for session in [s for s in paused if not self._is_there(s)]:
                 self._unpause(session, room)
@@ -4544,7 +4544,7 @@ class Reader(Poller):
 
     def _read_opening(self, session: Session) -> None:
         if session.read(session.layer.recv, FIRST_RECEIVE_SIZE, _DONT_WAIT):
-            self.attend(session)
+            insist(self.attend, session)
 
     # -- sessions in a room --
 

@@ -360,6 +360,26 @@ def test_who_may_ask_for_more_as_the_server_ends_is_waited_for_no_longer(
     assert theirs.recv(4096) == b""
 
 
+def test_a_request_for_which_there_is_no_memory_at_first_is_answered(
+    last_one: tuple[scalesocket.Server, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader let go of the connection, and nobody had it any more."""
+    server, _, theirs = last_one
+    help_it, failures = server.readers.help, [MemoryError()]
+
+    def scarce(session: scalesocket.Session) -> None:
+        if failures:
+            raise failures.pop()
+        help_it(session)
+
+    monkeypatch.setattr(scalesocket, "report_failure", Mock())
+    monkeypatch.setattr(server.readers, "help", scarce)
+    theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
+    server.readers.finish()
+    server.readers.shared.stop()
+
+
 @pytest.mark.parametrize("error", [OSError, MemoryError])
 def test_who_cannot_be_served_is_let_go_and_counts_no_more(error: type[Exception]) -> None:
     """A server that had been short of something so often would have refused all others."""
