@@ -2027,7 +2027,7 @@ def name_fields(names: Iterable[str]) -> str:
 
 # A string, also one without an end. Brackets outside of strings are those of lists and objects.
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_TO_STEPS = bytes.maketrans(b"{[]}", b"\1\1\xff\xff")  # 1 and -1, as signed bytes
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -2043,9 +2043,16 @@ def check_nesting(text: str) -> None:
     if len(text) <= MAX_NESTING or text.count("[") + text.count("{") <= MAX_NESTING:
         return
     brackets = _JSON_STRING.sub(b"", text.encode(errors="replace"))
-    steps = memoryview(brackets.translate(_TO_STEPS, _NO_BRACKETS)).cast("b")
-    if max(itertools.accumulate(steps), default=0) > MAX_NESTING:
-        raise RecursionError(f"nested deeper than {MAX_NESTING} levels")
+    brackets = brackets.translate(_TO_SQUARE, _NO_BRACKETS)
+    depth = 4
+    for _ in range(depth):  # each takes off the innermost level; most JSON has no more
+        brackets = brackets.replace(b"[]", b"")
+    for start in range(0, len(brackets), 4 * KIB):
+        steps = [1 if bracket == 0x5B else -1 for bracket in brackets[start : start + 4 * KIB]]
+        depths = list(itertools.accumulate(steps, initial=depth))
+        if max(depths) > MAX_NESTING:
+            raise RecursionError(f"nested deeper than {MAX_NESTING} levels")
+        depth = depths[-1]
 
 
 def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
