@@ -4276,8 +4276,8 @@ class HttpSession(Session):
 
     def open(self) -> Opened:
         """Answer requests, until one asks for a WebSocket; shake hands (RFC 6455 section 4.2)."""
-        server, proxies = self.server, self.server.proxies
-        yield from proxies.read_header(self)
+        server = self.server
+        yield from server.read_header(self)
         if server.tls_context is not None or server.taps is not None:
             if not (yield from load_feature("tls", "--sslcert").begin(self)):
                 return None
@@ -4286,8 +4286,8 @@ class HttpSession(Session):
             return None
         if server.askers:  # which may take long
             yield Want.HELPER
-        secure = bool(self.tls) or proxies.speaks_tls(self.peer, request.headers, self.proxied)
-        peer = proxies.find_client(self.peer, request.headers)
+        secure = bool(self.tls) or server.speaks_tls(self.peer, request.headers, self.proxied)
+        peer = server.find_client(self.peer, request.headers)
         for take in server.takers:
             if (yield from take(self, request, peer, secure=secure)):
                 return None
@@ -4313,7 +4313,7 @@ class HttpSession(Session):
             if self._over_limit:
                 raise HandshakeError(503, self._over_limit, ("Retry-After", "1"))
             if log.isEnabledFor(logging.DEBUG):
-                address, _ = server.proxies.find_client(self.peer, request.headers)
+                address, _ = server.find_client(self.peer, request.headers)
                 log.debug("%s %s%s from %s", request.method, request.base, request.target, address)
             if request.is_upgrade:
                 return request
@@ -4395,7 +4395,7 @@ class HttpSession(Session):
             HandshakeError: it may not, or there is none.
         """
         server, peer = self.server, self.peer
-        client = server.proxies.find_client(peer, request.headers)
+        client = server.find_client(peer, request.headers)
         if request.path.rstrip("/") != "/health":  # that tells nothing, and probes ask anyhow
             server.guard.check_host(request, peer)
             if server.cors is not None and request.method == "OPTIONS":
@@ -4815,28 +4815,6 @@ def ask_game(game: type[Game], client: Client) -> bool:
     return bool(answer)
 
 
-class Proxies:
-    """Peers that may say which client they speak for. Here, nobody may.
-
-    With --trustproxy, `TrustedProxies` in net/proxies.py takes the place of this class.
-    """
-
-    def __contains__(self, address: str) -> bool:
-        return False
-
-    def read_header(self, session: Session) -> Life:
-        """Read what a proxy puts before a connection (PROXY protocol)."""
-        yield from ()
-
-    def find_client(self, peer: Endpoint, headers: Headers) -> Endpoint:
-        """Return the client that a peer speaks for: itself, if it is no proxy."""
-        return peer
-
-    def speaks_tls(self, peer: Endpoint, headers: Headers, proxied: bytes = b"") -> bool:
-        """Whether a proxy says that the client came to it over TLS; `proxied`: before all else."""
-        return False
-
-
 class ConnectionLimits:
     """Counts connections of any kind against --maxconns.
 
@@ -4942,8 +4920,6 @@ class Server:
         rooms = load_feature("store", "--store") if config.store else find_feature("rooms")
         make_rooms = rooms.make_rooms if rooms is not None else RoomRegistry
         self.registry: RoomRegistry = make_rooms(config, self.poller)
-        proxies = load_feature("proxies", "--trustproxy") if config.trustproxy else None
-        self.proxies: Proxies = proxies.TrustedProxies(config.trustproxy) if proxies else Proxies()
         self.limits = ConnectionLimits(config)
         self.site = HttpSite(config, self.registry)
         self.connections: set[Connection] = set()  # its methods are atomic; copy it to iterate
@@ -4957,6 +4933,10 @@ class Server:
         self.taps: Taps | None = None  # set by `prepare`
         # What follows is set by modules of net/, nearly all of it by their `set_up`. What each is
         # for stands in net/README.md ("A new option").
+        self.proxies: Container[str] = ()  # addresses that may say which client they speak for
+        self.read_header: Callable[[Session], Iterable[Want]] = lambda _session: ()
+        self.find_client: Callable[[Endpoint, Headers], Endpoint] = lambda peer, _headers: peer
+        self.speaks_tls: Callable[[Endpoint, Headers, bytes], bool] = lambda *_: False
         self.guard = LocalPages()
         self.warn_once: Callable[[str], None] = log.debug  # what strangers do wrong, each kind once
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
@@ -4983,6 +4963,8 @@ class Server:
         rated = config.maxrate or (game and game.max_rate)
         rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
         self.readers = (rate.limit(config, self.registry) if rate else Readers)()
+        if config.trustproxy:  # first, as some of what follows asks whom it may believe
+            load_feature("proxies", "--trustproxy").believe(self, config.trustproxy)
         config.call_features("set_up", self)
 
     def listen(self) -> None:

@@ -275,7 +275,7 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     asks_as_node = server.registry.relays and request.target.startswith("/api/rooms/?local=")
     if is_direct and asks_as_node:
         return
-    told = server.proxies.speaks_tls(session.peer, request.headers, session.proxied)
+    told = server.speaks_tls(session.peer, request.headers, session.proxied)
     secure = told or session.tls is not None
     nobody: Any = None  # it will have no connection
     local = session.local

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
         Config,
         Connection,
         Endpoint,
-        Proxies,
         Request,
         Room,
         RoomRegistry,
@@ -80,20 +79,19 @@ class Console:
     Args:
         config: the options; `console` says who may ask.
         registry: the rooms to tell of.
-        proxies: may know the name by which a client has found them.
 
     Raises:
         ConfigError: the page is not there.
     """
 
-    def __init__(self, config: Config, registry: RoomRegistry, proxies: Proxies) -> None:
+    def __init__(self, config: Config, registry: RoomRegistry) -> None:
         if not PAGE.is_dir():
             raise ConfigError("--console needs the folder client/ beside scalesocket.py")
         self._config = config
         self._registry = registry
         self._totals = find_totals(registry)
         self._allowed = TrustedProxies(config.console or ())
-        self._guard = make_guard(config, proxies)
+        self._guard = make_guard(config)
         self._files = WebFiles(PAGE)
         self._began = time.monotonic()
         self.problem = ""  # why the code that runs is not the latest (--reload)
@@ -275,6 +273,6 @@ def _pass_back(sock: socket.socket, connection: Connection, stall: float) -> Non
 
 def set_up(server: Server) -> None:
     """Have a server show the console."""
-    console = Console(server.config, server.registry, server.proxies)
+    console = Console(server.config, server.registry)
     server.site.console = console
     server.takers.append(console.take)

@@ -267,7 +267,7 @@ class LineSession(Session):
         """Read the line that names the room."""
         server = self.server
         self.deadline = time.monotonic() + ROOM_LINE_TIMEOUT
-        yield from server.proxies.read_header(self)
+        yield from server.read_header(self)
         keep_alive(self.sock, server.config.ping)
         if server.taps is not None:
             server.taps.begin(self.sock, self.peer, early=self.rest, lines=True)

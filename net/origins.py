@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import re
 import socket
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalesocket import (
     FLAG,
@@ -23,7 +23,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Endpoint, Proxies, Request, Server
+    from scalesocket import Config, Endpoint, Headers, Request, Server
 
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
 _ORIGIN = re.compile(
@@ -68,7 +68,7 @@ def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
     return scheme in ("http", "https") and same
 
 
-def find_forwarded_host(proxies: Proxies, peer: Endpoint, request: Request) -> str:
+def find_forwarded_host(proxies: Container[str], peer: Endpoint, request: Request) -> str:
     """Return the name by which a client has found a trusted peer, if that says so, or nothing.
 
     A page can write X-Forwarded-Host into any request but that for a WebSocket, and its browser may
@@ -151,10 +151,17 @@ class PageGuard(LocalPages):
     Args:
         config: the options.
         proxies: may know the name by which a client has found them.
+        find_client: returns for whom a peer speaks; see `TrustedProxies` in proxies.py.
     """
 
-    def __init__(self, config: Config, proxies: Proxies) -> None:
+    def __init__(
+        self,
+        config: Config,
+        proxies: Container[str] = (),
+        find_client: Callable[[Endpoint, Headers], Endpoint] = lambda peer, _headers: peer,
+    ) -> None:
         self._proxies = proxies
+        self._find_client = find_client
         self._careful = config.pty  # a shell is not for any page that comes along
         self._names = find_own_names(config)
         self._told = ToldOnce()
@@ -168,7 +175,7 @@ class PageGuard(LocalPages):
     def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
         """Refuse a WebSocket to a page that may have none; see `LocalPages`."""
         origin = request.headers.get("Origin").lower()  # if there are two, it is none
-        if not self.is_careful(self._proxies.find_client(peer, request.headers)):
+        if not self.is_careful(self._find_client(peer, request.headers)):
             return
         if origin and origin != "file://" and not is_local_page(origin):
             self.check_own_page(request, peer, secure=secure)
@@ -228,11 +235,11 @@ class ListedPages(PageGuard):
 
     Args:
         config: the options.
-        proxies: may know the name by which a client has found them.
+        told: by proxies; see `PageGuard`.
     """
 
-    def __init__(self, config: Config, proxies: Proxies) -> None:
-        super().__init__(config, proxies)
+    def __init__(self, config: Config, *told: Any) -> None:
+        super().__init__(config, *told)
         self._lets_any = "any" in config.origin
         self._listed = config.origin
         self._same = config.sameorigin
@@ -266,10 +273,10 @@ class ListedPages(PageGuard):
         return super().is_named(host) or any(matches_host(host, name) for name in self._patterns)
 
 
-def make_guard(config: Config, proxies: Proxies) -> PageGuard:
-    """Return what says which web pages may use this server."""
+def make_guard(config: Config, *told: Any) -> PageGuard:
+    """Return what says which web pages may use this server; `told` is as of `PageGuard`."""
     listed = config.origin or config.host or config.sameorigin
-    return ListedPages(config, proxies) if listed else PageGuard(config, proxies)
+    return ListedPages(config, *told) if listed else PageGuard(config, *told)
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -314,5 +321,5 @@ OPTIONS = (
 
 def set_up(server: Server) -> None:
     """Have a server look at where pages are from."""
-    server.guard = make_guard(server.config, server.proxies)
+    server.guard = make_guard(server.config, server.proxies, server.find_client)
     server.warn_once = ToldOnce().warn

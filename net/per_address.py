@@ -25,7 +25,9 @@ from scalesocket import (
 from .file_limit import count_spare_files
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Proxies, Server, Session
+    from collections.abc import Container
+
+    from scalesocket import Config, Server, Session
 
 # fmt: off
 OPTIONS = (
@@ -58,7 +60,10 @@ class AddressLimits(ConnectionLimits):
     """
 
     def __init__(
-        self, config: Config, proxies: Proxies, count: Callable[[str], None] = lambda name: None
+        self,
+        config: Config,
+        proxies: Container[str] = (),
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
         super().__init__(config)
         self._limit = config.maxconns or count_spare_files(config.maxrooms)

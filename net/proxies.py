@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Proxies, Want, log, parse_names
+from scalesocket import KIB, UNIX_PEER, Want, log, parse_names
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, Headers, Life, Session
+    from scalesocket import Endpoint, Headers, Life, Server, Session
 
     from .config import Network
 
@@ -113,7 +113,7 @@ def check_endpoint(address: str, port: bytes | str) -> Endpoint:
     return str(read_address(address)), int(port)
 
 
-class TrustedProxies(Proxies):
+class TrustedProxies:
     """Peers that are believed when they say who the client is.
 
     Args:
@@ -123,14 +123,18 @@ class TrustedProxies(Proxies):
     def __init__(self, members: Iterable[Network | str]) -> None:
         self._members = frozenset(members)
 
-    def __contains__(self, address: str) -> bool:
+    def __contains__(self, address: object) -> bool:
         if not self._members or address == UNIX_PEER[0]:
             return address in self._members
-        ip = read_address(address)
+        ip = read_address(str(address))
         return any(ip in network for network in self._members if not isinstance(network, str))
 
     def read_header(self, session: Session) -> Life:
-        """Read the word of a trusted peer about who has connected; see `parse_proxy_header`."""
+        """Read the word of a trusted peer about who has connected (PROXY protocol).
+
+        Raises:
+            ConnectionAbortedError: it is malformed.
+        """
         if session.address[0] not in self:
             return
         try:
@@ -166,9 +170,23 @@ class TrustedProxies(Proxies):
         return peer
 
     def speaks_tls(self, peer: Endpoint, headers: Headers, proxied: bytes = b"") -> bool:
-        """Whether a trusted peer says that the client came to it over TLS."""
+        """Whether a trusted peer says that the client came to it over TLS.
+
+        Args:
+            peer: who sent the headers.
+            headers: of its request.
+            proxied: its PROXY header, if there was one.
+        """
         told = peer[0] in self and headers.tokens("X-Forwarded-Proto")[-1:] == ["https"]
         return told or tells_tls(proxied)
+
+
+def believe(server: Server, members: Iterable[Network | str]) -> None:
+    """Have a server believe its proxies; before all else is hung on it."""
+    server.proxies = proxies = TrustedProxies(members)
+    server.read_header = proxies.read_header
+    server.find_client = proxies.find_client
+    server.speaks_tls = proxies.speaks_tls
 
 
 def parse_proxies(text: str) -> tuple[Network | str, ...]:

@@ -254,7 +254,7 @@ def passes(request: scalesocket.Request, *, allowed: Sequence[str], same: bool) 
     ours = scalesocket.net.origins.split_origin(request.headers.get("Host"))[1]
     config = scalesocket.Config(addr=((ours, 9000),), origin=allowed, sameorigin=same)
     try:
-        guard = scalesocket.net.origins.ListedPages(config, scalesocket.Proxies())
+        guard = scalesocket.net.origins.ListedPages(config)
         guard.check_page(request, ("192.0.2.1", 5), secure=False)
     except scalesocket.HandshakeError as error:
         assert error.status == 403

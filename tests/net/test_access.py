@@ -25,7 +25,6 @@ from scalesocket import (
     ConfigError,
     HandshakeError,
     Headers,
-    Proxies,
     Request,
     Response,
     parse_command_line,
@@ -62,7 +61,7 @@ def is_allowed(
     ours = ((split_origin(host)[1], 9000),)  # so that it is a name of this server
     config = Config(command=("cat",), addr=ours, origin=allowed, sameorigin=same)
     try:
-        make_guard(config, Proxies()).check_page(request, ("192.0.2.1", 5), secure=secure)
+        make_guard(config).check_page(request, ("192.0.2.1", 5), secure=secure)
     except HandshakeError as error:
         assert error.status == 403
         return False
@@ -189,7 +188,7 @@ def test_41_two_origin_headers_are_refused() -> None:
     """RFC 6454 section 7.3: there is one at the most, so nobody sent both in good faith."""
     head = b"GET / HTTP/1.1\r\nHost: h\r\nOrigin: https://evil.org\r\nOrigin: https://example.com"
     with pytest.raises(HandshakeError) as caught:
-        guard = make_guard(Config(command=("cat",), origin=("example.com",)), Proxies())
+        guard = make_guard(Config(command=("cat",), origin=("example.com",)))
         guard.check_page(parse_request(head), ("192.0.2.1", 5), secure=False)
     assert caught.value.status == 403
 

@@ -22,7 +22,6 @@ from scalesocket import (
     Config,
     ConfigError,
     HandshakeError,
-    Proxies,
     ShortageError,
     parse_command_line,
     parse_request,
@@ -184,7 +183,7 @@ def test_an_address_counts_as_its_network() -> None:
 
 
 def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -> None:
-    limits = AddressLimits(Config(maxconns=10), Proxies())
+    limits = AddressLimits(Config(maxconns=10))
     for _ in range(5):
         assert limits.enter("192.0.2.1") == ""
     assert "your address" in limits.enter("192.0.2.1")
@@ -196,7 +195,7 @@ def test_by_default_half_may_be_one_addresss_but_this_machine_is_not_counted() -
 def test_of_those_who_are_too_many_only_some_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     most = per_address.MAX_REFUSED_OF_ONE
     monkeypatch.setattr(per_address, "MAX_REFUSED", most + 1)
-    limits = AddressLimits(Config(maxconns=4, maxperaddr=2), Proxies())
+    limits = AddressLimits(Config(maxconns=4, maxperaddr=2))
     for address, told in (("192.0.2.1", most), ("192.0.2.2", 1)):
         assert [limits.enter(address) for _ in range(2)] == ["", ""]
         assert all("of your address" in limits.enter(address) for _ in range(told))
@@ -207,7 +206,7 @@ def test_of_those_who_are_too_many_only_some_are_told_so(monkeypatch: pytest.Mon
 
 
 def test_what_is_counted_is_given_back_whatever_became_of_it() -> None:
-    limits = AddressLimits(Config(maxconns=3, maxperaddr=2), Proxies())
+    limits = AddressLimits(Config(maxconns=3, maxperaddr=2))
     held: list[tuple[str, str]] = []
     for address in ("192.0.2.1",) * 20 + ("192.0.2.2",) * 20 + ("unix", ""):
         with contextlib.suppress(ShortageError, ConnectionAbortedError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from scalesocket.net.origins import make_guard
 
-from scalesocket import Headers, Proxies, Request, parse_command_line
+from scalesocket import Headers, Request, parse_command_line
 from tests import browser as in_browser
 from tests.support import (
     SCRIPT,
@@ -270,7 +270,7 @@ def test_case_20_a_file_may_be_listed() -> None:
 
 def test_a_flood_of_strange_origins_fills_no_log() -> None:
     config = parse_command_line(["--sameorigin", "cat"])
-    guard = make_guard(config, Proxies())
+    guard = make_guard(config)
     for number in range(1000):
         fields = [("Host", "localhost"), ("Origin", f"https://{number}.example")]
         request = Request("GET", "/", "HTTP/1.1", Headers(fields))

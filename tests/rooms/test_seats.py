@@ -27,7 +27,6 @@ from scalesocket import (
     Headers,
     Inbox,
     Messages,
-    Proxies,
     Received,
     Request,
     Role,
@@ -655,7 +654,7 @@ def make_seat() -> tuple[seats.Seat, Callable[..., dict[str, Any]]]:
     """Return a seat, and what gives it a connection and returns the answer."""
     config = parse_command_line(["--resume", "60", "--json", "cat"])
     registry = Mock(recall=None, note_token=None)
-    every = seats.Seats(config, registry, AddressLimits(config, Proxies()))
+    every = seats.Seats(config, registry, AddressLimits(config))
     request = Request("GET", "/den?_seat", "HTTP/1.1", Headers())
     nobody: Any = None
     place = ("127.0.0.1", 1)
@@ -793,7 +792,7 @@ def test_however_often_seats_are_dropped_one_timed_call_waits_for_their_end(
     monkeypatch.setattr(seats, "time", Mock(monotonic=lambda: now))
     config = parse_command_line(["--resume", "60", "cat"])
     registry = Mock()
-    every = seats.Seats(config, registry, AddressLimits(config, Proxies()))
+    every = seats.Seats(config, registry, AddressLimits(config))
     dropped = [Mock(keys=[], client=Mock(address="192.0.2.7")) for _ in range(3)]
     for seat in dropped:
         seat.expire.side_effect = lambda at, seat=seat: every.forget(seat)
