@@ -4292,7 +4292,7 @@ class HttpSession(Session):
             if (yield from take(self, request, peer, secure=secure)):
                 return None
         connection = self.shake_hands(request, server.config.maxmsg)
-        server.guard.check_page(request, self.peer, secure=secure)
+        server.guard.check(request, self.peer, secure=secure)
         name = parse_room_name(request.path)
         return (yield from self.admit(name, request, connection, peer, secure=secure))
 
@@ -4397,7 +4397,7 @@ class HttpSession(Session):
         server, peer = self.server, self.peer
         client = server.find_client(peer, request.headers)
         if request.path.rstrip("/") != "/health":  # that tells nothing, and probes ask anyhow
-            server.guard.check_host(request, peer)
+            server.guard.check(request, peer)
             if server.cors is not None and request.method == "OPTIONS":
                 return server.cors.preflight(request)  # before anybody is asked who it is
             server.check_all(self, request, client)
@@ -4760,39 +4760,26 @@ class LocalPages:
 
     A browser tells where a page is from, in Origin, and by what name it has found us, in Host. A
     page whose own name leads here by now (DNS rebinding) is of our origin, as far as its browser
-    can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names.)
-
-    In all methods, `peer` is who has sent the request: a client, or a proxy.
+    can tell; but that name is not ours. (net/origins.py has a guard that knows more of our names,
+    and of proxies.)
     """
 
     is_local = False  # only this machine reaches us, so only pages from here should
 
-    def is_careful(self, peer: Endpoint) -> bool:
-        """Whether only pages from here may come in."""
-        return self.is_local and peer != UNIX_PEER and is_loopback(peer[0])
-
-    def check_host(self, request: Request, peer: Endpoint) -> None:
-        """Refuse a request to a name that is not ours: a strange page could read the answer.
+    def check(self, request: Request, peer: Endpoint, *, secure: bool = False) -> None:
+        """Refuse what a strange page asks for, or what seeks a name that is not ours.
 
         A name without a dot passes: it leads nowhere but within one's own network, where
-        containers know each other by it.
+        containers know each other by it. `peer`, a client or a proxy, has sent the request;
+        `secure`: over TLS.
 
         Raises:
             HandshakeError: 403.
         """
-        named = request.headers.get("Host").lower()
-        if self.is_careful(peer) and "." in named and not _LOCAL.fullmatch(named):
+        named, origin = (request.headers.get(name).lower() for name in ("Host", "Origin"))
+        if self.is_local and "." in named and not _LOCAL.fullmatch(named):
             raise HandshakeError(403, f"{named} is no name of this server")
-
-    def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
-        """Refuse a WebSocket to a page that may have none; `secure`: it came over TLS.
-
-        Raises:
-            HandshakeError: 403.
-        """
-        origin = request.headers.get("Origin").lower()  # if there are two, it is none
-        is_ours = origin in ("", "file://") or _LOCAL.fullmatch(origin)
-        if self.is_careful(peer) and not is_ours:
+        if self.is_local and origin not in ("", "file://") and not _LOCAL.fullmatch(origin):
             raise HandshakeError(403, f"origin {origin} is not allowed")
 
 

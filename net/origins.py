@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalesocket import (
     FLAG,
+    UNIX_PEER,
     HandshakeError,
     LocalPages,
     is_loopback,
@@ -166,14 +167,32 @@ class PageGuard(LocalPages):
         self._names = find_own_names(config)
         self._told = ToldOnce()
 
+    def check(self, request: Request, peer: Endpoint, *, secure: bool = False) -> None:
+        """Refuse what a page may not ask for; see `LocalPages`."""
+        if request.is_upgrade:
+            self.check_page(request, peer, secure=secure)
+        else:
+            self.check_host(request, peer)
+
     def check_host(self, request: Request, peer: Endpoint) -> None:
-        """Refuse a request that looks for somebody else; see `LocalPages`."""
+        """Refuse a request to a name that is not ours: a strange page could read the answer.
+
+        A name without a dot passes: it leads nowhere but within one's own network, where
+        containers know each other by it.
+
+        Raises:
+            HandshakeError: 403.
+        """
         named, is_told = self.find_name(request, peer)
         if self.is_careful(peer) and "." in named and not is_told:
             self.check_name(named)
 
     def check_page(self, request: Request, peer: Endpoint, *, secure: bool) -> None:
-        """Refuse a WebSocket to a page that may have none; see `LocalPages`."""
+        """Refuse a WebSocket to a page that may have none.
+
+        Raises:
+            HandshakeError: 403.
+        """
         origin = request.headers.get("Origin").lower()  # if there are two, it is none
         if not self.is_careful(self._find_client(peer, request.headers)):
             return
@@ -206,7 +225,8 @@ class PageGuard(LocalPages):
 
     def is_careful(self, peer: Endpoint) -> bool:
         """Whether only pages from here may come in, unless an option names others."""
-        return self._careful or super().is_careful(peer)
+        is_from_here = peer != UNIX_PEER and is_loopback(peer[0])
+        return self._careful or (self.is_local and is_from_here)
 
     def find_name(self, request: Request, peer: Endpoint) -> tuple[str, bool]:
         """Return the name by which a client has found us, and whether a trusted proxy tells it."""

@@ -284,6 +284,25 @@ def test_a_lone_copy_serves(copied_alone: Path) -> None:
             assert client.receive_text() == "hello"
 
 
+def test_a_lone_copy_that_only_this_machine_reaches_is_for_pages_of_this_machine(
+    copied_alone: Path,
+) -> None:
+    """Any page in a browser on this machine can reach it, and could play with its program."""
+    command = [*ALONE, str(copied_alone)]
+    with serve("--api", "cat", command=command, cwd=copied_alone.parent) as server:
+        for strange in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            with pytest.raises(HandshakeRefused) as refused:
+                RawClient.connect(server, headers=strange)
+            assert refused.value.status == 403
+            assert http_request(server, path="/api/", headers=strange).status == 403
+        for ours in ({"Origin": "http://localhost:8000"}, {"Host": "scalesocket"}):
+            with RawClient.connect(server, headers=ours) as client:
+                client.send_text("hello")
+                assert client.receive_text() == "hello"
+            assert http_request(server, path="/api/", headers=ours).status == 200
+        assert http_request(server, path="/health", headers={"Host": "a.example"}).status == 200
+
+
 def test_a_lone_copy_says_where_it_cannot_listen(copied_alone: Path) -> None:
     """It listens at one address of a name; net/addresses.py at all, and it names another port."""
     command = [*ALONE, str(copied_alone)]
