@@ -120,7 +120,6 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
 
     from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
-    from scalesocket.net.cors import Cors
     from scalesocket.net.descendants import Orphans
     from scalesocket.net.drain import Drain
     from scalesocket.net.history import Archive, Histories, History
@@ -4359,8 +4358,7 @@ class HttpSession(Session):
 
     def send(self, response: Response, *, keep_alive: bool) -> bool:
         """Send a response, and close its file; return whether another request may follow."""
-        request, cors = self.request, self.server.cors
-        response = cors.mark(request, response) if cors and request else response
+        response = self.server.mark(self.request, response) if self.request else response
         sock, extra = self.layer, self.server.config.header + self.server.config.header_http
         with response.file or contextlib.nullcontext() as file:
             sock.settimeout(HEAD_TIMEOUT)
@@ -4380,28 +4378,18 @@ class HttpSession(Session):
         return keep_alive
 
     def _answer(self, request: Request) -> bool:
-        """Answer a request; return whether the connection may serve another."""
-        keep_alive = request.keeps_alive and not (request.has_body or self.server.is_ending)
+        """Answer a request, if it may have an answer; return whether another may follow."""
+        server = self.server
+        keep_alive = request.keeps_alive and not (request.has_body or server.is_ending)
+        client = server.find_client(self.peer, request.headers)
         try:
-            response = self._respond(request)
+            if request.path.rstrip("/") != "/health":  # that tells nothing, and probes ask anyhow
+                server.guard.check(request, self.peer)
+                server.check_all(self, request, client)
+            response = server.site.respond(request, client)
         except HandshakeError as error:
             response = error_response(error)
         return self.send(response, keep_alive=keep_alive)
-
-    def _respond(self, request: Request) -> Response:
-        """Return the response to a request, if whoever sends it may have one.
-
-        Raises:
-            HandshakeError: it may not, or there is none.
-        """
-        server, peer = self.server, self.peer
-        client = server.find_client(peer, request.headers)
-        if request.path.rstrip("/") != "/health":  # that tells nothing, and probes ask anyhow
-            server.guard.check(request, peer)
-            if server.cors is not None and request.method == "OPTIONS":
-                return server.cors.preflight(request)  # before anybody is asked who it is
-            server.check_all(self, request, client)
-        return server.site.respond(request, client)
 
     # -- WebSocket --
 
@@ -4933,7 +4921,7 @@ class Server:
         self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []
         self.services: list[Archive | Orphans | StoredRooms] = []  # from `run` to its end
         self.before_end: list[Callable[[], None]] = []  # is called when it begins to end
-        self.cors: Cors | None = None
+        self.mark: Callable[[Request, Response], Response] = lambda _request, response: response
         self.enter_base: Callable[[Request], Request] = lambda request: request
         self.negotiate: Negotiate | None = None
         self.find_kind: Callable[..., type[Connection]] = lambda kind: kind

@@ -265,7 +265,8 @@ def set_up(server: Server) -> None:
 def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     """Ask whether a request that is for no room may be answered (--authall); may wait.
 
-    A node of --peers speaks for itself when it asks which rooms are here; see net/relay.py.
+    A node of --peers speaks for itself when it asks which rooms are here; see net/relay.py. With
+    --cors a browser asks what it may send (OPTIONS) before anybody says who it is.
 
     Raises:
         HandshakeError: it may not.
@@ -273,7 +274,8 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     server = session.server
     is_direct = peer == session.peer and peer[0] in server.proxies
     asks_as_node = server.registry.relays and request.target.startswith("/api/rooms/?local=")
-    if is_direct and asks_as_node:
+    is_preflight = request.method == "OPTIONS" and server.config.cors
+    if is_preflight or (is_direct and asks_as_node):
         return
     told = server.speaks_tls(session.peer, request.headers, session.proxied)
     secure = told or session.tls is not None

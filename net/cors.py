@@ -57,8 +57,11 @@ class Cors:
     def mark(self, request: Request, response: Response) -> Response:
         """Return the response as the page that has asked may read it, if it may.
 
-        The console is for nobody's pages but its own.
+        The console is for nobody's pages but its own. OPTIONS, which nobody else knows, gets its
+        answer here: the response is a 405, if whoever asks may have one at all.
         """
+        if response.status == 405 and request.method == "OPTIONS" and is_preflighted(request):
+            response = self.preflight(request)
         if response.status == 405:  # nobody but us knows that OPTIONS is answered
             headers = ((k, f"{v}, OPTIONS" if k == "Allow" else v) for k, v in response.headers)
             response = replace(response, headers=tuple(headers))
@@ -77,6 +80,11 @@ class Cors:
         return replace(response, headers=(*response.headers, *fields))
 
 
+def is_preflighted(request: Request) -> bool:
+    """Whether a request is for what pages from elsewhere may read: no WebSocket, nor `/health`."""
+    return not request.is_upgrade and request.path.rstrip("/") != "/health"
+
+
 def set_up(server: Server) -> None:
     """Have a server's answers name who may read them."""
-    server.cors = Cors(server.config.cors, server.site)
+    server.mark = Cors(server.config.cors, server.site).mark
