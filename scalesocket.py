@@ -4822,7 +4822,7 @@ class ConnectionLimits:
 
 
 class Listener:
-    """Accepts at one socket, on the thread of the shared reader.
+    """Accepts at one socket; its methods are for the thread of the shared reader.
 
     Args:
         sock: listens; does not block from now on, and is closed at the end.
@@ -4836,19 +4836,13 @@ class Listener:
         self._kind = kind
         self._reader = server.readers.shared
 
-    def start(self) -> None:
-        """Begin."""
-        self._reader.call_soon(self._watch)
-
-    def stop(self) -> None:
-        """Accept no more, soon: that thread closes the socket."""
-        self._reader.call_soon(self._end)
-
-    def _watch(self) -> None:
-        if self._socket.fileno() >= 0:  # `stop` may have been called meanwhile
+    def watch(self) -> None:
+        """Accept from now on."""
+        if self._socket.fileno() >= 0:  # it may have been closed meanwhile
             self._reader.watch(self._socket, selectors.EVENT_READ, self._accept_all)
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Accept no more."""
         with contextlib.suppress(KeyError):  # it is not watched for a moment
             self._reader.unwatch(self._socket)
         self._socket.close()
@@ -4868,7 +4862,7 @@ class Listener:
                 log.debug("not accepted: %s", error)
             except (OSError, ShortageError) as error:
                 self._reader.unwatch(self._socket)
-                insist(self._reader.call_later, 0.1, self._watch)  # for others to end
+                insist(self._reader.call_later, 0.1, self.watch)  # for others to end
                 raise ShortageError(f"cannot accept: {error}") from None
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
@@ -4994,11 +4988,11 @@ class Server:
             if self.worker is not None:
                 listeners += self.worker.open_channels(self)
             for listener in listeners:
-                listener.start()
+                self.readers.shared.call_soon(listener.watch)
             accept_key("")  # loads what the first client would have to wait for
             self._wait_for_stop(wake_up, self._waker)
             for listener in listeners:
-                listener.stop()
+                self.readers.shared.call_soon(listener.close)
             closed = threading.Event()
             self.readers.shared.call_soon(closed.set)
             closed.wait()
@@ -5036,15 +5030,14 @@ class Server:
         Raises:
             ShortageError, ConnectionAbortedError: see `ConnectionLimits.enter`; it has been closed.
         """
+        over_limit = None
         try:
             over_limit = self.limits.enter(address[0])
-        except (ShortageError, ConnectionAbortedError):
-            sock.close()
-            raise
-        try:
             session = kind(self, sock, address, early, over_limit=over_limit)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, ShortageError):
             sock.close()
+            if over_limit is None:
+                raise
             insist(self.limits.leave, address[0], over_limit)
             return
         session.resume()

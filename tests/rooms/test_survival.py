@@ -698,8 +698,8 @@ def test_a_listener_goes_on_though_memory_ran_out_as_it_was_opened_or_paused() -
     watch = server.readers.shared.watch
     watch.side_effect = [MemoryError, None]
     poller = scalesocket.Poller("poller")
-    assert not poller._do(listener._watch)  # it is tried again
-    assert poller._do(listener._watch)
+    assert not poller._do(listener.watch)  # it is tried again
+    assert poller._do(listener.watch)
     assert watch.call_count == 2
 
     sock.accept.return_value = (Mock(), ("192.0.2.1", 1))
