@@ -4162,13 +4162,9 @@ class Session:
             yield Want.HELPER
             server.authenticate(client)
         server.check_last(self)
-        self.set_connection(connection)
+        self.connection = connection  # it has the socket from now on; `end` disposes of it
+        server.connections.add(connection)
         return client
-
-    def set_connection(self, connection: Connection) -> None:
-        """Let a connection have the socket from now on; `end` disposes of it."""
-        self.connection = connection
-        self.server.connections.add(connection)
 
     def join(self, client: Client) -> Life:
         """Let a client into its room, or refuse it, and send the response of the handshake."""
@@ -4225,10 +4221,6 @@ class Session:
     def fail(self, error: Exception) -> Want | None:
         """Have what it waited for fail; return what it wants next, or None at its end."""
         return self._step(self._life.throw, error)
-
-    def stop(self) -> None:
-        """End it where it is."""
-        self._life.close()
 
     def _step(self, step: Callable[[Any], Want], value: Any) -> Want | None:
         self.want = None
@@ -4512,7 +4504,7 @@ class Reader(Poller):
 
     def _close(self) -> None:
         for session in self._opening:
-            session.stop()
+            session.fail(ConnectionAbortedError("the server ends"))
         super()._close()
 
     def _watch_over(self) -> None:
@@ -4926,6 +4918,7 @@ class Server:
         self.reload_certificates: Callable[[bool], bool] = lambda _anyhow: False
         self.run_all: Callable[[], int | None] = self.run  # or several processes (--workers)
         self.worker: Worker | None = None  # which one this is, then
+        self.say: Callable[..., None] = log.info  # what one process does; of several, their parent
         game = config.game
         if game is not None and asks_game(game):
             self.askers.append(functools.partial(ask_game, game))
@@ -5118,10 +5111,6 @@ class Server:
             self.taps.close()
         self.has_ended = True
         self.say("stopped")
-
-    def say(self, text: str, *values: object) -> None:
-        """Log what one process does; of several workers, their parent tells it."""
-        log.log(logging.INFO if self.worker is None else logging.DEBUG, text, *values)
 
     # -- the poller --
 

@@ -160,7 +160,8 @@ class Console:
         if not is_own_page(origin, named, secure=secure):
             raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
         server.check_all(session, request, peer)
-        session.set_connection(connection)
+        session.connection = connection
+        server.connections.add(connection)
         yield Want.HELPER
         self._carry(
             connection, lambda inner: server.readers.run(HttpSession(server, inner, UNIX_PEER))

@@ -210,6 +210,7 @@ class Worker:
     def join(self, server: Server) -> None:
         """Have a server be one of several that have the same listeners; before it runs."""
         server.worker, server.site.gather = self, self.gather
+        server.say = log.debug  # the parent tells the operator
         server.takers.insert(0, self.take)
         server.registry.client_ids = self.client_ids
         if server.config.command and server.config.tcp:
