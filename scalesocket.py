@@ -4275,8 +4275,6 @@ class HttpSession(Session):
         request = yield from self._serve_requests()
         if request is None:
             return None
-        if server.askers:  # which may take long
-            yield Want.HELPER
         secure = bool(self.tls) or server.speaks_tls(self.peer, request.headers, self.proxied)
         peer = server.find_client(self.peer, request.headers)
         for take in server.takers:

@@ -159,10 +159,10 @@ class Console:
         origin, named = (request.headers.get(name).lower() for name in ("Origin", "Host"))
         if not is_own_page(origin, named, secure=secure):
             raise HandshakeError(403, f"origin {origin or '(none)'} is not allowed")
+        yield Want.HELPER
         server.check_all(session, request, peer)
         session.connection = connection
         server.connections.add(connection)
-        yield Want.HELPER
         self._carry(
             connection, lambda inner: server.readers.run(HttpSession(server, inner, UNIX_PEER))
         )
