@@ -4435,7 +4435,6 @@ class Reader(Poller):
             ShortageError: there is no such thread; the session has been ended.
         """
         want = session.want
-        self._readers.helped.discard(session)  # not before: `finish` would miss it
         self._opening.pop(session, None)
         if want is Want.MESSAGES and self._only is None and self._readers.spare.acquire(False):
             self._unwatch(session)
@@ -4641,7 +4640,7 @@ class Readers:
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files() // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
-        self.helped: set[Session] = set()  # those that helpers have
+        self.finish: Callable[[], None] = lambda: None  # waits for the helpers; likewise
 
     def start_own(self, session: Session) -> None:
         """Give a session a reader of its own; one of `spare` has been acquired for it."""
@@ -4660,10 +4659,8 @@ class Readers:
             ShortageError: there is none, and it has been ended.
         """
         try:
-            self.helped.add(session)
             self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
-            self.helped.discard(session)
             cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
             shortage = ShortageError(f"cannot start a thread: {cause}")
             if session.fail(shortage) is None:
@@ -4683,15 +4680,6 @@ class Readers:
         except Exception as error:  # memory, or our bug
             session.fail(error)
         insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
-
-    def finish(self) -> None:
-        """Wait for the helpers; a request that is being answered has CLOSE_TIMEOUT seconds."""
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        while self.helped and time.monotonic() < deadline:
-            for session in self.helped.copy():
-                with contextlib.suppress(OSError):
-                    session.sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
-            time.sleep(0.01)
 
 
 # ==== 14. Server =========================================================================

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import mmap
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scalesocket import (
+    CLOSE_TIMEOUT,
     KIB,
     MIB,
     OUT_OF_MEMORY,
@@ -29,7 +32,7 @@ from scalesocket import (
 )
 
 if TYPE_CHECKING:
-    from scalesocket import Game, Server
+    from scalesocket import Game, Reader, Server, Session
 
 THREAD_STACK = 512 * KIB  # of a thread that runs our own code alone
 GAME_STACK = 8 * MIB  # of one that runs a game's: `sorted(key=…)` that calls itself fills 5 of them
@@ -40,6 +43,8 @@ BEGIN_TIMEOUT = 3.0  # seconds for it to begin; after that it never will
 FEW_THREADS = 20  # that may interrupt one another each SWITCH_INTERVAL
 UNUSED_HEAP = 2 * MIB  # bytes that the C library may keep for each of its heaps
 LONGEST_SWITCH = 0.005  # seconds after which a thread may be interrupted, however many there are
+
+Call: TypeAlias = functools.partial[None]  # of what runs a session
 
 _stack_lock = threading.Lock()  # guards the size of stacks, which is one for the whole process
 
@@ -53,7 +58,8 @@ def set_up(server: Server) -> None:
     set_stack_size(game)
     return_memory()
     small = game is not None and not asks_game(game)  # nothing of it runs on a helper
-    server.readers.start_helper = Helpers(small=small).start
+    helpers = Helpers(server.readers.shared, small=small)
+    server.readers.start_helper, server.readers.finish = helpers.start, helpers.finish
     if game is not None:
         from .hung import watch
 
@@ -232,28 +238,37 @@ class Thread(threading.Thread):
 
 
 class Helpers:
-    """Threads that nobody waits for.
+    """Threads that run sessions, and that nobody joins.
 
     One may end at once, where there is no memory for it; what it was to do is then left for the
     next one.
 
     Args:
+        reader: gets the sessions back.
         small: they have THREAD_STACK.
     """
 
-    def __init__(self, *, small: bool) -> None:
+    def __init__(self, reader: Reader, *, small: bool) -> None:
+        self._reader = reader
         self._small = small
-        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._waiting: deque[Call] = deque()
+        # Not sessions: one may have its next helper while the one before is still on its way out.
+        self._calls: set[Call] = set()  # those that wait, and those that are under way
 
-    def start(self, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        """Have a thread call a function.
+    def start(self, run: Callable[[Session], None], arguments: tuple[Session]) -> None:
+        """Have a thread run a session.
 
         Raises:
             ShortageError, RuntimeError, MemoryError: there is none, or no memory for it.
         """
         headroom.check()
-        call = run, arguments
-        self._waiting.append(call)
+        call = functools.partial(run, *arguments)
+        self._calls.add(call)
+        try:
+            self._waiting.append(call)
+        except BaseException:
+            self._calls.discard(call)
+            raise
         try:
             with small_stack() if self._small else contextlib.nullcontext():
                 _thread.start_new_thread(self._run_all, ())
@@ -262,10 +277,29 @@ class Helpers:
                 self._waiting.remove(call)
             except ValueError:  # another thread has taken it up
                 return
+            self._calls.discard(call)
             raise
 
     def _run_all(self) -> None:
         with contextlib.suppress(IndexError):  # all have been taken up
             while True:
-                run, arguments = self._waiting.popleft()
-                run(*arguments)
+                call = self._waiting.popleft()
+                try:
+                    call()
+                finally:
+                    self._calls.discard(call)
+
+    def finish(self) -> None:
+        """Wait for all of them; a request that is being answered has CLOSE_TIMEOUT seconds."""
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        while (patience := deadline - time.monotonic()) > 0:
+            for call in self._calls.copy():
+                with contextlib.suppress(OSError):
+                    call.args[0].sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
+            if self._calls:
+                time.sleep(0.01)
+                continue
+            has_all = threading.Event()  # what the last ones gave back may want another
+            self._reader.call_soon(has_all.set)
+            if has_all.wait(patience) and not self._calls:
+                return

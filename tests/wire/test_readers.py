@@ -25,6 +25,7 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
+from scalesocket.net import threads
 
 import scalesocket
 from scalesocket import (
@@ -260,6 +261,7 @@ def last_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[scalesocket.Serv
     """A server, and both ends of a connection to it that is its last one."""
     for constant in ("HELPER_PATIENCE", "HEAD_TIMEOUT", "IDLE_TIMEOUT", "CLOSE_TIMEOUT"):
         monkeypatch.setattr(scalesocket, constant, 3 * PATIENCE)
+    monkeypatch.setattr(threads, "CLOSE_TIMEOUT", 3 * PATIENCE)
     server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
     server.readers.shared.start()
     ours, theirs = socket.socketpair()
