@@ -24,7 +24,7 @@ few clients have a reader each; all others share one, which takes a `recv` from 
 A message passes `Connection.receive`, `Reader._dispatch`, `Room.receive`, `Room.run` and
 `ProcessBackend.handle`; back, `ProcessBackend._run_pump`, `Room.deliver`, `Members.send` and
 `Connection.send`. A client that goes passes `Session.leave` and `Room.leave`; `Connection.dispose`
-closes its socket. An option is a row of `OPTIONS` and a field of `Config` (chapter 15).
+closes its socket. An option of this file is a row of `OPTIONS`, and a field of `Config`.
 
     thread      how many         what it does                            it ends when
     main        1                options, listeners, signals             the server has ended
@@ -5171,7 +5171,9 @@ class OptionParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(words)
         for word in sorted(unknown, key=lambda word: not word.startswith("-")):
             hint = near.suggest_word(word, words) if (near := find_feature("spelling")) else ""
-            refuse_if(word.startswith("-"), f"there is no option {word}{hint}")
+            if word.startswith("-"):
+                alone = " without the folder net/ beside scalesocket.py"
+                raise ConfigError(f"there is no option {word}{hint or alone}")
             raise ConfigError(f"{word!r} is a second TARGET{hint}; arguments stand behind --")
         for name, value in vars(known).items():
             if isinstance(value, list) and [] in (value, *value):  # `--` is argparse's
@@ -5270,65 +5272,23 @@ MODES = ("json", "gwsocket")
 JSON_MESSAGES = {"joinmsg": '{"t":"Join","_from":#ID}', "leavemsg": '{"t":"Leave","_from":#ID}'}
 JSON_SPELLED_OUT = {"frame": "json"} | JSON_MESSAGES
 FLAG = "store_true"  # what argparse calls it
-BARE = {  # options that may stand without a value, and what they mean then
-    "--frame": "--frame=json",
-    "--spa": "--spa=index.html",
-    "--trace": "--trace=",
-    "--console": "--console=127.0.0.0/8,::1,unix",
-}
+# Options that may stand without a value, and what they mean then.
+BARE = {"--frame": "--frame=json"} | getattr(find_feature("config"), "BARE", {})
+REPEATABLE = ("--addr", *getattr(find_feature("config"), "REPEATABLE", ()))
 
 Option = tuple[str, str, Any, str]  # names, value, how that is read, and help
 
 
-class OptionsOf(NamedTuple):
-    """Options of a module in net/, whose OPTIONS hold their rows; see `call_features`, too."""
-
-    module: str
-    names: str
-
-    def load(self, given: Collection[str] | None) -> Any:
-        """Return the module if one of its options is given; see `list_options`."""
-        if given is None:
-            return find_feature(self.module)
-        wanted = [name for name in self.names.split() if name in given]
-        return load_feature(self.module, wanted[0]) if wanted else None
-
-    def rows(self, given: Collection[str] | None) -> list[Option]:
-        """Return the options themselves, if one of them is given; see `list_options`."""
-        module, names = self.load(given), set(self.names.split())
-        return [o for o in module.OPTIONS if names & set(o[0].split())] if module else []
-
-
-ALWAYS = "per_address origins pages descendants threads room_names extensions presence".split()
-
-# By group, in the order of --help. How to add one: "A new option" in net/README.md.
+# Those of this file, by group. net/config.py has the places of all others among them.
 # fmt: off
-OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
+OPTIONS: dict[str, tuple[Option, ...]] = {
     "server": (
         ("--addr", "ADDR", parse_address, "interface and port, may repeat (default 0.0.0.0:9000)"),
-        OptionsOf("lines", "--tcplisten"),
-        OptionsOf("sockets", "--unixsocket --unixmode"),
-        OptionsOf("tls", "--sslcert --sslkey --sslca"),
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
-        OptionsOf("files", "--spa"),
-        OptionsOf("basepath", "--basepath"),
-        OptionsOf("addresses", "--qr"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
-        OptionsOf("peers_api", "--peers"),
-        OptionsOf("metrics", "--metrics"),
-        OptionsOf("deflate", "--compress"),
-        OptionsOf("origins", "--origin"),
-        OptionsOf("proxies", "--trustproxy"),
-        OptionsOf("auth", "--auth --authall"),
-        OptionsOf("cors", "--cors"),
-        OptionsOf("origins", "--sameorigin --host"),
-        OptionsOf("headers", "--subprotocol --header --header-ws --header-http"),
         ("--ping", "SECONDS", parse_seconds,
          "ping a client silent for so long, close it after twice as long (default 20; 0: never)"),
-        OptionsOf("drain", "--drain"),
-        OptionsOf("workers", "--workers"),
-        OptionsOf("reload", "--reload"),
     ),
     "rooms and limits": (
         ("--rooms", "LIST", parse_names, "allow only these rooms"),
@@ -5337,17 +5297,11 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
         ("--maxconns", "NUM", parse_count,
          "connections of any kind; beyond it 503 (default from the limit of open files)"),
-        OptionsOf("per_address", "--maxperaddr"),
-        OptionsOf("rate", "--maxrate"),
         ("--maxmsg", "SIZE", parse_size, "longest message of a client (default 1M)"),
         ("--backlog", "SIZE", parse_size, "bytes that may wait for one client (default 4M)"),
         ("--stall", "SECONDS", parse_seconds,
          "close a client that takes nothing of a full backlog for so long (default 5)"),
         ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
-        OptionsOf("seats", "--resume"),
-        OptionsOf("store", "--store --saveevery"),
-        OptionsOf("history", "--cache --cachepersist --cachebytes"),
-        OptionsOf("oneshot", "--oneshot"),
     ),
     "messages": (
         ("--json", "", FLAG, "--frame=json, with default join and leave messages"),
@@ -5355,56 +5309,34 @@ OPTIONS: dict[str, tuple[Option | OptionsOf, ...]] = {
          "tag what clients send, route what TARGET prints: json (default) or gwsocket"),
         ("--clientframe", "MODE", MODES, "only tag what clients send"),
         ("--serverframe", "MODE", MODES, "only route what TARGET prints"),
-        OptionsOf("json_fields", "--idfield --clientroute"),
-        OptionsOf("gwsocket", "--byteorder"),
         ("--joinmsg", "MSG", parse_text,
          "written to TARGET when a client comes; #ID, #ROOM, #REMOTE_ADDR, #QUERY_STRING, #QUERY, "
          "#QUERY_XYZ, #TEXT_XYZ, #JSON_XYZ, #USER and #USER_XYZ are filled in (see README)"),
         ("--leavemsg", "MSG", parse_text, "likewise when it goes"),
-        OptionsOf("seats", "--dropmsg --resumemsg"),
-        OptionsOf("templates", "--multiline"),
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
-        OptionsOf("delimiters", "--delimiters --null"),
     ),
     "child": (
         ("--passenv", "LIST", parse_variables,
          "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
          "library paths, locale, TZ, HOME)"),
-        OptionsOf("streams", "--passstderr"),
-        OptionsOf("children", "--tcp --tcpports --pty"),
-        OptionsOf("linebuffer", "--linebuffer --delay"),
         ("--respawn", "", FLAG, "start TARGET again when it exits, for the same clients"),
         ("--closegrace", "SECONDS", parse_seconds,
          "added to each step of stopping TARGET (default 0.1)"),
     ),
-    "packet analysis": (
-        OptionsOf("tap", "--pcap --pcapsize --pcapfiles --pcapfull --trace"),
-        OptionsOf("console", "--console"),
-    ),
+    "packet analysis": (),
     "general": (
-        OptionsOf("logs", "--log"),
-        OptionsOf("proxy_configs", "--print-config"),
         ("-v --verbose", "", "count", "log clients and requests too; -vv: messages, too"),
         ("-h --help", "", "help", "show this and exit"),
         ("-V --version", "", "version", "show the version and exit"),
     ),
 }
 # fmt: on
-REPEATABLE = ("--addr", "--tcplisten", "--header", "--header-ws", "--header-http")
 
 
-def list_options(words: Collection[str] | None = None) -> dict[str, list[Option]]:
-    """Return the options by group; those of net/ only if words name them, or all without words.
-
-    Raises:
-        ConfigError: words name one that is not there, as this file has been copied alone.
-    """
-    given = None if words is None else {word.partition("=")[0] for word in words}
-    groups: dict[str, list[Option]] = {title: [] for title in OPTIONS}
-    for title, rows in OPTIONS.items():
-        for row in rows:
-            groups[title] += row.rows(given) if isinstance(row, OptionsOf) else [row]
-    return groups
+def list_options(words: Collection[str] | None = None) -> Mapping[str, Sequence[Option]]:
+    """Return the options by group; those of net/ only if words name them, or all without words."""
+    config = find_feature("config")
+    return config.list_options(words) if config else OPTIONS
 
 
 def build_parser(words: Collection[str] | None = None) -> OptionParser:
@@ -5478,6 +5410,7 @@ def combine_options(
     framings = options["clientframe"], options["serverframe"]
     is_json = "json" in framings
     if is_json and re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
+        load_feature("json_fields", "--idfield")
         options.setdefault("idfield", "id")
     call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
@@ -5494,22 +5427,15 @@ def combine_options(
 
 
 def call_features(given: Collection[str], function: str, argument: object) -> None:
-    """Call a function of the modules of net/ that have it: of ALWAYS, and of what is given.
+    """Call a function of those modules of net/ that have it, and that what is given asks for.
 
     A module may have `complete_options(options)`, which adds what follows from those that are
     given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which puts
     what it needs into attributes of the server.
-
-    Raises:
-        ConfigError: one of the latter is not there, as this file has been copied alone.
     """
-    words = {f"--{name.replace('_', '-')}" for name in given}
-    rows = [row for rows in OPTIONS.values() for row in rows if isinstance(row, OptionsOf)]
-    always = [*ALWAYS, "mistakes" if "game" in given else "linebuffer"]  # as a program has that
-    modules = [*map(find_feature, always), *(row.load(words) for row in rows)]
-    for module in dict.fromkeys(modules):
-        if hasattr(module, function):
-            getattr(module, function)(argument)
+    if (config := find_feature("config")) is not None:
+        for module in config.find_modules(given):
+            getattr(module, function, lambda _: None)(argument)
 
 
 def refuse_if(applies: object, text: str) -> None:

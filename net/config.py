@@ -1,4 +1,4 @@
-"""The options of the modules of this folder, with their defaults.
+"""The options of the modules of this folder: their defaults, and their places in --help.
 
 `scalesocket.Config` adds those of `scalesocket.py` itself, which can also be copied alone: all of
 these are empty there.
@@ -6,14 +6,20 @@ these are empty there.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import scalesocket
 from scalesocket import MIB
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
+
+    from scalesocket import Option
 
     Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -78,3 +84,123 @@ class NetConfig:
     pcapfull: str = "wait"  # or "drop"
     log: str = "text"  # or "json"
     console: tuple[Network | str, ...] | None = None
+
+
+class OptionsOf(NamedTuple):
+    """Options of a module of this folder, whose OPTIONS hold their rows."""
+
+    module: str
+    names: str
+
+    def is_given(self, given: Collection[str]) -> bool:
+        """Whether one of the options is among those that are given."""
+        return any(name in given for name in self.names.split())
+
+    def load(self) -> ModuleType:
+        """Import the module."""
+        return importlib.import_module(f"scalesocket.net.{self.module}")
+
+    def rows(self) -> list[Option]:
+        """Return the options themselves."""
+        names = set(self.names.split())
+        return [option for option in self.load().OPTIONS if names & set(option[0].split())]
+
+
+ALWAYS = "per_address origins pages descendants threads room_names extensions presence".split()
+
+# Where options stand in --help: behind which one of scalesocket.py, or first in which group.
+# How to add one: "A new option" in README.md.
+PLACES: dict[str, tuple[OptionsOf, ...]] = {
+    "--addr": (
+        OptionsOf("lines", "--tcplisten"),
+        OptionsOf("sockets", "--unixsocket --unixmode"),
+        OptionsOf("tls", "--sslcert --sslkey --sslca"),
+    ),
+    "--staticdir": (
+        OptionsOf("files", "--spa"),
+        OptionsOf("basepath", "--basepath"),
+        OptionsOf("addresses", "--qr"),
+    ),
+    "--api": (
+        OptionsOf("peers_api", "--peers"),
+        OptionsOf("metrics", "--metrics"),
+        OptionsOf("deflate", "--compress"),
+        OptionsOf("origins", "--origin"),
+        OptionsOf("proxies", "--trustproxy"),
+        OptionsOf("auth", "--auth --authall"),
+        OptionsOf("cors", "--cors"),
+        OptionsOf("origins", "--sameorigin --host"),
+        OptionsOf("headers", "--subprotocol --header --header-ws --header-http"),
+    ),
+    "--ping": (
+        OptionsOf("drain", "--drain"),
+        OptionsOf("workers", "--workers"),
+        OptionsOf("reload", "--reload"),
+    ),
+    "--maxconns": (
+        OptionsOf("per_address", "--maxperaddr"),
+        OptionsOf("rate", "--maxrate"),
+    ),
+    "--linger": (
+        OptionsOf("seats", "--resume"),
+        OptionsOf("store", "--store --saveevery"),
+        OptionsOf("history", "--cache --cachepersist --cachebytes"),
+        OptionsOf("oneshot", "--oneshot"),
+    ),
+    "--serverframe": (
+        OptionsOf("json_fields", "--idfield --clientroute"),
+        OptionsOf("gwsocket", "--byteorder"),
+    ),
+    "--leavemsg": (
+        OptionsOf("seats", "--dropmsg --resumemsg"),
+        OptionsOf("templates", "--multiline"),
+    ),
+    "-b --binary": (OptionsOf("delimiters", "--delimiters --null"),),
+    "--passenv": (
+        OptionsOf("streams", "--passstderr"),
+        OptionsOf("children", "--tcp --tcpports --pty"),
+        OptionsOf("linebuffer", "--linebuffer --delay"),
+    ),
+    "packet analysis": (
+        OptionsOf("tap", "--pcap --pcapsize --pcapfiles --pcapfull --trace"),
+        OptionsOf("console", "--console"),
+    ),
+    "general": (
+        OptionsOf("logs", "--log"),
+        OptionsOf("proxy_configs", "--print-config"),
+    ),
+}
+REPEATABLE = ("--tcplisten", "--header", "--header-ws", "--header-http")
+BARE = {  # options that may stand without a value, and what they mean then
+    "--spa": "--spa=index.html",
+    "--trace": "--trace=",
+    "--console": "--console=127.0.0.0/8,::1,unix",
+}
+
+
+def list_options(words: Collection[str] | None) -> dict[str, list[Option]]:
+    """Return the options by group; those of this folder only if words name them, or without words.
+
+    What a command line does not name need not be imported.
+    """
+    given = None if words is None else {word.partition("=")[0] for word in words}
+
+    def find_rows(place: str) -> list[Option]:
+        found = PLACES.get(place, ())
+        return [o for of in found if given is None or of.is_given(given) for o in of.rows()]
+
+    groups = {}
+    for title, own in scalesocket.OPTIONS.items():
+        groups[title] = find_rows(title)
+        for option in own:
+            groups[title] += [option, *find_rows(option[0])]
+    return groups
+
+
+def find_modules(given: Collection[str]) -> list[ModuleType]:
+    """Return the modules that every server has, and those of the options that are given by name."""
+    words = {f"--{name.replace('_', '-')}" for name in given}
+    always = [*ALWAYS, "mistakes" if "game" in given else "linebuffer"]  # as a program has that
+    wanted = [of.module for place in PLACES.values() for of in place if of.is_given(words)]
+    names = dict.fromkeys(always + wanted)
+    return [importlib.import_module(f"scalesocket.net.{name}") for name in names]

@@ -581,7 +581,7 @@ def warn_of_options(config: Config, words: Sequence[str]) -> None:
     table = read_script_table(Path(script.__file__)) if script and script.__file__ else {}
     own = [f"--{name}" for name in table]
     groups = list_options([*own, *words])
-    known = {name for row in groups["messages"] + groups["child"] for name in row[0].split()}
+    known = {name for row in (*groups["messages"], *groups["child"]) for name in row[0].split()}
     if config.auth:  # a program, too
         known.discard("--passenv")
     at = words.index("--") if "--" in words else len(words)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from scalesocket import BARE, HERE, OPTIONS, POSIX, OptionsOf, is_program
+from scalesocket import BARE, HERE, OPTIONS, POSIX, is_program
 
+from .config import PLACES
 from .examples import is_example
 
 # What other servers call it, where that is like another option here, or none.
@@ -87,7 +88,7 @@ def suggest_option(word: str) -> str:
 
 
 def list_names() -> list[str]:
-    """Return the names of all options, also of those that are not there."""
-    rows = itertools.chain.from_iterable(OPTIONS.values())
-    names = [row.names if isinstance(row, OptionsOf) else row[0] for row in rows]
+    """Return the names of all options, without importing what has them."""
+    own = [option[0] for rows in OPTIONS.values() for option in rows]
+    names = own + [of.names for place in PLACES.values() for of in place]
     return " ".join(names).split()

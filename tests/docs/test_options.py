@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scalesocket.net.config as net_config
 import scalesocket.net.mistakes as mistakes
 import scalesocket.net.script_options as script_options
 from hypothesis import HealthCheck, example, given, settings
@@ -226,15 +227,20 @@ def test_no_option_is_left_without_an_example() -> None:
 def test_the_table_names_all_options_of_each_module() -> None:
     """One that it misspells would not exist, and be told as the cure of itself."""
     named: dict[str, set[str]] = {}
-    for rows in scalesocket.OPTIONS.values():
+    for rows in net_config.PLACES.values():
         for row in rows:
-            if isinstance(row, scalesocket.OptionsOf):
-                named.setdefault(row.module, set()).update(row.names.split())
+            named.setdefault(row.module, set()).update(row.names.split())
     for path in (ROOT / "net").glob("*.py"):
         module = scalesocket.find_feature(path.stem)
-        if path.stem != "spelling":  # which looks at the table itself
+        if path.stem != "spelling":  # which looks at those of scalesocket.py
             options = {name for row in getattr(module, "OPTIONS", ()) for name in row[0].split()}
             assert named.get(path.stem, set()) == options, path.name
+
+
+def test_each_place_in_the_table_is_one_that_help_has() -> None:
+    """What stands behind an option that has been renamed would be in no --help."""
+    own = {row[0] for rows in scalesocket.OPTIONS.values() for row in rows}
+    assert set(net_config.PLACES) - own - set(scalesocket.OPTIONS) == set()
 
 
 def test_each_option_has_a_default_by_its_name() -> None:

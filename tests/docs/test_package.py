@@ -15,9 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import scalesocket.net.config as net_config
 
-import scalesocket
-from scalesocket import OptionsOf
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -516,31 +515,33 @@ def test_a_lone_copy_tells_one_too_many_so_and_lets_the_next_one_in(copied_alone
 
 def test_a_lone_copy_says_what_each_option_needs(copied_alone: Path) -> None:
     """Those of this file work; all others are in net/, and are answered by one line each."""
-    rows = [row for rows in scalesocket.OPTIONS.values() for row in rows]
-    elsewhere = [o for row in rows if isinstance(row, OptionsOf) for o in row.names.split()]
+    places = net_config.PLACES.values()
+    elsewhere = [o for place in places for row in place for o in row.names.split()]
     assert len(elsewhere) > 25
-    elsewhere += ["--frame=gwsocket", "--binary"]
+    more = ["--frame=gwsocket", "--binary"]
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import scalesocket\n"
         "for option in sys.argv[1:]: assert scalesocket.run([option, 'cat']) == 2"
     )
     done = subprocess.run(
-        [*ALONE, "-c", program, str(copied_alone.parent), *elsewhere],
+        [*ALONE, "-c", program, str(copied_alone.parent), *elsewhere, *more],
         cwd=copied_alone.parent,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    needs = "needs the folder net/ beside scalesocket.py (try --help)"
-    told = [f"scalesocket: {option} {needs}" for option in elsewhere]
+    net = "the folder net/ beside scalesocket.py (try --help)"
+    told = [f"scalesocket: there is no option {option} without {net}" for option in elsewhere]
+    told += [f"scalesocket: {option} needs {net}" for option in more]
     assert done.stderr.splitlines() == told
 
 
 def test_a_lone_copy_ends_where_an_option_needs_more(copied_alone: Path) -> None:
     command = [*ALONE, str(copied_alone)]
     done = subprocess.run([*command, "--pcap=x", "cat"], capture_output=True, timeout=PATIENCE)
-    assert done.returncode == 2 and b"--pcap needs the folder net/" in done.stderr
+    assert done.returncode == 2
+    assert b"no option --pcap=x without the folder net/" in done.stderr
     shown = subprocess.run([*command, "--help"], capture_output=True, timeout=PATIENCE)
     assert shown.returncode == 0 and b"--linger" in shown.stdout
     for absent in (b"--pcap", b"Bundled", b"game.py", b" new ", b"/// script"):
