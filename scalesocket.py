@@ -111,7 +111,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -1999,15 +1999,13 @@ _DIGITS = bytes.maketrans(b"012345678.", b"9" * 10)
 _TOO_LONG = b"9" * (MAX_DIGITS + 1)
 _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9.]{%d,}" % len(_TOO_LONG))
 # Checks JSON without converting its numbers: a message keeps its bytes.
-_json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
+json_checker = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_reject_constant)
 # Reads the child's; what has more digits than int() takes (CVE-2020-10735) stays text.
 _json_reader = json.JSONDecoder(parse_constant=_reject_constant)
 _long_json_reader = json.JSONDecoder(
     parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits,
     parse_constant=_reject_constant,
 )
-_scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed lacks it
-_JSON_SPACE = re.compile(r"[ \t\n\r]*")
 _JSON_BEGIN = re.compile(r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']""")
 _ESCAPE = re.compile(r"\\+u([0-9A-Fa-f]{4})")
 _ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
@@ -2067,25 +2065,14 @@ def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
 
 
 def remove_members(text: str, names: Container[str]) -> str:
-    """Return a JSON object without its top-level members of those names; it must be valid."""
+    """Return a JSON object without its top-level members of those names; it must be valid.
 
-    def skip(index: int) -> int:
-        match = _JSON_SPACE.match(text, index)
-        assert match is not None
-        return match.end()
-
-    kept = []
-    index = skip(text.index("{") + 1)
-    while text[index] != "}":
-        start = index
-        key, index = _scan_string(text, index + 1, True)
-        _, end = _json_checker.raw_decode(text, skip(skip(index) + 1))
-        if key not in names:
-            kept.append(text[start:end])
-        index = skip(end)
-        if text[index] == ",":
-            index = skip(index + 1)
-    return "{" + ",".join(kept) + "}"
+    All else keeps its bytes with net/framings.py; alone, numbers may be spelled in another way.
+    """
+    if (framings := find_feature("framings")) is not None:
+        return str(framings.remove_members(text, names))
+    value = json.loads(text)
+    return write_json({name: value[name] for name in value if name not in names})
 
 
 @functools.lru_cache(4096)  # more than there are characters that cannot be seen
@@ -2167,7 +2154,7 @@ class JsonFraming(Framing):
     def _tag(self, prefix: bytes, payload: bytes) -> bytes:
         """Splice the sender in front, and keep every other byte as it came."""
         text = payload.decode()
-        value = decode_json(_json_checker, text)
+        value = decode_json(json_checker, text)
         if not isinstance(value, dict):
             raise ValueError(f"it is of type {type(value).__name__}")
         if len(payload) > MAX_DIGITS and _TOO_LONG in payload.translate(_DIGITS):
@@ -2220,7 +2207,7 @@ class JsonFraming(Framing):
         rest = self.rest.strip().removeprefix(codecs.BOM_UTF8)
         if rest.startswith(b"{"):
             try:
-                decode_json(_json_checker, rest.decode())
+                decode_json(json_checker, rest.decode())
             except (ValueError, RecursionError):
                 self.rest.clear()
                 self._report(None, f"{len(rest)} bytes of an unfinished message")
@@ -2247,7 +2234,7 @@ class JsonFraming(Framing):
         if odd := [key for key in value if key != key.lower() and self._named.fullmatch(key)]:
             raise ValueError(f"{odd[0]} says nothing; {odd[0].lower()} does")
         if value.get("_meta") is True:
-            _json_checker.decode(text)  # stricter, as the API must be able to show it
+            json_checker.decode(text)  # stricter, as the API must be able to show it
             return Metadata(remove_members(text, ("_meta",)))
         if "_save" in value:
             return Metadata(write_json(value["_save"]), "saved")
@@ -5119,6 +5106,9 @@ class NoNetConfig:
     def __getattr__(self, name: str) -> Any:
         return object.__getattribute__(self, name) if name.startswith("__") else ()
 
+    def call_features(self, function: str, argument: object) -> None:
+        """Call nothing; `NetConfig` calls its modules."""
+
 
 if not TYPE_CHECKING:
     NetConfig = getattr(find_feature("config"), "NetConfig", NoNetConfig)
@@ -5152,11 +5142,6 @@ class Config(NetConfig):
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     verbose: int = 0
-
-    def call_features(self, function: str, argument: object) -> None:
-        """Call a function of the modules of net/ that are wanted; see the function of that name."""
-        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        call_features(changed, function, argument)
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -5271,7 +5256,7 @@ behind it; what follows -- is its arguments. SIZE takes K, M and G. Exit status:
 MODES = ("json", "gwsocket")
 JSON_MESSAGES = {"joinmsg": '{"t":"Join","_from":#ID}', "leavemsg": '{"t":"Leave","_from":#ID}'}
 JSON_SPELLED_OUT = {"frame": "json"} | JSON_MESSAGES
-FLAG = "store_true"  # what argparse calls it
+FLAG = {"action": "store_true"}  # as argparse calls it
 # Options that may stand without a value, and what they mean then.
 BARE = {"--frame": "--frame=json"} | getattr(find_feature("config"), "BARE", {})
 REPEATABLE = ("--addr", *getattr(find_feature("config"), "REPEATABLE", ()))
@@ -5325,9 +5310,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "packet analysis": (),
     "general": (
-        ("-v --verbose", "", "count", "log clients and requests too; -vv: messages, too"),
-        ("-h --help", "", "help", "show this and exit"),
-        ("-V --version", "", "version", "show the version and exit"),
+        ("-v --verbose", "", {"action": "count"},
+         "log clients and requests too; -vv: messages, too"),
+        ("-h --help", "", {"action": "help"}, "show this and exit"),
+        ("-V --version", "", {"action": "version", "version": f"scalesocket {__version__}"},
+         "show the version and exit"),
     ),
 }
 # fmt: on
@@ -5361,14 +5348,10 @@ def build_parser(words: Collection[str] | None = None) -> OptionParser:
 
 def argument_for(names: str, metavar: str, kind: Any) -> dict[str, Any]:
     """Return how `add_argument` is to read the value of an option."""
-    if kind == "version":
-        return {"action": kind, "version": f"scalesocket {__version__}"}
-    if isinstance(kind, str):
-        return {"action": kind}
+    if isinstance(kind, dict):  # it says so itself
+        return kind
     if isinstance(kind, tuple):
         return {"choices": kind, "metavar": metavar}
-    if isinstance(kind, type) and issubclass(kind, argparse.Action):
-        return {"action": kind, "nargs": "+", "metavar": tuple(re.findall("[A-Z]+", metavar))}
     action = "append" if names in REPEATABLE else "store"
     return {"type": kind, "metavar": metavar, "action": action}
 
@@ -5412,30 +5395,18 @@ def combine_options(
     if is_json and re.search(r'"id"\s*:\s*"?#ID\b', options.get("joinmsg", "")):
         load_feature("json_fields", "--idfield")
         options.setdefault("idfield", "id")
-    call_features(options, "complete_options", options)
+    if (net := find_feature("config")) is not None:
+        net.call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
     config.call_features("check_options", config)
     refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     if "gwsocket" in framings:
         load_feature("gwsocket", "--frame=gwsocket")
     if config.binary:
-        load_feature("binary", "--binary")
-    refuse_if(config.binary and is_json, "--binary and JSON framing exclude each other")
+        load_feature("binary", "--binary").check_options(config)
     if "#" in (config.joinmsg + config.leavemsg).replace("#ID", ""):
         load_feature("templates", "more than #ID in --joinmsg or --leavemsg")
     return config
-
-
-def call_features(given: Collection[str], function: str, argument: object) -> None:
-    """Call a function of those modules of net/ that have it, and that what is given asks for.
-
-    A module may have `complete_options(options)`, which adds what follows from those that are
-    given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which puts
-    what it needs into attributes of the server.
-    """
-    if (config := find_feature("config")) is not None:
-        for module in config.find_modules(given):
-            getattr(module, function, lambda _: None)(argument)
 
 
 def refuse_if(applies: object, text: str) -> None:
@@ -5600,12 +5571,9 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     except KeyboardInterrupt:
         server.kill()
         return 1
-    finally:  # Python resets handlers as it ends: one more signal would then be the exit status
-        stop_signals = signal.SIGINT, signal.SIGTERM
-        if POSIX:  # first, as Python complains of one that comes just as it is ignored
-            signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
-        for number in stop_signals:
-            signal.signal(number, signal.SIG_IGN)
+    finally:
+        if (signals := find_feature("signals")) is not None:
+            signals.ignore_signals()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,7 +6,17 @@ prints is a binary message.
 
 from __future__ import annotations
 
-from scalesocket import Framing, Messages, Opcode, Output, Route
+from scalesocket import Config, Framing, Messages, Opcode, Output, Route, refuse_if
+
+
+def check_options(config: Config) -> None:
+    """Refuse to tag raw bytes, or to route by what they say.
+
+    Raises:
+        ConfigError: JSON framing is wanted, too.
+    """
+    is_json = "json" in (config.clientframe, config.serverframe)
+    refuse_if(is_json, "--binary and JSON framing exclude each other")
 
 
 class BinaryFraming(Framing):

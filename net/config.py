@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -84,6 +84,11 @@ class NetConfig:
     pcapfull: str = "wait"  # or "drop"
     log: str = "text"  # or "json"
     console: tuple[Network | str, ...] | None = None
+
+    def call_features(self, function: str, argument: object) -> None:
+        """Call a function of the modules whose options have another value than the default."""
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        call_features(changed, function, argument)
 
 
 class OptionsOf(NamedTuple):
@@ -197,10 +202,17 @@ def list_options(words: Collection[str] | None) -> dict[str, list[Option]]:
     return groups
 
 
-def find_modules(given: Collection[str]) -> list[ModuleType]:
-    """Return the modules that every server has, and those of the options that are given by name."""
+def call_features(given: Collection[str], function: str, argument: object) -> None:
+    """Call a function of the modules that have it: of ALWAYS, and of options that are given.
+
+    A module may have `complete_options(options)`, which adds what follows from those that are
+    given, `check_options(config)`, which refuses what cannot work, and `set_up(server)`, which puts
+    what it needs into attributes of the server.
+    """
     words = {f"--{name.replace('_', '-')}" for name in given}
     always = [*ALWAYS, "mistakes" if "game" in given else "linebuffer"]  # as a program has that
     wanted = [of.module for place in PLACES.values() for of in place if of.is_given(words)]
-    names = dict.fromkeys(always + wanted)
-    return [importlib.import_module(f"scalesocket.net.{name}") for name in names]
+    for name in dict.fromkeys(always + wanted):
+        module = importlib.import_module(f"scalesocket.net.{name}")
+        if hasattr(module, function):
+            getattr(module, function)(argument)

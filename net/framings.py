@@ -6,10 +6,48 @@ Their modules are imported only where they are used: it keeps the start short.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Container
 
 import scalesocket
-from scalesocket import ROUTING_FIELDS, Config, Framing, JsonFraming, Report, log
+from scalesocket import (
+    ROUTING_FIELDS,
+    Config,
+    Framing,
+    JsonFraming,
+    Report,
+    json_checker,
+    log,
+)
+
+_scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed lacks it
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def remove_members(text: str, names: Container[str]) -> str:
+    """Return a JSON object without its top-level members of those names; it must be valid.
+
+    All else keeps its bytes.
+    """
+
+    def skip(index: int) -> int:
+        match = _JSON_SPACE.match(text, index)
+        assert match is not None
+        return match.end()
+
+    kept = []
+    index = skip(text.index("{") + 1)
+    while text[index] != "}":
+        start = index
+        key, index = _scan_string(text, index + 1, True)
+        _, end = json_checker.raw_decode(text, skip(skip(index) + 1))
+        if key not in names:
+            kept.append(text[start:end])
+        index = skip(end)
+        if text[index] == ",":
+            index = skip(index + 1)
+    return "{" + ",".join(kept) + "}"
 
 
 class HintingFraming(JsonFraming):

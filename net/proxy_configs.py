@@ -466,7 +466,8 @@ class PrintConfig(argparse.Action):
 
 # fmt: off
 OPTIONS = (
-    ("--print-config", "KIND [NODE ...]", PrintConfig,
+    ("--print-config", "KIND [NODE ...]",
+     {"action": PrintConfig, "nargs": "+", "metavar": ("KIND", "NODE")},
      "print a configuration of haproxy, nginx, kubernetes or systemd for these nodes "
      "(HOST:PORT) and exit"),
 )

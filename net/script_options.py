@@ -23,7 +23,6 @@ from typing import Any
 
 from scalesocket import (
     BARE,
-    FLAG,
     HERE,
     REPEATABLE,
     ConfigError,
@@ -138,10 +137,10 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     option = f"--{name}"
     rows = [row for rows in list_options([option]).values() for row in rows]
     metavar, kind = next((row[1:3] for row in rows if option in row[0].split()), ("", None))
-    if kind in (None, "help", "version") or name == "print-config":
+    if kind is None or name in ("help", "version", "print-config"):
         hint = did_you_mean(name, [flag.lstrip("-") for flag in list_names()])
         raise ConfigError(f"there is no option {name!r}{hint}")
-    if kind in (FLAG, "count") or (option in BARE and isinstance(value, bool)):
+    if isinstance(kind, dict) or (option in BARE and isinstance(value, bool)):
         if not isinstance(value, bool):
             raise ConfigError(f"{name} must be true or false, not {value!r}")
         return [BARE.get(option, option)] if value else []

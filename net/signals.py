@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from scalesocket import POSIX
+
 if TYPE_CHECKING:
     from scalesocket import Server
 
@@ -69,3 +71,15 @@ def handle_signals(server: Server) -> None:
     handler = once(on_signal)
     for number in filter(None, (signal.SIGINT, signal.SIGTERM, hangup)):
         signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """Let nothing that comes from now on change the exit status; Python resets handlers as it ends.
+
+    They are blocked first, as Python complains of one that comes just as it is ignored.
+    """
+    stop_signals = signal.SIGINT, signal.SIGTERM
+    if POSIX:
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    for number in stop_signals:
+        signal.signal(number, signal.SIG_IGN)

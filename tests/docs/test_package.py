@@ -363,6 +363,30 @@ def test_a_lone_copy_says_what_one_field_for_both_ways_needs(copied_alone: Path)
         assert client.receive_json() == {"id": 1}
 
 
+def test_a_lone_copy_takes_out_of_messages_what_clients_must_not_say(copied_alone: Path) -> None:
+    """With net/framings.py all else keeps its bytes, too; here numbers may be spelled anew."""
+    command = [*ALONE, str(copied_alone)]
+    with serve("--frame", "cat", command=command) as server, RawClient.connect(server) as client:
+        client.send_text('{"_from":7,"_to":9,"\\u005fTO":9,"x":1.50,"s":"\\ud800","n":{"_to":1}}')
+        assert client.receive_text() == '{"_from":1,"x":1.5,"s":"\\ud800","n":{"_to":1}}'
+        client.send_text('{"_to":9}')
+        assert client.receive_text() == '{"_from":1}'
+        client.send_text('{"_to":9,"x":1e999}')  # no number that can be written again
+        client.send_text('{"x":1.50}')
+        assert client.receive_text() == '{"_from":1,"x":1.50}'
+        server.wait_log("message is not a JSON object")
+
+
+def test_a_lone_copy_keeps_what_a_program_says_of_its_room(copied_alone: Path) -> None:
+    command = [*ALONE, str(copied_alone)]
+    says = """echo '{"_meta":true,"map":"cave","n":1.50}'; echo ready; cat"""
+    options = ("--frame", "--api", "sh", "--", "-c", says)
+    with serve(*options, command=command) as server, RawClient.connect(server, "lobby") as client:
+        assert client.receive_text() == "ready"
+        told = http_request(server, path="/api/lobby/metadata").body
+        assert told == b'{"map":"cave","n":1.5}'
+
+
 def test_a_lone_copy_serves_files_and_says_which_rooms_there_are(copied_alone: Path) -> None:
     """Whole files; the parts of one, and word that it has not changed, are for net/files.py."""
     pages = copied_alone.parent / "pages"
