@@ -3857,11 +3857,7 @@ class StaticFiles:
             if error.errno in _SHORTAGES:  # that will pass
                 raise HandshakeError(503, "too many files are open", ("Retry-After", "1")) from None
             raise HandshakeError(404, "no such file") from None  # it has gone just now
-        with contextlib.ExitStack() as opened:
-            response = self._respond_with(opened.enter_context(file), path.name, request)
-            if response.file is not None:
-                opened.pop_all()  # who sends it closes it
-        return response
+        return self._respond_with(file, path.name, request)  # who sends it closes it
 
     def _locate(self, path: str) -> Path:
         try:

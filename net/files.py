@@ -6,6 +6,7 @@ is stored packed, as in `app.js.gz`, as its content. The server uses this whenev
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mimetypes
 import os
@@ -197,6 +198,14 @@ class WebFiles(StaticFiles):
         return replace(response, headers=(*response.headers, ("Vary", "Accept")))
 
     def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
+        """Return the response for an open file, which is closed unless it is to be sent."""
+        with contextlib.ExitStack() as opened:
+            response = self._choose_response(opened.enter_context(file), name, request)
+            if response.file is not None:
+                opened.pop_all()  # who sends it closes it
+        return response
+
+    def _choose_response(self, file: BinaryIO, name: str, request: Request) -> Response:
         """Return the response for an open file, so that all it says is of the same bytes."""
         wanted = request.headers
         facts = os.fstat(file.fileno())
