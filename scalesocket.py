@@ -2426,6 +2426,7 @@ class Backend:
     # Whether it does more about a join than take note of it. If not, a join does not wake the
     # room's thread: that took a fifth of the time of a connection storm.
     hears_joins = True
+    explain = staticmethod(lambda _error: "")  # why it failed, for the log (net/mistakes.py)
 
     def start(self, room: Room, opener: Client) -> None:
         """Begin. `opener` is the client for whom the room was made.
@@ -3555,8 +3556,7 @@ class Room:
             self.log.info("%s", over.reason or "the game has closed the room")
             self.end(over.code, over.reason, last_words=self.backend.in_order)
         except BackendError as error:
-            explain = getattr(find_feature("mistakes"), "explain_failure", lambda _: "")
-            self.log.error("%s%s", error, explain(error.__cause__), exc_info=error.__cause__)
+            self.log.error("%s%s", error, self.backend.explain(error), exc_info=error.__cause__)
             self.end(CloseCode.INTERNAL_ERROR, str(error))
         except BaseException:
             shortage = report_failure(self.log)
@@ -5582,8 +5582,8 @@ def run(arguments: Sequence[str]) -> int:
         print(f"scalesocket: {escape_controls(str(error))} (try --help)", file=sys.stderr)
         return 2
     set_up_logging(config)
-    if (mistakes := find_feature("mistakes")) is not None:
-        mistakes.warn_of_options(config, arguments)
+    if (options := find_feature("idle_options")) is not None:
+        options.warn_of_options(config, arguments)
     if (file_limit := find_feature("file_limit")) is not None:
         file_limit.raise_file_limit()
     try:

@@ -247,11 +247,14 @@ class LogHandler(logging.Handler):
 
 def log_failure(failed: threading.ExceptHookArgs) -> None:
     """Log what has ended a thread, as one of a game's own: Python would write among the lines."""
-    from .mistakes import explain_failure
-
     error, name = failed.exc_value, failed.thread.name if failed.thread else "?"
     if error is not None and not isinstance(error, SystemExit):  # as Python has it
-        log.error("thread %s has failed%s", name, explain_failure(error), exc_info=error)
+        why = ""
+        with contextlib.suppress(OSError, MemoryError):  # out of descriptors, which it is read by
+            from .mistakes import explain_failure
+
+            why = explain_failure(error)
+        log.error("thread %s has failed%s", name, why, exc_info=error)
 
 
 def log_unawaited(show: Callable[..., None], message: Warning | str, *about: Any) -> None:

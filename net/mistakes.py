@@ -13,18 +13,12 @@ import itertools
 import math
 import os
 import re
-import shlex
 import sys
 import textwrap
 import threading
-import tomllib
 import traceback
-import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from difflib import get_close_matches
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -32,20 +26,16 @@ from typing import Any
 import scalesocket
 from scalesocket import (
     HERE,
-    MAX_OUTPUT_ITEM,
     TOKEN,
+    BackendError,
     Client,
-    Config,
     ConfigError,
     Game,
     GameBackend,
     Room,
     Server,
-    list_options,
-    log,
 )
 
-from .script_options import read_script_block, read_script_table
 from .spelling import did_you_mean
 
 # What other servers call a hook, where that is not like its name here.
@@ -81,8 +71,6 @@ _OF_CLIENT = {"id", "name", "data", "send", "send_json", "close"}  # what an ID 
 SLOW_IMPORT = 3.0  # seconds until it is told that an import takes long
 _RATE = "a number from 0 on"
 _CHANGES = {"update", "setdefault", "pop", "clear", "append", "extend", "insert", "remove"}
-_TABLE = re.compile(rb"^#[ \t]*\[tool\.scalesocket\]", re.MULTILINE)
-_UNREAD = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
 
@@ -117,6 +105,11 @@ class CheckedGame(GameBackend):
     """A game of which it is said if it asks for what cannot be."""
 
     room_type = GameRoom
+
+    @staticmethod
+    def explain(error: BackendError) -> str:
+        """Return why it failed, and where."""
+        return explain_failure(error.__cause__)
 
     def _begin(self) -> None:
         super()._begin()
@@ -218,6 +211,10 @@ def explain_missing_module(name: str) -> str:
 
 def explain_absence(name: str, file: str) -> str:
     """Return how to come by a module that a file wants to import."""
+    import shlex
+
+    from .programs import find_dependencies
+
     siblings = [path.stem for path in Path(file).parent.glob("*.py")] if file else []
     known = ["scalesocket", *sys.stdlib_module_names, *siblings]
     hint = did_you_mean(name.rpartition(".")[2], known)
@@ -225,15 +222,6 @@ def explain_absence(name: str, file: str) -> str:
     if packages:
         return f": pip install {shlex.join(packages)}"
     return hint or f" for {sys.executable}; is it installed?"
-
-
-def find_dependencies(file: str) -> list[str]:
-    """Return the packages that a script lists in its inline metadata (PEP 723)."""
-    try:
-        found = tomllib.loads(read_script_block(Path(file))).get("dependencies", [])
-    except (OSError, ValueError):
-        return []
-    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def explain_missing_name(error: ImportError, module_name: str) -> str:
@@ -379,124 +367,6 @@ def is_game(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Game) and value is not Game
 
 
-def read_program(path: Path) -> tuple[bytes, list[ast.stmt]]:
-    """Return the bytes of a Python file, and its statements."""
-    source = path.read_bytes()
-    with warnings.catch_warnings(action="ignore"):  # Python says them when it runs the file
-        return source, ast.parse(source, str(path)).body
-
-
-def check_program(path: Path) -> None:
-    """See that a file which is to run as a program is Python, and no `Game` to be named.
-
-    Raises:
-        ConfigError: it is no Python, or lacks a package that it lists (PEP 723), and would end as
-            soon as somebody came; or it is a `Game`.
-    """
-    try:
-        _, body = read_program(path)
-    except SyntaxError as error:
-        raise ConfigError(f"cannot run {path}: {explain_import(error, path.stem)}") from None
-    except _UNREAD:
-        return  # it is Python's to say
-    names = names_of_game(body)
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            bases = {ast.unparse(base) for base in node.bases}
-            if bases & names and not calls_main(body, names):
-                lost = find_lost_block(path)  # it may have said just that
-                raise ConfigError(
-                    lost
-                    or f"{place(str(path), node.lineno)}: {node.name} is a Game, not a program: "
-                    f'serve {path.stem}:{node.name}, or have game = "{node.name}" in a '
-                    f"[tool.scalesocket] block"
-                )
-    if find_dependencies(str(path)):
-        check_imports(path, body)
-
-
-def find_lost_block(path: Path) -> str:
-    """Return what to say of a block of options that is none (PEP 723), but a comment; or ""."""
-    try:
-        source, body = read_program(path)
-    except _UNREAD:
-        return ""
-    match = _TABLE.search(source)
-    if match is None or read_script_block(path):
-        return ""
-    line = source.count(b"\n", 0, match.start()) + 1
-    texts = [part for node in body for part in ast.walk(node) if isinstance(part, ast.Constant)]
-    if any(text.lineno <= line <= (text.end_lineno or 0) for text in texts):
-        return ""  # it is an example in a text
-    return (
-        f"{place(str(path), line)}: this is read only between a line `# /// script` and a line "
-        "`# ///`, where each line begins with `# `"
-    )
-
-
-def names_of_game(body: list[ast.stmt]) -> set[str]:
-    """Return by which names a module knows `scalesocket.Game`; a `Game` of its own is another."""
-    names = {"Game", "scalesocket.Game"}
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            names.discard(node.name)
-        elif isinstance(node, ast.Import):
-            known = [alias for alias in node.names if alias.name == "scalesocket"]
-            names |= {f"{alias.asname or alias.name}.Game" for alias in known}
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                is_ours = node.module == "scalesocket" and alias.name == "Game"
-                (names.add if is_ours else names.discard)(alias.asname or alias.name)
-    return names
-
-
-def check_imports(path: Path, body: list[ast.stmt]) -> None:
-    """See that the modules are there that a program imports before it does anything else.
-
-    Raises:
-        ConfigError: one of them is not.
-    """
-    folder = str(path.resolve().parent)  # which Python searches first
-    for node in body:
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module and not node.level else []
-        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            return  # other code may see to it that they are found, or can be done without
-        for name in names:
-            top = name.partition(".")[0]
-            if not (top in sys.modules or find_spec(top) or PathFinder.find_spec(top, [folder])):
-                what = f"there is no module {name!r}{explain_absence(name, str(path))}"
-                raise ConfigError(f"cannot run {path}: {place(str(path), node.lineno)}: {what}")
-
-
-def calls_main(body: list[ast.stmt], games: set[str]) -> bool:
-    """Whether a module does something by itself when it is run: asks or tells, or begins to.
-
-    Tables that are filled and a generator of chance that is seeded are a game's, too.
-
-    Args:
-        body: of the module.
-        games: what its games are made of.
-    """
-    own, kinds = {"main", "input"}, set(games)
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            own.add(node.name)
-        elif isinstance(node, ast.ClassDef):
-            is_game = not kinds.isdisjoint(map(ast.unparse, node.bases))
-            (kinds if is_game else own).add(node.name)
-    for node in body:
-        if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Expr):
-            text = ast.unparse(node)
-            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-            if names & own or re.search(r"\bstdin\b|\bopen\(0|\bwhile True:", text):
-                return True
-    return False
-
-
 # ==== Hooks that would never be called, or not as they are ===============================
 
 
@@ -557,51 +427,6 @@ def check_settings(game: type[Game]) -> None:
 def is_count(value: object) -> bool:
     """Whether a value says how many there may be, or 0 for any number."""
     return isinstance(value, int) and value >= 0
-
-
-def warn_of_options(config: Config, words: Sequence[str]) -> None:
-    """Say which options mean nothing, or let in more than a program can print.
-
-    And which of a script's own are not read, as they are a comment.
-    """
-    if config.game is None:
-        if (config.joinmsg or config.leavemsg) and not config.clientframe:
-            cure = "" if config.binary else ": use --frame=json"
-            log.warning("a client can write what looks like --joinmsg or --leavemsg%s", cure)
-        if config.command[:2] == (sys.executable, "-u"):  # see `command_for`
-            if lost := "".join(map(find_lost_block, map(Path, config.command[2:3]))):
-                log.warning("%s", lost)
-        if config.maxmsg > MAX_OUTPUT_ITEM:
-            text = "--maxmsg is over %d bytes: a program that prints more in one piece ends a room"
-            log.warning(text, MAX_OUTPUT_ITEM)
-        for text in find_idle_options(config):
-            log.warning("%s", text)
-        return
-    script = sys.modules.get(f"{config.target} (game)")  # see `load_game_file`
-    table = read_script_table(Path(script.__file__)) if script and script.__file__ else {}
-    own = [f"--{name}" for name in table]
-    groups = list_options([*own, *words])
-    known = {name for row in (*groups["messages"], *groups["child"]) for name in row[0].split()}
-    if config.auth:  # a program, too
-        known.discard("--passenv")
-    at = words.index("--") if "--" in words else len(words)
-    given = [*own, *(word.partition("=")[0] for word in words[:at])]
-    found = [name for name in given if name in known]
-    if any(Path(word).stem != Path(config.target).stem for word in words[at + 1 :]):
-        found.append("-- ARGS")
-    if found:
-        log.warning("means nothing to a Game, only to a program: %s", ", ".join(found))
-
-
-def find_idle_options(config: Config) -> Iterator[str]:
-    """Yield which options mean nothing to a program; ScaleSocket takes them, so they are taken."""
-    raw = "--pty" if config.pty else "--binary" if config.binary else ""
-    if config.serverframe == "gwsocket":
-        raw = "gwsocket framing"
-    if raw and config.delimiters != Config().delimiters:
-        yield f"--delimiters and --null mean nothing with {raw}"
-    if config.tcpports != Config().tcpports and not config.tcp:
-        yield "--tcpports means nothing without --tcp"
 
 
 def check_ticks(game: type[Game], used: set[str]) -> None:
@@ -757,6 +582,8 @@ def check_spelling(game: type[Game], base: type, name: str, value: object) -> No
     Raises:
         ConfigError: it is like one of them that the game has not.
     """
+    from difflib import get_close_matches
+
     plain = re.sub(r"(?<=.)([A-Z])", r"_\1", name).lower()
     known = [word for word in vars(Game) if not word.startswith("_")]
     for meant in ELSEWHERE.get(plain) or get_close_matches(plain, known, 1, 0.85):

@@ -88,7 +88,8 @@ class PatientRooms(RoomRegistry):
     def cut_short(self, kill: Callable[[], None]) -> None:
         """Kill what has not ended in time; its clients get what that still brings, then Close."""
         rooms = self.running.copy()
-        name = getattr(find_feature("mistakes"), "name_room", lambda room: room.name)
+        mistakes = find_feature("mistakes") if self.config.game else None
+        name = getattr(mistakes, "name_room", lambda room: room.name)
         names = ", ".join(map(name, sorted(rooms, key=lambda room: room.name)[:10]))
         more = f" and {len(rooms) - 10} more" if len(rooms) > 10 else ""
         log.warning("rooms that did not end within %g s: %s%s", END_TIMEOUT, names, more)

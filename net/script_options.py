@@ -15,9 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import shlex
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,6 @@ from scalesocket import (
     list_options,
 )
 
-from .spelling import did_you_mean, list_names
-
 # The block of PEP 723: comment lines of TOML between `# /// script` and `# ///`.
 _SCRIPT_BLOCK = re.compile(r"^# /// script$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE)
 _PATH_OPTIONS = frozenset(("staticdir", "unixsocket", "sslcert", "sslkey", "sslca", "pcap"))
@@ -47,7 +43,7 @@ def read_script(path: Path) -> tuple[dict[str, Any], type[Game] | None]:
         ConfigError: see `read_script_options` and `load_game_file`; or the file cannot be read, or
             is no program.
     """
-    from .mistakes import check_program  # not above: it reads scripts, too
+    from .programs import check_program  # not above: it reads scripts, too
 
     try:
         source = path.read_bytes()
@@ -108,6 +104,8 @@ def read_script_table(path: Path) -> dict[str, JsonValue]:
     Raises:
         ValueError: it is no TOML, no table, or there are several blocks.
     """
+    import tomllib
+
     tool = tomllib.loads(read_script_block(path)).get("tool", {})
     table = tool.get("scalesocket", {}) if isinstance(tool, dict) else tool
     if not isinstance(table, dict):
@@ -138,6 +136,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
     rows = [row for rows in list_options([option]).values() for row in rows]
     metavar, kind = next((row[1:3] for row in rows if option in row[0].split()), ("", None))
     if kind is None or name in ("help", "version", "print-config"):
+        from .spelling import did_you_mean, list_names
+
         hint = did_you_mean(name, [flag.lstrip("-") for flag in list_names()])
         raise ConfigError(f"there is no option {name!r}{hint}")
     if isinstance(kind, dict) or (option in BARE and isinstance(value, bool)):
@@ -162,6 +162,8 @@ def spell_option(name: str, value: JsonValue, folder: Path) -> list[str]:
 
 def relocate_command(command: str, folder: Path) -> str:
     """Return a command line whose program is looked for in a folder first."""
+    import shlex
+
     program, _, arguments = command.partition(" ")
     if not is_program(folder / program):
         return command
@@ -174,7 +176,7 @@ def load_game_file(path: Path, class_name: str) -> type[Game]:
     Raises:
         ConfigError: it cannot be imported, or is no `Game`.
     """
-    from .mistakes import import_game  # not above: it reads scripts, too
+    from .mistakes import import_game  # not above: only a game needs it
 
     path = path.resolve()
     if path.parent == HERE / "game":

@@ -6,7 +6,6 @@ import itertools
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from scalesocket import BARE, HERE, OPTIONS, POSIX, is_program
@@ -30,6 +29,8 @@ ELSEWHERE = {
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint at the known word that is most like this one, if any is."""
+    from difflib import get_close_matches
+
     found = get_close_matches(word, list(known), 1, 0.7)
     return f"; did you mean {found[0]}?" if found else ""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import scalesocket.net.config as net_config
-import scalesocket.net.mistakes as mistakes
+import scalesocket.net.idle_options as idle_options
 import scalesocket.net.script_options as script_options
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -468,7 +468,7 @@ def test_what_means_nothing_is_told_though_it_is_taken(
     words: list[str], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """ScaleSocket takes these pairs; here they were taken without a word."""
-    mistakes.warn_of_options(parse(*words, "cat"), [*words, "cat"])
+    idle_options.warn_of_options(parse(*words, "cat"), [*words, "cat"])
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == bool(told) and "".join(said).startswith(told)
 

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import examples, linebuffer, mistakes
+from scalesocket.net import examples, idle_options, linebuffer, mistakes
 from scalesocket.net.hung import HungHooks
 
 import scalesocket
@@ -503,14 +503,14 @@ def test_a_block_of_options_that_is_none_is_told_of(
 ) -> None:
     """It was a comment, and the program was served without its options."""
     (here / "own.py").write_text(f"{block}print('hi')\n")
-    mistakes.warn_of_options(parse_command_line(["own.py"]), ["own.py"])
+    idle_options.warn_of_options(parse_command_line(["own.py"]), ["own.py"])
     assert [record.getMessage()[: len(LOST)] for record in caplog.records] == [LOST]
 
 
 def test_an_interpreter_without_a_program_is_served(caplog: pytest.LogCaptureFixture) -> None:
     """It ended with a traceback: the program's block of options was looked for."""
     words = [sys.executable, "--", "-u"]
-    mistakes.warn_of_options(parse_command_line(words), words)
+    idle_options.warn_of_options(parse_command_line(words), words)
     assert not caplog.records
 
 

@@ -211,6 +211,33 @@ def test_a_thread_of_a_games_own_that_fails_is_logged_as_all_else_is(
             assert all(line.startswith(("[INFO]", "[ERROR] thread", "  | ")) for line in log)
 
 
+def test_a_thread_that_fails_is_told_of_when_no_more_files_can_be_opened() -> None:
+    """What says more of it is read from a file, and a program's server has not read it yet."""
+    pytest.importorskip("resource")
+    program = (
+        "import resource, sys, threading, scalesocket\n"
+        "def fail(): raise ValueError('no more')\n"
+        "def run(server):\n"
+        "    assert 'scalesocket.net.mistakes' not in sys.modules\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))\n"
+        "    thread = threading.Thread(name='t', target=fail)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "scalesocket.Server.run = run\n"
+        "sys.exit(scalesocket.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--addr", "127.0.0.1:0", "cat"],
+        cwd=SCRIPT.parent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and "[ERROR] thread t has failed" in lines
+    assert lines[-1] == "  | ValueError: no more"
+
+
 # ==== Colour ===============================================================
 
 
