@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     Network: TypeAlias = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# There are only those of `Config`, which makes these methods for all fields.
+@dataclass(frozen=True, slots=True, kw_only=True, init=False, repr=False, eq=False)
 class NetConfig:
     """What is given for these options; the value of `--header-ws` is in `header_ws`."""
 
