@@ -165,7 +165,7 @@ PLACES: dict[str, tuple[OptionsOf, ...]] = {
     "--passenv": (
         OptionsOf("streams", "--passstderr"),
         OptionsOf("children", "--tcp --tcpports --pty"),
-        OptionsOf("linebuffer", "--linebuffer --delay"),
+        OptionsOf("pipes", "--linebuffer --delay"),
     ),
     "packet analysis": (
         OptionsOf("tap", "--pcap --pcapsize --pcapfiles --pcapfull --trace"),
@@ -211,7 +211,7 @@ def call_features(given: Collection[str], function: str, argument: object) -> No
     what it needs into attributes of the server.
     """
     words = {f"--{name.replace('_', '-')}" for name in given}
-    always = [*ALWAYS, "mistakes" if "game" in given else "linebuffer"]  # as a program has that
+    always = [*ALWAYS, "mistakes" if "game" in given else "pipes"]  # as a program has that
     wanted = [of.module for place in PLACES.values() for of in place if of.is_given(words)]
     for name in dict.fromkeys(always + wanted):
         module = importlib.import_module(f"scalesocket.net.{name}")

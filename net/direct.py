@@ -9,9 +9,6 @@ import os
 
 from scalesocket import POSIX, Client, Inbox, ProcessBackend, Received, Room, Unwritten
 
-from .framings import make_framing
-from .spawn import TidyChild
-
 
 class DirectInbox(Inbox):
     """An inbox whose thread may be another one for a moment."""
@@ -40,11 +37,9 @@ class DirectInbox(Inbox):
 
 
 class DirectBackend(ProcessBackend):
-    """A child that a reader may write to, and that has what this folder does for a program."""
+    """A child that a reader may write to."""
 
     takes_directly = POSIX  # elsewhere writing to a pipe blocks
-    child_type = TidyChild
-    make_framing = staticmethod(make_framing)
 
     def hand_over(self, event: Received) -> Unwritten | None:
         """Write what the child takes at once; return the rest. On a reader's thread."""

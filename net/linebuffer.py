@@ -37,22 +37,10 @@ from scalesocket import (
     ChildProcess,
     Config,
     Output,
-    Server,
-    parse_seconds,
-    refuse_if,
 )
 
 from .patience import PatientBackend
 from .streams import name_stream
-
-# fmt: off
-OPTIONS = (
-    ("--linebuffer", "WHEN", ("auto", "on", "off"),
-     "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
-     "pseudo-terminal for stdout, off leaves it alone"),
-    ("--delay", "SECONDS", parse_seconds, "wait before using TARGET (default 0; 1 with --tcp)"),
-)
-# fmt: on
 
 PROMPT_TIME = 1.0  # seconds
 _FLUSH_IN_PERL = "-MXSLoader;$|++"  # `use XSLoader;$|++;`, a module that every Perl has loaded
@@ -63,18 +51,6 @@ def find_command(name: str) -> Path | None:
     """Return where on PATH a command is, if it is there."""
     found = shutil.which(name)
     return Path(found) if found is not None else None
-
-
-def check_options(config: Config) -> None:
-    """Refuse a pseudo-terminal where there are no lines, or none can be had.
-
-    Raises:
-        ConfigError: another option, or the system, is in the way.
-    """
-    if config.linebuffer == "on":
-        for name in ("tcp", "pty", "binary"):
-            refuse_if(getattr(config, name), f"--{name} and --linebuffer=on exclude each other")
-        refuse_if(not POSIX, "--linebuffer=on needs a POSIX system")
 
 
 def is_wanted(config: Config) -> bool:
@@ -156,12 +132,9 @@ class LineBufferedBackend(PipeBackend):
             self._terminal = -1
 
 
-def set_up(server: Server) -> None:
-    """Have a server's program on pipes print line by line, as far as it can be made to."""
-    config = server.config
-    if config.command:
-        kind = LineBufferedBackend if is_wanted(config) else PipeBackend
-        server.registry.make_backend = functools.partial(kind, config)
+def make_backend(config: Config) -> PipeBackend:
+    """Return the backend of a room whose program is on pipes; it prints line by line if it can."""
+    return (LineBufferedBackend if is_wanted(config) else PipeBackend)(config)
 
 
 class Launch(NamedTuple):

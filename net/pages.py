@@ -8,12 +8,13 @@ there, too, as a room, or a part of the app, may have that name.
 
 from __future__ import annotations
 
+import functools
 import json
 import posixpath
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from scalesocket import (
@@ -28,30 +29,45 @@ from scalesocket import (
     load_feature,
 )
 
-from .files import WebFiles
+if TYPE_CHECKING:
+    from .files import WebFiles
 
 PAGES = (HERE / "client" / "web").resolve()
 ALWAYS = ("lobby", "shared", "talk")  # folders of it that are there beside a folder of one's own
 _LINK = re.compile(r'\b(href|src)="([^"#:]+)"')
 
 
+def open_folder(root: Path, page: str = "") -> WebFiles:
+    """Return the files below a folder; nobody needs files.py before the first request for one."""
+    from .files import WebFiles
+
+    return WebFiles(root, page)
+
+
 def make_files(config: Config) -> StaticFiles | None:
     """Return the files that a server has, if it has any."""
     if (PAGES / "index.html").is_file():
         return Pages(config)
-    return WebFiles(config.staticdir, config.spa) if config.staticdir else None
+    return open_folder(config.staticdir, config.spa) if config.staticdir else None
 
 
-class Pages(WebFiles):
+class Pages(StaticFiles):
     """The operator's files, and the pages here where there are none of that name.
 
     So a page of one's own may import `/shared/connection.js` (client/README.md).
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config.staticdir or PAGES, config.spa)
+        super().__init__(config.staticdir or PAGES)
         self._config = config
-        self._bundled = WebFiles(PAGES)
+
+    @functools.cached_property
+    def _own(self) -> WebFiles:
+        return open_folder(self._root, self._config.spa)
+
+    @functools.cached_property
+    def _bundled(self) -> WebFiles:
+        return open_folder(PAGES)
 
     def respond(self, request: Request) -> Response:
         """Return the file, or the page, that a request asks for.
@@ -62,7 +78,7 @@ class Pages(WebFiles):
         if self._config.staticdir is None and request.path == "/":
             return self._show_talk()
         try:
-            return super().respond(request)
+            return self._own.respond(request)
         except HandshakeError as error:
             if error.status != 404:
                 raise
@@ -82,7 +98,7 @@ class Pages(WebFiles):
         picture = self._config.about.get("picture")
         if path == "/lobby/picture" and picture:
             file = Path(picture)
-            return WebFiles(file.parent).respond(replace(request, target=f"/{quote(file.name)}"))
+            return open_folder(file.parent).respond(replace(request, target=f"/{quote(file.name)}"))
         if path.split("/")[1] not in ALWAYS:
             return None
         return self._bundled.respond(request)
@@ -128,3 +144,9 @@ class Pages(WebFiles):
 def set_up(server: Server) -> None:
     """Have a server show the pages."""
     server.site.files = make_files(server.config)
+    server.poller.call_soon(load)
+
+
+def load() -> None:
+    """Load what the first request for a page would have to wait for."""
+    from . import files  # noqa: F401  # only loaded

@@ -18,15 +18,22 @@ from scalesocket import (
 )
 
 from .direct import DirectBackend
+from .framings import make_framing
 from .last_read import FIRST_READ_TIMEOUT
+from .spawn import TidyChild
 
 RESPAWN_FIRST = 0.1  # seconds before an exited program is started again; doubled each time
 RESPAWN_LAST = 10.0  # … up to this; one that lived for longer has RESPAWN_FIRST again
 
 
 class PatientBackend(DirectBackend):
-    """A program that is started, read and written to with more patience."""
+    """A program that is started, read and written to with more patience.
 
+    It has what this folder does for all programs.
+    """
+
+    child_type = TidyChild
+    make_framing = staticmethod(make_framing)
     _started_at = 0.0
     _exited_at = 0.0
     _backoff = RESPAWN_FIRST

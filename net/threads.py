@@ -56,7 +56,7 @@ def set_up(server: Server) -> None:
     """
     game = server.config.game
     set_stack_size(game)
-    return_memory()
+    server.poller.call_soon(return_memory)  # it need not be waited for
     small = game is not None and not asks_game(game)  # nothing of it runs on a helper
     helpers = Helpers(server.readers.shared, small=small)
     server.readers.start_helper, server.readers.finish = helpers.start, helpers.finish

@@ -634,19 +634,57 @@ def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) ->
     assert set(shown.stdout.split()) - sys.stdlib_module_names - ours == set()
 
 
-def test_a_server_of_a_program_starts_without_what_only_others_need() -> None:
-    """Each module is read, and at first compiled, before anybody can come in."""
-    program = (
-        "import sys, scalesocket; scalesocket.Server(scalesocket.parse_command_line(['cat']));"
-        "print(*(name for name in sys.modules if name.startswith('scalesocket.net.')))"
-    )
+STARTED = frozenset(
+    "addresses config descendants direct extensions file_limit idle_options logs origins pages "
+    "per_address pipes presence room_names rooms signals standard_streams threads".split()
+)  # modules of net/ that a program's server has before it listens
+WANTED_LATER = frozenset(
+    "ctypes datetime difflib email encodings.idna hashlib html http mimetypes pty random shlex ssl "
+    "stringprep tomllib tty unicodedata".split()
+)  # modules of Python that it does not have by then
+
+
+def loaded_by(program: str, *words: str) -> set[str]:
+    """Return the names of the modules that a server has loaded when a program prints them."""
+    ours = "import sys; sys.path.insert(0, sys.argv.pop(1)); import scalesocket; from scalesocket "
+    command = [*ALONE, "-c", f"{ours}import Server, main\n{program}", str(ROOT)]
+    words = ("--addr", "127.0.0.1:0", *words)
     shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+        [*command, *words], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
-    loaded = {name.removeprefix("scalesocket.net.") for name in shown.stdout.split()}
-    others = {"mistakes", "spelling", "tls", "deflate", "metrics", "relay", "seats", "store"}
-    assert "linebuffer" in loaded
-    assert loaded & others == set()
+    return set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["command", "script", "script with options"])
+def test_a_server_of_a_program_starts_without_what_only_others_need(
+    tmp_path: Path, kind: str
+) -> None:
+    """Each module is read, and at first compiled, before anybody can come in."""
+    allowed, target = STARTED | {"examples"}, "cat"
+    if kind != "command":
+        block = "# /// script\n# [tool.scalesocket]\n# json = true\n# ///\n"
+        (tmp_path / "own.py").write_text(f"{block if 'options' in kind else ''}print('hello')\n")
+        allowed, target = STARTED | {"programs", "script_options"}, str(tmp_path / "own.py")
+    loaded = loaded_by("Server.run = lambda _: print(*sys.modules); main()", target)
+    ours = {name for name in loaded if name.startswith("scalesocket.net.")}
+    assert {name.removeprefix("scalesocket.net.") for name in ours} == allowed
+    read = {"tomllib", "datetime"} if "options" in kind else set()  # TOML has dates
+    assert loaded & WANTED_LATER == read
+
+
+def test_a_server_loads_what_its_first_client_needs_before_that_one_comes() -> None:
+    """It would have to wait for it; and once files run out, no more modules can be read."""
+    wanted = "scalesocket.net.linebuffer scalesocket.net.files hashlib"
+    program = (
+        "import time\n"
+        f"wanted, ends = set({wanted!r}.split()), time.monotonic() + {PATIENCE}\n"
+        "def wait(*_):\n"
+        "    while not wanted <= set(sys.modules) and time.monotonic() < ends:\n"
+        "        time.sleep(0.01)\n"
+        "    print(*sys.modules)\n"
+        "Server._wait_for_stop = wait; main()"
+    )
+    assert loaded_by(program, "cat") >= set(wanted.split())
 
 
 def test_importing_it_needs_no_module_that_only_posix_has(copied_alone: Path) -> None:

@@ -1,0 +1,51 @@
+"""The options of programs on pipes (`--linebuffer`, `--delay`), and when linebuffer.py is loaded.
+
+That is once the server listens, as nobody needs it before the first room.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from scalesocket import POSIX, Config, ProcessBackend, Server, parse_seconds, refuse_if
+
+# fmt: off
+OPTIONS = (
+    ("--linebuffer", "WHEN", ("auto", "on", "off"),
+     "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
+     "pseudo-terminal for stdout, off leaves it alone"),
+    ("--delay", "SECONDS", parse_seconds, "wait before using TARGET (default 0; 1 with --tcp)"),
+)
+# fmt: on
+
+
+def check_options(config: Config) -> None:
+    """Refuse a pseudo-terminal where there are no lines, or none can be had.
+
+    Raises:
+        ConfigError: another option, or the system, is in the way.
+    """
+    if config.linebuffer == "on":
+        for name in ("tcp", "pty", "binary"):
+            refuse_if(getattr(config, name), f"--{name} and --linebuffer=on exclude each other")
+        refuse_if(not POSIX, "--linebuffer=on needs a POSIX system")
+
+
+def set_up(server: Server) -> None:
+    """Have a server's program on pipes print line by line, as far as it can be made to."""
+    config = server.config
+    if config.command:
+        server.registry.make_backend = functools.partial(make_backend, config)
+        server.poller.call_soon(load)
+
+
+def load() -> None:
+    """Load what the first room would have to wait for."""
+    from . import linebuffer  # noqa: F401  # only loaded
+
+
+def make_backend(config: Config) -> ProcessBackend:
+    """Return the backend of a room."""
+    from .linebuffer import make_backend
+
+    return make_backend(config)
