@@ -392,8 +392,10 @@ def check_hooks(game: type[Game]) -> None:
     if missing := ", ".join(sorted(getattr(game, "__abstractmethods__", ()))):
         where = where_is(game, None)
         raise ConfigError(f"{where}: {game.__name__} is abstract, as it has no {missing}")
+    makers = game.__new__, game.__init__, type(game).__call__
     try:
-        inspect.signature(game).bind()
+        if makers != (object.__new__, object.__init__, type.__call__):  # which take none anyway
+            inspect.signature(game).bind()
     except TypeError:
         raise ConfigError(
             f"{where_is(game, game.__init__)}: {game.__name__}() is called without arguments; "
@@ -455,18 +457,35 @@ def check_body(game: type[Game], base: type, used: set[str]) -> None:
     Raises:
         ConfigError: it does.
     """
-    try:
-        lines, first = inspect.getsourcelines(base)
-        (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
-    except (OSError, TypeError, ValueError, SyntaxError):  # there is no source
+    tree = parse_class(base)
+    if tree is None:
         return
+    parts = list(walk(tree))
     idle = functools.partial(find_idle_call, game)
     late = functools.partial(find_late_rate, find_early(game))
     answer = functools.partial(find_answer, used)
     for look in (idle, find_lost_metadata, answer, late):
-        for line, what in filter(None, map(look, walk(tree))):
-            file = inspect.getsourcefile(base) or ""
-            raise ConfigError(f"{place(file, first + line - 1)}: {what}")
+        for line, what in filter(None, map(look, parts)):
+            raise ConfigError(f"{place(inspect.getsourcefile(base) or '', line)}: {what}")
+
+
+def parse_class(owner: type) -> ast.ClassDef | None:
+    """Return the source of a class, with the lines of its file; None: there is none.
+
+    `inspect.getsource` would take its end from tokens, which takes far longer than to parse all.
+    """
+    try:
+        lines, before = inspect.findsource(owner)  # up to its first decorator
+        waiting: list[ast.AST] = [ast.parse("".join(lines))]
+    except (OSError, TypeError, ValueError, SyntaxError):
+        return None
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ClassDef):
+            if before + 1 == min([node.lineno, *(part.lineno for part in node.decorator_list)]):
+                return node
+        waiting += [part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.expr)]
+    return None
 
 
 def walk(tree: ast.AST) -> Iterator[ast.AST]:

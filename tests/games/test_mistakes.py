@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import re
@@ -127,6 +128,53 @@ def test_a_hook_that_could_not_be_called_is_named_with_its_line(
     text = complaint("own:G")
     assert said in text
     assert re.match(r"own.py, line [34]: ", text)
+
+
+WRAPPED = """
+import scalesocket
+
+def keep(_name):
+    return lambda kind: kind
+
+class Hall:
+    @keep(
+        "it"
+    )
+    @keep("too")
+    class G(scalesocket.Game):
+        class G:
+            def on_join(self, client): return "hello"
+
+        def on_join(self, client):
+            return "hello"
+
+class G(scalesocket.Game):
+    def on_join(self, client): return "hello"
+
+G = Hall.G
+"""
+
+
+def test_a_class_is_looked_at_wherever_it_stands_and_nothing_else_of_its_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was looked for among tokens, which took half of a game's start."""
+    monkeypatch.setattr(inspect, "getblock", None)
+    (here / "own.py").write_text(WRAPPED)
+    assert complaint("own:G").startswith("own.py, line 17: nobody gets what on_join returns")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class G(Game):\n    def __new__(cls, room): return super().__new__(cls)",
+        "class K(type):\n    def __call__(cls, room): pass\nclass G(Game, metaclass=K): pass",
+    ],
+)
+def test_a_game_that_cannot_be_made_without_more_is_refused(here: Path, code: str) -> None:
+    """Python's own ways take no more, and are not asked."""
+    (here / "own.py").write_text(f"from scalesocket import Game\n{code}\n")
+    assert "G() is called without arguments" in complaint("own:G")
 
 
 LATE = """
