@@ -325,8 +325,7 @@ class CloseCode(enum.IntEnum):
     BAD_GATEWAY = 1014  # a proxy got a bad answer
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
+class FrameHeader(NamedTuple):
     """The part of a frame that comes before its payload (RFC 6455 section 5.2)."""
 
     fin: bool  # the last fragment of its message
@@ -1875,8 +1874,7 @@ class Route(NamedTuple):
     cached: bool | None = None  # `_cache`; None: the framing has no such mark
 
 
-@dataclass(frozen=True, slots=True)
-class Kick:
+class Kick(NamedTuple):
     """The child's wish to end connections."""
 
     to: tuple[int, ...] | None
@@ -1885,8 +1883,7 @@ class Kick:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """What the child wants to be kept of its room: for the API to show, or for its next process."""
 
     text: str  # JSON
@@ -2367,10 +2364,10 @@ def as_variable(data: bytes) -> str:
 # port, and children in a terminal, are in net/children.py.)
 # A backend lives on its room's thread: it is started, fed and stopped there. A child's output
 # comes on a second thread, the pump, so that writing to it never waits for reading from it.
+# Most events are named tuples: Python makes these, and their classes, faster than what is frozen.
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(NamedTuple):
     """A client has come."""
 
     client: Client
@@ -2384,8 +2381,7 @@ class Received:
     run: Messages
 
 
-@dataclass(frozen=True, slots=True)
-class Unwritten:
+class Unwritten(NamedTuple):
     """What the child is still to read; of some modules of net/."""
 
     client: Client
@@ -2393,8 +2389,7 @@ class Unwritten:
     whole: bool  # nothing of it has been written
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(NamedTuple):
     """A client has gone; `reply`: its Close or error, which still has to be answered."""
 
     client: Client
@@ -2407,8 +2402,7 @@ class Exited:
     """The child has no more output, or what it prints cannot be read any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """Another thread wants a function to be called on the room's, for its game."""
 
     function: Callable[[], object]
