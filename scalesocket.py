@@ -4951,6 +4951,7 @@ class Server:
         self.opened.close()
         self._end()
         self.readers.shared.stop()
+        self.say("stopped")
 
     def _wait_for_stop(self, wake_up: socket.socket, waker: socket.socket) -> None:
         """Wait until `stop` is called, and let signals have their handlers run.
@@ -5069,7 +5070,6 @@ class Server:
         if self.taps is not None:
             self.taps.close()
         self.has_ended = True
-        self.say("stopped")
 
     # -- the poller --
 

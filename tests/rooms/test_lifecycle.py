@@ -458,6 +458,20 @@ def test_a_signal_to_a_server_that_has_stopped_is_not_its_status(number: int) ->
             assert server.wait() == 0
 
 
+def test_a_server_says_last_that_it_has_stopped() -> None:
+    """With -v it told behind that whom it had cut off in the middle of a request."""
+    with (
+        serve("-v", "cat") as server,
+        socket.create_connection((server.host, server.port), PATIENCE) as client,
+    ):
+        client.sendall(b"GET /den HTTP/1.1\r\n")
+        assert http_request(server, path="/health").status == 200  # so that one is in, too
+        assert server.stop() == 0
+        *before, last = server.log()
+        assert any("ended: the server ends" in line for line in before)
+        assert last.endswith("] stopped")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heeded_from_the_moment_it_says_that_it_runs(number: int) -> None:
     for _ in range(5):
