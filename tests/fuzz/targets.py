@@ -870,6 +870,7 @@ def folder() -> Path:
         b"GET /sub HTTP/1.1\r\nHost: x\r\nIf-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT",
         b"HEAD /out/%2e%2e/a.txt HTTP/1.1\r\nHost: x\r\nIf-Range: \"x\"\r\nRange: bytes=-3",
         b"GET /out/secret HTTP/1.0",
+        b"GET /a.txt HTTP/1.1\r\nHost: x\r\nIf-Match: \"x\"",
     ],
     [*HEAD_WORDS, b"/out", b"/secret", b"/loop", b"/.hidden", b"/sub", b"/a.txt", b"/" + b"a" * 300,
      b"If-Modified-Since: ", b"Thu, 01 Jan 1970 00:00:00 GMT", b"Range: bytes=", b"If-Range: ",
@@ -885,7 +886,7 @@ def files(data: bytes) -> None:
         response = scalesocket.net.files.WebFiles(root).respond(request)
     except scalesocket.HandshakeError as error:
         response = scalesocket.error_response(error)
-        assert error.status in (400, 403, 404, 416)
+        assert error.status in (400, 403, 404, 412, 416)
     check_response_head(response.encode_head(keep_alive=True, extra=[("X-A", "b")]))
     if response.status == 301:
         (location,) = (value for name, value in response.headers if name == "Location")
