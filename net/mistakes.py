@@ -17,6 +17,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -350,7 +351,8 @@ def check_game(module: ModuleType, class_name: str) -> None:
             f"{file}: {class_name} is {what}, but no subclass of scalesocket.Game: "
             f"class {class_name}(Game)"
         )
-    check_hooks(found)
+    with warnings.catch_warnings(action="ignore"):  # of its source: Python has said them
+        check_hooks(found)
 
 
 def explain_shadow(module: ModuleType) -> str:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -1217,3 +1218,16 @@ def test_the_bundled_games_have_no_mistakes() -> None:
     for name in ("snake:Snake", "tictactoe:TicTacToe"):
         mistakes.check_hooks(scalesocket.load_game(f"scalesocket.game.{name}"))
     mistakes.check_hooks(Game)
+
+
+def test_what_python_has_warned_of_is_not_said_again(here: Path) -> None:
+    """It came once more for each look at the source, from a file called <unknown>."""
+    (here / "slash.py").write_text(
+        'import scalesocket\nX = "\\d"\n\nclass Slash(scalesocket.Game):\n    Y = "\\w"\n'
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert parse_command_line(["slash:Slash"]).game is not None
+    assert [warning.filename for warning in told if "escape" in str(warning.message)] == [
+        str(here / "slash.py")
+    ] * 2
