@@ -78,11 +78,13 @@ from scalesocket import (
     start_thread,
 )
 
+from . import pages, pipes
 from .children import choose_backend
 from .descendants import adopt, list_orphans
 from .lines import LINES, LineSession
 from .logs import finish_log
 from .signals import once
+from .threads import return_memory
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -536,8 +538,16 @@ def merge_metrics(texts: dict[int, str]) -> str:
 
 
 def set_up(server: Server) -> None:
-    """Have a server run as several processes."""
+    """Have a server run as several processes.
+
+    What a server loads late is loaded before the first of them is forked: they share its memory,
+    and one that is forked after an upgrade has no modules of another version.
+    """
     server.run_all = Supervisor(server, server.config.workers).run
+    pages.load()
+    if server.config.command:
+        pipes.load()
+    return_memory()
 
 
 class WorkerProcess:

@@ -1096,3 +1096,17 @@ def test_who_is_in_its_handshake_when_a_worker_crashes_gets_no_frame(tmp_path: P
                 crash(server, 1)
                 answer = drain(sock)
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 503 "), answer
+
+
+def test_what_a_server_loads_late_is_there_before_workers_are_forked() -> None:
+    """Each had it for itself, and one forked after an upgrade had some of another version."""
+    code = (
+        "import sys; from scalesocket import Server, parse_command_line;"
+        "Server(parse_command_line(['--workers=2', 'cat']));"
+        "print([n for n in ('net.files', 'net.linebuffer') if f'scalesocket.{n}' in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, cwd=Path(SCRIPT).parent
+    )
+    assert done.stdout == "['net.files', 'net.linebuffer']\n", done.stderr
