@@ -1162,7 +1162,7 @@ def report_failure(logger: logging.Logger | RoomLog = log) -> str:
 
     No thread of the server ends because of either.
     """
-    error = sys.exc_info()[1]
+    error = sys.exception()
     shortage = OUT_OF_MEMORY if is_memory_error(error) else ""
     try:
         if isinstance(error, ShortageError):
@@ -1178,7 +1178,11 @@ def report_failure(logger: logging.Logger | RoomLog = log) -> str:
 
 
 def insist(function: Callable[..., T], *args: Any) -> T:
-    """Call a function, and again while it fails for lack of memory: it must not be left undone."""
+    """Call a function, and again while it fails for lack of memory: it must not be left undone.
+
+    What the caller makes for this call needs memory, too: even the method of an object does. So
+    it is given as that of its class where nothing may fail, as in `insist(Session.end, session)`.
+    """
     while True:
         try:
             return function(*args)
@@ -1229,12 +1233,12 @@ class Poller:
             self._waker.setblocking(False)
             self._selector = selectors.DefaultSelector()  # touched by the thread alone
             self._selector.register(self._wake_up, selectors.EVENT_READ, self._empty_wake_up)
+            self._wake()  # for what came before
             self._thread = start_thread(self._name, self._run)
         except BaseException:  # also when there is not even memory for a ShortageError
             self._wake_up.close()
             self._waker.close()
             raise
-        self._wake()  # for what came before
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Have the thread call a function, soon and once."""
@@ -1257,9 +1261,10 @@ class Poller:
 
     def _wake(self) -> None:
         self._woken = True
-        # Full: a wake-up is under way already. Closed: the server has stopped.
-        with contextlib.suppress(OSError):
+        try:  # this needs no memory: a call that is there must not be asked for again
             self._waker.send(b"\0")
+        except OSError:  # full: a wake-up is under way already; closed: the server has stopped
+            pass
 
     def _run(self) -> None:
         while not self._stopped:
@@ -4167,7 +4172,7 @@ class Session:
     def end(self) -> None:
         """Give back what it has held, also where memory has run out."""
         try:
-            insist(self._dismiss)
+            insist(Session._dismiss, self)
         finally:
             for give_back in self.at_end:
                 insist(give_back)
@@ -4404,19 +4409,18 @@ class Reader(Poller):
     def attend(self, session: Session) -> None:
         """Have a session get what it wants, here or on another thread.
 
-        Raises:
-            ShortageError: there is no such thread; the session has been ended.
+        Whoever calls this `insist`s: without memory for some of it, all of it is done again.
         """
         want = session.want
         self._opening.pop(session, None)
         if want is Want.MESSAGES and self._only is None and self._readers.spare.acquire(False):
-            self._unwatch(session)
+            insist(Reader._unwatch, self, session)
             self._readers.start_own(session)
         elif want is None or want is Want.HELPER:
             self._unwatch(session)
-            if self._only is session:
-                self._readers.spare.release()
+            if self._only is session and not self._stopped:
                 self._stopped = True
+                self._readers.spare.release()
             if want is Want.HELPER:
                 self._readers.help(session)
         else:
@@ -4425,8 +4429,9 @@ class Reader(Poller):
     def start_reading(self, session: Session) -> None:
         """Read a session from now on."""
         if session.descriptor < 0:
+            descriptor = session.sock.fileno()
             self.watch(session.sock, selectors.EVENT_READ, session)
-            session.descriptor = session.sock.fileno()
+            session.descriptor = descriptor  # nothing that needs memory comes between
         if session.want is Want.BYTES:
             self._opening[session] = None
             self._watch_over()
@@ -4501,7 +4506,7 @@ class Reader(Poller):
 
     def _read_opening(self, session: Session) -> None:
         if session.read(session.layer.recv, FIRST_RECEIVE_SIZE, _DONT_WAIT):
-            insist(self.attend, session)
+            insist(type(self).attend, self, session)
 
     # -- sessions in a room --
 
@@ -4535,7 +4540,7 @@ class Reader(Poller):
         if session.want is not Want.MESSAGES:
             if events is None:
                 session.resume()
-                self.attend(session)
+                insist(type(self).attend, self, session)
             return
         client = session.client
         assert client is not None
@@ -4546,14 +4551,14 @@ class Reader(Poller):
         room = client.room
         if received and room is not None:
             if room.inbox.is_full and closing is None and self._is_there(session):
-                self._pause(session, room, received)
+                insist(Reader._pause, self, session, room, received)
                 return
             batches.setdefault(room, []).extend(received)
         if closing is not None:
             if room in batches:  # it leaves behind all that it has said
                 room.receive(batches.pop(room))
             session.resume(closing)
-            self.attend(session)
+            insist(type(self).attend, self, session)
         elif session.connection.has_more:
             self._ready[session] = None
 
@@ -4566,18 +4571,17 @@ class Reader(Poller):
         self._unwatch(session)
         session.held = received
         session.connection.set_reading(False)
-        if room not in self._paused:
-            self._paused[room] = deque()
-            self._wait_for(room)
+        if not (paused := self._paused.setdefault(room, deque())):
             self._watch_over()
-        self._paused[room].append(session)
+            self._wait_for(room)
+        paused.append(session)  # last: without memory for all of this, it is done again
 
     def _wait_for(self, room: Room) -> None:
         room.inbox.when_freed(lambda: self.call_soon(lambda: self._unpause_all(room)))
 
     def _unpause_all(self, room: Room) -> None:
         """Let who waits for a room go on, as long as there is room in its inbox."""
-        paused = self._paused[room]
+        paused = self._paused.setdefault(room, deque())
         while paused and not room.inbox.is_full:
             self._unpause(paused[0], room)
             paused.popleft()  # not before: without memory for that, it is tried again
@@ -4620,30 +4624,27 @@ class Readers:
         try:
             reader = self.kind(f"reader {session.client and session.client.id}", self, session)
             reader.start()
-        except (ShortageError, OSError, MemoryError):  # the shared one has all that it needs
+        except (ShortageError, OSError, MemoryError, RuntimeError):
             self.spare.release()
-            reader = self.shared
-        insist(reader.call_soon, functools.partial(reader.start_reading, session))
+            self.shared.start_reading(session)  # it has all that it needs
+        else:
+            insist(Readers.hand_over, self, session, reader)
 
     def help(self, session: Session) -> None:
-        """Have a session go on in a thread that may wait.
-
-        Raises:
-            ShortageError: there is none, and it has been ended.
-        """
+        """Have a session go on in a thread that may wait; if there is none, it fails."""
         try:
             self.start_helper(self.run, (session,))
         except (RuntimeError, MemoryError, ShortageError) as error:
             cause = error if isinstance(error, ShortageError) else OUT_OF_THREADS
             shortage = ShortageError(f"cannot start a thread: {cause}")
             if session.fail(shortage) is None:
-                raise shortage from None
-            insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
+                report_shortage(str(shortage))
+            insist(Readers.hand_over, self, session, self.shared)
 
     def run(self, session: Session) -> None:
         """Run a session until it only waits for its peer, or ends; on a thread that may wait."""
-        until = time.monotonic() + HELPER_PATIENCE
         try:
+            until = time.monotonic() + HELPER_PATIENCE
             while session.want is Want.HELPER or session.want is Want.BYTES:
                 if session.want is Want.HELPER:
                     session.resume()
@@ -4651,8 +4652,12 @@ class Readers:
                     session.sock.settimeout(None)  # its reader waits on, and sees to the deadline
                     break
         except Exception as error:  # memory, or our bug
-            session.fail(error)
-        insist(self.shared.call_soon, functools.partial(self.shared.attend, session))
+            insist(Session.fail, session, error)
+        insist(Readers.hand_over, self, session, self.shared)
+
+    def hand_over(self, session: Session, reader: Reader) -> None:
+        """Have a reader attend to a session from now on."""
+        reader.call_soon(functools.partial(insist, reader.attend, session))
 
 
 # ==== 14. Server =========================================================================
@@ -4987,14 +4992,14 @@ class Server:
         try:
             over_limit = self.limits.enter(address[0])
             session = kind(self, sock, address, early, over_limit=over_limit)
-        except (OSError, MemoryError, ShortageError):
+        except (OSError, MemoryError, RuntimeError, ShortageError):
             sock.close()
             if over_limit is None:
                 raise
             insist(self.limits.leave, address[0], over_limit)
             return
-        session.resume()
-        insist(self.readers.shared.call_soon, lambda: self.readers.shared.attend(session))
+        insist(Session.resume, session)
+        insist(Readers.hand_over, self.readers, session, self.readers.shared)
 
     def connect(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import selectors
@@ -58,6 +59,10 @@ from tests.support import (
 from tests.wire.test_tls import join as join_securely
 
 ROUNDS = 400
+UPGRADE = (
+    b"GET /den HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 THREADS = 3  # of a server with no clients: main, acceptor, poller
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing is a reset
 SHARED = with_constants(OWN_READERS=1)  # which the first client has; all others share one
@@ -404,6 +409,128 @@ def test_who_is_gone_before_it_is_accepted_holds_nobody_up() -> None:
         listener.accept = Mock(side_effect=[ConnectionAbortedError, next_one, BlockingIOError])
         listener._accept_all()
     server.serve.assert_called_once_with(scalesocket.HttpSession, *next_one)
+
+
+# ==== Where memory runs out ===============================================
+
+
+def make_scarce(function: Any, first: int) -> Any:
+    """Return a function for which there is no memory at its `first` call (from 0) and the next."""
+    numbers = itertools.count()
+    failures = {first: MemoryError(), first + 1: RuntimeError("can't allocate lock")}
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        if (failure := failures.get(next(numbers))) is not None:
+            raise failure
+        return function(*args, **options)
+
+    return scarce
+
+
+@pytest.fixture(name="asking")
+def _asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[scalesocket.Server]:
+    """A server that asks on a helper who may come in; then each client has a reader of its own."""
+    monkeypatch.setattr(scalesocket, "report_failure", Mock())
+    monkeypatch.setattr(scalesocket, "OUT_OF_MEMORY_PAUSE", 0.0)
+    server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
+    server.registry.make_backend = lambda: scalesocket.GameBackend(scalesocket.Game)
+    server.askers.append(lambda _client: True)
+    server.poller.start()
+    server.readers.shared.start()
+    yield server
+    server.registry.end_all(1001, "")
+    assert server.registry.wait_until_idle(PATIENCE)
+    server.readers.shared.stop()
+    server.poller.stop()
+
+
+STEPS = [
+    (scalesocket, "report_shortage"),
+    (scalesocket.functools, "partial"),
+    (scalesocket.Session, "resume"),
+    (scalesocket.Session, "fail"),
+    (Poller, "start"),
+    (Poller, "call_soon"),
+    (Poller, "watch"),
+    (Readers, "help"),
+    (scalesocket.Reader, "_unwatch"),
+    (scalesocket.Reader, "_watch_over"),
+    (scalesocket.Reader, "start_reading"),
+    (scalesocket.Reader, "attend"),
+]
+
+
+@pytest.mark.parametrize("has_helpers", [True, False])
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=lambda it: it if type(it) is str else "")
+def test_whoever_comes_is_let_go_again_wherever_memory_runs_out(
+    asking: scalesocket.Server,
+    owner: Any,
+    name: str,
+    first: int,
+    has_helpers: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody had such a connection any more: its socket, its place among those of --maxconns, or
+    the thread that was to read it stayed."""
+    readers, before = asking.readers, set(threading.enumerate())
+    spare, helpers = readers.spare._value, readers.finish.__self__
+    if not has_helpers:
+        monkeypatch.setattr(readers, "start_helper", Mock(side_effect=RuntimeError))
+        monkeypatch.setattr(scalesocket.Session, "receive", Mock(side_effect=MemoryError))
+    ours, theirs = socket.socketpair()
+    scarce: Any = make_scarce(getattr(owner, name), first)
+    if owner is scalesocket.functools:  # for the server alone
+        owner, name, scarce = scalesocket, "functools", Mock(wraps=owner, partial=scarce)
+    with theirs, monkeypatch.context() as patched:
+        theirs.settimeout(PATIENCE)
+        theirs.sendall(UPGRADE)
+        theirs.shutdown(socket.SHUT_WR)
+        serve_it = partial(asking.serve, scalesocket.HttpSession, ours, UNIX_PEER, b"")
+        patched.setattr(owner, name, scarce)
+        Poller.call_later(readers.shared, 0, serve_it)
+        wait_until(lambda: ours.fileno() == -1)
+        wait_until(lambda: not (asking.limits._served or helpers._calls or asking.connections))
+    wait_until(lambda: not [t for t in threading.enumerate() if t not in before])
+    wait_until(lambda: len(readers.shared._selector.get_map()) == 1)
+    assert readers.spare._value == spare
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (scalesocket.Reader, "_unwatch"),
+        (scalesocket.Reader, "_watch_over"),
+        (scalesocket.Reader, "_wait_for"),
+        (scalesocket.Connection, "set_reading"),
+        (Inbox, "when_freed"),
+    ],
+    ids=lambda it: it if type(it) is str else "",
+)
+def test_who_has_to_wait_for_a_full_room_is_heard_wherever_memory_runs_out(
+    asking: scalesocket.Server, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader had let go of it, and no list had it: what it had said was lost, and so was it."""
+    shared, heard = asking.readers.shared, threading.Event()
+    game = type("Hearing", (scalesocket.Game,), {"on_message": lambda *_: heard.set()})
+    asking.registry.make_backend = lambda: scalesocket.GameBackend(game)
+    while asking.readers.spare.acquire(blocking=False):
+        pass
+    ours, theirs = socket.socketpair()
+    shared.call_soon(partial(asking.serve, scalesocket.HttpSession, ours, UNIX_PEER, b""))
+    with RawClient(theirs) as client:
+        client.upgrade("localhost", "/den", {})
+        room = asking.registry.find("den")
+        assert room is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, make_scarce(getattr(owner, name), 0))
+            with room.inbox.lock:
+                room.inbox.size = 2 * scalesocket.INBOX_SIZE  # until its thread takes something
+            client.send_text("hello")
+            wait_until(lambda: room in shared._paused and shared._paused[room])
+        room.inbox.put(scalesocket.Called(int))
+        assert heard.wait(PATIENCE)
+    wait_until(lambda: ours.fileno() == -1)
 
 
 # ==== Nothing is lost =====================================================
