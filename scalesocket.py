@@ -4409,7 +4409,7 @@ class Reader(Poller):
     def attend(self, session: Session) -> None:
         """Have a session get what it wants, here or on another thread.
 
-        Whoever calls this `insist`s: without memory for some of it, all of it is done again.
+        Without memory for some of it, all of it is to be done again: at once, or by a timed call.
         """
         want = session.want
         self._opening.pop(session, None)
@@ -4428,15 +4428,15 @@ class Reader(Poller):
 
     def start_reading(self, session: Session) -> None:
         """Read a session from now on."""
-        if session.descriptor < 0:
-            descriptor = session.sock.fileno()
-            self.watch(session.sock, selectors.EVENT_READ, session)
-            session.descriptor = descriptor  # nothing that needs memory comes between
         if session.want is Want.BYTES:
             self._opening[session] = None
             self._watch_over()
         elif session.want is Want.END or session.connection.has_more:
             self._ready[session] = None
+        if session.descriptor < 0:  # last: from then on it may go on to another thread
+            descriptor = session.sock.fileno()
+            self.watch(session.sock, selectors.EVENT_READ, session)
+            session.descriptor = descriptor
 
     def _unwatch(self, session: Session) -> None:
         if session.descriptor >= 0:  # its socket may be closed already
@@ -4657,7 +4657,7 @@ class Readers:
 
     def hand_over(self, session: Session, reader: Reader) -> None:
         """Have a reader attend to a session from now on."""
-        reader.call_soon(functools.partial(insist, reader.attend, session))
+        reader.call_soon(functools.partial(reader.attend, session))
 
 
 # ==== 14. Server =========================================================================
