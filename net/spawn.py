@@ -9,7 +9,6 @@ known at once, while what it has started may still hold its output open.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import select
 import subprocess
@@ -31,6 +30,8 @@ from scalesocket import (
 from .descendants import stop_orphans
 from .file_limit import restore_file_limit
 from .last_read import close_input
+
+ASK_INTERVAL = 0.2  # seconds after which one that never pauses is asked whether it has exited
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -91,13 +92,16 @@ class TidyChild(ChildProcess):
         if self._pidfd >= 0:
             poller.register(self._pidfd, select.POLLIN)
         emptied = False  # nothing was left when it was last read: no need to try
-        for count in itertools.count(1):
+        asked_at = time.monotonic()
+        while True:
             ready = [descriptor]
             if emptied:
                 ready = [fd for fd, _ in poller.poll(None if self._pidfd >= 0 else 200)]
             # A child of the child may never pause, so it is also asked now and then.
-            if (ready != [descriptor] or not count % 64) and self._has_exited():
-                break
+            if ready != [descriptor] or time.monotonic() - asked_at >= ASK_INTERVAL:
+                if self._has_exited():
+                    break
+                asked_at = time.monotonic()
             try:
                 data = os.read(descriptor, RECEIVE_SIZE)
             except BlockingIOError:

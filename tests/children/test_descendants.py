@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from scalesocket.net.last_read import count_unread
+from scalesocket.net.spawn import TidyChild
 
+from scalesocket import RECEIVE_SIZE
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -202,6 +206,33 @@ with descendants._lock:
     print("waiting" if reaping.is_alive() else "nobody is waited for")
 descendants.kill_orphans()
 """
+
+
+def test_what_never_pauses_does_not_hide_that_its_program_has_exited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That was asked at each 64th read: its room was open while 4 MiB of lines were logged."""
+    monkeypatch.setattr("scalesocket.net.spawn.ASK_INTERVAL", 0.0)  # as if each took so long
+    child = TidyChild(
+        ["sh", "-c", "yes >&2 &"],
+        os.environ,
+        (subprocess.DEVNULL, subprocess.DEVNULL, subprocess.PIPE),
+        grace=0.0,
+    )
+    try:
+        stderr = child.popen.stderr
+        assert stderr is not None
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert select.select([stderr], [], [], PATIENCE)[0]
+        taken: list[bytes] = []
+        for piece in child.read(stderr.fileno()):  # as slowly as it is written into a log
+            taken.append(piece)
+            wait_until(lambda: count_unread(stderr.fileno()) >= RECEIVE_SIZE // 2)
+        assert 1 <= len(taken) <= 16  # 1 MiB: what was in the pipe, and some of what comes later
+    finally:
+        child.signal_group(signal.SIGKILL)
+        child.wait(PATIENCE)
+        child.close()
 
 
 def test_however_many_live_on_the_one_thread_that_serves_all_is_not_held_up() -> None:
