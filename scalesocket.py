@@ -1296,7 +1296,7 @@ class Poller:
                     return
                 function = heapq.heappop(self._calls)[2]
             if not self._do(function):  # it must not be forgotten
-                insist(self.call_later, OUT_OF_MEMORY_PAUSE, function)
+                insist(Poller.call_later, self, OUT_OF_MEMORY_PAUSE, function)
 
     def _close(self) -> None:
         self._selector.close()
@@ -2760,7 +2760,7 @@ class ProcessBackend(Backend):
     # -- the pump and the stderr thread --
 
     def _run_pump(self) -> None:
-        child, framing = self._child, self._from_child
+        child, framing, inbox, last = self._child, self._from_child, self._room.inbox, Exited()
         assert child is not None
         try:
             for data in child.read(self._output):
@@ -2772,7 +2772,7 @@ class ProcessBackend(Backend):
         except MemoryError:
             framing.error = BackendError(OUT_OF_MEMORY)
         finally:
-            insist(self._room.inbox.put, Exited())
+            insist(type(inbox).put, inbox, last)
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(report=self._room.report)
@@ -3560,9 +3560,9 @@ class Room:
         except BaseException:
             shortage = report_failure(self.log)
             code = CloseCode.TRY_AGAIN_LATER if shortage else CloseCode.INTERNAL_ERROR
-            insist(self.end, code, shortage or "internal error")
+            insist(type(self).end, self, code, shortage or "internal error")
         finally:
-            insist(self._close)
+            insist(type(self)._close, self)
 
     def _handle(self, events: list[RoomEvent]) -> bool:
         """Pass events on; return whether they were the last that there will be."""
@@ -3593,7 +3593,7 @@ class Room:
     def _stop_backend(self) -> None:
         if not self._backend_stopped:
             self._backend_stopped = True
-            insist(self.backend.stop)
+            insist(type(self.backend).stop, self.backend)
 
 
 class RoomRegistry:
@@ -4791,6 +4791,7 @@ class Listener:
         self._server = server
         self._kind = kind
         self._reader = server.readers.shared
+        self._watch_later = functools.partial(self._reader.call_later, 0.1, self.watch)
 
     def watch(self) -> None:
         """Accept from now on."""
@@ -4818,7 +4819,7 @@ class Listener:
                 log.debug("not accepted: %s", error)
             except (OSError, ShortageError) as error:
                 self._reader.unwatch(self._socket)
-                insist(self._reader.call_later, 0.1, self.watch)  # for others to end
+                insist(self._watch_later)  # for others to end
                 raise ShortageError(f"cannot accept: {error}") from None
 
     def accept(self) -> tuple[socket.socket, Endpoint, bytes]:
@@ -4996,7 +4997,7 @@ class Server:
             sock.close()
             if over_limit is None:
                 raise
-            insist(self.limits.leave, address[0], over_limit)
+            insist(type(self.limits).leave, self.limits, address[0], over_limit)
             return
         insist(Session.resume, session)
         insist(Readers.hand_over, self.readers, session, self.readers.shared)
