@@ -416,6 +416,7 @@ class Successor(Server):
         self._ear = ear
         self._is_anew = is_anew
         self._taken = listeners, line_listeners
+        self.say = log.debug  # the first process, which has not ended, tells the operator
 
     def listen(self) -> None:
         """Take what is listened at already, and heed the first process."""
@@ -427,10 +428,6 @@ class Successor(Server):
         self.prepare(*self._taken)
         if self._is_anew:
             log.info("the new code runs")
-
-    def say(self, text: str, *values: object) -> None:
-        """Leave that to the first process, which has not ended; see `Server`."""
-        log.debug(text, *values)
 
 
 def succeed() -> int:
