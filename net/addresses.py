@@ -53,7 +53,9 @@ def open_listeners(
         missing: list[tuple[str, OSError]] = []
         try:
             sought = host.encode() if host.isascii() else host  # so encodings.idna is not loaded
-            found = socket.getaddrinfo(sought, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+            found = socket.getaddrinfo(
+                sought, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
             for family, _, _, _, address in found:
                 alone = len(addresses) == len(found) == 1 and family == socket.AF_INET6
                 both = alone and socket.has_dualstack_ipv6()

@@ -27,10 +27,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """A hosts file: what each name means."""
     known: dict[str, list[str]] = {}
 
-    def look_up(host: str, port: int, **_options: int) -> list[object]:
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port)) for address in known[host]
-        ]
+    def look_up(host: bytes, port: int, **_options: int) -> list[object]:
+        addresses = known[host.decode()]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (it, port)) for it in addresses]
 
     monkeypatch.setattr(scalesocket.socket, "getaddrinfo", look_up)
     return known
