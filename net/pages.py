@@ -8,6 +8,7 @@ there, too, as a room, or a part of the app, may have that name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import posixpath
@@ -148,5 +149,9 @@ def set_up(server: Server) -> None:
 
 
 def load() -> None:
-    """Load what the first request for a page would have to wait for."""
-    from . import files  # noqa: F401  # only loaded
+    """Load what the first request for a page would have to wait for.
+
+    Where no file can be opened, it does wait.
+    """
+    with contextlib.suppress(OSError, ImportError):
+        from . import files  # noqa: F401  # only loaded

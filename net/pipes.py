@@ -5,6 +5,7 @@ That is once the server listens, as nobody needs it before the first room.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 from scalesocket import POSIX, Config, ProcessBackend, Server, parse_seconds, refuse_if
@@ -40,8 +41,9 @@ def set_up(server: Server) -> None:
 
 
 def load() -> None:
-    """Load what the first room would have to wait for."""
-    from . import linebuffer  # noqa: F401  # only loaded
+    """Load what the first room would have to wait for; where no file can be opened, it does."""
+    with contextlib.suppress(OSError, ImportError):
+        from . import linebuffer  # noqa: F401  # only loaded
 
 
 def make_backend(config: Config) -> ProcessBackend:

@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
+from scalesocket.net import pages, pipes
 
+from scalesocket import net
 from tests.support import PATIENCE, SCRIPT, RawClient, serve
 
 PRINTING = [
@@ -108,3 +112,20 @@ def test_a_module_is_not_found_where_the_working_directory_is_gone(tmp_path: Pat
     )
     says = "scalesocket: cannot import mine:Game: there is no module 'mine' (try --help)"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, says)
+
+
+@pytest.mark.parametrize(("module", "name"), [(pages, "files"), (pipes, "linebuffer")])
+def test_what_is_loaded_once_the_server_listens_may_wait_for_files(
+    module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without descriptors it was a traceback in the log, of "our own bug"."""
+    finder = Mock()
+    finder.find_spec.side_effect = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.delitem(sys.modules, f"scalesocket.net.{name}", raising=False)
+    monkeypatch.delattr(net, name, raising=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "meta_path", [finder])
+        module.load()
+        finder.find_spec.assert_called()
+    module.load()
+    assert f"scalesocket.net.{name}" in sys.modules
