@@ -4624,7 +4624,9 @@ class Readers:
         try:
             reader = self.kind(f"reader {session.client and session.client.id}", self, session)
             reader.start()
-        except (ShortageError, OSError, MemoryError, RuntimeError):
+        except (ShortageError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError):  # no memory for a lock, or a bug of ours
+                report_failure()
             self.spare.release()
             self.shared.start_reading(session)  # it has all that it needs
         else:
@@ -4993,11 +4995,13 @@ class Server:
         try:
             over_limit = self.limits.enter(address[0])
             session = kind(self, sock, address, early, over_limit=over_limit)
-        except (OSError, MemoryError, RuntimeError, ShortageError):
+        except (OSError, MemoryError, RuntimeError, ShortageError) as error:
             sock.close()
             if over_limit is None:
                 raise
             insist(type(self.limits).leave, self.limits, address[0], over_limit)
+            if isinstance(error, RuntimeError):  # no memory for a lock, or a bug of ours
+                report_failure()
             return
         insist(Session.resume, session)
         insist(Readers.hand_over, self.readers, session, self.readers.shared)

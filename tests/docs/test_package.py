@@ -602,36 +602,33 @@ def test_a_lone_copy_says_what_a_script_with_options_needs(copied_alone: Path) -
     assert "[tool.scalesocket] in chat.py needs the folder net/" in done.stderr
 
 
-def test_a_lone_copy_names_the_file_that_it_cannot_read(copied_alone: Path) -> None:
-    program = (
-        "import pathlib, sys; sys.path.insert(0, sys.argv[1]); import scalesocket\n"
-        "try: scalesocket.read_script(pathlib.Path('gone.py'))\n"
-        "except scalesocket.ConfigError as error: print(error)"
-    )
+def import_alone(copied_alone: Path, program: str) -> str:
+    """Return what a program prints that has imported the copy."""
+    ours = "import sys; sys.path.insert(0, sys.argv[1]); import scalesocket\n"
     shown = subprocess.run(
-        [*ALONE, "-c", program, str(copied_alone.parent)],
+        [*ALONE, "-c", ours + program, str(copied_alone.parent)],
         capture_output=True,
         text=True,
         check=True,
         timeout=PATIENCE,
     )
-    assert shown.stdout == "cannot read gone.py: No such file or directory\n"
+    return shown.stdout
+
+
+def test_a_lone_copy_names_the_file_that_it_cannot_read(copied_alone: Path) -> None:
+    program = (
+        "try: scalesocket.read_script(scalesocket.Path('gone.py'))\n"
+        "except scalesocket.ConfigError as error: print(error)"
+    )
+    told = import_alone(copied_alone, program)
+    assert told == "cannot read gone.py: No such file or directory\n"
 
 
 def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) -> None:
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import scalesocket;"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    shown = subprocess.run(
-        [*ALONE, "-c", program, str(copied_alone.parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE,
-    )
+    program = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     ours = {"scalesocket", "__main__"}
-    assert set(shown.stdout.split()) - sys.stdlib_module_names - ours == set()
+    brought = set(import_alone(copied_alone, program).split())
+    assert brought - sys.stdlib_module_names - ours == set()
 
 
 STARTED = frozenset(

@@ -496,6 +496,29 @@ def test_whoever_comes_is_let_go_again_wherever_memory_runs_out(
     assert readers.spare._value == spare
 
 
+def test_a_bug_as_a_connection_is_taken_up_is_told_of(asking: scalesocket.Server) -> None:
+    """It was taken for memory that had run out, and the connection closed without a word."""
+    kind = Mock(side_effect=RuntimeError("a bug"))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        asking.serve(kind, ours, UNIX_PEER, b"")
+        assert ours.fileno() == -1 and not asking.limits._served
+    scalesocket.report_failure.assert_called_once_with()  # type: ignore[attr-defined]
+
+
+def test_a_bug_in_a_reader_of_its_own_is_told_of(
+    asking: scalesocket.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise; the shared reader reads its client."""
+    readers, session = asking.readers, Mock()
+    monkeypatch.setattr(readers, "kind", Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setattr(readers.shared, "start_reading", Mock())
+    assert readers.spare.acquire(blocking=False)
+    readers.start_own(session)
+    readers.shared.start_reading.assert_called_once_with(session)  # type: ignore[attr-defined]
+    scalesocket.report_failure.assert_called_once_with()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
