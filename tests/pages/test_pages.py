@@ -1250,6 +1250,23 @@ def test_one_emoji_that_becomes_another_is_never_cut(
     wait_for_screen(page, "^😁$")
 
 
+def test_an_emoji_that_a_key_types_is_whole(visit: Visit, shell_server: ServerProcess) -> None:
+    """Firefox tells of its halves one by one, and each was sent as U+FFFD."""
+    page = enter_terminal(visit, shell_server)
+    page.keyboard.insert_text("echo ")
+    page.evaluate(
+        """() => {
+            const input = document.querySelector("#input");
+            for (const data of "😀".split("")) {
+                const half = { inputType: "insertText", data, cancelable: true };
+                input.dispatchEvent(new InputEvent("beforeinput", half));
+            }
+        }"""
+    )
+    page.keyboard.press("Enter")
+    wait_for_screen(page, "^😀$")
+
+
 # ==== 4. Fit for all =======================================================
 
 

@@ -18,6 +18,7 @@ export class Keyboard {
   #send;
   #controlButton;
   #soFar = ""; // what has been sent of the word that is being composed
+  #half = ""; // the first half of a character, as Firefox brings those of two halves one by one
   #pressed = null; // the mouse's button, while the program is told about it
 
   /** `send(text)` is given what is to be sent. `parts` are {input, scroller, keys}. */
@@ -83,8 +84,10 @@ export class Keyboard {
     else this.#typed(text);
   }
 
-  #typed(text) {
+  #typed(typed) {
     this.#empty();
+    const [, text, half] = /^(.*?)([\ud800-\udbff]?)$/s.exec(this.#half + typed);
+    this.#half = half;
     if (!text) return;
     const withCtrl = this.#controlButton.getAttribute("aria-pressed") === "true";
     this.#pressControl(false);
