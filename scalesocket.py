@@ -38,7 +38,7 @@ closes its socket. An option of this file is a row of `OPTIONS`, and a field of 
     pump        1 per child      child's output to the clients           the child has ended
     stderr      1 per child      child's stderr to the log               the child has ended
     poller      1                writes what sockets could not take;     the server has ended
-                                 close timeouts, pings, lingering rooms
+                                 close timeouts, lingering rooms; pings (net/pings)
     replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
     store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
 
@@ -1034,8 +1034,6 @@ class WebSocketProtocol:
     """
 
     answers_close = True  # the peer sends a Close, too, before the connection is over
-    ping = encode_frame(Opcode.PING, b"")  # asks the peer for a sign of life
-    pong = encode_frame(Opcode.PONG, b"")  # asks for nothing
 
     def __init__(self, role: Role, *, max_message: int, encoding: Encoding = PLAIN) -> None:
         self.encoding = encoding
@@ -1436,7 +1434,7 @@ class Connection:
         self._is_direct = self.IS_DIRECT  # … now, too: `send` itself may write to it
         self._backlog = Backlog()
         self.is_full = False  # as many bytes wait as may
-        self._progress_at = 0.0  # when the kernel last took a byte of the backlog
+        self.progress_at = 0.0  # when the kernel last took a byte of the backlog
         self._freed: threading.Event | None = None  # set when the backlog is no longer full
         self._with_poller = False  # the poller has the socket, and closes it if it is disposed
         self._dead = False  # no byte can be sent any more
@@ -1484,7 +1482,7 @@ class Connection:
         return events
 
     def set_reading(self, is_reading: bool) -> None:
-        """Note whether the peer is being read; its silence counts only while it is."""
+        """Note whether the peer is being read; its silence counts only then (net/pings.py)."""
         self.is_reading, self.silent_since = is_reading, time.monotonic()
 
     def drop_input(self) -> bool:
@@ -1594,41 +1592,11 @@ class Connection:
 
     def _give_up(self) -> None:
         """End the connection, unless the peer is still taking what was sent before the Close."""
-        rest = self._progress_at + CLOSE_TIMEOUT - time.monotonic()
+        rest = self.progress_at + CLOSE_TIMEOUT - time.monotonic()
         if rest > 0 and not self._dead:
             self._poller.call_later(rest, self._give_up)
         elif not self._dead:
             self.abort()
-
-    def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
-        """Ping a peer silent for `interval` s, close it after two of them; on the poller's thread.
-
-        Args:
-            deaf: seconds before `now` in which the whole process stood still, and heard nobody.
-        """
-        # What it takes of a backlog shows that it is there: a ping would have to wait behind that.
-        progress_at = self._progress_at if self._backlog else 0.0
-        self.silent_since = min(max(self.silent_since, progress_at) + deaf, now)
-        silence = now - self.silent_since
-        if not self.is_reading:
-            self.probe()
-        elif silence > 2 * interval:
-            self.close(CloseCode.INTERNAL_ERROR, f"silent for {silence:.0f} s")
-        elif silence > interval and not self.is_full:
-            self.send_control(self.protocol.ping)
-
-    def probe(self) -> bool:
-        """Return whether the peer is still there, though nothing is read from it.
-
-        A peer that has gone may have left more than we have room to read, and its end comes only
-        behind that. It answers a Pong (5.5.3: nobody asked for it) with a reset: seen next time.
-        """
-        if self.is_reading or time.monotonic() - self.silent_since < ABANDON_TIMEOUT:
-            return True
-        if not self._backlog:
-            self.send_control(self.protocol.pong)
-        presence = find_feature("presence")  # sees its end at once
-        return self.is_alive() and not (presence and presence.has_ended(self))
 
     # -- what waits for the peer --
 
@@ -1648,7 +1616,7 @@ class Connection:
                     return True
                 self._freed = self._freed or threading.Event()
                 self._freed.clear()
-                patience = self._progress_at + stall - time.monotonic()
+                patience = self.progress_at + stall - time.monotonic()
             if patience <= 0:
                 return False
             self._freed.wait(patience)
@@ -1666,7 +1634,7 @@ class Connection:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
         with self.lock:
             waits = self._is_open and bool(self._backlog)
-            return waits and time.monotonic() - self._progress_at >= stall
+            return waits and time.monotonic() - self.progress_at >= stall
 
     # -- under the lock --
 
@@ -1686,7 +1654,7 @@ class Connection:
         sent = 0
         if self._is_open and not self._backlog.size:
             sent = self._write((data,))
-            self._progress_at = time.monotonic()
+            self.progress_at = time.monotonic()
             if sent == len(data) or self._dead:
                 return
         self._backlog.add(data, sent)
@@ -1756,7 +1724,7 @@ class Connection:
         """
         with self.lock:
             if self._backlog and (sent := self._write(self._backlog.buffers())):
-                self._progress_at = time.monotonic()
+                self.progress_at = time.monotonic()
                 self._backlog.advance(sent)
                 self._on_shrunk()
             if not self._backlog:
@@ -2723,7 +2691,19 @@ class ProcessBackend(Backend):
             return False
         room, pump = self._room, self._pump
         has_ended = pump is not None and not pump.is_alive()
-        return has_ended or room.ending.is_set() or room.registry.is_deserted(room)
+        return has_ended or room.ending.is_set() or self._is_deserted()
+
+    def _is_deserted(self) -> bool:
+        """Whether all clients have gone, though the end of one that waits for us is not read.
+
+        Its system answers a Pong (5.5.3: nobody asked for it) with a reset, which is seen the next
+        time. net/presence.py sees more.
+        """
+        connections = [client.connection for client in self._room.clients.copy()]
+        for connection in connections:
+            if not connection.backlog_size:
+                connection.send_control(encode_frame(Opcode.PONG, b""))
+        return not any([connection.is_alive() for connection in connections])
 
     # -- how the child is connected: net/children.py and net/linebuffer.py have other ways --
 
@@ -3694,12 +3674,6 @@ class RoomRegistry:
             if self.histories is not None and room.members.history is not None:
                 self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
-
-    def is_deserted(self, room: Room) -> bool:
-        """Whether no client of a room is left, though their readers may not know it yet."""
-        with self.lock:
-            clients = list(room.clients)
-        return not any([client.connection.probe() for client in clients])
 
     def end_all(self, code: int, reason: str) -> None:
         """End every room, with this close code for its clients, and let no more be made."""
@@ -4692,6 +4666,10 @@ def open_listeners(
         except OSError as error:
             error.filename = f"{host}:{port}"
             raise
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for whom it accepts, too
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+            if hasattr(socket, name):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 20)  # seconds
         listeners.append(opened.enter_context(listener))
     return listeners
 
@@ -4938,9 +4916,6 @@ class Server:
         self.poller.start()
         for service in self.services:
             service.start()
-        if self.config.ping:
-            self._checked_at = time.monotonic()  # the poller's alone from now on
-            self.poller.call_later(self.config.ping / 4, self._check_peers)
         self.readers.shared.start()
         wake_up, self._waker = socket.socketpair()
         with wake_up, self._waker:
@@ -5081,19 +5056,6 @@ class Server:
             self.taps.close()
         self.has_ended = True
 
-    # -- the poller --
-
-    def _check_peers(self) -> None:
-        """Ping who has been silent for an interval; close who has been for two (--ping)."""
-        interval, now = self.config.ping, time.monotonic()
-        late = now - self._checked_at - interval / 4
-        self._checked_at = now
-        deaf = late if late > interval / 4 else 0.0  # a laptop slept, or somebody sent SIGSTOP
-        for connection in self.connections.copy():
-            connection.check_peer(interval, now, deaf)
-        if not self.is_ending:
-            self.poller.call_later(interval / 4, self._check_peers)
-
 
 # ==== 15. Command line ===================================================================
 # Options come from three places, and a later one wins: the defaults here, the script's own
@@ -5124,7 +5086,6 @@ class Config(NetConfig):
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     staticdir: Path | None = None
     api: bool = False
-    ping: float = 20.0  # seconds
     rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
@@ -5272,8 +5233,6 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ("--staticdir", "DIR", parse_folder, "serve files from DIR over HTTP"),
         ("--api", "", FLAG,
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
-        ("--ping", "SECONDS", parse_seconds,
-         "ping a client silent for so long, close it after twice as long (default 20; 0: never)"),
     ),
     "rooms and limits": (
         ("--rooms", "LIST", parse_names, "allow only these rooms"),

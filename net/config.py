@@ -36,6 +36,7 @@ class NetConfig:
     qr: bool = False
     peers: tuple[str, ...] = ()
     metrics: bool = False
+    ping: float = 20.0  # seconds
     oneshot: bool = False
     drain: float = 0.0  # seconds
     workers: int = 1
@@ -112,7 +113,7 @@ class OptionsOf(NamedTuple):
         return [option for option in self.load().OPTIONS if names & set(option[0].split())]
 
 
-ALWAYS = "per_address origins pages descendants threads room_names extensions presence".split()
+ALWAYS = "per_address origins pages descendants threads room_names extensions pings".split()
 
 # Where options stand in --help: behind which one of scalesocket.py, or first in which group.
 # How to add one: "A new option" in README.md.
@@ -137,8 +138,7 @@ PLACES: dict[str, tuple[OptionsOf, ...]] = {
         OptionsOf("cors", "--cors"),
         OptionsOf("origins", "--sameorigin --host"),
         OptionsOf("headers", "--subprotocol --header --header-ws --header-http"),
-    ),
-    "--ping": (
+        OptionsOf("pings", "--ping"),
         OptionsOf("drain", "--drain"),
         OptionsOf("workers", "--workers"),
         OptionsOf("reload", "--reload"),

@@ -40,6 +40,8 @@ from scalesocket import (
 )
 
 from .last_read import FIRST_READ_TIMEOUT
+from .pings import check_peer
+from .presence import probe
 
 if TYPE_CHECKING:
     from scalesocket import Client, Config, Event, Life, Opened
@@ -168,7 +170,6 @@ class LineProtocol:
     encoding = LINES
     pending = False
     answers_close = False
-    ping = pong = b""
 
     def __init__(self, *, max_message: int) -> None:
         self._max_message = max_message
@@ -231,10 +232,14 @@ class LineConnection(Connection):
             self.sent_at = time.monotonic()
         return super().send(data)
 
-    def check_peer(self, interval: float, now: float, deaf: float = 0.0) -> None:
-        """End the connection if the peer's system does not answer any more; it cannot be pinged."""
+    def send_control(self, frame: bytes) -> None:
+        """Send nothing, as lines have no control frames; that the peer has gone is still seen."""
+        super().send_control(b"")
+
+    def check_system(self, interval: float, now: float, deaf: float = 0.0) -> None:
+        """End the connection if the peer's system does not answer any more; see `check_peer`."""
         if not self.is_reading:
-            self.probe()
+            probe(self)
         if self.is_alive() and is_gone(self._socket, interval):
             log.debug("a peer has not answered for two intervals, and is cut off")
             self.abort()
@@ -256,6 +261,9 @@ class LineConnection(Connection):
                 break
             time.sleep(0.02)
             now = time.monotonic()
+
+
+check_peer.register(LineConnection, LineConnection.check_system)
 
 
 class LineSession(Session):

@@ -20,6 +20,7 @@ from scalesocket import (
 from .direct import DirectBackend
 from .framings import make_framing
 from .last_read import FIRST_READ_TIMEOUT
+from .presence import is_deserted
 from .spawn import TidyChild
 
 RESPAWN_FIRST = 0.1  # seconds before an exited program is started again; doubled each time
@@ -71,6 +72,9 @@ class PatientBackend(DirectBackend):
         if time.monotonic() < self._started_at + FIRST_READ_TIMEOUT:
             return False
         return super()._should_abandon(blocked_since)
+
+    def _is_deserted(self) -> bool:
+        return is_deserted(self._room)
 
     def _log_stderr(self, child: ChildProcess, descriptor: int) -> None:
         lines = Framing(report=self._room.report)

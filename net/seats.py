@@ -58,6 +58,7 @@ from scalesocket import (
 
 from .framings import make_framing
 from .per_address import AddressLimits
+from .presence import probe
 
 if TYPE_CHECKING:
     from scalesocket.net.lines import LineProtocol
@@ -252,7 +253,6 @@ class SeatProtocol:
         self.seat: Seat | None = None
         self.encoding = protocol.encoding
         self.answers_close = protocol.answers_close
-        self.ping, self.pong = protocol.ping, protocol.pong
         self.encode_close = protocol.encode_close
 
     def receive(self, data: bytes) -> list[Event]:
@@ -385,7 +385,7 @@ class Seat:
     def probe(self) -> bool:
         """Return whether somebody is there, or may come back."""
         connection = self._connection
-        return connection is None or connection.probe()
+        return connection is None or probe(connection)
 
     def send(self, data: bytes) -> bool:
         """Keep frames, and send them if there is a connection."""
@@ -641,7 +641,7 @@ class Seat:
 
     def _ask(self, connection: Connection) -> None:
         """Ask with a ping what has come, where the protocol has one."""
-        if connection.protocol.ping:
+        if self.kind != "lines":
             self._asked = self._sent
             connection.send_control(encode_frame(Opcode.PING, PING % self._sent))
 

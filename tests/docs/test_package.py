@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import scalesocket.net.config as net_config
 
+from tests.rooms.test_lossless import flood
 from tests.support import (
     PATIENCE,
     ROOT,
@@ -483,6 +484,34 @@ def test_a_lone_copy_gives_up_on_a_program_that_reads_nothing(copied_alone: Path
         wait_until(lambda: not server.children())
 
 
+def test_a_lone_copy_ends_a_room_whose_clients_have_gone_unread(copied_alone: Path) -> None:
+    """They had said more than there is room for, so nobody read their end (net/presence.py)."""
+    options = ("sh", "--", "-c", "echo up; exec sleep 1000")
+    with serve(*options, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as sender, RawClient.connect(server) as other:
+            assert (sender.receive_text(), other.receive_text()) == ("up", "up")
+            flood(sender)
+            assert other.close() == (1000, "")
+            assert server.children()
+        server.wait_log("the child took no input; what it was sent is dropped")
+        server.wait_log("room closed")
+        wait_until(lambda: not server.children())
+
+
+def test_a_lone_copy_has_the_system_ask_who_is_silent(copied_alone: Path) -> None:
+    """Whose network is gone would stay a client for ever; with net/pings.py it is pinged."""
+    program = """
+import contextlib, socket
+with contextlib.ExitStack() as opened:
+    [listener] = scalesocket.open_listeners(opened, [("127.0.0.1", 0)])
+    with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:
+        print(ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if sys.platform == "linux" else ():
+            print(ours.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == 20)
+"""
+    assert set(import_alone(copied_alone, program).split()) == {"True"}
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
     copied_alone: Path, name: str
@@ -633,7 +662,7 @@ def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) ->
 
 STARTED = frozenset(
     "addresses config descendants direct extensions file_limit idle_options logs origins pages "
-    "per_address pipes presence room_names rooms signals standard_streams threads".split()
+    "per_address pings pipes presence room_names rooms signals standard_streams threads".split()
 )  # modules of net/ that a program's server has before it listens
 WANTED_LATER = frozenset(
     "ctypes datetime difflib email encodings.idna hashlib html http mimetypes pty random shlex ssl "

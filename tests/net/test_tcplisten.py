@@ -28,6 +28,7 @@ from scalesocket.net.lines import (
     is_unanswered,
     keep_alive,
 )
+from scalesocket.net.pings import check_peer
 
 from scalesocket import MAX_ROOM_NAME, Closing, Event, HandshakeError, Messages, Want
 from tests.net.test_proxies_real import make_machines
@@ -470,10 +471,10 @@ def test_who_is_gone_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: dict[str, Any] = {"poller": None, "max_backlog": 1000}
     connection = LineConnection(ours, LineProtocol(max_message=1000), **nothing)
     with theirs:
-        connection.check_peer(7.0, time.monotonic() + 60)
+        check_peer(connection, 7.0, time.monotonic() + 60)
         assert connection.is_alive()  # nobody can be asked to answer in lines
         gone.append(7.0)
-        connection.check_peer(7.0, time.monotonic())
+        check_peer(connection, 7.0, time.monotonic())
         assert not connection.is_alive() and theirs.recv(1) == b""
         connection.dispose()
 

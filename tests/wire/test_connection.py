@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from scalesocket.net import presence
 from scalesocket.net.console import wait_for
-from scalesocket.net.presence import POLL_END
+from scalesocket.net.pings import check_peer
+from scalesocket.net.presence import POLL_END, probe
 
 import scalesocket
 from scalesocket import (
@@ -185,7 +187,7 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
     """Its room's inbox is full; when it is read again, its silence begins anew."""
     with connected(engine) as (connection, client):
         connection.set_reading(False)
-        connection.check_peer(20.0, time.monotonic() + 3600)
+        check_peer(connection, 20.0, time.monotonic() + 3600)
         connection.send(encode_message("still here"))
         assert client.receive_text() == "still here"
 
@@ -193,7 +195,7 @@ def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None
 def test_a_silent_peer_is_sent_a_ping_and_then_a_close(engine: Engine) -> None:
     with connected(engine) as (connection, client):
         for silence in (20, 30, 40, 41):
-            connection.check_peer(20.0, connection.silent_since + silence)
+            check_peer(connection, 20.0, connection.silent_since + silence)
         assert [client.receive()[0] for _ in range(3)] == [PING, PING, CLOSE]
 
 
@@ -206,14 +208,14 @@ def test_a_slow_peer_that_takes_what_it_is_sent_is_not_taken_for_silent(engine: 
         connection.silent_since -= 60
         while connection.backlog_size == waiting:
             left -= len(client.sock.recv(64 * KIB))
-        connection.check_peer(20.0, time.monotonic())
+        check_peer(connection, 20.0, time.monotonic())
         assert connection.is_full and not connection.is_closing
         while left:
             left -= len(client.sock.recv(64 * KIB))
         wait_until(lambda: not connection.backlog_size)
-        connection.check_peer(20.0, time.monotonic())
+        check_peer(connection, 20.0, time.monotonic())
         assert not connection.is_closing
-        connection.check_peer(20.0, time.monotonic() + 60)
+        check_peer(connection, 20.0, time.monotonic() + 60)
         assert connection.is_closing  # it was silent, and nothing waited for it
 
 
@@ -221,12 +223,12 @@ def test_a_peer_that_waits_for_our_response_is_not_taken_for_silent(engine: Engi
     """It may wait for --auth for longer than two intervals of --ping."""
     with connected(engine, response=b"101\r\n\r\n") as (connection, _):
         connection.silent_since -= 60
-        connection.check_peer(20.0, time.monotonic())
+        check_peer(connection, 20.0, time.monotonic())
         assert not connection.is_closing
         connection.open()
-        connection.check_peer(20.0, time.monotonic())
+        check_peer(connection, 20.0, time.monotonic())
         assert not connection.is_closing
-        connection.check_peer(20.0, time.monotonic() + 60)
+        check_peer(connection, 20.0, time.monotonic() + 60)
         assert connection.is_closing
 
 
@@ -770,53 +772,53 @@ def test_after_the_poller_has_stopped_sending_raises_nothing() -> None:
 def test_a_peer_that_is_there_is_not_disturbed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
+    monkeypatch.setattr(presence, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
         connection.set_reading(False)
         for _ in range(3):
-            assert connection.probe()
+            assert probe(connection)
         connection.send(encode_message("x"))
         assert client.receive_text() == "x"  # a pong on the way is passed over
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["with net/", "alone"])
+@pytest.mark.parametrize("shown", [True, False], ids=["shown", "not shown"])
 def test_a_peer_that_has_gone_is_noticed_though_nobody_reads(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, alone: bool
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, shown: bool
 ) -> None:
     """Its connection ends, too, so that its reader learns of it, and it leaves its room."""
-    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
+    monkeypatch.setattr(presence, "ABANDON_TIMEOUT", 0.0)  # at once, not after a while
     with connected(engine, tcp=True) as (connection, client):
         client.send_text("read")
         assert receive(connection)
         connection.set_reading(False)
         client.send_text("unread")
-        if alone:  # then only the reset that answers a Pong tells
-            monkeypatch.setattr(scalesocket, "find_feature", lambda name: None)
-        assert connection.probe()
+        if not shown:  # by the system: then only the reset that answers a Pong tells
+            monkeypatch.setattr(presence, "POLL_BROKEN", 0)
+        assert probe(connection)
         client.sock.close()
-        wait_until(lambda: not connection.probe(), PATIENCE)
-        wait_until(lambda: not (connection.probe() or connection.is_alive()), PATIENCE)
+        wait_until(lambda: not probe(connection), PATIENCE)
+        wait_until(lambda: not (probe(connection) or connection.is_alive()), PATIENCE)
 
 
 @pytest.mark.skipif(not POLL_END, reason="this system does not show it")
 def test_a_peer_that_has_ended_its_side_counts_as_gone_though_nobody_reads(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalesocket, "ABANDON_TIMEOUT", 0.0)
+    monkeypatch.setattr(presence, "ABANDON_TIMEOUT", 0.0)
     with connected(engine, tcp=True) as (connection, client):
         connection.set_reading(False)
         client.send_text("unread")
-        assert connection.probe()
+        assert probe(connection)
         client.sock.shutdown(socket.SHUT_WR)
-        wait_until(lambda: not connection.probe(), PATIENCE)
+        wait_until(lambda: not probe(connection), PATIENCE)
         assert connection.is_alive()  # it may still be sent what waits
 
 
 def test_a_peer_that_is_listened_to_needs_no_probe(engine: Engine) -> None:
     with connected(engine, tcp=True) as (connection, client):
-        assert connection.probe()
+        assert probe(connection)
         client.send_frame(PING, b"first")
         assert receive(connection) == [Ping(b"first")]
         assert client.receive() == (PONG, b"first")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scalesocket.net import pings, presence
 from scalesocket.net.deflate import DEFLATE, RSV1
 
 from scalesocket import (
@@ -130,7 +131,7 @@ def encode_all(payload: bytes, encoding: Encoding) -> list[bytes]:
     frames.append(encoding.encode_message(payload))
     frames.append(encode_frame(Opcode.PONG, payload[:125]))
     frames.append(WebSocketProtocol.encode_close(1000, payload.decode("latin-1")))
-    return [*frames, WebSocketProtocol.ping, WebSocketProtocol.pong]
+    return [*frames, pings.PING, presence.PONG]
 
 
 payloads = st.binary(max_size=70_000) | st.integers(0, 70_000).map(bytes)
