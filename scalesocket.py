@@ -4112,7 +4112,7 @@ class Session:
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.askers:
             yield Want.HELPER
-            server.authenticate(client)
+            load_feature("auth", "--auth").authenticate(server, client)
         server.check_last(self)
         self.connection = connection  # it has the socket from now on; `end` disposes of it
         server.connections.add(connection)
@@ -4713,19 +4713,6 @@ def asks_game(game: type[Game] | None) -> bool:
     return game is not None and getattr(game.on_auth, "__func__", None) is not inherited
 
 
-def ask_game(game: type[Game], client: Client) -> bool:
-    """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
-    try:
-        answer = game.on_auth(client.request)
-        if not isinstance(answer, bool | str | None):
-            raise TypeError(f"on_auth returns True, False or text, not {answer!r}")
-    except BaseException:
-        log.exception("the game failed in on_auth")
-        return False
-    client.user = clean_name(answer) if isinstance(answer, str) else ""
-    return bool(answer)
-
-
 class ConnectionLimits:
     """Counts connections of any kind against --maxconns.
 
@@ -4865,7 +4852,8 @@ class Server:
         self.worker: Worker | None = None  # which one this is, then
         self.say: Callable[..., None] = log.info  # what one process does; of several, their parent
         game = config.game
-        if game is not None and asks_game(game):
+        if asks_game(game):
+            ask_game = load_feature("auth", "on_auth of a game").ask_game
             self.askers.append(functools.partial(ask_game, game))
         rated = config.maxrate or (game and game.max_rate)
         rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
@@ -4996,16 +4984,6 @@ class Server:
             max_backlog=self.config.backlog,
             **options,
         )
-
-    def authenticate(self, client: Client) -> None:
-        """Ask whether a client may come in; nothing has been made for it yet. May take long.
-
-        Raises:
-            HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
-        """
-        if not all(ask(client) for ask in self.askers):
-            scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
-            raise HandshakeError(401, "you may not come in", scheme)
 
     # -- its end --
 

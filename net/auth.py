@@ -1,4 +1,4 @@
-"""A command that says whether a client may come in, and who it is (`--auth`).
+"""Who may come in, and who it is: a command says so (`--auth`), or a game (`Game.on_auth`).
 
 The command gets the client's request as CGI variables. Status 0 lets the client in. What it prints
 names the user; what it writes to stderr goes into the log.
@@ -46,7 +46,7 @@ from .per_address import network_of
 from .spawn import TidyChild
 
 if TYPE_CHECKING:
-    from scalesocket import Endpoint, HttpSession, Request, Server
+    from scalesocket import Endpoint, Game, HttpSession, Request, Server
 
 AUTH_TIMEOUT = 5.0  # seconds that --auth may take, and that a client waits for its turn
 MAX_AUTH = 16  # commands of --auth at the same time
@@ -180,6 +180,30 @@ class AuthCommand:
                 child.signal_group(STOP_STEPS[-1][0])
 
 
+def ask_game(game: type[Game], client: Client) -> bool:
+    """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
+    try:
+        answer = game.on_auth(client.request)
+        if not isinstance(answer, bool | str | None):
+            raise TypeError(f"on_auth returns True, False or text, not {answer!r}")
+    except BaseException:
+        log.exception("the game failed in on_auth")
+        return False
+    client.user = clean_name(answer) if isinstance(answer, str) else ""
+    return bool(answer)
+
+
+def authenticate(server: Server, client: Client) -> None:
+    """Ask whether a client may come in; nothing has been made for it yet. May take long.
+
+    Raises:
+        HandshakeError: 401, the answer is no, or there is none; 503, too many wait for one.
+    """
+    if not all(ask(client) for ask in server.askers):
+        scheme = ("WWW-Authenticate", 'Basic realm="rooms"')  # RFC 9110 section 11.6.1
+        raise HandshakeError(401, "you may not come in", scheme)
+
+
 def describe_user(client: Client) -> dict[str, str]:
     """Return the variables that tell a program who has opened its room (RFC 3875 section 4.1)."""
     variables = {}
@@ -281,4 +305,5 @@ def check_all(session: HttpSession, request: Request, peer: Endpoint) -> None:
     secure = told or session.tls is not None
     nobody: Any = None  # it will have no connection
     local = session.local
-    server.authenticate(Client(0, "", request, nobody, peer=peer, local=local, secure=secure))
+    client = Client(0, "", request, nobody, peer=peer, local=local, secure=secure)
+    authenticate(server, client)

@@ -463,6 +463,38 @@ class Clock(Game):
             assert client.wait_close() == (1011, "the game failed")
 
 
+def test_a_lone_copy_refuses_a_game_that_says_who_may_come_in(copied_alone: Path) -> None:
+    """Who is asked on a thread that may wait is for net/auth.py; nobody comes in unasked."""
+    game = """
+from scalesocket import Game
+
+class Open(Game):
+    pass
+
+class Closed(Open):
+    @classmethod
+    def on_auth(cls, request):
+        return False
+
+class Inherits(Closed):
+    pass
+"""
+    copied_alone.with_name("own.py").write_text(game)
+    command = [*ALONE, str(copied_alone), "--addr", "127.0.0.1:0"]
+    for name in ("Closed", "Inherits"):
+        done = subprocess.run(
+            [*command, f"own:{name}"],
+            cwd=copied_alone.parent,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        told = "scalesocket: on_auth of a game needs the folder net/ beside scalesocket.py\n"
+        assert (done.returncode, done.stderr) == (2, told)
+    with serve("own:Open", command=command[:-2], cwd=copied_alone.parent) as server:
+        RawClient.connect(server).close()
+
+
 def test_a_lone_copy_starts_its_program_again(copied_alone: Path) -> None:
     script = "read join; echo $join is here; read line; echo it says $line"
     options = ("--respawn", "--joinmsg", "#ID")
