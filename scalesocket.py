@@ -5077,7 +5077,7 @@ class Config(NetConfig):
     serverframe: str = ""
     joinmsg: str = ""
     leavemsg: str = ""
-    passenv: tuple[str, ...] = PASSED
+    passenv: tuple[str, ...] = PASSED  # this and `closegrace`: others with net/pipes.py
     respawn: bool = False
     closegrace: float = 0.1  # seconds
     verbose: int = 0
@@ -5146,12 +5146,6 @@ parse_text = parser_of(r"[^\ud800-\udfff]*", "UTF-8", str)  # Python reads other
 def parse_list(text: str) -> tuple[str, ...]:
     """Return the members of a comma-separated list."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def parse_variables(text: str) -> tuple[str, ...]:
-    """Return names of environment variables; a list that begins with `+` adds to the default."""
-    names = parse_list(text.lstrip().removeprefix("+"))
-    return PASSED + names if text.lstrip().startswith("+") else names
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -5238,12 +5232,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ("-b --binary", "", FLAG, "raw bytes both ways, no lines"),
     ),
     "child": (
-        ("--passenv", "LIST", parse_variables,
-         "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
-         "library paths, locale, TZ, HOME)"),
         ("--respawn", "", FLAG, "start TARGET again when it exits, for the same clients"),
-        ("--closegrace", "SECONDS", parse_seconds,
-         "added to each step of stopping TARGET (default 0.1)"),
     ),
     "packet analysis": (),
     "general": (

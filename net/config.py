@@ -162,11 +162,13 @@ PLACES: dict[str, tuple[OptionsOf, ...]] = {
         OptionsOf("templates", "--multiline"),
     ),
     "-b --binary": (OptionsOf("delimiters", "--delimiters --null"),),
-    "--passenv": (
+    "child": (
+        OptionsOf("pipes", "--passenv"),
         OptionsOf("streams", "--passstderr"),
         OptionsOf("children", "--tcp --tcpports --pty"),
         OptionsOf("pipes", "--linebuffer --delay"),
     ),
+    "--respawn": (OptionsOf("pipes", "--closegrace"),),
     "packet analysis": (
         OptionsOf("tap", "--pcap --pcapsize --pcapfiles --pcapfull --trace"),
         OptionsOf("console", "--console"),

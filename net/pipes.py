@@ -1,6 +1,7 @@
 """The options of programs on pipes (`--linebuffer`, `--delay`), and when linebuffer.py is loaded.
 
-That is once the server listens, as nobody needs it before the first room.
+That is once the server listens, as nobody needs it before the first room. What any program is given
+of the environment, and of time, is chosen here, too (`--passenv`, `--closegrace`).
 """
 
 from __future__ import annotations
@@ -8,14 +9,35 @@ from __future__ import annotations
 import contextlib
 import functools
 
-from scalesocket import POSIX, Config, ProcessBackend, Server, parse_seconds, refuse_if
+from scalesocket import (
+    PASSED,
+    POSIX,
+    Config,
+    ProcessBackend,
+    Server,
+    parse_list,
+    parse_seconds,
+    refuse_if,
+)
+
+
+def parse_variables(text: str) -> tuple[str, ...]:
+    """Return names of environment variables; a list that begins with `+` adds to the default."""
+    names = parse_list(text.lstrip().removeprefix("+"))
+    return PASSED + names if text.lstrip().startswith("+") else names
+
 
 # fmt: off
 OPTIONS = (
+    ("--passenv", "LIST", parse_variables,
+     "environment variables to pass on, such as PATH,LC_*; +LIST: beside the default (PATH, "
+     "library paths, locale, TZ, HOME)"),
     ("--linebuffer", "WHEN", ("auto", "on", "off"),
      "have TARGET print line by line: auto (default) finds a way for its kind, on gives it a "
      "pseudo-terminal for stdout, off leaves it alone"),
     ("--delay", "SECONDS", parse_seconds, "wait before using TARGET (default 0; 1 with --tcp)"),
+    ("--closegrace", "SECONDS", parse_seconds,
+     "added to each step of stopping TARGET (default 0.1)"),
 )
 # fmt: on
 

@@ -548,7 +548,7 @@ with contextlib.ExitStack() as opened:
 def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
     copied_alone: Path, name: str
 ) -> None:
-    """The first one gives programs --closegrace seconds; that a second one cuts short."""
+    """The first one gives programs some time to end in (STOP_STEPS); a second one cuts it short."""
     number = getattr(signal, name)
     command = [*ALONE, str(copied_alone)]
     with serve("cat", command=command) as server, RawClient.connect(server) as client:
@@ -556,8 +556,14 @@ def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
         assert client.wait_close()[0] == 1001
         assert server.wait() == 0
     deaf = "trap '' INT TERM; echo up; cat >&2; while :; do sleep 1; done"
-    options = ("--closegrace", "1000", "sh", "--", "-c", deaf)
-    with serve(*options, command=command) as server, RawClient.connect(server) as client:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import scalesocket\n"
+        "scalesocket.STOP_STEPS = [(step, 1000.0) for step, _ in scalesocket.STOP_STEPS]\n"
+        "sys.exit(scalesocket.main())"
+    )
+    lasting = [*ALONE, "-c", program, str(copied_alone.parent)]
+    options = ("sh", "--", "-c", deaf)
+    with serve(*options, command=lasting) as server, RawClient.connect(server) as client:
         assert client.receive_text() == "up"
         server.process.send_signal(number)
         assert client.wait_close()[0] == 1001
