@@ -178,7 +178,6 @@ RESPAWN_PAUSE = 1.0  # seconds before an exited child is started again
 MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had passed
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
-RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
@@ -3598,7 +3597,6 @@ class RoomRegistry:
         self.counts: Counter[str] = Counter()  # of what happens rarely
         self.totals: Totals | None = None  # what rooms have had, also those that are gone
         self._refusal: ConnectionClosed | None = None  # set when the server stops
-        self.draining = False  # no more rooms are made
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
 
     def join(self, client: Client) -> Room:
@@ -3724,8 +3722,6 @@ class RoomRegistry:
         if self._refusal is not None:
             raise self._refusal
         room = self._rooms.get(name)
-        if room is None and self.draining:  # it has ended since the session looked
-            raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
         limit = self.config.maxrooms
         if room is None and 0 < limit <= len(self.running):
             raise ConnectionClosed(CloseCode.TRY_AGAIN_LATER, f"no room left: {limit} at most")
@@ -3919,7 +3915,7 @@ class HttpSite:
     """Everything that is answered without a WebSocket."""
 
     def __init__(self, config: Config, registry: RoomRegistry) -> None:
-        self._registry = registry
+        self.health = (200, "ok")
         self.files = StaticFiles(config.staticdir) if config.staticdir else None
         self.api = RoomsApi(registry, config) if config.api else None
         self.metrics: Metrics | None = None
@@ -3938,7 +3934,7 @@ class HttpSite:
         request = replace(request, from_here=is_loopback(peer[0]))
         path = request.path
         if path.rstrip("/") == "/health":
-            status, word = (503, "draining") if self._registry.draining else (200, "ok")
+            status, word = self.health
             return json_response(f'{{"status": "{word}"}}', status)
         if (part := self.find_part(path)) is not None:
             return (self.gather or part.respond)(request)
@@ -4105,9 +4101,7 @@ class Session:
             server.enter_behind(self, peer[0])
         if server.config.rooms and name not in server.config.rooms:
             raise HandshakeError(404, f"there is no room {name!r} here")
-        if server.registry.draining and server.registry.find(name) is None:
-            # Whoever asks may find it elsewhere.
-            raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
+        server.check_room(name)
         number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
         if server.askers:
@@ -4834,6 +4828,7 @@ class Server:
         self.warn_once: Callable[[str], None] = log.debug  # what strangers do wrong, each kind once
         self.askers: list[Callable[[Client], bool]] = []  # who may come in? Each may take long
         self.enter_behind: Callable[[Session, str], None] = lambda *_: None
+        self.check_room: Callable[[str], None] = lambda _name: None  # may anybody enter it?
         self.check_last: Callable[[Session], None] = lambda _session: None
         self.check_all: Callable[[HttpSession, Request, Endpoint], None] = lambda *_: None
         self.takers: list[Callable[..., Generator[Want, Any, bool]]] = []

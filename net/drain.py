@@ -10,9 +10,9 @@ import functools
 import time
 from typing import TYPE_CHECKING
 
-from scalesocket import RESTARTING, Backend, Called, CloseCode, GameBackend, parse_seconds
+from scalesocket import Backend, Called, CloseCode, GameBackend, HandshakeError, parse_seconds
 
-from .rooms import PatientRooms
+from .rooms import RESTARTING, PatientRooms
 
 if TYPE_CHECKING:
     from scalesocket import Server
@@ -50,16 +50,28 @@ class Drain:
     def look(self) -> None:
         """Begin, if that has been asked for; on the main thread, which may lock."""
         registry = self._server.registry
+        assert isinstance(registry, PatientRooms)
         if not self.asked or registry.draining:
             return
         self._server.farewell = (CloseCode.SERVICE_RESTART, RESTARTING)
-        assert isinstance(registry, PatientRooms)
+        self._server.site.health = (503, "draining")
+        self._let_in, self._server.check_room = self._server.check_room, self._check_room
         registry.refuse_new_rooms()
         self._server.say("draining for %g s at the most", self._seconds)  # and it does
         for room in registry.listing():
             room.inbox.put(Called(functools.partial(self._tell, room.backend)))
         self._until = time.monotonic() + self._seconds
         self._check_rooms()
+
+    def _check_room(self, name: str) -> None:
+        """Refuse a room that would have to be made: whoever asks may find it elsewhere.
+
+        Raises:
+            HandshakeError: 503.
+        """
+        self._let_in(name)
+        if self._server.registry.find(name) is None:
+            raise HandshakeError(503, RESTARTING, ("Retry-After", "1"))
 
     def _tell(self, backend: Backend) -> None:  # on the room's thread
         assert isinstance(backend, GameBackend)  # others call nothing: they are only woken

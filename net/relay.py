@@ -51,7 +51,6 @@ from scalesocket import (
     MAX_HEADERS,
     OUT_OF_MEMORY,
     RECEIVE_SIZE,
-    RESTARTING,
     UNIX_PEER,
     CloseCode,
     HandshakeError,
@@ -71,6 +70,7 @@ from .lines import is_gone, keep_alive
 from .origins import find_forwarded_host
 from .peers import parse_list, take_body
 from .presence import poll_end
+from .rooms import RESTARTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -736,9 +736,12 @@ class Relays:
     @staticmethod
     def may_find(name: str, server: Server) -> bool:
         """Whether a room is not here, and might be on another node."""
-        registry, rooms = server.registry, server.config.rooms
-        elsewhere = registry.find(name) is None and not registry.draining
-        return elsewhere and (not rooms or name in rooms)
+        try:
+            server.check_room(name)
+        except HandshakeError:
+            return False
+        rooms = server.config.rooms
+        return server.registry.find(name) is None and (not rooms or name in rooms)
 
     def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from scalesocket import (
     END_TIMEOUT,
+    CloseCode,
+    ConnectionClosed,
     Output,
     Room,
     RoomRegistry,
@@ -26,6 +28,7 @@ from .direct import DirectRoom
 if TYPE_CHECKING:
     from scalesocket import Config, Poller
 
+RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 
 
@@ -62,6 +65,7 @@ class PatientRooms(RoomRegistry):
     """The rooms; see `RoomRegistry`."""
 
     room_type = LateRoom
+    draining = False  # no more rooms are made (see drain.py)
 
     def may_wait(self, name: str) -> bool:
         """Whether `join` may have to wait: for a lock, for a place, or to ask where the room is.
@@ -108,6 +112,8 @@ class PatientRooms(RoomRegistry):
         deadline = time.monotonic() + ROOM_TIMEOUT
         while self._may_get_place(name) and (patience := deadline - time.monotonic()) > 0:
             self._idle.wait(patience)
+        if self.draining and name not in self._rooms:  # it has ended since the session looked
+            raise ConnectionClosed(CloseCode.SERVICE_RESTART, RESTARTING)
         return super()._find_place(name)
 
     def _may_get_place(self, name: str) -> bool:

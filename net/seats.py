@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
     PLAIN,
-    RESTARTING,
     Called,
     CloseCode,
     Closing,
@@ -59,6 +58,7 @@ from scalesocket import (
 from .framings import make_framing
 from .per_address import AddressLimits
 from .presence import probe
+from .rooms import RESTARTING
 
 if TYPE_CHECKING:
     from scalesocket.net.lines import LineProtocol

@@ -24,7 +24,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
-    RESTARTING,
     CloseCode,
     ConnectionClosed,
     HandshakeError,
@@ -34,6 +33,7 @@ from scalesocket import (
 )
 
 from .redis_store import RENEWALS, HeldError, RedisDatabase
+from .rooms import RESTARTING
 from .store import (
     BEGINS_ANEW,
     MAX_DORMANT,

@@ -44,7 +44,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from scalesocket import (
     END_TIMEOUT,
     PLAIN,
-    RESTARTING,
     Called,
     Client,
     CloseCode,
@@ -69,7 +68,7 @@ from scalesocket import (
     write_json,
 )
 
-from .rooms import ROOM_TIMEOUT, LateRoom, PatientRooms
+from .rooms import RESTARTING, ROOM_TIMEOUT, LateRoom, PatientRooms
 from .seats import find_frames, split_frames
 
 if TYPE_CHECKING:
