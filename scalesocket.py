@@ -4099,8 +4099,6 @@ class Session:
         server = self.server
         if peer[0] != self.address[0]:
             server.enter_behind(self, peer[0])
-        if server.config.rooms and name not in server.config.rooms:
-            raise HandshakeError(404, f"there is no room {name!r} here")
         server.check_room(name)
         number, local = next(server.registry.client_ids), self.local
         client = Client(number, name, request, connection, peer=peer, local=local, secure=secure)
@@ -5059,7 +5057,6 @@ class Config(NetConfig):
     addr: tuple[tuple[str, int], ...] = (("0.0.0.0", 9000),)
     staticdir: Path | None = None
     api: bool = False
-    rooms: tuple[str, ...] = ()
     maxrooms: int = 1024
     maxclients: int = 0
     maxconns: int = 0  # 0: from the file limit
@@ -5138,18 +5135,6 @@ parse_count = parser_of(r"\d{1,9}", "whole number", int)
 parse_text = parser_of(r"[^\ud800-\udfff]*", "UTF-8", str)  # Python reads other bytes as those
 
 
-def parse_list(text: str) -> tuple[str, ...]:
-    """Return the members of a comma-separated list."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Return the members of a list that allows only these: it must not be empty by accident."""
-    if not (names := parse_list(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return names
-
-
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port from `host:port`, `[ipv6]:port` or `:port`."""
     part, ipv6 = r"[^][:.]{1,63}", r"(?!\.|.*\.\.)[0-9A-Fa-f:.%]{1,63}"  # others raise UnicodeError
@@ -5202,7 +5187,6 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
          "what is served and the rooms, as JSON: /api/, /api/rooms/, /api/<ROOM>/[<METRIC>]"),
     ),
     "rooms and limits": (
-        ("--rooms", "LIST", parse_names, "allow only these rooms"),
         ("--maxrooms --maxforks", "NUM", parse_count,
          "rooms at the same time (default 1024; 0: any number)"),
         ("--maxclients", "NUM", parse_count, "clients in one room (default 0: any number)"),
@@ -5320,7 +5304,6 @@ def combine_options(
         net.call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
     config.call_features("check_options", config)
-    refuse_if(RESERVED_ROOMS & {*config.rooms}, "a room of --rooms has a name that is reserved")
     if "gwsocket" in framings:
         load_feature("gwsocket", "--frame=gwsocket")
     if config.binary:

@@ -1,4 +1,4 @@
-"""The options of the modules of this folder: their defaults, and their places in --help.
+"""The options of the modules of this folder: their defaults, their places in --help, and lists.
 
 `scalesocket.Config` adds those of `scalesocket.py` itself, which can also be copied alone: all of
 these are empty there.
@@ -6,6 +6,7 @@ these are empty there.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -58,6 +59,7 @@ class NetConfig:
     sslcert: Path | None = None
     sslkey: Path | None = None
     sslca: Path | None = None
+    rooms: tuple[str, ...] = ()
     maxperaddr: int | None = None  # 0: any number; None: see net/per_address.py
     maxrate: int = 0  # messages a second of one client
     resume: float = 0.0  # seconds
@@ -113,7 +115,7 @@ class OptionsOf(NamedTuple):
         return [option for option in self.load().OPTIONS if names & set(option[0].split())]
 
 
-ALWAYS = "per_address origins pages descendants threads room_names extensions pings".split()
+ALWAYS = "per_address origins pages descendants threads extensions pings".split()
 
 # Where options stand in --help: behind which one of scalesocket.py, or first in which group.
 # How to add one: "A new option" in README.md.
@@ -143,6 +145,7 @@ PLACES: dict[str, tuple[OptionsOf, ...]] = {
         OptionsOf("workers", "--workers"),
         OptionsOf("reload", "--reload"),
     ),
+    "rooms and limits": (OptionsOf("room_names", "--rooms"),),
     "--maxconns": (
         OptionsOf("per_address", "--maxperaddr"),
         OptionsOf("rate", "--maxrate"),
@@ -184,6 +187,18 @@ BARE = {  # options that may stand without a value, and what they mean then
     "--trace": "--trace=",
     "--console": "--console=127.0.0.0/8,::1,unix",
 }
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Return the members of a comma-separated list."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the members of a list that allows only these: it must not be empty by accident."""
+    if not (names := parse_list(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
 
 
 def list_options(words: Collection[str] | None) -> dict[str, list[Option]]:

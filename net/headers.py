@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
-from scalesocket import TOKEN, HandshakeError, parse_field_line, parse_names
+from scalesocket import TOKEN, HandshakeError, parse_field_line
+
+from .config import parse_names
 
 _OWN_FIELDS = re.compile(
     "accept-ranges|allow|connection|content-(encoding|length|range|type)|date|etag|host|"

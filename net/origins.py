@@ -20,8 +20,9 @@ from scalesocket import (
     LocalPages,
     is_loopback,
     log,
-    parse_names,
 )
+
+from .config import parse_names
 
 if TYPE_CHECKING:
     from scalesocket import Config, Endpoint, Headers, Request, Server

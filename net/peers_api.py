@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import urllib.parse
 
-from scalesocket import Config, RoomRegistry, RoomsApi, Server, log, parse_names, refuse_if
+from scalesocket import Config, RoomRegistry, RoomsApi, Server, log, refuse_if
 
+from .config import parse_names
 from .peers import Peers
 from .relay import Relays
 

@@ -15,10 +15,11 @@ from scalesocket import (
     Config,
     ProcessBackend,
     Server,
-    parse_list,
     parse_seconds,
     refuse_if,
 )
+
+from .config import parse_list
 
 
 def parse_variables(text: str) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from scalesocket import KIB, UNIX_PEER, Want, log, parse_names
+from scalesocket import KIB, UNIX_PEER, Want, log
+
+from .config import parse_names
 
 if TYPE_CHECKING:
     from scalesocket import Endpoint, Headers, Life, Server, Session

@@ -740,8 +740,7 @@ class Relays:
             server.check_room(name)
         except HandshakeError:
             return False
-        rooms = server.config.rooms
-        return server.registry.find(name) is None and (not rooms or name in rooms)
+        return server.registry.find(name) is None
 
     def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool

@@ -42,13 +42,13 @@ from scalesocket import (
     ConfigError,
     __version__,
     is_memory_error,
-    parse_list,
     parse_size,
     parser_of,
     refuse_if,
     wait_writable,
 )
 
+from .config import parse_list
 from .tls import TlsTransport
 
 if TYPE_CHECKING:

@@ -700,7 +700,7 @@ def test_importing_it_brings_in_the_standard_library_only(copied_alone: Path) ->
 
 STARTED = frozenset(
     "addresses config descendants direct extensions file_limit idle_options logs origins pages "
-    "per_address pings pipes presence room_names rooms signals standard_streams threads".split()
+    "per_address pings pipes presence rooms signals standard_streams threads".split()
 )  # modules of net/ that a program's server has before it listens
 WANTED_LATER = frozenset(
     "ctypes datetime difflib email encodings.idna hashlib html http mimetypes pty random shlex ssl "

@@ -7,7 +7,6 @@ import inspect
 import io
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,6 @@ import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, GameBackend, parse_command_line
 from tests.support import (
     PATIENCE,
-    SCRIPT,
     RawClient,
     run_cli,
     serve,
@@ -1172,15 +1170,6 @@ def test_a_message_that_no_program_can_print_back_is_warned_of(
 def test_a_room_that_nobody_could_enter_is_refused(name: str) -> None:
     """It was taken, and everyone who came was refused."""
     assert f"nobody could enter {name!r} of --rooms: " in complaint("--rooms", f"a,{name}", "cat")
-
-
-def test_a_lone_copy_refuses_a_room_that_is_reserved(here: Path) -> None:
-    """It served it, and everyone who came was refused."""
-    copy = shutil.copy(SCRIPT, here)
-    command = [sys.executable, copy, "--rooms=a,api", "--addr=far.invalid:0", "cat"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    says = "scalesocket: a room of --rooms has a name that is reserved (try --help)\n"
-    assert (done.returncode, done.stderr) == (2, says)
 
 
 def test_whatever_a_room_may_be_called_may_be_allowed() -> None:
