@@ -4633,24 +4633,28 @@ class Readers:
 
 
 def open_listeners(
-    opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
-) -> list[socket.socket]:
-    """Listen at addresses; net/addresses.py at all that the name of a host stands for.
+    opened: contextlib.ExitStack, config: Config
+) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Listen at --addr; net/addresses.py elsewhere, too, also for lines of text (--tcplisten).
 
     Args:
         opened: closes what listens, unless it is taken from it.
-        addresses: a name or an address each, and a port; 0 for any that is free.
-        option: which chooses them.
+
+    Returns:
+        What is for HTTP and WebSockets, and what is for lines of text.
 
     Raises:
         OSError: one cannot be had: see `filename`.
     """
-    if (module := find_feature("addresses")) is not None:
-        return list(module.open_listeners(opened, addresses, option))
+    if (addresses := find_feature("addresses")) is not None:
+        listeners, lines = addresses.open_all(opened, config)
+        return listeners, lines
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):  # sd_listen_fds(3)
+        load_feature("sockets", "LISTEN_FDS")  # which is not there
     listeners = []
-    for host, port in addresses:
+    for host, port in config.addr:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        both = host == "::" and len(addresses) == 1 and socket.has_dualstack_ipv6()
+        both = host == "::" and len(config.addr) == 1 and socket.has_dualstack_ipv6()
         try:
             listener = socket.create_server(
                 (host, port), family=family, backlog=4096, dualstack_ipv6=both
@@ -4663,7 +4667,7 @@ def open_listeners(
             if hasattr(socket, name):
                 listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 20)  # seconds
         listeners.append(opened.enter_context(listener))
-    return listeners
+    return listeners, []
 
 
 _LOCAL = re.compile(  # an Origin or a Host of this machine
@@ -4862,19 +4866,12 @@ class Server:
             OSError: see `open_listeners`. None stays open.
             ConfigError: a file of --pcap cannot be written, or a module of net/ is not there.
         """
-        config = self.config
         with contextlib.ExitStack() as opened:
-            lines = open_listeners(opened, config.tcplisten, "--tcplisten")
-            passed = os.environ.pop("LISTEN_PID", "") == str(os.getpid())  # sd_listen_fds(3)
-            if passed or config.unixsocket:
-                sockets = load_feature("sockets", "LISTEN_FDS" if passed else "--unixsocket")
-                listeners = sockets.open_all(opened, config, passed=passed)
-            else:
-                listeners = open_listeners(opened, config.addr)
+            listeners, lines = open_listeners(opened, self.config)
             self.prepare(listeners, lines)
             self.opened = opened.pop_all()
         if (addresses := find_feature("addresses")) is not None:
-            addresses.tell_operator(listeners, lines, config)
+            addresses.tell_operator(listeners, lines, self.config)
             return
         for listener in listeners:
             log.info("running at %s on port %d", *listener.getsockname()[:2])

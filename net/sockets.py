@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scalesocket import Config, open_listeners, parser_of
+from scalesocket import Config, parser_of
+
+from .addresses import open_listeners
 
 parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
 # fmt: off

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from scalesocket.net.addresses import open_listeners
 from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
@@ -38,7 +39,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 @contextmanager
 def listening(host: str, port: int) -> Iterator[list[tuple[str, int]]]:
     with ExitStack() as opened:
-        listeners = scalesocket.open_listeners(opened, [(host, port)])
+        listeners = open_listeners(opened, [(host, port)])
         yield [listener.getsockname() for listener in listeners]
 
 
@@ -73,7 +74,7 @@ def test_a_family_that_the_system_lacks_is_passed_over(
 def test_a_name_that_is_elsewhere_alone_is_an_error(names: dict[str, list[str]]) -> None:
     names["far"] = [ELSEWHERE, "198.51.100.77"]
     with pytest.raises(OSError) as caught, ExitStack() as opened:
-        scalesocket.open_listeners(opened, [("far", 9777)])
+        open_listeners(opened, [("far", 9777)])
     assert (caught.value.errno, caught.value.filename) == (errno.EADDRNOTAVAIL, "far:9777")
 
 
@@ -86,7 +87,7 @@ def test_a_port_in_use_at_one_address_is_an_error_and_leaves_none_open(
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError) as caught, ExitStack() as opened:
-            scalesocket.open_listeners(opened, [("both", port)])
+            open_listeners(opened, [("both", port)])
         assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, f"both:{port}")
         socket.create_server(("127.0.0.1", port)).close()
 
