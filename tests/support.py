@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -133,6 +134,16 @@ def find_tool(name: str) -> str | None:
         found = shutil.which(candidate)
         if found:
             return found
+    return None
+
+
+def find_python_with(package: str) -> str | None:
+    """Return a Python that has a package: this one, or that of the tests' environment."""
+    if importlib.util.find_spec(package):
+        return sys.executable
+    folder = ROOT / ".venv-tests"
+    if any(folder.glob(f"lib/*/site-packages/{package}")):
+        return shutil.which("python", path=folder / "bin")
     return None
 
 

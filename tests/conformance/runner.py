@@ -11,11 +11,8 @@ come here with kosoku, a program of PyPI that plays the client of each and write
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support import ROOT, ServerProcess, serve
+from tests.support import PATIENCE, ROOT, ServerProcess, find_python_with, serve
 
 # ==== 1. The cases ========================================================
 # Listed here, so that a case which silently did not run is noticed.
@@ -111,11 +108,8 @@ class Run(NamedTuple):
 
 
 def find_kosoku() -> str | None:
-    """Return the path of kosoku: beside this Python, in the tests' environment, or on PATH."""
-    scripts = "Scripts" if os.name == "nt" else "bin"
-    places = [Path(sys.executable).parent, ROOT / ".venv-tests" / scripts]
-    path = [*map(os.fspath, places), os.environ.get("PATH", os.defpath)]
-    return shutil.which("kosoku", path=os.pathsep.join(path))
+    """Return a Python that has kosoku."""
+    return find_python_with("kosoku")
 
 
 def serve_echo(*, compress: bool) -> AbstractContextManager[ServerProcess]:
@@ -130,23 +124,27 @@ def run_cases(
     cases: Sequence[str],
     *,
     at_once: int = 2,
+    patience: float = PATIENCE,
     timeout: float = 240,
 ) -> Run:
     """Run cases against a server.
 
     Args:
-        kosoku: its path.
+        kosoku: a Python that has it.
         cases: names, not patterns.
         at_once: how many cases run side by side.
+        patience: seconds that the server has in each, if the case itself does not give it more.
         timeout: seconds for all of them.
     """
     chosen = [argument for case in cases for argument in ("-i", case)]
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        command = [kosoku, "-m", "fuzzingclient", *chosen, "-p", str(at_once), "-o", folder]
+        command = [kosoku, "-m", "tests.conformance.patient", str(patience)]
+        command += ["-m", "fuzzingclient", *chosen, "-p", str(at_once), "-o", folder]
         address = f"{server.host}:{server.port}/room"
         try:
             done = subprocess.run(
                 [*command, address],
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

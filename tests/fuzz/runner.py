@@ -5,12 +5,9 @@ atheris drives libFuzzer: it keeps the inputs that reach new branches, and mutat
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,6 +16,7 @@ from typing import NamedTuple
 
 from tests.fuzz.mutate import MAX_SIZE
 from tests.fuzz.targets import Target
+from tests.support import find_python_with
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STARTUP = 60.0  # seconds for atheris to load, on a busy machine
@@ -36,13 +34,8 @@ class Run(NamedTuple):
 
 
 def find_python() -> str | None:
-    """Return a Python that has atheris: this one, or that of the tests' environment."""
-    if importlib.util.find_spec("atheris"):
-        return sys.executable
-    folder = ROOT / ".venv-tests"
-    if any(folder.glob("lib/*/site-packages/atheris")):
-        return shutil.which("python", path=folder / "bin")
-    return None
+    """Return a Python that has atheris."""
+    return find_python_with("atheris")
 
 
 def fuzz(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 
 import tests.conformance.__main__ as command
 from tests.conformance.__main__ import main
+from tests.conformance.patient import Patient
 from tests.conformance.runner import (
     CASES_IN_GROUP,
     SAMPLE,
@@ -26,7 +28,7 @@ from tests.support import ServerProcess, serve
 
 @pytest.fixture(scope="module")
 def kosoku() -> str:
-    """Return the path of kosoku."""
+    """Return a Python that has kosoku."""
     path = find_kosoku()
     if path is None and os.environ.get("CI"):
         pytest.fail("missing tool: kosoku")
@@ -135,7 +137,7 @@ class Echo(scalesocket.Game):
 def test_a_wrong_echo_is_found_out(kosoku: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG_ECHO)
     with serve("wrong:Echo", cwd=tmp_path) as server:
-        run = run_cases(kosoku, server, ["1.1.1"])
+        run = run_cases(kosoku, server, ["1.1.1"], patience=1)  # which are waited in vain
     assert [verdict.behavior for verdict in run.verdicts] == ["FAILED"]
     assert len(run.complaints) == 1 and "1.1.1: FAILED" in run.complaints[0]
 
@@ -154,6 +156,46 @@ def test_a_case_that_kosoku_does_not_know_is_found_out(kosoku: str, echo: Server
 def test_kosoku_must_finish_in_time(kosoku: str, echo: ServerProcess) -> None:
     run = run_cases(kosoku, echo, ["1.1.1"], timeout=0.001)
     assert run.complaints == ["kosoku has not finished 1 cases within 0.001 s"]
+
+
+SLOW_ECHO = """
+import time
+import scalesocket
+
+class Echo(scalesocket.Game):
+    def on_message(self, client, message):
+        time.sleep(1.2)
+        client.send(message)
+"""
+
+
+def test_a_server_may_be_slow(kosoku: str, tmp_path: Path) -> None:
+    """On a busy machine 6.7.4, which gives it 0.5 s, failed now and then."""
+    (tmp_path / "slow.py").write_text(SLOW_ECHO)
+    with serve("slow:Echo", cwd=tmp_path) as server:
+        check(kosoku, server, ["1.1.2", "6.2.1", "6.7.4"])
+
+
+def test_what_a_case_waits_for_in_vain_is_waited_for_longer() -> None:
+    """Not what it pauses for, and no less than it says itself."""
+    connection = Mock(wasClean=True)
+    patient = Patient(connection, 40)
+    patient.killAfter(0.5)
+    patient.closeAfter(1)
+    patient.continueLater(1, print, "A")
+    patient.continueLater(1, print, "B")
+    patient.continueLater(1, print)
+    patient.killAfter(100)
+    patient.localCloseReason = "over"
+    assert connection.mock_calls == [
+        call.killAfter(40),
+        call.closeAfter(40),
+        call.continueLater(1, print, "A"),
+        call.continueLater(40, print, "B"),
+        call.continueLater(1, print),
+        call.killAfter(100),
+    ]
+    assert patient.wasClean and connection.localCloseReason == "over"
 
 
 # ==== 3. The command ======================================================
