@@ -10,6 +10,9 @@ pytest:
     python3 -m tests --only lint
     python3 -m tests --no-lint --python all     with every Python from 3.11 on that is found here
 
+A Python without the interpreter lock may lack some packages, which cannot be installed for it yet:
+what needs them is left out, and the last line says so. With any other one that is an error.
+
 With CI set in the environment nothing may be skipped for a missing tool.
 """
 
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +43,19 @@ OLDEST = (3, 11)
 TIME_LIMIT = 900  # seconds for one installation
 ASK_LIMIT = 30  # seconds for a Python to say which one it is
 MOST_AT_ONCE = 4  # tests; more would only measure the machine
+
+# What a Python without the interpreter lock may lack, and what is then left out. Each is compiled,
+# and may have no wheels for it.
+OPTIONAL = {
+    "atheris": "the coverage-guided fuzzer",
+    "kosoku": "the Autobahn cases",
+    "ast_serialize": "ruff and mypy",
+    "greenlet": "tests in a browser",
+    "rpds-py": "what Kubernetes' schemas say",
+}
+LINTER = "ast_serialize"  # mypy imports it
+# The last one without compiled parts.
+REPLACED = {"hypothesis": "hypothesis==6.155.7"}
 
 
 class PreparationError(Exception):
@@ -169,17 +185,18 @@ def choose(wanted: Sequence[str]) -> list[Interpreter]:
 # so that an installation that was interrupted is begun again.
 
 
-def prepare(interpreter: Interpreter) -> Path:
-    """Install what is missing, and return the Python of the virtual environment."""
+def prepare(interpreter: Interpreter) -> list[str]:
+    """Install what is missing, and return the names of the packages that cannot be."""
     with one_at_a_time():
         wanted = fingerprint(REQUIREMENTS.read_bytes(), interpreter.version.encode())
         stamp = interpreter.environment / "stamp"
-        if read_stamp(stamp) != wanted:
-            install_python_packages(interpreter)
-            stamp.write_text(wanted)
+        found, *lacking = (read_stamp(stamp) or "").splitlines() or [""]
+        if found != wanted:
+            lacking = install_python_packages(interpreter)
+            stamp.write_text("\n".join([wanted, *lacking]))
         if shutil.which("npm"):
             prepare_node()
-    return interpreter.python
+    return lacking
 
 
 def prepare_node() -> None:
@@ -194,15 +211,39 @@ def prepare_node() -> None:
     stamp.write_text(wanted)
 
 
-def install_python_packages(interpreter: Interpreter) -> None:
-    """Make the virtual environment anew."""
+def install_python_packages(interpreter: Interpreter) -> list[str]:
+    """Make the virtual environment anew, and return the names of what it has to do without."""
     heading(f"pip install, {interpreter}")
     folder = os.fspath(interpreter.environment)
     shutil.rmtree(folder, ignore_errors=True)
     install([interpreter.path, "-m", "venv", folder], ROOT, "a virtual environment")
-    pip = [os.fspath(interpreter.python), "-m", "pip", "--disable-pip-version-check"]
+    pip = [os.fspath(interpreter.python), "-m", "pip", "--disable-pip-version-check", "install"]
+    if interpreter.free:
+        return install_what_there_is([*pip, "--quiet", "--no-deps"])
     packages = ["--quiet", "--requirement", os.fspath(REQUIREMENTS)]
-    install([*pip, "install", *packages], ROOT, "the packages in tests/requirements.txt")
+    install([*pip, *packages], ROOT, "the packages in tests/requirements.txt")
+    return []
+
+
+def install_what_there_is(pip: Sequence[str]) -> list[str]:
+    """Install one package after the other, and return the names of those that cannot be.
+
+    Raises:
+        PreparationError: it is none of `OPTIONAL`.
+    """
+    lacking = []
+    for line in REQUIREMENTS.read_text().splitlines():
+        requirement = line.partition("#")[0].strip()
+        if not requirement:
+            continue
+        name = requirement.partition("==")[0]
+        try:
+            install([*pip, REPLACED.get(name, requirement)], ROOT, requirement)
+        except PreparationError:
+            if name not in OPTIONAL:
+                raise
+            lacking.append(name)
+    return lacking
 
 
 def install(command: Sequence[str], folder: Path, what: str) -> None:
@@ -334,23 +375,29 @@ def main() -> int:
     options, pytest_arguments = build_parser().parse_known_args()
     try:
         interpreters = choose(options.python)
-        pythons = {str(interpreter): prepare(interpreter) for interpreter in interpreters}
+        lacking = {interpreter: prepare(interpreter) for interpreter in interpreters}
     except PreparationError as error:
         print(f"tests: {error}", file=sys.stderr)
         return 1
     outcomes: list[Outcome] = []
-    if options.only != "tests":  # the rules are the same for every Python
-        outcomes += run_lint(interpreters[0])
+    linters = [interpreter for interpreter in interpreters if LINTER not in lacking[interpreter]]
+    if options.only != "tests" and linters:  # the rules are the same for every Python
+        outcomes += run_lint(linters[0])
     if options.only != "lint":
-        for name, python in pythons.items():
-            step = f"pytest, {name}" if options.python else "pytest"
-            outcomes.append(run_pytest(step, python, options.quick, pytest_arguments))
-    return conclude(outcomes, left_out(options.quick), needs_tools=options.only != "lint")
+        for interpreter in interpreters:
+            step = f"pytest, {interpreter}" if options.python else "pytest"
+            outcomes.append(run_pytest(step, interpreter.python, options.quick, pytest_arguments))
+    return conclude(outcomes, left_out(options.quick, lacking), needs_tools=options.only != "lint")
 
 
-def left_out(quick: bool) -> str:
-    """Say which tests were not asked for."""
-    return "slow and browser tests (--quick)" if quick else "nothing"
+def left_out(quick: bool, lacking: Mapping[Interpreter, Sequence[str]]) -> str:
+    """Say which tests were not asked for, and which there is no package for."""
+    parts = ["slow and browser tests (--quick)"] if quick else []
+    for interpreter, names in lacking.items():
+        needed = [f"{OPTIONAL[name]} ({name})" for name in names]
+        if needed:
+            parts.append(f"{', '.join(needed)}: cannot be installed for {interpreter}")
+    return "; ".join(parts) or "nothing"
 
 
 def conclude(outcomes: Sequence[Outcome], left_out: str, needs_tools: bool) -> int:
@@ -358,7 +405,7 @@ def conclude(outcomes: Sequence[Outcome], left_out: str, needs_tools: bool) -> i
     missing = [name for name in TOOLS if find_tool(name) is None] if needs_tools else []
     print("\n" + "\n".join(map(str, outcomes)))
     print(f"left out: {left_out}; missing tools: {', '.join(missing) or 'none'}", flush=True)
-    worst = max(abs(outcome.status) for outcome in outcomes)
+    worst = max((abs(outcome.status) for outcome in outcomes), default=1)  # 1: nothing was run
     if missing and os.environ.get("CI"):
         print("tests: with CI set, no tool may be missing", file=sys.stderr)
         return max(worst, 1)

@@ -17,7 +17,6 @@ A test file gives the fixtures the names that it likes, and says what is served:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.support import ROOT, ServerProcess, require_tool
+from tests.support import ROOT, ServerProcess, require_package, require_tool
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, LocatorAssertions, Page, Route
@@ -63,12 +62,7 @@ def expect(found: Locator, message: str | None = None) -> LocatorAssertions:
 def browser() -> Iterator[Browser]:
     """One browser for all tests of a file; each tab gets a profile of its own."""
     executable = require_tool("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        if os.environ.get("CI"):
-            pytest.fail("missing package: playwright")
-        pytest.skip("missing package: playwright")
+    sync_playwright = require_package("playwright.sync_api").sync_playwright
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield chromium

@@ -159,6 +159,18 @@ def require_tool(name: str) -> str:
     return path
 
 
+def require_package(name: str) -> Any:
+    """Import a package that not every Python has; skip the test without it, or fail it with CI."""
+    import pytest
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"missing package: {error.name}")
+        pytest.skip(f"missing package: {error.name}")
+
+
 Call = Callable[..., Any]
 
 

@@ -93,7 +93,7 @@ def test_each_python_is_named_at_the_end(
 ) -> None:
     others = [python_of((3, 78, 0)), python_of((3, 79, 1))]
     monkeypatch.setattr(command, "choose", lambda names: others if names == ["all"] else [THIS])
-    monkeypatch.setattr(command, "prepare", lambda interpreter: interpreter.python)
+    monkeypatch.setattr(command, "prepare", lambda interpreter: [])
     monkeypatch.setattr(
         command,
         "run_step",
@@ -106,3 +106,64 @@ def test_each_python_is_named_at_the_end(
         "\npytest, Python 3.78.0: ok, 1.0 s\npytest, Python 3.79.1: FAILED (1), 1.0 s\n"
         "left out: nothing; missing tools: none\n"
     )
+
+
+def test_one_without_the_interpreter_lock_does_without_some_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing could be tested with it: one that could not be installed was the end."""
+    asked: list[str] = []
+    refused = {"atheris", "kosoku"}
+
+    def install(arguments: list[str], folder: Path, what: str) -> None:
+        asked.append(arguments[-1])
+        if arguments[-1].partition("==")[0] in refused:
+            raise PreparationError(f"cannot install {what}")
+
+    free, locked = python_of((3, 78, 0), free=True), python_of((3, 78, 0))
+    monkeypatch.setattr(command, "install", install)
+    monkeypatch.setattr(command, "ENVIRONMENT", tmp_path / "environment")
+    assert command.install_python_packages(free) == ["atheris", "kosoku"]
+    assert command.REPLACED["hypothesis"] in asked
+    names = {line.partition("==")[0] for line in asked}
+    assert names >= {*command.OPTIONAL, "pytest"}
+    refused.add("pytest")
+    with pytest.raises(PreparationError, match="cannot install pytest=="):
+        command.install_python_packages(free)
+    asked.clear()
+    command.install_python_packages(locked)
+    assert asked[-1] == os.fspath(command.REQUIREMENTS), "all at once, or none"
+
+
+def test_what_is_left_out_for_a_python_is_said_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    free = python_of((3, 78, 0), free=True)
+    installed: list[Interpreter] = []
+
+    def install(interpreter: Interpreter) -> list[str]:
+        interpreter.environment.mkdir()
+        installed.append(interpreter)
+        return ["ast_serialize", "greenlet"]
+
+    steps: list[str] = []
+
+    def run_step(name: str, *_: object) -> command.Outcome:
+        steps.append(name)
+        return command.Outcome(name, 0, 1.0)
+
+    monkeypatch.setattr(command, "install_python_packages", install)
+    monkeypatch.setattr(command, "prepare_node", lambda: None)
+    monkeypatch.setattr(command, "ENVIRONMENT", tmp_path / "environment")
+    monkeypatch.setattr(command, "choose", lambda names: [free])
+    monkeypatch.setattr(command, "run_step", run_step)
+    monkeypatch.setattr(command, "TOOLS", {})
+    monkeypatch.setattr(sys, "argv", ["tests", "--python", "python3.78t"])
+    for _ in range(2):
+        assert command.main() == 0
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            "left out: ruff and mypy (ast_serialize), tests in a browser (greenlet): "
+            "cannot be installed for Python 3.78.0t; missing tools: none"
+        )
+    assert installed == [free]
+    assert steps == ["pytest, Python 3.78.0t"] * 2

@@ -11,7 +11,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 import yaml
 from scalesocket.net.peers import Peer
@@ -27,6 +26,7 @@ from tests.support import (
     RawClient,
     free_port,
     http_request,
+    require_package,
     require_tool,
     run_cli,
     serve,
@@ -192,6 +192,7 @@ def manifests() -> dict[str, dict[str, object]]:
 
 
 def test_kubernetes_schemas_find_no_fault_with_it() -> None:
+    kubernetes_validate = require_package("kubernetes_validate")
     found = manifests()
     assert set(found) == {"Service", "StatefulSet", "PodDisruptionBudget", "Ingress"}
     for item in found.values():
