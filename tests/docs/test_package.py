@@ -535,7 +535,8 @@ def test_a_lone_copy_has_the_system_ask_who_is_silent(copied_alone: Path) -> Non
     program = """
 import contextlib, socket
 with contextlib.ExitStack() as opened:
-    [listener] = scalesocket.open_listeners(opened, [("127.0.0.1", 0)])
+    config = scalesocket.Config(addr=(("127.0.0.1", 0),))
+    [listener], _ = scalesocket.open_listeners(opened, config)
     with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:
         print(ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0)
         for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if sys.platform == "linux" else ():
