@@ -4644,7 +4644,7 @@ def open_listeners(
         What is for HTTP and WebSockets, and what is for lines of text.
 
     Raises:
-        OSError: one cannot be had: see `filename`.
+        OSError: one cannot be had: see `strerror`.
     """
     if (addresses := find_feature("addresses")) is not None:
         listeners, lines = addresses.open_all(opened, config)
@@ -4660,7 +4660,7 @@ def open_listeners(
                 (host, port), family=family, backlog=4096, dualstack_ipv6=both
             )
         except OSError as error:
-            error.filename = f"{host}:{port}"
+            error.strerror = f"cannot listen at {host}:{port}: {error.strerror}"
             raise
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for whom it accepts, too
         for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
@@ -4885,8 +4885,7 @@ class Server:
         tcp = [x.getsockname()[0] for x in listeners if x.family != AF_UNIX]
         self.guard.is_local = all(map(is_loopback, tcp))
         self._listeners = [(listener, HttpSession) for listener in listeners]
-        for listener in lines:
-            self._listeners.append((listener, load_feature("lines", "--tcplisten").LineSession))
+        self._listeners += [(x, load_feature("lines", "--tcplisten").LineSession) for x in lines]
 
     def run(self) -> None:
         """Serve until `stop` is called, then end all rooms."""
@@ -5143,9 +5142,11 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def parse_folder(text: str) -> Path:
     """Return a folder that can be read."""
-    if not os.path.isdir(text) or not os.access(text, os.R_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder that can be read")
-    return Path(text)
+    with contextlib.suppress(FileNotFoundError):  # the working directory has been deleted
+        folder = Path(text).absolute()
+        if os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK):
+            return folder
+    raise argparse.ArgumentTypeError(f"{text!r} is no folder that can be read")
 
 
 DESCRIPTION = """\
@@ -5456,7 +5457,7 @@ def handle_signals(server: Server) -> None:
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:
-    """Serve until a signal comes; return the exit status."""
+    """Serve until a signal comes; return the exit status. Raises OSError if it cannot listen."""
     try:
         server = make(config)
         handle_signals(server)
@@ -5464,9 +5465,6 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
     except ConfigError as error:
         print(f"scalesocket: {error}", file=sys.stderr)
         return error.status
-    except OSError as error:
-        print(f"scalesocket: cannot listen at {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
     try:
         return server.run_all() or 0
     except KeyboardInterrupt:
@@ -5508,7 +5506,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before there was anything to end
         return 130
-    except OSError as error:  # no more files can be opened, or nobody takes what is printed
+    except OSError as error:  # it cannot listen, open a file, or print, as nobody takes that
         with contextlib.suppress(OSError):
             sys.stdout.close()  # or Python would say so, too
         print(f"scalesocket: {error.strerror or error}", file=sys.stderr)

@@ -65,7 +65,7 @@ def open_listeners(
         option: which chooses them.
 
     Raises:
-        OSError: no address of a host can be had, or one is in use or forbidden: see `filename`.
+        OSError: no address of a host can be had, or one is in use or forbidden: see `strerror`.
     """
     listeners: list[socket.socket] = []
     for host, port in addresses:
@@ -96,9 +96,9 @@ def open_listeners(
                 raise missing[-1][1]
         except OSError as error:
             at = f"[{host}]:" if ":" in host else f"{host}:"
-            error.filename = f"{at}{port}"
+            error.strerror = f"cannot listen at {at}{port}: {error.strerror}"
             if error.errno == errno.EADDRINUSE:
-                error.strerror = f"{error.strerror}; another port: {option} {at}{port % 65535 + 1}"
+                error.strerror += f"; another port: {option} {at}{port % 65535 + 1}"
             raise
         for name, why in missing:
             log.warning("%s is %s, too, which this machine has not: %s", host, name, why.strerror)

@@ -88,7 +88,8 @@ def open_unix_listener(opened: contextlib.ExitStack, path: Path, mode: int) -> s
         opened.callback(SocketFile(path).remove)
         return listener
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        why = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen at {path}: {why}") from None
     finally:
         if folder >= 0:
             os.close(folder)
@@ -125,7 +126,7 @@ def open_all(opened: contextlib.ExitStack, config: Config, *, passed: bool) -> l
         passed: systemd has opened some.
 
     Raises:
-        OSError: one of them cannot be had.
+        OSError: one of them cannot be had: see `strerror`.
     """
     listeners = [*map(opened.enter_context, take_passed_listeners())] if passed else []
     if not listeners:
@@ -149,6 +150,7 @@ def take_passed_listeners() -> Iterator[socket.socket]:
             if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise OSError(errno.EINVAL, "it does not listen")
         except OSError as error:
-            error.filename = f"descriptor {number} of LISTEN_FDS"
+            place = f"descriptor {number} of LISTEN_FDS"
+            error.strerror = f"cannot listen at {place}: {error.strerror}"
             raise
         listener.set_inheritable(False)

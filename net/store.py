@@ -315,7 +315,7 @@ class SqliteFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._place = os.path.realpath(path)  # or its lock would have as many names as the file
+        self._place = ""
         self._file: tuple[int, int] | None = None  # which one it was when it was claimed
         self._db: sqlite3.Connection | None = None
         self._names: set[str] | None = None  # of all rooms in it, at the least; None: not known
@@ -323,6 +323,8 @@ class SqliteFile:
     def claim(self) -> int:
         """Lock the file, see that it is ours, and make it if it is not there."""
         try:
+            # Or its lock would have as many names as the file.
+            self._place = os.path.realpath(self._path)
             is_new = self._inspect()
             self._lock()
             self._connect()

@@ -11,9 +11,10 @@ from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import pages, pipes
+from scalesocket.net import pages, pipes, reload
 
-from scalesocket import net
+import scalesocket
+from scalesocket import Config, Headers, Server, net, parse_command_line
 from tests.support import PATIENCE, SCRIPT, RawClient, serve
 
 PRINTING = [
@@ -112,6 +113,65 @@ def test_a_module_is_not_found_where_the_working_directory_is_gone(tmp_path: Pat
     )
     says = "scalesocket: cannot import mine:Game: there is no module 'mine' (try --help)"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, says)
+
+
+@pytest.mark.parametrize("before", [[], ["--reload"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("option", "says", "status"),
+    [
+        ("--store=rooms.db", f"cannot use --store rooms.db: {os.strerror(errno.ENOENT)}", 1),
+        ("--pcap=x.pcap", f"--pcap x.pcap: {os.strerror(errno.ENOENT)}", 2),
+        ("--unixsocket=door", f"cannot listen at door: {os.strerror(errno.ENOENT)}", 1),
+        (
+            "--staticdir=.",
+            "argument --staticdir: '.' is no folder that can be read (try --help)",
+            2,
+        ),
+    ],
+)
+def test_the_option_is_named_whose_path_leads_through_no_working_directory(
+    option: str, says: str, status: int, before: list[str], tmp_path: Path
+) -> None:
+    """It was "cannot listen at None", of --store and --staticdir."""
+    done = subprocess.run(
+        [*IN_NONE, sys.executable, os.fspath(SCRIPT), *before, "--addr=127.0.0.1:0", option, "cat"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == status
+    assert f"scalesocket: {says}" in done.stderr.splitlines()
+    assert "None" not in done.stderr
+
+
+def test_a_folder_of_pages_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A game that went to another folder had "talk" as its page, in place of its own."""
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "index.html").touch()
+    monkeypatch.chdir(tmp_path)
+    config = parse_command_line(["--staticdir=web", "cat"])
+    monkeypatch.chdir("/")
+    told = pages.make_files(config)._describe(Mock(headers=Headers(())))  # type: ignore[union-attr]
+    assert told["page"] == ""
+
+
+def refuse_files(_config: object) -> Server:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_what_the_system_refuses_before_it_listens_is_no_address(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It was "cannot listen at None", whatever it was."""
+    with pytest.raises(OSError) as caught:
+        scalesocket.serve(Config(), refuse_files)
+    assert caught.value.strerror == os.strerror(errno.EMFILE)
+    assert reload.serve_or_say(Config(), refuse_files) == 1
+    assert capfd.readouterr().err == f"scalesocket: {os.strerror(errno.EMFILE)}\n"
 
 
 @pytest.mark.parametrize(("module", "name"), [(pages, "files"), (pipes, "linebuffer")])
