@@ -30,7 +30,7 @@ from .terminal import RIVALS, Canvas, GameView, Style, character_width, fit, mai
 
 ECHOES = ("cat", "chat")  # programs that say to all what one has said
 ECHO_WITHIN = 5.0  # seconds; a program that has said nothing by then never will
-REPEATS_WITHIN = 1.5  # seconds after coming back in which the server repeats itself (--cache)
+REPEATS_WITHIN = 1.5  # seconds until the server repeats itself (--cache), or does so once more
 MOST_MESSAGES = 1000  # that are kept
 # What a server may repeat are the last messages of its room, as many as --cache says. No client is
 # told how many, so this is far beyond what is usual; of a longer history the oldest come again.
@@ -137,11 +137,13 @@ class Chat:
         self._ids = Tally()
         self._lines = Tally()  # without an ID
         self._expected: Counter[str] = Counter()  # these, less what has come again
+        self._repeated: set[str] = set()  # IDs and lines that have come again
         self._repeats_end = 0.0
 
     def opened(self, now: float) -> list[Message]:
         """The connection is there again; return what has to be said once more."""
         self._expected = self._lines.total()
+        self._repeated.clear()
         self._repeats_end = now + REPEATS_WITHIN
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return [message for message, _ in self.pending.values()]
@@ -180,15 +182,29 @@ class Chat:
                 self.hear(message, now)
 
     def _knows(self, message: Message, now: float) -> bool:
-        if message.id:
-            known = message.id in self._ids
-            self._ids.add(message.id)
-            return known
-        if now < self._repeats_end and self._expected[message.text] > 0:
-            self._expected[message.text] -= 1
-            return True
-        self._lines.add(message.text)
-        return False
+        """Return whether it was shown before; the server may go on to repeat itself then.
+
+        A program that says the same line all the time repeats only itself: that is no sign of it.
+        """
+        known = self._knows_id(message.id) if message.id else self._expects(message.text, now)
+        key = message.id or message.text
+        if known and now < self._repeats_end and key not in self._repeated:
+            self._repeated.add(key)
+            self._repeats_end = now + REPEATS_WITHIN
+        return known
+
+    def _knows_id(self, id: str) -> bool:
+        known = id in self._ids
+        self._ids.add(id)
+        return known
+
+    def _expects(self, line: str, now: float) -> bool:
+        is_due = now < self._repeats_end and self._expected[line] > 0
+        if is_due:
+            self._expected[line] -= 1
+        else:
+            self._lines.add(line)
+        return is_due
 
 
 # ==== 2. What is being written ===========================================================

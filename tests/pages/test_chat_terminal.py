@@ -82,6 +82,20 @@ def test_what_the_server_repeats_after_a_loss_is_shown_once() -> None:
     assert chat.hear(Message("same"), 11.0 + REPEATS_WITHIN), "later it is said anew"
 
 
+def test_a_history_that_takes_long_to_come_is_shown_once() -> None:
+    """What had no ID, and came over 1.5 s after the connection, was shown once more."""
+    chat, now = Chat(), 10.0
+    chat.opened(0.0)
+    said = [Message("a"), Message("hi", id="1"), Message("b"), Message("same"), Message("same")]
+    assert all(chat.hear(message, now) for message in said)
+    chat.opened(now)
+    for message in said[:-1]:
+        now += 0.9 * REPEATS_WITHIN
+        assert not chat.hear(message, now)
+    assert not chat.hear(Message("same"), now + 0.9 * REPEATS_WITHIN)
+    assert chat.hear(Message("a"), now + 1.1 * REPEATS_WITHIN), "the same line alone is no sign"
+
+
 def test_what_no_server_repeats_any_more_is_forgotten() -> None:
     """The IDs and texts of all that was ever shown were kept, for weeks."""
     chat = Chat()

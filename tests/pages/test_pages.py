@@ -680,6 +680,83 @@ def test_nobody_in_a_chat_has_a_name_that_cannot_be_seen(
     assert shown == "Somebody"
 
 
+SOCKETS = """
+window.sockets = [];
+window.WebSocket = class { constructor() { sockets.push(this); } send() {} close() {} };
+window.hear = (text) => sockets.at(-1).onmessage({ data: text });
+"""
+
+
+@pytest.fixture
+def cut_off(visit: Visit, chat_server: ServerProcess) -> Iterator[Page]:
+    """A chat that has come back, having shown three lines and what Ada has said; time stands."""
+    page = visit(chat_server, "/chat/?room=attic")
+    page.add_init_script(SOCKETS)
+    page.clock.install()
+    page.reload()
+    for number in (1, 2):
+        wait_for(page, "sockets.length === value", number)
+        page.evaluate("sockets.at(-1).onopen()")
+        if number == 1:
+            page.evaluate("value => value.forEach(hear)", ["a", "b", ADA, "c", "same", "same"])
+            page.clock.run_for(5_000)
+            assert texts(page, ".bubble") == ["a", "b", "hi", "c", "same", "same"]
+            page.evaluate("sockets.at(-1).onclose({ code: 1006, reason: '' })")
+            page.evaluate("document.querySelector('#retry').click()")
+    yield page
+
+
+ADA = json.dumps({"t": "chat", "name": "Ada", "text": "hi", "at": 1, "id": "x"})
+
+
+def test_a_history_that_takes_long_to_come_is_not_shown_twice(cut_off: Page) -> None:
+    """Lines without an ID that came over 1.5 s after the connection did were shown once more."""
+    for text in ["a", "b", ADA, "c", "same"]:
+        cut_off.clock.run_for(1_400)
+        cut_off.evaluate("hear", text)
+    cut_off.clock.run_for(1_600)  # nothing more is repeated
+    cut_off.evaluate("value => value.forEach(hear)", ["same", "a"])
+    cut_off.clock.run_for(100)
+    assert texts(cut_off, ".bubble")[6:] == ["same", "a"]
+
+
+def test_a_line_that_a_program_says_all_the_time_is_no_history(cut_off: Page) -> None:
+    cut_off.evaluate("hear('same')")
+    cut_off.clock.run_for(1_400)
+    cut_off.evaluate("hear('same')")
+    cut_off.clock.run_for(200)
+    cut_off.evaluate("value => value.forEach(hear)", ["same", "c"])
+    cut_off.clock.run_for(100)
+    assert texts(cut_off, ".bubble")[6:] == ["same", "c"]
+
+
+def test_what_is_said_after_a_seat_was_taken_back_is_no_history(
+    visit: Visit, chat_server: ServerProcess
+) -> None:
+    """A loss in the moment in which the server may repeat itself made that moment last for ever."""
+    page = visit(chat_server, "/chat/?room=attic")
+    page.add_init_script(SOCKETS)
+    page.route("**/lobby/about.json", lambda route: route.fulfill(json={"resume": 30}))
+    page.clock.install()
+    page.reload()
+    for number, goes_on in enumerate([False, False, True], 1):
+        wait_for(page, "sockets.length === value", number)
+        page.evaluate("sockets.at(-1).onopen()")
+        seat = {"token": "t", "id": 1, "taken": 0, "seen": 1, "resumed": goes_on}
+        page.evaluate("hear", json.dumps({"_seat": seat}))
+        wait_for(page, "document.body.dataset.status === 'connected'")
+        if number == 1:
+            page.evaluate("hear('a')")
+            page.clock.run_for(5_000)
+        if number < 3:
+            page.evaluate("sockets.at(-1).onclose({ code: 1006, reason: '' })")
+            page.evaluate("document.querySelector('#retry').click()")
+    page.clock.run_for(5_000)
+    page.evaluate("hear('a')")
+    page.clock.run_for(100)
+    assert texts(page, ".bubble") == ["a", "a"]
+
+
 def test_a_chat_forgets_what_no_server_repeats_any_more(
     visit: Visit, chat_server: ServerProcess
 ) -> None:
@@ -688,7 +765,7 @@ def test_a_chat_forgets_what_no_server_repeats_any_more(
     known = page.evaluate(
         """async () => {
             const { Memory } = await import("./messages.js");
-            const memory = new Memory();
+            const memory = new Memory({ repeats() {} });
             const said = (n) => [{ id: `${n}`, text: "" }, { id: "", kind: "line", text: `${n}` }];
             const knows = (n) => said(n).map((message) => memory.knows(message));
             const shown = 100_001;

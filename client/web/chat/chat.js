@@ -16,7 +16,7 @@ const $ = (id) => document.getElementById(id);
 const SENT = "scalesocket.chat.sent"; // where this tab notes what it has said
 const LONGEST_TEXT = 8_000; // characters, as in client/chat.py
 const MOST_SENT = 200; // of which it is known after the page was loaded anew
-const REPEATS_WITHIN = 1_500; // milliseconds after coming back
+const REPEATS_WITHIN = 1_500; // milliseconds after coming back, and between two repetitions
 const ECHOES = new Set(["cat", "chat", null]); // programs that say to all what one has said
 
 const asText = {
@@ -25,7 +25,7 @@ const asText = {
 };
 const { room, connection } = enterRoom("lounge", { codec: asText, repeats: () => outbox.hasAll });
 const log = new Log({ root: $("log"), list: $("messages"), jump: $("jump") });
-const memory = new Memory();
+const memory = new Memory({ repeats: awaitNews });
 const mine = new Map(); // id → message, of what this page has sent and the room has not heard yet
 const sent = new Set(recall()); // IDs of what this tab has said last
 const outbox = new Outbox({
@@ -47,11 +47,15 @@ connection.addEventListener("state", () => {
   clearTimeout(repeatsEnd);
   if (connection.state === "waiting") outbox.interrupt();
   if (connection.state !== "connected") return;
-  if (connection.resumed) return outbox.flush({ resumed: connection.lost === 0 });
-  memory.expectRepeats();
-  repeatsEnd = setTimeout(() => memory.expectNews(), REPEATS_WITHIN);
-  outbox.flush();
+  if (!connection.resumed) memory.expectRepeats();
+  awaitNews();
+  outbox.flush({ resumed: connection.resumed && connection.lost === 0 });
 });
+
+function awaitNews() {
+  clearTimeout(repeatsEnd);
+  repeatsEnd = setTimeout(() => memory.expectNews(), REPEATS_WITHIN);
+}
 
 connection.addEventListener("drain", () => outbox.flush());
 

@@ -94,36 +94,54 @@ class Tally {
 
 /** Tells what has been shown before: after a loss of the connection the server says again what
     it has kept (--cache). Messages with an ID are known by it. Of other lines as many are passed
-    over as there were before, and only for the moment after the connection was made. */
+    over as there were before, and only while the server repeats itself: for a moment after the
+    connection was made, and after each sign that it goes on. */
 export class Memory {
   #ids = new Tally();
   #lines = new Tally();
   #expected = new Map(); // line → how often it was shown, less what has come again since
+  #signs = new Set(); // of `repeats`
+  #onSign;
+
+  /** `repeats()` is called as something comes again that had not since the connection was made. A
+      program that says the same line all the time repeats only itself: that is no such sign. */
+  constructor({ repeats }) {
+    this.#onSign = repeats;
+  }
 
   /** The connection was made anew: what comes now may be a repetition. */
   expectRepeats() {
     this.#expected = this.#lines.total();
+    this.#signs.clear();
   }
 
   /** From now on every line is a new one. */
   expectNews() {
     this.#expected.clear();
+    this.#signs.clear();
   }
 
   /** Whether this was shown before; if not, it counts as shown from now on. */
   knows({ id, kind, text }) {
-    if (id) {
-      const known = this.#ids.has(id);
-      this.#ids.add(id);
-      return known;
+    const key = id ? `id ${id}` : `${kind} ${text}`;
+    const known = id ? this.#knowsId(id) : this.#expects(key);
+    if (known && this.#expected.size && !this.#signs.has(key)) {
+      this.#signs.add(key);
+      this.#onSign();
     }
-    const key = `${kind} ${text}`;
-    const due = this.#expected.get(key) ?? 0;
-    if (due > 0) {
-      this.#expected.set(key, due - 1);
-      return true;
-    }
-    this.#lines.add(key);
-    return false;
+    return known;
+  }
+
+  #knowsId(id) {
+    const known = this.#ids.has(id);
+    this.#ids.add(id);
+    return known;
+  }
+
+  #expects(line) {
+    const due = this.#expected.get(line) ?? 0;
+    if (due > 0) this.#expected.set(line, due - 1);
+    else this.#lines.add(line);
+    return due > 0;
   }
 }
