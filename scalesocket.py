@@ -4379,10 +4379,9 @@ class Reader(Poller):
         """
         want = session.want
         self._opening.pop(session, None)
-        if want is Want.MESSAGES and self._only is None and self._readers.spare.acquire(False):
-            insist(Reader._unwatch, self, session)
-            self._readers.start_own(session)
-        elif want is None or want is Want.HELPER:
+        if want is Want.MESSAGES and self._only is None and self._readers.start_own(session):
+            return
+        if want is None or want is Want.HELPER:
             self._unwatch(session)
             if self._only is session and not self._stopped:
                 self._stopped = True
@@ -4583,10 +4582,12 @@ class Readers:
         self.spare = threading.BoundedSemaphore(min(OWN_READERS, count_spare_files() // 32))
         # Not `start_thread`, which waits until the thread has begun: nobody joins a helper.
         self.start_helper: Callable[..., object] = _thread.start_new_thread  # see net/threads.py
-        self.finish: Callable[[], None] = lambda: None  # waits for the helpers; likewise
+        self.finish: Callable[[float], None] = lambda _deadline: None  # ends helpers; likewise
 
-    def start_own(self, session: Session) -> None:
-        """Give a session a reader of its own; one of `spare` has been acquired for it."""
+    def start_own(self, session: Session) -> bool:
+        """Give a session a reader of its own, if there may be one more; return whether it has."""
+        if not self.spare.acquire(False):
+            return False
         try:
             reader = self.kind(f"reader {session.client and session.client.id}", self, session)
             reader.start()
@@ -4594,9 +4595,10 @@ class Readers:
             if isinstance(error, RuntimeError):  # no memory for a lock, or a bug of ours
                 report_failure()
             self.spare.release()
-            self.shared.start_reading(session)  # it has all that it needs
-        else:
-            insist(Readers.hand_over, self, session, reader)
+            return False
+        insist(Reader._unwatch, self.shared, session)
+        insist(Readers.hand_over, self, session, reader)
+        return True
 
     def help(self, session: Session) -> None:
         """Have a session go on in a thread that may wait; if there is none, it fails."""
@@ -5015,7 +5017,7 @@ class Server:
                 connection._die()
         while self.connections and time.monotonic() < deadline + CLOSE_TIMEOUT:
             time.sleep(0.01)
-        self.readers.finish()
+        self.readers.finish(deadline)
         for service in self.services:
             service.stop()
         self.poller.stop()

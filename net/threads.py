@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scalesocket import (
-    CLOSE_TIMEOUT,
     KIB,
     MIB,
     OUT_OF_MEMORY,
@@ -205,7 +204,12 @@ class Beginning(threading.Event):
         Raises:
             RuntimeError: it was given up.
         """
-        if not super().wait(BEGIN_TIMEOUT) and self._decision.acquire(blocking=False):
+        try:
+            if super().wait(BEGIN_TIMEOUT):
+                return True
+        except (MemoryError, RuntimeError):  # there is none to wait with; it may begin anyhow
+            pass
+        if self._decision.acquire(False):
             raise RuntimeError(OUT_OF_THREADS)
         return True
 
@@ -289,13 +293,14 @@ class Helpers:
                 finally:
                     self._calls.discard(call)
 
-    def finish(self) -> None:
-        """Wait for all of them; a request that is being answered has CLOSE_TIMEOUT seconds."""
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        while (patience := deadline - time.monotonic()) > 0:
+    def finish(self, deadline: float) -> None:
+        """Have all of them end; a request that is being answered has until then."""
+        while True:
             for call in self._calls.copy():
                 with contextlib.suppress(OSError):
                     call.args[0].sock.shutdown(socket.SHUT_RD)  # nothing more is read from it
+            if (patience := deadline - time.monotonic()) <= 0:
+                return
             if self._calls:
                 time.sleep(0.01)
                 continue

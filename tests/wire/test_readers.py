@@ -266,7 +266,6 @@ def last_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[scalesocket.Serv
     """A server, and both ends of a connection to it that is its last one."""
     for constant in ("HELPER_PATIENCE", "HEAD_TIMEOUT", "IDLE_TIMEOUT", "CLOSE_TIMEOUT"):
         monkeypatch.setattr(scalesocket, constant, 3 * PATIENCE)
-    monkeypatch.setattr(threads, "CLOSE_TIMEOUT", 3 * PATIENCE)
     server = scalesocket.Server(parse_command_line(["--maxconns=9", "cat"]))
     server.readers.shared.start()
     ours, theirs = socket.socketpair()
@@ -292,7 +291,7 @@ def test_a_request_that_is_being_answered_as_the_server_ends_gets_its_answer(
     server.site.respond = respond_late  # type: ignore[method-assign]
     theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert is_asked.wait(PATIENCE)
-    server.readers.finish()
+    server.readers.finish(time.monotonic() + PATIENCE)
     server.readers.shared.stop()
     theirs.setblocking(False)
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
@@ -332,7 +331,7 @@ def test_a_request_that_is_answered_while_the_last_helper_goes_is_waited_for_at_
     theirs.sendall(request)
     assert is_asked.wait(PATIENCE)
     assert has_gone.wait(PATIENCE)
-    readers.finish()
+    readers.finish(time.monotonic() + PATIENCE)
     shared.stop()
     theirs.setblocking(False)
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
@@ -351,7 +350,7 @@ def test_whom_a_helper_has_no_memory_to_read_is_let_go_at_once(
     assert theirs.recv(4096) == b""
     wait_until(lambda: not server.limits._served)
     assert failing.call_count == report.call_count == 1
-    server.readers.finish()
+    server.readers.finish(time.monotonic() + PATIENCE)
     server.readers.shared.stop()
 
 
@@ -362,9 +361,42 @@ def test_who_may_ask_for_more_as_the_server_ends_is_waited_for_no_longer(
     server, _, theirs = last_one
     theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
-    server.readers.finish()
+    server.readers.finish(time.monotonic() + PATIENCE)
     server.readers.shared.stop()
     assert theirs.recv(4096) == b""
+
+
+def test_who_does_not_end_as_the_server_ends_has_one_time_for_that(
+    last_one: tuple[scalesocket.Server, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download had as long once more as a client of a room had had before it."""
+    server, ours, theirs = last_one
+    respond, is_told, goes_on = server.site.respond, threading.Event(), threading.Event()
+    is_asked = threading.Event()
+
+    def respond_late(*args: Any) -> scalesocket.Response:
+        is_asked.set()
+        ours.recv(1)  # until nothing more is read
+        is_told.set()
+        assert goes_on.wait(PATIENCE)
+        return respond(*args)
+
+    server.site.respond = respond_late  # type: ignore[method-assign]
+    theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert is_asked.wait(PATIENCE)
+    server.poller.start()
+    slow = Mock(backlog_size=0, lock=threading.Lock(), _die=Mock())
+    slow._die.side_effect = server.connections.clear
+    server.connections.add(slow)
+    monkeypatch.setattr(scalesocket, "CLOSE_TIMEOUT", 0.0)
+    monkeypatch.setattr(threads, "time", Mock(wraps=time))
+    server._end()
+    threads.time.sleep.assert_not_called()
+    slow._die.assert_called_once_with()
+    assert is_told.wait(PATIENCE)
+    goes_on.set()
+    wait_until(lambda: not server.limits._served)
+    server.readers.shared.stop()
 
 
 def test_a_request_for_which_there_is_no_memory_at_first_is_answered(
@@ -383,7 +415,7 @@ def test_a_request_for_which_there_is_no_memory_at_first_is_answered(
     monkeypatch.setattr(server.readers, "help", scarce)
     theirs.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert theirs.recv(4096).startswith(b"HTTP/1.1 200 ")
-    server.readers.finish()
+    server.readers.finish(time.monotonic() + PATIENCE)
     server.readers.shared.stop()
 
 
@@ -453,6 +485,7 @@ STEPS = [
     (Poller, "call_soon"),
     (Poller, "watch"),
     (Readers, "help"),
+    (Readers, "start_own"),
     (scalesocket.Reader, "_unwatch"),
     (scalesocket.Reader, "_watch_over"),
     (scalesocket.Reader, "start_reading"),
@@ -496,6 +529,28 @@ def test_whoever_comes_is_let_go_again_wherever_memory_runs_out(
     assert readers.spare._value == spare
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_thread_that_one_has_no_memory_to_wait_for_works_or_is_given_up(
+    error: type[Exception], has_begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever started it took it for one that had not begun, and it began: two did its work."""
+    beginning = threads.Beginning()
+
+    def fail(_timeout: float) -> bool:
+        if has_begun:
+            assert beginning._decision.acquire(blocking=False)
+        raise error
+
+    monkeypatch.setattr(beginning._cond, "wait", fail)
+    if has_begun:
+        assert beginning.wait()
+        return
+    with pytest.raises(RuntimeError, match=scalesocket.OUT_OF_THREADS):
+        beginning.wait()
+    assert not beginning.begin()
+
+
 def test_a_bug_as_a_connection_is_taken_up_is_told_of(asking: scalesocket.Server) -> None:
     """It was taken for memory that had run out, and the connection closed without a word."""
     kind = Mock(side_effect=RuntimeError("a bug"))
@@ -510,11 +565,12 @@ def test_a_bug_in_a_reader_of_its_own_is_told_of(
     asking: scalesocket.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Likewise; the shared reader reads its client."""
-    readers, session = asking.readers, Mock()
+    readers, session = asking.readers, Mock(want=scalesocket.Want.MESSAGES)
     monkeypatch.setattr(readers, "kind", Mock(side_effect=RuntimeError("a bug")))
     monkeypatch.setattr(readers.shared, "start_reading", Mock())
-    assert readers.spare.acquire(blocking=False)
-    readers.start_own(session)
+    spare = readers.spare._value
+    readers.shared.attend(session)
+    assert readers.spare._value == spare
     readers.shared.start_reading.assert_called_once_with(session)  # type: ignore[attr-defined]
     scalesocket.report_failure.assert_called_once_with()  # type: ignore[attr-defined]
 
