@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from .peers import Peer, Peers
     from .tls import TlsTransport
 
-ASK_TIMEOUT = 0.5  # seconds for a peer to say whether it has a room
+ASK_TIMEOUT = 0.5  # seconds for a peer to say whether it has a room: two round trips, or three
 LEFT_OUT = 5.0  # seconds for which one that was slower is not asked
 AGREE_TIMEOUT = 3.0  # seconds for nodes to agree on who opens a room
 AGREE_PAUSE = 0.02  # seconds until one is asked again that is opening it
