@@ -42,7 +42,7 @@ def open_all(
         What is for HTTP and WebSockets, and what is for lines of text (`--tcplisten`).
 
     Raises:
-        OSError: one cannot be had: see `filename`.
+        OSError: one cannot be had: see `strerror`.
     """
     lines = open_listeners(opened, config.tcplisten, "--tcplisten")
     passed = os.environ.pop("LISTEN_PID", "") == str(os.getpid())  # sd_listen_fds(3)
