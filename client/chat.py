@@ -148,11 +148,17 @@ class Chat:
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return [message for message, _ in self.pending.values()]
 
+    def lost(self, now: float) -> None:
+        """The connection is lost; the rest of what the server repeats comes when it is back."""
+        if now < self._repeats_end:
+            self._repeats_end = math.inf
+
     def resumed(self, now: float, lost: int) -> list[Message]:
         """The connection is there again, with what was sent but for `lost` messages.
 
         Return what has to be said: who has heard it already knows its ID.
         """
+        self._repeats_end = min(self._repeats_end, now + REPEATS_WITHIN)
         unsaid = [one for one, sent in self.pending.values() if lost or sent == math.inf]
         self.pending = {key: (message, now) for key, (message, _) in self.pending.items()}
         return unsaid
@@ -357,6 +363,7 @@ class ChatView(GameView):
     def lost(self) -> None:
         """Keep what is written from now on."""
         self._online = False
+        self.chat.lost(time.monotonic())
 
     def unsent(self) -> None:
         """Say it when the connection is back."""

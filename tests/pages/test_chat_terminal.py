@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,27 @@ def test_a_history_that_takes_long_to_come_is_shown_once() -> None:
         assert not chat.hear(message, now)
     assert not chat.hear(Message("same"), now + 0.9 * REPEATS_WITHIN)
     assert chat.hear(Message("a"), now + 1.1 * REPEATS_WITHIN), "the same line alone is no sign"
+
+
+def test_a_history_in_which_the_connection_is_lost_is_shown_once() -> None:
+    """What was left of it, and came once the seat was taken back, was shown once more."""
+    chat = Chat()
+    chat.opened(0.0)
+    assert all(chat.hear(Message(text), 10.0) for text in "abc")
+    chat.opened(20.0)
+    assert not chat.hear(Message("a"), 20.0)
+    for again in (30.0, 40.0):  # it may be lost twice
+        chat.lost(20.1)
+        chat.resumed(again, 0)
+    assert not chat.hear(Message("b"), 40.1)
+    assert chat.hear(Message("a"), 40.2 + REPEATS_WITHIN), "it is not awaited for ever"
+    chat.lost(50.0)
+    chat.resumed(60.0, 0)
+    assert chat.hear(Message("c"), 60.1), "nor again, once nothing has been repeated for long"
+    view = ChatView("Ada")
+    view.chat = Mock()
+    view.lost()
+    view.chat.lost.assert_called_once()
 
 
 def test_what_no_server_repeats_any_more_is_forgotten() -> None:
