@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scalesocket import CloseCode, Connection, Opcode, encode_frame, parse_seconds
 
-from .presence import probe
+from .presence import is_behind, probe
 
 if TYPE_CHECKING:
     from scalesocket import Server
@@ -75,7 +75,7 @@ def check_peer(connection: Connection, interval: float, now: float, deaf: float 
         deaf: seconds before `now` in which the whole process stood still, and heard nobody.
     """
     # What it takes of a backlog shows that it is there: a ping would have to wait behind that.
-    progress_at = connection.progress_at if connection.backlog_size else 0.0
+    progress_at = connection.progress_at if is_behind(connection) else 0.0
     connection.silent_since = min(max(connection.silent_since, progress_at) + deaf, now)
     silence = now - connection.silent_since
     if not connection.is_reading:

@@ -32,6 +32,11 @@ def has_ended(connection: Connection) -> bool:
         return not connection.is_alive() or poll_end(connection) != 0
 
 
+def is_behind(connection: Connection) -> bool:
+    """Whether bytes wait for the kernel to take them; those that a replay holds back do not."""
+    return bool(connection._backlog)
+
+
 def probe(connection: Connection) -> bool:
     """Return whether a peer is still there, though nothing is read from it.
 
@@ -42,7 +47,7 @@ def probe(connection: Connection) -> bool:
     silence = time.monotonic() - connection.silent_since
     if connection.is_reading or silence < ABANDON_TIMEOUT:
         return True
-    if not connection.backlog_size:
+    if not is_behind(connection):
         connection.send_control(PONG)
     return not has_ended(connection)
 

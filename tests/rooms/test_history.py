@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,8 @@ import pytest
 from scalesocket.net import deflate
 from scalesocket.net.history import Archive, Histories, History, HoldingConnection
 from scalesocket.net.lines import LINES
+from scalesocket.net.pings import PING, check_peer
+from scalesocket.net.presence import PONG, probe
 
 import scalesocket
 from scalesocket import (
@@ -31,6 +34,7 @@ from scalesocket import (
     Route,
     Traffic,
     WebSocketProtocol,
+    encode_frame,
 )
 from tests.certificates import Certificates
 from tests.rooms.test_inbox import Worker
@@ -844,6 +848,27 @@ def test_who_has_left_after_its_replay_is_not_cut_off_as_the_history_goes_on(
             member.receive_text()
     assert connection.is_alive()
     connection.dispose()
+
+
+def test_whether_a_newcomer_is_there_does_not_depend_on_what_is_held_back_for_it(
+    poller: Poller,
+) -> None:
+    """While an earlier room might still say something, a ping counted as an answer to itself."""
+    _, _, connection, theirs = newcomer_to_a_long_past(poller)
+    connection.send(encode_frame(Opcode.TEXT, b"for it alone"))
+    connection.set_reading(False)
+    connection.silent_since -= 60
+    assert probe(connection)
+    theirs.settimeout(PATIENCE)
+    assert theirs.recv(64) == PONG
+    connection.set_reading(True)
+    for is_closing in (False, True):
+        connection.silent_since -= 30
+        check_peer(connection, 20.0, time.monotonic())
+        assert connection.is_closing == is_closing
+    assert theirs.recv(64) == PING
+    connection.dispose()
+    theirs.close()
 
 
 if sys.platform != "linux":
