@@ -207,7 +207,7 @@ class Beginning(threading.Event):
         try:
             if super().wait(BEGIN_TIMEOUT):
                 return True
-        except (MemoryError, RuntimeError):  # there is none to wait with; it may begin anyhow
+        except (MemoryError, RuntimeError):  # no memory to wait with; it may begin all the same
             pass
         if self._decision.acquire(False):
             raise RuntimeError(OUT_OF_THREADS)
