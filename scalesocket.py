@@ -5144,10 +5144,9 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def parse_folder(text: str) -> Path:
     """Return a folder that can be read."""
-    with contextlib.suppress(FileNotFoundError):  # the working directory has been deleted
-        folder = Path(text).absolute()
-        if os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK):
-            return folder
+    if os.path.isdir(text) and os.access(text, os.R_OK | os.X_OK):
+        with contextlib.suppress(FileNotFoundError):  # the working directory has been deleted
+            return Path(text).absolute()
     raise argparse.ArgumentTypeError(f"{text!r} is no folder that can be read")
 
 

@@ -272,7 +272,7 @@ def test_the_original_scalesocket_has_no_option_that_is_missing_here() -> None:
 def test_a_folder_of_files_must_be_there(tmp_path: Path) -> None:
     assert parse("--staticdir", str(tmp_path), "cat").staticdir == tmp_path
     (tmp_path / "file").touch()
-    for bad in (tmp_path / "file", tmp_path / "missing"):
+    for bad in (tmp_path / "file", tmp_path / "missing", ""):  # as of a variable that is not set
         assert str(bad) in refusal("--staticdir", str(bad), "cat")
 
 
