@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import struct
 import threading
 import unicodedata
@@ -1047,6 +1048,8 @@ def test_the_last_json_line_needs_no_newline_to_be_routed() -> None:
 @settings(max_examples=60)
 @given(json_objects(), st.sampled_from([None, "_to", "_except", "_close", "_meta"]))
 @example(([("_to", 1)], '{"_to":1}'), None)
+@example(([("_to", 0.0)], '{"_to":0.0}'), None)
+@example(([("_to", "1")], '{"_to":"1"}'), None)
 def test_any_object_of_the_child_is_routed_as_its_parsed_fields_say(
     written: tuple[list[tuple[str, Any]], str], extra: str | None
 ) -> None:
@@ -1063,12 +1066,19 @@ def test_any_object_of_the_child_is_routed_as_its_parsed_fields_say(
         assert not any(isinstance(output, Route) for output in outputs)
         return
     to = value.get("_to")
+    ids = to if isinstance(to, list) else [to]
     for output in outputs:
         assert isinstance(output, Route)
         assert output.payloads == [text.encode()]
-        assert output.to == (None if to is None else tuple(to) if isinstance(to, list) else (to,))
-    valid = to is None or type(to) is int or isinstance(to, list)
-    assert not outputs or valid
+        assert output.to == (None if to is None else tuple(map(int, ids)))
+    assert not outputs or to is None or all(map(is_id, ids))
+
+
+def is_id(value: Any) -> bool:
+    """Return whether this is an ID, or what a language has made of one (case 19)."""
+    if isinstance(value, str):
+        return re.fullmatch("[0-9]{1,10}", value) is not None
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 @settings(max_examples=60)
