@@ -4649,7 +4649,7 @@ def open_listeners(
         OSError: one cannot be had: see `strerror`.
     """
     if (addresses := find_feature("addresses")) is not None:
-        listeners, lines = addresses.open_all(opened, config)
+        listeners, lines = addresses.open_listeners(opened, config)
         return listeners, lines
     if os.environ.get("LISTEN_PID") == str(os.getpid()):  # sd_listen_fds(3)
         load_feature("sockets", "LISTEN_FDS")  # which is not there

@@ -33,10 +33,10 @@ _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via")
 
 
-def open_all(
+def open_listeners(
     opened: contextlib.ExitStack, config: Config
 ) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Listen wherever the options say, or at what systemd has opened; see `open_listeners`.
+    """Listen wherever the options say, or at what systemd has opened; see `listen_at`.
 
     Returns:
         What is for HTTP and WebSockets, and what is for lines of text (`--tcplisten`).
@@ -44,16 +44,16 @@ def open_all(
     Raises:
         OSError: one cannot be had: see `strerror`.
     """
-    lines = open_listeners(opened, config.tcplisten, "--tcplisten")
+    lines = listen_at(opened, config.tcplisten, "--tcplisten")
     passed = os.environ.pop("LISTEN_PID", "") == str(os.getpid())  # sd_listen_fds(3)
     if passed or config.unixsocket:
         from . import sockets
 
-        return sockets.open_all(opened, config, passed=passed), lines
-    return open_listeners(opened, config.addr), lines
+        return sockets.open_sockets(opened, config, passed=passed), lines
+    return listen_at(opened, config.addr), lines
 
 
-def open_listeners(
+def listen_at(
     opened: contextlib.ExitStack, addresses: Sequence[tuple[str, int]], option: str = "--addr"
 ) -> list[socket.socket]:
     """Listen at all addresses of the hosts that this machine has; log those that it has not.

@@ -18,7 +18,7 @@ from typing import Any
 
 from scalesocket import Config, parser_of
 
-from .addresses import open_listeners
+from .addresses import listen_at
 
 parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
 # fmt: off
@@ -117,7 +117,9 @@ def remove_stale_socket(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def open_all(opened: contextlib.ExitStack, config: Config, *, passed: bool) -> list[socket.socket]:
+def open_sockets(
+    opened: contextlib.ExitStack, config: Config, *, passed: bool
+) -> list[socket.socket]:
     """Return what systemd has opened, or else what listens at ports, and a Unix socket if wanted.
 
     Args:
@@ -130,7 +132,7 @@ def open_all(opened: contextlib.ExitStack, config: Config, *, passed: bool) -> l
     """
     listeners = [*map(opened.enter_context, take_passed_listeners())] if passed else []
     if not listeners:
-        listeners = open_listeners(opened, config.addr)
+        listeners = listen_at(opened, config.addr)
     if config.unixsocket:
         listeners.append(open_unix_listener(opened, config.unixsocket, config.unixmode))
     return listeners

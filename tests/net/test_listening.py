@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from scalesocket.net.addresses import open_listeners
+from scalesocket.net.addresses import listen_at
 from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
@@ -39,7 +39,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 @contextmanager
 def listening(host: str, port: int) -> Iterator[list[tuple[str, int]]]:
     with ExitStack() as opened:
-        listeners = open_listeners(opened, [(host, port)])
+        listeners = listen_at(opened, [(host, port)])
         yield [listener.getsockname() for listener in listeners]
 
 
@@ -74,7 +74,7 @@ def test_a_family_that_the_system_lacks_is_passed_over(
 def test_a_name_that_is_elsewhere_alone_is_an_error(names: dict[str, list[str]]) -> None:
     names["far"] = [ELSEWHERE, "198.51.100.77"]
     with pytest.raises(OSError) as caught, ExitStack() as opened:
-        open_listeners(opened, [("far", 9777)])
+        listen_at(opened, [("far", 9777)])
     why = f"cannot listen at far:9777: {os.strerror(errno.EADDRNOTAVAIL)}"
     assert (caught.value.errno, caught.value.strerror) == (errno.EADDRNOTAVAIL, why)
 
@@ -88,7 +88,7 @@ def test_a_port_in_use_at_one_address_is_an_error_and_leaves_none_open(
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError) as caught, ExitStack() as opened:
-            open_listeners(opened, [("both", port)])
+            listen_at(opened, [("both", port)])
         assert caught.value.errno == errno.EADDRINUSE
         assert str(caught.value.strerror).startswith(f"cannot listen at both:{port}: ")
         socket.create_server(("127.0.0.1", port)).close()
