@@ -51,6 +51,7 @@ T = TypeVar("T")
 # A test waits for a condition, never for a length of time.
 
 ECHO = 0.1  # seconds in which a signal that comes twice is one; see net/signals.py
+FREE = not getattr(sys, "_is_gil_enabled", lambda: True)()  # no interpreter lock
 PATIENCE = 40  # seconds; a wait that is in vain takes so long, every other one as long as it must
 
 

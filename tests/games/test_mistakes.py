@@ -25,6 +25,7 @@ from scalesocket.net.hung import HungHooks
 import scalesocket
 from scalesocket import HERE, PLAIN, ConfigError, Game, GameBackend, parse_command_line
 from tests.support import (
+    FREE,
     PATIENCE,
     RawClient,
     run_cli,
@@ -982,6 +983,7 @@ def test_a_hook_that_never_ends_is_told_when_the_server_does(here: Path) -> None
         ("@classmethod\n    def on_auth(cls, request)", "$"),
     ],
 )
+@pytest.mark.skipif(FREE, reason="without the interpreter lock nobody looks at a running hook")
 def test_a_hook_that_does_not_return_is_told_of_while_it_hangs(
     here: Path, hook: str, where: str
 ) -> None:

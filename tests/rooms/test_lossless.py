@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import (
+    FREE,
     PATIENCE,
     PONG,
     TEXT,
@@ -35,7 +36,6 @@ from tests.support import (
     with_constants,
 )
 
-FREE = not getattr(sys, "_is_gil_enabled", lambda: True)()
 # The most that a server of one room may ever hold, in bytes. A Python without the interpreter lock
 # keeps a heap for each thread, and gives less of it back.
 MEMORY = (192 if FREE else 64) * 1024 * 1024
