@@ -518,9 +518,10 @@ def test_a_lone_copy_gives_up_on_a_program_that_reads_nothing(copied_alone: Path
 
 def test_a_lone_copy_ends_a_room_whose_clients_have_gone_unread(copied_alone: Path) -> None:
     """They had said more than there is room for, so nobody read their end (net/presence.py)."""
-    options = ("sh", "--", "-c", "echo up; exec sleep 1000")
+    options = ("sh", "--", "-c", "read line; echo $line; exec sleep 1000")
     with serve(*options, command=[*ALONE, str(copied_alone)]) as server:
         with RawClient.connect(server) as sender, RawClient.connect(server) as other:
+            sender.send_text("up")
             assert (sender.receive_text(), other.receive_text()) == ("up", "up")
             flood(sender)
             assert other.close() == (1000, "")
