@@ -5458,14 +5458,14 @@ def handle_signals(server: Server) -> None:
 
 
 def serve(config: Config, make: Callable[[Config], Server]) -> int:
-    """Serve until a signal comes; return the exit status. Raises OSError if it cannot listen."""
+    """Serve until a signal comes; return the exit status."""
     try:
         server = make(config)
         handle_signals(server)
         server.listen()
-    except ConfigError as error:
-        print(f"scalesocket: {error}", file=sys.stderr)
-        return error.status
+    except (ConfigError, OSError) as error:  # the system may refuse to listen, or to open a file
+        print(f"scalesocket: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return getattr(error, "status", 1)
     try:
         return server.run_all() or 0
     except KeyboardInterrupt:
@@ -5507,7 +5507,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before there was anything to end
         return 130
-    except OSError as error:  # it cannot listen, open a file, or print, as nobody takes that
+    except OSError as error:  # no more files can be opened, or nobody takes what is printed
         with contextlib.suppress(OSError):
             sys.stdout.close()  # or Python would say so, too
         print(f"scalesocket: {error.strerror or error}", file=sys.stderr)

@@ -489,18 +489,9 @@ def take_over(
         return ear.server
 
     try:
-        return serve_or_say(config, make)
+        return serve(config, make)
     finally:
         finish_log()
-
-
-def serve_or_say(config: Config, make: Callable[[Config], Server]) -> int:
-    """Serve; return the exit status. What the system refuses is one line, as in `main`."""
-    try:
-        return serve(config, make)
-    except OSError as error:
-        print(f"scalesocket: {error.strerror or error}", file=sys.stderr)
-        return 1
 
 
 def describe_places(config: Config) -> str:
@@ -825,7 +816,7 @@ def lead() -> int:
     config = Config(**pickle.loads(base64.b64decode(sys.argv.pop(1))))
     set_up_logging(config)
     try:
-        return serve_or_say(config, functools.partial(Overseer, sys.argv[1:]))
+        return serve(config, functools.partial(Overseer, sys.argv[1:]))
     except KeyboardInterrupt:  # before there was anything to end
         return 130
     finally:

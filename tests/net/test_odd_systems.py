@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
-from scalesocket.net import pages, pipes, reload
+from scalesocket.net import pages, pipes
 
 import scalesocket
 from scalesocket import Config, Headers, Server, net, parse_command_line
-from tests.support import PATIENCE, SCRIPT, RawClient, serve
+from tests.support import PATIENCE, ROOT, SCRIPT, RawClient, serve
 
 PRINTING = [
     ["--help"],
@@ -167,11 +168,19 @@ def test_what_the_system_refuses_before_it_listens_is_no_address(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """It was "cannot listen at None", whatever it was."""
-    with pytest.raises(OSError) as caught:
-        scalesocket.serve(Config(), refuse_files)
-    assert caught.value.strerror == os.strerror(errno.EMFILE)
-    assert reload.serve_or_say(Config(), refuse_files) == 1
+    assert scalesocket.serve(Config(), refuse_files) == 1
     assert capfd.readouterr().err == f"scalesocket: {os.strerror(errno.EMFILE)}\n"
+
+
+def test_a_program_that_calls_main_can_print_after_it_could_not_listen() -> None:
+    """Its stdout was closed, as of a server that could not print."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        program = f"import scalesocket; print(scalesocket.main(['--addr', '{address}', 'cat']))"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "1\n"
+    assert f"cannot listen at {address}" in done.stderr
 
 
 @pytest.mark.parametrize(("module", "name"), [(pages, "files"), (pipes, "linebuffer")])
