@@ -164,7 +164,6 @@ MAX_DIGITS = 1000  # of a number in a client's JSON message
 MAX_LOG_LINE = 64 * KIB  # bytes of a line of a child's stderr that are logged
 JOINED_SIZE = 64 * KIB  # bytes up to which short frames of a backlog are joined
 EVENTS_SIZE = 256 * KIB  # bytes of messages from which on the rest waits for the next `receive`
-MAX_NOT_URGENT = 100  # events in an inbox; one more wakes the room's thread, urgent or not
 INBOX_SIZE = 1 * MIB  # bytes that clients have sent and the backend has not taken
 MAX_DEPARTED = 4096  # clients that have gone and the backend does not know of, in a room
 HEAD_TIMEOUT = 10.0  # seconds for a whole request head
@@ -488,11 +487,6 @@ class FrameParser:
         rest = self._data[self._position :]
         self._data = rest + data if rest else data
         self._position = 0
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether there are bytes that have not been taken."""
-        return self._position < len(self._data)
 
     def take_run(self) -> tuple[int, list[bytes], int]:
         """Take all whole, masked, unfragmented messages of one type that come next.
@@ -1075,7 +1069,7 @@ class WebSocketProtocol:
                     events.append(Messages(opcode, payloads[:valid], size))
                 if valid < len(payloads):
                     raise ProtocolError(CloseCode.INVALID_DATA, "text is not UTF-8")
-                return self._parser.has_bytes
+                return True
         frame = self._parser.next_frame()
         if frame is None:
             return False
@@ -1786,7 +1780,6 @@ class Client:
     kicked: bool = False  # its backend has ended it: what it has said counts no more
     departed: bool = False  # then: it is out of its room; guarded by the registry's lock
     left: bool = False  # then: its game has been told
-    is_watched: bool = False  # `Room._check_lagging` will be called for it
 
     @property
     def address(self) -> str:
@@ -2389,9 +2382,6 @@ class Backend:
     # Whether it answers while it handles an event. If so, a client becomes a member, and its Close
     # is answered, when that event is handled; if not, the reader does both at once.
     in_order = False
-    # Whether it does more about a join than take note of it. If not, a join does not wake the
-    # room's thread: that took a fifth of the time of a connection storm.
-    hears_joins = True
     explain = staticmethod(lambda _error: "")  # why it failed, for the log (net/mistakes.py)
 
     def start(self, room: Room, opener: Client) -> None:
@@ -2559,7 +2549,6 @@ class ProcessBackend(Backend):
     def __init__(self, config: Config) -> None:
         self._config = config
         self._command = config.command
-        self.hears_joins = bool(config.joinmsg)
         self._input = -1  # descriptor that the child reads
         self._output = -1  # descriptor that the child writes
         self._input_closed = False
@@ -3113,13 +3102,12 @@ class Inbox:
         """Whether whoever has bytes for it is to wait; when it is closed, nobody is."""
         return self.size >= self._limit and not self.closed.is_set()
 
-    def put(self, event: RoomEvent, size: int = 0, *, urgent: bool = True) -> bool:
+    def put(self, event: RoomEvent, size: int = 0) -> bool:
         """Add an event; return False if the room is over.
 
         Args:
             event: what happened.
             size: bytes that it counts as; if there are any, look at `is_full` before.
-            urgent: wake the room's thread now, not only at a later event (MAX_NOT_URGENT).
         """
         with self.lock:
             if self.closed.is_set():
@@ -3127,8 +3115,7 @@ class Inbox:
             self.events.append(event)
             self.size += size
             self.departed += isinstance(event, Left)
-            if urgent or len(self.events) > MAX_NOT_URGENT:
-                self._ring()
+            self._ring()
             return True
 
     def put_messages(self, received: Iterable[Received]) -> None:
@@ -3377,7 +3364,7 @@ class Room:
         """
         if not self.backend.in_order:
             self.add_member(client)
-        self.inbox.put(Joined(client), urgent=self.backend.hears_joins)
+        self.inbox.put(Joined(client))
 
     def receive(self, received: list[Received]) -> None:
         """Take what clients have sent, in its order."""
@@ -3403,20 +3390,7 @@ class Room:
             self.watch(client)
 
     def watch(self, client: Client) -> None:
-        """Look after a client while it lags behind: one that takes nothing is closed."""
-        if not client.is_watched:
-            client.is_watched = True
-            period = min(max(self.stall, 0.1), 1.0)  # seconds
-            self.registry.timer.call_later(period, functools.partial(self._check_lagging, client))
-
-    def _check_lagging(self, client: Client) -> None:  # on the poller's thread
-        client.is_watched = False  # first: what changes from now on calls `watch` again
-        if client.departed or not client.connection.lags:
-            return
-        if client.connection.has_stalled(self.stall):
-            self.drop_slow(client)
-        else:
-            self.watch(client)
+        """Look after a client while it lags behind, also if nobody sends to it; net/rooms.py."""
 
     def kick(self, client: Client, code: int, reason: str, *, discard: bool = False) -> None:
         """Close a client's connection; it is a member no longer."""

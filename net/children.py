@@ -294,10 +294,7 @@ class PtyBackend(PatientBackend):
 
     _size = b""  # the last message that has set it
     _columns, _rows = 80, 24  # until then: with 0 × 0 programs draw nothing, or fail
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.hears_joins = True  # it tells newcomers the size
+    hears_joins = True  # it tells newcomers the size
 
     def _attach(self, environment: dict[str, str]) -> None:
         import pty  # POSIX only

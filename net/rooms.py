@@ -7,12 +7,14 @@ their programs still printed came too late for their clients.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from scalesocket import (
     END_TIMEOUT,
+    Client,
     CloseCode,
     ConnectionClosed,
     Output,
@@ -38,10 +40,33 @@ def make_rooms(config: Config, timer: Poller) -> PatientRooms:
 
 
 class LateRoom(DirectRoom):
-    """A room that may end for its clients before its backend has ended."""
+    """A room that may end for its clients before its backend has ended.
+
+    It also looks after clients that lag behind while nobody sends to them.
+    """
 
     _is_cut = False  # nobody hears any more what its backend says
     _lost = 0  # messages from the backend since then
+
+    def __init__(self, registry: RoomRegistry, opener: Client) -> None:
+        super().__init__(registry, opener)
+        self._watched: set[Client] = set()  # its methods are atomic
+
+    def watch(self, client: Client) -> None:
+        """Look after a client while it lags behind: one that takes nothing is closed."""
+        if client not in self._watched:
+            self._watched.add(client)
+            period = min(max(self.stall, 0.1), 1.0)  # seconds
+            self.registry.timer.call_later(period, functools.partial(self._check_lagging, client))
+
+    def _check_lagging(self, client: Client) -> None:  # on the poller's thread
+        self._watched.discard(client)  # first: what changes from now on calls `watch` again
+        if client.departed or not client.connection.lags:
+            return
+        if client.connection.has_stalled(self.stall):
+            self.drop_slow(client)
+        else:
+            self.watch(client)
 
     def cut(self) -> None:
         """End the room for its clients now, though its backend has not ended."""

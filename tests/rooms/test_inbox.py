@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 from scalesocket.net import children, patience
 from scalesocket.net.children import PortPool
-from scalesocket.net.direct import DirectInbox
+from scalesocket.net.direct import MAX_QUIET, DirectInbox
 from scalesocket.net.history import Archive, History
 from scalesocket.net.linebuffer import PipeBackend
 from scalesocket.net.lines import LINES
@@ -128,14 +128,14 @@ def test_what_comes_while_a_reader_has_the_rooms_place_wakes_the_room_when_it_is
 
 def test_what_is_not_urgent_wakes_nobody_until_there_is_much_of_it() -> None:
     """Clients that come and go are not to add up where the program need not hear of them."""
-    inbox = Inbox()
+    inbox = DirectInbox()
     taker = Worker(inbox.take)
     wait_until(lambda: inbox._asleep)
-    for number in range(scalesocket.MAX_NOT_URGENT):
-        inbox.put(event(number), urgent=False)
+    for number in range(MAX_QUIET):
+        inbox.put_quietly(event(number))
     assert inbox._asleep
-    inbox.put(event("one more"), urgent=False)
-    assert len(taker.join()) == scalesocket.MAX_NOT_URGENT + 1
+    inbox.put_quietly(event("one more"))
+    assert len(taker.join()) == MAX_QUIET + 1
 
 
 def test_it_is_full_from_its_limit_on_until_it_is_emptied() -> None:

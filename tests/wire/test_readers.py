@@ -27,6 +27,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 from scalesocket.net import threads
+from scalesocket.net.direct import DirectInbox
 
 import scalesocket
 from scalesocket import (
@@ -1052,16 +1053,16 @@ def test_a_thread_that_waits_for_years_still_does_what_comes() -> None:
 
 
 def test_events_without_hurry_wait_for_the_next_but_not_for_ever() -> None:
-    inbox, taken = Inbox(), []
+    inbox, taken = DirectInbox(), []
     thread = threading.Thread(target=lambda: taken.append(inbox.take()))
     thread.start()
     wait_until(lambda: inbox._asleep)
     joined = Joined(None)  # type: ignore[arg-type]  # nobody looks at who it is
     for _ in range(100):
-        inbox.put(joined, urgent=False)
+        inbox.put_quietly(joined)
     thread.join(0.2)
     assert not taken
-    inbox.put(joined, urgent=False)
+    inbox.put_quietly(joined)
     thread.join(30)
     assert [len(events) for events in taken] == [101]
 
