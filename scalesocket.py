@@ -39,11 +39,8 @@ closes its socket. An option of this file is a row of `OPTIONS`, and a field of 
     stderr      1 per child      child's stderr to the log               the child has ended
     poller      1                writes what sockets could not take;     the server has ended
                                  close timeouts, lingering rooms; pings (net/pings)
-    replay      1 with --cache   a long past to newcomers (net/history)  the server has ended
-    store       1 with --store   reads, writes rooms; Redis: also lease  the server has ended
 
-With `--workers` there are several such processes, each with some of the rooms, and a parent that
-has no thread but its main one (net/workers.py). More threads of options: in their modules.
+More threads, and with `--workers` more such processes, are those of options, in net/.
 
 Locks are taken in the order registry, room (`Members`), TURN (chapter 7), connection, histories,
 `Inbox`; none is held while waiting for a peer, a child or a disk. Every queue is bounded: in bytes,
@@ -101,16 +98,7 @@ import time
 import traceback
 import urllib.parse
 from collections import Counter, defaultdict, deque
-from collections.abc import (
-    Callable,
-    Collection,
-    Container,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -122,9 +110,10 @@ if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     from scalesocket.net.console import Console
     from scalesocket.net.descendants import Orphans
     from scalesocket.net.drain import Drain
-    from scalesocket.net.history import Archive, Histories, History
+    from scalesocket.net.history import Archive
     from scalesocket.net.lines import LineProtocol
-    from scalesocket.net.metrics import Metrics, Totals
+    from scalesocket.net.metrics import Metrics
+    from scalesocket.net.proxies import TrustedProxies
     from scalesocket.net.relay import Relays
     from scalesocket.net.seats import Seat, Seats
     from scalesocket.net.store import StoredRooms
@@ -178,6 +167,7 @@ MAX_TICK_TIME = 0.25  # seconds; after a pause a game goes on as if no more had 
 OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
+MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
@@ -672,6 +662,20 @@ class MessageAssembler:
         raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, reason)
 
 
+def to_payload(message: object) -> tuple[int, bytes]:
+    """Return opcode and payload: `str` is text, in which half a surrogate pair becomes `?`.
+
+    Raises:
+        TypeError: it is neither text nor bytes.
+    """
+    if isinstance(message, str):
+        return Opcode.TEXT, message.encode(errors="replace")
+    if isinstance(message, bytes | bytearray | memoryview):
+        return Opcode.BINARY, bytes(message)
+    kind = type(message).__name__
+    raise TypeError(f"a message is str or bytes, not {kind}: send_json or broadcast_json")
+
+
 class Encoding:
     """How messages are written on a connection: as plain frames, unless a subclass says otherwise.
 
@@ -688,17 +692,9 @@ class Encoding:
         return encode_messages(opcode, payloads)
 
     def encode_message(self, message: object) -> bytes:
-        """Return one message: `str` is text, in which half a surrogate pair becomes `?`.
-
-        Raises:
-            TypeError: it is neither text nor bytes.
-        """
-        if isinstance(message, str):
-            return self.encode_run(Opcode.TEXT, (message.encode(errors="replace"),))
-        if isinstance(message, bytes | bytearray | memoryview):
-            return self.encode_run(Opcode.BINARY, (bytes(message),))
-        kind = type(message).__name__
-        raise TypeError(f"a message is str or bytes, not {kind}: send_json or broadcast_json")
+        """Return one message; see `to_payload`."""
+        opcode, payload = to_payload(message)
+        return self.encode_run(opcode, (payload,))
 
     def make_assembler(self, max_message: int) -> MessageAssembler:
         """Return what joins the frames of a peer that writes like this, too."""
@@ -1078,7 +1074,7 @@ class WebSocketProtocol:
             return self.is_open
         message = self._assembler.add(frame)
         if message is not None:
-            size = len(message) + 64  # about what a bytes object costs beside its content
+            size = len(message) + MESSAGE_COST
             self._given += size
             events.append(Messages(self._assembler.opcode, [message], size))
         return self._given < EVENTS_SIZE
@@ -1334,9 +1330,6 @@ class Backlog:
         self.size = 0  # bytes
         self._pieces: list[bytes | bytearray] = []  # each client has one; an empty deque is 0.6 KiB
         self._offset = 0  # bytes of the first piece that have been sent
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
 
     def add(self, data: bytes, sent: int = 0) -> None:
         """Add frames; `sent` bytes of them are on the wire, if they come first.
@@ -1614,11 +1607,6 @@ class Connection:
                 return False
             self._freed.wait(patience)
 
-    @property
-    def lags(self) -> bool:
-        """Whether the peer is behind, and is to be looked after; net/history.py knows more."""
-        return self.is_full
-
     def overflows(self, size: int) -> bool:
         """Whether it is full, and `size` bytes more are more than even a game may send it."""
         return self.is_full and self._backlog.size + size > GAME_BACKLOGS * self._max_backlog
@@ -1626,7 +1614,7 @@ class Connection:
     def has_stalled(self, stall: float) -> bool:
         """Whether bytes wait, and the kernel has taken none of them for so many seconds."""
         with self.lock:
-            waits = self._is_open and bool(self._backlog)
+            waits = self._is_open and self._backlog.size > 0
             return waits and time.monotonic() - self.progress_at >= stall
 
     # -- under the lock --
@@ -1684,7 +1672,7 @@ class Connection:
     def _end_if_closed(self) -> None:
         """End our side when both Closes have passed; the server goes first (7.1.1)."""
         both = self._close_sent and self._close_received
-        if both and not self._backlog and not self._dead:
+        if both and not (self._backlog.size or self._dead):
             self._end_sending()
 
     def _end_sending(self) -> None:
@@ -1716,11 +1704,11 @@ class Connection:
         Under the lock, so that no descriptor is closed, and used again, while the poller knows it.
         """
         with self.lock:
-            if self._backlog and (sent := self._write(self._backlog.buffers())):
+            if self._backlog.size and (sent := self._write(self._backlog.buffers())):
                 self.progress_at = time.monotonic()
                 self._backlog.advance(sent)
                 self._on_shrunk()
-            if not self._backlog:
+            if not self._backlog.size:
                 self._poller.unwatch(self._socket)
                 self._leave_poller()
                 self._end_if_closed()
@@ -1877,8 +1865,7 @@ class Framing:
             that looks like a join or leave message.
     """
 
-    delimiter = b"\n"  # ends a message from the child; net/delimiters.py may set both of these
-    unify: Callable[[bytes], bytes] | None = None  # replaces others by that one
+    delimiter = b"\n"  # ends a message from the child; net/delimiters.py has others
 
     def __init__(self, *, report: Report, one_line: bool = False) -> None:
         self._report = report
@@ -1912,8 +1899,6 @@ class Framing:
 
         An item that does not end sets `error`.
         """
-        if self.unify is not None:
-            data = self.unify(data)
         head, found, tail = data.rpartition(self.delimiter)
         if found and self.rest:
             head, self.rest = bytes(self.rest) + head, bytearray()
@@ -2026,7 +2011,7 @@ def decode_json(decoder: json.JSONDecoder, text: str) -> JsonValue:
     return value if end == len(text) else decoder.decode(text)
 
 
-def remove_members(text: str, names: Container[str]) -> str:
+def remove_members(text: str, names: Collection[str]) -> str:
     """Return a JSON object without its top-level members of those names; it must be valid.
 
     All else keeps its bytes with net/framings.py; alone, numbers may be spelled in another way.
@@ -2362,8 +2347,7 @@ class Left(NamedTuple):
     reply: Closing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(NamedTuple):
     """The child has no more output, or what it prints cannot be read any more."""
 
 
@@ -3241,15 +3225,48 @@ def join_pieces(items: Sequence[Addressed]) -> list[Addressed]:
     return [((client,), b"".join(some)) for client, some in pieces.items()]
 
 
+class History:
+    """The latest messages of a room that everyone may see, for newcomers (--cache).
+
+    A newcomer is sent all of it at once, so it is no longer than half a backlog. net/history.py has
+    one that may be longer, and may outlive its room.
+    """
+
+    def __init__(self, size: int, tagged: bool, limit: float) -> None:
+        self.size = size  # messages; 0: none are kept
+        self.limit = limit  # bytes
+        self.bytes = 0
+        self._tagged = tagged  # only those that are marked `_cache` are kept
+        self._messages: deque[tuple[int, bytes]] = deque()  # opcode and payload
+
+    def wants(self, route: Route) -> bool:
+        """Whether messages of this route are kept: only what everyone may see is."""
+        is_for_all = self.size > 0 and route.to is None and not route.exclude
+        return is_for_all and (route.cached is True or not self._tagged)
+
+    def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        """Keep messages; the oldest make room."""
+        for payload in payloads:
+            self._messages.append((opcode, payload))
+            self.bytes += len(payload) + MESSAGE_COST
+        while len(self._messages) > self.size or self.bytes > self.limit:
+            self.bytes -= len(self._messages.popleft()[1]) + MESSAGE_COST
+
+    def replay(self, encoding: Encoding) -> bytes:
+        """Return all messages that are kept, in order, as a connection takes them."""
+        runs = itertools.groupby(self._messages, lambda message: message[0])
+        return b"".join([encoding.encode_run(kind, [it for _, it in run]) for kind, run in runs])
+
+
 class Members:
-    """The clients that are sent what a room's backend says."""
+    """The clients that are sent what a room's backend says; newcomers get its history first."""
 
-    history: History | None = None  # what newcomers get (--cache)
-
-    def __init__(self, traffic: Traffic, log: RoomLog) -> None:
-        self._traffic = traffic
-        self._log = log
-        self._lock = threading.Lock()  # guards the members, and so the order of a fan-out
+    def __init__(self, room: Room) -> None:
+        config = room.registry.config
+        self._traffic = room.traffic
+        self._log = room.log
+        self._lock = threading.Lock()  # guards all below, and so the order of a fan-out
+        self.history = History(*config.cache, config.backlog // 2)
         self._members: dict[int, Client] = {}
 
     def add(self, client: Client) -> bool:
@@ -3257,6 +3274,8 @@ class Members:
         with self._lock:
             if not client.departed:
                 self._members[client.id] = client
+                if past := self.history.replay(client.connection.encoding):
+                    client.connection.send(past)
         return False
 
     def remove(self, client: Client) -> None:
@@ -3266,6 +3285,10 @@ class Members:
 
     def remember(self, message: str | bytes, flush: Callable[[], None]) -> Collection[Client]:
         """Keep what a game has broadcast, once all before is sent; return who gets it there."""
+        if self.history.wants(_TO_ALL):
+            with self._lock:
+                opcode, payload = to_payload(message)
+                self.history.add(opcode, [payload])
         return ()
 
     def send(self, outputs: Sequence[Output]) -> list[Client]:
@@ -3305,7 +3328,9 @@ class Members:
             yield some, data
 
     def _find_hearers(self, route: Route) -> list[Client]:
-        """Return who is sent messages now; net/history.py keeps them for others."""
+        """Return who is sent messages now, and keep those that newcomers are to get, too."""
+        if self.history.wants(route):
+            self.history.add(route.opcode, route.payloads)
         return self._find(route.to, route.exclude)
 
     def _find(self, to: tuple[int, ...] | None, exclude: tuple[int, ...]) -> list[Client]:
@@ -3350,9 +3375,7 @@ class Room:
         self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
         self._backend_stopped = False
         self._lock = threading.Lock()  # guards the counts of what went wrong
-        history = registry.histories.open(name) if registry.histories else None
-        members = history.make_members if history is not None else Members
-        self.members: Members = members(self.traffic, self.log)
+        self.members = registry.make_members(self)
 
     # -- a reader's thread, or a helper's --
 
@@ -3562,14 +3585,13 @@ class RoomRegistry:
         if config.game is not None:
             self.make_backend = functools.partial(GameBackend, config.game)
         self.client_ids: Iterator[int] = itertools.count(1)  # `next` on it is atomic
-        self.histories: Histories | None = None  # what newcomers get (--cache)
+        self.make_members: Callable[[Room], Members] = Members  # net/history.py has others
         self.lock = threading.Lock()  # guards all below, and each room's clients
         self._idle = threading.Condition(self.lock)  # told when a room has closed
         self._rooms: dict[str, Room] = {}  # those that may be joined
         # Those whose thread has not finished, too. Its methods are atomic; copy it to iterate.
         self.running: set[Room] = set()
         self.counts: Counter[str] = Counter()  # of what happens rarely
-        self.totals: Totals | None = None  # what rooms have had, also those that are gone
         self._refusal: ConnectionClosed | None = None  # set when the server stops
         self.relays: Relays | None = None  # finds rooms on other nodes (--peers)
 
@@ -3641,10 +3663,6 @@ class RoomRegistry:
         with self.lock:
             self._remove(room)
             self.running.discard(room)
-            if self.totals is not None:
-                self.totals.keep(room)
-            if self.histories is not None and room.members.history is not None:
-                self.histories.close(room.name, room.members.history)
             self._idle.notify_all()
 
     def end_all(self, code: int, reason: str) -> None:
@@ -4798,7 +4816,7 @@ class Server:
         self.taps: Taps | None = None  # set by `prepare`
         # What follows is set by modules of net/, nearly all of it by their `set_up`. What each is
         # for stands in net/README.md ("A new option").
-        self.proxies: Container[str] = ()  # addresses that may say which client they speak for
+        self.proxies: TrustedProxies | tuple[()] = ()  # who may say for whom they speak
         self.read_header: Callable[[Session], Iterable[Want]] = lambda _session: ()
         self.find_client: Callable[[Endpoint, Headers], Endpoint] = lambda peer, _headers: peer
         self.speaks_tls: Callable[[Endpoint, Headers, bytes], bool] = lambda *_: False
@@ -4831,8 +4849,6 @@ class Server:
         rated = config.maxrate or (game and game.max_rate)
         rate = load_feature("rate", "--maxrate, or max_rate of a game,") if rated else None
         self.readers = (rate.limit(config, self.registry) if rate else Readers)()
-        if config.trustproxy:  # first, as some of what follows asks whom it may believe
-            load_feature("proxies", "--trustproxy").believe(self, config.trustproxy)
         config.call_features("set_up", self)
 
     def listen(self) -> None:
@@ -4943,11 +4959,7 @@ class Server:
     ) -> Connection:
         """Return a connection of a kind; its options are those of `Connection`."""
         return self.find_kind(kind)(
-            sock,
-            protocol,
-            poller=self.poller,
-            max_backlog=self.config.backlog,
-            **options,
+            sock, protocol, poller=self.poller, max_backlog=self.config.backlog, **options
         )
 
     # -- its end --
@@ -5036,6 +5048,7 @@ class Config(NetConfig):
     backlog: int = 4 * MIB  # bytes
     stall: float = 5.0  # seconds
     linger: float = 0.0  # seconds
+    cache: tuple[int, bool] = (0, False)  # messages, and whether only those that are marked
     binary: bool = False
     clientframe: str = ""  # "", "json" or "gwsocket"
     serverframe: str = ""
@@ -5105,6 +5118,11 @@ def parser_of(pattern: str, what: str, read: Callable[[str], T]) -> Callable[[st
 parse_seconds = parser_of(r"\d{1,9}(\.\d*)?|\.\d+", "number of seconds", float)
 parse_count = parser_of(r"\d{1,9}", "whole number", int)
 parse_text = parser_of(r"[^\ud800-\udfff]*", "UTF-8", str)  # Python reads other bytes as those
+parse_cache = parser_of(
+    r"((all|tagged):)?(?=\d*[1-9])\d{1,6}",
+    "SIZE, all:SIZE or tagged:SIZE",
+    lambda text: (int(text.rpartition(":")[2]), text.startswith("tagged")),
+)
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -5170,6 +5188,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ("--stall", "SECONDS", parse_seconds,
          "close a client that takes nothing of a full backlog for so long (default 5)"),
         ("--linger", "SECONDS", parse_seconds, "keep an empty room for so long (default 0)"),
+        ("--cache", "[TYPE:]SIZE", parse_cache,
+         "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
     ),
     "messages": (
         ("--json", "", FLAG, "--frame=json, with default join and leave messages"),
@@ -5277,6 +5297,8 @@ def combine_options(
         net.call_features(options, "complete_options", options)
     config = Config(command=command, game=game, **options)
     config.call_features("check_options", config)
+    is_tagged = config.cache[1] and config.serverframe != "json"
+    refuse_if(is_tagged, "--cache=tagged needs JSON framing of what TARGET prints")
     if "gwsocket" in framings:
         load_feature("gwsocket", "--frame=gwsocket")
     if config.binary:

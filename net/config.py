@@ -65,7 +65,6 @@ class NetConfig:
     resume: float = 0.0  # seconds
     store: str = ""
     saveevery: float = 10.0  # seconds
-    cache: tuple[int, bool] = (0, False)  # messages, and whether only those that are marked
     cachepersist: bool = False
     cachebytes: int = 64 * MIB
     dropmsg: str = ""
@@ -100,10 +99,11 @@ class OptionsOf(NamedTuple):
 
     module: str
     names: str
+    also_for: str = ""  # an option of scalesocket.py, of which it makes more
 
     def is_given(self, given: Collection[str]) -> bool:
         """Whether one of the options is among those that are given."""
-        return any(name in given for name in self.names.split())
+        return any(name in given for name in (*self.names.split(), self.also_for))
 
     def load(self) -> ModuleType:
         """Import the module."""
@@ -153,7 +153,9 @@ PLACES: dict[str, tuple[OptionsOf, ...]] = {
     "--linger": (
         OptionsOf("seats", "--resume"),
         OptionsOf("store", "--store --saveevery"),
-        OptionsOf("history", "--cache --cachepersist --cachebytes"),
+    ),
+    "--cache": (
+        OptionsOf("history", "--cachepersist --cachebytes", also_for="--cache"),
         OptionsOf("oneshot", "--oneshot"),
     ),
     "--serverframe": (
@@ -228,9 +230,10 @@ def call_features(given: Collection[str], function: str, argument: object) -> No
     what it needs into attributes of the server.
     """
     words = {f"--{name.replace('_', '-')}" for name in given}
+    first = ["proxies"] if "--trustproxy" in words else []  # others ask it whom to believe
     always = [*ALWAYS, "mistakes" if "game" in given else "pipes"]  # as a program has that
     wanted = [of.module for place in PLACES.values() for of in place if of.is_given(words)]
-    for name in dict.fromkeys(always + wanted):
+    for name in dict.fromkeys(first + always + wanted):
         module = importlib.import_module(f"scalesocket.net.{name}")
         if hasattr(module, function):
             getattr(module, function)(argument)

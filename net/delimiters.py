@@ -37,7 +37,8 @@ def set_delimiters(framing: Framing, delimiters: bytes) -> None:
         delimiters = b"\n" + delimiters.replace(b"\n", b"")
     framing.delimiter = delimiters[:1]
     if len(delimiters) > 1:
-        framing.unify = make_unifier(delimiters)
+        unify, feed = make_unifier(delimiters), framing.feed
+        framing.feed = lambda data: feed(unify(data))  # type: ignore[method-assign]  # of this one
 
 
 def make_unifier(delimiters: bytes) -> Callable[[bytes], bytes]:

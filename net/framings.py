@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 
 import scalesocket
 from scalesocket import (
@@ -25,7 +25,7 @@ _scan_string = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def remove_members(text: str, names: Container[str]) -> str:
+def remove_members(text: str, names: Collection[str]) -> str:
     """Return a JSON object without its top-level members of those names; it must be valid.
 
     All else keeps its bytes.
@@ -81,8 +81,8 @@ def make_framing(config: Config, mode: str, report: Report) -> Framing:
 
             json_type = functools.partial(IdFraming, id_field=config.idfield)
         framing = scalesocket.make_framing(config, mode, report, json_type)
-    if config.delimiters != b"\n":
-        from .delimiters import set_delimiters
+        if config.delimiters != b"\n":
+            from .delimiters import set_delimiters
 
-        set_delimiters(framing, config.delimiters)
+            set_delimiters(framing, config.delimiters)
     return framing

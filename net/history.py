@@ -15,7 +15,6 @@ import argparse
 import functools
 import math
 import queue
-import re
 import threading
 import time
 from collections import deque
@@ -26,35 +25,30 @@ from scalesocket import (
     FLAG,
     GAME_BACKLOGS,
     KIB,
+    MESSAGE_COST,
     Client,
     Closing,
     Connection,
     Encoding,
+    History,
     Members,
     Opcode,
     Route,
     parse_size,
-    refuse_if,
     report_failure,
     start_thread,
+    to_payload,
 )
 
+from .rooms import PatientRooms
+
 if TYPE_CHECKING:
-    from scalesocket import Config, Output, RoomLog, Server, Traffic
+    from scalesocket import Config, Output, Room, Server
 
 MAX_REMEMBERED_ROOMS = 1024  # whose past is kept though they are gone
-MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
 PIECE_SIZE = 64 * KIB  # bytes of a room's past that a newcomer is sent at once
 SMALL_HISTORY = 16 * KIB  # bytes that are sent while the newcomer is let in
 HISTORIES = 4  # times --cachebytes that all rooms' histories may have together
-
-
-def parse_cache(text: str) -> tuple[int, bool]:
-    """Return size, and whether only tagged messages count, from `[TYPE:]SIZE`."""
-    match = re.fullmatch(r"(?:(all|tagged):)?(\d{1,6})", text)
-    if match is None or int(match[2]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no SIZE, all:SIZE or tagged:SIZE")
-    return int(match[2]), match[1] == "tagged"
 
 
 def parse_history_size(text: str) -> int:
@@ -67,8 +61,6 @@ def parse_history_size(text: str) -> int:
 
 # fmt: off
 OPTIONS = (
-    ("--cache", "[TYPE:]SIZE", parse_cache,
-     "replay the last SIZE messages to newcomers; TYPE is all or tagged (_cache)"),
     ("--cachepersist", "", FLAG, "keep them after the room has emptied"),
     ("--cachebytes", "SIZE", parse_history_size,
      "bytes of history that a room keeps; all together keep 4 times that (default 64M)"),
@@ -76,18 +68,12 @@ OPTIONS = (
 # fmt: on
 
 
-def check_options(config: Config) -> None:
-    """Refuse what cannot work together."""
-    is_marked = config.serverframe == "json"
-    refuse_if(
-        config.cache[1] and not is_marked, "--cache=tagged needs JSON framing of what TARGET prints"
-    )
-
-
 def set_up(server: Server) -> None:
     """Have a server's rooms keep histories."""
     if server.config.cache[0]:
-        server.registry.histories = histories = Histories(server.config)
+        registry, histories = server.registry, Histories(server.config)
+        assert isinstance(registry, PatientRooms)
+        registry.histories, registry.make_members = histories, histories.make_members
         server.find_kind = make_holding
         server.services.insert(0, histories.archive)
 
@@ -122,7 +108,7 @@ class Archive:
         self.dropped = 0  # messages that were dropped because there were too many bytes
         self._limit = limit
         # Those that are not empty; the one that has grown last is the last.
-        self._histories: dict[History, None] = {}
+        self._histories: dict[LongHistory, None] = {}
         self._queue: queue.SimpleQueue[Replay | None] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -147,7 +133,7 @@ class Archive:
 
     # -- under the lock --
 
-    def count(self, history: History, size: int) -> None:
+    def count(self, history: LongHistory, size: int) -> None:
         """Note that a history has grown by so many bytes, or shrunk."""
         self.size += size
         if size > 0 or not history.bytes:
@@ -160,7 +146,7 @@ class Archive:
                 self.dropped += (idle or next(iter(self._histories))).drop()
 
 
-class History:
+class LongHistory(History):
     """The last messages of a room, for those who come later (--cache), in runs.
 
     Only what everyone may see is kept, so nobody learns later what was not meant for them. Rooms
@@ -185,27 +171,15 @@ class History:
         limit: float = math.inf,
         at_once: bool = False,
     ) -> None:
-        self.size = size
-        self.limit = limit
+        super().__init__(size, tagged, limit)
         self.archive = archive
-        self._tagged = tagged
         self._at_once = at_once
-        # These are guarded by the archive's lock.
-        self.bytes = 0
+        # These, and `bytes`, are guarded by the archive's lock.
         self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
         self._count = 0  # messages
         self.writers = 0  # rooms that may still add to it
         self.persists = False  # it outlives its rooms
         self.followers: set[Replay] = set()  # of newcomers that are being sent it
-
-    def make_members(self, traffic: Traffic, log: RoomLog) -> Members:
-        """Return what sends to a room's clients, and has newcomers hear this history."""
-        return HistoryMembers(self, traffic, log)
-
-    def wants(self, route: Route) -> bool:
-        """Whether messages of this route are kept: only what everyone may see is."""
-        is_for_all = route.to is None and not route.exclude
-        return is_for_all and (route.cached is True or not self._tagged)
 
     def begin(self, client: Client, members: HistoryMembers) -> Replay | None:
         """Send a newcomer a short history now, or return what sends it a long one.
@@ -361,7 +335,7 @@ class Replay:
         history: what it is sent.
     """
 
-    def __init__(self, client: Client, members: HistoryMembers, history: History) -> None:
+    def __init__(self, client: Client, members: HistoryMembers, history: LongHistory) -> None:
         assert isinstance(client.connection, HoldingConnection)
         self._client = client
         self._connection = client.connection
@@ -594,13 +568,13 @@ class HistoryMembers(Members):
 
     Args:
         history: what newcomers get.
-        traffic, log: of the room.
+        room: whose.
     """
 
-    history: History
+    history: LongHistory
 
-    def __init__(self, history: History, traffic: Traffic, log: RoomLog) -> None:
-        super().__init__(traffic, log)
+    def __init__(self, history: LongHistory, room: Room) -> None:
+        super().__init__(room)
         self.history = history
         self.newcomers: dict[Client, Replay] = {}  # guarded by the lock, too
 
@@ -642,10 +616,7 @@ class HistoryMembers(Members):
         """Keep what an in-process game has broadcast; return who is sent it from there."""
         if not self.history.wants(Route(Opcode.TEXT, [])):
             return ()
-        if isinstance(message, str):
-            opcode, payload = Opcode.TEXT, message.encode(errors="replace")
-        else:
-            opcode, payload = Opcode.BINARY, bytes(memoryview(message))  # no number, or list
+        opcode, payload = to_payload(message)
         if self.newcomers:
             flush()  # what they were sent before
         with self._lock:
@@ -701,20 +672,24 @@ class Histories:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._kept: dict[str, History] = {}  # with --cachepersist; the latest room's last
+        self._kept: dict[str, LongHistory] = {}  # with --cachepersist; the latest room's last
         self.archive = Archive(HISTORIES * config.cachebytes)
         self._limit = config.cachebytes
         self._has_seats = bool(config.resume or config.store)
         if self._has_seats:
             self._limit = min(self._limit, config.backlog // 2)
 
-    def open(self, name: str) -> History:
+    def make_members(self, room: Room) -> HistoryMembers:
+        """Return what sends to a room's clients, and has newcomers hear its history."""
+        return HistoryMembers(self.open(room.name), room)
+
+    def open(self, name: str) -> LongHistory:
         """Return the history of a new room; with --cachepersist, that of the last of this name.
 
         That room's program may still be at its last words, which belong there, too.
         """
         size, tagged = self._config.cache
-        history = self._kept.pop(name, None) or History(
+        history = self._kept.pop(name, None) or LongHistory(
             size,
             tagged=tagged,
             archive=self.archive,
@@ -732,6 +707,7 @@ class Histories:
 
     def close(self, name: str, history: History) -> None:
         """Note that a room adds no more to its history; an empty one is not worth keeping."""
+        assert isinstance(history, LongHistory)
         history.close()
         if not history.writers and not history.bytes and self._kept.get(name) is history:
             self._kept.pop(name).forget()

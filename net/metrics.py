@@ -24,6 +24,7 @@ from scalesocket import (
 
 from .history import MAX_REMEMBERED_ROOMS, HistoryMembers
 from .mistakes import CheckedGame
+from .rooms import PatientRooms
 
 LATE_TICK = 0.01  # seconds after its time, from which a tick counts as late
 
@@ -135,6 +136,7 @@ def add_traffic(total: Traffic, traffic: Traffic) -> None:
 
 def find_totals(registry: RoomRegistry) -> Totals:
     """Return the totals of a registry; they are made when they are first asked for."""
+    assert isinstance(registry, PatientRooms)
     if registry.totals is None:
         registry.totals = Totals(registry)
     return registry.totals
@@ -209,6 +211,7 @@ class Metrics:
 
     def _describe_history(self, rooms: set[Room]) -> Iterator[str]:
         """Yield what is kept for newcomers, and what they are yet to get of it."""
+        assert isinstance(self._registry, PatientRooms)
         histories = self._registry.histories
         archive = None if histories is None else histories.archive
         size, dropped = (archive.size, archive.dropped) if archive is not None else (0, 0)

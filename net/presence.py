@@ -34,7 +34,7 @@ def has_ended(connection: Connection) -> bool:
 
 def is_behind(connection: Connection) -> bool:
     """Whether bytes wait for the kernel to take them; those that a replay holds back do not."""
-    return bool(connection._backlog)
+    return connection._backlog.size > 0
 
 
 def probe(connection: Connection) -> bool:

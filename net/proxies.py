@@ -183,9 +183,9 @@ class TrustedProxies:
         return told or tells_tls(proxied)
 
 
-def believe(server: Server, members: Iterable[Network | str]) -> None:
+def set_up(server: Server) -> None:
     """Have a server believe its proxies; before all else is hung on it."""
-    server.proxies = proxies = TrustedProxies(members)
+    server.proxies = proxies = TrustedProxies(server.config.trustproxy)
     server.read_header = proxies.read_header
     server.find_client = proxies.find_client
     server.speaks_tls = proxies.speaks_tls

@@ -30,6 +30,9 @@ from .direct import DirectRoom
 if TYPE_CHECKING:
     from scalesocket import Config, Poller
 
+    from .history import Histories
+    from .metrics import Totals
+
 RESTARTING = "the server restarts"  # the reason that clients are told after --drain
 ROOM_TIMEOUT = 3.0  # seconds for a room that is ending to make place for a new one
 
@@ -61,9 +64,10 @@ class LateRoom(DirectRoom):
 
     def _check_lagging(self, client: Client) -> None:  # on the poller's thread
         self._watched.discard(client)  # first: what changes from now on calls `watch` again
-        if client.departed or not client.connection.lags:
+        connection = client.connection
+        if client.departed or not getattr(connection, "lags", connection.is_full):
             return
-        if client.connection.has_stalled(self.stall):
+        if connection.has_stalled(self.stall):
             self.drop_slow(client)
         else:
             self.watch(client)
@@ -91,6 +95,8 @@ class PatientRooms(RoomRegistry):
 
     room_type = LateRoom
     draining = False  # no more rooms are made (see drain.py)
+    totals: Totals | None = None  # what rooms have had, also those that are gone
+    histories: Histories | None = None  # what newcomers get (--cache)
 
     def may_wait(self, name: str) -> bool:
         """Whether `join` may have to wait: for a lock, for a place, or to ask where the room is.
@@ -107,6 +113,12 @@ class PatientRooms(RoomRegistry):
         """Note that a room's thread is done; see `RoomRegistry`."""
         assert isinstance(room, LateRoom)
         room.report_lost()
+        with self.lock:
+            if self.totals is not None:
+                self.totals.keep(room)
+            if self.histories is not None:
+                self.histories.close(room.name, room.members.history)
+            self.running.discard(room)  # in one step, or its totals would count twice for a moment
         super().forget(room)
 
     def refuse_new_rooms(self) -> None:

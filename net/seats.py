@@ -356,7 +356,7 @@ class Seat:
     def lags(self) -> bool:
         """Whether its connection does."""
         connection = self._connection
-        return connection is not None and connection.lags
+        return connection is not None and getattr(connection, "lags", connection.is_full)
 
     def wait_while_full(self, stall: float) -> bool:
         """As of a connection; one that is lost holds nobody up."""

@@ -902,10 +902,9 @@ class StoredRoom(LateRoom):
         elif isinstance(record.state, str):
             self.saved = record.state
         history = self.members.history
-        if history is None or history.bytes:
-            return
-        for opcode, payload in split_frames(record.history):
-            history.add(opcode, [payload])
+        if not history.bytes:
+            for opcode, payload in split_frames(record.history):
+                history.add(opcode, [payload])
 
     def cut(self) -> None:
         """End it for its clients; see `Room`. Their seats are saved when it has ended by itself.
@@ -1003,8 +1002,7 @@ class StoredRoom(LateRoom):
         if not isinstance(self.backend, GameBackend):
             self._state = self.saved or None
         if not self.is_lost and not self._is_too_long:
-            past = self.members.history
-            history = past.replay(PLAIN) if past is not None else b""
+            history = self.members.history.replay(PLAIN)
             kept = self.keeps
             seats = tuple(self._list_seats(whole=whole))
             record = Record(whole, kept, self._state, self.metadata, history, seats)

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from scalesocket import Client, Config, Game, GameRoom, Room, write_json
+from scalesocket import Client, Config, Game, GameRoom, Members, Room, write_json
 
 
 def make_room(backend: Any) -> Room:
     """Return a room that nobody is in, and that is listed nowhere."""
     registry: Any = SimpleNamespace(
-        make_backend=lambda: backend, histories=None, config=Config(command=("cat",))
+        make_backend=lambda: backend, make_members=Members, config=Config(command=("cat",))
     )
     opener: Any = SimpleNamespace(room_name="room")
     return Room(registry, opener)

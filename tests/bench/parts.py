@@ -112,14 +112,12 @@ def fan_out(server: Any, count: int) -> Work:
     """Return what delivers a message to so many clients, whose connections do nothing."""
     config = server.Config(command=("cat",))
     registry = server.RoomRegistry(config, server.Poller("timer"))
-    history = None
-    if hasattr(server, "History"):  # an older version
+    backend = SimpleNamespace(in_order=False)
+    if "name" in inspect.signature(server.Room).parameters:  # an older version
         kept = (
             hasattr(server.History, "limit") or "limit" in server.History.__init__.__annotations__
         )
         history = server.History(0, tagged=False) if kept else server.History()
-    backend = SimpleNamespace(in_order=False)
-    if "name" in inspect.signature(server.Room).parameters:  # an older version
         room = server.Room("room", registry, backend, None, history=history, stall=5.0)
     else:
         registry.make_backend = lambda: backend

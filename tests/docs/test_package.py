@@ -12,6 +12,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -586,6 +587,86 @@ def test_a_lone_copy_refuses_a_room_more_than_there_may_be(copied_alone: Path) -
         with RawClient.connect(server, "other") as client:
             client.send_text("hello")
             assert client.receive_text() == "hello"
+
+
+@pytest.mark.parametrize(("options", "kept"), [((), 3), (("--backlog", "300"), 2)])
+def test_a_lone_copy_tells_newcomers_what_all_have_been_told(
+    copied_alone: Path, options: Sequence[str], kept: int
+) -> None:
+    """The latest that --cache allows, in no more bytes than half of --backlog."""
+    words = ("--serverframe=json", "--cache", "3", *options, "cat")
+    told = [f'{{"n":{number}}}' for number in range(6)]
+    with serve(*words, command=[*ALONE, str(copied_alone)]) as server:
+        with RawClient.connect(server) as first:
+            for text in (*told, '{"_to":1,"secret":1}', '{"_except":9,"secret":2}'):
+                first.send_text(text)
+                assert first.receive_text() == text
+            with RawClient.connect(server) as second:
+                assert [second.receive_text() for _ in range(kept)] == told[-kept:]
+                first.send_text('{"n":6}')
+                assert second.receive_text() == '{"n":6}'
+
+
+def test_a_lone_copy_keeps_what_is_marked_or_says_what_that_needs(copied_alone: Path) -> None:
+    command = [*ALONE, str(copied_alone)]
+    marked = '{"_cache":true,"n":1}'
+    with serve("--serverframe=json", "--cache=tagged:9", "cat", command=command) as server:
+        with RawClient.connect(server) as first:
+            for text in (marked, '{"n":2}'):
+                first.send_text(text)
+                assert first.receive_text() == text
+            with RawClient.connect(server) as second:
+                first.send_text('{"n":3}')
+                assert [second.receive_text() for _ in range(2)] == [marked, '{"n":3}']
+    done = subprocess.run(
+        [*command, "--cache=tagged:9", "cat"], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    assert "--cache=tagged needs JSON framing of what TARGET prints" in done.stderr
+
+
+def test_between_the_past_of_a_lone_copy_and_what_follows_nothing_is_missing(
+    copied_alone: Path,
+) -> None:
+    """Newcomers come while the program prints: each hears numbers without a gap or a repeat."""
+    options = ("--cache", "50", "--linger", "60", "sh", "--", "-c")
+    numbers = "i=0; while :; do echo $i; i=$((i+1)); done"
+    with serve(*options, numbers, command=[*ALONE, str(copied_alone)]) as server:
+        for _ in range(100):
+            with RawClient.connect(server) as client:
+                heard = [int(client.receive_text()) for _ in range(100)]
+                assert heard == list(range(heard[0], heard[0] + 100))
+
+
+def test_a_lone_copy_tells_newcomers_what_a_game_has_broadcast(copied_alone: Path) -> None:
+    game = """
+from scalesocket import Game
+
+class Chat(Game):
+    def on_create(self, room):
+        self.room = room
+
+    def on_join(self, client):
+        self.room.broadcast(f"{client.id} is here")
+
+    def on_message(self, client, message):
+        self.room.broadcast(message)
+        self.room.broadcast("others", exclude=[client])
+        client.send("you")
+"""
+    copied_alone.with_name("own.py").write_text(game)
+    command = [*ALONE, str(copied_alone)]
+    options = ("--cache", "3", "own:Chat")
+    with serve(*options, command=command, cwd=copied_alone.parent) as server:
+        with RawClient.connect(server) as first:
+            assert first.receive_text() == "1 is here"
+            first.send_binary(b"\x00\xff")
+            assert first.receive_binary() == b"\x00\xff"
+            assert first.receive_text() == "you"
+            with RawClient.connect(server) as second:
+                assert second.receive_text() == "1 is here"
+                assert second.receive_binary() == b"\x00\xff"
+                assert second.receive_text() == "2 is here"
 
 
 def test_a_lone_copy_tells_one_too_many_so_and_lets_the_next_one_in(copied_alone: Path) -> None:

@@ -16,10 +16,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from scalesocket.net import deflate
-from scalesocket.net.history import Archive, Histories, History, HoldingConnection
+from scalesocket.net.history import (
+    Archive,
+    Histories,
+    HistoryMembers,
+    HoldingConnection,
+    LongHistory,
+)
 from scalesocket.net.lines import LINES
 from scalesocket.net.pings import PING, check_peer
 from scalesocket.net.presence import PONG, probe
@@ -30,13 +37,12 @@ from scalesocket import (
     Opcode,
     Poller,
     Role,
-    RoomLog,
     Route,
-    Traffic,
     WebSocketProtocol,
     encode_frame,
 )
 from tests.certificates import Certificates
+from tests.fake_room import make_room
 from tests.rooms.test_inbox import Worker
 from tests.rooms.test_lossless import PATIENT, assert_same, deaf_client, metric, numbered
 from tests.support import (
@@ -264,14 +270,14 @@ def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
 # ==== 3. Bytes =============================================================
 
 
-def texts(history: History) -> list[bytes]:
+def texts(history: LongHistory) -> list[bytes]:
     return history.replay(LINES).split(b"\n")[:-1]
 
 
 def test_a_history_has_a_bound_in_bytes_and_the_oldest_goes_first() -> None:
     """Case 9: `--cache 100` of messages of 1 MB were 100 MB, in every room."""
     archive = Archive()
-    history = History(1000, tagged=False, limit=10_000, archive=archive)
+    history = LongHistory(1000, tagged=False, limit=10_000, archive=archive)
     for number in range(100):
         history.add(Opcode.TEXT, [b"%03d" % number + b"x" * 933])  # 1,000 with what it costs
         assert history.bytes <= 10_000
@@ -290,7 +296,7 @@ def test_a_history_has_a_bound_in_bytes_and_the_oldest_goes_first() -> None:
 def test_all_histories_together_have_a_bound_and_the_longest_silent_room_loses_first() -> None:
     """Case 36: 10 messages of 1 MiB in each of 100 rooms that are gone were 1 GiB, for ever."""
     archive = Archive(limit=3000)
-    rooms = [History(9, tagged=False, archive=archive) for _ in range(3)]
+    rooms = [LongHistory(9, tagged=False, archive=archive) for _ in range(3)]
     for history in rooms:
         for text in (b"1", b"2"):
             history.add(Opcode.TEXT, [text + b"x" * 399])
@@ -319,7 +325,7 @@ def test_the_histories_of_a_server_have_a_bound_together_whatever_its_rooms_are(
 
 def test_a_history_that_nobody_can_ask_for_is_not_counted() -> None:
     archive = Archive()
-    history = History(9, tagged=False, archive=archive)
+    history = LongHistory(9, tagged=False, archive=archive)
     history.open()
     history.add(Opcode.TEXT, [b"x"])
     history.close()
@@ -692,8 +698,8 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
     monkeypatch.setattr(deflate, "compress", compress)
     archive = Archive()
     archive.start()
-    history = History(100, tagged=False, archive=archive)
-    members = history.make_members(Traffic(), RoomLog("room"))
+    history = LongHistory(100, tagged=False, archive=archive)
+    members = HistoryMembers(history, make_room(Mock()))
     for number in range(50):
         history.add(Opcode.TEXT, [b"%02d" % number + b"x" * 20_000])
     pairs = []
@@ -723,8 +729,8 @@ def test_a_history_is_compressed_by_no_thread_that_others_wait_for_and_once(
 def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(poller: Poller) -> None:
     """They were said, and it was off the members, before it was made one like the others."""
     archive = Archive()  # its thread does not run: this one does what that would
-    history = History(100, tagged=False, archive=archive)
-    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history = LongHistory(100, tagged=False, archive=archive)
+    members: Any = HistoryMembers(history, make_room(Mock()))
     history.open()
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()
@@ -778,8 +784,8 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
 ) -> None:
     """It was not full, and then it was: a room waited for it, or closed it as too slow."""
     archive = Archive()  # its thread does not run: this one does what that would
-    history = History(100, tagged=False, archive=archive)
-    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history = LongHistory(100, tagged=False, archive=archive)
+    members: Any = HistoryMembers(history, make_room(Mock()))
     history.open()
     history.add(Opcode.TEXT, [b"x" * (4 << 20)])
     ours, theirs = socket.socketpair()
@@ -797,11 +803,11 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
 
 def newcomer_to_a_long_past(
     poller: Poller,
-) -> tuple[History, Any, HoldingConnection, socket.socket]:
+) -> tuple[LongHistory, Any, HoldingConnection, socket.socket]:
     """Return a history, its members with one newcomer, and that one's connection at both ends."""
     archive = Archive()  # its thread does not run: this one does what that would
-    history = History(100, tagged=False, archive=archive, limit=64 * 1024)
-    members: Any = history.make_members(Traffic(), RoomLog("room"))
+    history = LongHistory(100, tagged=False, archive=archive, limit=64 * 1024)
+    members: Any = HistoryMembers(history, make_room(Mock()))
     history.open()
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()

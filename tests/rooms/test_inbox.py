@@ -18,7 +18,7 @@ import pytest
 from scalesocket.net import children, patience
 from scalesocket.net.children import PortPool
 from scalesocket.net.direct import MAX_QUIET, DirectInbox
-from scalesocket.net.history import Archive, History
+from scalesocket.net.history import Archive, LongHistory
 from scalesocket.net.linebuffer import PipeBackend
 from scalesocket.net.lines import LINES
 from scalesocket.net.origins import MAX_TOLD, ToldOnce
@@ -308,14 +308,14 @@ def test_nothing_comes_from_a_client_that_has_left() -> None:
     assert inbox.take() == [other]
 
 
-# ==== History =============================================================
+# ==== LongHistory =============================================================
 
 
 def route(to: tuple[int, ...] | None = None, cached: bool | None = None) -> Route:
     return Route(Opcode.TEXT, [b"x"], to, cached=cached)
 
 
-def replay(history: History) -> list[bytes]:
+def replay(history: LongHistory) -> list[bytes]:
     """Return the messages that a newcomer would get, however it takes them."""
     (frames,) = [history.replay(PLAIN)]
     protocol = WebSocketProtocol(Role.CLIENT, max_message=100)
@@ -325,7 +325,7 @@ def replay(history: History) -> list[bytes]:
 
 
 def test_a_history_keeps_the_last_messages_in_order() -> None:
-    history = History(3, tagged=False, archive=Archive())
+    history = LongHistory(3, tagged=False, archive=Archive())
     assert replay(history) == []
     history.add(Opcode.TEXT, [b"1", b"2"])
     assert replay(history) == [b"1", b"2"]
@@ -334,7 +334,7 @@ def test_a_history_keeps_the_last_messages_in_order() -> None:
 
 
 def test_a_history_keeps_what_everyone_may_see() -> None:
-    history = History(1, tagged=False, archive=Archive())
+    history = LongHistory(1, tagged=False, archive=Archive())
     assert history.wants(route())
     assert history.wants(route(cached=False))
     assert history.wants(route(cached=True))
@@ -344,7 +344,7 @@ def test_a_history_keeps_what_everyone_may_see() -> None:
 
 
 def test_a_tagged_history_keeps_what_is_marked() -> None:
-    history = History(1, tagged=True, archive=Archive())
+    history = LongHistory(1, tagged=True, archive=Archive())
     assert history.wants(route(cached=True))
     assert not history.wants(route(cached=False))
     assert not history.wants(route())
