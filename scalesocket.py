@@ -3171,7 +3171,7 @@ class Traffic:
     bytes_in: int = 0
     messages_out: int = 0
     bytes_out: int = 0
-    dropped: int = 0  # messages that could not be used
+    dropped: int = 0  # messages that could not be used; this and the next: see net/rooms.py
     slow_closed: int = 0  # clients closed because they did not read
 
     def count_received(self, run: Messages) -> None:
@@ -3374,7 +3374,6 @@ class Room:
         self.is_abandoned = False  # it ends because its last client has left
         self.farewell: tuple[int, str] | None = None  # code and reason of its end, for clients
         self._backend_stopped = False
-        self._lock = threading.Lock()  # guards the counts of what went wrong
         self.members = registry.make_members(self)
 
     # -- a reader's thread, or a helper's --
@@ -3423,16 +3422,12 @@ class Room:
 
     def drop_slow(self, client: Client) -> None:
         """Let a client go that does not read."""
-        with self._lock:
-            self.traffic.slow_closed += 1
         reason = f"too slow: {client.connection.backlog_size} bytes waited"
         self.log.warning("does not read; %s", reason, client=client.id)
         self.kick(client, CloseCode.POLICY_VIOLATION, reason, discard=True)
 
     def report(self, client_id: int | None, what: str) -> None:
-        """Count something that had to be dropped; log the first of its kind from each client."""
-        with self._lock:
-            self.traffic.dropped += 1
+        """Log what had to be dropped: the first of its kind from each client, as a warning."""
         kind = (client_id, what.partition(":")[0])
         first = kind not in self._complained and len(self._complained) < 1000
         if first:
@@ -3483,10 +3478,6 @@ class Room:
 
     def post(self, clients: Sequence[Client], data: bytes) -> None:
         """Keep an encoded message of a game for some clients until its hook returns."""
-        if not data:
-            for client in clients:
-                self.report(client.id, "a binary message was not sent: it is no line of text")
-            return
         self.traffic.messages_out += len(clients)
         self._outbox.append((clients, data))
 

@@ -8,8 +8,9 @@ their programs still printed came too late for their clients.
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from scalesocket import (
@@ -54,6 +55,7 @@ class LateRoom(DirectRoom):
     def __init__(self, registry: RoomRegistry, opener: Client) -> None:
         super().__init__(registry, opener)
         self._watched: set[Client] = set()  # its methods are atomic
+        self._count_lock = threading.Lock()  # guards the numbers of what went wrong
 
     def watch(self, client: Client) -> None:
         """Look after a client while it lags behind: one that takes nothing is closed."""
@@ -83,6 +85,26 @@ class LateRoom(DirectRoom):
         if self._is_cut:
             self._lost += sum(len(it.payloads) for it in outputs if isinstance(it, Route))
         super().deliver(outputs)
+
+    def post(self, clients: Sequence[Client], data: bytes) -> None:
+        """Keep a message of a game; see `Room`. One that cannot be expressed has no bytes."""
+        if data:
+            super().post(clients, data)
+            return
+        for client in clients:
+            self.report(client.id, "a binary message was not sent: it is no line of text")
+
+    def report(self, client_id: int | None, what: str) -> None:
+        """Count and log what had to be dropped; see `Room`."""
+        with self._count_lock:
+            self.traffic.dropped += 1
+        super().report(client_id, what)
+
+    def drop_slow(self, client: Client) -> None:
+        """Count a client that does not read, and let it go."""
+        with self._count_lock:
+            self.traffic.slow_closed += 1
+        super().drop_slow(client)
 
     def report_lost(self) -> None:
         """Say how much nobody has heard."""

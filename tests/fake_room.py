@@ -8,17 +8,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import strategies as st
+from scalesocket.net.rooms import LateRoom
 
-from scalesocket import Client, Config, Game, GameRoom, Members, Room, write_json
+from scalesocket import Client, Config, Game, GameRoom, Members, write_json
 
 
-def make_room(backend: Any) -> Room:
+def make_room(backend: Any) -> LateRoom:
     """Return a room that nobody is in, and that is listed nowhere."""
     registry: Any = SimpleNamespace(
         make_backend=lambda: backend, make_members=Members, config=Config(command=("cat",))
     )
     opener: Any = SimpleNamespace(room_name="room")
-    return Room(registry, opener)
+    return LateRoom(registry, opener)
 
 
 class FakeClient:
