@@ -477,8 +477,8 @@ def take_over(
         )
         files = find_sources(config)
         Server(replace(config, store=""))  # whether it can be made; it has opened nothing yet
-    except ConfigError as error:
-        ear.line.tell(failed=str(error))
+    except (ConfigError, OSError) as error:  # the system may refuse it, too
+        ear.line.tell(failed=getattr(error, "strerror", None) or str(error))
         return 2
     ear.line.tell(files=sorted(files), places=describe_places(config))
     ear.go.wait()
@@ -490,6 +490,9 @@ def take_over(
 
     try:
         return serve(config, make)
+    except OSError as error:  # as in `main`: no more files can be opened
+        print(f"scalesocket: {error.strerror or error}", file=sys.stderr)
+        return 1
     finally:
         finish_log()
 

@@ -365,6 +365,29 @@ def test_code_that_ends_its_process_while_it_loads_is_told_of(folder: Path) -> N
         assert about(server)["game"] == "game 1"
 
 
+def test_code_of_which_no_server_can_be_made_is_told_of(folder: Path) -> None:
+    """It was a traceback, and "the new code ended with status 1"."""
+    lacking = "import os, scalesocket\ndef lack(): raise OSError(24, os.strerror(24))\n"
+    with reloading(folder, "games:Tally") as server:
+        before = (folder / "helper.py").read_text()
+        (folder / "helper.py").write_text(
+            f"{lacking}scalesocket.count_spare_files = lack\n{before}"
+        )
+        server.wait_log(f"the old code goes on: {os.strerror(24)}")
+        assert about(server)["game"] == "game 1"
+        assert times(server, "Traceback") == 0
+
+
+def test_a_server_that_lacks_files_as_it_starts_says_so_in_one_line(folder: Path) -> None:
+    lacking = "import os, selectors\ndef lack(): raise OSError(24, os.strerror(24))\n"
+    helper = folder / "helper.py"
+    helper.write_text(f"{lacking}selectors.DefaultSelector = lack\n{helper.read_text()}")
+    done = run_cli("--reload", "--addr", "127.0.0.1:0", "games:Tally", cwd=folder)
+    assert f"scalesocket: {os.strerror(24)}\n" in done.stderr
+    assert "the server has ended with status 1" in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
 def test_code_that_fails_and_does_not_end_is_told_of_before_it_is_killed(folder: Path) -> None:
     endless = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
     with reloading(folder, "games:Tally") as server:
