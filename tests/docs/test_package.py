@@ -561,7 +561,8 @@ def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
     deaf = "trap '' INT TERM; echo up; cat >&2; while :; do sleep 1; done"
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import scalesocket\n"
-        "scalesocket.STOP_STEPS = [(step, 1000.0) for step, _ in scalesocket.STOP_STEPS]\n"
+        "scalesocket.STOP_STEPS = ((0, 1000.0), *scalesocket.STOP_STEPS[1:])\n"
+        "scalesocket.END_TIMEOUT, scalesocket.ABANDON_TIMEOUT = 1000.0, 60.0\n"
         "sys.exit(scalesocket.main())"
     )
     lasting = [*ALONE, "-c", program, str(copied_alone.parent)]
@@ -569,8 +570,9 @@ def test_a_lone_copy_ends_at_a_signal_and_at_once_at_a_second_one(
     with serve(*options, command=lasting) as server, RawClient.connect(server) as client:
         assert client.receive_text() == "up"
         server.process.send_signal(number)
-        assert client.wait_close()[0] == 1001
+        server.wait_log("stopping")
         server.process.send_signal(signal.SIGTERM)
+        assert client.wait_close()[0] == 1001
         assert server.wait() == 1
         wait_until(lambda: server.survivors() == [])
 
