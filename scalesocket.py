@@ -46,7 +46,7 @@ Locks are taken in the order registry, room (`Members`), TURN (chapter 7), conne
 `Inbox`; none is held while waiting for a peer, a child or a disk. Every queue is bounded: in bytes,
 but joins and leaves in number. A client with something for a full inbox is not read, so TCP slows
 it down; a full backlog makes the pump wait, which slows the child down. Nobody waits for a newcomer
-that is still being sent the history.
+that is still being sent a long history (net/history.py).
 
 Chapters:
 
