@@ -168,6 +168,7 @@ OUT_OF_THREADS = "the system is out of threads"
 OUT_OF_MEMORY = "the system is out of memory"
 GAME_BACKLOGS = 8  # times --backlog: what a game has sent and a client has not taken, at most
 MESSAGE_COST = 64  # bytes of memory that a message takes beside its content, or about that
+HISTORIES_SIZE = 256 * MIB  # bytes that the histories of all rooms have together, at the most
 CALL_SIZE = KIB  # bytes of an inbox that a `GameRoom.call_soon` counts as: 1024 fill it
 END_TIMEOUT = 10.0  # seconds for all rooms and connections to end at shutdown
 ABANDON_TIMEOUT = 1.0  # seconds a child may ignore stdin after its last client has gone
@@ -3266,7 +3267,8 @@ class Members:
         self._traffic = room.traffic
         self._log = room.log
         self._lock = threading.Lock()  # guards all below, and so the order of a fan-out
-        self.history = History(*config.cache, config.backlog // 2)
+        limit = min(config.backlog // 2, HISTORIES_SIZE // (config.maxrooms or 1024))
+        self.history = History(*config.cache, limit)
         self._members: dict[int, Client] = {}
 
     def add(self, client: Client) -> bool:

@@ -591,11 +591,14 @@ def test_a_lone_copy_refuses_a_room_more_than_there_may_be(copied_alone: Path) -
             assert client.receive_text() == "hello"
 
 
-@pytest.mark.parametrize(("options", "kept"), [((), 3), (("--backlog", "300"), 2)])
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [((), 3), (("--backlog", "300"), 2), (("--maxrooms", str(256 * 1024 * 1024 // 100)), 1)],
+)
 def test_a_lone_copy_tells_newcomers_what_all_have_been_told(
     copied_alone: Path, options: Sequence[str], kept: int
 ) -> None:
-    """The latest that --cache allows, in no more bytes than half of --backlog."""
+    """The latest that --cache allows, in no more bytes than half of --backlog, or the share."""
     words = ("--serverframe=json", "--cache", "3", *options, "cat")
     told = [f'{{"n":{number}}}' for number in range(6)]
     with serve(*words, command=[*ALONE, str(copied_alone)]) as server:
