@@ -3247,7 +3247,7 @@ class History:
 
     def add(self, opcode: int, payloads: Sequence[bytes]) -> None:
         """Keep messages; the oldest make room."""
-        for payload in payloads:
+        for payload in payloads[-self.size :]:
             self._messages.append((opcode, payload))
             self.bytes += len(payload) + MESSAGE_COST
         while len(self._messages) > self.size or self.bytes > self.limit:
