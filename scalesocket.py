@@ -96,15 +96,16 @@ import sys
 import threading
 import time
 import traceback
+import types
 import urllib.parse
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:  # imported only where they are used: it keeps the start short
     import ssl
+    from typing import BinaryIO, ClassVar, NoReturn, TypeAlias
 
     from scalesocket.net.config import NetConfig
     from scalesocket.net.console import Console
@@ -324,8 +325,7 @@ class FrameHeader(NamedTuple):
     masking_key: bytes  # 4 bytes, or none
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A frame, or the piece of one that has arrived.
 
     The pieces of a frame carry the same header; control frames come in one piece.
@@ -760,8 +760,7 @@ class Headers:
         return [token.strip().lower() for token in self.get(name).split(",") if token.strip()]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """The head of an HTTP request."""
 
     method: str
@@ -804,8 +803,7 @@ class Request:
         return "keep-alive" in options if self.version == "HTTP/1.0" else "close" not in options
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response; an open `file` is sent after the head, from `start`, `length` bytes of it.
 
     Who sends the response closes the file.
@@ -970,32 +968,27 @@ class Role(enum.Enum):
     CLIENT = "client"
 
 
-@dataclass(slots=True)  # like `Received`: one that is frozen takes three times as long to make
 class Messages:
     """A run of complete data messages of one type, in order; text has been checked as UTF-8."""
 
-    opcode: int  # TEXT or BINARY
-    payloads: list[bytes]
-    size: int  # bytes of memory or wire that they took, for accounting
-    source: Connection | None = None  # what they came by, if that matters (net/seats.py)
+    __slots__ = ("client", "opcode", "payloads", "size", "source")  # most objects are of these
+    client: Client  # whom they are from, once their reader has seen that
+
+    def __init__(self, opcode: int, payloads: list[bytes], size: int) -> None:
+        self.opcode = opcode  # TEXT or BINARY
+        self.payloads = payloads
+        self.size = size  # bytes of memory or wire that they took, for accounting
+        self.source: Connection | None = None  # what they came by, if that matters (net/seats.py)
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """A ping; it is to be answered with a pong of the same payload (5.5.2)."""
+class Control(NamedTuple):
+    """A ping, which is to be answered with a pong of the same payload, or a pong (5.5.2, 5.5.3)."""
 
+    opcode: int
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """A pong, asked for or not (5.5.3)."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(NamedTuple):
     """The last event: the peer sent Close (5.5.1), or broke the protocol and is owed one (7.1.7).
 
     `code` is the peer's (NO_STATUS if it gave none), or the one to fail the connection with.
@@ -1011,7 +1004,7 @@ class Closing:
         return self.code, self.reason if self.failed else ""
 
 
-Event = Messages | Ping | Pong | Closing
+Event = Messages | Control | Closing
 
 
 class WebSocketProtocol:
@@ -1081,14 +1074,12 @@ class WebSocketProtocol:
         return self._given < EVENTS_SIZE
 
     def _take_control(self, frame: Frame, events: list[Event]) -> None:
-        if frame.header.opcode == Opcode.PING:
-            events.append(Ping(frame.payload))
-        elif frame.header.opcode == Opcode.PONG:
-            events.append(Pong(frame.payload))
-        else:
-            code, reason = parse_close(frame.payload)
-            self.is_open = False
-            events.append(Closing(code, reason, failed=False))
+        if frame.header.opcode != Opcode.CLOSE:
+            events.append(Control(frame.header.opcode, frame.payload))
+            return
+        code, reason = parse_close(frame.payload)
+        self.is_open = False
+        events.append(Closing(code, reason, failed=False))
 
     def finish(self) -> list[Event] | None:
         """Return the events of the stream's end, None if a Close is missing; free the buffers."""
@@ -1464,7 +1455,7 @@ class Connection:
         events = self.protocol.receive(data)
         for event in events:
             # A peer that pings and does not read gets no pongs: 5.5.3 lets us skip some.
-            if isinstance(event, Ping) and not self.is_full:
+            if isinstance(event, Control) and event.opcode == Opcode.PING and not self.is_full:
                 self.send_control(encode_frame(Opcode.PONG, event.payload))
         return events
 
@@ -1742,7 +1733,6 @@ def check_thread(owner: int, call: str) -> None:
         )
 
 
-@dataclass(eq=False, repr=False)
 class Client:
     """A member of a room: messages come from one, and go to one.
 
@@ -1750,25 +1740,36 @@ class Client:
     get this object in their hooks; `id`, `request`, `data`, `send` and `close` are theirs.
     """
 
-    id: int  # unique in this server, from 1 on
-    room_name: str  # the room asked for
-    request: Request  # for an upgrade
-    connection: Connection  # what it is connected by
-    _: KW_ONLY
-    peer: Endpoint  # its address and port
-    local: Endpoint  # address and port of ours that it connected to
-    secure: bool = False  # it came over TLS
-    user: str = ""  # as --auth or `on_auth` has named it
-    claims: Mapping[str, str] = field(default_factory=dict)  # what else --auth has said of the user
-    since: float = field(default_factory=time.monotonic)
-    data: dict[str, Any] = field(default_factory=dict)  # the game's own
+    user = ""  # as --auth or `on_auth` has named it
     room: Room | None = None  # set when it joins
     seat: Seat | None = None  # with --resume: outlives the socket, and is `connection`, too
-    dropped: bool = False  # its seat has no connection now
-    restored: bool = False  # it came back, and has kept nothing of what it had been sent
-    kicked: bool = False  # its backend has ended it: what it has said counts no more
-    departed: bool = False  # then: it is out of its room; guarded by the registry's lock
-    left: bool = False  # then: its game has been told
+    dropped = False  # its seat has no connection now
+    restored = False  # it came back, and has kept nothing of what it had been sent
+    kicked = False  # its backend has ended it: what it has said counts no more
+    departed = False  # then: it is out of its room; guarded by the registry's lock
+    left = False  # then: its game has been told
+
+    def __init__(
+        self,
+        number: int,
+        room_name: str,
+        request: Request,
+        connection: Connection,
+        *,
+        peer: Endpoint,
+        local: Endpoint,
+        secure: bool = False,
+    ) -> None:
+        self.id = number  # unique in this server, from 1 on
+        self.room_name = room_name  # the room asked for
+        self.request = request  # for an upgrade
+        self.connection = connection  # what it is connected by
+        self.peer = peer  # its address and port
+        self.local = local  # address and port of ours that it connected to
+        self.secure = secure  # it came over TLS
+        self.claims: Mapping[str, str] = {}  # what else --auth has said of the user
+        self.since = time.monotonic()
+        self.data: dict[str, Any] = {}  # the game's own
 
     @property
     def address(self) -> str:
@@ -2324,14 +2325,6 @@ class Joined(NamedTuple):
     client: Client
 
 
-@dataclass(slots=True)
-class Received:
-    """A client has sent messages."""
-
-    client: Client
-    run: Messages
-
-
 class Unwritten(NamedTuple):
     """What the child is still to read; of some modules of net/."""
 
@@ -2358,7 +2351,7 @@ class Called(NamedTuple):
     function: Callable[[], object]
 
 
-RoomEvent = Joined | Received | Unwritten | Left | Exited | Called
+RoomEvent = Joined | Messages | Unwritten | Left | Exited | Called
 
 
 class Backend:
@@ -2569,9 +2562,9 @@ class ProcessBackend(Backend):
 
     def _is_for_next(self, event: RoomEvent) -> bool:
         """Whether an event is a present client's message that no child has begun to read."""
-        if not isinstance(event, Received | Unwritten) or event.client.id not in self._present:
+        if not isinstance(event, Messages | Unwritten) or event.client.id not in self._present:
             return False
-        return isinstance(event, Received) or event.whole
+        return isinstance(event, Messages) or event.whole
 
     def stop(self) -> None:
         """Stop the child, wait for its threads, close what was open."""
@@ -2625,8 +2618,8 @@ class ProcessBackend(Backend):
 
     def _encode(self, event: RoomEvent) -> bytes:
         """Return what the child reads for an event."""
-        if isinstance(event, Received):
-            return self._to_child.encode(event.client.id, event.run)
+        if isinstance(event, Messages):
+            return self._to_child.encode(event.client.id, event)
         if isinstance(event, Joined):
             return self._announce(self._config.joinmsg, event.client)
         if isinstance(event, Left):
@@ -2994,18 +2987,18 @@ class GameBackend(Backend):
     def _handle(self, events: list[RoomEvent]) -> None:
         self._run_due()
         for event in events:
-            if isinstance(event, Received):
-                self._hear(event.client, event.run)
+            if isinstance(event, Messages):
+                self._hear(event)
             else:
                 self._handle_one(event)
                 self._run_due()
 
-    def _hear(self, client: Client, run: Messages) -> None:
+    def _hear(self, run: Messages) -> None:
         is_text = run.opcode == Opcode.TEXT
         for payload in run.payloads:
-            if client.kicked:
+            if run.client.kicked:
                 return
-            self.game.on_message(client, payload.decode() if is_text else payload)
+            self.game.on_message(run.client, payload.decode() if is_text else payload)
             self._run_due()
 
     def _handle_one(self, event: RoomEvent) -> None:
@@ -3103,16 +3096,16 @@ class Inbox:
             self._ring()
             return True
 
-    def put_messages(self, received: Iterable[Received]) -> None:
+    def put_messages(self, runs: Iterable[Messages]) -> None:
         """Add what clients have sent, but for those who have left; look at `is_full` before."""
         with self.lock:
             if self.closed.is_set():
                 return
-            for event in received:
-                client = event.client  # who was kicked says no more
-                if not client.departed and (client.seat is None or client.seat.takes(event.run)):
-                    self.events.append(event)
-                    self.size += event.run.size
+            for run in runs:
+                client = run.client  # who was kicked says no more
+                if not client.departed and (client.seat is None or client.seat.takes(run)):
+                    self.events.append(run)
+                    self.size += run.size
             self._ring()
 
     def when_freed(self, function: Callable[[], None]) -> None:
@@ -3164,7 +3157,6 @@ class Inbox:
             self._on_freed.pop()()
 
 
-@dataclass(slots=True)
 class Traffic:
     """What has passed through a room; each number is written by one thread at a time."""
 
@@ -3390,12 +3382,12 @@ class Room:
             self.add_member(client)
         self.inbox.put(Joined(client))
 
-    def receive(self, received: list[Received]) -> None:
+    def receive(self, runs: list[Messages]) -> None:
         """Take what clients have sent, in its order."""
         if self.log.traces:
-            for event in received:
-                self.log.trace("<", event.run.payloads, event.client.id)
-        self.inbox.put_messages(received)
+            for run in runs:
+                self.log.trace("<", run.payloads, run.client.id)
+        self.inbox.put_messages(runs)
 
     def leave(self, client: Client, closing: Closing) -> None:
         """Let a client go after it closed, failed or vanished."""
@@ -3536,8 +3528,8 @@ class Room:
     def _handle(self, events: list[RoomEvent]) -> bool:
         """Pass events on; return whether they were the last that there will be."""
         for event in events:
-            if isinstance(event, Received):
-                self.traffic.count_received(event.run)
+            if isinstance(event, Messages):
+                self.traffic.count_received(event)
         try:
             self.backend.handle(events)
         finally:
@@ -3916,7 +3908,7 @@ class HttpSite:
         """
         if request.method not in ("GET", "HEAD"):
             raise HandshakeError(405, "only GET and HEAD are answered", ("Allow", "GET, HEAD"))
-        request = replace(request, from_here=is_loopback(peer[0]))
+        request = request._replace(from_here=is_loopback(peer[0]))
         path = request.path
         if path.rstrip("/") == "/health":
             status, word = self.health
@@ -4024,7 +4016,7 @@ class Session:
         self.deadline = time.monotonic() + HEAD_TIMEOUT  # of what it waits for
         self.want: Want | None = Want.HELPER
         self.descriptor = -1  # by which its reader watches it
-        self.held: list[Received] = []  # until its room's inbox has space
+        self.held: list[Messages] = []  # until its room's inbox has space
         self._over_limit = over_limit
         self.client: Client | None = None  # from when it wants MESSAGES
         self.at_end: list[Callable[[], None]] = []  # each gives something back
@@ -4463,15 +4455,15 @@ class Reader(Poller):
     def _read_round(self, sessions: Collection[Session]) -> None:
         with TURN if len(sessions) >= CROWD else NO_TURN:
             heard = [(session, self._receive(session)) for session in sessions]
-        batches: dict[Room, list[Received]] = {}
+        batches: dict[Room, list[Messages]] = {}
         for session, events in heard:
             try:
                 self._dispatch(session, events, batches)
             except BaseException:  # our bug ends one client, not the thread that reads all
                 report_failure()
                 session.connection.abort()
-        for room, received in batches.items():
-            room.receive(received)
+        for room, runs in batches.items():
+            room.receive(runs)
 
     def _receive(self, session: Session) -> list[Event] | None:
         """Take what has come from a client; None: that was all."""
@@ -4484,7 +4476,7 @@ class Reader(Poller):
             return None
 
     def _dispatch(
-        self, session: Session, events: list[Event] | None, batches: dict[Room, list[Received]]
+        self, session: Session, events: list[Event] | None, batches: dict[Room, list[Messages]]
     ) -> None:
         """Put messages into the batch of their room, or pause the session; tell it of its end."""
         if session.want is not Want.MESSAGES:
@@ -4496,14 +4488,16 @@ class Reader(Poller):
         assert client is not None
         if events is None:
             events = [Closing(CloseCode.ABNORMAL, "connection lost", failed=False)]
-        received = [Received(client, event) for event in events if isinstance(event, Messages)]
+        runs = [event for event in events if isinstance(event, Messages)]
         closing = events[-1] if events and isinstance(events[-1], Closing) else None
         room = client.room
-        if received and room is not None:
+        if runs and room is not None:
+            for run in runs:
+                run.client = client
             if room.inbox.is_full and closing is None and self._is_there(session):
-                insist(Reader._pause, self, session, room, received)
+                insist(Reader._pause, self, session, room, runs)
                 return
-            batches.setdefault(room, []).extend(received)
+            batches.setdefault(room, []).extend(runs)
         if closing is not None:
             if room in batches:  # it leaves behind all that it has said
                 room.receive(batches.pop(room))
@@ -4517,9 +4511,9 @@ class Reader(Poller):
         client = session.client
         return client is not None and not client.departed and session.connection.is_alive()
 
-    def _pause(self, session: Session, room: Room, received: list[Received]) -> None:
+    def _pause(self, session: Session, room: Room, runs: list[Messages]) -> None:
         self._unwatch(session)
-        session.held = received
+        session.held = runs
         session.connection.set_reading(False)
         if not (paused := self._paused.setdefault(room, deque())):
             self._watch_over()
@@ -4541,10 +4535,10 @@ class Reader(Poller):
             del self._paused[room]
 
     def _unpause(self, session: Session, room: Room) -> None:
-        received, session.held = session.held, []
+        runs, session.held = session.held, []
         try:
-            if received:
-                room.receive(received)
+            if runs:
+                room.receive(runs)
         except BaseException:  # what it has said may be lost: it must not go on
             session.connection.abort()
             raise
@@ -5010,7 +5004,7 @@ class Server:
 # inline metadata (PEP 723, `[tool.scalesocket]`), and the command line.
 
 
-class NoNetConfig:
+class NoNetConfig(types.SimpleNamespace):
     """Stands for the options of net/, where this file has been copied alone: all are empty."""
 
     def __getattr__(self, name: str) -> Any:
@@ -5024,7 +5018,6 @@ if not TYPE_CHECKING:
     NetConfig = getattr(find_feature("config"), "NetConfig", NoNetConfig)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config(NetConfig):
     """The options of this file, with their defaults; those of net/ are in net/config.py."""
 
@@ -5265,10 +5258,10 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         target, *target_arguments = target_arguments
     what = find_target(target)
     if isinstance(what, str):
-        return replace(combine_options({}, given, (), load_game(what)), target=what)
+        return combine_options({}, given | {"target": what}, (), load_game(what))
     own, game = read_script(what) if what.suffix == ".py" else ({}, None)
     command = () if game else (*command_for(what), *target_arguments)
-    return replace(combine_options(own, given, command, game), target=what.stem)
+    return combine_options(own, given | {"target": what.stem}, command, game)
 
 
 def combine_options(

@@ -45,12 +45,11 @@ from scalesocket import (
     PLAIN,
     CloseCode,
     Closing,
+    Control,
     Event,
     Headers,
     Messages,
     Opcode,
-    Ping,
-    Pong,
     Role,
     ScaleSocketError,
     WebSocketProtocol,
@@ -721,9 +720,9 @@ class WebSocket:
                     self._messages.extend(payload.decode() for payload in event.payloads)
                 case Messages():
                     self._messages.extend(event.payloads)
-                case Ping():
+                case Control(opcode=Opcode.PING):
                     self._stream.answer(self._encode(Opcode.PONG, event.payload))
-                case Pong() if event.payload == self._pinged[0]:
+                case Control() if event.payload == self._pinged[0]:
                     self.latency = time.monotonic() - self._pinged[1]
                 case Closing():
                     self._end(event.code, event.reason)

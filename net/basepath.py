@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scalesocket import HandshakeError, parser_of
@@ -37,7 +36,7 @@ def enter_base(request: Request, base: str) -> Request:
         raise HandshakeError(301, "a slash is missing", ("Location", target))
     if not request.path.startswith(f"{base}/"):
         raise HandshakeError(404, f"nothing here; all is below {base}/")
-    return replace(request, target=request.target.removeprefix(base), base=base)
+    return request._replace(target=request.target.removeprefix(base), base=base)
 
 
 def set_up(server: Server) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import errno
 import functools
 import os
@@ -20,7 +21,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from scalesocket import (
@@ -35,9 +35,9 @@ from scalesocket import (
     Config,
     ConnectionClosed,
     Joined,
+    Messages,
     Opcode,
     ProcessBackend,
-    Received,
     RoomEvent,
     Route,
     Server,
@@ -319,10 +319,10 @@ class PtyBackend(PatientBackend):
     def _encode(self, event: RoomEvent) -> bytes:
         if isinstance(event, Joined) and self._size:
             self._tell_size((event.client.id,))
-        if isinstance(event, Received) and event.run.opcode == Opcode.TEXT:
-            sender = event.client.id
-            keys = [keys for keys in event.run.payloads if not self._resize(sender, keys)]
-            event = replace(event, run=replace(event.run, payloads=keys))
+        if isinstance(event, Messages) and event.opcode == Opcode.TEXT:
+            sender, messages = event.client.id, event.payloads
+            event = copy.copy(event)
+            event.payloads = [keys for keys in messages if not self._resize(sender, keys)]
         return super()._encode(event)
 
     def _resize(self, sender: int, payload: bytes) -> bool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Collection
-from dataclasses import dataclass, field, fields
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Collection, Mapping
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, dataclass_transform
 
 import scalesocket
 from scalesocket import MIB
@@ -19,18 +18,30 @@ from scalesocket import MIB
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
+    from typing import Self, TypeAlias
 
     from scalesocket import Option
 
     Network: TypeAlias = IPv4Network | IPv6Network
 
 
-# There are only those of `Config`, which makes these methods for all fields.
-@dataclass(frozen=True, slots=True, kw_only=True, init=False, repr=False, eq=False)
-class NetConfig:
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Settings:
+    """Named values with defaults: a dataclass without the tools, whose import takes its time."""
+
+    def __init__(self, **given: Any) -> None:
+        assert all(hasattr(type(self), name) for name in given), given
+        vars(self).update(given)
+
+    def replace(self, **given: Any) -> Self:
+        """Return a copy with other values for these names."""
+        return type(self)(**vars(self) | given)
+
+
+class NetConfig(Settings):
     """What is given for these options; the value of `--header-ws` is in `header_ws`."""
 
-    about: dict[str, str] = field(default_factory=dict)  # for the lobby, of a script's own block
+    about: Mapping[str, str] = MappingProxyType({})  # for the lobby, of a script's own block
     tcplisten: tuple[tuple[str, int], ...] = ()
     spa: str = ""
     basepath: str = ""  # "/ws"
@@ -90,7 +101,7 @@ class NetConfig:
 
     def call_features(self, function: str, argument: object) -> None:
         """Call a function of the modules whose options have another value than the default."""
-        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        changed = [name for name, it in vars(self).items() if it != getattr(type(self), name)]
         call_features(changed, function, argument)
 
 

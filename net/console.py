@@ -19,7 +19,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import (
@@ -35,6 +34,7 @@ from scalesocket import (
     Opcode,
     Response,
     Server,
+    Traffic,
     Want,
     __version__,
     encode_frame,
@@ -129,16 +129,15 @@ class Console:
         self.check(request, peer)
         if request.path.rstrip("/") == "/console/api":
             response = json_response(json.dumps(self._describe()))
-            return replace(response, headers=(("Cache-Control", "no-store"),))
+            return response._replace(headers=(("Cache-Control", "no-store"),))
         if request.path == "/console":
             return Response(301, headers=(("Location", f"{request.base}/console/"),))
-        inside = replace(
-            request,
+        inside = request._replace(
             target=request.target.removeprefix("/console"),
             base=f"{request.base}/console",
         )
         response = self._files.respond(inside)
-        return replace(response, headers=(*response.headers, ("Content-Security-Policy", POLICY)))
+        return response._replace(headers=(*response.headers, ("Content-Security-Policy", POLICY)))
 
     def take(
         self, session: HttpSession, request: Request, peer: Endpoint, *, secure: bool
@@ -229,9 +228,9 @@ def describe_client(client: Client) -> dict[str, object]:
     }
 
 
-def counters(traffic: object) -> dict[str, int]:
+def counters(traffic: Traffic) -> dict[str, int]:
     """Return the plain numbers of a `Traffic`."""
-    return {field.name: getattr(traffic, field.name) for field in fields(traffic)}  # type: ignore[arg-type]  # it is a dataclass
+    return {name: getattr(traffic, name) for name in Traffic.__annotations__}
 
 
 # ==== The tunnel ===========================================================

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from scalesocket import HttpSite, Request, Response, Server
 
@@ -64,7 +63,7 @@ class Cors:
             response = self.preflight(request)
         if response.status == 405:  # nobody but us knows that OPTIONS is answered
             headers = ((k, f"{v}, OPTIONS" if k == "Allow" else v) for k, v in response.headers)
-            response = replace(response, headers=tuple(headers))
+            response = response._replace(headers=tuple(headers))
         console = self._site.console
         if console is not None and console.covers(request.path):
             return response
@@ -77,7 +76,7 @@ class Cors:
                 fields.append(("Access-Control-Allow-Origin", origin))
                 if origin != "null":  # which is anybody in a sandbox: it gets nobody's cookies
                     fields.append(("Access-Control-Allow-Credentials", "true"))
-        return replace(response, headers=(*response.headers, *fields))
+        return response._replace(headers=(*response.headers, *fields))
 
 
 def is_preflighted(request: Request) -> bool:

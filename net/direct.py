@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from scalesocket import POSIX, Client, Inbox, Joined, ProcessBackend, Received, Room, Unwritten
+from scalesocket import POSIX, Client, Inbox, Joined, Messages, ProcessBackend, Room, Unwritten
 
 MAX_QUIET = 100  # events in an inbox; one more wakes the room's thread in any case
 
@@ -58,14 +58,14 @@ class DirectBackend(ProcessBackend):
         """Whether it does more about a join than take note of it."""
         return bool(self._config.joinmsg)
 
-    def hand_over(self, event: Received) -> Unwritten | None:
+    def hand_over(self, run: Messages) -> Unwritten | None:
         """Write what the child takes at once; return the rest. On a reader's thread."""
-        data = self._encode(event)
+        data = self._encode(run)
         try:
             size = os.write(self._input, data) if not self._input_closed else len(data)
         except OSError:  # it takes nothing now, or nothing any more: `_write` will see which
             size = 0
-        return Unwritten(event.client, data[size:], size == 0) if size < len(data) else None
+        return Unwritten(run.client, data[size:], size == 0) if size < len(data) else None
 
 
 class DirectRoom(Room):
@@ -82,26 +82,26 @@ class DirectRoom(Room):
         else:
             super().join(client)
 
-    def receive(self, received: list[Received]) -> None:
+    def receive(self, runs: list[Messages]) -> None:
         """Take what clients have sent; see `Room`."""
-        first, backend = received[0], self.backend
+        first, backend = runs[0], self.backend
         if (
             isinstance(backend, DirectBackend)
             and backend.takes_directly
-            and len(received) == 1
+            and len(runs) == 1
             and first.client.seat is None
             and self.inbox.claim(first.client)
         ):
             self._hand_over(backend, first)
         else:
-            super().receive(received)
+            super().receive(runs)
 
-    def _hand_over(self, backend: DirectBackend, event: Received) -> None:
+    def _hand_over(self, backend: DirectBackend, run: Messages) -> None:
         rest = None
         try:
             if self.log.traces:
-                self.log.trace("<", event.run.payloads, event.client.id)
-            self.traffic.count_received(event.run)
-            rest = backend.hand_over(event)
+                self.log.trace("<", run.payloads, run.client.id)
+            self.traffic.count_received(run)
+            rest = backend.hand_over(run)
         finally:
             self.inbox.release(rest)

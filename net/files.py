@@ -12,7 +12,6 @@ import mimetypes
 import os
 import re
 import urllib.parse
-from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -194,8 +193,8 @@ class WebFiles(StaticFiles):
         except HandshakeError as error:
             if error.status != 404 or not (self._page and wants_page(request)):
                 raise
-        response = super().respond(replace(request, target=f"/{self._page}"))
-        return replace(response, headers=(*response.headers, ("Vary", "Accept")))
+        response = super().respond(request._replace(target=f"/{self._page}"))
+        return response._replace(headers=(*response.headers, ("Vary", "Accept")))
 
     def _respond_with(self, file: BinaryIO, name: str, request: Request) -> Response:
         """Return the response for an open file, which is closed unless it is to be sent."""

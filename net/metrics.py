@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
 
 from scalesocket import (
     FLAG,
@@ -52,22 +52,23 @@ class Histogram:
         self.total += value
 
 
-@dataclass
 class Ticks:
     """How punctual games have been."""
 
-    times: Histogram = field(default_factory=Histogram)  # how long `on_tick` took
-    lateness: Histogram = field(default_factory=Histogram)  # how late it began
-    late: int = 0
-    skipped: int = 0
+    late = 0
+    skipped = 0
+
+    def __init__(self) -> None:
+        self.times = Histogram()  # how long `on_tick` took
+        self.lateness = Histogram()  # how late it began
 
     def __add__(self, other: Ticks) -> Ticks:
-        return Ticks(
-            self.times + other.times,
-            self.lateness + other.lateness,
-            self.late + other.late,
-            self.skipped + other.skipped,
-        )
+        both = Ticks()
+        both.times = self.times + other.times
+        both.lateness = self.lateness + other.lateness
+        both.late = self.late + other.late
+        both.skipped = self.skipped + other.skipped
+        return both
 
 
 class MeasuredGame(CheckedGame):
@@ -110,7 +111,7 @@ class Totals:
     def add_up(self) -> tuple[Traffic, dict[str, int]]:
         """Return all traffic so far, and how many clients have come, by room."""
         with self._registry.lock:
-            traffic, visits = replace(self._past), Counter(self._visits)
+            traffic, visits = copy.copy(self._past), Counter(self._visits)
             for room in self._registry.running:
                 add_traffic(traffic, room.traffic)
                 visits[room.name] += room.visits
@@ -130,7 +131,7 @@ def add_ticks(total: Ticks, room: Room) -> Ticks:
 
 def add_traffic(total: Traffic, traffic: Traffic) -> None:
     """Add a room's numbers to others."""
-    for name in [part.name for part in fields(Traffic)]:
+    for name in Traffic.__annotations__:
         setattr(total, name, getattr(total, name) + getattr(traffic, name))
 
 

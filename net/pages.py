@@ -13,7 +13,6 @@ import functools
 import json
 import posixpath
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -99,7 +98,7 @@ class Pages(StaticFiles):
         picture = self._config.about.get("picture")
         if path == "/lobby/picture" and picture:
             file = Path(picture)
-            return open_folder(file.parent).respond(replace(request, target=f"/{quote(file.name)}"))
+            return open_folder(file.parent).respond(request._replace(target=f"/{quote(file.name)}"))
         if path.split("/")[1] not in ALWAYS:
             return None
         return self._bundled.respond(request)

@@ -7,16 +7,16 @@ waits with the reader: what has come in one `recv`, and nothing beyond it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scalesocket import Messages, Reader, Readers, Want, parse_count
 
 if TYPE_CHECKING:
-    from scalesocket import Config, Event, Received, Room, RoomRegistry, Session
+    from scalesocket import Config, Event, Room, RoomRegistry, Session
 
 # fmt: off
 OPTIONS = (
@@ -50,9 +50,11 @@ def limit(config: Config, registry: RoomRegistry) -> type[Readers]:
 
 def split(run: Messages, count: int) -> tuple[Messages, Messages]:
     """Return the first so many messages of a run, and the others."""
-    size = run.size * count // len(run.payloads)
-    first = replace(run, payloads=run.payloads[:count], size=size)
-    return first, replace(run, payloads=run.payloads[count:], size=run.size - size)
+    first, rest = copy.copy(run), copy.copy(run)
+    first.payloads, rest.payloads = run.payloads[:count], run.payloads[count:]
+    first.size = run.size * count // len(run.payloads)
+    rest.size -= first.size
+    return first, rest
 
 
 def take_first(events: list[Event], count: int) -> tuple[list[Event], list[Event], int]:
@@ -95,7 +97,7 @@ class RateReader(Reader):
             super().start_reading(session)
 
     def _dispatch(
-        self, session: Session, events: list[Event] | None, batches: dict[Room, list[Received]]
+        self, session: Session, events: list[Event] | None, batches: dict[Room, list[Messages]]
     ) -> None:
         """Pass on what a client may say now, and keep the rest."""
         if not events or session.want is not Want.MESSAGES:
@@ -142,11 +144,11 @@ class RateReader(Reader):
 
     def _go_on(self, session: Session) -> None:
         """Pass on what may be passed on by now, and read on if that is all."""
-        batches: dict[Room, list[Received]] = {}
+        batches: dict[Room, list[Messages]] = {}
         try:
             self._dispatch(session, self._kept.pop(session, []), batches)
-            for room, received in batches.items():
-                room.receive(received)
+            for room, runs in batches.items():
+                room.receive(runs)
         except BaseException:  # what it has said may be lost: it must not go on
             session.connection.abort()
             raise

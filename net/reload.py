@@ -50,7 +50,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -470,13 +469,10 @@ def take_over(
     """
     try:
         config = parse_command_line(arguments)
-        config = replace(
-            config,
-            resume=config.resume or SEATS,
-            store=config.store or facts["store"],
-        )
+        resume, store = config.resume or SEATS, config.store or facts["store"]
+        config = config.replace(resume=resume, store=store)
         files = find_sources(config)
-        Server(replace(config, store=""))  # whether it can be made; it has opened nothing yet
+        Server(config.replace(store=""))  # whether it can be made; it has opened nothing yet
     except (ConfigError, OSError) as error:  # the system may refuse it, too
         ear.line.tell(failed=getattr(error, "strerror", None) or str(error))
         return 2
@@ -796,8 +792,7 @@ def oversee(config: Config, arguments: Sequence[str]) -> NoReturn:
     children's. What it has to know comes with its command line.
     """
     finish_log()
-    own = {field.name: getattr(config, field.name) for field in fields(config)}
-    own |= {"game": None, "store": "", "pcap": "", "trace": None, "drain": 0.0}
+    own = vars(config) | {"game": None, "store": "", "pcap": "", "trace": None, "drain": 0.0}
     facts = base64.b64encode(pickle.dumps(own)).decode()
     restore_file_limit(os.getpid())  # or a child would take the raised one for what it was given
     os.execv(sys.executable, [sys.executable, *words_for("lead"), facts, *arguments])

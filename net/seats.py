@@ -28,8 +28,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from scalesocket import (
     PLAIN,
@@ -37,13 +36,13 @@ from scalesocket import (
     CloseCode,
     Closing,
     ConnectionClosed,
+    Control,
     Encoding,
     GameBackend,
     HandshakeError,
     Left,
     Messages,
     Opcode,
-    Pong,
     Unwritten,
     Want,
     encode_frame,
@@ -201,12 +200,16 @@ class Once:
 # ==== What a connection says =============================================================
 
 
-@dataclass(frozen=True, slots=True)
 class Asked(Closing):
     """A connection has said which seat it wants. It ends nothing: it wakes the session."""
 
-    token: str = ""
-    seen: int | None = None
+    token: str
+    seen: int | None
+
+    def __new__(cls, token: str = "", seen: int | None = None) -> Self:
+        asked = super().__new__(cls, CloseCode.NORMAL, "", failed=False)
+        asked.token, asked.seen = token, seen
+        return asked
 
 
 BAD_OPENING = Closing(
@@ -231,7 +234,7 @@ def parse_opening(payload: bytes) -> Closing:
     is_number = seen is None or (type(seen) is int and 0 <= seen < 1 << 63)
     if wish or not isinstance(token, str) or not is_number:
         return BAD_OPENING
-    return Asked(CloseCode.NORMAL, "", failed=False, token=token, seen=seen)
+    return Asked(token, seen)
 
 
 class SeatProtocol:
@@ -267,7 +270,7 @@ class SeatProtocol:
             events = self._open(events)
         elif self.seat is not None:
             for event in events:
-                if isinstance(event, Pong):
+                if isinstance(event, Control) and event.opcode == Opcode.PONG:
                     self._take_pong(self.seat, event.payload)
         self.pending = bool(self._behind) or self._protocol.pending
         return events
@@ -282,8 +285,8 @@ class SeatProtocol:
         for index, event in enumerate(events):
             if isinstance(event, Messages):
                 first, *others = event.payloads
-                rest: list[Event] = [replace(event, payloads=others)] if others else []
-                self._behind = rest + events[index + 1 :]
+                self._behind = events[index if others else index + 1 :]
+                event.payloads = others
                 self.is_waiting = False
                 opening = parse_opening(first) if event.opcode == Opcode.TEXT else BAD_OPENING
                 return [*events[:index], opening]

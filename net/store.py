@@ -53,8 +53,8 @@ from scalesocket import (
     Headers,
     Joined,
     Left,
+    Messages,
     ProcessBackend,
-    Received,
     Request,
     Room,
     RoomEvent,
@@ -942,8 +942,8 @@ class StoredRoom(LateRoom):
         """Have clients say again what they have said while there was no program (--respawn)."""
         with self.inbox.lock:
             for event in events:
-                if isinstance(event, Received) and event.client.seat is not None:
-                    event.client.seat.taken -= len(event.run.payloads)
+                if isinstance(event, Messages) and event.client.seat is not None:
+                    event.client.seat.taken -= len(event.payloads)
 
     def _ask_game(self) -> None:
         assert isinstance(self.backend, GameBackend)
@@ -1023,8 +1023,8 @@ class StoredRoom(LateRoom):
         late = set()  # clients of whom it has not heard
         with self.inbox.lock:
             for event in self.inbox.events:
-                if isinstance(event, Received):
-                    waiting[event.client.id] += len(event.run.payloads)
+                if isinstance(event, Messages):
+                    waiting[event.client.id] += len(event.payloads)
                 elif isinstance(event, Joined):
                     late.add(event.client)
             taken = {seat: seat.taken - waiting[seat.client.id] for seat in described}
@@ -1056,19 +1056,12 @@ def make_client(number: int, room: Room, facts: Mapping[str, Any]) -> Client:
     target, base = facts["target"], facts["base"]
     request = Request("GET", target, "HTTP/1.1", Headers(), base)
     nobody: Any = None
+    peer, local = tuple(facts["peer"]), tuple(facts["local"])
     client = Client(
-        number,
-        room.name,
-        request,
-        nobody,
-        peer=tuple(facts["peer"]),
-        local=tuple(facts["local"]),
-        secure=facts["secure"],
-        user=facts["user"],
-        claims=facts["claims"],
-        room=room,
-        dropped=True,
+        number, room.name, request, nobody, peer=peer, local=local, secure=facts["secure"]
     )
+    client.user, client.claims = facts["user"], facts["claims"]
+    client.room, client.dropped = room, True
     if facts["name"] is not None:
         client.name = facts["name"]
     return client

@@ -46,7 +46,6 @@ import time
 import traceback
 import urllib.parse
 import zlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalesocket import (
@@ -216,7 +215,7 @@ class Worker:
         server.takers.insert(0, self.take)
         server.registry.client_ids = self.client_ids
         if server.config.command and server.config.tcp:
-            config = replace(server.config, tcpports=self.share_ports(server.config.tcpports))
+            config = server.config.replace(tcpports=self.share_ports(server.config.tcpports))
             server.registry.make_backend = choose_backend(config)
         server.opened.pop_all()  # they are not its own to close, nor is the file
         server.before_end.insert(0, self._say_over)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -321,7 +320,7 @@ def test_what_the_operator_preloads_stays() -> None:
 
 def plan(command: str, **options: object) -> Launch:
     """Return how a command would be started."""
-    return plan_launch(replace(Config(command=(command,)), **options), {})  # type: ignore[arg-type]
+    return plan_launch(Config(command=(command,)).replace(**options), {})
 
 
 def binary(folder: Path, *pieces: bytes, machine: bytes = b"\xff\xff") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -244,7 +243,7 @@ def test_each_place_in_the_table_is_one_that_help_has() -> None:
 
 
 def test_each_option_has_a_default_by_its_name() -> None:
-    fields = {field.name for field in dataclasses.fields(Config)}
+    fields = {*Config.__annotations__, *net_config.NetConfig.__annotations__}
     shorthands = {"null", "frame", "json", "print_config", "help", "version"}
     rows = [row for rows in scalesocket.list_options().values() for row in rows]
     names = {row[0].split()[0 if row[0].startswith("--") else -1] for row in rows}

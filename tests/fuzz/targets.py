@@ -500,7 +500,7 @@ def conversations(data: bytes) -> None:
         if source.byte() % 4 == 0:
             payload = source.chunk(source.byte() % 126)
             wire += scalesocket.encode_frame(0x9, payload, masking_key=key)
-            expected.append(scalesocket.Ping(payload))
+            expected.append(scalesocket.Control(scalesocket.Opcode.PING, payload))
             continue
         opcode = source.pick((scalesocket.Opcode.TEXT, scalesocket.Opcode.BINARY))
         message = source.chunk(source.byte()) * source.pick((1, 1, 2, 300))

@@ -35,7 +35,6 @@ from scalesocket import (
     Left,
     Messages,
     Opcode,
-    Received,
     RoomEvent,
 )
 from tests.fake_room import make_room
@@ -148,10 +147,12 @@ class Stage:
         return [note.at - self.start for note in self.diary(hook)]
 
 
-def received(client: Client, *messages: str | bytes) -> Received:
+def received(client: Client, *messages: str | bytes) -> Messages:
     opcode = Opcode.TEXT if isinstance(messages[0], str) else Opcode.BINARY
     payloads = [m.encode() if isinstance(m, str) else m for m in messages]
-    return Received(client, Messages(opcode, payloads, sum(map(len, payloads))))
+    run = Messages(opcode, payloads, sum(map(len, payloads)))
+    run.client = client
+    return run
 
 
 # ---- ticks

@@ -35,7 +35,6 @@ from scalesocket import (
     Messages,
     Opcode,
     Poller,
-    Received,
     Role,
     Route,
     ShortageError,
@@ -83,10 +82,12 @@ def event(*what: object) -> Any:
     return what
 
 
-def messages(size: int, client: Any = None, what: bytes = b"x") -> Received:
+def messages(size: int, client: Any = None, what: bytes = b"x") -> Messages:
     """Return messages of a client that take so many bytes."""
     client = client or SimpleNamespace(departed=False, seat=None)
-    return Received(client, Messages(Opcode.TEXT, [what], size))
+    run = Messages(Opcode.TEXT, [what], size)
+    run.client = client
+    return run
 
 
 # ==== Inbox ===============================================================
@@ -234,12 +235,12 @@ def test_many_writers_lose_nothing_keep_their_order_and_stay_near_the_limit() ->
     while len(found) < writers * count:
         batch = inbox.take(PATIENCE)
         assert batch, "a writer hangs"
-        assert sum(e.run.size for e in batch if isinstance(e, Received)) < 100 + writers * 60
+        assert sum(e.size for e in batch if isinstance(e, Messages)) < 100 + writers * 60
         found += batch
     for thread in threads:
         thread.join()
     for client in clients:
-        numbers = [int(e.run.payloads[0]) for e in found if e.client is client]
+        numbers = [int(e.payloads[0]) for e in found if e.client is client]
         assert numbers == list(range(count))
     assert inbox.size == 0
 
@@ -302,7 +303,7 @@ def test_nothing_comes_from_a_client_that_has_left() -> None:
     client.departed = True
     inbox.put(Left(client, 1000))
     inbox.put_messages([messages(90, client), other := messages(1)])
-    assert [type(found) for found in inbox.take()] == [Received, Left, Received]
+    assert [type(found) for found in inbox.take()] == [Messages, Left, Messages]
     assert inbox.take(0) == []
     inbox.put_messages([other])
     assert inbox.take() == [other]
@@ -614,7 +615,7 @@ def test_what_the_child_does_not_take_is_left_and_says_how_much_was() -> None:
     client: Any = SimpleNamespace(id=1)
     reader, backend._input = os.pipe()
     os.set_blocking(backend._input, False)
-    long = Received(client, Messages(Opcode.TEXT, [b"x" * 1_000_000], 1_000_000))
+    long = messages(1_000_000, client, b"x" * 1_000_000)
     part = backend.hand_over(long)
     assert 0 < len(part.data) < 1_000_001 and not part.whole
     assert backend.hand_over(long) == Unwritten(client, b"x" * 1_000_000 + b"\n", whole=True)

@@ -27,7 +27,6 @@ from scalesocket import (
     Headers,
     Inbox,
     Messages,
-    Received,
     Request,
     Role,
     WebSocketProtocol,
@@ -666,7 +665,7 @@ def make_seat() -> tuple[seats.Seat, Callable[..., dict[str, Any]]]:
     client.connection = cast(Any, seat)
 
     def attach(connection: Mock, **wish: Any) -> dict[str, Any]:
-        asked = seats.Asked(1000, "", failed=False, **wish)
+        asked = seats.Asked(**wish)
         assert seat.attach(connection, asked, client, anew=not wish)
         (frame,) = connection.send.call_args_list[0].args
         told: dict[str, Any] = json.loads(frame[frame.index(b"{") :])["_seat"]
@@ -698,7 +697,7 @@ def test_a_seat_that_has_just_ended_takes_no_connection() -> None:
     seat, attach = make_seat()
     token = attach(Mock(encoding=PLAIN))["token"]
     seat.close(1000)
-    late, asked = Mock(encoding=PLAIN), seats.Asked(1000, "", failed=False, token=token, seen=0)
+    late, asked = Mock(encoding=PLAIN), seats.Asked(token, 0)
     assert not seat.attach(late, asked, seat.client)
     assert not late.send.called
 
@@ -711,7 +710,7 @@ def test_a_seat_for_whose_new_connection_there_is_no_memory_is_given_up_in_time(
     seat.detach(first, 1006)
     second.send.side_effect = MemoryError
     session: Any = Mock(KIND="http", connection=second, at_end=[])
-    asked = seats.Asked(1000, "", failed=False, token=token, seen=0)
+    asked = seats.Asked(token, 0)
     with pytest.raises(MemoryError):
         seat._seats._find_seat(session, seat.client, asked, None)
     for give_back in session.at_end:
@@ -764,9 +763,10 @@ def test_what_is_being_taken_while_a_seat_changes_hands_is_counted() -> None:
             go_on.wait(PATIENCE)
             return super().__len__()
 
-    run = Messages(TEXT, Slow([b"1", b"2", b"3"]), 3, first)
+    run = Messages(TEXT, Slow([b"1", b"2", b"3"]), 3)
+    run.client, run.source = client, first
     told: list[dict[str, Any]] = []
-    putting = threading.Thread(target=inbox.put_messages, args=([Received(client, run)],))
+    putting = threading.Thread(target=inbox.put_messages, args=([run],))
     taking = threading.Thread(target=lambda: told.append(attach(second, token=token, seen=0)))
     putting.start()
     begun.wait(PATIENCE)

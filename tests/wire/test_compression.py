@@ -29,6 +29,7 @@ from websockets.sync.client import ClientConnection, connect
 from scalesocket import (
     PLAIN,
     Closing,
+    Control,
     Encoding,
     Event,
     GameRoom,
@@ -36,7 +37,6 @@ from scalesocket import (
     HandshakeError,
     Messages,
     Opcode,
-    Ping,
     Role,
     Route,
     WebSocketProtocol,
@@ -441,7 +441,7 @@ def sent_messages(draw: st.DrawFn) -> tuple[list[object], list[FrameParts]]:
                 expected.append((opcode, raw))
             if draw(st.integers(0, 3)) == 0:
                 frames.append(BETWEEN)
-                expected.append(Ping(b"between"))
+                expected.append(Control(Opcode.PING, b"between"))
     return expected, frames
 
 
@@ -610,7 +610,7 @@ def test_control_frames_between_compressed_fragments_are_never_compressed() -> N
     data = deflate(b"hello " * 20)
     wire = packed(data[:4], fin=False) + encode_client_frame(PING, b"plain")
     wire += encode_client_frame(CONTINUATION, data[4:])
-    assert take(wire) == [Ping(b"plain"), (TEXT, b"hello " * 20)]
+    assert take(wire) == [Control(Opcode.PING, b"plain"), (TEXT, b"hello " * 20)]
 
 
 def test_after_a_compressed_message_a_plain_one_is_plain() -> None:

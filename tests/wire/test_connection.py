@@ -26,9 +26,9 @@ from scalesocket import (
     CloseCode,
     Closing,
     Connection,
+    Control,
     Event,
     Messages,
-    Ping,
     Poller,
     Role,
     WebSocketProtocol,
@@ -235,7 +235,7 @@ def test_a_peer_that_waits_for_our_response_is_not_taken_for_silent(engine: Engi
 def test_a_ping_is_answered_with_its_payload(engine: Engine) -> None:
     with connected(engine) as (connection, client):
         client.ping(b"abc")
-        assert connection.receive() == [Ping(b"abc")]
+        assert connection.receive() == [Control(PING, b"abc")]
         assert client.receive() == (PONG, b"abc")
 
 
@@ -492,7 +492,7 @@ def test_a_close_has_its_code_and_reason_and_nothing_follows_it(engine: Engine) 
         assert connection.send(encode_message("late")) is False
         connection.close(4001, "again")
         client.ping(b"late")
-        assert receive(connection) == [Ping(b"late")]  # which gets no pong
+        assert receive(connection) == [Control(PING, b"late")]  # which gets no pong
         assert client.receive_text() == "last"
         assert client.receive() == (CLOSE, struct.pack("!H", 4000) + b"why")
         client.send_close(4000)
@@ -820,5 +820,5 @@ def test_a_peer_that_is_listened_to_needs_no_probe(engine: Engine) -> None:
     with connected(engine, tcp=True) as (connection, client):
         assert probe(connection)
         client.send_frame(PING, b"first")
-        assert receive(connection) == [Ping(b"first")]
+        assert receive(connection) == [Control(PING, b"first")]
         assert client.receive() == (PONG, b"first")

@@ -12,11 +12,10 @@ import scalesocket
 from scalesocket import (
     CloseCode,
     Closing,
+    Control,
     Event,
     Messages,
     Opcode,
-    Ping,
-    Pong,
     Role,
     WebSocketProtocol,
 )
@@ -70,9 +69,9 @@ def test_messages_pings_and_pongs_come_in_the_order_of_the_wire(role: Role) -> N
     expected = [
         (1, b"one"),
         (1, b"two"),
-        Ping(b"p"),
+        Control(Opcode.PING, b"p"),
         (2, b"\xff"),
-        Pong(b"q"),
+        Control(Opcode.PONG, b"q"),
         (1, b"three"),
         (1, b"four"),
         Closing(1000, "bye", failed=False),
@@ -157,7 +156,7 @@ def test_a_failure_is_the_last_event_after_all_good_messages(what: str, role: Ro
     good = frame_for(role, Opcode.TEXT, b"good") * 3 + frame_for(role, Opcode.PING, b"")
     protocol = receiver(role, max_message=1000)
     events = flatten(protocol.receive(good + make(role) + good))
-    assert events[:-1] == [(1, b"good")] * 3 + [Ping(b"")]
+    assert events[:-1] == [(1, b"good")] * 3 + [Control(Opcode.PING, b"")]
     last = events[-1]
     assert isinstance(last, Closing)
     assert (last.code, last.failed) == (code, True)
@@ -239,7 +238,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[object], Role, bytes]:
         parts = [payload[a:b] for a, b in zip([0, *edges], [*edges, len(payload)], strict=True)]
         for index, part in enumerate(parts):
             if draw(st.integers(0, 4)) == 0:
-                expected.append(Ping(b"%d" % index))
+                expected.append(Control(Opcode.PING, b"%d" % index))
                 wire += frame_for(role, Opcode.PING, b"%d" % index)
             fin = index == len(parts) - 1
             wire += frame_for(role, opcode if index == 0 else 0, part, fin=fin)
