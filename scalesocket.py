@@ -901,59 +901,50 @@ def accept_key(key: str) -> str:
     return base64.b64encode(sha1(key.encode() + ACCEPT_GUID).digest()).decode()
 
 
-class Handshake:
-    """The server's side of the opening handshake (RFC 6455 section 4.2).
+def answer_handshake(
+    request: Request,
+    *,
+    subprotocols: Sequence[str] = (),
+    negotiate: Negotiate | None = None,
+    extra: Iterable[tuple[str, str]] = (),
+) -> tuple[bytes, Encoding]:
+    """Return the response that opens a WebSocket, and how its messages are written (4.2.2).
 
     Args:
+        request: the client's side of the opening handshake.
         subprotocols: what the server speaks; the first of the client's list that is among
             them is chosen.
         negotiate: accepts one of the extensions that are offered, if the server has any (9.1);
             see `negotiate` in net/deflate.py.
+        extra: header fields of the response.
 
     Raises:
         HandshakeError: the request is no valid opening handshake.
     """
-
-    def __init__(
-        self,
-        request: Request,
-        *,
-        subprotocols: Sequence[str] = (),
-        negotiate: Negotiate | None = None,
-    ) -> None:
-        if request.method != "GET":  # what a request must have, and how it is refused: 4.2.1
-            raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
-        if request.version != "HTTP/1.1":
-            raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
-        if request.has_body:  # which would be taken for frames
-            raise HandshakeError(400, "a request for a WebSocket has no body")
-        if "upgrade" not in request.headers.tokens("Connection"):
-            raise HandshakeError(400, "the Connection header must say Upgrade")
-        if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:  # 4.4, 11.3.5
-            own = ("Upgrade", "websocket"), ("Connection", "Upgrade")  # RFC 9110 section 15.5.22
-            version = ("Sec-WebSocket-Version", "13")
-            raise HandshakeError(426, "WebSocket version 13 is spoken here", version, *own)
-        self.key = request.headers.get("Sec-WebSocket-Key")
-        if not re.fullmatch(r"[A-Za-z0-9+/]{22}==", self.key):  # nor two keys, or none (11.3.1)
-            raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-        offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
-        self.subprotocol = next((p for p in offered if p in subprotocols), "")  # 4.2.2
-        offers = request.headers.get("Sec-WebSocket-Extensions")
-        self.encoding, self.extension = negotiate(offers) if negotiate else (PLAIN, "")
-
-    def encode_response(self, extra: Iterable[tuple[str, str]] = ()) -> bytes:
-        """Return the 101 response that opens the WebSocket (4.2.2), with `extra` header fields."""
-        fields = [
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Accept", accept_key(self.key)),
-        ]
-        if self.subprotocol:
-            fields.append(("Sec-WebSocket-Protocol", self.subprotocol))
-        if self.extension:
-            fields.append(("Sec-WebSocket-Extensions", self.extension))
-        fields.extend(extra)
-        return encode_head(101, fields)
+    if request.method != "GET":  # what a request must have, and how it is refused: 4.2.1
+        raise HandshakeError(405, "a WebSocket begins with GET", ("Allow", "GET"))
+    if request.version != "HTTP/1.1":
+        raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
+    if request.has_body:  # which would be taken for frames
+        raise HandshakeError(400, "a request for a WebSocket has no body")
+    fields = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+    if "upgrade" not in request.headers.tokens("Connection"):
+        raise HandshakeError(400, "the Connection header must say Upgrade")
+    if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:  # 4.4, 11.3.5
+        version = ("Sec-WebSocket-Version", "13")  # with `fields`: RFC 9110 section 15.5.22
+        raise HandshakeError(426, "WebSocket version 13 is spoken here", version, *fields)
+    key = request.headers.get("Sec-WebSocket-Key")
+    if not re.fullmatch(r"[A-Za-z0-9+/]{22}==", key):  # nor two keys, or none (11.3.1)
+        raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+    fields.append(("Sec-WebSocket-Accept", accept_key(key)))
+    offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol").split(",")]
+    if chosen := next((p for p in offered if p in subprotocols), ""):  # 4.2.2
+        fields.append(("Sec-WebSocket-Protocol", chosen))
+    offers = request.headers.get("Sec-WebSocket-Extensions")
+    encoding, extension = negotiate(offers) if negotiate else (PLAIN, "")
+    if extension:
+        fields.append(("Sec-WebSocket-Extensions", extension))
+    return encode_head(101, [*fields, *extra]), encoding
 
 
 # ==== 6. Protocol ========================================================================
@@ -4313,13 +4304,14 @@ class HttpSession(Session):
         config = self.server.config
         connect = self.server.connect if self.tls is None else self.tls.through(self.server.connect)
         subprotocols = config.subprotocol or (config.game.subprotocols if config.game else ())
-        handshake = Handshake(request, subprotocols=subprotocols, negotiate=self.server.negotiate)
-        return connect(
-            self.sock,
-            WebSocketProtocol(Role.SERVER, max_message=max_message, encoding=handshake.encoding),
-            early=self.rest,
-            response=handshake.encode_response(config.header + config.header_ws),
+        response, encoding = answer_handshake(
+            request,
+            subprotocols=subprotocols,
+            negotiate=self.server.negotiate,
+            extra=config.header + config.header_ws,
         )
+        protocol = WebSocketProtocol(Role.SERVER, max_message=max_message, encoding=encoding)
+        return connect(self.sock, protocol, early=self.rest, response=response)
 
 
 class Reader(Poller):

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import example, given, settings
@@ -33,13 +33,13 @@ from scalesocket import (
     Encoding,
     Event,
     GameRoom,
-    Handshake,
     HandshakeError,
     Messages,
     Opcode,
     Role,
     Route,
     WebSocketProtocol,
+    answer_handshake,
     parse_request,
 )
 from tests.fake_room import make_room
@@ -111,8 +111,22 @@ def zeros(size: int, step: int = 64 * MIB) -> bytes:
 # ==== 1. Negotiation =======================================================
 
 
-def handshake(*offers: str, compress: bool = True) -> Handshake:
-    """Return the server's side of a handshake with these Sec-WebSocket-Extensions headers."""
+class Accepted(NamedTuple):
+    """The server's side of an opening handshake."""
+
+    response: bytes
+    encoding: Encoding
+
+    @property
+    def extension(self) -> str:
+        """What it names, and nothing if it names none."""
+        found = re.findall(rb"\r\nSec-WebSocket-Extensions: (.*)\r\n", self.response)
+        assert len(found) <= 1
+        return found[0].decode() if found else ""
+
+
+def handshake(*offers: str, compress: bool = True) -> Accepted:
+    """Return what is answered to these Sec-WebSocket-Extensions headers."""
     lines = [
         "GET /room HTTP/1.1",
         "Host: localhost",
@@ -123,16 +137,16 @@ def handshake(*offers: str, compress: bool = True) -> Handshake:
         *(f"Sec-WebSocket-Extensions: {offer}" for offer in offers),
     ]
     request = parse_request("\r\n".join(lines).encode("latin-1"))
-    return Handshake(request, negotiate=negotiate if compress else None)
+    return Accepted(*answer_handshake(request, negotiate=negotiate if compress else None))
 
 
-def window_of(accepted: Handshake) -> int:
+def window_of(accepted: Accepted) -> int:
     """Return the bits of the window that was agreed on."""
     assert isinstance(accepted.encoding, Deflate)
     return accepted.encoding.window_bits
 
 
-def answer_of(accepted: Handshake) -> dict[str, str]:
+def answer_of(accepted: Accepted) -> dict[str, str]:
     """Return the parameters that the server agreed to; there must be just one extension."""
     name, *parameters = accepted.extension.split("; ")
     assert name == "permessage-deflate"
@@ -218,7 +232,7 @@ def test_the_clients_own_smaller_window_is_not_overruled() -> None:
 def test_an_offer_that_cannot_be_honoured_is_declined_and_the_next_one_taken(offer: str) -> None:
     declined = handshake(offer)
     assert (declined.encoding, declined.extension) == (PLAIN, "")
-    assert b"Extensions" not in declined.encode_response()
+    assert b"Extensions" not in declined.response
     taken = handshake(f"{offer}, permessage-deflate; server_max_window_bits=11, {OFFER}")
     assert window_of(taken) == 11
     assert answer_of(taken)["server_max_window_bits"] == "11"
@@ -298,11 +312,11 @@ def test_whatever_is_offered_is_answered_or_400(offer: str) -> None:
 def test_nothing_is_agreed_on_without_the_option_or_without_an_offer() -> None:
     for plain in (handshake(OFFER, compress=False), handshake()):
         assert (plain.encoding, plain.extension) == (PLAIN, "")
-        assert b"extensions" not in plain.encode_response().lower()
+        assert b"extensions" not in plain.response.lower()
 
 
 def test_the_answer_stands_in_the_response() -> None:
-    response = handshake(OFFER).encode_response()
+    response = handshake(OFFER).response
     assert response.count(b"Sec-WebSocket-Extensions: permessage-deflate;") == 1
 
 

@@ -22,12 +22,12 @@ from scalesocket import (
     PLAIN,
     CloseCode,
     Encoding,
-    Handshake,
     HandshakeError,
     JsonFraming,
     Kick,
     Opcode,
     WebSocketProtocol,
+    answer_handshake,
     check_close_code,
     encode_frame,
     encode_messages,
@@ -117,10 +117,10 @@ HEAD = [
 
 @pytest.mark.parametrize(("line", "status"), [(HEAD[4], 426), (HEAD[5], 400)])
 def test_a_key_or_a_version_that_is_said_twice_is_refused(line: str, status: int) -> None:
-    Handshake(parse_request("\r\n".join(HEAD).encode()))
+    answer_handshake(parse_request("\r\n".join(HEAD).encode()))
     request = parse_request("\r\n".join([*HEAD, line]).encode())
     with pytest.raises(HandshakeError) as caught:
-        Handshake(request)
+        answer_handshake(request)
     assert caught.value.status == status
 
 
