@@ -65,7 +65,7 @@ def parts(server: Any) -> Iterator[tuple[str, Work]]:
     """Yield the parts of a version, in the order of a message's way."""
     yield "request parsed", lambda: server.parse_request(HEAD)
     request = server.parse_request(HEAD)
-    yield "opening handshake", lambda: server.Handshake(request).encode_response()
+    yield "opening handshake", lambda: server.answer_handshake(request)
     protocol = server.WebSocketProtocol(server.Role.SERVER, max_message=1 << 20)
     frame, frames = encode_client_frame(1, TEXT), encode_client_frame(1, TEXT) * 500
     yield "frame parsed", lambda: protocol.receive(frame)
