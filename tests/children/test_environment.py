@@ -172,6 +172,7 @@ def test_a_star_stands_for_the_rest_of_a_name(monkeypatch: pytest.MonkeyPatch) -
 OWN = {"LANG": "de_DE.UTF-8", "LC_TIME": "C", "TZ": "Europe/Berlin", "HOME": "/h", "API_KEY": "s"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "there", "not_there"),
     [

@@ -53,6 +53,7 @@ def test_a_closed_terminal_ends_the_server_as_sigterm_does(workers: str) -> None
         wait_until(lambda: server.survivors() == [])
 
 
+@pytest.mark.slow
 def test_a_hangup_that_comes_twice_is_no_second_signal() -> None:
     """A shell sends to its jobs what the kernel has sent to them before; both mean the same."""
     slow = 'trap "" INT TERM; cat >/dev/null; sleep 1; echo ended >&2'
@@ -66,6 +67,7 @@ def test_a_hangup_that_comes_twice_is_no_second_signal() -> None:
         server.wait_log("stderr: ended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_with_nohup_the_server_outlives_its_terminal(workers: str) -> None:
     with serve_in_terminal("--workers", workers, "cat", wrapper=("nohup",)) as (server, terminal):
@@ -75,6 +77,7 @@ def test_with_nohup_the_server_outlives_its_terminal(workers: str) -> None:
             assert client.receive_text() == "still here"
 
 
+@pytest.mark.slow
 def test_with_certificates_it_reads_them_again(certs: Certificates) -> None:
     """Unless the terminal is gone: then nobody could read the log, or stop the server."""
     with serve_in_terminal(*certs.options(), "cat") as (server, terminal):

@@ -70,6 +70,7 @@ TAKEN = """-b|--cache all:1|--cache tagged:8|--cachepersist|--delay 0|--delimite
 --staticdir .|--tcpports 1:2|--addr 127.0.0.1:80|--addr [::1]:80"""
 
 
+@pytest.mark.slow
 def test_all_pairs_of_its_options_are_taken_but_those_that_readme_names() -> None:
     """Case 26: "work as they stand", and three did not."""
     options = [text.split() for text in re.split(r"[|\n]", TAKEN)]
@@ -87,6 +88,7 @@ def test_all_pairs_of_its_options_are_taken_but_those_that_readme_names() -> Non
     assert any(row[0].startswith("`--json --binary`, `--cache tagged:8`") for row in DIFFERENCES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -144,6 +144,7 @@ def test_the_sandbox_and_redis_have_what_they_need_as_the_tests_have_it() -> Non
     assert set(packages) <= set(pinned)
 
 
+@pytest.mark.slow
 def test_its_command_is_healthy_drains_and_reaps_as_the_first_process(folder: Path) -> None:
     unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if os.geteuid() == 0:
@@ -167,6 +168,7 @@ def test_its_command_is_healthy_drains_and_reaps_as_the_first_process(folder: Pa
         assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_it_reaps_what_programs_leave_behind(folder: Path) -> None:
     litter = "(setsid sh -c 'exit 0' &) ; echo done; exec cat"
     with container(folder, ["sh", "--", "-c", litter]) as server:
@@ -218,6 +220,7 @@ def test_compose_leaves_a_server_the_time_that_its_end_takes() -> None:
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= drain + 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("service", "page"), [("multiplayer", "/"), ("snake", "/snake/"), ("sandbox", "/sandbox/")]
 )
@@ -239,6 +242,7 @@ def test_compose_has_a_store_for_all_nodes_that_keeps_what_it_has() -> None:
         assert SERVICES[node]["depends_on"] == ["store"]
 
 
+@pytest.mark.slow
 def test_the_nodes_behind_haproxy_are_one_server(folder: Path, tmp_path: Path) -> None:
     """At addresses in place of the names that Docker's network has for them."""
     require_tool("haproxy")

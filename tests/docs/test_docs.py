@@ -118,6 +118,7 @@ def help_text() -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_help_is_readable_in_a_terminal() -> None:
     lines = help_text().splitlines()
     assert max(map(len, lines)) <= 90
@@ -138,6 +139,7 @@ def test_help_names_no_option_that_does_not_exist() -> None:
     assert mentioned <= {*NAMES}
 
 
+@pytest.mark.slow
 def test_version_is_one_line() -> None:
     for name in ("-V", "--version"):
         assert run_cli(name).stdout == f"scalesocket {scalesocket.__version__}\n"

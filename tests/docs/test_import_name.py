@@ -27,6 +27,7 @@ def make_packages(folder: Path) -> None:
         (folder / name / "__init__.py").write_text("OWNER = 'mine'\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

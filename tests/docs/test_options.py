@@ -874,6 +874,7 @@ def test_a_game_that_cannot_be_imported_is_one_clear_line(here: Path, code: str)
 # ==== The program itself ==================================================
 
 
+@pytest.mark.slow
 def test_help_names_every_option() -> None:
     done = run_cli("-h")
     assert (done.returncode, done.stderr) == (0, "")
@@ -893,6 +894,7 @@ def test_the_version_is_shown() -> None:
     assert scalesocket.__version__ in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.support import ROOT
 
 TESTS = ROOT / "tests"
@@ -82,6 +84,7 @@ def test_nothing_is_held_that_is_not_promised() -> None:
     assert [promise for promise in held() if promise not in promised()] == []
 
 
+@pytest.mark.slow
 def test_the_tests_that_hold_promises_exist() -> None:
     named = {name for tests in held().values() for name in tests} - {"advice"}
     assert sorted(named - existing()) == []

@@ -201,6 +201,7 @@ def test_lines_in_give_lines_out() -> None:
     assert all(list(message) == ["t", "data", "id"] for message in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

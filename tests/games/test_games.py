@@ -158,6 +158,7 @@ def received(client: Client, *messages: str | bytes) -> Messages:
 # ---- ticks
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 0.099), min_size=10, max_size=200))
 def test_ticks_do_not_drift_however_late_each_of_them_is(delays: list[float]) -> None:
     with Stage() as stage:
@@ -835,12 +836,14 @@ def test_who_joins_while_a_room_is_disposed_of_gets_a_fresh_one(folder: Path) ->
         wait_until(lambda: sum("has closed with 0" in line for line in server.log()) == inns)
 
 
+@pytest.mark.slow
 def test_a_guest_who_returns_at_once_is_never_lost(folder: Path) -> None:
     with serve("parlour:Inn", cwd=folder) as server:
         found = visit(server, "alone", 200, 0)
         assert len(found) == 200
 
 
+@pytest.mark.slow
 def test_the_last_hook_comes_once_when_the_server_stops(folder: Path) -> None:
     with serve("parlour:Inn", cwd=folder) as server:
         with RawClient.connect(server, "one") as first, RawClient.connect(server, "two") as second:
@@ -852,6 +855,7 @@ def test_the_last_hook_comes_once_when_the_server_stops(folder: Path) -> None:
         assert ended == ["inn 1 has closed with 1", "inn 2 has closed with 1"]
 
 
+@pytest.mark.slow
 def test_a_seat_that_was_left_is_free(folder: Path) -> None:
     with serve("parlour:Pair", cwd=folder) as server, RawClient.connect(server) as first:
         for number in range(30):
@@ -874,6 +878,7 @@ def test_the_operator_may_let_in_fewer_than_the_game_would(folder: Path) -> None
             assert first.receive_text() == "alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 1_000_000])
 def test_text_and_bytes_of_any_length_pass_both_ways(folder: Path, size: int) -> None:
     with serve("parlour:Sizes", cwd=folder) as server, RawClient.connect(server) as client:
@@ -961,6 +966,7 @@ class Names(Game):
 """
 
 
+@pytest.mark.slow
 def test_a_client_has_a_name_and_a_room_the_request_that_opened_it(tmp_path: Path) -> None:
     (tmp_path / "names.py").write_text(NAMES)
     with serve("-vv", "names:Names", cwd=tmp_path) as server:

@@ -442,6 +442,7 @@ def test_whatever_python_runs_is_run(here: Path, recwarn: pytest.WarningsRecorde
     assert not recwarn.list
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the first line means nothing")
 @pytest.mark.parametrize(
     ("code", "said"),
@@ -462,6 +463,7 @@ def test_a_script_that_cannot_be_started_is_told_why(here: Path, code: str, said
         assert reason.startswith("cannot start ./own: ") and reason.endswith(said)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the first line means nothing")
 @pytest.mark.parametrize("option", ["--linebuffer=off", "--binary", "--tcp", "--pty"])
 def test_it_is_told_however_it_is_connected(here: Path, option: str) -> None:
@@ -640,6 +642,7 @@ def test_an_import_that_takes_long_is_told_with_its_line(
     )
 
 
+@pytest.mark.slow
 def test_what_would_tell_of_a_slow_import_is_gone_once_it_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -855,6 +858,7 @@ MISUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "said"), MISUSED, ids=[line for line, _ in MISUSED])
 def test_what_a_game_gives_the_server_and_it_cannot_use_is_told_too(
     here: Path, line: str, said: str
@@ -880,6 +884,7 @@ ATTRIBUTES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "said"), ATTRIBUTES, ids=[line for line, _ in ATTRIBUTES])
 def test_what_a_client_or_a_room_has_not_is_told_where_it_is(
     here: Path, line: str, said: str
@@ -912,6 +917,7 @@ class G(Game):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["text", "attribute"])
 def test_what_cannot_be_described_ends_its_room_as_any_other_failure(
     here: Path, message: str
@@ -926,6 +932,7 @@ def test_what_cannot_be_described_ends_its_room_as_any_other_failure(
         assert client.wait_close() == (1011, "the game failed")
 
 
+@pytest.mark.slow
 def test_a_game_that_has_not_kept_its_room_is_told_how(here: Path) -> None:
     hook = "def on_join(self, client): self.room.broadcast('x')"
     (here / "own.py").write_text(f"from scalesocket import Game\nclass G(Game):\n    {hook}\n")
@@ -946,6 +953,7 @@ UNAWAITED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", UNAWAITED)
 def test_an_async_function_that_nobody_awaits_is_a_line_of_the_log(here: Path, hook: str) -> None:
     """Python wrote a warning among the lines, with a line of this server in it."""
@@ -956,6 +964,7 @@ def test_an_async_function_that_nobody_awaits_is_a_line_of_the_log(here: Path, h
         assert not any("RuntimeWarning" in logged for logged in server.log())
 
 
+@pytest.mark.slow
 def test_a_hook_that_never_ends_is_told_when_the_server_does(here: Path) -> None:
     """The room was named, and not what it was waiting for."""
     hook = (
@@ -976,6 +985,7 @@ def test_a_hook_that_never_ends_is_told_when_the_server_does(here: Path) -> None
         assert server.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "where"),
     [
@@ -1061,6 +1071,7 @@ def test_errors_call_a_room_by_the_name_that_a_game_imports(
         server.wait_log(re.escape(said))
 
 
+@pytest.mark.slow
 def test_a_room_that_a_game_closes_without_a_reason_has_one_in_the_log(here: Path) -> None:
     """There was an empty line."""
     hook = "def on_create(self, room): room.close()"
@@ -1093,6 +1104,7 @@ def test_a_tick_rate_of_which_come_no_ticks_is_told(here: Path, rate: str) -> No
         wait_until(lambda: said in server.log())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["{1, 2}", "[float('nan')]", "{b'a': 1}"])
 def test_what_cannot_be_saved_is_told_with_its_place(here: Path, state: str) -> None:
     """ "Object of type set is not JSON serializable" was all, and no word of `on_save`."""

@@ -48,6 +48,7 @@ def test_it_is_all_there_by_its_own_name(made: Path) -> None:
     assert f"    python3 {SCRIPT} star_hunt.py\n" in (made / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_its_tests_pass_with_unittest_and_pytest_and_can_fail(made: Path) -> None:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", *command]
@@ -67,6 +68,7 @@ def await_state(client: RawClient) -> dict[str, Any]:
             return dict(message)
 
 
+@pytest.mark.slow
 def test_it_runs_at_once_and_can_be_won(made: Path) -> None:
     with serve("star_hunt.py", cwd=made) as server:
         assert b"<h1>Star hunt</h1>" in http_request(server, path="/").body

@@ -75,6 +75,7 @@ ANY_PACKET = st.sampled_from(PACKETS).flatmap(
 # ==== 1. There and back =====================================================
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PACKETS, ids=lambda kind: kind.name)
 @given(data=st.data())
 def test_a_packet_survives_the_wire(kind: PacketType, data: st.DataObject) -> None:
@@ -287,6 +288,7 @@ def test_random_bytes_are_read_or_refused(wire: bytes) -> None:
     refuse_or_read(wire)
 
 
+@pytest.mark.slow
 @given(VALUES | st.tuples(CODES, VALUES) | st.tuples(CODES, st.lists(VALUES, max_size=3)))
 def test_random_values_are_read_or_refused(value: object) -> None:
     refuse_or_read(msgpack.packb(value))

@@ -161,6 +161,7 @@ angles = st.floats(-2 * math.pi, 2 * math.pi)
 places = st.tuples(st.integers(0, 6000), st.integers(0, 6000))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(places, angles), max_size=5),
     st.lists(st.tuples(places, st.integers(0, 5) | st.none(), st.integers(0, 9) | st.none())),

@@ -194,6 +194,7 @@ def sit(server: Any, token: str = "", seen: int = 0) -> tuple[RawClient, dict[st
     return client, answer["_seat"]
 
 
+@pytest.mark.slow
 def test_an_evening_of_snake_survives_a_deployment_in_the_middle(tmp_path: Path) -> None:
     options = ("--store", "play.sqlite", "--resume", "60", "snake")
     heard: list[Any] = []
@@ -222,6 +223,7 @@ def test_an_evening_of_snake_survives_a_deployment_in_the_middle(tmp_path: Path)
     assert sum(message["t"] in ("welcome", "full") for message in heard) == 2  # of the beginning
 
 
+@pytest.mark.slow
 def test_a_chat_survives_a_deployment_with_what_was_said(tmp_path: Path) -> None:
     options = ("--store", "play.sqlite", "chat")
     for life in range(2):

@@ -272,6 +272,7 @@ def test_three_lines_of_python_are_an_echo_server(tmp_path: Path) -> None:
         play_example(server)
 
 
+@pytest.mark.slow
 def test_the_same_lines_as_an_executable_script(tmp_path: Path) -> None:
     example = tmp_path / "example.py"
     example.write_text(f"#!/usr/bin/env python3\n{EXAMPLE_PROGRAM}")

@@ -458,6 +458,7 @@ def run(world: World, steps: list[tuple[str, int, str]]) -> Iterator[tuple[Delta
             yield world.step(), world
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(SIZES, STEPS, st.integers(0, 9))
 def test_deltas_applied_to_the_full_state_give_the_full_state(
@@ -474,6 +475,7 @@ def test_deltas_applied_to_the_full_state_give_the_full_state(
             views.append(View(over_the_wire(world.describe())))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(SIZES, STEPS, st.integers(0, 9))
 def test_a_world_is_sound_after_every_tick(
@@ -703,6 +705,7 @@ MESSAGES = arbitrary_messages(
 EVENTS = st.tuples(st.sampled_from(["join", "leave", "say", "say", "tick", "tick"]), MESSAGES)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(EVENTS, min_size=15, max_size=60), st.randoms(use_true_random=False))
 def test_whatever_clients_do_no_hook_raises(events: list[tuple[str, Any]], chance: Any) -> None:
@@ -788,6 +791,7 @@ class Follower:
         self.client.sock.close()
 
 
+@pytest.mark.slow
 def test_two_play_in_one_world_and_a_third_sees_the_same(server: ServerProcess) -> None:
     with (
         Follower(server, "world", "ann") as ann,

@@ -560,6 +560,7 @@ ACTIONS = ["join", "leave", "drop", "resume", "say", "say", "say", "time"]
 EVENTS = st.tuples(st.sampled_from(ACTIONS), MESSAGES)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(EVENTS, min_size=15, max_size=60), st.randoms(use_true_random=False))
 def test_whatever_clients_do_no_hook_raises(events: list[tuple[str, Any]], chance: Any) -> None:
@@ -773,6 +774,7 @@ def test_who_comes_back_with_the_token_plays_on(tmp_path: Path) -> None:
             wait_state(ann, board="O...X....")
 
 
+@pytest.mark.slow
 def test_who_does_not_come_back_forfeits(tmp_path: Path) -> None:
     with quick_server(tmp_path, 0.2) as server, join(server, "room", "ann") as ann:
         wait_state(ann, you="X")

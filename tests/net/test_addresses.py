@@ -62,6 +62,7 @@ def test_the_address_towards_others_is_one_of_this_machine() -> None:
         sock.bind((address, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "is_told"),
     [

@@ -47,6 +47,7 @@ def refusal(server: ServerProcess, room: str = "room", **headers: str) -> tuple[
     return caught.value.response.status, caught.value.response.body
 
 
+@pytest.mark.slow
 def test_status_0_lets_in_and_anything_else_is_401(tmp_path: Path) -> None:
     command = script(tmp_path, 'test "$HTTP_X_TOKEN" = sesame || exit "${HTTP_X_STATUS:-1}"\n')
     with serve("--auth", command, "--api", "cat") as server:
@@ -124,6 +125,7 @@ def test_a_command_that_cannot_run_lets_nobody_in(tmp_path: Path) -> None:
         server.wait_log("--auth: cannot start")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["", "  ", "no-such-command-here", "'open quote", "/etc"])
 def test_what_is_no_command_is_a_usage_error(value: str) -> None:
     done = run_cli("--auth", value, "cat")
@@ -245,6 +247,7 @@ def test_a_command_that_cannot_be_timed_is_ended() -> None:
     assert not left
 
 
+@pytest.mark.slow
 def test_who_waits_too_long_for_a_turn_is_told_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "AUTH_TIMEOUT", 1.0)
     monkeypatch.setattr(auth, "MAX_AUTH", 1)
@@ -514,6 +517,7 @@ def test_what_a_game_answers_is_text_or_yes_or_no(answer: str, tmp_path: Path) -
         wait_until(lambda: any(said in line for line in server.log()))
 
 
+@pytest.mark.slow
 def test_a_game_names_its_user_or_learns_what_the_command_has_said(tmp_path: Path) -> None:
     (tmp_path / "club.py").write_text(
         "from scalesocket import Game\n"

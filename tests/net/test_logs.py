@@ -289,6 +289,7 @@ def test_a_terminal_gets_no_colour_where_it_is_not_wanted(
     assert b"\x1b" not in log_on_a_terminal(*options, env=env)
 
 
+@pytest.mark.slow
 def test_a_file_or_pipe_gets_no_colour() -> None:
     with serve("-vv", "cat") as server:
         chat(server)
@@ -323,6 +324,7 @@ def test_stderr_of_a_child_cannot_forge_or_hide_a_line(tmp_path: Path) -> None:
         assert not any(line.startswith("[ERROR]") for line in lines)
 
 
+@pytest.mark.slow
 def test_room_names_paths_and_messages_cannot_forge_a_line() -> None:
     with serve("-vv", "--json", "cat") as server:
         for text in EVIL:

@@ -222,6 +222,7 @@ def test_connections_are_counted_by_room() -> None:
         assert value(families, "scalesocket_websocket_connections_total", room="b") == 1
 
 
+@pytest.mark.slow
 def test_messages_and_bytes_are_counted_in_and_out() -> None:
     with serve("--metrics", "cat") as server:
         with RawClient.connect(server) as sender, RawClient.connect(server) as other:
@@ -245,6 +246,7 @@ def test_messages_and_bytes_are_counted_in_and_out() -> None:
         assert read(server, "messages_sent_total") >= 101
 
 
+@pytest.mark.slow
 def test_a_counter_never_goes_back_while_rooms_come_and_go() -> None:
     with serve("--metrics", "cat") as server:
         previous: dict[tuple[str, Labels], float] = {}
@@ -259,6 +261,7 @@ def test_a_counter_never_goes_back_while_rooms_come_and_go() -> None:
         assert previous["scalesocket_messages_received_total", frozenset()] == 20
 
 
+@pytest.mark.slow
 def test_dropped_messages_are_counted() -> None:
     with serve("--metrics", "--json", "cat") as server, RawClient.connect(server) as client:
         client.receive_text()
@@ -268,6 +271,7 @@ def test_dropped_messages_are_counted() -> None:
         assert read(server, "messages_dropped_total") == 3
 
 
+@pytest.mark.slow
 def test_a_game_is_counted_as_a_child_process_is(tmp_path: Path) -> None:
     (tmp_path / "echo.py").write_text(
         "from scalesocket import Game\n"
@@ -287,6 +291,7 @@ def test_a_game_is_counted_as_a_child_process_is(tmp_path: Path) -> None:
             assert value(families, "scalesocket_children_started_total") == 0
 
 
+@pytest.mark.slow
 def test_the_ticks_of_games_are_timed(tmp_path: Path) -> None:
     (tmp_path / "clock.py").write_text(
         "import time\n"
@@ -330,6 +335,7 @@ def test_the_inbox_fills_when_the_child_does_not_read() -> None:
             assert 100_000 < read(server, "inbox_bytes") < 8 * 1024 * 1024
 
 
+@pytest.mark.slow
 def test_the_backlog_fills_and_empties_with_a_client_that_reads_late() -> None:
     with serve("--metrics", "--stall", "60", "cat") as server, socket.socket() as sock:
         assert read(server, "backlog_bytes") == 0

@@ -43,6 +43,7 @@ def run_with(
     )
 
 
+@pytest.mark.slow
 @BUFFERS
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_what_nobody_reads_is_no_traceback(
@@ -56,6 +57,7 @@ def test_what_nobody_reads_is_no_traceback(
     assert (done.returncode, done.stderr) == (1, f"scalesocket: {os.strerror(errno.EPIPE)}\n")
 
 
+@pytest.mark.slow
 @BUFFERS
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
@@ -89,6 +91,7 @@ def test_too_few_files_are_said_in_a_line(target: str) -> None:
 IN_NONE = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["snake"], ["--reload", "snake"], ["scalesocket.game.snake:Snake"]], ids=" ".join
 )
@@ -116,6 +119,7 @@ def test_a_module_is_not_found_where_the_working_directory_is_gone(tmp_path: Pat
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, says)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [[], ["--reload"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("option", "says", "status"),

@@ -200,6 +200,7 @@ def test_times_are_those_of_the_wall_clock(path: Path) -> None:
         assert before - slack <= packet.time_ns <= after + slack
 
 
+@pytest.mark.slow
 def test_packets_stand_in_the_order_of_time_whoever_notes_them(path: Path) -> None:
     """Case 22: packets stood up to 176 ms out of order, as only what waited together was sorted."""
     with recording(path) as recorder:
@@ -507,6 +508,7 @@ def test_a_file_in_turn_is_locked_before_and_after_it_is_turned_over(path: Path)
             Recorder(str(path))
 
 
+@pytest.mark.slow
 def test_nobody_takes_the_file_while_it_is_turned_over(path: Path) -> None:
     """Between its old name and its new one there was none, and whoever came then had it."""
     taken: list[int] = []
@@ -676,6 +678,7 @@ def test_a_block_that_did_not_fit_on_the_disk_is_taken_back(path: Path) -> None:
     assert len(read_packets(path)) > 10
 
 
+@pytest.mark.slow
 def test_whole_blocks_for_which_a_disk_has_room_are_kept(path: Path) -> None:
     """Up to 256 KiB are handed over in one piece: the last things that fitted were taken back."""
 
@@ -773,6 +776,7 @@ def count_waiting(pipe: IO[bytes]) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.slow
 def test_an_output_that_does_not_wait_is_waited_for() -> None:
     """Who had started the server had made it so, and the recording ended as soon as it was full."""
     code = (
@@ -892,6 +896,7 @@ def test_without_memory_for_a_record_nothing_is_sent_twice(
     assert packets[1].number - packets[0].number == len(b"three four ")
 
 
+@pytest.mark.slow
 def test_an_answer_stands_behind_what_it_answers_however_fast_it_comes(ends: Ends) -> None:
     """Case 22: what one thread sends is answered before that thread has noted what it has sent."""
     ends.begin()

@@ -33,6 +33,8 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 Rooms = list[dict[str, object]]
 
 
@@ -227,7 +229,6 @@ def test_nobody_waits_a_second_time_for_a_name_that_takes_long(
     wait_until(lambda: not nodes._all[0].asking)
 
 
-@pytest.mark.slow
 def test_a_peer_is_asked_again_after_memory_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was taken to be asked still, for as long as the server ran."""
     monkeypatch.setattr(peers, "FRESH", 0.0)
@@ -269,7 +270,6 @@ def test_what_a_peer_said_stands_for_a_while_after_its_death(
 # ==== Real nodes ==========================================================
 
 
-@pytest.mark.slow
 def test_each_node_lists_the_rooms_of_all() -> None:
     ports = [free_port(host) for host in ("127.0.0.2", "127.0.0.3")]
     nodes = [f"127.0.0.2:{ports[0]}", f"127.0.0.3:{ports[1]}"]

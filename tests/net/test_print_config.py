@@ -36,6 +36,7 @@ from tests.support import (
 NODES = ["10.0.0.1:9000", "node-2.example:9001", "[::1]:9002"]
 
 
+@pytest.mark.slow
 def test_it_is_printed_and_nothing_is_served() -> None:
     for kind in CONFIGS:
         done = run_cli("--print-config", kind, *NODES)
@@ -46,6 +47,7 @@ def test_it_is_printed_and_nothing_is_served() -> None:
         assert max(len(line) for line in lines if "--peers" not in line) <= 110
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -134,6 +136,7 @@ def test_haproxy_finds_no_fault_with_it(tmp_path: Path) -> None:
     assert all("nowhere.invalid" in line for line in warnings)  # it would start without that node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1024, 20_000])
 def test_haproxy_starts_with_the_descriptors_that_there_are(tmp_path: Path, limit: int) -> None:
     """Case 28: with `maxconn 100000` it did not start where a process may have 20,000 files."""

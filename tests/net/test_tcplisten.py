@@ -95,6 +95,7 @@ def sort(events: list[Event]) -> tuple[list[bytes], Closing | None]:
     return lines, closing[0] if closing else None
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"))), st.data())
 def test_lines_are_the_same_however_they_are_cut(texts: list[str], data: st.DataObject) -> None:
     wire = "".join(f"{text}\n" for text in texts).encode()
@@ -147,6 +148,7 @@ def test_a_message_is_always_one_line(payloads: list[bytes]) -> None:
 # ==== Rooms ================================================================
 
 
+@pytest.mark.slow
 def test_lines_and_websockets_meet_in_one_room(echo: ServerProcess) -> None:
     with LineClient(echo, "den") as plain, RawClient.connect(echo, "den") as web:
         plain.send("hello\r\n")
@@ -239,6 +241,7 @@ def test_any_interval_of_pings_lets_lines_in(ping: str) -> None:
             assert client.line() == "hello\n"
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_gives_its_seat_back(echo: ServerProcess) -> None:
     for _ in range(20):
         with LineClient(echo, "den") as client:
@@ -251,6 +254,7 @@ def test_a_client_that_leaves_gives_its_seat_back(echo: ServerProcess) -> None:
         assert client.line() in ("", "last words\n")  # cat may be slower than our leaving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "reason"),
     [
@@ -353,6 +357,7 @@ def test_one_too_many_is_told_so() -> None:
                 assert "all 1 connections" in json.loads(other.line())["error"]
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_let_go_and_others_play_on() -> None:
     options = ("--backlog", "64K", "--stall", "1")
     with serve("--tcplisten", "127.0.0.1:0", *options, "cat") as server:
@@ -404,6 +409,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         return ours, listener.accept()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's TCP_INFO")
 def test_who_does_not_read_is_not_gone() -> None:
     """Its system answers each probe, of which none is left unanswered however long it takes."""
@@ -533,6 +539,7 @@ def test_a_port_in_use_is_said_in_one_line(echo: ServerProcess) -> None:
 UNHURRIED = with_constants("scalesocket.net.lines", ANSWER_PAUSE=4.0)  # on a busy machine, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_who_has_said_all_still_hears_the_answers(workers: str) -> None:
     """`printf 'lobby\\nhi\\n' | nc localhost 9001` printed nothing (case 13)."""
@@ -545,6 +552,7 @@ def test_who_has_said_all_still_hears_the_answers(workers: str) -> None:
             assert [client.line() for _ in range(3)] == ["one\n", "two\n", ""]
 
 
+@pytest.mark.slow
 def test_nc_prints_the_answer() -> None:
     nc = require_tool("nc")
     with serve("--tcplisten", "127.0.0.1:0", "cat", command=UNHURRIED) as server:
@@ -558,6 +566,7 @@ def test_nc_prints_the_answer() -> None:
     assert done.stdout == "hi\n"
 
 
+@pytest.mark.slow
 def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None:
     """It is a member of its room until then, and leaves it as others do."""
     soon = with_constants("scalesocket.net.lines", ANSWER_PAUSE=3.0, ANSWER_TIMEOUT=5.0)
@@ -573,6 +582,7 @@ def test_it_hears_the_others_for_as_long_as_they_talk_but_not_for_ever() -> None
                 pass
 
 
+@pytest.mark.slow
 def test_the_end_of_its_room_is_not_waited_for() -> None:
     slow = with_constants("scalesocket.net.lines", ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
     options = ("--tcplisten", "127.0.0.1:0", "sh", "--", "-c")
@@ -591,6 +601,7 @@ def test_the_end_of_its_room_is_not_waited_for() -> None:
             assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_who_has_gone_altogether_does_not_stay() -> None:
     slow = with_constants("scalesocket.net.lines", ANSWER_PAUSE=600.0, ANSWER_TIMEOUT=600.0)
     tick = "while sleep 0.1; do echo tick; done & cat"
@@ -603,6 +614,7 @@ def test_who_has_gone_altogether_does_not_stay() -> None:
                 pass
 
 
+@pytest.mark.slow
 def test_behind_a_trusted_proxy_a_person_has_time_to_type_the_first_line_too() -> None:
     """The PROXY header, which need not come, was waited for as long as a head of HTTP."""
     options = ("--trustproxy", "127.0.0.1", "--tcplisten", "127.0.0.1:0")

@@ -118,6 +118,7 @@ def test_a_history_in_which_the_connection_is_lost_is_shown_once() -> None:
     view.chat.lost.assert_called_once()
 
 
+@pytest.mark.slow
 def test_what_no_server_repeats_any_more_is_forgotten() -> None:
     """The IDs and texts of all that was ever shown were kept, for weeks."""
     chat = Chat()
@@ -405,6 +406,7 @@ def test_who_says_nothing_of_a_room_meets_whoever_opens_the_page(
     assert [f"default: {room[0]}"] == re.findall(r"default: \w+", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_two_people_talk_and_the_room_comes_back(open_terminal: Callable[[], Terminal]) -> None:
     ada, bob = open_terminal(), open_terminal()
     with serve("chat") as server:

@@ -105,6 +105,7 @@ def test_with_files_of_ones_own_the_lobby_is_beside_them(folder: Path) -> None:
         assert get(server, f"/ws/{about['picture']}") == (200, "<svg/>")
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_goes_first_and_one_page_takes_all(folder: Path) -> None:
     (folder / "mine" / "lobby").mkdir(parents=True)
     (folder / "mine" / "lobby" / "index.html").write_text("my lobby")

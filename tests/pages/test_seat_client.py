@@ -60,6 +60,7 @@ class Talker:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_comes_twice_however_often_it_is_cut(
     server: ServerProcess,
 ) -> None:
@@ -86,6 +87,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_however_often_it_is_cut(
     assert talker.opened == [False] + [True] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [b"", b"HTTP", b"HTTP/1.1 200 OK\r\nDa"]
@@ -134,6 +136,7 @@ def test_a_server_that_closes_without_an_answer_is_asked_for_no_seat() -> None:
     assert requests[1].startswith(b"GET /room ")
 
 
+@pytest.mark.slow
 def test_who_takes_the_seat_elsewhere_ends_the_first_one(server: ServerProcess) -> None:
     first, second = (Talker(server.url("both")) for _ in range(2))
     wait_until(lambda: first.opened and second.opened)
@@ -168,6 +171,7 @@ def test_what_waits_keeps_its_bound_though_each_connection_is_lost_while_it_is_s
     assert seat.send(bytes(11))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_anew_without_seats_gets_none(server: ServerProcess) -> None:
     with serve("--resume", "60", "cat", addr=f"127.0.0.1:{free_port()}") as old:
         talker = Talker(old.url("anew"))
@@ -249,6 +253,7 @@ def test_headers_that_can_be_read_only_once_are_sent_each_time(
     assert sent == [fields, fields]
 
 
+@pytest.mark.slow
 def test_what_is_said_after_the_end_is_not_said_to_be_kept(server: ServerProcess) -> None:
     """There is no connection that it could wait for."""
     talker = Talker(server.url("over"))

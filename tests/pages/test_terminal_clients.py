@@ -221,6 +221,7 @@ class FakeLink:
         return self.takes
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_nothing_any_more_is_lost() -> None:
     """Each key held up the screen for a second, and what was written seemed to be said."""
     ours, theirs = socket.socketpair()
@@ -355,6 +356,7 @@ def describe(world: snake.World) -> dict[str, Any]:
     return {"tick": world.tick, "players": players, "food": sorted(world.food)}
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1 << 30))
 def test_the_deltas_keep_the_world_the_same_as_the_servers(seed: int) -> None:
     for theirs, ours in play_snake(seed, 60):
@@ -365,6 +367,7 @@ def test_the_deltas_keep_the_world_the_same_as_the_servers(seed: int) -> None:
         assert [p.id for p in ours.leaderboard()] == [p.id for p in theirs.leaderboard()]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.integers(0, 140), st.integers(0, 40), st.booleans())
 def test_snake_fits_every_terminal(seed: int, columns: int, rows: int, unicode: bool) -> None:
     for _, world in play_snake(seed, 8):
@@ -1127,6 +1130,7 @@ def test_without_a_terminal_nothing_is_drawn(game: str) -> None:
     assert done.stderr.splitlines()[-1].endswith("a terminal is needed to play in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["client", "scalesocket.client"])
 @pytest.mark.parametrize("game", ["snake", "tictactoe", "sandbox", "chat", "websocket"])
 def test_help_shows_the_command_that_was_used(game: str, package: str) -> None:

@@ -753,6 +753,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
     assert first is not None and second is not None and first <= PATIENCE / 2 < second
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_not_waited_for_longer_than_the_time_out() -> None:
     with scripted(lambda key: b"HTTP/1.1 403 Forbidden\r\n\r\n", hang=True) as url:
         with pytest.raises(InvalidHandshake, match="403 Forbidden$") as caught:

@@ -181,6 +181,7 @@ def test_14_two_mib_of_binary_do_not_block_the_pipes(raw_cat: ServerProcess) -> 
         assert receive_bytes(client, len(payload)) == payload
 
 
+@pytest.mark.slow
 def test_15_a_line_printed_in_two_parts_is_one_message() -> None:
     script = r"printf 'first '; sleep 1; printf 'second\n'; exec cat"
     with serve(*shell(script)) as server, RawClient.connect(server) as client:
@@ -243,6 +244,7 @@ def test_21_a_child_that_never_reads_does_not_harm_the_server() -> None:
         wait_for_children(server, 0)
 
 
+@pytest.mark.slow
 def test_22_a_ticking_child_ends_when_its_client_resets_tcp() -> None:
     with serve(*shell("while echo tick; do sleep 0.01; done")) as server:
         client = RawClient.connect(server)
@@ -262,12 +264,14 @@ def test_23_a_close_of_1000_is_answered_and_the_child_is_gone() -> None:
         wait_for_children(server, 0)
 
 
+@pytest.mark.slow
 def test_24_what_is_sent_to_a_child_that_starts_slowly_waits_for_it() -> None:
     with serve(*shell("sleep 1; exec cat")) as server, RawClient.connect(server) as client:
         client.send_text("early")
         assert client.receive_text() == "early"
 
 
+@pytest.mark.slow
 def test_25_both_directions_go_at_once_without_each_other() -> None:
     script = "while echo tick; do sleep 0.01; done & exec cat"
     with serve(*shell(script)) as server, RawClient.connect(server) as client:
@@ -390,6 +394,7 @@ def test_35_a_wrong_mask_or_length_is_closed(cat: ServerProcess, wrong: bytes, c
     assert_echoes(cat, "35")
 
 
+@pytest.mark.slow
 def test_36_a_silent_peer_is_dropped_and_one_that_answers_pings_stays() -> None:
     with serve("--ping", "2", "cat") as server:
         with RawClient.connect(server) as lively, RawClient.connect(server) as silent:
@@ -463,6 +468,7 @@ def test_40_shell_code_in_the_path_and_query_is_never_executed(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_42_the_child_sees_no_variable_of_the_server_but_the_listed(tmp_path: Path) -> None:
     child = tmp_path / "child.py"
     child.write_text(
@@ -494,6 +500,7 @@ def test_44_a_port_in_use_is_one_clear_line_and_an_error_exit() -> None:
     assert "in use" in line
 
 
+@pytest.mark.slow
 def test_46_each_room_has_its_own_unique_id_and_headers_become_variables() -> None:
     script = r'printf "%s\n" "$UNIQUE_ID" "$HTTP_X_CUSTOM_TEST"; exec cat'
     seen = set()

@@ -634,6 +634,7 @@ def json_objects(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], str]:
     return pairs, f"{draw(spaces)}{{{body}}}{draw(spaces)}"
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(json_objects(), st.sampled_from(["", "id", "a"]), st.integers(1, 2**32 - 1))
 def test_any_object_reaches_the_child_as_one_line_with_its_true_sender(
@@ -1045,6 +1046,7 @@ def test_the_last_json_line_needs_no_newline_to_be_routed() -> None:
     assert framing.finish() == [Route(Opcode.TEXT, [b'{"_to":5,"a":1}'], (5,), cached=False)]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(json_objects(), st.sampled_from([None, "_to", "_except", "_close", "_meta"]))
 @example(([("_to", 1)], '{"_to":1}'), None)

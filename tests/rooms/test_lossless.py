@@ -36,6 +36,8 @@ from tests.support import (
     with_constants,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 # The most that a server of one room may ever hold, in bytes. A Python without the interpreter lock
 # keeps a heap for each thread, and gives less of it back.
 MEMORY = (192 if FREE else 64) * 1024 * 1024
@@ -94,7 +96,6 @@ def test_a_short_flood_comes_back_whole(count: int, size: int) -> None:
         assert client.close() == (1000, "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0, 3], ids=["reads at once", "sleeps first"])
 @pytest.mark.parametrize(
     ("count", "size"),
@@ -158,7 +159,6 @@ def test_every_one_of_50_clients_gets_all_of_a_burst() -> None:
     burst_into_a_room(50, numbered(500, 64))
 
 
-@pytest.mark.slow
 def test_every_one_of_200_clients_gets_all_of_a_burst_of_500() -> None:
     burst_into_a_room(200, numbered(500, 200))
 
@@ -225,7 +225,6 @@ def test_a_client_that_stops_reading_is_closed_and_the_others_lose_nothing() -> 
         assert closed.value.reason
 
 
-@pytest.mark.slow
 def test_a_client_that_stops_reading_for_good_is_cut_off() -> None:
     messages = numbered(16_000, 1024)
     soon = with_constants(CLOSE_TIMEOUT=1.0)
@@ -279,7 +278,6 @@ def test_with_stall_0_a_full_backlog_closes_at_once() -> None:
         assert sender.receive_text() == "still here"
 
 
-@pytest.mark.slow
 def test_many_stopped_clients_cost_the_room_one_stall_and_not_one_each() -> None:
     """Their time runs out together; one after the other it would take 160 s."""
     messages = numbered(10_000, 1024)
@@ -294,7 +292,6 @@ def test_many_stopped_clients_cost_the_room_one_stall_and_not_one_each() -> None
         assert_same(sender.receive_many(len(messages), timeout=60), messages)
 
 
-@pytest.mark.slow
 def test_a_client_that_pings_and_never_reads_does_not_fill_the_memory() -> None:
     """A pong of two bytes must not cost hundreds in a backlog that is counted in bytes."""
     pings = encode_client_frame(9, b"") * 500_000
@@ -355,7 +352,6 @@ def flood(client: RawClient, size: int = 40_000_000) -> None:
         client.send_bytes(message * (size // len(message)), timeout=1)
 
 
-@pytest.mark.slow
 def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program: str) -> None:
     with serve("--api", deaf_program) as server, RawClient.connect(server, "deaf") as sender:
         flood(sender)
@@ -376,7 +372,6 @@ def test_a_child_that_never_reads_slows_its_senders_and_nobody_else(deaf_program
         wait_until(lambda: rooms() == ["deaf"])  # the other one ends a moment after its client
 
 
-@pytest.mark.slow
 def test_a_room_whose_child_never_reads_ends_when_its_clients_have_gone(
     deaf_program: str,
 ) -> None:
@@ -391,7 +386,6 @@ def test_a_room_whose_child_never_reads_ends_when_its_clients_have_gone(
             wait_until(lambda: server.children() not in ([], [child]))
 
 
-@pytest.mark.slow
 def test_a_sender_that_vanished_is_no_member_of_a_deaf_room(deaf_program: str) -> None:
     """Another client is still there, so the room stays; the lobby must count it right."""
     with serve("--api", deaf_program) as server, RawClient.connect(server, "deaf") as idle:
@@ -406,7 +400,6 @@ def test_a_sender_that_vanished_is_no_member_of_a_deaf_room(deaf_program: str) -
         assert idle.receive() == (PONG, b"!")
 
 
-@pytest.mark.slow
 def test_sigterm_ends_a_server_whose_child_never_reads(deaf_program: str) -> None:
     soon = with_constants(CLOSE_TIMEOUT=1.0)
     with (
@@ -437,7 +430,6 @@ def test_a_child_that_reads_slowly_gets_everything_in_order(tmp_path: Path) -> N
         assert server.peak_rss() < MEMORY
 
 
-@pytest.mark.slow
 def test_a_child_that_only_talks_is_slowed_to_its_reader() -> None:
     """`yes` prints gigabytes a second; what its client does not take must not be kept."""
     with serve("--stall", "60", "yes") as server, deaf_client(server) as client:

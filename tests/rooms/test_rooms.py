@@ -52,6 +52,8 @@ from tests.support import (
     with_constants,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 # Prints its process ID, then echoes: a client knows which child it talks to.
 PID_THEN_CAT = shell("echo $$; exec cat")
 
@@ -675,7 +677,6 @@ def test_gwsocket_takes_many_messages_and_large_ones(tmp_path: Path) -> None:
         assert client.wait_close()[0] == 1000
 
 
-@pytest.mark.slow
 def test_a_gwsocket_header_that_cannot_be_one_ends_the_room(tmp_path: Path) -> None:
     program = (
         "import os, struct, sys\n"
@@ -949,7 +950,6 @@ def test_the_place_of_a_room_is_free_as_soon_as_its_last_client_has_left() -> No
                 client.close()
 
 
-@pytest.mark.slow
 def test_the_place_is_free_too_when_the_child_ignores_that_its_input_ends() -> None:
     deaf = "trap '' INT TERM; echo up; while :; do sleep 0.05; done"
     with serve("--maxrooms", "1", "--closegrace", "0", *shell(deaf)) as server:
@@ -1018,7 +1018,6 @@ def test_the_child_of_an_emptied_room_reads_the_end_of_its_input() -> None:
         server.wait_log("saw the end")
 
 
-@pytest.mark.slow
 def test_a_lingering_room_keeps_its_child_for_a_while() -> None:
     with serve("--linger", "3", "--api", *shell("while read x; do echo $$; done")) as server:
         pids = []
@@ -1081,7 +1080,6 @@ def test_who_comes_and_goes_while_a_hook_hangs_adds_up_to_a_bound(
     assert registry.wait_until_idle(PATIENCE)
 
 
-@pytest.mark.slow
 def test_a_lingering_room_waits_from_the_last_leave_on() -> None:
     with serve("--linger", "2", *shell("while read x; do echo $$; done")) as server:
         with RawClient.connect(server) as first:
@@ -1138,7 +1136,6 @@ def test_a_program_that_is_being_replaced_is_started_again_when_it_is_there(
             assert client.wait_close()[0] == 1011
 
 
-@pytest.mark.slow
 def test_respawn_waits_longer_each_time() -> None:
     with serve("--respawn", *shell("date +%s.%N")) as server, RawClient.connect(server) as client:
         times = [float(client.receive_text()) for _ in range(5)]
@@ -1192,7 +1189,6 @@ def test_a_child_that_ends_closes_all_its_clients() -> None:
                     assert echo(fresh, "go") == "x"
 
 
-@pytest.mark.slow
 def test_a_child_that_leaves_children_of_its_own_behind_does_not_hold_the_room() -> None:
     script = "sleep 1000 & echo bye; exit 0"
     with serve(*shell(script)) as server, RawClient.connect(server) as client:
@@ -1594,7 +1590,6 @@ def test_ticks_come_at_their_rate_with_the_time_that_has_passed(games: Path) -> 
         assert first == pytest.approx(last, abs=0.02) or max(steps) == 0.25
 
 
-@pytest.mark.slow
 def test_after_a_pause_ticks_are_skipped_and_the_step_is_cut(games: Path) -> None:
     with serve("parlour:Clock", cwd=games) as server, RawClient.connect(server) as client:
         before = cast("list[float]", client.receive_json())

@@ -285,6 +285,7 @@ def cut_everywhere(player: Player) -> int:
     return cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extension", ["", "permessage-deflate"])
 def test_cuts_at_every_byte_lose_nothing_and_double_nothing(
     server: ServerProcess, extension: str
@@ -294,6 +295,7 @@ def test_cuts_at_every_byte_lose_nothing_and_double_nothing(
     assert player.resumed > 200
 
 
+@pytest.mark.slow
 def test_lines_of_text_are_accounted_for_as_well(game: Path) -> None:
     with serve("--resume", "120", "--tcplisten", "127.0.0.1:0", "echo:Echo", cwd=game) as server:
         port = int(server.wait_log(r"lines of text at .* port (\d+)")[1])
@@ -535,6 +537,7 @@ def test_without_the_parameter_nothing_is_different(server: ServerProcess) -> No
     assert "dropped" not in json.loads(http_request(server, path="/api/").body)
 
 
+@pytest.mark.slow
 def test_a_program_is_told_and_a_seat_expires() -> None:
     messages = ("--dropmsg", '{"t":"Drop","_from":#ID}')
     messages += ("--resumemsg", '{"t":"Back","_from":#ID,"all":#RESTORED}')
@@ -557,6 +560,7 @@ def test_a_program_is_told_and_a_seat_expires() -> None:
         assert not any(token in line for token in secrets for line in server.log())
 
 
+@pytest.mark.slow
 def test_a_program_is_told_the_address_from_which_somebody_is_back() -> None:
     """It was told the one before, and `on_resume` of a game found that, too, if it was fast."""
     options = ("--resume", "60", "--json", "--trustproxy", "127.0.0.1")
@@ -571,6 +575,7 @@ def test_a_program_is_told_the_address_from_which_somebody_is_back() -> None:
             assert watcher.receive_json() == {"at": "192.0.2.2", "_from": 2}
 
 
+@pytest.mark.slow
 def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_closed() -> None:
     command = with_constants("scalesocket.net.seats", MAX_DROPPED=1)
     with serve("--resume", "600", "--json", "cat", command=command) as server:
@@ -587,6 +592,7 @@ def test_of_too_many_dropped_seats_the_oldest_goes_and_who_says_nothing_is_close
         assert wait_closed(silent) == (1008, "no message for 0.5 s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "command"),
     [
@@ -623,6 +629,7 @@ def test_one_address_has_no_more_dropped_seats_than_it_may_have_connections() ->
             assert watcher.receive_json() == {"t": "Leave", "_from": 2}
 
 
+@pytest.mark.slow
 def test_a_connection_that_has_lost_its_seat_goes_also_while_its_room_takes_nothing() -> None:
     """Who came back again and again to a program that reads nothing filled the server up."""
     with (

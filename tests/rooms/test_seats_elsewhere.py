@@ -34,13 +34,14 @@ from tests.support import (
     with_constants,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 __all__ = ["certs", "game"]  # fixtures
 
 
 # ==== Ends ==================================================================
 
 
-@pytest.mark.slow
 def test_a_seat_that_expires_while_it_is_taken_back_is_one_or_the_other(game: Path) -> None:
     """So often, at about the same moment; the room is told the same as the client.
 

@@ -65,6 +65,8 @@ from tests.support import (
     with_constants,
 )
 
+pytestmark = pytest.mark.slow  # many servers are started here; --quick leaves them out
+
 GAMES = '''
 import os
 import time
@@ -705,7 +707,6 @@ def wait_for_players(players: list[Player], reached: Any, how: Any) -> None:
     wait_until(lambda: how(reached(player) or player.error for player in players))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("everybody", "step", "lives", "workers"),
     [(12, 30, 6, "1"), (12, 30, 6, "2"), pytest.param(200, 1, 3, "1", marks=pytest.mark.slow)],
@@ -928,7 +929,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ["1", '"1"', "1.0", "123456789012345678901234567890", "[1]", "0"])
 def test_what_a_program_saves_comes_back_as_it_was(folder: Path, text: str) -> None:
     (folder / "all.py").write_text(SAVES_ALL)
@@ -954,7 +954,6 @@ def test_a_program_that_is_started_again_gets_it_too(folder: Path) -> None:
         client.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("clientroute", [(), ("--clientroute",)])
 @pytest.mark.parametrize(
     "name", ["_save", "_Restore", "_re\\u0073tore", "_SAVE\\u200b", "_\u017fave"]
@@ -1297,7 +1296,6 @@ def test_who_leaves_after_a_save_comes_back_with_it_if_the_server_crashes(folder
         ann.close()
 
 
-@pytest.mark.slow
 def test_kill_9_at_any_moment_never_leaves_half_of_a_save(folder: Path) -> None:
     port, least = free_port(), 0
     for _ in range(25):

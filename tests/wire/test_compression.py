@@ -459,6 +459,7 @@ def sent_messages(draw: st.DrawFn) -> tuple[list[object], list[FrameParts]]:
     return expected, frames
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(sent_messages(), st.lists(st.integers(0, 200_000), max_size=8))
 def test_messages_come_whole_however_they_are_cut(
@@ -707,6 +708,7 @@ def test_what_comes_while_messages_are_pending_keeps_its_place() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_bomb_is_defused_at_the_limit() -> None:
     assert take(packed(zeros(64 * MIB), BINARY), max_message=MIB) == [1009]
     assert take(packed(zeros(MIB, MIB), BINARY), max_message=MIB - 1) == [1009]
@@ -970,6 +972,7 @@ def test_json_framing_routes_what_was_compressed() -> None:
             assert json.loads(clients[1].receive())["text"] == "the end"
 
 
+@pytest.mark.slow
 def test_raw_bytes_pass_compressed_both_ways() -> None:
     payload = b"\x00\x01\xff\n" * 1000
     with serve("--compress", "--binary", "cat") as server:
@@ -1055,6 +1058,7 @@ def test_a_game_sends_text_and_bytes_compressed_once(tmp_path: Path) -> None:
 # ---- memory
 
 
+@pytest.mark.slow
 def test_a_bomb_of_a_gibibyte_ends_one_client_and_costs_no_memory() -> None:
     bomb = packed(zeros(KIB * MIB), BINARY)
     assert len(bomb) < MIB, "its wire size alone is within the limit"
@@ -1082,6 +1086,7 @@ def test_a_kibibyte_that_inflates_beyond_a_small_limit_is_1009() -> None:
             assert client.raw.wait_close()[0] == 1009
 
 
+@pytest.mark.slow
 def test_many_small_bombs_in_one_read_do_not_fill_the_memory() -> None:
     """Each is within the limit, but 64 KiB of them are 64 MiB: the inbox's bound must hold."""
     bombs = packed(zeros(MIB, MIB), BINARY) * 120

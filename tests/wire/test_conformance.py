@@ -71,6 +71,7 @@ FAST_SECTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", FAST_SECTIONS, ids=FAST_SECTIONS.values())
 def test_conforms(kosoku: str, echo: ServerProcess, pattern: str) -> None:
     check(kosoku, echo, select([pattern]))
@@ -134,6 +135,7 @@ class Echo(scalesocket.Game):
 """
 
 
+@pytest.mark.slow
 def test_a_wrong_echo_is_found_out(kosoku: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG_ECHO)
     with serve("wrong:Echo", cwd=tmp_path) as server:
@@ -148,6 +150,7 @@ def test_what_the_server_does_not_implement_is_found_out(kosoku: str, echo: Serv
     assert len(run.complaints) == 1 and "12.1.1: UNIMPLEMENTED" in run.complaints[0]
 
 
+@pytest.mark.slow
 def test_a_case_that_kosoku_does_not_know_is_found_out(kosoku: str, echo: ServerProcess) -> None:
     run = run_cases(kosoku, echo, ["8.1.1"])
     assert "1 of 1 cases did not run: 8.1.1" in run.complaints
@@ -169,6 +172,7 @@ class Echo(scalesocket.Game):
 """
 
 
+@pytest.mark.slow
 def test_a_server_may_be_slow(kosoku: str, tmp_path: Path) -> None:
     """On a busy machine 6.7.4, which gives it 0.5 s, failed now and then."""
     (tmp_path / "slow.py").write_text(SLOW_ECHO)
@@ -201,6 +205,7 @@ def test_what_a_case_waits_for_in_vain_is_waited_for_longer() -> None:
 # ==== 3. The command ======================================================
 
 
+@pytest.mark.slow
 def test_the_command_runs_what_it_is_told(kosoku: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-i", "1.1.[12]", "-i", "2.1"]) == 0
     section_1, section_2, last = capsys.readouterr().out.splitlines()

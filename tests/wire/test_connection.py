@@ -389,6 +389,7 @@ def test_a_backlog_of_messages_of_all_sizes_is_sent_as_it_came(engine: Engine, t
         wait_until(lambda: connection.backlog_size == 0)
 
 
+@pytest.mark.slow
 def test_many_short_frames_in_a_backlog_cost_about_their_bytes(engine: Engine) -> None:
     with connected(engine, max_backlog=1 << 30) as (connection, _):
         connection.send(bytes(BIG))
@@ -674,6 +675,7 @@ def race_to_close(
     client.sock.close()
 
 
+@pytest.mark.slow
 def test_one_close_is_sent_whoever_wants_to_close(engine: Engine) -> None:
     race_to_close(engine, 1500, lambda connection: None, False)
 
@@ -701,6 +703,7 @@ def test_a_socket_is_disposed_of_while_the_poller_holds_it(engine: Engine) -> No
     wait_until(lambda: descriptors() <= before)  # a socket has no number just before it is closed
 
 
+@pytest.mark.slow
 def test_descriptors_that_are_used_again_get_nobody_elses_bytes(engine: Engine) -> None:
     """Writers go on while their connection is disposed of and its number is given to the next."""
     current: list[Connection] = []

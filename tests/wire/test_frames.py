@@ -110,6 +110,7 @@ def naive_mask(payload: bytes, key: bytes) -> bytes:
     return bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=300) | st.binary(min_size=500, max_size=700),
     st.binary(min_size=4, max_size=4),
@@ -335,6 +336,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     return [bytes(data[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
 
 
+@pytest.mark.slow
 @settings(max_examples=70)
 @given(streams())
 @example([b"\x81", b"\xfe\0", b"\x7d" + KEY + bytes(125)])

@@ -31,6 +31,7 @@ def test_what_was_once_found_stays_mended(path: Path) -> None:
     check_input(TARGETS[path.parent.name], path.read_bytes())
 
 
+@pytest.mark.slow
 @every_target
 def test_holds_for_2000_inputs(name: str) -> None:
     for data in inputs(TARGETS[name], 2000):
@@ -215,6 +216,7 @@ def wrong_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tar
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong_server", PLANTED, indirect=True)
 def test_a_planted_bug_is_found(wrong_server: Target) -> None:
     with pytest.raises(Finding):

@@ -82,6 +82,7 @@ def resting_descriptors(server: ServerProcess) -> int:
 # ==== Handshakes ===========================================================
 
 
+@pytest.mark.slow
 def test_200_handshakes_byte_by_byte_do_not_keep_a_client_out() -> None:
     command = with_constants(HEAD_TIMEOUT=3 * PATIENCE)  # however long 8,000 bytes take
     with serve("cat", command=command) as server, ExitStack() as stack:
@@ -209,6 +210,7 @@ def test_the_server_serves_after_all_that_garbage(server: ServerProcess) -> None
     assert_serves(server, "garbage")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 3, 6, 100, 70_000])
 def test_a_reset_in_the_middle_of_a_frame_is_a_leave_and_no_message(
     tmp_path: Path, cut: int
@@ -300,6 +302,7 @@ def test_frames_in_the_same_packet_as_the_handshake_are_heard(server: ServerProc
             assert client.receive_many(5000) == [b"early"] * 5000
 
 
+@pytest.mark.slow
 def test_json_as_deep_as_a_message_can_be_is_dropped_and_not_a_crash() -> None:
     deep = [b"[" * MIB, b'{"a":' * (MIB // 5), b'{"_from":' + b"[" * 900_000, b'{"_to":' * 100_000]
     with serve("--json", "--metrics", "cat") as server, RawClient.connect(server) as client:

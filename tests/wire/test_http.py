@@ -778,6 +778,7 @@ def test_a_peer_of_ipv4_has_its_own_address_where_both_families_come_in() -> Non
             assert sock.makefile().readline() == "127.0.0.1 127.0.0.1\n"
 
 
+@pytest.mark.slow
 def test_a_slow_client_gets_a_long_answer_whole(tmp_path: Path) -> None:
     """What was no file had to be taken in HEAD_TIMEOUT, however long it was."""
     size, patience, door = 12 << 20, 2.0, str(tmp_path / "door")

@@ -201,6 +201,7 @@ def test_a_message_of_exactly_the_limit_is_taken() -> None:
     assert receiver.feed(b"".join(fragments(parts, BINARY))) == [bytes(100)]
 
 
+@pytest.mark.slow
 def test_thousands_of_empty_fragments_cost_no_memory() -> None:
     receiver = Receiver(max_message=1000)
     receiver.feed(fragment(b"x", TEXT))
@@ -217,6 +218,7 @@ def test_thousands_of_empty_fragments_cost_no_memory() -> None:
     assert receiver.feed(fragment(b"y", fin=True)) == [b"xy"]
 
 
+@pytest.mark.slow
 def test_short_fragments_cost_about_their_bytes() -> None:
     receiver = Receiver(max_message=1 << 20)
     receiver.feed(fragment(b"", BINARY))

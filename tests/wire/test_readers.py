@@ -94,6 +94,7 @@ def test_the_first_clients_have_a_reader_each_and_all_others_share_one() -> None
         assert {client.receive_text() for client in (*crowd[5:], *late)} == {"again"}
 
 
+@pytest.mark.slow
 def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> None:
     with serve("cat", command=with_constants(HEAD_TIMEOUT=4.0)) as server, ExitStack() as stack:
         silent = []
@@ -109,6 +110,7 @@ def test_connections_that_never_say_anything_cost_no_thread_and_are_ended() -> N
             assert client.receive_text() == "still here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_connections_kept_alive_cost_no_thread_while_nothing_is_asked(
     secure: bool, certs: Certificates
@@ -616,6 +618,7 @@ def test_who_has_to_wait_for_a_full_room_is_heard_wherever_memory_runs_out(
 # ==== Nothing is lost =====================================================
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 def test_many_talk_at_once_and_hear_every_word_back(secure: bool, certs: Certificates) -> None:
     """Some in pieces, thousands of times, most of them read by the same thread."""
@@ -713,6 +716,7 @@ def fill(clients: Sequence[RawClient]) -> list[threading.Thread]:
     return [client.send_in_background(frames, times=1000) for client in clients]
 
 
+@pytest.mark.slow
 def test_a_full_room_slows_its_own_clients_down_and_no_others() -> None:
     """The reader that they share with others waits for none of them."""
     with serve("--rooms=deaf,cat", "sh", "--", "-c", ROUTER, command=SMALL) as server:
@@ -729,6 +733,7 @@ def test_a_full_room_slows_its_own_clients_down_and_no_others() -> None:
                 client.reset()
 
 
+@pytest.mark.slow
 def test_who_was_slowed_down_loses_nothing() -> None:
     """The program begins to read after a second: all that was sent comes back, in order."""
     count = 3000
@@ -744,6 +749,7 @@ def test_who_was_slowed_down_loses_nothing() -> None:
                 assert numbers == list(range(count))
 
 
+@pytest.mark.slow
 def test_clients_of_a_full_room_may_go_in_any_way_and_so_may_the_room() -> None:
     """Hundreds of times: a client that waits resets, closes or just ends, or its room is over."""
     command = with_constants(OWN_READERS=1, INBOX_SIZE=2000, ABANDON_TIMEOUT=0.0, CLOSE_TIMEOUT=0.2)
@@ -833,6 +839,7 @@ class Quiet(Game):
 """
 
 
+@pytest.mark.slow
 def test_only_those_whom_a_game_says_something_hear_it_and_each_hears_it_once(
     tmp_path: Path,
 ) -> None:
@@ -874,6 +881,7 @@ REQUESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("path", ["/room", "/a/b", "/", "/api", "/%ff", "/r?name=x"])
 def test_an_answer_does_not_depend_on_how_the_request_was_cut(
@@ -910,6 +918,7 @@ def ask(server: ServerProcess, request: bytes, cut: int = 0) -> bytes:
     return b"\r\n".join(line for line in lines if not line.startswith(b"Date:"))
 
 
+@pytest.mark.slow
 def test_frames_that_come_with_the_request_are_heard() -> None:
     frame = bytes.fromhex("81 85 37 fa 21 3d 7f 9f 4d 51 58")
     with serve("cat") as server:

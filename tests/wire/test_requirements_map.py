@@ -137,6 +137,7 @@ def encode_all(payload: bytes, encoding: Encoding) -> list[bytes]:
 payloads = st.binary(max_size=70_000) | st.integers(0, 70_000).map(bytes)
 
 
+@pytest.mark.slow
 @given(payloads, st.sampled_from([PLAIN, DEFLATE[9], DEFLATE[15]]))
 def test_no_frame_of_a_server_is_masked(payload: bytes, encoding: Encoding) -> None:
     assert [frame for frame in encode_all(payload, encoding) if frame[1] >= 0x80] == []

@@ -354,6 +354,7 @@ def test_another_page_may_be_the_one(folder: Path) -> None:
         assert get(server, "/any", Accept=NAVIGATION).body == b"<title>other</title>"
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_served_is_said_at_the_start(folder: Path) -> None:
     for options, complaint in (
         (["--spa"], "--spa needs --staticdir"),
