@@ -231,7 +231,7 @@ def read_identity(printed: bytes) -> tuple[str, dict[str, str]]:
         except (ValueError, RecursionError):
             return "", {}
     else:
-        first, *rest = text.splitlines() or [""]
+        first, *rest = text.split("\n")  # what else breaks lines may be in somebody's name
         lines = [first if "=" in first else f"user={first}", *rest]
         found = dict(line.split("=", 1) for line in lines if "=" in line)
     claims = {}
