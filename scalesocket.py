@@ -1712,18 +1712,6 @@ def clean_name(text: str) -> str:
     return "" if _BLANK.fullmatch(line) else line
 
 
-def check_thread(owner: int, call: str) -> None:
-    """Check that a game calls from the room's thread: from another, messages could get lost.
-
-    Raises:
-        RuntimeError: it does not.
-    """
-    if threading.get_ident() != owner:
-        raise RuntimeError(
-            f"{call} is for the room's own thread; from any other say room.call_soon({call}, ...)"
-        )
-
-
 class Client:
     """A member of a room: messages come from one, and go to one.
 
@@ -1780,7 +1768,7 @@ class Client:
             RuntimeError: this is another thread; see `GameRoom.call_soon`.
         """
         assert self.room is not None
-        check_thread(self.room.thread, "client.send")
+        self.room.check_thread("client.send")
         if not self.left:
             if self.room.log.traces:
                 self.room.log.trace(">", [message], self.id)
@@ -1798,7 +1786,7 @@ class Client:
             RuntimeError: this is another thread; see `GameRoom.call_soon`.
         """
         assert self.room is not None
-        check_thread(self.room.thread, "client.close")
+        self.room.check_thread("client.close")
         check_close_code(code, reason)
         self.room.flush()
         self.room.kick(self, code, reason)
@@ -2832,7 +2820,7 @@ class GameRoom:
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._room.thread, "room.broadcast")
+        self._room.check_thread("room.broadcast")
         excluded = {client.id for client in exclude}
         if self._room.log.traces:
             self._room.log.trace(">", [message], f"all but {excluded}" if excluded else "all")
@@ -2857,7 +2845,7 @@ class GameRoom:
             ValueError: the code must not be sent, or the reason is no text.
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._room.thread, "room.close")
+        self._room.check_thread("room.close")
         check_close_code(code, reason)
         self.closing = ConnectionClosed(code, reason)
 
@@ -2871,14 +2859,14 @@ class GameRoom:
         Raises:
             RuntimeError: this is another thread; see `call_soon`.
         """
-        check_thread(self._room.thread, "room.call_later")
+        self._room.check_thread("room.call_later")
         period = max(0.001, seconds) if repeat else 0.0
         call = [time.monotonic() + max(0.0, seconds), next(self._order), function, period]
         heapq.heappush(self._calls, call)
         return functools.partial(self._cancel, call)
 
     def _cancel(self, call: list[Any]) -> None:
-        check_thread(self._room.thread, "what room.call_later returned")
+        self._room.check_thread("what room.call_later returned")
         if call in self._calls:  # it has not been made
             self._calls.remove(call)
             heapq.heapify(self._calls)
@@ -3410,6 +3398,16 @@ class Room:
         reason = f"too slow: {client.connection.backlog_size} bytes waited"
         self.log.warning("does not read; %s", reason, client=client.id)
         self.kick(client, CloseCode.POLICY_VIOLATION, reason, discard=True)
+
+    def check_thread(self, call: str) -> None:
+        """Check that a game calls from the room's thread: from another, messages could get lost.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if threading.get_ident() != self.thread:
+            own = "is for the room's own thread; from any other say"
+            raise RuntimeError(f"{call} {own} room.call_soon({call}, ...)")
 
     def report(self, client_id: int | None, what: str) -> None:
         """Log what had to be dropped: the first of its kind from each client, as a warning."""

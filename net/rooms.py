@@ -23,6 +23,7 @@ from scalesocket import (
     RoomRegistry,
     Route,
     find_feature,
+    load_feature,
     log,
 )
 
@@ -105,6 +106,18 @@ class LateRoom(DirectRoom):
         with self._count_lock:
             self.traffic.slow_closed += 1
         super().drop_slow(client)
+
+    def check_thread(self, call: str) -> None:
+        """Check that a game calls from the room's thread; see `Room`.
+
+        The log says if it does not: what is raised may be heard by nobody, as in a pool of threads.
+        """
+        try:
+            super().check_thread(call)
+        except RuntimeError as error:
+            at = load_feature("mistakes", "a game").find_thread(threading.get_ident())
+            super().report(None, f"{at}: {error}" if at else str(error))
+            raise
 
     def report_lost(self) -> None:
         """Say how much nobody has heard."""

@@ -260,6 +260,41 @@ def test_other_calls_from_a_thread_of_the_games_raise_and_say_what_to_call(tmp_p
         assert client.receive()[1] == b"still here"
 
 
+POOL = """
+import concurrent.futures
+from scalesocket import Game
+
+class Pool(Game):
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def on_create(self, room):
+        self.room = room
+
+    def on_message(self, client, message):
+        self.pool.submit(self.say, client, "early").exception()
+        if message == "last":
+            self.room.broadcast("done")
+
+    def say(self, client, text):
+        client.send(text)
+"""
+
+
+def test_the_log_says_in_which_line_a_pool_of_threads_has_called_what_it_may_not(
+    tmp_path: Path,
+) -> None:
+    """A pool, and likewise asyncio, keeps what its functions raise: nothing arrived, untold."""
+    (tmp_path / "pool.py").write_text(POOL)
+    with serve("pool:Pool", cwd=tmp_path) as server, RawClient.connect(server, "lake") as client:
+        for text in ("first", "second", "last"):
+            client.send_text(text)
+        assert client.receive_text() == "done"
+        server.wait_log(
+            r"\[WARN\] pool\.py, line 17: client\.send is for the room's own thread; .*room=lake"
+        )
+    assert sum("client.send is for" in line for line in server.log()) == 1
+
+
 def test_call_soon_wakes_a_room_that_has_nothing_to_do(tmp_path: Path) -> None:
     (tmp_path / "later.py").write_text(
         "import threading\n"
