@@ -315,6 +315,7 @@ class TcpStream:
 
 
 IN_USE = "another server records into this file"
+NO_CAPTURE = "it is a file of something else"  # an option's value may be a script by mistake
 
 
 class CaptureFull(Exception):
@@ -334,8 +335,8 @@ class CaptureFile:
         max_files: how many are kept; with 1 the recording ends when it is full.
 
     Raises:
-        OSError: it cannot be opened, another server records into it, or it is to be turned over and
-            is a pipe or a device, which a file would replace.
+        OSError: it cannot be opened, another server records into it, it holds something else, or it
+            is to be turned over and is a pipe or a device, which a file would replace.
     """
 
     def __init__(self, path: str, header: bytes, *, max_size: int = 0, max_files: int = 1) -> None:
@@ -460,7 +461,7 @@ def open_capture(path: Path) -> int:
     """Open a file to record into, empty and for us alone; return its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or another server records into it.
+        OSError: it cannot be opened, another server records into it, or it holds something else.
     """
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
     # A pipe that nobody reads is an error; else opening it would wait for a reader.
@@ -471,12 +472,20 @@ def open_capture(path: Path) -> int:
             # Whoever had it may have turned it over before letting go: then this is an older one.
             if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 raise OSError(errno.EBUSY, IN_USE)
+            if not is_capture(path):
+                raise OSError(errno.EEXIST, NO_CAPTURE)
             os.ftruncate(descriptor, 0)
         os.set_blocking(descriptor, True)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_capture(path: Path) -> bool:
+    """Whether a file begins as a capture does, or is empty."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"", struct.pack("!I", SECTION_HEADER))
 
 
 def lock(descriptor: int, patience: float = 0.0) -> None:

@@ -115,7 +115,7 @@ def test_only_the_owner_may_read_a_file(path: Path) -> None:
 
 
 def test_an_older_file_of_that_name_is_replaced(path: Path) -> None:
-    path.write_bytes(b"x" * 100_000)
+    path.write_bytes(b"\n\r\r\n" + b"x" * 100_000)
     with recording(path):
         pass
     assert len(read_blocks(path.read_bytes())) == 3

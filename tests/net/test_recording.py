@@ -557,6 +557,16 @@ def test_a_file_without_a_name_is_refused() -> None:
         parse_command_line(["--pcap", "", "cat"])
 
 
+def test_a_file_that_is_no_capture_is_left_alone(tmp_path: Path) -> None:
+    """As of a forgotten name: `--pcap game.py cat` emptied the script."""
+    script = tmp_path / "game.py"
+    script.write_text("print('precious')\n")
+    done = run_cli("--addr", "127.0.0.1:0", "--pcap", str(script), "cat")
+    assert done.returncode == 2
+    assert done.stderr == f"scalesocket: --pcap {script}: it is a file of something else\n"
+    assert script.read_text() == "print('precious')\n"
+
+
 def test_a_pipe_that_nobody_reads_is_told_in_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
