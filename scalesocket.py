@@ -1702,14 +1702,14 @@ class Connection:
             self._socket.close()
 
 
-_LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_BLANK = re.compile("[\\s\u00ad\u115f\u1160\u200b-\u200f\u2060\u2800\u3164\ufeff\uffa0]*")
+_LINE_BREAKING = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_BLANK = "[\\s\u00ad\u115f\u1160\u200b-\u200f\u2060\u2800\u3164\ufeff\uffa0]*"
 
 
 def clean_name(text: str) -> str:
     """Return a user's name, or a fact about one, as one line; "" if nothing of it can be seen."""
-    line = _LINE_BREAKING.sub(" ", text.encode(errors="replace").decode()).strip()
-    return "" if _BLANK.fullmatch(line) else line
+    line = re.sub(_LINE_BREAKING, " ", text.encode(errors="replace").decode()).strip()
+    return "" if re.fullmatch(_BLANK, line) else line
 
 
 class Client:
@@ -1934,8 +1934,8 @@ _long_json_reader = json.JSONDecoder(
     parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits,
     parse_constant=_reject_constant,
 )
-_JSON_BEGIN = re.compile(r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']""")
-_ESCAPE = re.compile(r"\\+u([0-9A-Fa-f]{4})")
+_JSON_BEGIN = r"""[\s\0-\x20\x7f\ufeff\u200b-\u200f\u2060]*[{\["']"""
+_ESCAPE = r"\\+u([0-9A-Fa-f]{4})"
 _ESCAPED_LETTER = re.compile(rb"\\u00[2-7]")  # it may hide a name
 _TO_ALL = Route(Opcode.TEXT, [], cached=False)  # the route of a line that names nobody
 ROUTING_FIELDS = ("_to", "_except", "_meta", "_cache", "_close")
@@ -2155,8 +2155,8 @@ class JsonFraming(Framing):
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-            if _JSON_BEGIN.match(text) is not None and self._is_addressed(text, value):
+            text = re.sub(_ESCAPE, lambda match: chr(int(match[1], 16)), text)
+            if re.match(_JSON_BEGIN, text) is not None and self._is_addressed(text, value):
                 raise ValueError("it names a field that routes, and is no JSON object")
             return _TO_ALL
         if odd := [key for key in value if key != key.lower() and self._named.fullmatch(key)]:
@@ -3946,7 +3946,7 @@ def parse_room_name(path: str) -> str:
     if len(name) > MAX_ROOM_NAME:
         reason = f"a room's name has {MAX_ROOM_NAME} characters at the most, not {len(name)}"
         raise HandshakeError(400, reason)
-    if "/" in name or _LINE_BREAKING.search(name):
+    if "/" in name or re.search(_LINE_BREAKING, name):
         raise HandshakeError(400, "a room is one path segment without control characters")
     if name in RESERVED_ROOMS:
         raise HandshakeError(400, f"{name!r} is reserved")
@@ -4641,9 +4641,8 @@ def open_listeners(
     return listeners, []
 
 
-_LOCAL = re.compile(  # an Origin or a Host of this machine
-    r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
-)
+# An Origin or a Host of this machine.
+_LOCAL = r"(?:https?://)?(?:(?:.+\.)?localhost\.?|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?::\d+)?"
 
 
 class LocalPages:
@@ -4668,9 +4667,9 @@ class LocalPages:
             HandshakeError: 403.
         """
         named, origin = (request.headers.get(name).lower() for name in ("Host", "Origin"))
-        if self.is_local and "." in named and not _LOCAL.fullmatch(named):
+        if self.is_local and "." in named and not re.fullmatch(_LOCAL, named):
             raise HandshakeError(403, f"{named} is no name of this server")
-        if self.is_local and origin not in ("", "file://") and not _LOCAL.fullmatch(origin):
+        if self.is_local and origin not in ("", "file://") and not re.fullmatch(_LOCAL, origin):
             raise HandshakeError(403, f"origin {origin} is not allowed")
 
 

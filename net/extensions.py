@@ -7,9 +7,7 @@ import re
 from scalesocket import PLAIN, TOKEN, Encoding, HandshakeError, Server
 
 Offer = tuple[str, dict[str, str]]  # an extension's name, and its parameters
-_PARAMETER = re.compile(
-    rf"({TOKEN.pattern})(?:\s*=\s*(?:({TOKEN.pattern})|\"({TOKEN.pattern})\"))?"
-)
+_PARAMETER = rf"({TOKEN.pattern})(?:\s*=\s*(?:({TOKEN.pattern})|\"({TOKEN.pattern})\"))?"
 
 
 def parse_extensions(value: str) -> list[Offer]:
@@ -24,7 +22,7 @@ def parse_extensions(value: str) -> list[Offer]:
     offers = []
     for text in filter(None, (part.strip() for part in value.split(","))):
         name, *parameters = (part.strip() for part in text.split(";"))
-        matches = [_PARAMETER.fullmatch(parameter) for parameter in parameters]
+        matches = [re.fullmatch(_PARAMETER, parameter) for parameter in parameters]
         if not TOKEN.fullmatch(name) or None in matches:
             raise HandshakeError(400, "malformed Sec-WebSocket-Extensions header")
         pairs = [(m[1], m[2] or m[3] or "") for m in matches if m is not None]

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from scalesocket import Config, Endpoint, Headers, Request, Server
 
 MAX_TOLD = 100  # mistakes of strangers that are logged, each once
-_ORIGIN = re.compile(
-    r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
-)
+# Patterns are compiled when they are first needed, and kept by `re`: it keeps the start short.
+_ORIGIN = r"(?:([a-z][a-z0-9+.-]*)://)?(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{1,5}))?"
 
 
 def split_origin(text: str) -> tuple[str, str, int]:
@@ -39,20 +38,20 @@ def split_origin(text: str) -> tuple[str, str, int]:
     What is left out is an empty string or 0; the ports of `http` and `https` are filled in. What
     is no origin has no host.
     """
-    match = _ORIGIN.fullmatch(text.lower())
+    match = re.fullmatch(_ORIGIN, text.lower())
     if match is None or int(match[3] or 0) > 65535:
         return "", "", 0
     scheme = match[1] or ""
     return scheme, match[2], int(match[3] or {"http": 80, "https": 443}.get(scheme, 0))
 
 
-_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
-_LOOPBACK = re.compile(r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]")
+_ADDRESS = r"\[[0-9a-f:.]+\]|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?"
+_LOOPBACK = r"(?:.+\.)?localhost\.?|127(\.\d+){3}|0\.0\.0\.0|\[::1\]"
 
 
 def is_address(host: str) -> bool:
     """Whether browsers take a host for an address, in whatever form, and ask no name server."""
-    return _ADDRESS.fullmatch(host) is not None
+    return re.fullmatch(_ADDRESS, host) is not None
 
 
 def is_own_page(origin: str, named: str, *, secure: bool) -> bool:
@@ -82,12 +81,12 @@ def find_forwarded_host(proxies: Container[str], peer: Endpoint, request: Reques
 
 
 # `*.example.com`, or `.example.com`: every name below that one.
-_SUBDOMAINS = re.compile(r"((?:[a-z][a-z0-9+.-]*://)?)\*?\.(?=[a-z0-9_-])(.+)")
+_SUBDOMAINS = r"((?:[a-z][a-z0-9+.-]*://)?)\*?\.(?=[a-z0-9_-])(.+)"
 
 
 def split_pattern(text: str) -> tuple[str, str, int]:
     """Return what `split_origin` does, of an entry of --origin: its host may be `*.example.com`."""
-    match = _SUBDOMAINS.fullmatch(text.lower())
+    match = re.fullmatch(_SUBDOMAINS, text.lower())
     scheme, host, port = split_origin(match[1] + match[2] if match else text)
     if match and host:
         host = "" if is_address(host) else f"*.{host}"
@@ -118,7 +117,7 @@ def is_listed(origin: str, allowed: Iterable[str]) -> bool:
 def is_local_page(origin: str) -> bool:
     """Whether a page comes from a server on this machine, such as one for development."""
     scheme, host, _ = split_origin(origin)
-    return scheme in ("http", "https") and _LOOPBACK.fullmatch(host) is not None
+    return scheme in ("http", "https") and re.fullmatch(_LOOPBACK, host) is not None
 
 
 def find_own_names(config: Config) -> frozenset[str]:
@@ -215,7 +214,7 @@ class PageGuard(LocalPages):
             HandshakeError: 403.
         """
         host = split_origin(named)[1]
-        known = host and (is_address(host) or _LOOPBACK.fullmatch(host))
+        known = host and (is_address(host) or re.fullmatch(_LOOPBACK, host))
         if not known and not self.is_named(host.rstrip(".")):
             cure = f"; with --host {host} it would be" if host else ""
             self._refuse(f"{host or named or '(none)'} is no name of this server{cure}")

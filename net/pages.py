@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PAGES = (HERE / "client" / "web").resolve()
 ALWAYS = ("lobby", "shared", "talk")  # folders of it that are there beside a folder of one's own
-_LINK = re.compile(r'\b(href|src)="([^"#:]+)"')
+_LINK = r'\b(href|src)="([^"#:]+)"'
 
 
 def open_folder(root: Path, page: str = "") -> WebFiles:
@@ -121,7 +121,7 @@ class Pages(StaticFiles):
 
         text = (PAGES / folder / "index.html").read_text(encoding="utf-8")
         fields = (("Cache-Control", "no-cache"),)
-        return Response(200, _LINK.sub(move, text).encode(), fields, "text/html; charset=utf-8")
+        return Response(200, re.sub(_LINK, move, text).encode(), fields, "text/html; charset=utf-8")
 
     def _describe(self, request: Request) -> dict[str, Any]:
         """Return what pages are to know, also without --api."""

@@ -66,8 +66,8 @@ PLANTED = {  # what goes wrong: target, source, and what is planted in its place
     ),
     "an origin that only begins like a listed one is let in": (
         "origins",
-        "match = _ORIGIN.fullmatch(text.lower())",
-        "match = _ORIGIN.match(text.lower())",
+        "match = re.fullmatch(_ORIGIN, text.lower())",
+        "match = re.match(_ORIGIN, text.lower())",
     ),
     "a window of 8 bits, which zlib cannot make": ("extensions", "range(9, 16)}", "range(8, 16)}"),
     "line breaks at the start of a read are dropped": (
