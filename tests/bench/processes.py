@@ -79,8 +79,11 @@ THIS = Peer(
         "json": ("--json", "--clientroute"),
         "compress": ("--compress",),
         "tls": ("--sslcert", "certificate.pem"),
+        "installed": (),
     },
 )
+# What the installed command does: Python compiles a module once. A script it compiles each time.
+INSTALLED = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import scalesocket as s; s.main()"
 OTHERS = (
     Peer(
         name="scalesocket",

@@ -137,7 +137,15 @@ SCENARIOS = (
         *_CHATS,
         variants=((), ("compress",)),
     ),
-    Scenario("start", "start to listening", "start", {"count": 10}, {"count": 3}, unit=""),
+    Scenario(
+        "start",
+        "start to listening, as a script and as an installed command",
+        "start",
+        {"count": 10},
+        {"count": 3},
+        unit="",
+        variants=((), ("installed",)),
+    ),
     Scenario("ticks", "200 players in the sandbox", "ticks", *_CROWD, "packets/s", alone=True),
 )
 
