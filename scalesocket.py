@@ -5434,6 +5434,8 @@ def serve(config: Config, make: Callable[[Config], Server]) -> int:
         server = make(config)
         handle_signals(server)
         server.listen()
+        for name in ("ast", "tokenize"):  # of tracebacks, while files can still be opened
+            importlib.import_module(name)
     except (ConfigError, OSError) as error:  # the system may refuse to listen, or to open a file
         print(f"scalesocket: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return getattr(error, "status", 1)

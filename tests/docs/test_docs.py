@@ -72,7 +72,7 @@ def test_every_banner_is_followed_by_its_reason() -> None:
 # ==== Sizes ================================================================
 
 
-MOST_LINES = 5_489
+MOST_LINES = 5_491
 
 
 def test_the_server_does_not_grow() -> None:
