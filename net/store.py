@@ -931,7 +931,10 @@ class StoredRoom(LateRoom):
         if over or self.is_due:
             is_wanted = not over or self.farewell is not None or self.keeps
             if is_wanted and isinstance(self.backend, GameBackend):
-                self.backend._guard(self._ask_game)
+                try:
+                    self.backend._guard(self._ask_game)
+                finally:
+                    self.flush()
             self._is_complete = over
             if not over:
                 self.is_due = False
@@ -964,6 +967,9 @@ class StoredRoom(LateRoom):
             text = "%d bytes are too many to save, and %d the most: the save before stays"
             self.log.error(text, size, MAX_STATE)
             self.registry.count("store_failures")
+        closing = self.backend.game_room.closing
+        if closing is not None and not self.ending.is_set():
+            raise closing
 
     def _stop_backend(self) -> None:
         super()._stop_backend()

@@ -163,6 +163,16 @@ class Failing(Kept):
         return {1, 2} if os.path.exists("fails") else super().on_save()
 
 
+class Telling(Tally):
+    """Says that it is saved, and ends once that is done with the last thing said."""
+
+    def on_save(self):
+        self.room.broadcast("saved")
+        if self.said:
+            self.room.close(4321, "it is over")
+        return self.said
+
+
 class Late(Tally):
     """Ends so late that it is cut."""
 
@@ -981,6 +991,19 @@ def test_a_history_comes_back_and_so_does_a_program_that_cachepersist_keeps(fold
                 assert client.receive_text() == text
                 client.close()
     assert rooms(folder) == ["den"]
+
+
+def test_what_a_game_does_as_it_is_saved_is_done_at_once(folder: Path) -> None:
+    """It waited for the next message: what `on_save` had sent, and that it had closed the room."""
+    with (
+        stored(folder, "games:Telling", "--saveevery", "0.1") as server,
+        RawClient.connect(server, "den") as ann,
+    ):
+        assert ann.receive_text() == "joined 1 0"
+        assert ann.receive_text() == "saved"
+        ann.send_text("last")
+        assert wait_closed(ann) == 4321
+    assert rooms(folder) == []
 
 
 # ==== A crash =============================================================================
