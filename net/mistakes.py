@@ -72,8 +72,10 @@ _OF_CLIENT = {"id", "name", "data", "send", "send_json", "close"}  # what an ID 
 SLOW_IMPORT = 3.0  # seconds until it is told that an import takes long
 _RATE = "a number from 0 on"
 _CHANGES = {"update", "setdefault", "pop", "clear", "append", "extend", "insert", "remove"}
-_LIBRARY = os.path.dirname(os.__file__)
-_OURS = (str(HERE / "scalesocket.py"), str(HERE / "net"))
+_LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
+_PACKAGES = re.compile("(site|dist)-packages")  # dist: what Debian brings
+_OURS = (str(HERE / "scalesocket.py"), os.path.join(HERE, "net", ""))
+_CLIENTS = os.path.join(HERE, "client", "")  # a game may be a client of another server
 
 
 # ==== What a game does in vain ===========================================================
@@ -304,7 +306,7 @@ def find_own_frame(error: BaseException) -> tuple[str, int | None]:
 
 def is_own(file: str) -> bool:
     """Whether code is the user's own: not the server's, Python's or a package's."""
-    foreign = file.startswith(("<", _LIBRARY)) or "site-packages" in file
+    foreign = file.startswith(("<", _LIBRARY, _CLIENTS)) or _PACKAGES.search(file)
     return not foreign and not is_of_server(file)
 
 

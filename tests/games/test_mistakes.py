@@ -834,6 +834,37 @@ def test_a_hook_that_fails_is_one_line_with_its_place(here: Path) -> None:
         wait_until(lambda: any(line in logged for logged in server.log()))
 
 
+def test_a_failure_of_our_client_is_told_with_the_line_that_has_called_it(here: Path) -> None:
+    """The log named the client's own line: a game may be a client of another server."""
+    (here / "own.py").write_text(
+        "from scalesocket import Game\n"
+        "from scalesocket.client.websocket import connect\n"
+        "class G(Game):\n"
+        "    def on_join(self, client):\n"
+        "        connect('http://localhost/up')\n"
+    )
+    with (
+        serve("own:G", cwd=here, allow_traceback=True) as server,
+        RawClient.connect(server, path="/x") as client,
+    ):
+        assert client.wait_close() == (1011, "the game failed")
+        server.wait_log(r"the game failed: own\.py, line 5: .*InvalidURL")
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        (str(HERE / "network.py"), True),  # it was taken for the folder net/
+        (str(HERE / "net" / "rooms.py"), False),
+        (str(HERE / "client" / "websocket.py"), False),
+        ("/usr/lib/python3/dist-packages/msgpack/fallback.py", False),
+        (os.__file__, False),
+    ],
+)
+def test_what_code_is_the_users_own(file: str, own: bool) -> None:
+    assert mistakes.is_own(file) is own
+
+
 MISUSED = [
     (
         "def on_create(self, room): room.call_later(0, self.step)\n    def step(self, dt): pass",
