@@ -182,15 +182,18 @@ class AuthCommand:
 
 def ask_game(game: type[Game], client: Client) -> bool:
     """Ask a game's `on_auth` whether a client may come in; what it answers may name the user."""
+    from .mistakes import explain_failure  # not above: only a game needs it
+
+    function = game.on_auth  # by this name net/mistakes.py says where it is
     try:
-        answer = game.on_auth(client.request)
+        answer = function(client.request)
         if not isinstance(answer, bool | str | None):
             raise TypeError(f"on_auth returns True, False or text, not {answer!r}")
-    except BaseException:
-        log.exception("the game failed in on_auth")
+    except BaseException as error:
+        log.error("the game failed in on_auth%s", explain_failure(error), exc_info=error)
         return False
     client.user = clean_name(answer) if isinstance(answer, str) else ""
-    return bool(answer)
+    return answer is True or bool(client.user)
 
 
 def authenticate(server: Server, client: Client) -> None:

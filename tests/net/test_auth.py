@@ -401,6 +401,50 @@ def test_a_game_lets_in_whom_it_likes(tmp_path: Path) -> None:
             assert client.receive_text() == "welcome"
 
 
+NAMES = """
+from scalesocket import Game
+
+class Names(Game):
+    @classmethod
+    def on_auth(cls, request):
+        name = request.parameters["name"]
+        return 1 if name == "one" else name
+
+    def on_join(self, client):
+        client.send(client.user)
+"""
+
+
+def test_a_game_lets_in_who_has_a_name_that_can_be_seen(tmp_path: Path) -> None:
+    """Of blanks alone nothing was left, and several were in as the same nobody."""
+    (tmp_path / "names.py").write_text(NAMES)
+    with serve("names:Names", cwd=tmp_path, allow_traceback=True) as server:
+        with RawClient.connect(server, path="/room?name=%20ann%0A") as client:
+            assert client.receive_text() == "ann"
+        for name in ("", "%20", "%E2%80%8B", "%00"):
+            with pytest.raises(HandshakeRefused) as caught:
+                RawClient.connect(server, path=f"/room?name={name}").sock.close()
+            assert caught.value.response.status == 401
+        assert not any("failed" in line for line in server.log())
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("name=one", "line 5: TypeError: on_auth returns True, False or text, not 1"),
+        ("", "line 7: KeyError: 'name'"),
+    ],
+)
+def test_the_log_says_in_which_line_on_auth_has_failed(
+    tmp_path: Path, query: str, told: str
+) -> None:
+    (tmp_path / "names.py").write_text(NAMES)
+    with serve("names:Names", cwd=tmp_path, allow_traceback=True) as server:
+        with pytest.raises(HandshakeRefused):
+            RawClient.connect(server, path=f"/room?{query}").sock.close()
+        server.wait_log(re.escape(f"the game failed in on_auth: names.py, {told}"))
+
+
 def test_a_game_and_a_command_must_both_agree(tmp_path: Path) -> None:
     (tmp_path / "club.py").write_text(GAME)
     command = script(tmp_path, 'test "$HTTP_X_TOKEN" = sesame\n')
