@@ -189,7 +189,8 @@ def explain_import(error: BaseException, module_name: str) -> str:
     """
     if isinstance(error, SyntaxError):
         text = f": {error.text.strip()}" if error.text else ""
-        return f"{place(error.filename or '', error.lineno, module_name)}: {error.msg}{text}"
+        at = place(error.filename or "", error.lineno, module_name)
+        return f"{at}: {error.msg}{text}" if at else f"{error.msg}{text}"
     file, line = find_own_frame(error)
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         if f"{module_name}.".startswith(f"{error.name}.") and not file:

@@ -618,6 +618,14 @@ def test_an_import_that_fails_is_named_with_its_line(here: Path, code: str, said
 LISTED = '"""A program."""\n# /// script\n# dependencies = ["chess>=1", "x"]\n# ///\n'
 
 
+def test_an_import_of_a_file_with_null_bytes_is_named_once(here: Path) -> None:
+    """Python does not say where they are: there were two colons with nothing in between."""
+    (here / "own.py").write_bytes(b"x\0y")
+    assert re.fullmatch(
+        r"cannot import own:G: (own\.py, line 1: )?source code.* null bytes.*", complaint("own:G")
+    )
+
+
 SLOW = """import sys, time
 from scalesocket import Game
 
