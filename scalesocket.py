@@ -962,7 +962,7 @@ class Role(enum.Enum):
 class Messages:
     """A run of complete data messages of one type, in order; text has been checked as UTF-8."""
 
-    __slots__ = ("client", "opcode", "payloads", "size", "source")  # most objects are of these
+    __slots__ = ("client", "opcode", "payloads", "size", "source")  # there is one for each batch
     client: Client  # whom they are from, once their reader has seen that
 
     def __init__(self, opcode: int, payloads: list[bytes], size: int) -> None:
@@ -2295,7 +2295,7 @@ def as_variable(data: bytes) -> str:
 # port, and children in a terminal, are in net/children.py.)
 # A backend lives on its room's thread: it is started, fed and stopped there. A child's output
 # comes on a second thread, the pump, so that writing to it never waits for reading from it.
-# Most events are named tuples: Python makes these, and their classes, faster than what is frozen.
+# Most events are named tuples, whose classes Python makes faster than dataclasses.
 
 
 class Joined(NamedTuple):
