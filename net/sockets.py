@@ -21,9 +21,10 @@ from scalesocket import Config, parser_of
 from .addresses import listen_at
 
 parse_mode = parser_of(r"[0-7]{3,4}", "octal mode such as 660", lambda text: int(text, 8))
+parse_path = parser_of(r"(?s).+", "path", Path)  # an empty one would be this folder
 # fmt: off
 OPTIONS = (
-    ("--unixsocket", "PATH", Path,
+    ("--unixsocket", "PATH", parse_path,
      "listen at a Unix socket; at a port, too, only if --addr is given"),
     ("--unixmode", "MODE", parse_mode, "its permissions (default 660)"),
 )

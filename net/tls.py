@@ -30,6 +30,7 @@ from scalesocket import (
     error_response,
     log,
     parse_request,
+    parser_of,
     refuse_if,
 )
 
@@ -40,10 +41,11 @@ if TYPE_CHECKING:  # imported only where it is used: --pcap without TLS does wit
 
     from scalesocket import Config, HttpSession, Life, Server
 
+parse_path = parser_of(r"(?s).+", "path", Path)  # an empty one would be this folder
 OPTIONS = (
-    ("--sslcert", "FILE", Path, "speak TLS, with this certificate chain in PEM form"),
-    ("--sslkey", "FILE", Path, "its private key, unless the same file holds it"),
-    ("--sslca", "FILE", Path, "let in only clients with a certificate of this authority"),
+    ("--sslcert", "FILE", parse_path, "speak TLS, with this certificate chain in PEM form"),
+    ("--sslkey", "FILE", parse_path, "its private key, unless the same file holds it"),
+    ("--sslca", "FILE", parse_path, "let in only clients with a certificate of this authority"),
 )
 
 RECORD_TYPES = range(20, 24)  # RFC 8446 section 5.1

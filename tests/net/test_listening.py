@@ -15,7 +15,7 @@ from scalesocket.net.addresses import listen_at
 from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
-from scalesocket import parse_command_line
+from scalesocket import ConfigError, parse_command_line
 from tests.support import PATIENCE, RawClient, free_port, http_request, run_cli, serve
 
 pytestmark = pytest.mark.slow  # servers are started here; --quick leaves them out
@@ -107,6 +107,13 @@ def test_a_name_that_no_system_can_look_up_is_one_line(host: str, option: str) -
 
 
 # ==== A Unix socket, and no port ===========================================
+
+
+@pytest.mark.parametrize("option", ["--unixsocket", "--sslcert", "--sslkey", "--sslca"])
+def test_an_empty_path_is_refused_by_its_option(option: str) -> None:
+    """It was this folder: all that was said was "cannot listen at ." or "cannot use ."."""
+    with pytest.raises(ConfigError, match=f"^argument {option}: '' is no path$"):
+        parse_command_line([option, "", "cat"])
 
 
 def test_a_unix_socket_alone_opens_no_port(tmp_path: Path) -> None:
