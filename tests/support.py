@@ -244,6 +244,15 @@ def descendants(pid: int, table: Sequence[Process]) -> list[Process]:
     return found
 
 
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open, such as `socket:[INODE]`, one for each descriptor."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def has_in_environment(pid: int, marker: str) -> bool:
     """Tell whether a process was started with `marker` somewhere in its environment."""
     try:

@@ -38,6 +38,7 @@ from tests.support import (
     RawClient,
     ServerProcess,
     http_request,
+    open_files,
     open_socket,
     run_cli,
     serve,
@@ -901,10 +902,6 @@ def test_a_passed_socket_does_not_reach_the_children(
 ) -> None:
     inode = f"socket:[{os.fstat(listening.fileno()).st_ino}]"
 
-    def holds(pid: int) -> bool:
-        folder = Path(f"/proc/{pid}/fd")
-        return inode in [os.readlink(path) for path in folder.iterdir()]
-
     variables = "LISTEN_FDS,LISTEN_PID"
     script = tmp_path / "tell.py"
     script.write_text(
@@ -917,7 +914,7 @@ def test_a_passed_socket_does_not_reach_the_children(
         with RawClient.connect(server) as client:
             assert client.receive_text() == "[None, None]"
             (child,) = server.children()
-            assert holds(server.pid) and not holds(child)
+            assert inode in open_files(server.pid) and inode not in open_files(child)
 
 
 def test_clients_that_wait_through_a_restart_are_served_by_the_next(

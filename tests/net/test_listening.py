@@ -16,7 +16,7 @@ from scalesocket.net.sockets import open_unix_listener
 
 import scalesocket
 from scalesocket import ConfigError, parse_command_line
-from tests.support import PATIENCE, RawClient, free_port, http_request, run_cli, serve
+from tests.support import PATIENCE, RawClient, free_port, http_request, open_files, run_cli, serve
 
 pytestmark = pytest.mark.slow  # servers are started here; --quick leaves them out
 
@@ -122,10 +122,9 @@ def test_a_unix_socket_alone_opens_no_port(tmp_path: Path) -> None:
     with serve("--unixsocket", os.fspath(door), "cat", addr=None, ready=False) as server:
         server.wait_log(f"running at {door}")
         assert not [line for line in server.log() if "on port" in line]
-        inodes = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in descriptors(server.pid)]
         listening = Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]
         tcp = {f"socket:[{line.split()[9]}]" for line in listening if line.split()[3] == "0A"}
-        assert not tcp & set(inodes)
+        assert not tcp & set(open_files(server.pid))
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE)
             sock.connect(os.fspath(door))
@@ -133,10 +132,6 @@ def test_a_unix_socket_alone_opens_no_port(tmp_path: Path) -> None:
                 client.upgrade("localhost", "/room", {})
                 client.send_text("hello")
                 assert client.receive_text() == "hello"
-
-
-def descriptors(pid: int) -> list[str]:
-    return os.listdir(f"/proc/{pid}/fd")
 
 
 def test_a_unix_socket_of_a_busy_server_is_in_use(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ from tests.support import (
     encode_client_frames,
     free_port,
     http_request,
+    open_files,
     open_socket,
     request_head,
     serve,
@@ -700,11 +701,7 @@ def test_who_lacks_a_descriptor_to_pass_a_client_through_opens_no_room(
 
 def count_selectors(node: ServerProcess) -> int:
     """Return how many descriptors it has that are no sockets, but wait for them."""
-    kinds = []
-    for entry in Path(f"/proc/{node.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            kinds.append(str(entry.readlink()))
-    return kinds.count("anon_inode:[eventpoll]")
+    return open_files(node.pid).count("anon_inode:[eventpoll]")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

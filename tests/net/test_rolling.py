@@ -7,7 +7,6 @@ reload after the restart of a node 25, and the rolling update of the README behi
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import threading
@@ -25,6 +24,7 @@ from tests.support import (
     RawClient,
     ServerProcess,
     free_port,
+    open_files,
     serve,
     wait_until,
     with_constants,
@@ -155,11 +155,9 @@ def listens(pid: int, port: int) -> bool:
     table = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split() for line in table]
     inodes = {row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
-    held = set()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                held.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    held: list[str] = []
+    with contextlib.suppress(OSError):  # it has ended
+        held = open_files(pid)
     return any(f"socket:[{inode}]" in held for inode in inodes)
 
 
