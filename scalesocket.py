@@ -1320,7 +1320,6 @@ class Backlog:
         Short ones are joined, as their objects would outweigh them; but not with the first
         piece, so that `discard` has something to keep.
         """
-        self.size += len(data) - sent
         last = self._pieces[-1] if len(self._pieces) > 1 else b""
         if not self._pieces:
             self._pieces.append(data)
@@ -1330,6 +1329,7 @@ class Backlog:
         else:
             short = len(data) < JOINED_SIZE // 4
             self._pieces.append(bytearray(data) if short else data)
+        self.size += len(data) - sent  # last: there may have been no memory for the data
 
     def buffers(self) -> list[memoryview | bytes | bytearray]:
         """Return what is to be sent next."""

@@ -183,6 +183,34 @@ def test_a_backlog_is_written_though_the_system_could_not_watch_its_socket_at_fi
         assert failed
 
 
+def test_a_message_for_which_there_is_no_memory_does_not_count_as_waiting(engine: Engine) -> None:
+    """The poller looked for it for ever: a busy loop, and a traceback in each round."""
+
+    class Full(list[bytes | bytearray]):
+        failures = [MemoryError()]
+
+        def append(self, piece: bytes | bytearray) -> None:
+            if self.failures:
+                raise self.failures.pop()
+            super().append(piece)
+
+    with connected(engine) as (connection, client):
+        connection.send(bytes(BIG))
+        with connection.lock:
+            left = connection.backlog_size
+            assert left
+            connection._backlog._pieces = Full(connection._backlog._pieces)
+            with pytest.raises(MemoryError):
+                connection.transmit(b"lost")
+            assert connection.backlog_size == left
+        client.sock.settimeout(PATIENCE)
+        left = BIG
+        while left:
+            left -= len(client.sock.recv(64 * KIB))
+        wait_until(lambda: engine.watched() == 0, PATIENCE, "the poller still watches the socket")
+        assert connection.backlog_size == 0
+
+
 def test_a_peer_that_is_not_read_is_not_taken_for_silent(engine: Engine) -> None:
     """Its room's inbox is full; when it is read again, its silence begins anew."""
     with connected(engine) as (connection, client):
