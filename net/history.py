@@ -177,7 +177,7 @@ class LongHistory(History):
         # These, and `bytes`, are guarded by the archive's lock.
         self._before = self.newest = Past(0, (), 0, 0)  # the former stands before the oldest
         self._count = 0  # messages
-        self.writers = 0  # rooms that may still add to it
+        self.writers: set[Room] = set()  # rooms that may still add to it
         self.persists = False  # it outlives its rooms
         self.followers: set[Replay] = set()  # of newcomers that are being sent it
 
@@ -186,7 +186,7 @@ class LongHistory(History):
 
         The latter also if an earlier room of this name may still add to it.
         """
-        if not self._at_once and (self.writers > 1 or self.bytes > SMALL_HISTORY):
+        if not self._at_once and (len(self.writers) > 1 or self.bytes > SMALL_HISTORY):
             return Replay(client, members, self)
         if self.bytes:
             client.connection.send(self.replay(client.connection.encoding))
@@ -231,15 +231,15 @@ class LongHistory(History):
         """Return how many bytes that came after a run have been dropped."""
         return max(0, self._before.end - past.end)
 
-    def open(self) -> None:
+    def open(self, room: Room) -> None:
         """Note that a room may add to it."""
         with self.archive.lock:
-            self.writers += 1
+            self.writers.add(room)
 
-    def close(self) -> None:
-        """Note that a room adds nothing more to it."""
+    def close(self, room: Room) -> None:
+        """Note that a room adds nothing more to it; this may be done again."""
         with self.archive.lock:
-            self.writers -= 1
+            self.writers.discard(room)
             followers = list(self.followers)
             self._settle()
         for follower in followers:
@@ -409,7 +409,7 @@ class Replay:
 
     def has_caught_up(self, *, for_now: bool = False) -> bool:
         """Whether it has been sent all there is, and, but `for_now`, no earlier room can add."""
-        return self._at.next is None and (for_now or self._history.writers <= 1)
+        return self._at.next is None and (for_now or len(self._history.writers) <= 1)
 
     # -- under the connection's lock --
 
@@ -681,14 +681,14 @@ class Histories:
 
     def make_members(self, room: Room) -> HistoryMembers:
         """Return what sends to a room's clients, and has newcomers hear its history."""
-        return HistoryMembers(self.open(room.name), room)
+        return HistoryMembers(self.open(room), room)
 
-    def open(self, name: str) -> LongHistory:
+    def open(self, room: Room) -> LongHistory:
         """Return the history of a new room; with --cachepersist, that of the last of this name.
 
         That room's program may still be at its last words, which belong there, too.
         """
-        size, tagged = self._config.cache
+        name, (size, tagged) = room.name, self._config.cache
         history = self._kept.pop(name, None) or LongHistory(
             size,
             tagged=tagged,
@@ -702,12 +702,13 @@ class Histories:
             if len(self._kept) > MAX_REMEMBERED_ROOMS:
                 idle = (n for n, kept in self._kept.items() if not kept.writers)
                 self._kept.pop(next(idle, name)).forget()
-        history.open()
+        history.open(room)
         return history
 
-    def close(self, name: str, history: History) -> None:
+    def close(self, room: Room) -> None:
         """Note that a room adds no more to its history; an empty one is not worth keeping."""
+        name, history = room.name, room.members.history
         assert isinstance(history, LongHistory)
-        history.close()
+        history.close(room)
         if not history.writers and not history.bytes and self._kept.get(name) is history:
             self._kept.pop(name).forget()

@@ -101,12 +101,16 @@ class Totals:
         self._ticks = Ticks()  # of games that are gone
 
     def keep(self, room: Room) -> None:
-        """Add what a room has had that is done; the lock is held."""
-        add_traffic(self._past, room.traffic)
-        self._visits[room.name] = self._visits.pop(room.name, 0) + room.visits
-        if len(self._visits) > MAX_REMEMBERED_ROOMS:
-            self._visits.pop(next(iter(self._visits)))
-        self._ticks = add_ticks(self._ticks, room)
+        """Add what a room has had that is done: all of it, or nothing, if memory runs out.
+
+        The lock is held.
+        """
+        past, visits = copy.copy(self._past), self._visits.copy()
+        add_traffic(past, room.traffic)
+        visits[room.name] = visits.pop(room.name, 0) + room.visits
+        if len(visits) > MAX_REMEMBERED_ROOMS:
+            visits.pop(next(iter(visits)))
+        self._past, self._visits, self._ticks = past, visits, add_ticks(self._ticks, room)
 
     def add_up(self) -> tuple[Traffic, dict[str, int]]:
         """Return all traffic so far, and how many clients have come, by room."""

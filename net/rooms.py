@@ -149,12 +149,12 @@ class PatientRooms(RoomRegistry):
         assert isinstance(room, LateRoom)
         room.report_lost()
         with self.lock:
-            if room in self.running:  # this may be done again, where memory has run out
+            if room in self.running:  # if not, this is done again, as memory has run out
                 if self.totals is not None:
                     self.totals.keep(room)
-                if self.histories is not None:
-                    self.histories.close(room.name, room.members.history)
                 self.running.remove(room)  # in the same step: what it has had must not count twice
+            if self.histories is not None:
+                self.histories.close(room)
         super().forget(room)
 
     def refuse_new_rooms(self) -> None:

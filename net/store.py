@@ -1200,8 +1200,8 @@ class StoredRooms(PatientRooms):
         assert isinstance(room, StoredRoom)
         with self.lock:
             if self._owners.get(room.name) is room:
+                self.note_end(room)  # first: it is done again if there is no memory for it
                 del self._owners[room.name]
-                self.note_end(room)
         super().forget(room)
 
     def refuse_new_rooms(self) -> None:

@@ -10,12 +10,16 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalesocket.net.metrics import Metrics
+from scalesocket.net.metrics import Metrics, Ticks, add_ticks, find_totals
+from scalesocket.net.rooms import PatientRooms
 
+from scalesocket import Config, Poller, Room, insist
 from tests.support import (
     RawClient,
     ServerProcess,
@@ -259,6 +263,30 @@ def test_a_counter_never_goes_back_while_rooms_come_and_go() -> None:
                     assert now >= previous.get(key, 0), key
                     previous[key] = now
         assert previous["scalesocket_messages_received_total", frozenset()] == 20
+
+
+def test_a_room_counts_once_though_memory_runs_out_as_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What had been added when memory ran out was added again."""
+    registry = PatientRooms(Config(command=("cat",)), Poller("timer"))
+    totals = find_totals(registry)
+    opener: Any = SimpleNamespace(room_name="room")
+    with registry.lock:
+        room = registry._make_room(opener)
+    room.traffic.messages_in, room.visits = 3, 2
+    failures = [MemoryError()]
+
+    def fail_once(total: Ticks, room: Room) -> Ticks:
+        if failures:
+            raise failures.pop()
+        return add_ticks(total, room)
+
+    monkeypatch.setattr("scalesocket.net.metrics.add_ticks", fail_once)
+    insist(PatientRooms.forget, registry, room)
+    assert not failures
+    traffic, visits = totals.add_up()
+    assert (traffic.messages_in, visits) == (3, {"room": 2})
 
 
 @pytest.mark.slow

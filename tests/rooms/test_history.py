@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -30,6 +31,7 @@ from scalesocket.net.history import (
 from scalesocket.net.lines import LINES
 from scalesocket.net.pings import PING, check_peer
 from scalesocket.net.presence import PONG, probe
+from scalesocket.net.rooms import PatientRooms
 
 import scalesocket
 from scalesocket import (
@@ -239,15 +241,23 @@ def test_a_history_goes_on_when_a_program_is_started_again(tmp_path: Path) -> No
             assert [newcomer.receive_text() for _ in told] == told
 
 
+def make_room_with(histories: Histories, name: str) -> Any:
+    """Return what a history needs to know of a room, with its history."""
+    room: Any = Mock()
+    room.name = name
+    room.members.history = histories.open(room)
+    return room
+
+
 def test_an_empty_history_is_not_remembered() -> None:
     """Names that strangers make up would push out those that hold something."""
     histories = Histories(scalesocket.Config(cache=(5, False), cachepersist=True))
-    full, empty = histories.open("full"), histories.open("empty")
-    full.add(Opcode.TEXT, [b"x"])
-    histories.close("full", full)
-    histories.close("empty", empty)
+    full, empty = make_room_with(histories, "full"), make_room_with(histories, "empty")
+    full.members.history.add(Opcode.TEXT, [b"x"])
+    histories.close(full)
+    histories.close(empty)
     assert list(histories._kept) == ["full"]
-    assert histories.open("full") is full
+    assert make_room_with(histories, "full").members.history is full.members.history
 
 
 def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
@@ -255,16 +265,17 @@ def test_histories_in_use_are_not_forgotten_and_the_longest_unused_is(
 ) -> None:
     monkeypatch.setattr(scalesocket.net.history, "MAX_REMEMBERED_ROOMS", 2)
     histories = Histories(scalesocket.Config(cache=(5, False), cachepersist=True))
-    rooms = {name: histories.open(name) for name in "abc"}
+    rooms = {name: make_room_with(histories, name) for name in "abc"}
+    kept = {name: room.members.history for name, room in rooms.items()}
     for name in "cba":
-        rooms[name].add(Opcode.TEXT, [b"x" * 100])
-        histories.close(name, rooms[name])
-    used = histories.open("b")
-    histories.open("d")
-    assert used is rooms["b"]
+        kept[name].add(Opcode.TEXT, [b"x" * 100])
+        histories.close(rooms[name])
+    used = make_room_with(histories, "b").members.history
+    make_room_with(histories, "d")
+    assert used is kept["b"]
     assert "b" in histories._kept
-    assert rooms["a"].bytes == 0, "what is forgotten is not counted any more"
-    assert histories.archive.size == sum(history.bytes for history in rooms.values())
+    assert kept["a"].bytes == 0, "what is forgotten is not counted any more"
+    assert histories.archive.size == sum(history.bytes for history in kept.values())
 
 
 # ==== 3. Bytes =============================================================
@@ -314,7 +325,7 @@ def test_the_histories_of_a_server_have_a_bound_together_whatever_its_rooms_are(
     """With --resume or --store each room's had one, and all together had none."""
     options = ("--cache", "1000", "--cachepersist", "--cachebytes", "64K", *seats, "cat")
     histories = Histories(scalesocket.parse_command_line(options))
-    rooms = [histories.open(f"room{number}") for number in range(10)]
+    rooms = [make_room_with(histories, f"room{n}").members.history for n in range(10)]
     for room in rooms:
         room.add(Opcode.TEXT, [b"x" * 1000] * 55)
     sizes = [room.bytes for room in rooms]
@@ -326,10 +337,36 @@ def test_the_histories_of_a_server_have_a_bound_together_whatever_its_rooms_are(
 def test_a_history_that_nobody_can_ask_for_is_not_counted() -> None:
     archive = Archive()
     history = LongHistory(9, tagged=False, archive=archive)
-    history.open()
+    history.open(room := make_room(Mock()))
     history.add(Opcode.TEXT, [b"x"])
-    history.close()
+    history.close(room)
     assert (history.bytes, archive.size) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["_settle", "drop"])
+def test_a_history_is_given_back_once_though_memory_runs_out_as_its_room_ends(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It was closed twice, as if a room still added to it: its bytes counted for ever."""
+    registry = PatientRooms(scalesocket.Config(command=("cat",), cache=(9, False)), Poller("timer"))
+    registry.histories = histories = Histories(registry.config)
+    registry.make_members = histories.make_members
+    opener: Any = SimpleNamespace(room_name="room")
+    with registry.lock:
+        room = registry._make_room(opener)
+    room.members.history.add(Opcode.TEXT, [b"x"])
+    function, failures = getattr(LongHistory, name), [MemoryError()]
+
+    def fail_once(history: LongHistory) -> Any:
+        if failures:
+            raise failures.pop()
+        return function(history)
+
+    monkeypatch.setattr(LongHistory, name, fail_once)
+    scalesocket.insist(PatientRooms.forget, registry, room)
+    assert not failures
+    assert histories.archive.size == 0
+    assert not registry.running
 
 
 def test_histories_of_rooms_that_are_gone_are_bounded_too() -> None:
@@ -731,7 +768,7 @@ def test_a_newcomer_that_is_kicked_as_it_has_caught_up_gets_the_last_words(polle
     archive = Archive()  # its thread does not run: this one does what that would
     history = LongHistory(100, tagged=False, archive=archive)
     members: Any = HistoryMembers(history, make_room(Mock()))
-    history.open()
+    history.open(make_room(Mock()))
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
@@ -786,7 +823,7 @@ def test_nobody_waits_for_a_newcomer_that_is_sent_more_of_the_past_as_it_is_aske
     archive = Archive()  # its thread does not run: this one does what that would
     history = LongHistory(100, tagged=False, archive=archive)
     members: Any = HistoryMembers(history, make_room(Mock()))
-    history.open()
+    history.open(make_room(Mock()))
     history.add(Opcode.TEXT, [b"x" * (4 << 20)])
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)
@@ -808,7 +845,7 @@ def newcomer_to_a_long_past(
     archive = Archive()  # its thread does not run: this one does what that would
     history = LongHistory(100, tagged=False, archive=archive, limit=64 * 1024)
     members: Any = HistoryMembers(history, make_room(Mock()))
-    history.open()
+    history.open(make_room(Mock()))
     history.add(Opcode.TEXT, [b"x" * 20_000])
     ours, theirs = socket.socketpair()
     protocol = WebSocketProtocol(Role.SERVER, max_message=1 << 20)

@@ -47,7 +47,7 @@ from scalesocket.net.store import (
     merge_facts,
 )
 
-from scalesocket import Poller, parse_command_line
+from scalesocket import Poller, insist, parse_command_line
 from tests.support import (
     PATIENCE,
     PONG,
@@ -1493,6 +1493,30 @@ def test_of_too_many_kept_rooms_the_longest_unused_goes(folder: Path) -> None:
             client.close()
             server.wait_log(f"room closed  room={room}", since=since)
     assert rooms(folder) == ["c", "d"]
+
+
+def test_a_room_is_known_to_be_stored_though_memory_runs_out_as_it_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody read it: who came found a new room, and what was stored was lost."""
+    path = os.fspath(folder / "play.sqlite")
+    rooms: Any = StoredRooms(parse_command_line(["--store", path, "cat"]), Poller("timer"))
+    failures = [MemoryError()]
+
+    def fail_once(*, kept: bool) -> Dormant:
+        if failures:
+            raise failures.pop()
+        return Dormant(kept=kept)
+
+    monkeypatch.setattr("scalesocket.net.store.Dormant", fail_once)
+    try:
+        room = rooms._make_room(SimpleNamespace(room_name="den"))
+        room.is_left = True
+        insist(StoredRooms.forget, rooms, room)
+        assert not failures
+        assert list(rooms._dormant) == ["den"] and not rooms._owners
+    finally:
+        os.close(rooms._store._database._lock_file)
 
 
 def test_a_room_that_somebody_wanted_back_in_vain_is_given_up_later(folder: Path) -> None:
